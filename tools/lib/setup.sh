@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# Sourced by tools/check and tools/demo: from a bare Debian 12 and a checkout to built programs.
+
+readonly build_packages=(
+  g++ cmake ninja-build pkg-config python3
+  libboost-dev libcli11-dev libcpp-httplib-dev libexpected-dev libgmock-dev libgtest-dev
+  libspdlog-dev libsystemd-dev libtomlplusplus-dev nlohmann-json3-dev
+)
+
+fail() {
+  printf '%s\n' "$*" >&2
+  exit 1
+}
+
+# step LOG TITLE COMMAND...: a line and ninja's progress while all is well, the whole output if not.
+step() {
+  local log=$1 title=$2 line percent shown=0
+  shift 2
+  printf '%s\n' "-- $title"
+  mkdir -p "$(dirname "$log")"
+  if "$@" 2>&1 | tee "$log" | while IFS= read -r line; do
+    if [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]]; then
+      percent=$((BASH_REMATCH[1] * 100 / BASH_REMATCH[2]))
+      if ((percent >= shown + 10)); then
+        printf '   %s %d %%\n' "${BASH_REMATCH[0]}" "$percent"
+        shown=$percent
+      fi
+    fi
+  done; then
+    return
+  fi
+  cat "$log" >&2
+  fail "unable to $title: see the output above, kept in $log"
+}
+
+# Installs the packages that are missing, and does nothing when none is.
+need_packages() {
+  local package missing=() as_root=()
+  command -v apt-get >/dev/null ||
+    fail "unable to look for packages: this is not Debian. Install what stands for these, then" \
+      "use cmake --preset: $*"
+  for package; do
+    dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+      missing+=("$package")
+  done
+  if ((${#missing[@]} == 0)); then return; fi
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null ||
+      fail "unable to install packages: neither root nor sudo. As root, run:" \
+        "apt-get install ${missing[*]}"
+    as_root=(sudo)
+  fi
+  step build/packages.log "update the package lists" "${as_root[@]}" apt-get -q update
+  step build/packages.log "install ${missing[*]}" "${as_root[@]}" \
+    env DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install "${missing[@]}"
+}
+
+# build PRESET [TARGET...]: what the build preset names, or these targets.
+build() {
+  local preset=$1 target=()
+  shift
+  if (($# > 0)); then target=(--target "$@"); fi
+  step "build/$preset.log" "configure ($preset)" cmake --preset "$preset"
+  step "build/$preset.log" "build ($preset)" \
+    cmake --build --preset "$preset" --parallel "$(nproc)" "${target[@]}"
+}
