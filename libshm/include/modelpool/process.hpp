@@ -1,0 +1,136 @@
+// Who a process is. A PID alone names nobody: it is reused. An identity is PID, start time and,
+// where pidfds carry one (Linux 6.9), the inode of the pidfd.
+//
+// Safety: no shared state; every function may be called from any thread. Not async-signal-safe.
+//
+// Invariants (P7):
+//  1. Open first, compare after: a verified handle refers to the compared process for ever.
+//  2. Only ESRCH, a readable pidfd or a mismatch proves death; other errors prove nothing.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "modelpool/result.hpp"
+
+namespace modelpool {
+
+// A file descriptor that closes itself.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(other.release()) {}
+  Fd& operator=(Fd&& other) noexcept {
+    if (this != &other) reset(other.release());
+    return *this;
+  }
+  ~Fd() { reset(); }
+
+  int get() const { return fd_; }
+  explicit operator bool() const { return fd_ >= 0; }
+  int release() {
+    const int fd = fd_;
+    fd_ = -1;
+    return fd;
+  }
+  void reset(int fd = -1);
+
+ private:
+  int fd_ = -1;
+};
+
+struct ProcessIdentity {
+  pid_t pid = 0;
+  std::uint64_t start_ticks = 0;  // since boot, field 22 of /proc/PID/stat
+  std::uint64_t pidfd_inode = 0;  // 0 where the kernel has none
+
+  // An inode of 0 on either side is unknown and does not tell them apart.
+  bool is(const ProcessIdentity& other) const {
+    return pid == other.pid && start_ticks == other.start_ticks &&
+           (pidfd_inode == 0 || other.pidfd_inode == 0 || pidfd_inode == other.pidfd_inode);
+  }
+};
+
+// What /proc/PID/stat says.
+struct ProcessStat {
+  pid_t pid = 0;
+  char state = '?';  // 'Z' zombie, 'X' dead
+  pid_t parent = 0;
+  pid_t group = 0;
+  pid_t session = 0;
+  std::uint64_t start_ticks = 0;
+  std::uint64_t threads = 0;
+  std::uint64_t rss_bytes = 0;
+  std::string command;
+
+  bool is_zombie() const { return state == 'Z' || state == 'X'; }
+};
+std::optional<ProcessStat> read_stat(pid_t pid);
+std::optional<uid_t> read_uid(pid_t pid);  // the real one: whose process it is, setuid or not
+// The value of NAME in the environment a process was started with; nullopt if unknown.
+std::optional<std::string> read_environment(pid_t pid, std::string_view name);
+std::vector<pid_t> list_pids();
+// Does /proc/PID/maps show a mapping of this file? nullopt if it cannot be read, or is empty, as it
+// is for a zombie: whether that is dead is for its pidfd to say.
+std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode);
+
+enum class Liveness { kAlive, kDead, kUnknown };
+
+// A process, held by pidfd: it cannot turn into another one.
+class ProcessHandle {
+ public:
+  ProcessHandle() = default;
+
+  // The process that has this PID now. Errors: kInvalid for pid <= 1, kSystem (ESRCH, EMFILE...).
+  static Result<ProcessHandle> open(pid_t pid);
+
+  struct Verified;
+  // The process of that identity, or the proof that it is dead, or neither (invariant 2). Neither
+  // also for pid <= 0, which names no process whose death could be proved.
+  static Verified open(const ProcessIdentity& expected);
+
+  const ProcessIdentity& identity() const { return identity_; }
+  int fd() const { return fd_.get(); }
+  explicit operator bool() const { return static_cast<bool>(fd_); }
+
+  Liveness liveness() const;  // a pidfd is readable when the whole thread group is gone
+  // Errors: kSystem, ESRCH when it is gone already; kInvalid without a process or for PID 1 (P7).
+  Result<> signal(int signal) const;
+
+ private:
+  ProcessHandle(Fd fd, ProcessIdentity identity) : fd_(std::move(fd)), identity_(identity) {}
+  Fd fd_;
+  ProcessIdentity identity_;
+};
+
+struct ProcessHandle::Verified {
+  Liveness liveness = Liveness::kUnknown;
+  ProcessHandle handle;  // set if alive
+};
+
+Liveness process_liveness(const ProcessIdentity& identity);
+
+// Of the calling process; renewed after fork, without a lock that fork could leave held. In a child
+// that shares its parent's memory (vfork) it is the parent's. start_ticks is 0 if /proc cannot be
+// read: such an identity cannot be verified and should not be published.
+ProcessIdentity own_identity();
+
+// Differs between any two programs a process executes one after the other (AT_RANDOM): the library
+// loaded twice in one image agrees on it, an image replaced by exec does not. Folded, because the C
+// library makes its stack and pointer guards of the same bytes and this number is published.
+std::uint64_t image_id();
+
+struct HostIdentity {
+  std::uint64_t boot_id[2] = {0, 0};
+  std::uint64_t pid_namespace = 0;
+  std::uint64_t time_namespace = 0;
+};
+// A namespace the kernel does not have is 0.
+Result<HostIdentity> read_host_identity();
+
+}  // namespace modelpool

@@ -1,0 +1,49 @@
+// Time as the segment keeps it: unsigned nanoseconds of CLOCK_MONOTONIC (P8: no suspend, no steps).
+//
+// Safety: the clock functions are async-signal-safe and make no system call (vDSO).
+//
+// Two clocks are in use. Stamps on the hot path come from the coarse one (about 6 ns, but it moves
+// in ticks); whoever judges an age reads the precise one and adds coarse_resolution_ns() to the
+// limit. That is not a bound: a coarse stamp counts whole ticks that were processed, so it is up to
+// two resolutions old as a rule, and older when the CPU that keeps time was late (measured with
+// 4 ms ticks on 2 virtual CPUs: 30 % of reads over 4 ms, at most 5.6 ms alone, 13.4 ms under load).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "modelpool/result.hpp"
+
+namespace modelpool {
+
+inline constexpr std::uint64_t kMicrosecond_ns = 1'000;
+inline constexpr std::uint64_t kMillisecond_ns = 1'000'000;
+inline constexpr std::uint64_t kSecond_ns = 1'000'000'000;
+inline constexpr std::uint64_t kNever_ns = UINT64_MAX;  // a deadline that does not come
+inline constexpr std::uint64_t kDurationMax_ns = 10 * 365 * 86'400 * kSecond_ns;
+
+std::uint64_t now_ns();         // CLOCK_MONOTONIC
+std::uint64_t coarse_now_ns();  // CLOCK_MONOTONIC_COARSE: behind now_ns() by some ticks, see above
+std::uint64_t coarse_resolution_ns();
+std::uint64_t wall_clock_ns();  // CLOCK_REALTIME, for records that people read
+
+// a + b that stays at kNever_ns instead of wrapping: stamps are input (P7, P8).
+constexpr std::uint64_t add_ns(std::uint64_t a, std::uint64_t b) {
+  return a > kNever_ns - b ? kNever_ns : a + b;
+}
+// How long ago `stamp` was; 0 for a stamp from the future.
+constexpr std::uint64_t age_ns(std::uint64_t now, std::uint64_t stamp) {
+  return now > stamp ? now - stamp : 0;
+}
+
+// "500ms", "30s", "1.5s", "15m", "2h", "1h30m", "1d", "off". Off and 0 are 0; what is finer than a
+// nanosecond is rounded up, so that only off is 0. Durations end at kDurationMax_ns, 10 years.
+// Errors: kInvalid.
+Result<std::uint64_t> parse_duration(std::string_view text);
+std::string format_duration(std::uint64_t duration_ns);  // parse_duration reads it back; 0 is "off"
+std::string format_age(
+    std::uint64_t duration_ns);  // for people: "850ms", "12.3s", "4m10s", "unknown" for kNever_ns
+std::string format_wall_clock(std::uint64_t wall_ns);  // RFC 3339, UTC, milliseconds
+
+}  // namespace modelpool

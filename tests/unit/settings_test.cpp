@@ -1,0 +1,311 @@
+#include "modelpool/settings.hpp"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstring>
+#include <random>
+#include <string>
+
+#include "modelpool/time.hpp"
+
+using namespace modelpool;  // NOLINT(google-build-using-namespace)
+
+namespace {
+
+std::uint64_t parsed(Setting id, std::string_view text) {
+  const Result<std::uint64_t> result = parse_setting(setting_info(id), text);
+  EXPECT_TRUE(result) << text << ": " << (result ? "" : result.error().text);
+  return result.value_or(kNever_ns);
+}
+
+std::string refusal(Setting id, std::string_view text) {
+  const Result<std::uint64_t> result = parse_setting(setting_info(id), text);
+  EXPECT_FALSE(result) << text << " was read as " << result.value_or(0);
+  if (result) return {};
+  EXPECT_EQ(result.error().code, Errc::kInvalid);
+  return result.error().text;
+}
+
+Rule make_rule(std::string_view glob) {
+  Rule rule;
+  std::memcpy(rule.glob.data(), glob.data(), glob.size());
+  return rule;
+}
+
+void add_rule(Settings& settings, const Rule& rule) {
+  settings.rules[settings.rule_count++] = rule;
+}
+
+}  // namespace
+
+TEST(Settings, HaveTheDocumentedDefaults) {
+  const Settings settings;
+  EXPECT_EQ(settings.get(Setting::kMaxBackends), 0u);
+  EXPECT_EQ(settings.get(Setting::kBusyTimeout), 0u);
+  EXPECT_EQ(settings.get(Setting::kStallTimeout), 0u);
+  EXPECT_EQ(settings.get(Setting::kIdleTimeout), 0u);
+  EXPECT_EQ(settings.get(Setting::kLoadTimeout), 600 * kSecond_ns);
+  EXPECT_EQ(settings.get(Setting::kDrainTimeout), 30 * kSecond_ns);
+  EXPECT_EQ(settings.get(Setting::kStopSignal), static_cast<std::uint64_t>(SIGTERM));
+  EXPECT_EQ(settings.get(Setting::kStopGrace), 15 * kSecond_ns);
+  EXPECT_EQ(settings.get(Setting::kMinResident), 0u);
+  EXPECT_EQ(settings.get(Setting::kWhenBusy), static_cast<std::uint64_t>(WhenBusy::kDrain));
+  EXPECT_EQ(settings.get(Setting::kMaxWaiters), 512u);
+  EXPECT_EQ(settings.get(Setting::kLoadCooldown), pack_cooldown(10'000, 300'000));
+}
+
+TEST(Settings, DescribeThemselves) {
+  for (const SettingInfo& info : kSettings) {
+    EXPECT_EQ(&setting_info(info.id), &info);
+    EXPECT_EQ(find_setting(info.name), &info);
+    EXPECT_FALSE(info.help.empty());
+    EXPECT_FALSE(info.placeholder.empty());
+    const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters;
+    EXPECT_EQ(info.per_model, !pool_only) << info.name;
+  }
+}
+
+TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
+  EXPECT_EQ(find_setting("max-backends"), &setting_info(Setting::kMaxBackends));
+  EXPECT_EQ(find_setting("max_backends"), &setting_info(Setting::kMaxBackends));
+  for (const char* name :
+       {"", "max", "max_backends_", "MAX_BACKENDS", "max backends", "--when-busy"}) {
+    EXPECT_EQ(find_setting(name), nullptr) << name;
+  }
+}
+
+TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
+  const std::string expected[] = {"0",       "off", "off", "off",   "10m", "30s",
+                                  "SIGTERM", "15s", "off", "drain", "512", "10s..5m"};
+  for (const SettingInfo& info : kSettings) {
+    const std::string text = format_setting(info, info.default_value);
+    EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;
+    EXPECT_EQ(parsed(info.id, text), info.default_value) << info.name;
+    EXPECT_EQ(clamp_setting(info, info.default_value), info.default_value) << info.name;
+  }
+}
+
+TEST(Settings, ARefusalNamesTheSettingAndWhatItTakes) {
+  EXPECT_EQ(refusal(Setting::kBusyTimeout, "30"),
+            "unable to set busy_timeout to \"30\": it takes a duration of at most 10 years such as "
+            "500ms, 30s, 15m, 2h, or off");
+  EXPECT_EQ(refusal(Setting::kMaxBackends, "off"),
+            "unable to set max_backends to \"off\": it takes a number from 0 to 4095");
+  EXPECT_EQ(refusal(Setting::kMaxWaiters, "65536"),
+            "unable to set max_waiters to \"65536\": it takes a number from 0 to 65535");
+  EXPECT_EQ(refusal(Setting::kWhenBusy, "kill"),
+            "unable to set when_busy to \"kill\": it takes drain, wait or force");
+}
+
+TEST(Settings, CountsEndWhereTheTablesEnd) {
+  EXPECT_EQ(parsed(Setting::kMaxBackends, "4095"), 4095u);
+  refusal(Setting::kMaxBackends, "4096");
+  refusal(Setting::kMaxBackends, "-1");
+  EXPECT_EQ(parsed(Setting::kMaxWaiters, "0"), 0u);
+  EXPECT_EQ(parsed(Setting::kMaxWaiters, "65535"), 65'535u);
+}
+
+TEST(StopSignal, IsOneThatEndsAProcess) {
+  EXPECT_EQ(parsed(Setting::kStopSignal, "SIGTERM"), static_cast<std::uint64_t>(SIGTERM));
+  EXPECT_EQ(parsed(Setting::kStopSignal, "int"), static_cast<std::uint64_t>(SIGINT));
+  EXPECT_EQ(parsed(Setting::kStopSignal, "9"), static_cast<std::uint64_t>(SIGKILL));
+  EXPECT_EQ(parsed(Setting::kStopSignal, "RTMIN+3"), static_cast<std::uint64_t>(SIGRTMIN + 3));
+  for (const char* text : {"", "0", "SIGSTOP", "stop", "SIGCONT", "SIGCHLD", "TSTP", "TTIN", "TTOU",
+                           "URG", "WINCH", "32", "33", "65", "-15", "off", "SIG", "nonsense"}) {
+    EXPECT_NE(refusal(Setting::kStopSignal, text).find("stop_signal"), std::string::npos) << text;
+  }
+}
+
+TEST(Signal, ReadsBackWhatItPrints) {
+  for (int signal = 1; signal <= 64; ++signal) {
+    if (signal == 32 || signal == 33) continue;  // have no names
+    EXPECT_EQ(parse_signal(signal_text(signal)), signal);
+    EXPECT_EQ(parse_signal(std::to_string(signal)), signal);
+  }
+  EXPECT_EQ(signal_text(SIGTERM), "SIGTERM");
+  EXPECT_EQ(signal_text(SIGRTMIN), "SIGRTMIN");
+  EXPECT_EQ(signal_text(SIGRTMIN + 2), "SIGRTMIN+2");
+  EXPECT_EQ(signal_text(99), "signal 99");
+  EXPECT_EQ(signal_text(0), "signal 0");
+  EXPECT_EQ(signal_text(-1), "signal -1");
+  EXPECT_EQ(parse_signal("sigterm"), SIGTERM);
+  EXPECT_EQ(parse_signal("io"), SIGIO);
+  EXPECT_EQ(parse_signal("RTMAX"), SIGRTMAX);
+  EXPECT_EQ(parse_signal("SIGSIGTERM"), 0);
+  EXPECT_EQ(parse_signal("signal 32"), 0);
+}
+
+TEST(Cooldown, TakesARangeOrOneDurationOrOff) {
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "10s..5m"), pack_cooldown(10'000, 300'000));
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "30s"), pack_cooldown(30'000, 30'000));
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "30s..30s"), pack_cooldown(30'000, 30'000));
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "1.5s..2s"), pack_cooldown(1'500, 2'000));
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "off"), 0u);
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "0"), 0u);
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "0.1ms"), pack_cooldown(1, 1));  // up, not to off
+  EXPECT_EQ(parsed(Setting::kLoadCooldown, "49d"), pack_cooldown(4'233'600'000, 4'233'600'000));
+  for (const char* text :
+       {"", "5m..10s", "off..5m", "0..5m", "off..off", "10s..", "..5m", "..", "10s...5m", "10s-5m",
+        "10s..off", "10", "10..5m", "50d", "1s..50d", "1s..2s..3s"}) {
+    EXPECT_NE(refusal(Setting::kLoadCooldown, text).find("load_cooldown"), std::string::npos)
+        << text;
+  }
+  const SettingInfo& info = setting_info(Setting::kLoadCooldown);
+  EXPECT_EQ(format_setting(info, pack_cooldown(30'000, 30'000)), "30s");
+  EXPECT_EQ(format_setting(info, 0), "off");
+}
+
+TEST(Cooldown, DoublesUpToTheLongest) {
+  const std::uint64_t packed = pack_cooldown(10'000, 300'000);
+  EXPECT_EQ(cooldown_ns(packed, 0), 0u);
+  EXPECT_EQ(cooldown_ns(packed, 1), 10 * kSecond_ns);
+  EXPECT_EQ(cooldown_ns(packed, 2), 20 * kSecond_ns);
+  EXPECT_EQ(cooldown_ns(packed, 5), 160 * kSecond_ns);
+  EXPECT_EQ(cooldown_ns(packed, 6), 300 * kSecond_ns);
+  for (const std::uint32_t failures : {31u, 32u, 33u, 34u, 64u, 65u, UINT32_MAX}) {
+    EXPECT_EQ(cooldown_ns(packed, failures), 300 * kSecond_ns) << failures;
+  }
+}
+
+TEST(Cooldown, NeverOverflowsAndNeverShrinks) {
+  for (const std::uint64_t packed : {pack_cooldown(1, UINT32_MAX), pack_cooldown(UINT32_MAX, 1),
+                                     pack_cooldown(UINT32_MAX, UINT32_MAX), UINT64_MAX}) {
+    std::uint64_t before = 0;
+    for (std::uint32_t failures = 0; failures < 80; ++failures) {
+      const std::uint64_t now = cooldown_ns(packed, failures);
+      EXPECT_GE(now, before);
+      EXPECT_LE(now, UINT32_MAX * kMillisecond_ns);
+      before = now;
+    }
+  }
+  EXPECT_EQ(cooldown_ns(0, 5), 0u);
+  EXPECT_EQ(cooldown_ns(pack_cooldown(0, 1000), 5), 0u);
+}
+
+TEST(Clamp, ForcesAnyWordIntoItsRange) {
+  std::mt19937_64 random(17);
+  for (const SettingInfo& info : kSettings) {
+    for (int i = 0; i < 5000; ++i) {
+      const std::uint64_t word = i == 0 ? UINT64_MAX : random() >> (random() % 64);
+      const std::uint64_t clamped = clamp_setting(info, word);
+      EXPECT_EQ(clamp_setting(info, clamped), clamped) << info.name;
+      // In range is what the parser would have accepted.
+      const std::string text = format_setting(info, clamped);
+      EXPECT_EQ(parsed(info.id, text), clamped) << info.name << " " << text;
+      format_setting(info, word);
+    }
+  }
+  const SettingInfo& signal = setting_info(Setting::kStopSignal);
+  for (const int harmless : {0, SIGSTOP, SIGCONT, SIGCHLD, 32, 65}) {
+    EXPECT_EQ(clamp_setting(signal, static_cast<std::uint64_t>(harmless)),
+              static_cast<std::uint64_t>(SIGTERM));
+  }
+  EXPECT_EQ(clamp_setting(signal, (std::uint64_t{1} << 32) + SIGTERM),
+            static_cast<std::uint64_t>(SIGTERM));
+  EXPECT_EQ(clamp_setting(setting_info(Setting::kMaxBackends), 5000), 4095u);
+  EXPECT_EQ(format_setting(setting_info(Setting::kWhenBusy), 3), "unknown");
+}
+
+TEST(Effective, IsTheDefaultWhereNothingIsGiven) {
+  const Effective effective = effective_settings(Settings{}, "llama", nullptr);
+  for (const SettingInfo& info : kSettings) {
+    const auto index = static_cast<std::size_t>(info.id);
+    EXPECT_EQ(effective.get(info.id), info.default_value);
+    EXPECT_EQ(effective.origin[index].kind, OriginKind::kDefault);
+    EXPECT_EQ(effective.rule[index], -1);
+  }
+}
+
+TEST(Effective, TheMostSpecificWins) {
+  const auto idle = static_cast<std::size_t>(Setting::kIdleTimeout);
+  Settings settings;
+  settings.pool.set(Setting::kIdleTimeout, 1 * kSecond_ns, {OriginKind::kSet, 0});
+  Effective effective = effective_settings(settings, "llama-3", nullptr);
+  EXPECT_EQ(effective.get(Setting::kIdleTimeout), 1 * kSecond_ns);
+  EXPECT_EQ(effective.origin[idle].kind, OriginKind::kSet);
+
+  Rule broad = make_rule("llama*");
+  broad.overrides.set(Setting::kIdleTimeout, 2 * kSecond_ns, {OriginKind::kConfig, 4});
+  broad.overrides.set(Setting::kBusyTimeout, 9 * kSecond_ns, {OriginKind::kConfig, 5});
+  add_rule(settings, broad);
+  Rule later = make_rule("*-3");
+  later.overrides.set(Setting::kIdleTimeout, 3 * kSecond_ns, {OriginKind::kConfig, 8});
+  add_rule(settings, later);
+  effective = effective_settings(settings, "llama-3", nullptr);
+  EXPECT_EQ(effective.get(Setting::kIdleTimeout), 3 * kSecond_ns);
+  EXPECT_EQ(effective.rule[idle], 1);
+  EXPECT_EQ(effective.origin[idle].line, 8u);
+  EXPECT_EQ(effective.get(Setting::kBusyTimeout), 9 * kSecond_ns);
+  EXPECT_EQ(effective.rule[static_cast<std::size_t>(Setting::kBusyTimeout)], 0);
+
+  Overrides given;
+  given.set(Setting::kIdleTimeout, 0);  // off is a value like any other
+  effective = effective_settings(settings, "llama-3", &given);
+  EXPECT_EQ(effective.get(Setting::kIdleTimeout), 0u);
+  EXPECT_EQ(effective.origin[idle].kind, OriginKind::kReady);
+  EXPECT_EQ(effective.rule[idle], -1);
+  EXPECT_EQ(effective.get(Setting::kBusyTimeout), 9 * kSecond_ns);
+
+  EXPECT_EQ(effective_settings(settings, "whisper", nullptr).get(Setting::kIdleTimeout),
+            1 * kSecond_ns);
+}
+
+TEST(Effective, AModelCannotOverrideWhatIsThePools) {
+  Settings settings;
+  Rule rule = make_rule("*");
+  rule.overrides.set(Setting::kMaxBackends, 7);
+  rule.overrides.set(Setting::kMaxWaiters, 7);
+  add_rule(settings, rule);
+  const Effective effective = effective_settings(settings, "llama", &rule.overrides);
+  EXPECT_EQ(effective.get(Setting::kMaxBackends), 0u);
+  EXPECT_EQ(effective.get(Setting::kMaxWaiters), 512u);
+}
+
+TEST(Effective, SurvivesAnyBytesInTheSegment) {
+  std::mt19937_64 random(19);
+  for (int i = 0; i < 200; ++i) {
+    Settings settings;
+    std::array<std::uint64_t, sizeof(Settings) / 8> noise;
+    for (std::uint64_t& word : noise) word = random();
+    static_assert(sizeof noise == sizeof settings);
+    std::memcpy(static_cast<void*>(&settings), &noise, sizeof settings);
+    if (i % 2 == 0) {
+      for (Rule& rule : settings.rules) rule.glob.fill('*');  // not terminated, matches all
+    }
+    EXPECT_LE(settings.rules_in_use(), kRuleCapacity);
+    const Effective effective = effective_settings(settings, "llama", &settings.pool);
+    for (const SettingInfo& info : kSettings) {
+      const auto index = static_cast<std::size_t>(info.id);
+      EXPECT_EQ(clamp_setting(info, effective.value[index]), effective.value[index]);
+      EXPECT_LT(effective.rule[index], static_cast<int>(kRuleCapacity));
+      EXPECT_TRUE(is_printable_utf8(origin_text(settings, effective.origin[index])));
+      EXPECT_TRUE(
+          is_printable_utf8(origin_text(settings, settings.rules[0].overrides.origin[index])));
+    }
+  }
+}
+
+TEST(Rule, ItsGlobEndsWithItsArray) {
+  Rule rule;
+  EXPECT_EQ(rule.glob_text(), "");
+  rule.glob.fill('x');
+  EXPECT_EQ(rule.glob_text().size(), 192u);
+  EXPECT_EQ(make_rule("llama*").glob_text(), "llama*");
+}
+
+TEST(Origin, SaysWhereAValueCameFrom) {
+  Settings settings;
+  EXPECT_EQ(origin_text(settings, {OriginKind::kDefault, 0}), "default");
+  EXPECT_EQ(origin_text(settings, {OriginKind::kFlag, 0}), "flag");
+  EXPECT_EQ(origin_text(settings, {OriginKind::kSet, 0}), "set");
+  EXPECT_EQ(origin_text(settings, {OriginKind::kReady, 0}), "ready");
+  EXPECT_EQ(origin_text(settings, {OriginKind::kConfig, 12}), "config:12");
+  EXPECT_EQ(origin_text(settings, {static_cast<OriginKind>(77), 0}), "unknown");
+  const std::string_view path = "/etc/modelpool/config.toml";
+  std::memcpy(settings.config_path.data(), path.data(), path.size());
+  EXPECT_EQ(origin_text(settings, {OriginKind::kConfig, 12}), "/etc/modelpool/config.toml:12");
+  EXPECT_EQ(origin_text(settings, {OriginKind::kConfig, 0}), "/etc/modelpool/config.toml");
+  settings.config_path.fill('\x1b');
+  EXPECT_TRUE(is_printable_utf8(origin_text(settings, {OriginKind::kConfig, 1})));
+}
