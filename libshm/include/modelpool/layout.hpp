@@ -1,0 +1,536 @@
+// Every byte of the segment: what it is, who writes it, who reads it, what a crash leaves.
+//
+//   byte 0      Header         written once by the creator, then immutable
+//               LockRecord     the mutex, alone on its cache lines
+//               LineRecord     arrival numbers
+//               SettingsRecord limits and rules, two copies and a generation
+//               CoordinatorRecord
+//               ModelRecord    [models]             histories that outlive backends
+//               WorkerRecord   [workers]
+//               BackendRecord  [backends]
+//               WaiterRecord   [waiters]
+//               EventRecord    [events]             ring
+//               last-used      [workers + 1][backends]   the last row is the coordinator's
+//               LeaseRecord    [workers][leases]         the busy table
+// Each table starts on a page. Offsets, strides and counts stand in the header; nothing is a pointer.
+//
+// Safety: shared words are 32- or 64-bit std::atomic, lock-free and address-free. Text and records
+// longer than a word are arrays of such words (SharedText, SharedCopy, Published).
+//
+// Crash: every mutation is one store of a word, or is prepared where nobody reads and committed by
+// one. There is no count, list or index to repair: all of them are derived by scanning.
+//
+// Errors: none here. Shared bytes are input: readers clamp what they read and never assert on it.
+//
+// Invariants:
+//  1. A lease word is not 0 only between begin and end of a request, and names (backend, generation).
+//  2. A backend's payload does not change while its state word keeps one generation and READY.
+//  3. EVICTING may return to READY; STOPPING goes to GONE only, GONE to FREE of the next generation.
+//  4. A last-used cell only grows.
+#pragma once
+
+#include <pthread.h>
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "modelpool/process.hpp"
+#include "modelpool/settings.hpp"
+#include "modelpool/text.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool {
+
+inline constexpr std::uint64_t kSegmentMagic = 0x314c4f4f504c444d;  // "MDLPOOL1"
+inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::size_t kCacheLine_bytes = 64;
+inline constexpr std::size_t kPage_bytes = 4096;
+
+inline constexpr std::uint32_t kBackendsMax = 4095;  // 12 bits of a lease word
+inline constexpr std::uint32_t kWorkersMax = 4095;   // 12 bits of a worker reference
+
+using Word = std::atomic<std::uint64_t>;
+using HalfWord = std::atomic<std::uint32_t>;
+static_assert(Word::is_always_lock_free && HalfWord::is_always_lock_free);
+static_assert(sizeof(Word) == 8 && sizeof(HalfWord) == 4);
+
+// --- Words made of fields ------------------------------------------------------------------------
+
+enum class BackendState : std::uint8_t {
+  kFree = 0,
+  kReserved,  // a ticket is out, no process yet
+  kStarting,  // its process is known
+  kReady,     // leases are granted
+  kEvicting,  // closed to new leases; may return to kReady
+  kStopping,  // irreversible; its processes are being ended
+  kGone,      // its processes are gone; a lease word or a ticket holder may still name it
+};
+inline constexpr std::uint8_t kBackendStateCount = 7;
+
+// A reference to a worker row that goes stale with the row's next owner.
+struct WorkerRef {
+  std::uint32_t index = 0;
+  std::uint32_t generation = 0;
+
+  bool operator==(const WorkerRef&) const = default;
+};
+
+//   63            32 31          8 7     0
+//  |   generation   |   owner     | state |
+// owner: RESERVED, STARTING: the ticket's worker. EVICTING: the coordinator's epoch. STOPPING,
+// GONE: the worker of a ticket that has not let go yet, or 0. READY: 0.
+struct StateWord {
+  std::uint32_t generation = 0;
+  std::uint32_t owner = 0;
+  BackendState state = BackendState::kFree;
+
+  bool operator==(const StateWord&) const = default;
+
+  static constexpr std::uint32_t kOwnerMask = 0xffffff;
+  // Worker references are index + 1, so that 0 is nobody.
+  static constexpr std::uint32_t owner_of(WorkerRef worker) {
+    return (worker.generation & 0xfff) << 12 | ((worker.index + 1) & 0xfff);
+  }
+  static constexpr std::uint32_t owner_of_epoch(std::uint32_t epoch) { return epoch & kOwnerMask; }
+
+  constexpr std::uint64_t pack() const {
+    return std::uint64_t{generation} << 32 | std::uint64_t{owner & kOwnerMask} << 8 |
+           static_cast<std::uint64_t>(state);
+  }
+  static constexpr StateWord unpack(std::uint64_t word) {
+    const auto state = static_cast<std::uint8_t>(word);
+    return {static_cast<std::uint32_t>(word >> 32), static_cast<std::uint32_t>(word >> 8) & kOwnerMask,
+            state < kBackendStateCount ? static_cast<BackendState>(state) : BackendState::kGone};
+  }
+};
+
+constexpr bool is_live(BackendState state) {
+  return state != BackendState::kFree && state != BackendState::kGone;
+}
+
+//   63            32 31       20 19       0
+//  |   generation   |  backend  | sequence |     0 = no lease
+struct LeaseWord {
+  std::uint32_t generation = 0;
+  std::uint32_t backend = 0;
+  std::uint32_t sequence = 0;
+
+  static constexpr std::uint32_t kSequenceMask = 0xfffff;
+  constexpr std::uint64_t pack() const {
+    return std::uint64_t{generation} << 32 | std::uint64_t{backend & 0xfff} << 20 |
+           (sequence & kSequenceMask);
+  }
+  static constexpr LeaseWord unpack(std::uint64_t word) {
+    return {static_cast<std::uint32_t>(word >> 32), static_cast<std::uint32_t>(word >> 20) & 0xfff,
+            static_cast<std::uint32_t>(word) & kSequenceMask};
+  }
+};
+
+// Words that belong to one generation of a slot: a late writer's CAS fails in the next.
+//   63            32 31        0
+//  |   generation   |  value   |
+constexpr std::uint64_t pack_half(std::uint32_t generation, std::uint32_t value) {
+  return std::uint64_t{generation} << 32 | value;
+}
+constexpr std::uint32_t high_half(std::uint64_t word) { return static_cast<std::uint32_t>(word >> 32); }
+constexpr std::uint32_t low_half(std::uint64_t word) { return static_cast<std::uint32_t>(word); }
+
+// --- More than a word ----------------------------------------------------------------------------
+
+// A trivially copyable value kept as atomic words. One writer at a time; a reader that meets it
+// gets a mix of old and new, so readers check a word the writer changes before and after (loads are
+// acquire, stores release: what is read after the check word was written after it).
+template <class T>
+class SharedCopy {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 8 == 0);
+
+ public:
+  void store(const T& value) {
+    std::uint64_t raw[kWords];
+    std::memcpy(raw, &value, sizeof raw);
+    for (std::size_t i = 0; i < kWords; ++i) words_[i].store(raw[i], std::memory_order_release);
+  }
+  T load() const {
+    std::uint64_t raw[kWords];
+    for (std::size_t i = 0; i < kWords; ++i) raw[i] = words_[i].load(std::memory_order_acquire);
+    T value;
+    std::memcpy(static_cast<void*>(&value), raw, sizeof raw);
+    return value;
+  }
+
+ private:
+  static constexpr std::size_t kWords = sizeof(T) / 8;
+  std::array<Word, kWords> words_;
+};
+
+// Two copies and a generation: the writer fills the inactive copy and flips with one store, so a
+// crash leaves the old value whole. Writers exclude each other (the mutex, or there is only one).
+template <class T>
+class Published {
+ public:
+  std::uint64_t generation() const { return generation_.load(std::memory_order_seq_cst); }
+  void publish(const T& value) {
+    const std::uint64_t next = generation_.load(std::memory_order_relaxed) + 1;
+    copies_[next & 1].store(value);
+    generation_.store(next, std::memory_order_seq_cst);
+  }
+  // A whole value: a reader is overtaken only by two publications during one read, and tries again.
+  T load() const {
+    T value;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      const std::uint64_t before = generation_.load(std::memory_order_seq_cst);
+      value = copies_[before & 1].load();
+      if (generation_.load(std::memory_order_seq_cst) == before) break;
+    }
+    return value;
+  }
+
+ private:
+  static constexpr int kAttempts = 1000;  // bounded: the generation word is input too
+  Word generation_;
+  std::array<SharedCopy<T>, 2> copies_;
+};
+
+// The text in a NUL-terminated field, however it is filled.
+template <std::size_t Bytes>
+std::string_view field_text(const std::array<char, Bytes>& field) {
+  return {field.data(), strnlen(field.data(), Bytes)};
+}
+template <std::size_t Bytes>
+void set_field(std::array<char, Bytes>* field, std::string_view text) {
+  field->fill(0);
+  text.copy(field->data(), Bytes - 1);
+}
+
+// Text of at most Bytes - 1 bytes, NUL-padded.
+template <std::size_t Bytes>
+class SharedText {
+  static_assert(Bytes % 8 == 0);
+
+ public:
+  void store(std::string_view text) {
+    std::uint64_t raw[Bytes / 8] = {};
+    std::memcpy(raw, text.data(), text.size() < Bytes ? text.size() : Bytes - 1);
+    for (std::size_t i = 0; i < Bytes / 8; ++i) words_[i].store(raw[i], std::memory_order_release);
+  }
+  std::string load() const {
+    char raw[Bytes];
+    for (std::size_t i = 0; i < Bytes / 8; ++i) {
+      const std::uint64_t word = words_[i].load(std::memory_order_acquire);
+      std::memcpy(raw + 8 * i, &word, 8);
+    }
+    raw[Bytes - 1] = 0;
+    return raw;
+  }
+  bool equals(std::string_view text) const {
+    if (text.size() >= Bytes) return false;
+    for (std::size_t at = 0; at <= text.size(); at += 8) {
+      std::uint64_t wanted = 0;
+      if (at < text.size()) {
+        std::memcpy(&wanted, text.data() + at, text.size() - at < 8 ? text.size() - at : 8);
+      }
+      if (words_[at / 8].load(std::memory_order_acquire) != wanted) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::array<Word, Bytes / 8> words_;
+};
+
+// FNV-1a: names are compared by it first, and in full where it matters.
+constexpr std::uint64_t hash_name(std::string_view name) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+// --- Records -------------------------------------------------------------------------------------
+
+struct Capacities {
+  std::uint32_t backends = 256;
+  std::uint32_t workers = 64;
+  std::uint32_t leases = 1024;  // per worker
+  std::uint32_t waiters = 512;
+  std::uint32_t events = 4096;
+  std::uint32_t models = 512;
+
+  bool operator==(const Capacities&) const = default;
+};
+
+struct TableInfo {
+  std::uint64_t offset = 0;
+  std::uint64_t stride = 0;
+  std::uint64_t count = 0;
+
+  bool operator==(const TableInfo&) const = default;
+};
+
+enum class Table : std::uint32_t {
+  kLock, kLine, kSettingsBlock, kCoordinator, kModels, kWorkers, kBackends, kWaiters, kEvents, kLastUsed,
+  kLeases,
+};
+inline constexpr std::size_t kTableCount = 11;
+
+// Immutable after creation; read by everyone, once, at attach. Magic, version, sizes and the tables'
+// offsets keep their places in every later layout, so that a newer tool can list and stop an older
+// pool.
+struct Header {
+  std::uint64_t magic = 0;
+  std::uint32_t layout_version = 0;
+  std::uint32_t header_bytes = 0;
+  std::uint64_t total_bytes = 0;
+  std::uint64_t abi_fingerprint = 0;  // of sizes, offsets, the mutex's size and the C library
+  std::array<TableInfo, 16> tables{};
+  std::uint64_t boot_id[2] = {0, 0};
+  std::uint64_t pid_namespace = 0;
+  std::uint64_t time_namespace = 0;
+  std::uint64_t uuid[2] = {0, 0};     // of this instance of the pool
+  std::uint64_t created_ns = 0;       // wall clock
+  std::uint32_t uid = 0;
+  std::uint32_t mutex_bytes = 0;
+  std::array<char, 72> name{};        // NUL-terminated
+  std::array<char, 32> libc{};        // for messages
+};
+
+// The mutex. `holder` is a note for messages: written by the holder after locking and before
+// unlocking, read by who waits in vain.
+struct alignas(kCacheLine_bytes) LockRecord {
+  pthread_mutex_t mutex;
+  alignas(kCacheLine_bytes) HalfWord holder_pid;
+};
+
+struct alignas(kCacheLine_bytes) LineRecord {
+  Word next_arrival;  // Written under the mutex; a crash after it leaves a gap, which harms nobody.
+  HalfWord replaced;  // 1: the segment's name is gone. Written by who finds out; read before a grant.
+  HalfWord spare;
+};
+
+// Written under the mutex; read by everyone. Generation 0: the pool never had settings.
+struct alignas(kCacheLine_bytes) SettingsRecord {
+  Published<Settings> settings;
+};
+
+enum class EventKind : std::uint32_t {
+  kLoaded = 1, kLoadFailed, kEvicted, kKilled, kExited, kWorkerDied, kCoordinatorStarted,
+  kSettingsChanged, kRecovered,
+};
+inline constexpr std::size_t kEventKindCount = 10;
+enum class Reason : std::uint32_t {
+  kNone = 0, kLru, kIdle, kGroup, kMemory, kBusy, kStall, kLoadTimeout, kRequested, kCrashed,
+  kShutdown,
+};
+inline constexpr std::size_t kReasonCount = 11;
+std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
+std::string_view reason_name(Reason reason);       // "" for kNone
+std::string_view backend_state_name(BackendState state);
+
+inline constexpr std::uint32_t kLeavingForGood = 2;
+
+struct alignas(kCacheLine_bytes) CoordinatorRecord {
+  // Written by the coordinator that holds the singleton lock: identity first, epoch last. A reader
+  // that finds an identity dead between two equal reads of the epoch has proved that epoch dead.
+  Word epoch;
+  Word start_ticks;
+  Word pidfd_inode;
+  HalfWord pid;
+  HalfWord leaving;  // 1: left in order; kLeavingForGood: and stops the backends, grant nothing more
+  Word started_ns;
+  // Read at the end of every lease. `wanted` has bit (backend & 63) set while the coordinator waits
+  // for a lease on that backend to end. Written by the coordinator before the scan it waits on.
+  alignas(kCacheLine_bytes) Word wanted;
+  // The latest time of the next scan; a lease with a limit of its own that ends earlier rings.
+  // Written by the coordinator: kNever_ns before a scan, the time after it.
+  Word horizon_ns;
+  // Rung by anyone; waited on by the coordinator's helper thread.
+  alignas(kCacheLine_bytes) HalfWord doorbell;
+  // Bumped by the coordinator after each event; waited on by readers, also through read-only maps.
+  HalfWord event_bell;
+  alignas(kCacheLine_bytes) Word last_scan_ns;
+  Word scans;
+  Word next_event;  // sequence number of the next event, from 1
+  std::array<std::array<Word, kReasonCount>, kEventKindCount> counters;
+};
+
+struct LoadHistory {
+  std::uint64_t loads = 0;
+  std::uint64_t failures = 0;             // in a row
+  std::uint64_t failed_ns = 0;
+  std::uint64_t cooldown_until_ns = 0;
+  std::uint64_t failed_backend = 0;       // slot and generation of the failed load, packed
+  std::uint64_t load_ns = 0;              // measured, of the last load
+  std::uint64_t size_bytes = 0;           // given at the last ready, 0 = unknown
+  std::uint64_t updated_ns = 0;
+  std::uint64_t exit_status = 0;          // ExitStatus of the last failed load
+  std::array<char, 256> error{};          // NUL-terminated
+};
+
+// Written under the mutex. `in_use` is set after the name and cleared before it.
+struct alignas(kCacheLine_bytes) ModelRecord {
+  Word in_use;
+  SharedText<192> name;
+  Published<LoadHistory> history;
+};
+
+enum class WorkerState : std::uint32_t { kFree = 0, kAttached = 1 };
+
+// Written by the row's owner; by the coordinator after it proved the owner dead.
+struct alignas(kCacheLine_bytes) WorkerRecord {
+  Word state;  // generation, WorkerState. Set to attached under the mutex, last.
+  Word start_ticks;
+  Word pidfd_inode;
+  Word image;  // image_id() of the program that attached
+  Word attached_ns;
+  HalfWord pid;
+  HalfWord spare;
+  SharedText<16> command;
+  // Lease cells below this index may be in use: stored seq_cst before a first publication above it.
+  alignas(kCacheLine_bytes) HalfWord leases_high;
+  // Bumped by wakers for waiters without a thread of their own.
+  alignas(kCacheLine_bytes) HalfWord wake;
+};
+
+// How a process ended, in a word of its generation's low half: 0 not known.
+enum class ExitKind : std::uint32_t { kUnknown = 0, kExited = 1, kSignalled = 2 };
+constexpr std::uint32_t pack_exit(ExitKind kind, std::uint32_t status) {
+  return static_cast<std::uint32_t>(kind) << 16 | (status & 0xffff);
+}
+std::string exit_text(std::uint32_t packed);  // "exit status 1", "signal SIGKILL", "" if unknown
+
+// Low half of a control word.
+inline constexpr std::uint32_t kControlPinned = 1;
+inline constexpr std::uint32_t kControlEvict = 2;
+inline constexpr std::uint32_t kControlForce = 4;
+
+// Low half of BackendRecord::traits.
+inline constexpr std::uint32_t kTraitExternal = 1;  // has no process of ours: counted, never signalled
+inline constexpr std::uint32_t kTraitToken = 2;     // carries MODELPOOL_BACKEND in its environment
+
+// Why a backend is being closed or stopped, and how far that is. Written by the coordinator only.
+struct StopRecord {
+  std::uint32_t generation = 0;
+  Reason reason = Reason::kNone;
+  std::uint32_t forced = 0;          // leases may be cut
+  std::uint32_t signal = 0;          // the last one sent
+  std::uint64_t decided_ns = 0;
+  std::uint64_t stopping_ns = 0;     // 0 while still EVICTING
+  std::uint64_t signalled_ns = 0;
+  std::uint64_t killed_ns = 0;       // SIGKILL sent
+  std::uint64_t age_ns = kNever_ns;  // measured; kNever_ns = does not apply
+  std::uint64_t limit_ns = kNever_ns;
+  std::uint64_t worker = 0;          // row of the lease that broke the rule
+  std::uint64_t lease = 0;           // its cell
+  std::uint64_t lease_word = 0;      // its word
+  std::uint64_t lease_stamp_ns = 0;  // the start or progress that was too old
+  std::uint32_t worker_pid = 0;
+  std::uint32_t failed = 0;          // a load that failed: the text is why
+  std::uint64_t for_arrival = 0;     // the waiter room is made for, 0 = none
+  std::array<char, 32> tag{};        // NUL-terminated
+  std::array<char, 320> text{};      // evidence or error, NUL-terminated
+};
+
+// State to group keep their offsets for ever (Header).
+struct alignas(kCacheLine_bytes) BackendRecord {
+  // Transitions by CAS, see registry.hpp.
+  Word state;
+  // Payload: written by the ticket holder while RESERVED or STARTING, then immutable until FREE.
+  HalfWord pid;       // 0 = none
+  HalfWord group;     // process group that is stopped with it; 0 = only the process itself
+  Word start_ticks;
+  Word pidfd_inode;
+  // generation, kControl... bits. CAS by anyone within the generation.
+  Word control;
+  // generation, packed exit. CAS by whoever reaped the process.
+  Word exit_status;
+  Word traits;        // generation, kTrait... bits
+  Word reserved_ns;
+  alignas(kCacheLine_bytes) Word model_hash;  // of the model's name: a quick no
+  Word started_ns;
+  Word ready_ns;
+  Word size_bytes;    // 0 = unknown
+  Word device_mask;
+  HalfWord owner_pid; // the worker that loaded it
+  HalfWord spare;
+  SharedText<192> model;    // written under the mutex, before FREE -> RESERVED
+  SharedText<256> address;
+  SharedText<32> label;
+  SharedCopy<Overrides> overrides;
+  // The coordinator's.
+  Published<StopRecord> stop;
+  Word noted;             // generation, BackendState: the last state an event was written for
+  Word drain_failed_ns;   // when a drain of this generation last gave up
+};
+
+enum class WaiterState : std::uint32_t { kFree = 0, kWaiting = 1 };
+inline constexpr std::uint32_t kWaiterAsync = 1;  // also bump the worker's wake word
+
+// Written by the owner; set to waiting under the mutex, last; freed by the owner, or by the
+// coordinator after it proved the owner dead. Wake word by anyone.
+struct alignas(kCacheLine_bytes) WaiterRecord {
+  Word state;         // generation, WaiterState
+  HalfWord flags;
+  HalfWord owner;     // StateWord::owner_of(worker)
+  Word arrival;
+  Word since_ns;
+  Word deadline_ns;
+  Word expected_bytes;
+  Word priority;
+  Word model_hash;
+  HalfWord pid;
+  HalfWord spare;
+  alignas(kCacheLine_bytes) HalfWord wake;
+  SharedText<32> tag;
+  SharedText<192> model;
+};
+
+struct EventData {
+  std::uint64_t time_ns = 0;  // wall clock
+  EventKind kind = EventKind::kLoaded;
+  Reason reason = Reason::kNone;
+  std::uint32_t pid = 0;
+  std::uint32_t worker_pid = 0;
+  std::uint64_t age_ns = kNever_ns;    // kNever_ns = unknown or does not apply
+  std::uint64_t limit_ns = kNever_ns;
+  std::uint64_t exit_ns = kNever_ns;   // from the stop signal until gone
+  std::uint64_t load_ns = kNever_ns;
+  std::uint32_t signal = 0;
+  std::uint32_t exit_status = 0;       // packed
+  std::uint32_t backend = 0;
+  std::uint32_t generation = 0;
+  std::uint64_t count = kNever_ns;     // leases cleared, settings generation: by kind
+  std::array<char, 32> tag{};
+  std::array<char, 192> model{};
+  std::array<char, 512> text{};
+};
+
+// Written by the coordinator: sequence 0, data, sequence; a reader checks it before and after.
+struct alignas(kCacheLine_bytes) EventRecord {
+  Word sequence;
+  SharedCopy<EventData> data;
+};
+
+// One request in flight. Written by the row's owner: fields, then the word, seq_cst (leases.hpp).
+struct alignas(kCacheLine_bytes) LeaseRecord {
+  Word word;
+  Word start_ns;
+  Word progress_ns;
+  Word limit_ns;     // the request's own busy timeout; 0 = none
+  SharedText<32> tag;
+};
+
+static_assert(sizeof(LeaseRecord) == 64);
+static_assert(offsetof(BackendRecord, state) == 0 && offsetof(BackendRecord, pid) == 8 &&
+              offsetof(BackendRecord, group) == 12 && offsetof(BackendRecord, start_ticks) == 16 &&
+              offsetof(BackendRecord, pidfd_inode) == 24);
+static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, tables) == 32);
+static_assert(sizeof(Header) <= kPage_bytes);
+static_assert(sizeof(EventData) % 8 == 0 && sizeof(StopRecord) % 8 == 0);
+
+}  // namespace modelpool

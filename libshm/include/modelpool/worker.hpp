@@ -1,0 +1,99 @@
+// A worker's row: how a process joins a pool, survives fork and exec, and leaves.
+//
+// Safety: any thread. Nothing here is inherited in a locked state: process-private locks live in a
+// page the kernel wipes on fork, and a child that finds it wiped owns nothing (owned() is false).
+//
+// Crash: a row is attached by one store under the mutex. The row of a dead worker is cleared by the
+// coordinator, its leases first, the row last (P6). The row an exec left behind is recognised by its
+// image and reclaimed at the next attach of the same process.
+//
+// Errors: kTableFull, kBusy, kSystem.
+#pragma once
+
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "modelpool/segment.hpp"
+
+namespace modelpool {
+
+// A private page that reads as zeros in a forked child.
+class ForkGuard {
+ public:
+  static Result<std::unique_ptr<ForkGuard>> make();
+  ~ForkGuard();
+
+  bool owned() const { return page_->owned.load(std::memory_order_relaxed) != 0; }
+  void disown() { page_->owned.store(0, std::memory_order_relaxed); }
+  pthread_mutex_t& mutex() { return page_->mutex; }  // all zeros is unlocked in glibc
+
+ private:
+  struct Page {
+    std::atomic<std::uint64_t> owned;
+    pthread_mutex_t mutex;
+  };
+  explicit ForkGuard(Page* page) : page_(page) {}
+  Page* page_;
+};
+
+// Handles (leases, tickets, waits, pools) point to their Worker. It is never freed (10 KB each), so a
+// handle in a forked child or a late thread finds it readable.
+class Worker {
+ public:
+  static Result<Worker*> attach(std::shared_ptr<Segment> segment);
+
+  bool owned() const { return guard_->owned(); }
+  const Segment& segment() const { return *segment_; }
+  const std::shared_ptr<Segment>& shared_segment() const { return segment_; }
+  WorkerRef ref() const { return ref_; }
+  std::uint32_t owner_word() const { return StateWord::owner_of(ref_); }
+  WorkerRecord& record() const { return segment_->worker(ref_.index); }
+  std::uint64_t serial() const { return serial_; }  // differs between any two attachments
+
+  // The pool handle is closed: the row goes when its last lease, ticket and wait have ended.
+  void close();
+  // Tickets and waits; leases are visible in their words.
+  void hold() { holds_.fetch_add(1, std::memory_order_seq_cst); }
+  void drop();
+  void lease_ended() {  // after the word is cleared, seq_cst
+    if (closing_.load(std::memory_order_seq_cst)) release_if_unused();
+  }
+
+  // Lease cells not in use by any thread: a private bitmap, claimed and returned without a lock.
+  static constexpr std::uint32_t kNoCell = UINT32_MAX;
+  std::uint32_t take_cell();
+  void return_cell(std::uint32_t cell);
+  std::uint32_t next_sequence(std::uint32_t cell) { return ++sequences_[cell]; }
+  std::uint8_t& tagged(std::uint32_t cell) { return tagged_[cell]; }  // its tag words are not empty
+
+ private:
+  Worker() = default;
+  void release_if_unused();
+
+  std::shared_ptr<Segment> segment_;
+  std::unique_ptr<ForkGuard> guard_;
+  WorkerRef ref_;
+  std::uint64_t serial_ = 0;
+  std::atomic<bool> closing_{false};
+  std::atomic<bool> released_{false};
+  std::atomic<std::int64_t> holds_{0};
+  std::vector<std::atomic<std::uint64_t>> free_cells_;
+  std::vector<std::uint32_t> sequences_;
+  std::vector<std::uint8_t> tagged_;
+  Worker* next_ = nullptr;
+};
+
+// Is the worker of this row dead? Exec counts: the process lives, its mapping does not.
+// `thorough` also reads /proc/PID/maps.
+Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough);
+
+// Ends everything a dead worker left in its row: stamps last-used in `stamp_row`, clears lease
+// words, frees its waiters, then the row. Tickets are the coordinator's to judge before this.
+// Returns the number of leases cleared. The caller has proved the worker dead.
+std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::size_t stamp_row);
+
+}  // namespace modelpool

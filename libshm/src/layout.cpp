@@ -1,0 +1,57 @@
+#include "modelpool/layout.hpp"
+
+namespace modelpool {
+namespace {
+
+constexpr std::array<std::string_view, kEventKindCount> kEventKindNames = {
+    "unknown", "loaded",      "load_failed",         "evicted",          "killed",
+    "exited",  "worker_died", "coordinator_started", "settings_changed", "recovered",
+};
+constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
+    "",      "lru",          "idle",      "group",   "memory",   "busy",
+    "stall", "load_timeout", "requested", "crashed", "shutdown",
+};
+constexpr std::array<std::string_view, kBackendStateCount> kBackendStateNames = {
+    "free", "reserved", "starting", "ready", "evicting", "stopping", "gone",
+};
+
+// The names stand in the order of the enumerations.
+static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kRecovered)] == "recovered");
+static_assert(kReasonNames[static_cast<std::size_t>(Reason::kShutdown)] == "shutdown");
+static_assert(kBackendStateNames[static_cast<std::size_t>(BackendState::kGone)] == "gone");
+
+template <class Value, std::size_t Count>
+std::string_view name_of(Value value, const std::array<std::string_view, Count>& names) {
+  const auto index = static_cast<std::size_t>(value);
+  return index < Count ? names[index] : "unknown";  // bytes of the segment
+}
+
+}  // namespace
+
+std::string_view event_kind_name(EventKind kind) { return name_of(kind, kEventKindNames); }
+
+std::string_view reason_name(Reason reason) { return name_of(reason, kReasonNames); }
+
+std::string_view backend_state_name(BackendState state) {
+  return name_of(state, kBackendStateNames);
+}
+
+std::string exit_text(std::uint32_t packed) {
+  const std::uint32_t status = packed & 0xffff;
+  switch (static_cast<ExitKind>(packed >> 16)) {
+    case ExitKind::kExited:
+      return "exit status " + std::to_string(status);
+    case ExitKind::kSignalled:
+      // Signals without a name read "signal 99" already.
+      if (std::string name = signal_text(static_cast<int>(status)); name.starts_with("SIG")) {
+        return "signal " + name;
+      } else {
+        return name;
+      }
+    case ExitKind::kUnknown:
+      break;
+  }
+  return {};
+}
+
+}  // namespace modelpool

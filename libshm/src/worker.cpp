@@ -1,0 +1,204 @@
+#include "modelpool/worker.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cassert>
+#include <cerrno>
+#include <cstdlib>
+#include <new>
+
+#include "modelpool/leases.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool {
+namespace {
+
+std::atomic<std::uint64_t> g_next_serial{1};
+std::atomic<Worker*> g_workers{nullptr};  // every one ever attached: they stay reachable
+
+std::string own_command() {
+  const auto stat = read_stat(getpid());
+  return stat ? stat->command : std::string();
+}
+
+ProcessIdentity identity_of(const WorkerRecord& row) {
+  return {static_cast<pid_t>(row.pid.load(std::memory_order_acquire)),
+          row.start_ticks.load(std::memory_order_acquire),
+          row.pidfd_inode.load(std::memory_order_acquire)};
+}
+
+// A row of this very process that an earlier program, replaced by exec, has left.
+void reclaim_rows_of_earlier_image(const Segment& segment, const ProcessIdentity& self) {
+  for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
+    const WorkerRecord& row = segment.worker(i);
+    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
+    if (low_half(state) == 0 || !identity_of(row).is(self)) continue;
+    if (row.image.load(std::memory_order_acquire) == image_id()) continue;
+    clear_worker_row(segment, {i, high_half(state)}, i);
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ForkGuard>> ForkGuard::make() {
+  void* memory = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return fail_errno(errno, "allocate a page");
+  if (madvise(memory, sizeof(Page), MADV_WIPEONFORK) != 0) {
+    const int error = errno;
+    munmap(memory, sizeof(Page));
+    return fail_errno(error, "mark a page to be wiped on fork");
+  }
+  auto* page = new (memory) Page{};
+  page->owned.store(1, std::memory_order_relaxed);
+  return std::unique_ptr<ForkGuard>(new ForkGuard(page));
+}
+
+ForkGuard::~ForkGuard() { munmap(page_, sizeof(Page)); }
+
+Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
+  auto guard = ForkGuard::make();
+  if (!guard) return fail(guard.error());
+  const ProcessIdentity self = own_identity();
+  if (self.start_ticks == 0) {
+    return fail(Errc::kSystem, "unable to attach to pool " + segment->name() +
+                                   ": /proc/self/stat cannot be read; mount /proc");
+  }
+  const std::string command = own_command();
+  const std::uint32_t cells = segment->capacities().leases;
+
+  auto* worker = new Worker();
+  worker->guard_ = std::move(*guard);
+  worker->free_cells_ = std::vector<std::atomic<std::uint64_t>>((cells + 63) / 64);
+  for (std::uint32_t i = 0; i < cells; ++i) {
+    worker->free_cells_[i / 64].fetch_or(std::uint64_t{1} << (i % 64), std::memory_order_relaxed);
+  }
+  worker->tagged_.assign(cells, 1);  // whatever the row's last owner left
+
+  {
+    auto lock = segment->lock_structure();
+    if (!lock) {
+      delete worker;
+      return fail(lock.error());
+    }
+    reclaim_rows_of_earlier_image(*segment, self);
+    const std::uint32_t rows = segment->capacities().workers;
+    std::uint32_t i = 0;
+    while (i < rows && low_half(segment->worker(i).state.load(std::memory_order_seq_cst)) != 0) ++i;
+    if (i == rows) {
+      delete worker;
+      return fail(Errc::kTableFull, "unable to attach to pool " + segment->name() + ": all " +
+                                        std::to_string(rows) +
+                                        " worker rows are taken; create the pool with more --workers");
+    }
+    WorkerRecord& row = segment->worker(i);
+    const std::uint32_t generation =
+        std::max(1u, high_half(row.state.load(std::memory_order_relaxed)) + 1);
+    row.pid.store(static_cast<std::uint32_t>(self.pid), std::memory_order_release);
+    row.start_ticks.store(self.start_ticks, std::memory_order_release);
+    row.pidfd_inode.store(self.pidfd_inode, std::memory_order_release);
+    row.image.store(image_id(), std::memory_order_release);
+    row.attached_ns.store(now_ns(), std::memory_order_release);
+    row.command.store(command);
+    row.leases_high.store(0, std::memory_order_seq_cst);
+    worker->ref_ = {i, generation};
+    // A cell's words differ from its last owner's too: evidence must not match by accident.
+    worker->sequences_.assign(cells, generation * 7919u);
+    // seq_cst: a scan that runs later must see the row before any lease in it
+    row.state.store(pack_half(generation, static_cast<std::uint32_t>(WorkerState::kAttached)),
+                    std::memory_order_seq_cst);
+  }
+  worker->serial_ = g_next_serial.fetch_add(1, std::memory_order_relaxed);
+  worker->segment_ = std::move(segment);
+  worker->next_ = g_workers.load(std::memory_order_relaxed);
+  while (!g_workers.compare_exchange_weak(worker->next_, worker, std::memory_order_release,
+                                          std::memory_order_relaxed)) {
+  }
+  ring(*worker->segment_);
+  return worker;
+}
+
+void Worker::close() {
+  if (!owned()) return;
+  closing_.store(true, std::memory_order_seq_cst);
+  release_if_unused();
+}
+
+void Worker::drop() {
+  if (!owned()) return;
+  // seq_cst, as in close(): one of the two sees the other
+  if (holds_.fetch_sub(1, std::memory_order_seq_cst) == 1 && closing_.load(std::memory_order_seq_cst)) {
+    release_if_unused();
+  }
+}
+
+void Worker::release_if_unused() {
+  if (holds_.load(std::memory_order_seq_cst) != 0) return;
+  const std::uint32_t high = record().leases_high.load(std::memory_order_relaxed);
+  for (std::uint32_t i = 0; i < high && i < segment_->capacities().leases; ++i) {
+    if (segment_->lease(ref_.index, i).word.load(std::memory_order_seq_cst) != 0) return;
+  }
+  if (released_.exchange(true, std::memory_order_seq_cst)) return;
+  record().state.store(pack_half(ref_.generation, 0), std::memory_order_seq_cst);
+}
+
+std::uint32_t Worker::take_cell() {
+  for (std::size_t i = 0; i < free_cells_.size(); ++i) {
+    // relaxed: a hint; the fetch_and decides
+    std::uint64_t free = free_cells_[i].load(std::memory_order_relaxed);
+    while (free != 0) {
+      const std::uint64_t bit = free & (~free + 1);
+      // acquire: pairs with return_cell, what the last holder wrote to the cell came before
+      if (free_cells_[i].fetch_and(~bit, std::memory_order_acquire) & bit) {
+        const auto cell = static_cast<std::uint32_t>(i * 64 + static_cast<unsigned>(std::countr_zero(bit)));
+        HalfWord& high = record().leases_high;
+        std::uint32_t seen = high.load(std::memory_order_relaxed);
+        // seq_cst: stored before the first publication above it, so a scan may stop there
+        while (seen <= cell && !high.compare_exchange_weak(seen, cell + 1, std::memory_order_seq_cst)) {
+        }
+        return cell;
+      }
+      free = free_cells_[i].load(std::memory_order_relaxed);
+    }
+  }
+  return kNoCell;
+}
+
+void Worker::return_cell(std::uint32_t cell) {
+  free_cells_[cell / 64].fetch_or(std::uint64_t{1} << (cell % 64), std::memory_order_release);
+}
+
+Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough) {
+  const ProcessIdentity worker = identity_of(segment.worker(index));
+  const Liveness liveness = process_liveness(worker);
+  if (liveness != Liveness::kAlive || !thorough) return liveness;
+  const auto maps = maps_file(worker.pid, segment.device(), segment.inode());
+  return maps && !*maps ? Liveness::kDead : Liveness::kAlive;
+}
+
+std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::size_t stamp_row) {
+  std::uint32_t cleared = 0;
+  const std::uint64_t now = now_ns();
+  for (std::uint32_t i = 0; i < segment.capacities().leases; ++i) {
+    Word& word = segment.lease(worker.index, i).word;
+    const LeaseWord lease = LeaseWord::unpack(word.load(std::memory_order_seq_cst));
+    if (lease.generation == 0) continue;
+    if (lease.backend < segment.capacities().backends) record_use(segment, stamp_row, lease.backend, now);
+    word.store(0, std::memory_order_seq_cst);
+    ++cleared;
+  }
+  const std::uint32_t owner = StateWord::owner_of(worker);
+  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+    WaiterRecord& waiter = segment.waiter(i);
+    std::uint64_t state = waiter.state.load(std::memory_order_acquire);
+    if (low_half(state) == 0 || waiter.owner.load(std::memory_order_acquire) != owner) continue;
+    waiter.state.compare_exchange_strong(state, pack_half(high_half(state), 0), std::memory_order_seq_cst);
+  }
+  std::uint64_t state = pack_half(worker.generation, static_cast<std::uint32_t>(WorkerState::kAttached));
+  segment.worker(worker.index)
+      .state.compare_exchange_strong(state, pack_half(worker.generation, 0), std::memory_order_seq_cst);
+  return cleared;
+}
+
+}  // namespace modelpool
