@@ -1,0 +1,101 @@
+// The waiting line: how an acquire finds its backend, waits for it, or gets the ticket to load it.
+//
+// An Acquisition is one acquire in progress. poll() looks at everything once; between polls its
+// owner waits on the wake word it read before (blocking callers through wait(), others through
+// their worker's wake word).
+//
+// Safety: one thread at a time per Acquisition. In a forked child it does nothing.
+//
+// Crash: a dead waiter's row is cleared by the coordinator; those behind it pass it over after 1 s.
+//
+// Invariants:
+//  1. A free place goes to the first in line, who takes it itself under the mutex; nobody reserves
+//     for another (P5, P6).
+//  2. A ticket is granted only if no live backend serves the model and live < max_backends, both
+//     checked in the hold that reserves (P3, P4).
+//
+// Errors: kTimeout, kQueueFull, kTableFull, kAllPinned, kCoolingDown, kLoadFailed, kNoCoordinator,
+// kNotLoaded, kReplaced, kCancelled, kClosed.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "modelpool/registry.hpp"
+
+namespace modelpool {
+
+inline constexpr std::uint64_t kWaitSlice_ns = kSecond_ns;      // a waker may die before it wakes
+inline constexpr std::uint64_t kHeadPatience_ns = kSecond_ns;   // then a stuck head is passed over
+
+struct AcquisitionOptions {
+  std::string tag;
+  std::uint64_t deadline_ns = 0;        // monotonic
+  std::uint64_t busy_limit_ns = 0;      // the lease's own busy timeout, 0 = none
+  std::uint64_t expected_bytes = 0;
+  std::uint64_t priority = 0;
+  std::uint64_t coordinator_grace_ns = 10 * kSecond_ns;
+  bool may_load = true;                 // false: kNotLoaded instead of a ticket
+  bool wake_worker = false;             // also bump the worker's wake word
+};
+
+struct Pending {};
+struct TicketRef {
+  Worker* worker = nullptr;
+  BackendRef backend;
+};
+using Granted = std::variant<Pending, LeaseRef, TicketRef>;
+
+class Acquisition {
+ public:
+  Acquisition(Worker& worker, std::string model, AcquisitionOptions options);
+  ~Acquisition();  // leaves the line
+  Acquisition(const Acquisition&) = delete;
+  Acquisition& operator=(const Acquisition&) = delete;
+
+  // One look. After anything but Pending the acquisition is over.
+  Result<Granted> poll();
+  // Waits until something may have changed since the last poll began, at most a slice.
+  void wait();
+  // From any thread: makes the current or next wait return and poll say kCancelled.
+  void cancel();
+
+ private:
+  Result<Granted> look();
+  Result<Granted> look_at_backend(const FoundBackend& found, std::uint64_t now);
+  Result<Granted> ask_for_place(std::uint64_t now);
+  Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator, const std::string& for_what);
+  Result<> join_line(const LockGuard& guard, std::uint64_t now);
+  bool has_turn(std::uint64_t now, std::uint32_t places);
+  std::optional<Error> failure_of_awaited(std::uint64_t now);
+  void leave(bool granted);
+  Error refusal(Errc code, const std::string& why) const;
+
+  Worker& worker_;
+  const Segment& segment_;
+  std::string model_;
+  std::uint64_t hash_;
+  AcquisitionOptions options_;
+  std::optional<std::uint32_t> row_;
+  std::uint32_t row_generation_ = 0;
+  std::uint64_t arrival_ = kNever_ns;
+  std::optional<BackendRef> awaited_;
+  std::uint32_t seen_wake_ = 0;
+  HalfWord own_wake_{0};                        // waited on while there is no row
+  std::atomic<HalfWord*> wake_word_{&own_wake_};
+  std::atomic<bool> cancelled_{false};
+  std::uint64_t absent_since_ns_ = 0;
+  std::uint64_t stuck_arrival_ = 0;
+  std::uint64_t stuck_since_ns_ = 0;
+  std::uint64_t passed_arrival_ = 0;
+};
+
+// Wakes who waits for this model.
+void wake_waiters(const Segment& segment, std::uint64_t model_hash);
+// Wakes the head of the line, as many models as there are free places.
+void wake_line(const Segment& segment);
+void wake_everyone(const Segment& segment);
+
+}  // namespace modelpool

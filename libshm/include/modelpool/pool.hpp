@@ -1,0 +1,206 @@
+// What an application includes: attach to a pool, acquire a model, hold a lease while a request
+// runs, load the model when handed the ticket.
+//
+//   auto pool = modelpool::Pool::attach("default");
+//   auto grant = pool->acquire("llama-3-8b", std::chrono::seconds(30));
+//   if (auto* ticket = std::get_if<modelpool::LoadTicket>(&*grant)) {
+//     ticket->spawn({"llama-server", "--port", "4321"});
+//     ... wait until it answers ...
+//     lease = ticket->ready("127.0.0.1:4321");
+//   }
+//
+// Safety: a Pool may be used by any number of threads at once; a Lease or LoadTicket by one at a
+// time, and may move between threads. Nothing is async-signal-safe. After fork, what the child
+// inherited is inert (destroying a Lease there ends nothing) and its Pool attaches anew on first
+// use. The library starts no thread but one per spawned backend, to reap it, and keeps no descriptor
+// a daemonising server would miss.
+//
+// Crash: whatever a worker held when it died, the coordinator clears (P6); backends it loaded stay.
+//
+// Errors: Result carries an Error with a code and a text (P13). Nothing throws.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "modelpool/admission.hpp"
+#include "modelpool/snapshot.hpp"
+#include "modelpool/spawn.hpp"
+
+namespace modelpool {
+
+// A request in flight. While it exists its backend is not evicted (P2). Ends on destruction.
+class Lease {
+ public:
+  Lease() = default;
+  Lease(Lease&& other) noexcept : ref_(other.ref_) { other.ref_.worker = nullptr; }
+  Lease& operator=(Lease&& other) noexcept;
+  ~Lease() { release(); }
+
+  std::string model() const;
+  std::string address() const;
+  pid_t pid() const;                    // 0 for an external backend
+  // The request is getting on: restarts its stall_timeout. Errors: kLeaseLost if its backend was
+  // stopped, kClosed if released or inherited through fork.
+  Result<> progress();
+  // Ends the lease; further calls do nothing.
+  void release();
+  explicit operator bool() const { return ref_.worker != nullptr; }
+
+ private:
+  friend class Pool;
+  friend class LoadTicket;
+  friend class PendingAcquire;
+  explicit Lease(LeaseRef ref) : ref_(ref) {}
+  LeaseRef ref_;
+};
+
+// The exclusive right to start the backend of one model (P4). Used up by ready() or fail(); a
+// ticket destroyed unused fails with "given up". Lost when its process dies or load_timeout passes.
+class LoadTicket {
+ public:
+  LoadTicket() = default;
+  LoadTicket(LoadTicket&& other) noexcept;
+  LoadTicket& operator=(LoadTicket&& other) noexcept;
+  ~LoadTicket();
+
+  const std::string& model() const { return model_; }
+  pid_t pid() const { return pid_; }  // of what was started, 0 before
+
+  // Starts the backend in a session of its own, recorded before it executes. argv[0] is looked up
+  // in PATH. Errors: kSpawnFailed (the ticket stays), kTicketLost, kInvalid.
+  Result<> spawn(const std::vector<std::string>& argv, const SpawnOptions& options = {});
+  // Registers a process the caller started. If it does not lead its own process group, only the
+  // process itself is signalled. Errors: kInvalid for a PID that may not be signalled (P7).
+  Result<> started(pid_t pid);
+  // The backend answers at this address: opens it to everyone and returns the loader's own lease.
+  Result<Lease> ready(std::string_view address, const ReadyOptions& options = {});
+  // The load failed: answers every waiter with the reason, ends what was started, starts the
+  // model's cool-down.
+  Result<> fail(std::string_view reason);
+  explicit operator bool() const { return ref_.worker != nullptr; }
+
+ private:
+  friend class Pool;
+  friend class PendingAcquire;
+  LoadTicket(TicketRef ref, std::string model, std::string tag, std::uint64_t busy_limit_ns);
+  Result<> check() const;
+  void let_go();
+
+  TicketRef ref_;
+  std::string model_;
+  std::string tag_;
+  std::uint64_t busy_limit_ns_ = 0;
+  pid_t pid_ = 0;
+};
+
+using Grant = std::variant<Lease, LoadTicket>;
+
+// When to stop waiting.
+class Deadline {
+ public:
+  template <class Rep, class Period>
+  Deadline(std::chrono::duration<Rep, Period> timeout)  // 0 = do not wait
+      : at_ns_(from_timeout(std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count())) {}
+  Deadline(std::chrono::steady_clock::time_point at)
+      : at_ns_(static_cast<std::uint64_t>(at.time_since_epoch().count())) {}
+  std::uint64_t at_ns() const { return at_ns_; }
+
+ private:
+  static std::uint64_t from_timeout(std::int64_t timeout_ns);
+  std::uint64_t at_ns_;
+};
+inline constexpr std::chrono::seconds kDefaultTimeout{30};
+
+struct PoolOptions {
+  std::string dir;                     // see SegmentOptions
+  bool create = true;
+  Capacities capacities;
+  const Settings* settings = nullptr;  // of a pool created here
+  std::chrono::nanoseconds coordinator_grace = std::chrono::seconds(10);
+};
+
+struct AcquireOptions {
+  std::string tag;                              // at most 31 bytes, shown in events and `leases`
+  std::stop_token stop;                         // cancels the wait
+  std::chrono::nanoseconds busy_timeout{0};     // this request's own; 0 = only the pool's rules
+  std::uint64_t expected_bytes = 0;
+  std::uint64_t priority = 0;
+  bool may_load = true;                         // false: kNotLoaded instead of a ticket
+};
+
+// An acquire that its owner polls: for event loops and other languages.
+class PendingAcquire {
+ public:
+  PendingAcquire(PendingAcquire&&) noexcept;
+  PendingAcquire& operator=(PendingAcquire&&) noexcept;
+  ~PendingAcquire();
+  // Nothing yet: std::nullopt. Never blocks.
+  Result<std::optional<Grant>> poll();
+  // Blocks until a poll may say something new, at most a second.
+  void wait();
+  void cancel();  // from any thread
+
+ private:
+  friend class Pool;
+  struct State;
+  explicit PendingAcquire(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+class Pool {
+ public:
+  // Joins the pool of that name, creating it if there is none (and options.create).
+  static Result<Pool> attach(std::string_view name = "default", const PoolOptions& options = {});
+  Pool(Pool&&) noexcept;
+  Pool& operator=(Pool&&) noexcept;
+  ~Pool();  // leases and tickets out stay valid
+
+  // A lease if the model is loaded, a ticket if the caller is to load it. Waits for either until
+  // the deadline. Errors: see admission.hpp.
+  Result<Grant> acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
+                        const AcquireOptions& options = {});
+  // `wake_worker`: wakers also bump wake_word(), for one helper thread that serves many waits.
+  Result<PendingAcquire> begin_acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
+                                       const AcquireOptions& options = {}, bool wake_worker = false);
+
+  // The model's backend was used now, without a request in flight. Errors: kNotLoaded.
+  Result<> touch(std::string_view model);
+  Result<> pin(std::string_view model);
+  Result<> unpin(std::string_view model);
+  // Asks the coordinator to end the model's backend; force cuts its leases. Does not wait.
+  Result<> evict(std::string_view model, bool force = false);
+
+  Result<std::uint32_t> limit();                     // max_backends, 0 = no limit
+  Result<> set_limit(std::uint32_t max_backends);
+  // Sets one of the pool's settings, named and written as everywhere ("idle_timeout", "15m").
+  Result<> set(std::string_view name, std::string_view value);
+  Result<> set(const std::vector<std::pair<std::string, std::string>>& values);  // all or none
+
+  Result<Snapshot> snapshot();
+  const Segment& segment() const;
+  std::shared_ptr<Segment> shared_segment() const;
+  Result<const HalfWord*> wake_word();
+
+  // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed.
+  void close();
+
+ private:
+  struct Impl;
+  explicit Pool(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Changes the pool's settings under the mutex, all or none, and lets everyone know.
+Result<> change_settings(const Segment& segment,
+                         const std::vector<std::pair<std::string, std::string>>& values, Origin origin);
+Result<> publish_settings(const Segment& segment, const Settings& settings);
+
+}  // namespace modelpool

@@ -1,0 +1,107 @@
+// Backends: their slots, tickets and states.
+//
+//            reserve            record_start         publish_ready
+//   FREE ----------> RESERVED ------------> STARTING ------------> READY <---------+
+//    ^ (mutex)          |  ^ forget_start      |                     | close       | reopen
+//    |                  |  +-------------------+                     v             |
+//    |                  |                      |                  EVICTING --------+
+//    | free             | lose                 | lose                | commit
+//    |                  v                      v                     v
+//   (g+1) <----------- GONE <-------------- STOPPING <---------------+
+//                               gone
+// Every arrow is one CAS of the state word and is written down once, here.
+//
+// Safety: any thread; reserve and the histories under the mutex, all else lock-free.
+//
+// Crash: before the CAS nothing has happened, after it everything has. A ticket whose worker died
+// is seen by its owner field; EVICTING of a dead epoch goes back to READY by whoever proves it dead.
+//
+// Errors: kTicketLost when the slot is no longer the ticket's.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "modelpool/leases.hpp"
+
+namespace modelpool {
+
+// A slot that is not overdue: a backend that could not be killed for stop_grace plus this much no
+// longer blocks its own model (it still counts).
+inline constexpr std::uint64_t kUnkillableAfterGrace_ns = 10 * kSecond_ns;
+
+struct FoundBackend {
+  BackendRef ref;
+  StateWord state;
+};
+
+// The live backend of a model, if any. A slot that is STOPPING and overdue does not count.
+std::optional<FoundBackend> find_backend(const Segment& segment, std::string_view model,
+                                         std::uint64_t hash);
+inline std::optional<FoundBackend> find_backend(const Segment& segment, std::string_view model) {
+  return find_backend(segment, model, hash_name(model));
+}
+// The coordinator's mark that a STOPPING slot is overdue: it sets the model's hash to this.
+inline constexpr std::uint64_t kHashOverdue = 0;
+
+StateWord load_state(const Segment& segment, std::uint32_t backend);
+std::uint32_t count_live(const Segment& segment);
+
+// FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit.
+std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
+                                  std::string_view model, std::uint64_t now);
+
+// The ticket holder's transitions; `owner` is its Worker::owner_word().
+struct Started {
+  ProcessIdentity process;
+  pid_t group = 0;        // 0: signal only the process
+  bool has_token = false; // carries MODELPOOL_BACKEND
+};
+Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner,
+                      const Started& started);
+// The program could not be executed: the ticket is as before record_start.
+Result<> forget_start(const Segment& segment, BackendRef ref, std::uint32_t owner);
+
+struct ReadyOptions {
+  std::uint64_t size_bytes = 0;   // 0 = unknown
+  bool pinned = false;
+  bool external = false;          // without a process: counted and leased, never signalled
+  std::string label;              // at most 31 bytes; modelpool does not interpret it
+  std::uint64_t device_mask = 0;  // nor this
+  Overrides overrides;            // most specific of all settings
+};
+// STARTING (or RESERVED, external) -> READY. The caller has published the loader's lease.
+Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t owner,
+                       std::string_view address, const ReadyOptions& options);
+// The holder gives its ticket up, or acknowledges that it was taken.
+void give_up(const Segment& segment, BackendRef ref, std::uint32_t owner);
+
+// Control words: CAS within a generation. False if the backend is not live in that generation.
+bool set_control(const Segment& segment, BackendRef ref, std::uint32_t set, std::uint32_t clear);
+std::uint32_t load_control(const Segment& segment, BackendRef ref);
+void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_exit);
+
+// The coordinator's transitions. Each returns whether it took place.
+bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch);  // READY -> EVICTING
+bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch);           // EVICTING -> READY
+bool commit_stop(const Segment& segment, BackendRef ref, std::uint32_t epoch);      // EVICTING -> STOPPING
+bool lose_ticket(const Segment& segment, BackendRef ref, StateWord seen);  // -> GONE or STOPPING
+bool mark_gone(const Segment& segment, BackendRef ref);                    // STOPPING -> GONE
+bool disown_ticket(const Segment& segment, BackendRef ref);                // owner proved dead
+bool free_slot(const Segment& segment, BackendRef ref);                    // GONE, unowned -> FREE
+
+// Histories of models.
+std::optional<LoadHistory> find_history(const Segment& segment, std::string_view model);
+// The caller holds the mutex. Takes the place of the longest untouched history when all are in use.
+void write_history(const Segment& segment, const LockGuard& guard, std::string_view model,
+                   const LoadHistory& history);
+// A failed load: counts it, starts the cool-down, keeps the text. Under the mutex, before the
+// transition that tells the waiters.
+void write_failure(const Segment& segment, const LockGuard& guard, std::string_view model,
+                   BackendRef ref, std::string_view error, std::uint32_t packed_exit,
+                   std::uint64_t now);
+inline std::uint64_t pack_ref(BackendRef ref) { return pack_half(ref.generation, ref.index); }
+
+}  // namespace modelpool

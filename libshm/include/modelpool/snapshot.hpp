@@ -1,0 +1,145 @@
+// A copy of everything in the segment, as values, and the invariants it must satisfy. The one
+// reader path: coordinator, tools and tests look through it (P12).
+//
+// Safety: reads only, takes no lock, works on read-only maps and copied files. One thread per reader.
+//
+// Crash: records of the dead are shown as they are; a torn or corrupt record is skipped and named in
+// `damage`.
+//
+// Errors: none; what cannot be believed is reported, never asserted on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "modelpool/registry.hpp"
+
+namespace modelpool {
+
+struct LeaseView {
+  BackendRef backend;
+  std::uint32_t worker = 0;  // row
+  std::uint32_t cell = 0;
+  std::uint64_t word = 0;
+  std::uint64_t start_ns = 0;
+  std::uint64_t progress_ns = 0;
+  std::uint64_t limit_ns = 0;
+  std::string tag;
+};
+
+struct BackendView {
+  BackendRef ref;
+  StateWord state;
+  std::string model;
+  std::string address;
+  std::string label;
+  ProcessIdentity process;   // pid 0: none known
+  pid_t group = 0;
+  std::uint32_t control = 0;
+  std::uint32_t exit_status = 0;
+  std::uint32_t traits = 0;
+  std::uint64_t reserved_ns = 0;
+  std::uint64_t started_ns = 0;
+  std::uint64_t ready_ns = 0;
+  std::uint64_t size_bytes = 0;
+  std::uint64_t device_mask = 0;
+  std::uint32_t owner_pid = 0;
+  Overrides overrides;
+  StopRecord stop;
+  std::uint64_t noted = 0;
+  std::uint64_t drain_failed_ns = 0;
+  bool overdue = false;      // would not die; no longer blocks its model
+  // Derived.
+  std::uint32_t in_flight = 0;
+  std::uint64_t oldest_start_ns = kNever_ns;  // of its leases
+  std::uint64_t newest_start_ns = 0;
+  std::uint64_t last_used_ns = 0;             // at least ready_ns
+
+  bool pinned() const { return control & kControlPinned; }
+  bool external() const { return traits & kTraitExternal; }
+  bool live() const { return is_live(state.state); }
+};
+
+struct WorkerView {
+  WorkerRef ref;
+  ProcessIdentity process;
+  std::uint64_t attached_ns = 0;
+  std::string command;
+  std::uint32_t leases = 0;
+};
+
+struct WaiterView {
+  std::uint32_t row = 0;
+  std::uint32_t generation = 0;
+  std::uint32_t owner = 0;  // StateWord::owner_of(worker)
+  pid_t pid = 0;
+  std::string model;
+  std::uint64_t arrival = 0;
+  std::uint64_t since_ns = 0;
+  std::uint64_t deadline_ns = 0;
+  std::uint64_t expected_bytes = 0;
+  std::uint64_t priority = 0;
+  std::string tag;
+};
+
+struct CoordinatorView {
+  CoordinatorIdentity identity;
+  std::uint64_t started_ns = 0;
+  std::uint64_t last_scan_ns = 0;
+  std::uint64_t scans = 0;
+  bool left = false;
+};
+
+struct Snapshot {
+  std::uint64_t now_ns = 0;
+  std::shared_ptr<const Settings> settings;  // null: the pool never had any
+  std::uint64_t settings_generation = 0;
+  std::vector<BackendView> backends;  // not FREE, by slot
+  std::vector<WorkerView> workers;    // attached, by row
+  std::vector<WaiterView> waiters;    // by arrival
+  std::vector<LeaseView> leases;      // by worker row, cell
+  CoordinatorView coordinator;
+  std::vector<std::string> damage;
+
+  std::uint32_t live() const;
+  std::uint32_t ready() const;
+  const BackendView* find(BackendRef ref) const;
+  const BackendView* find_model(std::string_view model) const;  // its live backend
+  const WorkerView* find_worker(std::uint32_t owner_word) const;
+  std::uint32_t max_backends() const;  // 0 = no limit
+};
+
+// Keeps what it read: a payload is copied again only when its slot changed.
+class SnapshotReader {
+ public:
+  explicit SnapshotReader(std::shared_ptr<const Segment> segment);
+  ~SnapshotReader();
+  // The copy is valid until the next call.
+  const Snapshot& read();
+
+ private:
+  struct Cache;
+  std::shared_ptr<const Segment> segment_;
+  std::unique_ptr<Cache> cache_;
+};
+
+struct HistoryView {
+  std::string model;
+  LoadHistory history;
+};
+std::vector<HistoryView> read_histories(const Segment& segment);
+
+struct EventView {
+  std::uint64_t sequence = 0;
+  EventData data;
+};
+// Events with sequence numbers from `first` on that are still in the ring, oldest first.
+std::vector<EventView> read_events(const Segment& segment, std::uint64_t first);
+
+// What is wrong with it, one sentence each; empty if nothing. `settled`: no operation is in progress
+// and a coordinator has run, so transitional states are findings too.
+std::vector<std::string> check_invariants(const Snapshot& snapshot, bool settled);
+
+}  // namespace modelpool

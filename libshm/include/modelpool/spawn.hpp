@@ -1,0 +1,40 @@
+// Starting a process so that there is no instant in which it runs unknown (P6, P9).
+//
+// The child is created with its own session and waits at a gate. The caller records it in the
+// segment, then opens the gate; only then the child executes the program. If the caller dies first,
+// the child dies with it. The child never writes the segment.
+//
+// Safety: any thread. The child shares the parent's memory without suspending it (a fork of a
+// process with gigabytes resident takes tens of milliseconds) and makes raw system calls only.
+//
+// Crash: before record_start the child dies by its parent's death; after it the slot names it.
+//
+// Errors: kSpawnFailed with the program and the reason (not found, not executable), kSystem.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "modelpool/process.hpp"
+#include "modelpool/result.hpp"
+
+namespace modelpool {
+
+struct SpawnOptions {
+  std::vector<std::string> env;  // "NAME=value", added to or replacing the caller's environment
+  std::string cwd;               // empty: the caller's
+  std::string output;            // file that stdout and stderr are appended to; empty: /dev/null
+  std::string error_output;      // another one for stderr; empty: as stdout
+};
+
+// `at_gate` runs while the child waits; an error from it ends the child and is returned.
+// `on_failed_exec` runs if the program could not be executed, before the child ends.
+Result<ProcessIdentity> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
+                                    const std::function<Result<>(const ProcessIdentity&)>& at_gate,
+                                    const std::function<void()>& on_failed_exec);
+
+// Waits for exactly this child on a thread of its own and hands over its packed exit status.
+void reap_when_exited(const ProcessIdentity& child, std::function<void(std::uint32_t)> on_exit);
+
+}  // namespace modelpool

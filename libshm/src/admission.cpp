@@ -1,0 +1,425 @@
+#include "modelpool/admission.hpp"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool {
+namespace {
+
+// At most this many places are handed out at once; those behind are woken as these are taken.
+constexpr std::uint32_t kLineWidth = 64;
+
+// The hashes of the models that are live, sorted. Allocated once per thread, outside the mutex.
+std::vector<std::uint64_t>& live_hashes(const Segment& segment) {
+  thread_local std::vector<std::uint64_t> hashes;
+  hashes.reserve(segment.capacities().backends);
+  hashes.clear();
+  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+    if (!is_live(load_state(segment, i).state)) continue;
+    hashes.push_back(segment.backend(i).model_hash.load(std::memory_order_acquire));
+  }
+  std::sort(hashes.begin(), hashes.end());
+  return hashes;
+}
+
+std::uint32_t limit_of(const Settings* settings) {
+  return settings == nullptr ? 0 : static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
+}
+
+struct Head {
+  std::uint64_t arrival = kNever_ns;
+  std::uint64_t hash = 0;
+  std::uint32_t row = 0;
+};
+
+// The earliest waiter for a place that arrived after `after` and whose model is not in `skip`.
+Head next_head(const Segment& segment, const std::vector<std::uint64_t>& live, std::uint64_t after,
+               const std::uint64_t* skip, std::size_t skip_count, std::uint64_t now) {
+  Head head;
+  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+    const WaiterRecord& row = segment.waiter(i);
+    if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
+    const std::uint64_t arrival = row.arrival.load(std::memory_order_acquire);
+    if (arrival <= after || arrival >= head.arrival) continue;
+    if (row.deadline_ns.load(std::memory_order_acquire) < now) continue;  // it has left, or will
+    const std::uint64_t hash = row.model_hash.load(std::memory_order_acquire);
+    if (std::find(skip, skip + skip_count, hash) != skip + skip_count) continue;
+    if (std::binary_search(live.begin(), live.end(), hash)) continue;  // waits for a load, not a place
+    head = {arrival, hash, i};
+  }
+  return head;
+}
+
+void wake_row(const Segment& segment, WaiterRecord& row) {
+  row.wake.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(row.wake);
+  if ((row.flags.load(std::memory_order_acquire) & kWaiterAsync) == 0) return;
+  const std::uint32_t index = (row.owner.load(std::memory_order_acquire) & 0xfff) - 1;
+  if (index >= segment.capacities().workers) return;
+  HalfWord& worker_wake = segment.worker(index).wake;
+  worker_wake.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(worker_wake);
+}
+
+bool all_live_are_pinned(const Segment& segment) {
+  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+    const StateWord state = load_state(segment, i);
+    if (!is_live(state.state)) continue;
+    if (state.state != BackendState::kReady && state.state != BackendState::kEvicting) return false;
+    if ((load_control(segment, {i, state.generation}) & kControlPinned) == 0) return false;
+  }
+  return true;
+}
+
+// Is the worker that a ticket's owner field names proved dead?
+bool holder_died(const Segment& segment, std::uint32_t owner) {
+  const std::uint32_t index = (owner & 0xfff) - 1;
+  if (index >= segment.capacities().workers) return false;
+  const std::uint64_t state = segment.worker(index).state.load(std::memory_order_seq_cst);
+  if (low_half(state) == 0 || StateWord::owner_of({index, high_half(state)}) != owner) return true;
+  return worker_liveness(segment, index, false) == Liveness::kDead;
+}
+
+}  // namespace
+
+void wake_waiters(const Segment& segment, std::uint64_t model_hash) {
+  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+    WaiterRecord& row = segment.waiter(i);
+    if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
+    if (row.model_hash.load(std::memory_order_acquire) == model_hash) wake_row(segment, row);
+  }
+}
+
+void wake_line(const Segment& segment) {
+  const std::uint32_t limit = limit_of(current_settings(segment));
+  const std::uint32_t live = count_live(segment);
+  if (limit != 0 && live >= limit) return;
+  const std::uint32_t places = limit == 0 ? kLineWidth : std::min(kLineWidth, limit - live);
+  const std::vector<std::uint64_t>& hashes = live_hashes(segment);
+  std::array<std::uint64_t, kLineWidth> woken;
+  const std::uint64_t now = now_ns();
+  std::uint64_t after = 0;
+  for (std::uint32_t i = 0; i < places; ++i) {
+    const Head head = next_head(segment, hashes, after, woken.data(), i, now);
+    if (head.arrival == kNever_ns) return;
+    wake_row(segment, segment.waiter(head.row));
+    woken[i] = head.hash;
+    after = head.arrival;
+  }
+}
+
+void wake_everyone(const Segment& segment) {
+  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+    WaiterRecord& row = segment.waiter(i);
+    if (low_half(row.state.load(std::memory_order_seq_cst)) != 0) wake_row(segment, row);
+  }
+}
+
+Acquisition::Acquisition(Worker& worker, std::string model, AcquisitionOptions options)
+    : worker_(worker),
+      segment_(worker.segment()),
+      model_(std::move(model)),
+      hash_(hash_name(model_)),
+      options_(std::move(options)) {
+  worker_.hold();
+}
+
+Acquisition::~Acquisition() {
+  if (!worker_.owned()) return;
+  leave(false);
+  worker_.drop();
+}
+
+Result<Granted> Acquisition::poll() {
+  if (!worker_.owned()) {
+    return fail(refusal(Errc::kClosed, "this wait was begun before fork; begin another one"));
+  }
+  for (;;) {
+    // Read the word, then look: who changes something after the look bumps it.
+    seen_wake_ = wake_word_.load(std::memory_order_relaxed)->load(std::memory_order_seq_cst);
+    if (cancelled_.load(std::memory_order_acquire)) {
+      leave(false);
+      return fail(refusal(Errc::kCancelled, "cancelled"));
+    }
+    const bool was_in_line = row_.has_value();
+    auto result = look();
+    const bool pending = result && std::holds_alternative<Pending>(*result);
+    if (!pending) {
+      leave(result.has_value());
+      return result;
+    }
+    if (was_in_line || !row_) return result;
+    // The row was published just now: what happened before that woke nobody. Look again.
+  }
+}
+
+void Acquisition::wait() {
+  const HalfWord& word = *wake_word_.load(std::memory_order_relaxed);
+  const std::uint64_t until = std::min(now_ns() + kWaitSlice_ns, options_.deadline_ns);
+  futex_wait(word, seen_wake_, until);
+}
+
+void Acquisition::cancel() {
+  cancelled_.store(true, std::memory_order_release);
+  HalfWord& word = *wake_word_.load(std::memory_order_acquire);
+  word.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(word);
+}
+
+Result<Granted> Acquisition::look() {
+  const std::uint64_t now = now_ns();
+  // Every turn of this loop is another process's progress; a neighbour that reloads and loses a
+  // model as fast as we look would keep us, so it is bounded and then waits like everyone.
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    const auto found = find_backend(segment_, model_, hash_);
+    if (!found) return ask_for_place(now);
+    if (found->state.state == BackendState::kReady) {
+      LeaseRef lease;
+      switch (begin_lease(worker_, found->ref, options_.busy_limit_ns, options_.tag, &lease)) {
+        case BeginResult::kGranted: return Granted{lease};
+        case BeginResult::kNoCell:
+          return fail(refusal(Errc::kTableFull, "this worker holds " +
+                                                    std::to_string(segment_.capacities().leases) +
+                                                    " leases already; create the pool with more --leases"));
+        case BeginResult::kNotReady: continue;
+      }
+    }
+    if (found->state.state == BackendState::kEvicting) {
+      // The judge that closed it may be dead: then it is open again, by whoever proves that.
+      CoordinatorIdentity judge;
+      const Liveness liveness = coordinator_liveness(segment_, &judge);
+      // A later epoch proves the earlier one dead: there is one coordinator at a time.
+      const bool of_judge = StateWord::owner_of_epoch(judge.epoch) == found->state.owner;
+      if (liveness == Liveness::kDead || !of_judge) {
+        if (reopen(segment_, found->ref, found->state.owner)) wake_waiters(segment_, hash_);
+        continue;
+      }
+    }
+    return look_at_backend(*found, now);
+  }
+  return keep_waiting(now, false, "it changes faster than it can be leased");
+}
+
+Result<Granted> Acquisition::look_at_backend(const FoundBackend& found, std::uint64_t now) {
+  switch (found.state.state) {
+    case BackendState::kReserved:
+    case BackendState::kStarting:
+      if (awaited_ && *awaited_ != found.ref) {
+        if (auto failure = failure_of_awaited(now)) return fail(*failure);
+      }
+      awaited_ = found.ref;
+      return keep_waiting(now, holder_died(segment_, found.state.owner), "it is being loaded");
+    case BackendState::kEvicting:
+      return keep_waiting(now, true, "it is being evicted");
+    default:
+      if (auto failure = failure_of_awaited(now)) return fail(*failure);
+      return keep_waiting(now, true, "its backend is being stopped");
+  }
+}
+
+std::optional<Error> Acquisition::failure_of_awaited(std::uint64_t now) {
+  const auto history = find_history(segment_, model_);
+  if (!history) {
+    awaited_.reset();
+    return std::nullopt;
+  }
+  std::string text = escape(field_text(history->error));
+  if (const std::string ended = exit_text(static_cast<std::uint32_t>(history->exit_status)); !ended.empty()) {
+    text += " (" + ended + ")";
+  }
+  const std::uint64_t remaining =
+      history->cooldown_until_ns > now ? history->cooldown_until_ns - now : 0;
+  if (awaited_ && history->failed_backend == pack_ref(*awaited_)) {
+    Error error = refusal(Errc::kLoadFailed, "its load failed: " + text);
+    error.retry_after_ns = remaining;
+    return error;
+  }
+  awaited_.reset();
+  if (remaining > 0 && history->failures > 0) {
+    Error error = refusal(Errc::kCoolingDown, "its last load failed: " + text + "; it cools down for another " +
+                                                  format_age(remaining));
+    error.retry_after_ns = remaining;
+    return error;
+  }
+  return std::nullopt;
+}
+
+Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
+  if (auto failure = failure_of_awaited(now)) return fail(*failure);
+  if (!options_.may_load) {
+    return fail(refusal(Errc::kNotLoaded, "no backend serves it"));
+  }
+  if (segment_.is_replaced()) {
+    return fail(refusal(Errc::kReplaced, "the pool " + segment_.path() +
+                                             " was removed or replaced under this process; attach again"));
+  }
+  if (segment_.coordinator().leaving.load(std::memory_order_acquire) == kLeavingForGood) {
+    return fail(refusal(Errc::kNoCoordinator, "the pool is being shut down"));
+  }
+  const Settings* settings = current_settings(segment_);
+  if (settings == nullptr) {
+    return keep_waiting(now, true, "the pool has no settings yet; start coordinatord");
+  }
+  const std::uint32_t limit = limit_of(settings);
+  const std::uint32_t live = count_live(segment_);
+  if (limit != 0 && live >= limit && all_live_are_pinned(segment_)) {
+    return fail(refusal(Errc::kAllPinned, "all " + std::to_string(live) +
+                                              " backends are pinned; unpin one or raise max_backends"));
+  }
+  const std::uint32_t places = limit == 0 ? kLineWidth : limit > live ? std::min(kLineWidth, limit - live) : 0;
+  const bool turn = limit == 0 || has_turn(now, places);
+  const std::string for_what =
+      "no place is free (" + std::to_string(live) + " of " + std::to_string(limit) + " in use)";
+  const bool expired = now >= options_.deadline_ns;
+  if (!turn && (row_ || expired)) return keep_waiting(now, places == 0, for_what);
+
+  live_hashes(segment_);  // allocates here what has_turn uses under the mutex
+  {
+    auto lock = segment_.lock_structure();
+    if (!lock) return fail(lock.error());
+    if (!find_backend(segment_, model_, hash_)) {
+      const std::uint32_t limit_now = limit_of(current_settings(segment_));
+      const std::uint32_t live_now = count_live(segment_);
+      const std::uint32_t places_now =
+          limit_now == 0 ? kLineWidth : limit_now > live_now ? std::min(kLineWidth, limit_now - live_now) : 0;
+      if (limit_now == 0 || has_turn(now, places_now)) {
+        const auto reserved = reserve(segment_, *lock, worker_.ref(), model_, now);
+        if (!reserved) {
+          return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().backends) +
+                                                    " backend slots are taken; create the pool with more --backends"));
+        }
+        worker_.hold();
+        awaited_.reset();
+        ring(segment_);
+        return Granted{TicketRef{&worker_, *reserved}};
+      }
+    }
+    if (!row_ && !expired) {
+      if (auto joined = join_line(*lock, now); !joined) return fail(joined.error());
+    }
+  }
+  return keep_waiting(now, false, for_what);
+}
+
+// Pending, unless the wait is over. A waiter of a live model joins the line too: its row is where
+// the ready wakes it.
+Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordinator, const std::string& for_what) {
+  bool absent = false;
+  if (needs_coordinator) {
+    CoordinatorIdentity judge;
+    absent = coordinator_liveness(segment_, &judge) == Liveness::kDead;
+    if (!absent) absent_since_ns_ = 0;
+    if (absent && absent_since_ns_ == 0) absent_since_ns_ = now;
+  }
+  if (absent && (now >= options_.deadline_ns ||
+                 now - absent_since_ns_ >= options_.coordinator_grace_ns)) {
+    return fail(refusal(Errc::kNoCoordinator,
+                        for_what + " and no coordinator is running; start coordinatord --pool " + segment_.name()));
+  }
+  if (now >= options_.deadline_ns) return fail(refusal(Errc::kTimeout, "timed out: " + for_what));
+  if (!row_) {
+    auto lock = segment_.lock_structure();
+    if (!lock) return fail(lock.error());
+    if (auto joined = join_line(*lock, now); !joined) return fail(joined.error());
+  }
+  return Granted{Pending{}};
+}
+
+Result<> Acquisition::join_line(const LockGuard&, std::uint64_t now) {
+  const Settings* settings = current_settings(segment_);
+  const std::uint64_t max_waiters = settings == nullptr
+                                        ? setting_info(Setting::kMaxWaiters).default_value
+                                        : settings->get(Setting::kMaxWaiters);
+  std::optional<std::uint32_t> place;
+  std::uint64_t waiting = 0;
+  for (std::uint32_t i = 0; i < segment_.capacities().waiters; ++i) {
+    if (low_half(segment_.waiter(i).state.load(std::memory_order_seq_cst)) != 0) {
+      ++waiting;
+    } else if (!place) {
+      place = i;
+    }
+  }
+  if (waiting >= max_waiters) {
+    return fail(refusal(Errc::kQueueFull, std::to_string(waiting) + " are waiting already (max_waiters)"));
+  }
+  if (!place) {
+    return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().waiters) +
+                                              " waiter rows are taken; create the pool with more --waiters"));
+  }
+  WaiterRecord& row = segment_.waiter(*place);
+  const std::uint32_t generation = high_half(row.state.load(std::memory_order_relaxed)) + 1;
+  Word& next = segment_.line().next_arrival;
+  arrival_ = next.load(std::memory_order_relaxed) + 1;  // relaxed: only under the mutex
+  next.store(arrival_, std::memory_order_relaxed);
+  row.flags.store(options_.wake_worker ? kWaiterAsync : 0, std::memory_order_release);
+  row.owner.store(worker_.owner_word(), std::memory_order_release);
+  row.arrival.store(arrival_, std::memory_order_release);
+  row.since_ns.store(now, std::memory_order_release);
+  row.deadline_ns.store(options_.deadline_ns, std::memory_order_release);
+  row.expected_bytes.store(options_.expected_bytes, std::memory_order_release);
+  row.priority.store(options_.priority, std::memory_order_release);
+  row.model_hash.store(hash_, std::memory_order_release);
+  row.pid.store(worker_.record().pid.load(std::memory_order_relaxed), std::memory_order_release);
+  row.tag.store(options_.tag);
+  row.model.store(model_);
+  row_ = *place;
+  row_generation_ = generation;
+  wake_word_.store(&row.wake, std::memory_order_release);
+  // seq_cst: whoever changes something after this store sees the row and wakes it
+  row.state.store(pack_half(generation, static_cast<std::uint32_t>(WaiterState::kWaiting)), std::memory_order_seq_cst);
+  ring(segment_);
+  return {};
+}
+
+// Is this waiter's model among the first `places` of the line?
+bool Acquisition::has_turn(std::uint64_t now, std::uint32_t places) {
+  if (places == 0) {
+    stuck_arrival_ = 0;
+    passed_arrival_ = 0;
+    return false;
+  }
+  const std::vector<std::uint64_t>& live = live_hashes(segment_);
+  std::array<std::uint64_t, kLineWidth> ahead;
+  std::uint64_t after = passed_arrival_;
+  std::uint64_t first = 0;
+  for (std::uint32_t i = 0; i < places; ++i) {
+    const Head head = next_head(segment_, live, after, ahead.data(), i, now);
+    if (head.arrival == kNever_ns || head.hash == hash_ || head.arrival > arrival_) return true;
+    if (i == 0) first = head.arrival;
+    ahead[i] = head.hash;
+    after = head.arrival;
+  }
+  // A place is free, and those before us do not take it. One second of that and the first of them
+  // is passed over, for this one place.
+  if (first != stuck_arrival_) {
+    stuck_arrival_ = first;
+    stuck_since_ns_ = now;
+  } else if (now - stuck_since_ns_ >= kHeadPatience_ns) {
+    passed_arrival_ = first;
+    stuck_arrival_ = 0;
+    return has_turn(now, places);
+  }
+  return false;
+}
+
+void Acquisition::leave(bool granted) {
+  if (!row_) return;
+  std::uint64_t waiting = pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting));
+  wake_word_.store(&own_wake_, std::memory_order_release);
+  // CAS: a coordinator that took us for dead may have freed the row already
+  segment_.waiter(*row_).state.compare_exchange_strong(waiting, pack_half(row_generation_, 0), std::memory_order_seq_cst);
+  row_.reset();
+  arrival_ = kNever_ns;
+  if (granted) return;
+  wake_line(segment_);
+  ring(segment_);
+}
+
+Error Acquisition::refusal(Errc code, const std::string& why) const {
+  return Error{code, "unable to acquire " + escape(model_) + ": " + why, 0, 0};
+}
+
+}  // namespace modelpool

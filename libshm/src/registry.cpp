@@ -1,0 +1,281 @@
+#include "modelpool/registry.hpp"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool {
+namespace {
+
+// One arrow of the diagram in registry.hpp. seq_cst: leases validate against this word.
+bool move(const Segment& segment, std::uint32_t backend, StateWord from, StateWord to) {
+  std::uint64_t expected = from.pack();
+  return segment.backend(backend).state.compare_exchange_strong(expected, to.pack(), std::memory_order_seq_cst);
+}
+
+tl::unexpected<Error> ticket_lost(const Segment& segment, BackendRef ref) {
+  const BackendRecord& record = segment.backend(ref.index);
+  const StopRecord stop = record.stop.load();
+  std::string why = "load_timeout passed, or the load was stopped";
+  if (stop.generation == ref.generation) {
+    why = std::string(reason_name(stop.reason));
+    if (stop.limit_ns != kNever_ns) why += " after " + format_age(stop.limit_ns);
+  }
+  return fail(Errc::kTicketLost, "unable to load " + escape(record.model.load()) +
+                                     ": the ticket was lost (" + why + "); acquire again");
+}
+
+}  // namespace
+
+StateWord load_state(const Segment& segment, std::uint32_t backend) {
+  return StateWord::unpack(segment.backend(backend).state.load(std::memory_order_seq_cst));
+}
+
+std::optional<FoundBackend> find_backend(const Segment& segment, std::string_view model, std::uint64_t hash) {
+  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+    const BackendRecord& record = segment.backend(i);
+    const StateWord state = load_state(segment, i);
+    if (!is_live(state.state)) continue;
+    // acquire: the name was written before the state that this generation began with
+    if (record.model_hash.load(std::memory_order_acquire) != hash || !record.model.equals(model)) continue;
+    const StateWord again = load_state(segment, i);
+    if (again.generation == state.generation && is_live(again.state)) {
+      return FoundBackend{{i, again.generation}, again};
+    }
+  }
+  return std::nullopt;
+}
+
+std::uint32_t count_live(const Segment& segment) {
+  std::uint32_t live = 0;
+  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+    live += is_live(load_state(segment, i).state);
+  }
+  return live;
+}
+
+std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, WorkerRef worker,
+                                  std::string_view model, std::uint64_t now) {
+  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+    const StateWord state = load_state(segment, i);
+    if (state.state != BackendState::kFree) continue;
+    const std::uint32_t generation = std::max(1u, state.generation);
+    BackendRecord& record = segment.backend(i);
+    // release: nobody reads these before the state names the generation
+    record.pid.store(0, std::memory_order_release);
+    record.group.store(0, std::memory_order_release);
+    record.start_ticks.store(0, std::memory_order_release);
+    record.pidfd_inode.store(0, std::memory_order_release);
+    record.control.store(pack_half(generation, 0), std::memory_order_release);
+    record.exit_status.store(pack_half(generation, 0), std::memory_order_release);
+    record.traits.store(pack_half(generation, 0), std::memory_order_release);
+    record.reserved_ns.store(now, std::memory_order_release);
+    record.started_ns.store(0, std::memory_order_release);
+    record.ready_ns.store(0, std::memory_order_release);
+    record.size_bytes.store(0, std::memory_order_release);
+    record.device_mask.store(0, std::memory_order_release);
+    record.owner_pid.store(segment.worker(worker.index).pid.load(std::memory_order_acquire), std::memory_order_release);
+    record.model.store(model);
+    record.address.store({});
+    record.label.store({});
+    record.overrides.store(Overrides{});
+    record.model_hash.store(hash_name(model), std::memory_order_release);
+    record.drain_failed_ns.store(0, std::memory_order_release);
+    const BackendRef ref{i, generation};
+    if (move(segment, i, state, {generation, StateWord::owner_of(worker), BackendState::kReserved})) return ref;
+  }
+  return std::nullopt;
+}
+
+Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner, const Started& started) {
+  BackendRecord& record = segment.backend(ref.index);
+  record.pid.store(static_cast<std::uint32_t>(started.process.pid), std::memory_order_release);
+  record.group.store(static_cast<std::uint32_t>(started.group), std::memory_order_release);
+  record.start_ticks.store(started.process.start_ticks, std::memory_order_release);
+  record.pidfd_inode.store(started.process.pidfd_inode, std::memory_order_release);
+  record.traits.store(pack_half(ref.generation, started.has_token ? kTraitToken : 0), std::memory_order_release);
+  record.started_ns.store(now_ns(), std::memory_order_release);
+  if (!move(segment, ref.index, {ref.generation, owner, BackendState::kReserved},
+            {ref.generation, owner, BackendState::kStarting})) {
+    return ticket_lost(segment, ref);
+  }
+  return {};
+}
+
+Result<> forget_start(const Segment& segment, BackendRef ref, std::uint32_t owner) {
+  if (!move(segment, ref.index, {ref.generation, owner, BackendState::kStarting},
+            {ref.generation, owner, BackendState::kReserved})) {
+    return ticket_lost(segment, ref);
+  }
+  return {};
+}
+
+Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t owner,
+                       std::string_view address, const ReadyOptions& options) {
+  BackendRecord& record = segment.backend(ref.index);
+  const StateWord starting{ref.generation, owner, BackendState::kStarting};
+  const StateWord reserved{ref.generation, owner, BackendState::kReserved};
+  const StateWord now_state = load_state(segment, ref.index);
+  if (now_state != starting && now_state != reserved) return ticket_lost(segment, ref);
+  if (now_state == reserved && !options.external) {
+    return fail(Errc::kInvalid, "unable to make " + escape(record.model.load()) +
+                                    " ready: no process was started; spawn one, register it with "
+                                    "started, or say external");
+  }
+  record.address.store(address);
+  record.label.store(options.label);
+  record.size_bytes.store(options.size_bytes, std::memory_order_release);
+  record.device_mask.store(options.device_mask, std::memory_order_release);
+  record.overrides.store(options.overrides);
+  if (now_state == reserved) {
+    record.traits.store(pack_half(ref.generation, kTraitExternal), std::memory_order_release);
+  }
+  record.ready_ns.store(now_ns(), std::memory_order_release);
+  if (options.pinned) set_control(segment, ref, kControlPinned, 0);
+  if (!move(segment, ref.index, now_state, {ref.generation, 0, BackendState::kReady})) {
+    return ticket_lost(segment, ref);
+  }
+  return {};
+}
+
+void give_up(const Segment& segment, BackendRef ref, std::uint32_t owner) {
+  for (StateWord seen = load_state(segment, ref.index);
+       seen.generation == ref.generation && seen.owner == owner; seen = load_state(segment, ref.index)) {
+    StateWord next = seen;
+    next.owner = 0;
+    switch (seen.state) {
+      case BackendState::kReserved: next.state = BackendState::kGone; break;
+      case BackendState::kStarting: next.state = BackendState::kStopping; break;
+      case BackendState::kStopping:
+      case BackendState::kGone: break;
+      default: return;  // in these states the owner field is not a worker
+    }
+    if (move(segment, ref.index, seen, next)) return;
+  }
+}
+
+bool set_control(const Segment& segment, BackendRef ref, std::uint32_t set, std::uint32_t clear) {
+  Word& control = segment.backend(ref.index).control;
+  std::uint64_t seen = control.load(std::memory_order_seq_cst);
+  while (high_half(seen) == ref.generation) {
+    // seq_cst: part of the evidence an eviction reads again
+    const std::uint64_t next = pack_half(ref.generation, (low_half(seen) | set) & ~clear);
+    if (control.compare_exchange_weak(seen, next, std::memory_order_seq_cst)) return true;
+  }
+  return false;
+}
+
+std::uint32_t load_control(const Segment& segment, BackendRef ref) {
+  const std::uint64_t word = segment.backend(ref.index).control.load(std::memory_order_seq_cst);
+  return high_half(word) == ref.generation ? low_half(word) : 0;
+}
+
+void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_exit) {
+  std::uint64_t unknown = pack_half(ref.generation, 0);
+  // release: read with acquire by the coordinator, after it saw the process gone
+  segment.backend(ref.index).exit_status.compare_exchange_strong(
+      unknown, pack_half(ref.generation, packed_exit), std::memory_order_release, std::memory_order_relaxed);
+}
+
+bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
+  return move(segment, ref.index, {ref.generation, 0, BackendState::kReady},
+              {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting});
+}
+
+bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
+  return move(segment, ref.index, {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
+              {ref.generation, 0, BackendState::kReady});
+}
+
+bool commit_stop(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
+  return move(segment, ref.index, {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
+              {ref.generation, 0, BackendState::kStopping});
+}
+
+bool lose_ticket(const Segment& segment, BackendRef ref, StateWord seen) {
+  StateWord next = seen;
+  if (seen.generation != ref.generation) return false;
+  if (seen.state == BackendState::kReserved) {
+    next.state = BackendState::kGone;
+  } else if (seen.state == BackendState::kStarting) {
+    next.state = BackendState::kStopping;
+  } else {
+    return false;
+  }
+  return move(segment, ref.index, seen, next);
+}
+
+bool mark_gone(const Segment& segment, BackendRef ref) {
+  for (StateWord seen = load_state(segment, ref.index);
+       seen.generation == ref.generation && seen.state == BackendState::kStopping;
+       seen = load_state(segment, ref.index)) {
+    if (move(segment, ref.index, seen, {seen.generation, seen.owner, BackendState::kGone})) return true;
+  }
+  return false;
+}
+
+bool disown_ticket(const Segment& segment, BackendRef ref) {
+  const StateWord seen = load_state(segment, ref.index);
+  if (seen.generation != ref.generation || seen.owner == 0) return false;
+  if (seen.state != BackendState::kStopping && seen.state != BackendState::kGone) return false;
+  return move(segment, ref.index, seen, {seen.generation, 0, seen.state});
+}
+
+bool free_slot(const Segment& segment, BackendRef ref) {
+  return move(segment, ref.index, {ref.generation, 0, BackendState::kGone},
+              {std::max(1u, ref.generation + 1), 0, BackendState::kFree});
+}
+
+std::optional<LoadHistory> find_history(const Segment& segment, std::string_view model) {
+  for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
+    const ModelRecord& record = segment.model(i);
+    if (record.in_use.load(std::memory_order_acquire) != 0 && record.name.equals(model)) {
+      return record.history.load();
+    }
+  }
+  return std::nullopt;
+}
+
+void write_history(const Segment& segment, const LockGuard&, std::string_view model, const LoadHistory& history) {
+  ModelRecord* place = nullptr;
+  std::uint64_t oldest = kNever_ns;
+  for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
+    ModelRecord& record = segment.model(i);
+    if (record.in_use.load(std::memory_order_acquire) == 0) {
+      if (oldest != 0) place = &record;  // the first free one
+      oldest = 0;
+    } else if (record.name.equals(model)) {
+      record.history.publish(history);
+      return;
+    } else if (const std::uint64_t updated = record.history.load().updated_ns; updated < oldest) {
+      oldest = updated;
+      place = &record;
+    }
+  }
+  if (place == nullptr) return;  // only with damaged stamps; a history may be missing
+  place->in_use.store(0, std::memory_order_seq_cst);
+  place->name.store(model);
+  place->history.publish(history);
+  place->in_use.store(1, std::memory_order_seq_cst);
+}
+
+void write_failure(const Segment& segment, const LockGuard& guard, std::string_view model, BackendRef ref,
+                   std::string_view error, std::uint32_t packed_exit, std::uint64_t now) {
+  LoadHistory history = find_history(segment, model).value_or(LoadHistory{});
+  std::uint64_t cooldown = setting_info(Setting::kLoadCooldown).default_value;
+  if (const Settings* settings = current_settings(segment); settings != nullptr) {
+    cooldown = effective_settings(*settings, model, nullptr).get(Setting::kLoadCooldown);
+  }
+  ++history.failures;
+  history.failed_ns = now;
+  history.cooldown_until_ns =
+      add_ns(now, cooldown_ns(cooldown, static_cast<std::uint32_t>(std::min<std::uint64_t>(history.failures, 64))));
+  history.failed_backend = pack_ref(ref);
+  history.exit_status = packed_exit;
+  history.updated_ns = now;
+  set_field(&history.error, error);
+  write_history(segment, guard, model, history);
+}
+
+}  // namespace modelpool

@@ -1,0 +1,315 @@
+#include "modelpool/snapshot.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool {
+namespace {
+
+constexpr int kReadAttempts = 16;  // of one record that its writer keeps changing
+
+std::string slot_name(std::uint32_t index) { return "backend slot " + std::to_string(index); }
+
+// The parts that are fixed once the state has been reached, then those that move.
+void read_backend(const BackendRecord& record, BackendView* view) {
+  view->model = record.model.load();
+  view->address = record.address.load();
+  view->label = record.label.load();
+  view->process = {static_cast<pid_t>(record.pid.load(std::memory_order_acquire)),
+                   record.start_ticks.load(std::memory_order_acquire),
+                   record.pidfd_inode.load(std::memory_order_acquire)};
+  view->group = static_cast<pid_t>(record.group.load(std::memory_order_acquire));
+  view->traits = low_half(record.traits.load(std::memory_order_acquire));
+  view->reserved_ns = record.reserved_ns.load(std::memory_order_acquire);
+  view->started_ns = record.started_ns.load(std::memory_order_acquire);
+  view->ready_ns = record.ready_ns.load(std::memory_order_acquire);
+  view->size_bytes = record.size_bytes.load(std::memory_order_acquire);
+  view->device_mask = record.device_mask.load(std::memory_order_acquire);
+  view->owner_pid = record.owner_pid.load(std::memory_order_acquire);
+  view->overrides = record.overrides.load();
+}
+
+}  // namespace
+
+struct SnapshotReader::Cache {
+  Snapshot snapshot;
+  std::vector<BackendView> slots;            // what was read last, by slot
+  std::vector<std::int32_t> position;        // of a slot in snapshot.backends, -1 if not there
+};
+
+SnapshotReader::SnapshotReader(std::shared_ptr<const Segment> segment)
+    : segment_(std::move(segment)), cache_(std::make_unique<Cache>()) {
+  cache_->slots.resize(segment_->capacities().backends);
+  cache_->position.resize(segment_->capacities().backends);
+}
+
+SnapshotReader::~SnapshotReader() = default;
+
+const Snapshot& SnapshotReader::read() {
+  const Segment& segment = *segment_;
+  Snapshot& s = cache_->snapshot;
+  s.damage.clear();
+  s.now_ns = now_ns();
+
+  const auto& published = segment.settings().settings;
+  if (const std::uint64_t generation = published.generation(); generation != s.settings_generation || !s.settings) {
+    s.settings = generation == 0 ? nullptr : std::make_shared<const Settings>(published.load());
+    s.settings_generation = generation;
+  }
+
+  const CoordinatorRecord& coordinator = segment.coordinator();
+  s.coordinator.identity = read_coordinator(segment);
+  s.coordinator.started_ns = coordinator.started_ns.load(std::memory_order_acquire);
+  s.coordinator.last_scan_ns = coordinator.last_scan_ns.load(std::memory_order_acquire);
+  s.coordinator.scans = coordinator.scans.load(std::memory_order_acquire);
+  s.coordinator.left = coordinator.leaving.load(std::memory_order_acquire) != 0;
+
+  s.backends.clear();
+  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+    cache_->position[i] = -1;
+    const BackendRecord& record = segment.backend(i);
+    BackendView& slot = cache_->slots[i];
+    StateWord state = load_state(segment, i);
+    if (state.state == BackendState::kFree) continue;
+    for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+      const bool known = slot.ref.generation == state.generation && slot.state.state == state.state;
+      if (!known) read_backend(record, &slot);
+      const StateWord again = load_state(segment, i);
+      slot.ref = {i, state.generation};
+      slot.state = state;
+      if (again == state) break;
+      slot.state.state = BackendState::kFree;  // not known: read anew
+      state = again;
+    }
+    if (slot.state.state == BackendState::kFree) continue;
+    slot.control = load_control(segment, slot.ref);
+    slot.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
+    slot.stop = record.stop.load();
+    if (slot.stop.generation != slot.ref.generation) slot.stop = StopRecord{};
+    slot.noted = record.noted.load(std::memory_order_acquire);
+    slot.drain_failed_ns = record.drain_failed_ns.load(std::memory_order_acquire);
+    slot.overdue = slot.state.state == BackendState::kStopping &&
+                   record.model_hash.load(std::memory_order_acquire) == kHashOverdue;
+    slot.in_flight = 0;
+    slot.oldest_start_ns = kNever_ns;
+    slot.newest_start_ns = 0;
+    slot.last_used_ns = slot.ready_ns;
+    if (slot.ref.generation == 0 || !is_printable_utf8(slot.model) || slot.model.empty()) {
+      s.damage.push_back(slot_name(i) + ": no valid model name");
+      continue;
+    }
+    cache_->position[i] = static_cast<std::int32_t>(s.backends.size());
+    s.backends.push_back(slot);
+  }
+
+  s.workers.clear();
+  s.leases.clear();
+  for (std::uint32_t w = 0; w < segment.capacities().workers; ++w) {
+    const WorkerRecord& row = segment.worker(w);
+    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
+    if (state == 0) continue;  // never used: nothing in its last-used row either
+    for (BackendView& backend : s.backends) {
+      backend.last_used_ns = std::max(
+          backend.last_used_ns, segment.last_used(w, backend.ref.index).load(std::memory_order_seq_cst));
+    }
+    if (low_half(state) == 0) continue;
+    WorkerView worker;
+    worker.ref = {w, high_half(state)};
+    worker.process = {static_cast<pid_t>(row.pid.load(std::memory_order_acquire)),
+                      row.start_ticks.load(std::memory_order_acquire),
+                      row.pidfd_inode.load(std::memory_order_acquire)};
+    worker.attached_ns = row.attached_ns.load(std::memory_order_acquire);
+    worker.command = row.command.load();
+    const std::uint32_t high =
+        std::min(row.leases_high.load(std::memory_order_seq_cst), segment.capacities().leases);
+    for (std::uint32_t c = 0; c < high; ++c) {
+      const LeaseRecord& record = segment.lease(w, c);
+      LeaseView lease;
+      for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+        lease.word = record.word.load(std::memory_order_seq_cst);
+        if (lease.word == 0) break;
+        lease.start_ns = record.start_ns.load(std::memory_order_acquire);
+        lease.progress_ns = record.progress_ns.load(std::memory_order_acquire);
+        lease.limit_ns = record.limit_ns.load(std::memory_order_acquire);
+        lease.tag = record.tag.load();
+        if (record.word.load(std::memory_order_seq_cst) == lease.word) break;
+        // Changed while it was read: another lease by now. It counts as in flight all the same.
+      }
+      if (lease.word == 0) continue;
+      const LeaseWord word = LeaseWord::unpack(lease.word);
+      lease.backend = {word.backend, word.generation};
+      lease.worker = w;
+      lease.cell = c;
+      if (word.backend >= segment.capacities().backends) {
+        s.damage.push_back("lease " + std::to_string(w) + "/" + std::to_string(c) + ": names no backend slot");
+        continue;
+      }
+      const std::int32_t at = cache_->position[word.backend];
+      if (at >= 0 && s.backends[static_cast<std::size_t>(at)].ref == lease.backend) {
+        BackendView& backend = s.backends[static_cast<std::size_t>(at)];
+        ++backend.in_flight;
+        backend.oldest_start_ns = std::min(backend.oldest_start_ns, lease.start_ns);
+        backend.newest_start_ns = std::max(backend.newest_start_ns, lease.start_ns);
+      }
+      ++worker.leases;
+      s.leases.push_back(std::move(lease));
+    }
+    s.workers.push_back(std::move(worker));
+  }
+  for (BackendView& backend : s.backends) {
+    backend.last_used_ns =
+        std::max(backend.last_used_ns,
+                 segment.last_used(segment.coordinator_row(), backend.ref.index).load(std::memory_order_seq_cst));
+  }
+
+  s.waiters.clear();
+  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+    const WaiterRecord& row = segment.waiter(i);
+    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
+    if (low_half(state) == 0) continue;
+    WaiterView waiter;
+    waiter.row = i;
+    waiter.generation = high_half(state);
+    waiter.owner = row.owner.load(std::memory_order_acquire);
+    waiter.pid = static_cast<pid_t>(row.pid.load(std::memory_order_acquire));
+    waiter.model = row.model.load();
+    waiter.arrival = row.arrival.load(std::memory_order_acquire);
+    waiter.since_ns = row.since_ns.load(std::memory_order_acquire);
+    waiter.deadline_ns = row.deadline_ns.load(std::memory_order_acquire);
+    waiter.expected_bytes = row.expected_bytes.load(std::memory_order_acquire);
+    waiter.priority = row.priority.load(std::memory_order_acquire);
+    waiter.tag = row.tag.load();
+    if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
+    if (waiter.model.empty() || !is_printable_utf8(waiter.model)) {
+      s.damage.push_back("waiter row " + std::to_string(i) + ": no valid model name");
+      continue;
+    }
+    s.waiters.push_back(std::move(waiter));
+  }
+  std::sort(s.waiters.begin(), s.waiters.end(),
+            [](const WaiterView& a, const WaiterView& b) { return a.arrival < b.arrival; });
+  return s;
+}
+
+std::uint32_t Snapshot::live() const {
+  return static_cast<std::uint32_t>(
+      std::count_if(backends.begin(), backends.end(), [](const BackendView& b) { return b.live(); }));
+}
+
+std::uint32_t Snapshot::ready() const {
+  return static_cast<std::uint32_t>(std::count_if(backends.begin(), backends.end(), [](const BackendView& b) {
+    return b.state.state == BackendState::kReady;
+  }));
+}
+
+const BackendView* Snapshot::find(BackendRef ref) const {
+  const auto it = std::lower_bound(backends.begin(), backends.end(), ref.index,
+                                   [](const BackendView& b, std::uint32_t index) { return b.ref.index < index; });
+  return it != backends.end() && it->ref == ref ? &*it : nullptr;
+}
+
+const BackendView* Snapshot::find_model(std::string_view model) const {
+  // The one that is not overdue, if an unkillable predecessor is still about.
+  const BackendView* found = nullptr;
+  for (const BackendView& b : backends) {
+    if (!b.live() || b.model != model) continue;
+    if (found == nullptr || found->state.state == BackendState::kStopping) found = &b;
+  }
+  return found;
+}
+
+const WorkerView* Snapshot::find_worker(std::uint32_t owner_word) const {
+  for (const WorkerView& w : workers) {
+    if (StateWord::owner_of(w.ref) == owner_word) return &w;
+  }
+  return nullptr;
+}
+
+std::uint32_t Snapshot::max_backends() const {
+  return settings ? static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends)) : 0;
+}
+
+std::vector<HistoryView> read_histories(const Segment& segment) {
+  std::vector<HistoryView> result;
+  for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
+    const ModelRecord& record = segment.model(i);
+    if (record.in_use.load(std::memory_order_acquire) == 0) continue;
+    result.push_back({record.name.load(), record.history.load()});
+  }
+  return result;
+}
+
+std::vector<EventView> read_events(const Segment& segment, std::uint64_t first) {
+  const std::uint64_t capacity = segment.capacities().events;
+  // acquire: pairs with the coordinator's store after it wrote the event
+  const std::uint64_t next = segment.coordinator().next_event.load(std::memory_order_acquire);
+  std::vector<EventView> result;
+  if (next == 0) return result;
+  const std::uint64_t oldest = next > capacity ? next - capacity : 1;
+  for (std::uint64_t sequence = std::max({first, oldest, std::uint64_t{1}}); sequence < next; ++sequence) {
+    const EventRecord& record = segment.event(sequence % capacity);
+    if (record.sequence.load(std::memory_order_acquire) != sequence) continue;
+    EventView event{sequence, record.data.load()};
+    if (record.sequence.load(std::memory_order_acquire) == sequence) result.push_back(event);
+  }
+  return result;
+}
+
+std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
+  std::vector<std::string> findings = s.damage;
+  const auto find = [&](const std::string& text) { findings.push_back(text); };
+
+  std::map<std::string, std::uint32_t> serving;
+  for (const BackendView& b : s.backends) {
+    const std::string name = slot_name(b.ref.index) + " (" + escape(b.model) + ")";
+    const BackendState state = b.state.state;
+    const bool has_process = b.process.pid > 1;
+    if (state == BackendState::kReserved || state == BackendState::kStarting) {
+      if (b.state.owner == 0) find(name + ": has a ticket that nobody holds");
+      if (settled && s.find_worker(b.state.owner) == nullptr) {
+        find(name + ": its ticket's worker is not attached");
+      }
+    }
+    if (state == BackendState::kStarting && !has_process) find(name + ": starting without a process");
+    if (state == BackendState::kReady || state == BackendState::kEvicting) {
+      if (!has_process && !b.external()) find(name + ": serves without a process");
+      if (b.address.empty() || !is_printable_utf8(b.address)) find(name + ": serves at no valid address");
+    }
+    if (state == BackendState::kReady && b.state.owner != 0) find(name + ": ready, yet has an owner");
+    if (state == BackendState::kEvicting && settled &&
+        b.state.owner != StateWord::owner_of_epoch(s.coordinator.identity.epoch)) {
+      find(name + ": left closed by an earlier coordinator");
+    }
+    if (state == BackendState::kGone && settled && b.state.owner == 0 && b.in_flight == 0) {
+      find(name + ": gone, but its slot was not freed");
+    }
+    if (b.last_used_ns > add_ns(s.now_ns, kSecond_ns)) find(name + ": last used in the future");
+    // STOPPING may be overdue and then does not serve its model any more.
+    if (b.live() && state != BackendState::kStopping) {
+      const auto [it, fresh] = serving.emplace(b.model, b.ref.index);
+      if (!fresh) find(name + ": a second backend of its model, beside slot " + std::to_string(it->second));
+    }
+  }
+
+  for (const LeaseView& lease : s.leases) {
+    const BackendView* backend = s.find(lease.backend);
+    const bool valid = backend != nullptr && backend->state.state >= BackendState::kStarting;
+    if (settled && !valid) {
+      find("lease " + std::to_string(lease.worker) + "/" + std::to_string(lease.cell) +
+           ": names a backend that is not there");
+    }
+  }
+
+  std::set<std::uint64_t> arrivals;
+  for (const WaiterView& waiter : s.waiters) {
+    const std::string name = "waiter row " + std::to_string(waiter.row);
+    if (!arrivals.insert(waiter.arrival).second) find(name + ": shares its arrival number");
+    if (settled && s.find_worker(waiter.owner) == nullptr) find(name + ": its worker is not attached");
+  }
+  return findings;
+}
+
+}  // namespace modelpool
