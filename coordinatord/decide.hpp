@@ -1,0 +1,73 @@
+// What to do now: a pure function from a snapshot, and what is known besides it, to actions.
+//
+// Every rule of the pool is here and nowhere else: busy, stall, idle and load timeouts, the LRU
+// limit, draining, stopping, clearing up after the dead. Nothing here reads a clock, a file or a
+// shared word, so the same code is tested as a table, simulated over years, and run.
+//
+// Safety: pure; any thread.
+//
+// Crash: none of its business. Actions are carried out by enforce, which re-reads the evidence.
+//
+// Errors: none. Values that make no sense (stamps from the future, ages beyond the clock) lead to no
+// action (P8: never early).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "modelpool/snapshot.hpp"
+
+namespace modelpool::coordinator {
+
+// What the effects know and the segment does not say.
+struct Facts {
+  std::uint64_t stamp_resolution_ns = 0;  // of the clock that lease stamps come from
+  std::uint32_t epoch = 0;                // this coordinator's
+  bool ending = false;                    // every backend is to be stopped (on-exit stop, replaced)
+  std::vector<BackendRef> exited;         // the registered process has ended
+  std::vector<BackendRef> vanished;       // no process of the backend is left
+  std::vector<WorkerRef> dead_workers;    // proved
+
+  bool has_exited(BackendRef ref) const;
+  bool has_vanished(BackendRef ref) const;
+  bool is_dead(WorkerRef worker) const;
+};
+
+enum class ActionKind {
+  kClose,        // READY -> EVICTING for stop.reason; at once STOPPING if nothing speaks against it
+  kCommit,       // EVICTING -> STOPPING: drained, or a rule was broken meanwhile
+  kReopen,       // EVICTING -> READY
+  kLoseTicket,   // RESERVED -> GONE, STARTING -> STOPPING
+  kSignal,       // to the processes of a STOPPING backend
+  kMarkOverdue,  // it would not die: it no longer blocks its model
+  kMarkGone,     // STOPPING -> GONE
+  kDisown,       // GONE or STOPPING: its ticket's holder is dead
+  kFree,         // GONE -> FREE
+  kNoteLoaded,   // a backend has become ready: record it
+  kRefuseEvict,  // a requested eviction that its leases do not allow
+  kReapWorker,   // clear a dead worker's row
+  kClearWaiter,  // a waiter row whose worker is not there
+};
+
+struct Action {
+  ActionKind kind = ActionKind::kClose;
+  BackendRef backend;
+  StateWord seen;            // the state the decision rests on
+  StopRecord stop;           // kClose, kCommit, kLoseTicket, kSignal: why
+  bool hold = false;         // kClose: keep it closed while leases finish
+  bool drain_failed = false; // kReopen
+  int signal = 0;            // kSignal
+  WorkerRef worker;          // kReapWorker
+  std::uint32_t waiter_row = 0;         // kClearWaiter
+  std::uint32_t waiter_generation = 0;
+};
+
+struct Decision {
+  std::vector<Action> actions;
+  std::uint64_t wake_ns = kNever_ns;  // the next time something may be due
+  std::uint64_t wanted = 0;           // CoordinatorRecord::wanted
+};
+
+Decision decide(const Snapshot& snapshot, const Facts& facts);
+
+}  // namespace modelpool::coordinator

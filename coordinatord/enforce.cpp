@@ -1,0 +1,363 @@
+#include "enforce.hpp"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <set>
+
+#include "log.hpp"
+#include "modelpool/admission.hpp"
+#include "modelpool/time.hpp"
+#include "spdlog/spdlog.h"
+
+namespace modelpool::coordinator {
+namespace {
+
+// The mutex is only tried; whoever holds it is quick, or stopped.
+constexpr std::uint64_t kLockRetry_ns = 5 * kMillisecond_ns;
+
+bool breaks_a_rule(Reason reason) { return reason == Reason::kBusy || reason == Reason::kStall; }
+
+}  // namespace
+
+Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Groups* groups,
+                   Recorder* recorder)
+    : segment_(std::move(segment)), epoch_(epoch), watch_(watch), groups_(groups), recorder_(recorder) {}
+
+void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRetry_ns); }
+
+bool Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) {
+  retry_ns_ = kNever_ns;
+  live_at_scan_ = snapshot.live();
+  watch_inherited_stops(snapshot);
+  bool changed = false;
+  // Tickets of the dead are judged while their rows still name them: rows go last (P6).
+  for (const Action& action : decision.actions) {
+    if (action.kind != ActionKind::kReapWorker) changed |= carry_out(action, snapshot);
+  }
+  for (const Action& action : decision.actions) {
+    if (action.kind == ActionKind::kReapWorker) changed |= reap(action.worker, snapshot);
+  }
+  return changed;
+}
+
+bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
+  if (action.kind == ActionKind::kClearWaiter) {
+    std::uint64_t waiting =
+        pack_half(action.waiter_generation, static_cast<std::uint32_t>(WaiterState::kWaiting));
+    return segment_->waiter(action.waiter_row)
+        .state.compare_exchange_strong(waiting, pack_half(action.waiter_generation, 0), std::memory_order_seq_cst);
+  }
+  const BackendView* b = snapshot.find(action.backend);
+  if (b == nullptr) return false;
+  switch (action.kind) {
+    case ActionKind::kClose:
+      if (breaks_a_rule(action.stop.reason) &&
+          lease_holder_is_gone(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
+        return true;
+      }
+      return close(action, *b);
+    case ActionKind::kCommit:
+      if (breaks_a_rule(action.stop.reason) &&
+          lease_holder_is_gone(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
+        return true;
+      }
+      return commit(action, *b);
+    case ActionKind::kReopen: {
+      bool holders_gone = false;
+      if (action.drain_failed) {
+        for (const LeaseView& lease : snapshot.leases) {
+          if (lease.backend == b->ref) holders_gone |= lease_holder_is_gone(lease.worker, snapshot);
+        }
+        if (holders_gone) return true;
+        segment_->backend(b->ref.index).drain_failed_ns.store(now_ns(), std::memory_order_release);
+      }
+      return open_again(*b);
+    }
+    case ActionKind::kLoseTicket: return lose(action, *b);
+    case ActionKind::kSignal: return send(action, *b);
+    case ActionKind::kMarkOverdue:
+      segment_->backend(b->ref.index).model_hash.store(kHashOverdue, std::memory_order_release);
+      spdlog::error("unable to end {} (pid {}): it does not die of SIGKILL; it keeps its place, but its model may be loaded again",
+                    escape(b->model), b->process.pid);
+      wake_waiters(*segment_, hash_name(b->model));
+      return true;
+    case ActionKind::kMarkGone: return finish(*b);
+    case ActionKind::kDisown: return disown_ticket(*segment_, b->ref);
+    case ActionKind::kFree: return free(*b);
+    case ActionKind::kNoteLoaded: return note_loaded(*b);
+    case ActionKind::kRefuseEvict:
+      set_control(*segment_, b->ref, 0, kControlEvict | kControlForce);
+      // Bumped so that who asked looks again.
+      segment_->coordinator().event_bell.fetch_add(1, std::memory_order_seq_cst);
+      futex_wake_all(segment_->coordinator().event_bell);
+      return true;
+    case ActionKind::kReapWorker:
+    case ActionKind::kClearWaiter: return false;
+  }
+  return false;
+}
+
+// A stop that an earlier coordinator began has had its signal, but nobody here waits for its end.
+void Enforcer::watch_inherited_stops(const Snapshot& snapshot) {
+  for (const BackendView& b : snapshot.backends) {
+    if (b.state.state != BackendState::kStopping || b.stop.signalled_ns == 0) continue;
+    if (!ordered_.contains(pack_ref(b.ref))) order(b, 0, false);
+  }
+}
+
+void Enforcer::order(const BackendView& b, int signal, bool first_signalled) {
+  ordered_.insert(pack_ref(b.ref));
+  GroupJob job;
+  job.backend = b.ref;
+  job.process = b.process;
+  job.group = b.group;
+  if (b.traits & kTraitToken) job.token = segment_->token(b.ref.index, b.ref.generation);
+  job.signal = signal;
+  job.first_signalled = first_signalled;
+  groups_->order(std::move(job));
+}
+
+// A process that has executed another program lives on, but its leases do not.
+bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot) {
+  for (const WorkerView& view : snapshot.workers) {
+    if (view.ref.index != worker) continue;
+    if (worker_liveness(*segment_, worker, true) != Liveness::kDead) return false;
+    watch_->declare_dead(view.ref);
+    return true;
+  }
+  return false;
+}
+
+void Enforcer::examine_after_restart(const Snapshot& snapshot) {
+  for (const WorkerView& worker : snapshot.workers) lease_holder_is_gone(worker.ref.index, snapshot);
+}
+
+// --- Eviction: close, read the evidence again, stop or take back ---------------------------------
+
+bool Enforcer::close(const Action& action, const BackendView& b) {
+  // Why goes first: a backend that is found EVICTING has its reason.
+  segment_->backend(b.ref.index).stop.publish(action.stop);
+  if (!close_to_leases(*segment_, b.ref, epoch_)) return false;
+  return stop_or_take_back(action, b, true);
+}
+
+bool Enforcer::commit(const Action& action, const BackendView& b) { return stop_or_take_back(action, b, false); }
+
+bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b, bool was_ready) {
+  const StopRecord& why = action.stop;
+  if (!evidence_holds(action, b)) {
+    open_again(b);
+    return true;
+  }
+  if (why.forced == 0 && any_lease_names(*segment_, b.ref)) {
+    if (action.hold || !was_ready) return was_ready;  // closed; the leases may finish
+    open_again(b);
+    return true;
+  }
+  StopRecord stop = why;
+  stop.stopping_ns = now_ns();
+  if (breaks_a_rule(why.reason)) {
+    set_field(&stop.text, evidence_of(b.process.pid));
+    spdlog::warn("killing {} (pid {}): {} for {}, limit {}; worker {}, tag \"{}\"; {}", escape(b.model), b.process.pid,
+                 why.reason == Reason::kBusy ? "a request has been in flight" : "a request made no progress",
+                 format_age(why.age_ns), format_duration(why.limit_ns), why.worker_pid, escape(field_text(why.tag)),
+                 field_text(stop.text));
+  }
+  segment_->backend(b.ref.index).stop.publish(stop);
+  if (!commit_stop(*segment_, b.ref, epoch_)) return false;
+  // Whoever waits for this model learns that it is being stopped.
+  wake_waiters(*segment_, hash_name(b.model));
+  return true;
+}
+
+// Read after the slot was closed: nothing can change it to a backend's disadvantage any more.
+bool Enforcer::evidence_holds(const Action& action, const BackendView& b) const {
+  const StopRecord& why = action.stop;
+  switch (why.reason) {
+    case Reason::kBusy:
+    case Reason::kStall: {
+      if (why.worker >= segment_->capacities().workers || why.lease >= segment_->capacities().leases) return false;
+      const LeaseRecord& lease = segment_->lease(why.worker, why.lease);
+      const Word& stamp = why.reason == Reason::kBusy ? lease.start_ns : lease.progress_ns;
+      return lease.word.load(std::memory_order_seq_cst) == why.lease_word &&
+             stamp.load(std::memory_order_acquire) == why.lease_stamp_ns &&
+             lease.word.load(std::memory_order_seq_cst) == why.lease_word;
+    }
+    case Reason::kIdle:
+      return std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns) == b.last_used_ns &&
+             (load_control(*segment_, b.ref) & kControlPinned) == 0;
+    case Reason::kLru: {
+      if (load_control(*segment_, b.ref) & kControlPinned) return false;
+      if (why.forced == 0 && action.kind == ActionKind::kClose && b.in_flight == 0 &&
+          std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns) != b.last_used_ns) {
+        return false;
+      }
+      const Settings* settings = current_settings(*segment_);
+      const std::uint64_t limit = settings == nullptr ? 0 : settings->get(Setting::kMaxBackends);
+      if (limit == 0 || count_live(*segment_) < live_at_scan_) return false;
+      if (why.for_arrival == 0) return count_live(*segment_) > limit;
+      // Is the room still needed? The waiter it is for must still be there.
+      for (std::uint32_t i = 0; i < segment_->capacities().waiters; ++i) {
+        const WaiterRecord& row = segment_->waiter(i);
+        if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
+        if (row.arrival.load(std::memory_order_acquire) != why.for_arrival) continue;
+        return row.deadline_ns.load(std::memory_order_acquire) > now_ns();
+      }
+      return false;
+    }
+    case Reason::kRequested: return (load_control(*segment_, b.ref) & kControlEvict) != 0;
+    default: return true;
+  }
+}
+
+bool Enforcer::open_again(const BackendView& b) {
+  const StateWord now = load_state(*segment_, b.ref.index);
+  if (now.generation != b.ref.generation || now.state != BackendState::kEvicting) return false;
+  if (!reopen(*segment_, b.ref, now.owner)) return false;
+  wake_waiters(*segment_, hash_name(b.model));
+  return true;
+}
+
+// --- Loads -------------------------------------------------------------------------------------------
+
+bool Enforcer::lose(const Action& action, const BackendView& b) {
+  if (action.stop.reason == Reason::kLoadTimeout) {
+    const std::uint32_t holder = (b.state.owner & 0xfff) - 1;
+    if (holder < segment_->capacities().workers && worker_liveness(*segment_, holder, true) == Liveness::kDead) {
+      watch_->declare_dead({holder, high_half(segment_->worker(holder).state.load(std::memory_order_seq_cst))});
+      return true;
+    }
+  }
+  StopRecord stop = action.stop;
+  stop.stopping_ns = now_ns();
+  if (stop.failed != 0) {
+    // The waiters look for the text when they see the transition, so it goes first.
+    auto lock = lock_for(segment_->lock(), 0);
+    if (!lock) {
+      retry_soon();
+      return false;
+    }
+    const std::uint32_t exit =
+        low_half(segment_->backend(b.ref.index).exit_status.load(std::memory_order_acquire));
+    write_failure(*segment_, *lock, b.model, b.ref, field_text(stop.text), exit, now_ns());
+  }
+  segment_->backend(b.ref.index).stop.publish(stop);
+  if (!lose_ticket(*segment_, b.ref, action.seen)) return false;
+  if (b.state.state == BackendState::kReserved) {
+    BackendView ended = b;
+    ended.stop = stop;
+    recorder_->write(event_about(ended, EventKind::kLoadFailed));
+  }
+  wake_waiters(*segment_, hash_name(b.model));
+  wake_line(*segment_);
+  return true;
+}
+
+bool Enforcer::note_loaded(const BackendView& b) {
+  {
+    auto lock = lock_for(segment_->lock(), 0);
+    if (!lock) {
+      retry_soon();
+      return false;
+    }
+    LoadHistory history = find_history(*segment_, b.model).value_or(LoadHistory{});
+    ++history.loads;
+    history.failures = 0;
+    history.cooldown_until_ns = 0;
+    history.load_ns = age_ns(b.ready_ns, b.reserved_ns);
+    history.size_bytes = b.size_bytes;
+    history.updated_ns = now_ns();
+    write_history(*segment_, *lock, b.model, history);
+  }
+  EventData event = event_about(b, EventKind::kLoaded);
+  event.reason = Reason::kNone;
+  event.age_ns = event.limit_ns = kNever_ns;
+  event.signal = 0;
+  event.text.fill(0);
+  event.tag.fill(0);
+  event.load_ns = age_ns(b.ready_ns, b.reserved_ns);
+  event.worker_pid = b.owner_pid;
+  recorder_->write(event);
+  segment_->backend(b.ref.index)
+      .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(b.state.state)), std::memory_order_release);
+  return true;
+}
+
+// --- Ending processes --------------------------------------------------------------------------------
+
+bool Enforcer::send(const Action& action, const BackendView& b) {
+  StopRecord stop = action.stop;
+  const std::uint64_t now = now_ns();
+  if (stop.stopping_ns == 0) stop.stopping_ns = now;
+  const bool coordinator_itself = b.process.pid == getpid();
+  const ProcessHandle* first = coordinator_itself ? nullptr : watch_->backend(b.ref);
+  bool spared = false;
+  for (std::uint32_t i = 0; i < segment_->capacities().workers && !spared; ++i) {
+    const WorkerRecord& row = segment_->worker(i);
+    spared = low_half(row.state.load(std::memory_order_seq_cst)) != 0 &&
+             row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(b.process.pid);
+  }
+  if (first != nullptr && !spared) static_cast<void>(first->signal(action.signal));
+  stop.signal = static_cast<std::uint32_t>(action.signal);
+  (stop.signalled_ns == 0 ? stop.signalled_ns : stop.killed_ns) = now;
+  segment_->backend(b.ref.index).stop.publish(stop);
+  order(b, action.signal, first != nullptr);
+  return true;
+}
+
+bool Enforcer::finish(const BackendView& b) {
+  BackendView ended = b;
+  ended.exit_status = low_half(segment_->backend(b.ref.index).exit_status.load(std::memory_order_acquire));
+  const bool was_loaded = b.ready_ns != 0 && b.stop.failed == 0;
+  if (high_half(b.noted) != b.ref.generation ||
+      low_half(b.noted) < static_cast<std::uint32_t>(BackendState::kGone)) {
+    EventData event = event_about(ended, kind_of_stop(b.stop, was_loaded));
+    if (b.stop.reason == Reason::kCrashed) {
+      event.signal = 0;  // it ended by itself; only what it left behind was signalled
+    } else if (b.stop.signalled_ns != 0) {
+      event.exit_ns = age_ns(now_ns(), b.stop.signalled_ns);
+    }
+    if (!was_loaded && field_text(event.text).empty()) {
+      if (const auto history = find_history(*segment_, b.model)) set_field(&event.text, field_text(history->error));
+    }
+    recorder_->write(event);
+    segment_->backend(b.ref.index)
+        .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(BackendState::kGone)), std::memory_order_release);
+  }
+  if (!mark_gone(*segment_, b.ref)) return false;
+  groups_->forget(b.ref);
+  ordered_.erase(pack_ref(b.ref));
+  wake_waiters(*segment_, hash_name(b.model));
+  wake_line(*segment_);
+  return true;
+}
+
+bool Enforcer::free(const BackendView& b) {
+  return !any_lease_names(*segment_, b.ref) && free_slot(*segment_, b.ref);
+}
+
+// --- Workers -------------------------------------------------------------------------------------------
+
+bool Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
+  // A ticket it held is lost first; if that could not be done now, the row stays.
+  const std::uint32_t owner = StateWord::owner_of(worker);
+  for (const BackendView& b : snapshot.backends) {
+    const StateWord state = load_state(*segment_, b.ref.index);
+    if ((state.state == BackendState::kReserved || state.state == BackendState::kStarting) && state.owner == owner) {
+      return false;
+    }
+  }
+  EventData event;
+  event.kind = EventKind::kWorkerDied;
+  event.reason = Reason::kCrashed;
+  for (const WorkerView& view : snapshot.workers) {
+    if (view.ref == worker) event.worker_pid = static_cast<std::uint32_t>(view.process.pid);
+  }
+  event.count = clear_worker_row(*segment_, worker, segment_->coordinator_row());
+  recorder_->write(event);
+  wake_line(*segment_);
+  return true;
+}
+
+}  // namespace modelpool::coordinator

@@ -1,0 +1,63 @@
+// Carries decisions out, and nothing else: transitions, signals, records. Before anything that cannot
+// be taken back it reads the evidence again (P2).
+//
+// Safety: one thread, the one that holds the pool's singleton lock.
+//
+// Crash: what a stop is for is written (StopRecord) before STOPPING, so the next coordinator goes on
+// with it (P10). An event may be written twice, never lost.
+//
+// Errors: an action that finds the world changed does nothing; the next scan decides anew.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <set>
+
+#include "decide.hpp"
+#include "groups.hpp"
+#include "record.hpp"
+#include "watch.hpp"
+
+namespace modelpool::coordinator {
+
+class Enforcer {
+ public:
+  Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Groups* groups,
+           Recorder* recorder);
+
+  // Returns whether anything changed, so that it is worth looking again at once.
+  bool carry_out(const Decision& decision, const Snapshot& snapshot);
+  // Something could not be done because the mutex was taken: try again then.
+  std::uint64_t retry_ns() const { return retry_ns_; }
+  // What an earlier coordinator left: rows of workers that executed another program since.
+  void examine_after_restart(const Snapshot& snapshot);
+
+ private:
+  bool carry_out(const Action& action, const Snapshot& snapshot);
+  void watch_inherited_stops(const Snapshot& snapshot);
+  void order(const BackendView& b, int signal, bool first_signalled);
+  bool close(const Action& action, const BackendView& b);
+  bool commit(const Action& action, const BackendView& b);
+  bool stop_or_take_back(const Action& action, const BackendView& b, bool was_ready);
+  bool evidence_holds(const Action& action, const BackendView& b) const;
+  bool open_again(const BackendView& b);
+  bool lose(const Action& action, const BackendView& b);
+  bool send(const Action& action, const BackendView& b);
+  bool finish(const BackendView& b);
+  bool free(const BackendView& b);
+  bool note_loaded(const BackendView& b);
+  bool reap(WorkerRef worker, const Snapshot& snapshot);
+  bool lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot);
+  void retry_soon();
+
+  std::shared_ptr<Segment> segment_;
+  std::uint32_t epoch_;
+  Watch* watch_;
+  Groups* groups_;
+  Recorder* recorder_;
+  std::uint64_t retry_ns_ = kNever_ns;
+  std::uint32_t live_at_scan_ = 0;
+  std::set<std::uint64_t> ordered_;  // backends whose processes are being watched to their end
+};
+
+}  // namespace modelpool::coordinator

@@ -1,0 +1,213 @@
+#include "groups.hpp"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool::coordinator {
+namespace {
+
+// A member's end makes its group due again; not more often than this.
+constexpr std::uint64_t kRescanMin_ns = 2 * kMillisecond_ns;
+// Without a known member to wait for (no descriptor could be had), look again after this.
+constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
+constexpr int kPassesMax = 16;  // of one SIGKILL scan, while new members keep appearing
+
+void bump(const Fd& bell) {
+  const std::uint64_t one = 1;
+  static_cast<void>(!write(bell.get(), &one, sizeof one));
+}
+
+void drain(const Fd& bell) {
+  std::uint64_t count;
+  static_cast<void>(!read(bell.get(), &count, sizeof count));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Groups>> Groups::make() {
+  Fd work(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  Fd vanished(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!work || !vanished) return fail_errno(errno, "create an eventfd");
+  return std::unique_ptr<Groups>(new Groups(std::move(work), std::move(vanished)));
+}
+
+Groups::Groups(Fd work_bell, Fd vanished_bell)
+    : work_bell_(std::move(work_bell)), vanished_bell_(std::move(vanished_bell)) {
+  thread_ = std::thread([this] { run(); });
+}
+
+Groups::~Groups() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  bump(work_bell_);
+  thread_.join();
+}
+
+void Groups::order(GroupJob job) {
+  {
+    const std::lock_guard lock(mutex_);
+    orders_.push_back(std::move(job));
+  }
+  bump(work_bell_);
+}
+
+void Groups::spare(std::set<pid_t> pids) {
+  const std::lock_guard lock(mutex_);
+  spared_ = std::move(pids);
+}
+
+void Groups::forget(BackendRef backend) {
+  {
+    const std::lock_guard lock(mutex_);
+    forgotten_.push_back(backend);
+    std::erase(vanished_, backend);
+  }
+  bump(work_bell_);
+}
+
+std::vector<BackendRef> Groups::vanished() {
+  drain(vanished_bell_);
+  const std::lock_guard lock(mutex_);
+  return vanished_;
+}
+
+void Groups::run() {
+  std::map<std::uint64_t, Watched> all;  // by packed reference
+  for (;;) {
+    // What to wait for: orders, and the end of every member known.
+    std::vector<pollfd> waits{{work_bell_.get(), POLLIN, 0}};
+    std::vector<Watched*> owners{nullptr};
+    std::uint64_t next_ns = kNever_ns;
+    for (auto& [packed, watched] : all) {
+      if (watched.vanished) continue;
+      if (watched.due) {
+        next_ns = std::min(next_ns, watched.scanned_ns + kRescanMin_ns);
+        continue;
+      }
+      bool blind = true;
+      for (auto& [pid, member] : watched.members) {
+        if (!member.handle) continue;
+        waits.push_back({member.handle.fd(), POLLIN, 0});
+        owners.push_back(&watched);
+        blind = false;
+      }
+      if (blind) next_ns = std::min(next_ns, watched.scanned_ns + kBlindRescan_ns);
+    }
+    const std::uint64_t now = now_ns();
+    const timespec timeout{static_cast<time_t>(age_ns(next_ns, now) / kSecond_ns),
+                           static_cast<long>(age_ns(next_ns, now) % kSecond_ns)};
+    ppoll(waits.data(), waits.size(), next_ns == kNever_ns ? nullptr : &timeout, nullptr);
+    for (std::size_t i = 1; i < waits.size(); ++i) {
+      if (waits[i].revents != 0) owners[i]->due = true;
+    }
+    drain(work_bell_);
+
+    std::set<pid_t> spared;
+    {
+      const std::lock_guard lock(mutex_);
+      if (stop_) return;
+      for (GroupJob& job : orders_) {
+        Watched& watched = all[pack_ref(job.backend)];
+        watched.job = std::move(job);
+        watched.due = true;
+        watched.scanned_ns = 0;
+        watched.vanished = false;
+      }
+      orders_.clear();
+      for (const BackendRef ref : forgotten_) all.erase(pack_ref(ref));
+      forgotten_.clear();
+      spared = spared_;
+    }
+    spared.insert(getpid());
+
+    for (auto& [packed, watched] : all) {
+      const bool blind = !watched.vanished && !watched.due && watched.members.empty();
+      if (watched.vanished || !(watched.due || blind)) continue;
+      if (now_ns() < watched.scanned_ns + (watched.due ? kRescanMin_ns : kBlindRescan_ns)) continue;
+      scan(&watched, spared);
+      if (!watched.vanished) continue;
+      const std::lock_guard lock(mutex_);
+      if (std::find(vanished_.begin(), vanished_.end(), watched.job.backend) == vanished_.end()) {
+        vanished_.push_back(watched.job.backend);
+      }
+      bump(vanished_bell_);
+    }
+  }
+}
+
+bool Groups::belongs(const Watched& watched, pid_t pid, bool number_taken) {
+  const GroupJob& job = watched.job;
+  const auto stat = read_stat(pid);
+  if (!stat || stat->is_zombie()) return false;
+  if (number_taken && (stat->group == job.group || stat->session == job.process.pid)) return true;
+  if (job.token.empty()) return false;
+  const auto token = read_environment(pid, "MODELPOOL_BACKEND");
+  return token && *token == job.token;
+}
+
+void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
+  const GroupJob& job = watched->job;
+  watched->due = false;
+  watched->scanned_ns = now_ns();
+  for (int pass = 0; pass < kPassesMax; ++pass) {
+    bool unknown = false;  // a process that could not be opened, yet is not proved dead
+    const auto first_stat = read_stat(job.process.pid);
+    const bool number_taken = first_stat && first_stat->start_ticks == job.process.start_ticks;
+
+    // The registered process, by its identity; then the others, each opened before it is examined.
+    if (!watched->members.contains(job.process.pid)) {
+      auto first = ProcessHandle::open(job.process);
+      if (first.liveness == Liveness::kAlive) {
+        Member& member = watched->members[job.process.pid];
+        member.handle = std::move(first.handle);
+      }
+      unknown |= first.liveness == Liveness::kUnknown;
+    }
+    if (job.first_signalled) {
+      if (const auto it = watched->members.find(job.process.pid); it != watched->members.end()) {
+        it->second.signalled = job.signal;
+      }
+    }
+    if (job.group != 0) {
+      for (const pid_t pid : list_pids()) {
+        if (pid <= 1 || watched->members.contains(pid)) continue;
+        if (!belongs(*watched, pid, number_taken)) continue;
+        auto handle = ProcessHandle::open(pid);
+        if (!handle) {
+          unknown |= handle.error().system != ESRCH;
+          continue;
+        }
+        const auto uid = read_uid(pid);
+        if (!uid || *uid != geteuid() || !belongs(*watched, pid, number_taken)) continue;
+        watched->members[pid].handle = std::move(*handle);
+      }
+    }
+
+    std::erase_if(watched->members, [](const auto& entry) {
+      return entry.second.handle.liveness() == Liveness::kDead;
+    });
+    bool sent = false;
+    for (auto& [pid, member] : watched->members) {
+      if (job.signal == 0 || member.signalled == job.signal || spared.contains(pid)) continue;
+      member.signalled = job.signal;
+      sent = member.handle.signal(job.signal).has_value() || sent;
+    }
+    if (watched->members.empty() && !unknown) {
+      watched->vanished = true;
+      return;
+    }
+    // What a member forked while it was being found is found by the next pass.
+    if (!sent) return;
+  }
+}
+
+}  // namespace modelpool::coordinator

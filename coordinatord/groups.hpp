@@ -1,0 +1,84 @@
+// Ends whole backends: every process of the group, session or token, each through its own verified
+// pidfd, until none is left (P7, P9).
+//
+// /proc is read on a thread of its own, so that a slow scan delays nobody's deadline. The thread
+// sleeps until a job comes or a process it knows has ended; it does not poll.
+//
+// Who belongs to a backend: while the number of its first process is taken (it lives, or is a zombie
+// nobody has reaped), whoever is in its process group or session; always, whoever carries its
+// MODELPOOL_BACKEND token; and whoever was once found to belong. A backend registered without a group
+// is the one process.
+//
+// Safety: public functions from one thread.
+//
+// Crash: the next coordinator orders the same jobs again from the stop records.
+//
+// Errors: what cannot be signalled is left and stays visible as `stopping`.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "modelpool/registry.hpp"
+
+namespace modelpool::coordinator {
+
+struct GroupJob {
+  BackendRef backend;
+  ProcessIdentity process;
+  pid_t group = 0;            // 0: only the process
+  std::string token;          // empty: carries none
+  int signal = 0;             // to whoever is found; 0 = only watch
+  bool first_signalled = false;  // the registered process has had this signal already
+};
+
+class Groups {
+ public:
+  // `spared`: never signalled whatever group they are in.
+  static Result<std::unique_ptr<Groups>> make();
+  ~Groups();
+
+  void order(GroupJob job);
+  void spare(std::set<pid_t> pids);  // attached workers; the coordinator itself always is
+  // A backend that has left STOPPING is not watched any longer.
+  void forget(BackendRef backend);
+
+  int fd() const { return vanished_bell_.get(); }  // readable when a backend has vanished
+  std::vector<BackendRef> vanished();              // so far, and not forgotten
+
+ private:
+  struct Member {
+    ProcessHandle handle;
+    int signalled = 0;
+  };
+  struct Watched {
+    GroupJob job;
+    std::map<pid_t, Member> members;
+    bool vanished = false;
+    bool due = true;                    // to be scanned now
+    std::uint64_t scanned_ns = 0;
+  };
+
+  Groups(Fd work_bell, Fd vanished_bell);
+  void run();
+  void scan(Watched* watched, const std::set<pid_t>& spared);
+  static bool belongs(const Watched& watched, pid_t pid, bool number_taken);
+
+  Fd work_bell_;
+  Fd vanished_bell_;
+  std::mutex mutex_;  // guards all below
+  std::vector<GroupJob> orders_;
+  std::vector<BackendRef> forgotten_;
+  std::set<pid_t> spared_;
+  std::vector<BackendRef> vanished_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace modelpool::coordinator

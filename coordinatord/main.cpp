@@ -1,0 +1,76 @@
+// coordinatord: command line and config in, then the loop.
+
+#include <grp.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <string>
+
+#include "config.hpp"
+#include "log.hpp"
+#include "loop.hpp"
+#include "options.hpp"
+#include "spdlog/spdlog.h"
+
+namespace {
+
+using namespace modelpool;               // NOLINT: the program's own names
+using namespace modelpool::coordinator;  // NOLINT
+
+int complain(const Error& error, int code) {
+  std::fprintf(stderr, "coordinatord: %s\n", error.text.c_str());
+  return code;
+}
+
+// From root to the pool's owner, before anything of the pool is touched.
+Result<> become_user(const std::string& name) {
+  const passwd* user = getpwnam(name.c_str());
+  if (user == nullptr) return fail(Errc::kInvalid, "unable to run as " + escape(name) + ": there is no such user");
+  if (geteuid() == user->pw_uid) return {};
+  if (geteuid() != 0) {
+    return fail(Errc::kPermission, "unable to run as " + escape(name) + ": only root can; start as that user instead");
+  }
+  if (initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0) {
+    return fail_errno(errno, "run as " + escape(name));
+  }
+  return {};
+}
+
+int exit_code(const Error& error) {
+  switch (error.code) {
+    case Errc::kInvalid: return kExitUsage;
+    case Errc::kBusy:    // another coordinator, or a creation under way: a supervisor may try again
+    case Errc::kSystem: return kExitFinding;
+    default: return kExitNoPool;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  auto parsed = parse_command_line(argc, argv);
+  if (!parsed) return complain(parsed.error(), kExitUsage);
+  if (!parsed->answer.empty()) {
+    std::fputs(parsed->answer.c_str(), stdout);
+    return kExitDone;
+  }
+  const Options& options = parsed->options;
+  if (!options.user.empty()) {
+    if (auto ok = become_user(options.user); !ok) return complain(ok.error(), exit_code(ok.error()));
+  }
+  const auto settings = load_config(options.config_path, options.flags);
+  if (!settings) return complain(settings.error(), kExitUsage);
+  if (options.check_config) {
+    const std::string name = options.config_path.empty() ? "flags" : options.config_path;
+    std::printf("%s: ok\n%s", name.c_str(), config_summary(*settings).c_str());
+    return kExitDone;
+  }
+  set_up_log(options.log_level, options.log_format);
+  auto notifier = Notifier::make(options.notify_fd);
+  if (!notifier) return complain(notifier.error(), kExitUsage);
+  auto loop = Loop::make(options, *settings, std::move(*notifier));
+  if (!loop) return complain(loop.error(), exit_code(loop.error()));
+  return (*loop)->run();
+}

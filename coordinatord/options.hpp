@@ -1,0 +1,45 @@
+// The command line of coordinatord.
+//
+// Safety: pure but for reading MODELPOOL_POOL. One thread.
+//
+// Errors: kInvalid with "unable to VERB OBJECT: reason; see coordinatord --help": wrong usage, exit
+// code kExitUsage.
+#pragma once
+
+#include <string>
+
+#include "log.hpp"
+#include "modelpool/layout.hpp"
+#include "modelpool/result.hpp"
+#include "modelpool/settings.hpp"
+
+namespace modelpool::coordinator {
+
+inline constexpr int kExitDone = 0;
+inline constexpr int kExitFinding = 1;
+inline constexpr int kExitUsage = 2;   // wrong usage, a config with errors
+inline constexpr int kExitNoPool = 3;  // no such pool, or not usable: replaced, foreign, taken
+
+struct Options {
+  std::string pool = "default";
+  std::string dir;          // empty: the library looks for it
+  std::string config_path;  // empty: none
+  Overrides flags;          // one flag per setting; origin kFlag
+  Capacities capacities;    // of a pool that is created
+  LogLevel log_level = LogLevel::kInfo;
+  LogFormat log_format = LogFormat::kText;
+  int notify_fd = -1;  // -1: none
+  bool stop_on_exit = false;
+  bool check_config = false;
+  std::string user;  // empty: stay who we are
+};
+
+struct ParseOutcome {
+  Options options;
+  std::string answer;  // not empty: --help or --version; print it and end with kExitDone
+};
+
+// Every flag is also understood with underscores for dashes.
+Result<ParseOutcome> parse_command_line(int argc, const char* const* argv);
+
+}  // namespace modelpool::coordinator

@@ -1,0 +1,87 @@
+#include "record.hpp"
+
+#include <array>
+#include <fstream>
+
+#include "log.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool::coordinator {
+namespace {
+
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+}  // namespace
+
+void Recorder::write(EventData event) {
+  CoordinatorRecord& coordinator = segment_->coordinator();
+  event.time_ns = wall_clock_ns();
+  // relaxed: this coordinator is the only writer
+  const std::uint64_t sequence = std::max<std::uint64_t>(1, coordinator.next_event.load(std::memory_order_relaxed));
+  EventRecord& record = segment_->event(sequence % segment_->capacities().events);
+  // release, all three: a reader checks the number before and after the data
+  record.sequence.store(0, std::memory_order_release);
+  record.data.store(event);
+  record.sequence.store(sequence, std::memory_order_release);
+  coordinator.next_event.store(sequence + 1, std::memory_order_release);
+  const auto kind = static_cast<std::size_t>(event.kind);
+  const auto reason = static_cast<std::size_t>(event.reason);
+  if (kind < kEventKindCount && reason < kReasonCount) {
+    coordinator.counters[kind][reason].fetch_add(1, std::memory_order_relaxed);
+  }
+  coordinator.event_bell.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(coordinator.event_bell);
+  log_event(sequence, event);
+}
+
+EventData event_about(const BackendView& b, EventKind kind) {
+  EventData event;
+  event.kind = kind;
+  event.pid = static_cast<std::uint32_t>(b.process.pid);
+  event.backend = b.ref.index;
+  event.generation = b.ref.generation;
+  event.exit_status = b.exit_status;
+  set_field(&event.model, b.model);
+  if (b.stop.generation != b.ref.generation) return event;
+  event.reason = b.stop.reason;
+  event.age_ns = b.stop.age_ns;
+  event.limit_ns = b.stop.limit_ns;
+  event.worker_pid = b.stop.worker_pid;
+  event.signal = b.stop.signal;
+  set_field(&event.tag, field_text(b.stop.tag));
+  set_field(&event.text, field_text(b.stop.text));
+  return event;
+}
+
+EventKind kind_of_stop(const StopRecord& stop, bool was_loaded) {
+  if (!was_loaded) return EventKind::kLoadFailed;
+  switch (stop.reason) {
+    case Reason::kBusy:
+    case Reason::kStall:
+    case Reason::kLoadTimeout: return EventKind::kKilled;
+    case Reason::kRequested: return stop.forced != 0 ? EventKind::kKilled : EventKind::kEvicted;
+    case Reason::kCrashed:
+    case Reason::kNone: return EventKind::kExited;
+    default: return EventKind::kEvicted;
+  }
+}
+
+std::string evidence_of(pid_t pid) {
+  const auto stat = read_stat(pid);
+  if (!stat) return "its process is not there";
+  const std::string proc = "/proc/" + std::to_string(pid) + "/";
+  std::string text = std::string("state ") + stat->state;
+  if (const std::string wchan = first_line(proc + "wchan"); !wchan.empty() && wchan != "0") text += ", wchan " + wchan;
+  if (const std::string call = first_line(proc + "syscall"); !call.empty()) {
+    text += ", syscall " + call.substr(0, call.find(' '));
+  }
+  text += ", " + std::to_string(stat->threads) + " threads, RSS " + format_size(stat->rss_bytes);
+  return text;
+}
+
+}  // namespace modelpool::coordinator

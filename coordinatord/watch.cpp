@@ -1,0 +1,106 @@
+#include "watch.hpp"
+
+#include <sys/epoll.h>
+
+#include <array>
+#include <cerrno>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool::coordinator {
+namespace {
+
+constexpr std::uint64_t kBackends = 0;
+constexpr std::uint64_t kWorkers = 1;
+constexpr std::uint64_t kRetry_ns = kSecond_ns;
+
+}  // namespace
+
+Result<Watch> Watch::make() {
+  Fd epoll(epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll) return fail_errno(errno, "create an epoll set");
+  return Watch(std::move(epoll));
+}
+
+void Watch::look(const Key& key, const ProcessIdentity& process, std::uint64_t now) {
+  Entry& entry = entries_[key];
+  entry.seen = true;
+  if (entry.ended || entry.handle) return;
+  auto verified = ProcessHandle::open(process);
+  if (verified.liveness == Liveness::kDead) {
+    entry.ended = true;
+  } else if (verified.liveness == Liveness::kUnknown) {
+    retry_ns_ = std::min(retry_ns_, now + kRetry_ns);
+  } else {
+    const std::uint64_t token = next_token_++;
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = token;
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, verified.handle.fd(), &event) != 0) {
+      retry_ns_ = std::min(retry_ns_, now + kRetry_ns);
+      return;
+    }
+    by_token_[token] = key;
+    entry.handle = std::move(verified.handle);
+  }
+}
+
+void Watch::take_ended() {
+  std::array<epoll_event, 64> events;
+  for (int count = 64; count == 64;) {
+    count = epoll_wait(epoll_.get(), events.data(), 64, 0);
+    for (int i = 0; i < count; ++i) {
+      const auto at = by_token_.find(events[static_cast<std::size_t>(i)].data.u64);
+      if (at == by_token_.end()) continue;
+      if (const auto entry = entries_.find(at->second); entry != entries_.end()) {
+        // Closing its only descriptor takes it out of the set; it stays known as ended.
+        entry->second.ended = true;
+        entry->second.handle = ProcessHandle();
+      }
+      by_token_.erase(at);
+    }
+  }
+}
+
+void Watch::refresh(const Snapshot& snapshot) {
+  retry_ns_ = kNever_ns;
+  for (auto& [key, entry] : entries_) entry.seen = false;
+  for (const WorkerView& worker : snapshot.workers) {
+    look({kWorkers, pack_half(worker.ref.generation, worker.ref.index)}, worker.process, snapshot.now_ns);
+  }
+  for (const BackendView& b : snapshot.backends) {
+    const bool has_process = b.state.state >= BackendState::kStarting && b.state.state <= BackendState::kStopping;
+    if (has_process && b.process.pid > 1) look({kBackends, pack_ref(b.ref)}, b.process, snapshot.now_ns);
+  }
+  take_ended();
+  exited_.clear();
+  dead_workers_.clear();
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    if (!it->second.seen) {
+      it = entries_.erase(it);
+      continue;
+    }
+    if (it->second.ended) {
+      const std::uint64_t packed = it->first.second;
+      if (it->first.first == kBackends) {
+        exited_.push_back({low_half(packed), high_half(packed)});
+      } else {
+        dead_workers_.push_back({low_half(packed), high_half(packed)});
+      }
+    }
+    ++it;
+  }
+}
+
+void Watch::declare_dead(WorkerRef worker) {
+  Entry& entry = entries_[{kWorkers, pack_half(worker.generation, worker.index)}];
+  entry.ended = true;
+  entry.handle = ProcessHandle();
+}
+
+const ProcessHandle* Watch::backend(BackendRef ref) const {
+  const auto it = entries_.find({kBackends, pack_ref(ref)});
+  return it != entries_.end() && it->second.handle ? &it->second.handle : nullptr;
+}
+
+}  // namespace modelpool::coordinator

@@ -1,0 +1,59 @@
+// Who has ended: one pidfd for each attached worker and each registered process of a backend.
+//
+// Safety: one thread.
+//
+// Crash: holds nothing but descriptors; the next coordinator opens them anew.
+//
+// Errors: a process whose pidfd cannot be opened for want of descriptors or memory is neither alive
+// nor dead (P7): it is looked at again by retry_ns().
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "modelpool/snapshot.hpp"
+
+namespace modelpool::coordinator {
+
+class Watch {
+ public:
+  static Result<Watch> make();
+
+  // Opens what the snapshot has and this does not watch yet, drops what is not there any more, and
+  // takes in what has ended.
+  void refresh(const Snapshot& snapshot);
+
+  int fd() const { return epoll_.get(); }  // readable when a process has ended
+  const std::vector<BackendRef>& exited() const { return exited_; }
+  const std::vector<WorkerRef>& dead_workers() const { return dead_workers_; }
+  // A worker found dead by other evidence: its process has executed another program.
+  void declare_dead(WorkerRef worker);
+  // The verified handle of a backend's registered process; null if it has ended or is not known.
+  const ProcessHandle* backend(BackendRef ref) const;
+  std::uint64_t retry_ns() const { return retry_ns_; }
+
+ private:
+  using Key = std::pair<std::uint64_t, std::uint64_t>;  // kind, packed reference
+  struct Entry {
+    ProcessHandle handle;
+    bool ended = false;
+    bool seen = false;
+  };
+
+  explicit Watch(Fd epoll) : epoll_(std::move(epoll)) {}
+  void look(const Key& key, const ProcessIdentity& process, std::uint64_t now);
+  void take_ended();
+
+  Fd epoll_;
+  std::map<Key, Entry> entries_;
+  std::map<std::uint64_t, Key> by_token_;  // of epoll events
+  std::uint64_t next_token_ = 1;
+  std::uint64_t retry_ns_ = kNever_ns;
+  std::vector<BackendRef> exited_;
+  std::vector<WorkerRef> dead_workers_;
+};
+
+}  // namespace modelpool::coordinator
