@@ -16,9 +16,9 @@
 namespace modelpool::coordinator {
 
 inline constexpr int kExitDone = 0;
-inline constexpr int kExitFinding = 1;
+inline constexpr int kExitFinding = 1; // the answer is no: another coordinator serves the pool
 inline constexpr int kExitUsage = 2;   // wrong usage, a config with errors
-inline constexpr int kExitNoPool = 3;  // no such pool, or not usable: replaced, foreign, taken
+inline constexpr int kExitNoPool = 3;  // no such pool, or not usable: replaced, foreign
 
 struct Options {
   std::string pool = "default";

@@ -134,16 +134,6 @@ void record_progress(const LeaseRef& lease) {
   worker.segment().lease(worker.ref().index, lease.cell).progress_ns.store(now_ns(), std::memory_order_release);
 }
 
-void record_use(const Segment& segment, std::size_t row, std::uint32_t backend, std::uint64_t when_ns) {
-  Word& cell = segment.last_used(row, backend);
-  // relaxed: the row's threads only raise it; the clearing of the lease word orders it for readers.
-  // Within kUseResolution_ns nothing is written, so threads on one backend do not fight for the line.
-  std::uint64_t seen = cell.load(std::memory_order_relaxed);
-  while (seen < when_ns && when_ns - seen >= kUseResolution_ns && !cell.compare_exchange_weak(seen, when_ns, std::memory_order_seq_cst,
-                                                       std::memory_order_relaxed)) {
-  }
-}
-
 bool any_lease_names(const Segment& segment, BackendRef backend) {
   for (std::uint32_t w = 0; w < segment.capacities().workers; ++w) {
     // seq_cst, both skips: their owners stored these words seq_cst before publishing

@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <new>
 
-#include "modelpool/leases.hpp"
 #include "modelpool/time.hpp"
 
 namespace modelpool {
@@ -167,6 +166,16 @@ std::uint32_t Worker::take_cell() {
 
 void Worker::return_cell(std::uint32_t cell) {
   free_cells_[cell / 64].fetch_or(std::uint64_t{1} << (cell % 64), std::memory_order_release);
+}
+
+void record_use(const Segment& segment, std::size_t row, std::uint32_t backend, std::uint64_t when_ns) {
+  Word& cell = segment.last_used(row, backend);
+  // relaxed: the row's threads only raise it; the clearing of the lease word orders it for readers.
+  // Within kUseResolution_ns nothing is written, so threads on one backend do not fight for the line.
+  std::uint64_t seen = cell.load(std::memory_order_relaxed);
+  while (seen < when_ns && when_ns - seen >= kUseResolution_ns && !cell.compare_exchange_weak(seen, when_ns, std::memory_order_seq_cst,
+                                                       std::memory_order_relaxed)) {
+  }
 }
 
 Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough) {

@@ -12,17 +12,16 @@ import sys
 # Bottom up; one line is one floor. A .hpp and the .cpp of its name stand together.
 FLOORS = {
     "libshm": [
-        ["result", "time", "text", "settings", "process"],
-        ["layout"],
+        ["result", "text", "time", "settings", "process"],
+        ["layout", "event_json"],
         ["robust_mutex", "segment", "worker", "leases"],
         ["registry", "spawn", "admission", "snapshot"],
         ["pool"],
     ],
     "coordinatord": [
         ["decide"],
-        ["enforce"],
-        ["loop"],
-        ["options"],
+        ["log", "record", "watch", "groups", "enforce"],
+        ["notify", "config", "options", "loop"],
         ["main"],
     ],
 }

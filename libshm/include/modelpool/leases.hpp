@@ -51,12 +51,6 @@ void end_lease(const LeaseRef& lease);
 // Takes back a publication that was not validated: not a use of the backend.
 void withdraw_lease(const LeaseRef& lease);
 void record_progress(const LeaseRef& lease);
-// A last-used cell may lag behind the latest use by this much; judges of idleness allow for it.
-inline constexpr std::uint64_t kUseResolution_ns = kMillisecond_ns;
-
-// Marks the backend used now by this worker. A cell only grows.
-void record_use(const Segment& segment, std::size_t row, std::uint32_t backend, std::uint64_t when_ns);
-
 // The evict side's scan: does any lease word name this backend? To be called after the CAS that
 // closed it. Rows and cells are skipped only on words their owners stored seq_cst before publishing.
 bool any_lease_names(const Segment& segment, BackendRef backend);

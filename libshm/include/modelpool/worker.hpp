@@ -87,6 +87,12 @@ class Worker {
   Worker* next_ = nullptr;
 };
 
+// A last-used cell may lag behind the latest use by this much; judges of idleness allow for it.
+inline constexpr std::uint64_t kUseResolution_ns = kMillisecond_ns;
+
+// Marks the backend used now by this worker. A cell only grows.
+void record_use(const Segment& segment, std::size_t row, std::uint32_t backend, std::uint64_t when_ns);
+
 // Is the worker of this row dead? Exec counts: the process lives, its mapping does not.
 // `thorough` also reads /proc/PID/maps.
 Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough);

@@ -1,0 +1,268 @@
+#include "config.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool::coordinator {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+class ConfigTest : public ::testing::Test {
+ protected:
+  ConfigTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "config_test.XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) std::abort();
+    dir_ = pattern;
+    path_ = dir_ / "pool.toml";
+  }
+  ~ConfigTest() override { std::filesystem::remove_all(dir_); }
+
+  void write(std::string_view text) const { std::ofstream(path_, std::ios::binary) << text; }
+  Result<Settings> load(std::string_view text, const Overrides& flags = {}) const {
+    write(text);
+    return load_config(path_.string(), flags);
+  }
+  // What follows "FILE" in the error.
+  std::string error_of(std::string_view text) const {
+    const Result<Settings> settings = load(text);
+    if (settings) return "no error";
+    const std::string prefix = "unable to read config " + path_.string();
+    EXPECT_EQ(settings.error().code, Errc::kInvalid);
+    EXPECT_THAT(settings.error().text, StartsWith(prefix));
+    return settings.error().text.substr(std::min(prefix.size(), settings.error().text.size()));
+  }
+
+  std::filesystem::path dir_;
+  std::filesystem::path path_;
+};
+
+TEST_F(ConfigTest, AFullConfigIsReadWithTheLineEachValueCameFrom) {
+  const auto settings = load(
+      "[pool]\n"
+      "max_backends = 2\n"
+      "idle-timeout = \"15m\"\n"
+      "stop_signal = 15\n"
+      "load_cooldown = \"1s..1m\"\n"
+      "[[model]]\n"
+      "match = \"whisper-*\"\n"
+      "busy-timeout = \"2m\"\n"
+      "[[model]]\n"
+      "match = \"*\"\n"
+      "busy_timeout = \"off\"\n");
+  ASSERT_TRUE(settings) << settings.error().text;
+  EXPECT_EQ(settings->get(Setting::kMaxBackends), 2u);
+  EXPECT_EQ(settings->get(Setting::kIdleTimeout), 900 * kSecond_ns);
+  EXPECT_EQ(settings->get(Setting::kStopSignal), 15u);
+  EXPECT_EQ(settings->get(Setting::kLoadCooldown), pack_cooldown(1'000, 60'000));
+  const Origin origin = settings->pool.origin[static_cast<std::size_t>(Setting::kIdleTimeout)];
+  EXPECT_EQ(origin.kind, OriginKind::kConfig);
+  EXPECT_EQ(origin.line, 3u);
+  EXPECT_EQ(origin_text(*settings, origin), path_.string() + ":3");
+  ASSERT_EQ(settings->rule_count, 2u);
+  EXPECT_EQ(settings->rules[0].glob_text(), "whisper-*");
+  EXPECT_EQ(settings->rules[0].overrides.get(Setting::kBusyTimeout), 120 * kSecond_ns);
+  EXPECT_EQ(settings->rules[1].overrides.get(Setting::kBusyTimeout), 0u);
+  EXPECT_EQ(
+      settings->rules[1].overrides.origin[static_cast<std::size_t>(Setting::kBusyTimeout)].line,
+      11u);
+  EXPECT_FALSE(settings->pool.has(Setting::kBusyTimeout));
+}
+
+TEST_F(ConfigTest, FlagsOverrideThePoolAndNotTheRules) {
+  Overrides flags;
+  flags.set(Setting::kIdleTimeout, 5 * kSecond_ns);
+  const auto settings = load(
+      "[pool]\nidle_timeout = \"15m\"\n[[model]]\nmatch = \"a\"\nidle_timeout = \"1m\"\n", flags);
+  ASSERT_TRUE(settings) << settings.error().text;
+  const Effective other = effective_settings(*settings, "b", nullptr);
+  EXPECT_EQ(other.get(Setting::kIdleTimeout), 5 * kSecond_ns);
+  EXPECT_EQ(other.origin[static_cast<std::size_t>(Setting::kIdleTimeout)].kind, OriginKind::kFlag);
+  EXPECT_EQ(effective_settings(*settings, "a", nullptr).get(Setting::kIdleTimeout),
+            60 * kSecond_ns);
+}
+
+TEST_F(ConfigTest, WithoutAFileOnlyFlagsCount) {
+  Overrides flags;
+  flags.set(Setting::kMaxBackends, 3);
+  const auto settings = load_config("", flags);
+  ASSERT_TRUE(settings) << settings.error().text;
+  EXPECT_EQ(settings->get(Setting::kMaxBackends), 3u);
+  EXPECT_EQ(settings->rule_count, 0u);
+  EXPECT_EQ(settings->config_path[0], '\0');
+  EXPECT_NE(settings->config_hash, 0u);
+}
+
+TEST_F(ConfigTest, TheHashDiffersWhenFileOrFlagsDo) {
+  Overrides two;
+  two.set(Setting::kMaxBackends, 2);
+  Overrides three;
+  three.set(Setting::kMaxBackends, 3);
+  const auto plain = load("[pool]\n");
+  const auto again = load("[pool]\n");
+  const auto with_two = load("[pool]\n", two);
+  const auto with_three = load("[pool]\n", three);
+  const auto other_file = load("[pool]\nmax_waiters = 1\n");
+  ASSERT_TRUE(plain && again && with_two && with_three && other_file);
+  EXPECT_EQ(plain->config_hash, again->config_hash);
+  EXPECT_NE(plain->config_hash, with_two->config_hash);
+  EXPECT_NE(with_two->config_hash, with_three->config_hash);
+  EXPECT_NE(plain->config_hash, other_file->config_hash);
+}
+
+TEST_F(ConfigTest, P13AnUnknownSettingIsNamedWithItsPlaceAndTheNearestOne) {
+  EXPECT_EQ(error_of("[pool]\n\n  max_backend = 2\n"),
+            ":3:3: unknown setting \"max_backend\"; did you mean max_backends?");
+  EXPECT_EQ(error_of("[pool]\nidle-timout = \"1m\"\n"),
+            ":2:1: unknown setting \"idle-timout\"; did you mean idle_timeout?");
+  EXPECT_THAT(error_of("[pool]\nzebra = 1\n"), HasSubstr("; there are max_backends, busy_timeout"));
+}
+
+TEST_F(ConfigTest, P13AnUnknownTableIsNamedWithItsPlace) {
+  EXPECT_THAT(error_of("[pol]\n"), EndsWith("unknown table or key \"pol\"; did you mean pool?"));
+  EXPECT_THAT(error_of("[zebra]\n"), EndsWith("; there are [pool] and [[model]]"));
+  EXPECT_EQ(error_of("max_backends = 2\n"),
+            ":1:1: max_backends stands outside of a table; write [pool] above it");
+  EXPECT_THAT(error_of("[model]\nmatch = \"a\"\n"), HasSubstr("write each rule as [[model]]"));
+  EXPECT_THAT(error_of("[[pool]]\n"), HasSubstr("write it as one table, [pool]"));
+  EXPECT_THAT(error_of("pool = 3\n"), HasSubstr("pool is an integer"));
+  EXPECT_THAT(error_of("model = [1]\n"), HasSubstr("model has an integer in it"));
+}
+
+TEST_F(ConfigTest, P13ABareNumberIsNoDuration) {
+  EXPECT_EQ(
+      error_of("[pool]\nidle_timeout = 30\n"),
+      ":2:16: idle_timeout = 30: a unit is missing; write it like \"30s\", \"15m\" or \"off\"");
+  EXPECT_THAT(error_of("[pool]\nidle_timeout = \"30\"\n"), StartsWith(":2:16: cannot set"));
+  EXPECT_THAT(error_of("[pool]\nload_cooldown = 10\n"), HasSubstr("a unit is missing"));
+}
+
+TEST_F(ConfigTest, ZeroIsOffWithoutAUnit) {
+  const auto settings = load("[pool]\nload_timeout = 0\n");
+  ASSERT_TRUE(settings) << settings.error().text;
+  EXPECT_EQ(settings->get(Setting::kLoadTimeout), 0u);
+}
+
+TEST_F(ConfigTest, P13AWrongTypeSaysWhatToWrite) {
+  EXPECT_EQ(error_of("[pool]\nidle_timeout = true\n"),
+            ":2:16: idle_timeout is a boolean; write it like \"30s\", \"15m\" or \"off\"");
+  EXPECT_THAT(error_of("[pool]\nidle_timeout = 1.5\n"), HasSubstr("a number with a fraction"));
+  EXPECT_THAT(error_of("[pool]\nmax_backends = [1]\n"), HasSubstr("max_backends is an array"));
+  EXPECT_THAT(error_of("[pool]\nwhen_busy = 1\n"), HasSubstr("when_busy is an integer"));
+  EXPECT_THAT(error_of("[pool]\nidle_timeout = 1979-05-27\n"), HasSubstr("a date or time"));
+  EXPECT_THAT(error_of("[[model]]\nmatch = 3\n"), HasSubstr("match is an integer"));
+}
+
+TEST_F(ConfigTest, P13AValueOutOfRangeSaysWhatTheSettingTakes) {
+  EXPECT_THAT(error_of("[pool]\nmax_backends = -1\n"), HasSubstr(": it takes a number from 0"));
+  EXPECT_THAT(error_of("[pool]\nwhen_busy = \"never\"\n"),
+              StartsWith(":2:13: cannot set when_busy to \"never\": it takes drain"));
+  EXPECT_THAT(error_of("[pool]\nstop_signal = \"SIGSTOP\"\n"), HasSubstr("it takes a signal"));
+}
+
+TEST_F(ConfigTest, P13OneSettingInBothSpellingsIsAnError) {
+  EXPECT_EQ(
+      error_of("[pool]\nmax_backends = 2\nmax-backends = 3\n"),
+      ":3:1: max_backends is set twice, first in line 2; dashes and underscores are the same");
+  EXPECT_THAT(error_of("[pool]\nmax_backends = 2\nmax_backends = 3\n"), StartsWith(":3:"));
+}
+
+TEST_F(ConfigTest, P13ARuleNeedsAGlobThatCanBeRead) {
+  EXPECT_THAT(error_of("\n[[model]]\nidle_timeout = \"1m\"\n"),
+              StartsWith(":2:1: a [[model]] table"));
+  EXPECT_THAT(error_of("[[model]]\nmatch = \"[a\"\n"),
+              StartsWith(":2:9: cannot use the model glob"));
+  EXPECT_THAT(error_of("[[model]]\nmatch = \"\"\n"), HasSubstr("it is empty"));
+  EXPECT_THAT(error_of("[[model]]\nmatch = \"" + std::string(192, 'a') + "\"\n"),
+              HasSubstr("192 bytes"));
+}
+
+TEST_F(ConfigTest, P13ASettingOfThePoolIsRefusedInARule) {
+  EXPECT_EQ(error_of("[[model]]\nmatch = \"a\"\nmax_backends = 2\n"),
+            ":3:1: max_backends is not for single models; move it to [pool]");
+}
+
+TEST_F(ConfigTest, P13MoreRulesThanFitAreRefused) {
+  std::string text;
+  for (std::size_t i = 0; i < kRuleCapacity; ++i) text += "[[model]]\nmatch = \"a\"\n";
+  EXPECT_TRUE(load(text));
+  EXPECT_EQ(error_of(text + "[[model]]\nmatch = \"a\"\n"),
+            ":129:1: there are more than 64 [[model]] tables; merge some into wider globs");
+}
+
+TEST_F(ConfigTest, P13TheFirstProblemInTheFileIsReported) {
+  EXPECT_THAT(error_of("[pool]\nzz = 1\naa = 1\n"), StartsWith(":2:1: unknown setting \"zz\""));
+}
+
+TEST_F(ConfigTest, P13BrokenTomlHasAPlaceAndNoControlCharacters) {
+  EXPECT_THAT(error_of("[pool\n"), StartsWith(":1:"));
+  EXPECT_THAT(error_of("[pool]\nidle_timeout = \n"), StartsWith(":2:"));
+  EXPECT_THAT(error_of("[pool]\nx = \"\xff\"\n"), StartsWith(":2:"));
+  EXPECT_THAT(error_of("[pool]\n\"\\u001b[1m\" = 1\n"), HasSubstr("\\x1b"));
+}
+
+TEST_F(ConfigTest, P13AFileThatCannotBeAConfigIsRefused) {
+  const auto missing = load_config((dir_ / "none.toml").string(), {});
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().system, ENOENT);
+  EXPECT_THAT(missing.error().text, StartsWith("unable to read config " + dir_.string()));
+
+  const auto folder = load_config(dir_.string(), {});
+  ASSERT_FALSE(folder);
+  EXPECT_THAT(folder.error().text, EndsWith("it is not a regular file"));
+
+  const std::string fifo = (dir_ / "fifo").string();
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  const auto pipe = load_config(fifo, {});  // does not wait for a writer
+  ASSERT_FALSE(pipe);
+  EXPECT_THAT(pipe.error().text, EndsWith("it is not a regular file"));
+
+  EXPECT_THAT(error_of(std::string(kConfigMax_bytes + 1, '#')), HasSubstr("larger than 1MiB"));
+}
+
+TEST_F(ConfigTest, APathThatDoesNotFitKeepsItsEnd) {
+  std::filesystem::path deep = dir_;
+  for (int i = 0; i < 5; ++i) deep /= std::string(100, 'd');
+  std::filesystem::create_directories(deep);
+  path_ = deep / "pool.toml";
+  const auto settings = load("[pool]\nmax_waiters = 1\n");
+  ASSERT_TRUE(settings) << settings.error().text;
+  const std::string origin = origin_text(*settings, {OriginKind::kConfig, 2});
+  EXPECT_THAT(origin, StartsWith("..."));
+  EXPECT_THAT(origin, EndsWith("/pool.toml:2"));
+}
+
+TEST_F(ConfigTest, TheSummaryShowsEveryValueAndWhereItCameFrom) {
+  Overrides flags;
+  flags.set(Setting::kMaxWaiters, 7);
+  const auto settings =
+      load("[pool]\nmax_backends = 2\n[[model]]\nmatch = \"a*\"\nidle_timeout = \"5m\"\n", flags);
+  ASSERT_TRUE(settings) << settings.error().text;
+  const std::string summary = config_summary(*settings);
+  EXPECT_THAT(summary, HasSubstr("  max_backends    2            line 2\n"));
+  EXPECT_THAT(summary, HasSubstr("  max_waiters     7            flag\n"));
+  EXPECT_THAT(summary, HasSubstr("  busy_timeout    off          default\n"));
+  EXPECT_THAT(summary, HasSubstr("[[model]] \"a*\"\n  idle_timeout    5m           line 5\n"));
+}
+
+TEST(NearestNameTest, OnlyANameThatIsNearIsSuggested) {
+  EXPECT_EQ(nearest_name("busy-timeuot", {"idle_timeout", "busy_timeout"}), "busy_timeout");
+  EXPECT_EQ(nearest_name("POOL", {"pool"}), "pool");
+  EXPECT_EQ(nearest_name("zebra", {"pool", "model"}), "");
+  EXPECT_EQ(nearest_name("", {"pool"}), "");
+  EXPECT_EQ(nearest_name(std::string(100'000, 'a'), {"pool"}), "");
+}
+
+}  // namespace
+}  // namespace modelpool::coordinator
