@@ -1,5 +1,6 @@
 #include "enforce.hpp"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -98,11 +99,13 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
   return false;
 }
 
-// A stop that an earlier coordinator began has had its signal, but nobody here waits for its end.
+// A stop that an earlier coordinator began: nobody here waits for its end yet. Its first process has
+// had the signal on record; the others may not. A second stop signal can mean "at once" to a server,
+// so that is not repeated, SIGKILL is.
 void Enforcer::watch_inherited_stops(const Snapshot& snapshot) {
   for (const BackendView& b : snapshot.backends) {
     if (b.state.state != BackendState::kStopping || b.stop.signalled_ns == 0) continue;
-    if (!ordered_.contains(pack_ref(b.ref))) order(b, 0, false);
+    if (!ordered_.contains(pack_ref(b.ref))) order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false);
   }
 }
 

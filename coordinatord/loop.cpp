@@ -229,11 +229,12 @@ std::uint64_t Loop::scan() {
     record.horizon_ns.store(kNever_ns, std::memory_order_seq_cst);
     publish_pending();
     const Snapshot& snapshot = reader_.read();
-    if (snapshot.settings_generation != settings_seen_) {
+    if (snapshot.settings_generation != record.settings_noted.load(std::memory_order_relaxed)) {
       EventData event;
       event.kind = EventKind::kSettingsChanged;
-      event.count = settings_seen_ = snapshot.settings_generation;
+      event.count = snapshot.settings_generation;
       recorder_.write(event);
+      record.settings_noted.store(snapshot.settings_generation, std::memory_order_relaxed);
       wake_everyone(*segment_);
     }
     watch_->refresh(snapshot);

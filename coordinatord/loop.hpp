@@ -71,7 +71,6 @@ class Loop {
   Ending ending_ = Ending::kNo;
   bool unlooked_ = false;                  // something happened after the last scan
   std::unique_ptr<Settings> pending_;      // to be published when the mutex can be had
-  std::uint64_t settings_seen_ = 0;
   std::string status_;
 };
 

@@ -355,6 +355,7 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   HalfWord event_bell;
   alignas(kCacheLine_bytes) Word last_scan_ns;
   Word scans;
+  Word settings_noted;  // generation of the settings an event was last written for
   Word next_event;  // sequence number of the next event, from 1
   std::array<std::array<Word, kReasonCount>, kEventKindCount> counters;
 };
