@@ -240,7 +240,7 @@ class Judge {
       act(ActionKind::kReopen, b);
       return;
     }
-    if (reason == Reason::kLru) return;  // make_room judges it, with all the others
+    if (reason == Reason::kLru && !facts_.ending) return;  // make_room judges it, with all the others
     if (reason == Reason::kNone || reason == Reason::kIdle) {
       act(ActionKind::kReopen, b);  // these are not held closed
       return;
@@ -254,7 +254,7 @@ class Judge {
     }
     want(b);
     if (!drained_long_enough(b, rules)) return;
-    if (reason == Reason::kShutdown) {
+    if (reason == Reason::kShutdown || facts_.ending) {
       Action& action = act(ActionKind::kCommit, b);  // it ends with the pool, however long
       action.stop = b.stop;
       action.stop.forced = 1;
@@ -353,6 +353,8 @@ class Judge {
       const auto when_busy = static_cast<WhenBusy>(rules_[i].get(Setting::kWhenBusy));
       if (b.state.state == BackendState::kStopping) {
         leaving += !b.overdue;
+      } else if (ends_now(b)) {
+        ++leaving;
       } else if (b.state.state == BackendState::kEvicting && ours(b)) {
         if (b.stop.reason == Reason::kLru) {
           if (!b.pinned()) held.push_back({&b, when_busy, true});
@@ -395,6 +397,13 @@ class Judge {
     return std::any_of(decision_.actions.begin(), decision_.actions.end(), [&](const Action& a) {
       return a.backend == b.ref && a.kind != ActionKind::kNoteLoaded && a.kind != ActionKind::kReapWorker &&
              a.kind != ActionKind::kClearWaiter;
+    });
+  }
+  // Another rule ends it in this very decision.
+  bool ends_now(const BackendView& b) const {
+    return std::any_of(decision_.actions.begin(), decision_.actions.end(), [&](const Action& a) {
+      return a.backend == b.ref && (a.kind == ActionKind::kClose || a.kind == ActionKind::kCommit) &&
+             (a.stop.forced != 0 || b.in_flight == 0);
     });
   }
   const Effective& rules_of(const BackendView& b) const {

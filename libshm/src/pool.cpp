@@ -211,11 +211,11 @@ Result<> LoadTicket::started(pid_t pid) {
   // Opened before it is examined: what is examined is what will be signalled (P7).
   auto handle = pid > 1 ? ProcessHandle::open(pid) : Result<ProcessHandle>(modelpool::fail(Errc::kInvalid, ""));
   if (auto ok = check_startable(segment, pid); !ok) return ok;
-  if (!handle) return modelpool::fail(handle.error());
   const auto stat = read_stat(pid);
-  if (!stat || stat->is_zombie() || handle->liveness() != Liveness::kAlive) {
+  if (!stat || stat->is_zombie() || (handle && handle->liveness() != Liveness::kAlive)) {
     return modelpool::fail(Errc::kInvalid, "unable to register process " + std::to_string(pid) + ": it has ended");
   }
+  if (!handle) return modelpool::fail(handle.error());
   const bool whole_group = stat->group == pid && !any_worker_in_group(segment, pid);
   if (auto ok = record_start(segment, ref_.backend, ref_.worker->owner_word(),
                              Started{handle->identity(), whole_group ? pid : 0, false});
@@ -244,7 +244,10 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   }
   if (auto ok = publish_ready(segment, ref_.backend, worker.owner_word(), address, options); !ok) {
     withdraw_lease(lease);
-    if (ok.error().code == Errc::kTicketLost) let_go();
+    if (ok.error().code == Errc::kTicketLost) {
+      let_go();
+      ring(segment);  // its slot waits for that
+    }
     return modelpool::fail(ok.error());
   }
   worker.drop();

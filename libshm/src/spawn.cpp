@@ -98,10 +98,14 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) int run_child(voi
   }
   raw_syscall(SYS_close, child.gate_of_parent);
   long error = 0;
+  bool in_directory = true;
   raw_syscall(SYS_dup3, child.input, 0, 0);
   raw_syscall(SYS_dup3, child.output, 1, 0);
   raw_syscall(SYS_dup3, child.error_output, 2, 0);
-  if (child.cwd != nullptr) error = raw_syscall(SYS_chdir, reinterpret_cast<long>(child.cwd));
+  if (child.cwd != nullptr) {
+    error = raw_syscall(SYS_chdir, reinterpret_cast<long>(child.cwd));
+    in_directory = error == 0;
+  }
   raw_syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
 
   char open_gate = 0;
@@ -125,7 +129,7 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) int run_child(voi
     raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
     if (raw_syscall(SYS_getppid) != child.parent) exit_now();
   }
-  const int code = static_cast<int>(-error);
+  const int code = static_cast<int>(in_directory ? -error : error);  // negative: of the directory
   raw_syscall(SYS_write, child.gate, reinterpret_cast<long>(&code), sizeof code);
   // Stay until the parent has put the ticket back: a dead process would look like a failed load.
   raw_syscall(SYS_read, child.gate, reinterpret_cast<long>(&open_gate), 1);
@@ -289,7 +293,8 @@ Result<ProcessIdentity> spawn_gated(const std::vector<std::string>& argv, const 
     on_failed_exec();
     end_child(pid);
     free_stack();
-    auto error = fail_errno(code, "execute " + escape(argv[0])).value();
+    auto error = code > 0 ? fail_errno(code, "execute " + escape(argv[0])).value()
+                          : fail_errno(-code, "start " + escape(argv[0]) + " in " + escape(options.cwd)).value();
     error.code = Errc::kSpawnFailed;
     return fail(std::move(error));
   }
@@ -299,7 +304,16 @@ Result<ProcessIdentity> spawn_gated(const std::vector<std::string>& argv, const 
 
 void reap_when_exited(const ProcessIdentity& child, std::function<void(std::uint32_t)> on_exit) {
   auto handle = ProcessHandle::open(child);
-  if (!handle.handle) return;
+  if (!handle.handle) {
+    // It has ended already, as a program with a wrong flag does: kernels open no pidfd for a zombie.
+    const auto stat = read_stat(child.pid);
+    siginfo_t info{};
+    if (stat && stat->is_zombie() && stat->start_ticks == child.start_ticks &&
+        waitid(P_PID, static_cast<id_t>(child.pid), &info, WEXITED | WNOHANG) == 0 && info.si_pid == child.pid) {
+      on_exit(packed_exit(info));
+    }
+    return;
+  }
   struct Job {
     ProcessHandle child;
     std::function<void(std::uint32_t)> on_exit;
