@@ -13,6 +13,7 @@ namespace {
 // A model that waits for a place, with the arrival of its first waiter.
 struct Head {
   std::uint64_t arrival;
+  std::uint64_t deadline;
   const std::string* model;
 };
 
@@ -119,17 +120,19 @@ class Judge {
     if (owner_is_dead(b.state.owner)) {
       stop = why(b, Reason::kCrashed);
       set_field(&stop.text, "the worker that was loading it died");
+      stop.failed = kLoadLost;
     } else if (b.state.state == BackendState::kStarting && facts_.has_exited(b.ref)) {
+      if (exit_may_come(b)) return;
       stop = why(b, Reason::kCrashed);
-      stop.failed = 1;
+      stop.failed = kLoadFailed;
       set_field(&stop.text, "its process ended before it was ready");
     } else if (limit != 0 && due(add_ns(b.reserved_ns, limit))) {
       stop = why(b, Reason::kLoadTimeout, age_ns(now_, b.reserved_ns), limit);
-      stop.failed = 1;
+      stop.failed = kLoadFailed;
       set_field(&stop.text, "not ready within " + format_duration(limit) + " (load_timeout)");
     } else if (facts_.ending) {
       stop = why(b, Reason::kShutdown);
-      stop.failed = 1;
+      stop.failed = kLoadFailed;
       set_field(&stop.text, "the pool is being shut down");
     } else {
       return;
@@ -177,7 +180,16 @@ class Judge {
     if (!noted) act(ActionKind::kNoteLoaded, b);
   }
 
+  // Who spawned it reaps it and records how it ended; that is worth a moment, for those who wait.
+  bool exit_may_come(const BackendView& b) {
+    for (const auto& [ref, until] : facts_.unreaped) {
+      if (ref == b.ref) return !due(until);
+    }
+    return false;
+  }
+
   void close_crashed(const BackendView& b) {
+    if (exit_may_come(b)) return;
     Action& action = act(b.state.state == BackendState::kReady ? ActionKind::kClose : ActionKind::kCommit, b);
     action.stop = why(b, Reason::kCrashed);
     action.stop.forced = 1;
@@ -236,7 +248,13 @@ class Judge {
       act(ActionKind::kReopen, b);
       return;
     }
-    if (reason == Reason::kLru && b.pinned()) {
+    if ((b.control & kControlEvict) && (b.control & kControlForce)) {
+      Action& action = act(ActionKind::kCommit, b);
+      action.stop = why(b, Reason::kRequested);
+      action.stop.forced = 1;
+      return;
+    }
+    if (reason == Reason::kLru && b.pinned() && !facts_.ending) {
       act(ActionKind::kReopen, b);
       return;
     }
@@ -245,19 +263,20 @@ class Judge {
       act(ActionKind::kReopen, b);  // these are not held closed
       return;
     }
-    const bool forced = b.stop.forced != 0 || (by_request && (b.control & kControlForce) != 0);
-    if (b.in_flight == 0 || forced) {
-      Action& action = act(ActionKind::kCommit, b);
-      action.stop = b.stop;
-      action.stop.forced = forced;
+    want(b);  // also for a commit: a publication that is not validated may stand in its way
+    StopRecord stop = b.stop;
+    if (facts_.ending) {
+      stop = why(b, Reason::kShutdown);
+      stop.decided_ns = b.stop.decided_ns;
+    }
+    if (b.in_flight == 0 || stop.forced != 0) {
+      act(ActionKind::kCommit, b).stop = stop;
       return;
     }
-    want(b);
     if (!drained_long_enough(b, rules)) return;
-    if (reason == Reason::kShutdown || facts_.ending) {
-      Action& action = act(ActionKind::kCommit, b);  // it ends with the pool, however long
-      action.stop = b.stop;
-      action.stop.forced = 1;
+    if (stop.reason == Reason::kShutdown) {
+      stop.forced = 1;  // it ends with the pool, however long its requests
+      act(ActionKind::kCommit, b).stop = stop;
       return;
     }
     act(ActionKind::kReopen, b).drain_failed = true;
@@ -279,7 +298,7 @@ class Judge {
       if (b.stop.generation != b.ref.generation) {
         // Its loader gave it up: nothing was decided here.
         action.stop = why(b, Reason::kNone);
-        action.stop.failed = 1;
+        action.stop.failed = kLoadFailed;
         action.stop.worker_pid = b.owner_pid;
       }
     };
@@ -298,15 +317,15 @@ class Judge {
   }
 
   void judge_gone(const BackendView& b) {
+    if (high_half(b.noted) != b.ref.generation || low_half(b.noted) < static_cast<std::uint32_t>(BackendState::kGone)) {
+      act(ActionKind::kNoteFailed, b);
+    }
     if (b.state.owner != 0) {
       if (owner_is_dead(b.state.owner)) act(ActionKind::kDisown, b);
       return;
     }
-    if (b.in_flight == 0) {
-      act(ActionKind::kFree, b);
-    } else {
-      want(b);  // the slot is free when its last holder has noticed
-    }
+    want(b);  // the slot is free when its last holder has noticed
+    if (b.in_flight == 0) act(ActionKind::kFree, b);
   }
 
   // --- Room: the global LRU limit -------------------------------------------------------------
@@ -318,7 +337,7 @@ class Judge {
       const BackendView* serving = s_.find_model(w.model);
       if (serving != nullptr && !serving->overdue) continue;
       const bool known = std::any_of(heads.begin(), heads.end(), [&](const Head& h) { return *h.model == w.model; });
-      if (!known) heads.push_back({w.arrival, &w.model});
+      if (!known) heads.push_back({w.arrival, w.deadline_ns, &w.model});
     }
     return heads;
   }
@@ -383,11 +402,17 @@ class Judge {
         const std::uint64_t position = free_places + (i - over);
         if (position < heads.size()) head = &heads[position];
       }
-      if (next_held < held.size()) {
-        keep_draining(held[next_held++], head);
-      } else {
-        choose_victim(&candidates, head);
+      if (next_held == held.size()) {
+        choose_victim(&candidates, head, false);
+        continue;
       }
+      // Somebody who has fallen idle meanwhile goes before one that is still being drained.
+      const bool busy = held[next_held].backend->in_flight > 0;
+      if (busy && choose_victim(&candidates, head, true)) continue;
+      keep_draining(held[next_held++], head);
+    }
+    for (const Head& head : heads) {
+      if (!held.empty()) static_cast<void>(due(head.deadline));  // it may be for nobody by then
     }
     for (; next_held < held.size(); ++next_held) act(ActionKind::kReopen, *held[next_held].backend);
   }
@@ -414,6 +439,7 @@ class Judge {
     const BackendView& b = *c.backend;
     if (acted_on(b)) return;
     const bool force = head != nullptr && c.when_busy == WhenBusy::kForce;
+    want(b);
     if (b.in_flight == 0 || force) {
       Action& action = act(ActionKind::kCommit, b);
       action.stop = b.stop;
@@ -421,7 +447,6 @@ class Judge {
       action.stop.for_arrival = head != nullptr ? head->arrival : 0;
       return;
     }
-    want(b);
     if (drained_long_enough(b, rules_of(b))) act(ActionKind::kReopen, b).drain_failed = true;
   }
 
@@ -430,9 +455,13 @@ class Judge {
     return limit != 0 && due(add_ns(b.stop.decided_ns, limit));
   }
 
-  void choose_victim(std::vector<Candidate>* candidates, const Head* head) {
+  bool choose_victim(std::vector<Candidate>* candidates, const Head* head, bool only_idle) {
     for (auto it = candidates->begin(); it != candidates->end(); ++it) {
       const BackendView& b = *it->backend;
+      if (only_idle && b.in_flight > 0) {
+        want(b);
+        continue;
+      }
       if (head != nullptr && has_waiter(b, head->arrival)) continue;
       const std::uint64_t resident = rules_of(b).get(Setting::kMinResident);
       if (resident != 0 && !due(add_ns(b.ready_ns, resident))) continue;
@@ -454,8 +483,9 @@ class Judge {
       action.stop.for_arrival = head != nullptr ? head->arrival : 0;
       action.hold = it->when_busy != WhenBusy::kWait;
       candidates->erase(it);
-      return;
+      return true;
     }
+    return false;
   }
 
   static constexpr int kSigkill = 9;

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "modelpool/snapshot.hpp"
@@ -25,6 +26,8 @@ struct Facts {
   std::uint32_t epoch = 0;                // this coordinator's
   bool ending = false;                    // every backend is to be stopped (on-exit stop, replaced)
   std::vector<BackendRef> exited;         // the registered process has ended
+  // Of those exited: whose exit status is not recorded yet, and until when it is worth waiting for.
+  std::vector<std::pair<BackendRef, std::uint64_t>> unreaped;
   std::vector<BackendRef> vanished;       // no process of the backend is left
   std::vector<WorkerRef> dead_workers;    // proved
 
@@ -44,6 +47,7 @@ enum class ActionKind {
   kDisown,       // GONE or STOPPING: its ticket's holder is dead
   kFree,         // GONE -> FREE
   kNoteLoaded,   // a backend has become ready: record it
+  kNoteFailed,   // a load ended before anything was started: record it
   kRefuseEvict,  // a requested eviction that its leases do not allow
   kReapWorker,   // clear a dead worker's row
   kClearWaiter,  // a waiter row whose worker is not there

@@ -87,7 +87,10 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
     case ActionKind::kDisown: return disown_ticket(*segment_, b->ref);
     case ActionKind::kFree: return free(*b);
     case ActionKind::kNoteLoaded: return note_loaded(*b);
+    case ActionKind::kNoteFailed: return note_ended(*b);
     case ActionKind::kRefuseEvict:
+      // Still closed: whose leases they were turned out to be dead.
+      if (load_state(*segment_, b->ref.index).state == BackendState::kEvicting) return false;
       set_control(*segment_, b->ref, 0, kControlEvict | kControlForce);
       // Bumped so that who asked looks again.
       segment_->coordinator().event_bell.fetch_add(1, std::memory_order_seq_cst);
@@ -114,7 +117,7 @@ void Enforcer::order(const BackendView& b, int signal, bool first_signalled) {
   GroupJob job;
   job.backend = b.ref;
   job.process = b.process;
-  job.group = b.group;
+  job.group = b.group == b.process.pid ? b.group : 0;  // nothing else is ever written (P7)
   if (b.traits & kTraitToken) job.token = segment_->token(b.ref.index, b.ref.generation);
   job.signal = signal;
   job.first_signalled = first_signalled;
@@ -149,11 +152,13 @@ bool Enforcer::commit(const Action& action, const BackendView& b) { return stop_
 
 bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b, bool was_ready) {
   const StopRecord& why = action.stop;
+  // The leases first: one that ends between the two has left its mark in last-used.
+  const bool is_leased = why.forced == 0 && any_lease_names(*segment_, b.ref);
   if (!evidence_holds(action, b)) {
     open_again(b);
     return true;
   }
-  if (why.forced == 0 && any_lease_names(*segment_, b.ref)) {
+  if (is_leased) {
     if (action.hold || !was_ready) return was_ready;  // closed; the leases may finish
     open_again(b);
     return true;
@@ -234,7 +239,12 @@ bool Enforcer::lose(const Action& action, const BackendView& b) {
   }
   StopRecord stop = action.stop;
   stop.stopping_ns = now_ns();
-  if (stop.failed != 0) {
+  const BackendRecord& record = segment_->backend(b.ref.index);
+  if (b.process.pid != static_cast<pid_t>(record.pid.load(std::memory_order_acquire)) ||
+      b.process.start_ticks != record.start_ticks.load(std::memory_order_acquire)) {
+    return true;  // another process was started since: the evidence was about the one before
+  }
+  if (stop.failed == kLoadFailed) {
     // The waiters look for the text when they see the transition, so it goes first.
     auto lock = lock_for(segment_->lock(), 0);
     if (!lock) {
@@ -247,11 +257,6 @@ bool Enforcer::lose(const Action& action, const BackendView& b) {
   }
   segment_->backend(b.ref.index).stop.publish(stop);
   if (!lose_ticket(*segment_, b.ref, action.seen)) return false;
-  if (b.state.state == BackendState::kReserved) {
-    BackendView ended = b;
-    ended.stop = stop;
-    recorder_->write(event_about(ended, EventKind::kLoadFailed));
-  }
   wake_waiters(*segment_, hash_name(b.model));
   wake_line(*segment_);
   return true;
@@ -301,6 +306,8 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
     spared = low_half(row.state.load(std::memory_order_seq_cst)) != 0 &&
              row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(b.process.pid);
   }
+  const auto uid = read_uid(b.process.pid);
+  spared |= !uid || *uid != geteuid();
   if (first != nullptr && !spared) static_cast<void>(first->signal(action.signal));
   stop.signal = static_cast<std::uint32_t>(action.signal);
   (stop.signalled_ns == 0 ? stop.signalled_ns : stop.killed_ns) = now;
@@ -309,25 +316,34 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
   return true;
 }
 
-bool Enforcer::finish(const BackendView& b) {
-  BackendView ended = b;
-  ended.exit_status = low_half(segment_->backend(b.ref.index).exit_status.load(std::memory_order_acquire));
-  const bool was_loaded = b.ready_ns != 0 && b.stop.failed == 0;
-  if (high_half(b.noted) != b.ref.generation ||
-      low_half(b.noted) < static_cast<std::uint32_t>(BackendState::kGone)) {
-    EventData event = event_about(ended, kind_of_stop(b.stop, was_loaded));
-    if (b.stop.reason == Reason::kCrashed) {
-      event.signal = 0;  // it ended by itself; only what it left behind was signalled
-    } else if (b.stop.signalled_ns != 0) {
-      event.exit_ns = age_ns(now_ns(), b.stop.signalled_ns);
-    }
-    if (!was_loaded && field_text(event.text).empty()) {
-      if (const auto history = find_history(*segment_, b.model)) set_field(&event.text, field_text(history->error));
-    }
-    recorder_->write(event);
-    segment_->backend(b.ref.index)
-        .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(BackendState::kGone)), std::memory_order_release);
+// The event of an end, once: `noted` says that it is written. A crash in between writes it twice.
+bool Enforcer::note_ended(const BackendView& b) {
+  if (high_half(b.noted) == b.ref.generation &&
+      low_half(b.noted) >= static_cast<std::uint32_t>(BackendState::kGone)) {
+    return false;
   }
+  BackendRecord& record = segment_->backend(b.ref.index);
+  BackendView ended = b;
+  ended.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
+  const bool was_loaded = b.ready_ns != 0 && b.stop.failed == 0;
+  EventData event = event_about(ended, kind_of_stop(b.stop, was_loaded));
+  if (b.stop.reason == Reason::kCrashed && was_loaded) {
+    event.signal = 0;  // it ended by itself; only what it left behind was signalled
+  } else if (b.stop.signalled_ns != 0) {
+    event.exit_ns = age_ns(now_ns(), b.stop.signalled_ns);
+  }
+  if (!was_loaded && field_text(event.text).empty()) {
+    const auto history = find_history(*segment_, b.model);
+    if (history && history->failed_backend == pack_ref(b.ref)) set_field(&event.text, field_text(history->error));
+  }
+  if (!was_loaded && event.worker_pid == 0) event.worker_pid = b.owner_pid;
+  recorder_->write(event);
+  record.noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(BackendState::kGone)), std::memory_order_release);
+  return true;
+}
+
+bool Enforcer::finish(const BackendView& b) {
+  note_ended(b);
   if (!mark_gone(*segment_, b.ref)) return false;
   groups_->forget(b.ref);
   ordered_.erase(pack_ref(b.ref));
@@ -337,7 +353,9 @@ bool Enforcer::finish(const BackendView& b) {
 }
 
 bool Enforcer::free(const BackendView& b) {
-  return !any_lease_names(*segment_, b.ref) && free_slot(*segment_, b.ref);
+  if (any_lease_names(*segment_, b.ref) || !free_slot(*segment_, b.ref)) return false;
+  wake_line(*segment_);  // who found every slot taken
+  return true;
 }
 
 // --- Workers -------------------------------------------------------------------------------------------
@@ -357,8 +375,11 @@ bool Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
   for (const WorkerView& view : snapshot.workers) {
     if (view.ref == worker) event.worker_pid = static_cast<std::uint32_t>(view.process.pid);
   }
-  event.count = clear_worker_row(*segment_, worker, segment_->coordinator_row());
+  // The event first: killed after it, the next coordinator writes it again rather than never.
+  event.count = 0;
+  for (const LeaseView& lease : snapshot.leases) event.count += lease.worker == worker.index;
   recorder_->write(event);
+  clear_worker_row(*segment_, worker, segment_->coordinator_row());
   wake_line(*segment_);
   return true;
 }

@@ -46,6 +46,7 @@ class Enforcer {
   bool finish(const BackendView& b);
   bool free(const BackendView& b);
   bool note_loaded(const BackendView& b);
+  bool note_ended(const BackendView& b);
   bool reap(WorkerRef worker, const Snapshot& snapshot);
   bool lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot);
   void retry_soon();

@@ -144,14 +144,59 @@ void Groups::run() {
   }
 }
 
-bool Groups::belongs(const Watched& watched, pid_t pid, bool number_taken) {
+// Everyone a scan may find: what it cannot tell counts as "perhaps", so that a backend is not taken
+// for gone because a file could not be opened.
+Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, bool number_taken) {
   const GroupJob& job = watched.job;
   const auto stat = read_stat(pid);
-  if (!stat || stat->is_zombie()) return false;
-  if (number_taken && (stat->group == job.group || stat->session == job.process.pid)) return true;
-  if (job.token.empty()) return false;
-  const auto token = read_environment(pid, "MODELPOOL_BACKEND");
-  return token && *token == job.token;
+  // A zombie whose other threads run is alive.
+  if (!stat || (stat->is_zombie() && stat->threads <= 1)) return Belongs::kNo;
+  const bool in_group = stat->group == job.group || stat->session == job.process.pid;
+  if (number_taken && in_group) return Belongs::kYes;
+  if (job.token.empty()) return Belongs::kNo;
+  if (const auto token = read_environment(pid, "MODELPOOL_BACKEND")) {
+    return *token == job.token ? Belongs::kYes : Belongs::kNo;
+  }
+  // In the middle of an exec the environment reads as empty.
+  return in_group && !read_environment(pid, "PATH") ? Belongs::kPerhaps : Belongs::kNo;
+}
+
+// One look at everyone. Returns whether what it saw is the whole truth.
+bool Groups::find_members(Watched* watched) {
+  const GroupJob& job = watched->job;
+  bool whole = true;
+  bool number_taken = false;
+  const auto first_stat = read_stat(job.process.pid);
+  if (first_stat && first_stat->start_ticks == job.process.start_ticks) number_taken = true;
+  // A living member of the group keeps its number taken too.
+  for (const auto& [pid, member] : watched->members) {
+    const auto stat = read_stat(pid);
+    number_taken |= stat && stat->group == job.group && member.handle.liveness() == Liveness::kAlive;
+  }
+
+  if (!watched->members.contains(job.process.pid)) {
+    auto first = ProcessHandle::open(job.process);
+    if (first.liveness == Liveness::kAlive) watched->members[job.process.pid].handle = std::move(first.handle);
+    whole &= first.liveness != Liveness::kUnknown;
+  }
+  if (job.group == 0) return whole;
+  const auto pids = list_pids();
+  if (!pids) return false;
+  for (const pid_t pid : *pids) {
+    if (pid <= 1 || watched->members.contains(pid)) continue;
+    const Belongs found = belongs(*watched, pid, number_taken);
+    if (found == Belongs::kPerhaps) whole = false;
+    if (found != Belongs::kYes) continue;
+    // Opened first, examined again after: what was examined is what is held (P7).
+    auto handle = ProcessHandle::open(pid);
+    if (!handle) {
+      whole &= handle.error().system == ESRCH;
+      continue;
+    }
+    if (belongs(*watched, pid, number_taken) == Belongs::kYes) watched->members[pid].handle = std::move(*handle);
+  }
+  // Out of descriptors or memory, everybody looks absent.
+  return whole && read_stat(getpid()).has_value();
 }
 
 void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
@@ -159,55 +204,38 @@ void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
   watched->due = false;
   watched->scanned_ns = now_ns();
   for (int pass = 0; pass < kPassesMax; ++pass) {
-    bool unknown = false;  // a process that could not be opened, yet is not proved dead
-    const auto first_stat = read_stat(job.process.pid);
-    const bool number_taken = first_stat && first_stat->start_ticks == job.process.start_ticks;
-
-    // The registered process, by its identity; then the others, each opened before it is examined.
-    if (!watched->members.contains(job.process.pid)) {
-      auto first = ProcessHandle::open(job.process);
-      if (first.liveness == Liveness::kAlive) {
-        Member& member = watched->members[job.process.pid];
-        member.handle = std::move(first.handle);
-      }
-      unknown |= first.liveness == Liveness::kUnknown;
-    }
+    const bool had_members = !watched->members.empty();
+    const bool whole = find_members(watched);
+    const bool has_members = !watched->members.empty();
     if (job.first_signalled) {
       if (const auto it = watched->members.find(job.process.pid); it != watched->members.end()) {
         it->second.signalled = job.signal;
       }
     }
-    if (job.group != 0) {
-      for (const pid_t pid : list_pids()) {
-        if (pid <= 1 || watched->members.contains(pid)) continue;
-        if (!belongs(*watched, pid, number_taken)) continue;
-        auto handle = ProcessHandle::open(pid);
-        if (!handle) {
-          unknown |= handle.error().system != ESRCH;
-          continue;
-        }
-        const auto uid = read_uid(pid);
-        if (!uid || *uid != geteuid() || !belongs(*watched, pid, number_taken)) continue;
-        watched->members[pid].handle = std::move(*handle);
-      }
-    }
-
     std::erase_if(watched->members, [](const auto& entry) {
       return entry.second.handle.liveness() == Liveness::kDead;
     });
     bool sent = false;
     for (auto& [pid, member] : watched->members) {
       if (job.signal == 0 || member.signalled == job.signal || spared.contains(pid)) continue;
+      const auto uid = read_uid(pid);
+      if (!uid || *uid != geteuid()) continue;  // counts, but is not ours to signal
       member.signalled = job.signal;
       sent = member.handle.signal(job.signal).has_value() || sent;
     }
-    if (watched->members.empty() && !unknown) {
-      watched->vanished = true;
-      return;
+    if (watched->members.empty()) {
+      if (!whole) return;  // looked at again, see kBlindRescan_ns
+      if (!had_members && !has_members) {
+        watched->vanished = true;
+        return;
+      }
+      continue;  // the last member may have forked after the listing: only a look that began and
+                 // ended without anybody proves that nobody is left
     }
     // What a member forked while it was being found is found by the next pass.
     if (!sent) return;
   }
+  watched->due = true;
 }
 
 }  // namespace modelpool::coordinator

@@ -67,8 +67,10 @@ class Groups {
 
   Groups(Fd work_bell, Fd vanished_bell);
   void run();
-  void scan(Watched* watched, const std::set<pid_t>& spared);
-  static bool belongs(const Watched& watched, pid_t pid, bool number_taken);
+  enum class Belongs { kNo, kPerhaps, kYes };
+  static Belongs belongs(const Watched& watched, pid_t pid, bool number_taken);
+  static bool find_members(Watched* watched);
+  static void scan(Watched* watched, const std::set<pid_t>& spared);
 
   Fd work_bell_;
   Fd vanished_bell_;

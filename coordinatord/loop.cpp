@@ -27,6 +27,8 @@ namespace {
 // Scans in a row that found more to do, before the loop looks at its other events.
 constexpr int kRoundsMax = 64;
 constexpr std::uint64_t kAgain_ns = kMillisecond_ns;
+// How long the end of a backend waits for its exit status, which its parent records.
+constexpr std::uint64_t kReapWait_ns = 50 * kMillisecond_ns;
 constexpr std::uint64_t kLockRetry_ns = 10 * kMillisecond_ns;
 
 sigset_t handled_signals() {
@@ -130,9 +132,10 @@ Result<> Loop::set_up() {
   if (const std::uint64_t every = notifier_.watchdog_interval_ns(); every != 0) {
     set_timer(watchdog_, now_ns() + every, every);
   }
-  doorbell_ = std::thread([this] {
+  // Read before the first scan: a ring that comes after it is one to look for.
+  std::uint32_t seen = segment_->coordinator().doorbell.load(std::memory_order_seq_cst);
+  doorbell_ = std::thread([this, seen]() mutable {
     const HalfWord& doorbell = segment_->coordinator().doorbell;
-    std::uint32_t seen = doorbell.load(std::memory_order_seq_cst);
     while (!doorbell_stop_.load(std::memory_order_seq_cst)) {
       futex_wait(doorbell, seen, kNever_ns);
       const std::uint32_t now = doorbell.load(std::memory_order_seq_cst);
@@ -249,6 +252,11 @@ std::uint64_t Loop::scan() {
     facts.exited = watch_->exited();
     facts.dead_workers = watch_->dead_workers();
     facts.vanished = groups_->vanished();
+    for (const BackendRef ref : facts.exited) {
+      const BackendView* b = snapshot.find(ref);
+      if (b == nullptr || b->exit_status != 0 || !(b->traits & kTraitToken)) continue;
+      facts.unreaped.emplace_back(ref, watch_->ended_ns(ref) + kReapWait_ns);
+    }
     const Decision decision = decide(snapshot, facts);
 
     // Before the scan that would wait on it, or that scan could miss the lease's end.
@@ -286,13 +294,25 @@ void Loop::wait_until(std::uint64_t wake_ns) {
     }
     if (fd == name_.get()) {
       drain(name_);
-      if (segment_->is_replaced() && ending_ != Ending::kReplaced) {
+      if (name_is_lost() && ending_ != Ending::kReplaced) {
+        // From here on everyone knows, and nothing more is granted.
+        segment_->line().replaced.store(1, std::memory_order_seq_cst);
         spdlog::error("the pool's name {} was removed or given to another: draining what is here", segment_->path());
         ending_ = Ending::kReplaced;
         notifier_.stopping("pool replaced, draining");
       }
     }
   }
+}
+
+// By the descriptor, not by a path lookup alone: a change of root or mount is not a removal.
+bool Loop::name_is_lost() const {
+  struct stat by_fd;
+  struct stat by_name;
+  if (fstat(singleton_.get(), &by_fd) != 0) return false;
+  if (by_fd.st_nlink == 0) return true;
+  return stat(segment_->path().c_str(), &by_name) != 0 || by_name.st_ino != by_fd.st_ino ||
+         by_name.st_dev != by_fd.st_dev;
 }
 
 void Loop::handle_signals() {
@@ -307,6 +327,7 @@ void Loop::handle_signals() {
           ending_ = Ending::kStopBackends;
           // From here on nothing more is granted (admission reads it as: no coordinator).
           segment_->coordinator().leaving.store(kLeavingForGood, std::memory_order_seq_cst);
+          wake_everyone(*segment_);  // who waits learns it now
         } else {
           // Also a second signal while the backends are being stopped.
           spdlog::info("leaving on {}: backends go on", signal_text(static_cast<int>(info.ssi_signo)));
@@ -357,7 +378,7 @@ void Loop::leave() {
   }
   CoordinatorRecord& record = segment_->coordinator();
   record.wanted.store(0, std::memory_order_seq_cst);
-  if (record.leaving.load(std::memory_order_relaxed) == 0) record.leaving.store(1, std::memory_order_seq_cst);
+  record.leaving.store(1, std::memory_order_seq_cst);
   wake_everyone(*segment_);
   spdlog::info("left pool {}", segment_->name());
 }

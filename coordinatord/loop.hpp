@@ -42,6 +42,7 @@ class Loop {
   void publish_pending();
   std::uint64_t scan();
   void handle_signals();
+  bool name_is_lost() const;
   void reload();
   void log_table();
   void leave();

@@ -2,6 +2,7 @@
 
 #include <grp.h>
 #include <pwd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -66,6 +67,12 @@ int main(int argc, char** argv) {
     const std::string name = options.config_path.empty() ? "flags" : options.config_path;
     std::printf("%s: ok\n%s", name.c_str(), config_summary(*settings).c_str());
     return kExitDone;
+  }
+  // A pidfd for each worker and backend.
+  rlimit descriptors{};
+  if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
+    descriptors.rlim_cur = descriptors.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &descriptors);
   }
   set_up_log(options.log_level, options.log_format);
   auto notifier = Notifier::make(options.notify_fd);

@@ -25,10 +25,17 @@ Result<Watch> Watch::make() {
 void Watch::look(const Key& key, const ProcessIdentity& process, std::uint64_t now) {
   Entry& entry = entries_[key];
   entry.seen = true;
-  if (entry.ended || entry.handle) return;
+  if (!entry.process.is(process)) {
+    // A ticket whose program could not be executed may start another process.
+    by_token_.erase(entry.token);
+    entry = Entry{};
+    entry.process = process;
+    entry.seen = true;
+  }
+  if (entry.ended_ns != 0 || entry.handle) return;
   auto verified = ProcessHandle::open(process);
   if (verified.liveness == Liveness::kDead) {
-    entry.ended = true;
+    entry.ended_ns = now;
   } else if (verified.liveness == Liveness::kUnknown) {
     retry_ns_ = std::min(retry_ns_, now + kRetry_ns);
   } else {
@@ -41,11 +48,12 @@ void Watch::look(const Key& key, const ProcessIdentity& process, std::uint64_t n
       return;
     }
     by_token_[token] = key;
+    entry.token = token;
     entry.handle = std::move(verified.handle);
   }
 }
 
-void Watch::take_ended() {
+void Watch::take_ended(std::uint64_t now) {
   std::array<epoll_event, 64> events;
   for (int count = 64; count == 64;) {
     count = epoll_wait(epoll_.get(), events.data(), 64, 0);
@@ -54,7 +62,7 @@ void Watch::take_ended() {
       if (at == by_token_.end()) continue;
       if (const auto entry = entries_.find(at->second); entry != entries_.end()) {
         // Closing its only descriptor takes it out of the set; it stays known as ended.
-        entry->second.ended = true;
+        entry->second.ended_ns = now;
         entry->second.handle = ProcessHandle();
       }
       by_token_.erase(at);
@@ -72,15 +80,16 @@ void Watch::refresh(const Snapshot& snapshot) {
     const bool has_process = b.state.state >= BackendState::kStarting && b.state.state <= BackendState::kStopping;
     if (has_process && b.process.pid > 1) look({kBackends, pack_ref(b.ref)}, b.process, snapshot.now_ns);
   }
-  take_ended();
+  take_ended(snapshot.now_ns);
   exited_.clear();
   dead_workers_.clear();
   for (auto it = entries_.begin(); it != entries_.end();) {
     if (!it->second.seen) {
+      by_token_.erase(it->second.token);
       it = entries_.erase(it);
       continue;
     }
-    if (it->second.ended) {
+    if (it->second.ended_ns != 0) {
       const std::uint64_t packed = it->first.second;
       if (it->first.first == kBackends) {
         exited_.push_back({low_half(packed), high_half(packed)});
@@ -93,9 +102,16 @@ void Watch::refresh(const Snapshot& snapshot) {
 }
 
 void Watch::declare_dead(WorkerRef worker) {
-  Entry& entry = entries_[{kWorkers, pack_half(worker.generation, worker.index)}];
-  entry.ended = true;
-  entry.handle = ProcessHandle();
+  const auto it = entries_.find({kWorkers, pack_half(worker.generation, worker.index)});
+  if (it == entries_.end()) return;
+  by_token_.erase(it->second.token);
+  it->second.ended_ns = now_ns();
+  it->second.handle = ProcessHandle();
+}
+
+std::uint64_t Watch::ended_ns(BackendRef ref) const {
+  const auto it = entries_.find({kBackends, pack_ref(ref)});
+  return it == entries_.end() ? 0 : it->second.ended_ns;
 }
 
 const ProcessHandle* Watch::backend(BackendRef ref) const {

@@ -28,6 +28,8 @@ class Watch {
 
   int fd() const { return epoll_.get(); }  // readable when a process has ended
   const std::vector<BackendRef>& exited() const { return exited_; }
+  // When the end of a backend's process was noticed; 0 if it was not.
+  std::uint64_t ended_ns(BackendRef ref) const;
   const std::vector<WorkerRef>& dead_workers() const { return dead_workers_; }
   // A worker found dead by other evidence: its process has executed another program.
   void declare_dead(WorkerRef worker);
@@ -38,14 +40,16 @@ class Watch {
  private:
   using Key = std::pair<std::uint64_t, std::uint64_t>;  // kind, packed reference
   struct Entry {
+    ProcessIdentity process;
     ProcessHandle handle;
-    bool ended = false;
+    std::uint64_t token = 0;     // of its epoll events
+    std::uint64_t ended_ns = 0;  // when that was noticed; 0 = it has not
     bool seen = false;
   };
 
   explicit Watch(Fd epoll) : epoll_(std::move(epoll)) {}
   void look(const Key& key, const ProcessIdentity& process, std::uint64_t now);
-  void take_ended();
+  void take_ended(std::uint64_t now);
 
   Fd epoll_;
   std::map<Key, Entry> entries_;

@@ -144,6 +144,11 @@ Result<Granted> Acquisition::poll() {
       leave(false);
       return fail(refusal(Errc::kCancelled, "cancelled"));
     }
+    if (row_ && segment_.waiter(*row_).state.load(std::memory_order_seq_cst) !=
+                    pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting))) {
+      forget_row();  // a coordinator took this process for dead; stand in line again
+      continue;
+    }
     const bool was_in_line = row_.has_value();
     auto result = look();
     const bool pending = result && std::holds_alternative<Pending>(*result);
@@ -256,7 +261,8 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
     return fail(refusal(Errc::kReplaced, "the pool " + segment_.path() +
                                              " was removed or replaced under this process; attach again"));
   }
-  if (segment_.coordinator().leaving.load(std::memory_order_acquire) == kLeavingForGood) {
+  if (segment_.coordinator().leaving.load(std::memory_order_acquire) == kLeavingForGood &&
+      coordinator_liveness(segment_) != Liveness::kDead) {
     return fail(refusal(Errc::kNoCoordinator, "the pool is being shut down"));
   }
   const Settings* settings = current_settings(segment_);
@@ -286,15 +292,18 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
       const std::uint32_t places_now =
           limit_now == 0 ? kLineWidth : limit_now > live_now ? std::min(kLineWidth, limit_now - live_now) : 0;
       if (limit_now == 0 || has_turn(now, places_now)) {
-        const auto reserved = reserve(segment_, *lock, worker_.ref(), model_, now);
-        if (!reserved) {
+        const auto reserved = reserve(segment_, *lock, worker_.ref(), model_, now_ns());
+        if (reserved) {
+          worker_.hold();
+          awaited_.reset();
+          ring(segment_);
+          return Granted{TicketRef{&worker_, *reserved}};
+        }
+        // A slot whose backend is gone comes free when its last lease and its ticket have let go.
+        if (live_now >= segment_.capacities().backends || expired) {
           return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().backends) +
                                                     " backend slots are taken; create the pool with more --backends"));
         }
-        worker_.hold();
-        awaited_.reset();
-        ring(segment_);
-        return Granted{TicketRef{&worker_, *reserved}};
       }
     }
     if (!row_ && !expired) {
@@ -408,14 +417,18 @@ bool Acquisition::has_turn(std::uint64_t now, std::uint32_t places) {
 void Acquisition::leave(bool granted) {
   if (!row_) return;
   std::uint64_t waiting = pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting));
-  wake_word_.store(&own_wake_, std::memory_order_release);
   // CAS: a coordinator that took us for dead may have freed the row already
   segment_.waiter(*row_).state.compare_exchange_strong(waiting, pack_half(row_generation_, 0), std::memory_order_seq_cst);
-  row_.reset();
-  arrival_ = kNever_ns;
+  forget_row();
   if (granted) return;
   wake_line(segment_);
   ring(segment_);
+}
+
+void Acquisition::forget_row() {
+  wake_word_.store(&own_wake_, std::memory_order_release);
+  row_.reset();
+  arrival_ = kNever_ns;
 }
 
 Error Acquisition::refusal(Errc code, const std::string& why) const {

@@ -21,7 +21,8 @@ class ThreadCells {
   }
   void put(Worker& worker, std::uint32_t cell) {
     Entry& entry = find(worker);
-    if (entry.count < kKept) {
+    if (entry.kept == 0 && worker.may_keep(kKept)) entry.kept = kKept;
+    if (entry.count < entry.kept) {
       entry.cells[entry.count++] = cell;
     } else {
       worker.return_cell(cell);
@@ -30,11 +31,12 @@ class ThreadCells {
 
  private:
   static constexpr std::size_t kWorkers = 4;
-  static constexpr std::size_t kKept = 8;
+  static constexpr std::uint32_t kKept = 8;
   struct Entry {
     Worker* worker = nullptr;
     std::uint64_t serial = 0;
     std::uint32_t count = 0;
+    std::uint32_t kept = 0;  // how many it may keep
     std::array<std::uint32_t, kKept> cells{};
   };
 
@@ -44,12 +46,15 @@ class ThreadCells {
     }
     Entry& entry = entries_[next_++ % kWorkers];
     give_back(entry);
-    entry = Entry{&worker, worker.serial(), 0, {}};
+    entry = Entry{};
+    entry.worker = &worker;
+    entry.serial = worker.serial();
     return entry;
   }
   static void give_back(Entry& entry) {
     if (entry.worker == nullptr || !entry.worker->owned()) return;
     while (entry.count > 0) entry.worker->return_cell(entry.cells[--entry.count]);
+    entry.worker->keep_no_more(entry.kept);
   }
 
   std::array<Entry, kWorkers> entries_;
@@ -152,6 +157,8 @@ bool any_lease_names(const Segment& segment, BackendRef backend) {
 std::uint64_t latest_use_ns(const Segment& segment, std::uint32_t backend) {
   std::uint64_t latest = 0;
   for (std::size_t w = 0; w <= segment.coordinator_row(); ++w) {
+    // A row that was never used has no say, as in a snapshot.
+    if (w < segment.coordinator_row() && segment.worker(w).state.load(std::memory_order_seq_cst) == 0) continue;
     latest = std::max(latest, segment.last_used(w, backend).load(std::memory_order_seq_cst));
   }
   return latest;

@@ -193,9 +193,10 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
       },
       [&] { static_cast<void>(forget_start(*segment, backend, worker.owner_word())); });
   if (!process) return modelpool::fail(process.error());
-  pid_ = process->pid;
-  reap_when_exited(*process, [segment, backend](std::uint32_t packed) {
+  pid_ = process->identity().pid;
+  reap_when_exited(std::move(*process), [segment, backend](std::uint32_t packed) {
     record_exit(*segment, backend, packed);
+    ring(*segment);  // the coordinator may be waiting for it
   });
   ring(*segment);
   return {};

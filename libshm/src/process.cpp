@@ -293,10 +293,10 @@ std::optional<std::string> read_environment(pid_t pid, std::string_view name) {
   return std::nullopt;
 }
 
-std::vector<pid_t> list_pids() {
+std::optional<std::vector<pid_t>> list_pids() {
   std::vector<pid_t> pids;
   const std::unique_ptr<DIR, int (*)(DIR*)> directory(opendir("/proc"), closedir);
-  if (!directory) return pids;
+  if (!directory) return std::nullopt;
   while (const dirent* entry = readdir(directory.get())) {
     pid_t pid = 0;
     if (parse_number(entry->d_name, pid) && pid > 0) pids.push_back(pid);

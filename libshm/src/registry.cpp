@@ -90,6 +90,9 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, Work
 
 Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner, const Started& started) {
   BackendRecord& record = segment.backend(ref.index);
+  if (load_state(segment, ref.index) != StateWord{ref.generation, owner, BackendState::kReserved}) {
+    return ticket_lost(segment, ref);  // what was registered before stays as it is
+  }
   record.pid.store(static_cast<std::uint32_t>(started.process.pid), std::memory_order_release);
   record.group.store(static_cast<std::uint32_t>(started.group), std::memory_order_release);
   record.start_ticks.store(started.process.start_ticks, std::memory_order_release);
@@ -230,9 +233,10 @@ bool free_slot(const Segment& segment, BackendRef ref) {
 std::optional<LoadHistory> find_history(const Segment& segment, std::string_view model) {
   for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
     const ModelRecord& record = segment.model(i);
-    if (record.in_use.load(std::memory_order_acquire) != 0 && record.name.equals(model)) {
-      return record.history.load();
-    }
+    if (record.in_use.load(std::memory_order_acquire) == 0 || !record.name.equals(model)) continue;
+    const LoadHistory history = record.history.load();
+    // Another model may have taken the record meanwhile.
+    if (record.in_use.load(std::memory_order_acquire) != 0 && record.name.equals(model)) return history;
   }
   return std::nullopt;
 }

@@ -18,6 +18,7 @@
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <new>
 
 #include "modelpool/time.hpp"
@@ -41,6 +42,17 @@ std::uint64_t fingerprint() {
       offsetof(CoordinatorRecord, wanted), offsetof(CoordinatorRecord, doorbell),
       offsetof(WorkerRecord, leases_high), offsetof(BackendRecord, model),
       offsetof(BackendRecord, stop),       offsetof(WaiterRecord, wake), kSettingCount,
+      offsetof(CoordinatorRecord, horizon_ns), offsetof(CoordinatorRecord, event_bell),
+      offsetof(CoordinatorRecord, last_scan_ns), offsetof(CoordinatorRecord, next_event),
+      offsetof(CoordinatorRecord, counters), offsetof(WorkerRecord, wake),
+      offsetof(WorkerRecord, command), offsetof(BackendRecord, control),
+      offsetof(BackendRecord, exit_status), offsetof(BackendRecord, model_hash),
+      offsetof(BackendRecord, address), offsetof(BackendRecord, overrides),
+      offsetof(BackendRecord, noted), offsetof(BackendRecord, drain_failed_ns),
+      offsetof(WaiterRecord, arrival), offsetof(WaiterRecord, model_hash), offsetof(WaiterRecord, model),
+      offsetof(LeaseRecord, start_ns), offsetof(LeaseRecord, tag), offsetof(StopRecord, decided_ns),
+      offsetof(StopRecord, for_arrival), offsetof(StopRecord, text), offsetof(EventData, count),
+      offsetof(EventData, model), offsetof(EventData, text), offsetof(LoadHistory, error),
   };
   return hash_name({reinterpret_cast<const char*>(facts), sizeof facts}) ^ hash_name("glibc");
 }
@@ -96,9 +108,8 @@ constexpr const char* kRunDir = "/run/modelpool";
 
 // Opens the pool's directory and refuses one that others may get into.
 Result<Fd> open_dir(const std::string& path, bool create, bool read_only) {
-  if (create && mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
-    return fail_errno(errno, "create directory " + path);
-  }
+  const bool made = create && mkdir(path.c_str(), 0700) == 0;
+  if (create && !made && errno != EEXIST) return fail_errno(errno, "create directory " + path);
   Fd dir(open(path.c_str(), O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY));
   if (!dir) {
     const int error = errno;
@@ -124,6 +135,7 @@ Result<Fd> open_dir(const std::string& path, bool create, bool read_only) {
                                        ": it is open to other users; chmod 700 " + path);
   }
   if (!read_only && !is_tmpfs(dir.get())) {
+    if (made) rmdir(path.c_str());
     return fail(Errc::kIncompatible,
                 "unable to use directory " + path + ": it is not on a tmpfs; use one under /dev/shm or /run");
   }
@@ -362,6 +374,13 @@ void remember_mapped(std::shared_ptr<Segment> segment) {
   }
 }
 
+// A process may change its directory after it has attached.
+std::string absolute(const std::string& path) {
+  std::error_code error;
+  const std::string result = std::filesystem::absolute(path, error).lexically_normal();
+  return error ? path : result;
+}
+
 }  // namespace
 
 struct Segment::Opened {
@@ -372,8 +391,8 @@ struct Segment::Opened {
 };
 
 Result<std::string> find_pool_dir(std::string_view name, const std::string& dir) {
-  if (!dir.empty()) return dir;
-  if (const char* env = std::getenv("MODELPOOL_DIR"); env != nullptr && *env != 0) return std::string(env);
+  if (!dir.empty()) return absolute(dir);
+  if (const char* env = std::getenv("MODELPOOL_DIR"); env != nullptr && *env != 0) return absolute(env);
   const std::string shm = shm_dir();
   if (!is_usable_run_dir(kRunDir)) return shm;
   const std::string run = kRunDir;
@@ -573,10 +592,9 @@ bool Segment::is_replaced() const {
   // relaxed: the word only ever turns from 0 to 1 and guards nothing else
   if (line().replaced.load(std::memory_order_relaxed) != 0) return true;
   struct stat info;
-  const bool there = stat(path_.c_str(), &info) == 0;
-  if (there ? info.st_dev == device_ && info.st_ino == inode_ : errno != ENOENT) return false;
-  if (writable_) line().replaced.store(1, std::memory_order_relaxed);
-  return true;
+  if (stat(path_.c_str(), &info) == 0) return info.st_dev != device_ || info.st_ino != inode_;
+  // The name may be out of sight only for this process (chroot). A coordinator that lives would know.
+  return errno == ENOENT && coordinator_liveness(*this) == Liveness::kDead;
 }
 
 const Settings* current_settings(const Segment& segment) {

@@ -38,44 +38,35 @@ struct SnapshotReader::Cache {
   Snapshot snapshot;
   std::vector<BackendView> slots;            // what was read last, by slot
   std::vector<std::int32_t> position;        // of a slot in snapshot.backends, -1 if not there
+  std::vector<StateWord> seen;               // of each slot, as this read began with it
+
+  void read_backends(const Segment& segment);
+  bool states_hold(const Segment& segment) const;
 };
 
 SnapshotReader::SnapshotReader(std::shared_ptr<const Segment> segment)
     : segment_(std::move(segment)), cache_(std::make_unique<Cache>()) {
   cache_->slots.resize(segment_->capacities().backends);
   cache_->position.resize(segment_->capacities().backends);
+  cache_->seen.resize(segment_->capacities().backends);
 }
 
 SnapshotReader::~SnapshotReader() = default;
 
-const Snapshot& SnapshotReader::read() {
-  const Segment& segment = *segment_;
-  Snapshot& s = cache_->snapshot;
-  s.damage.clear();
-  s.now_ns = now_ns();
-
-  const auto& published = segment.settings().settings;
-  if (const std::uint64_t generation = published.generation(); generation != s.settings_generation || !s.settings) {
-    s.settings = generation == 0 ? nullptr : std::make_shared<const Settings>(published.load());
-    s.settings_generation = generation;
-  }
-
-  const CoordinatorRecord& coordinator = segment.coordinator();
-  s.coordinator.identity = read_coordinator(segment);
-  s.coordinator.started_ns = coordinator.started_ns.load(std::memory_order_acquire);
-  s.coordinator.last_scan_ns = coordinator.last_scan_ns.load(std::memory_order_acquire);
-  s.coordinator.scans = coordinator.scans.load(std::memory_order_acquire);
-  s.coordinator.left = coordinator.leaving.load(std::memory_order_acquire) != 0;
-
+void SnapshotReader::Cache::read_backends(const Segment& segment) {
+  Snapshot& s = snapshot;
   s.backends.clear();
   for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
-    cache_->position[i] = -1;
+    position[i] = -1;
     const BackendRecord& record = segment.backend(i);
-    BackendView& slot = cache_->slots[i];
+    BackendView& slot = slots[i];
     StateWord state = load_state(segment, i);
+    seen[i] = state;
     if (state.state == BackendState::kFree) continue;
     for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
-      const bool known = slot.ref.generation == state.generation && slot.state.state == state.state;
+      // While a ticket is out its holder may write: a second process after a failed exec.
+      const bool loading = state.state == BackendState::kReserved || state.state == BackendState::kStarting;
+      const bool known = !loading && slot.ref.generation == state.generation && slot.state.state == state.state;
       if (!known) read_backend(record, &slot);
       const StateWord again = load_state(segment, i);
       slot.ref = {i, state.generation};
@@ -101,12 +92,76 @@ const Snapshot& SnapshotReader::read() {
       s.damage.push_back(slot_name(i) + ": no valid model name");
       continue;
     }
-    cache_->position[i] = static_cast<std::int32_t>(s.backends.size());
+    position[i] = static_cast<std::int32_t>(s.backends.size());
     s.backends.push_back(slot);
   }
+}
+
+bool SnapshotReader::Cache::states_hold(const Segment& segment) const {
+  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+    if (load_state(segment, i) != seen[i]) return false;
+  }
+  return true;
+}
+
+const Snapshot& SnapshotReader::read() {
+  const Segment& segment = *segment_;
+  Snapshot& s = cache_->snapshot;
+  s.damage.clear();
+  s.now_ns = now_ns();
+
+  const auto& published = segment.settings().settings;
+  if (const std::uint64_t generation = published.generation(); generation != s.settings_generation || !s.settings) {
+    s.settings = generation == 0 ? nullptr : std::make_shared<const Settings>(published.load());
+    s.settings_generation = generation;
+  }
+
+  const CoordinatorRecord& coordinator = segment.coordinator();
+  s.coordinator.identity = read_coordinator(segment);
+  s.coordinator.started_ns = coordinator.started_ns.load(std::memory_order_acquire);
+  s.coordinator.last_scan_ns = coordinator.last_scan_ns.load(std::memory_order_acquire);
+  s.coordinator.scans = coordinator.scans.load(std::memory_order_acquire);
+  s.coordinator.left = coordinator.leaving.load(std::memory_order_acquire) != 0;
+
+  // Slots are read one after the other: a model that goes from one to another meanwhile would be seen
+  // in both. Read until no state changed while they were read.
+  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+    s.damage.clear();
+    cache_->read_backends(segment);
+    if (cache_->states_hold(segment)) break;
+  }
+
+  // Before the workers: a waiter whose worker is not among them is one whose worker has gone.
+  s.waiters.clear();
+  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+    const WaiterRecord& row = segment.waiter(i);
+    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
+    if (low_half(state) == 0) continue;
+    WaiterView waiter;
+    waiter.row = i;
+    waiter.generation = high_half(state);
+    waiter.owner = row.owner.load(std::memory_order_acquire);
+    waiter.pid = static_cast<pid_t>(row.pid.load(std::memory_order_acquire));
+    waiter.model = row.model.load();
+    waiter.arrival = row.arrival.load(std::memory_order_acquire);
+    waiter.since_ns = row.since_ns.load(std::memory_order_acquire);
+    waiter.deadline_ns = row.deadline_ns.load(std::memory_order_acquire);
+    waiter.expected_bytes = row.expected_bytes.load(std::memory_order_acquire);
+    waiter.priority = row.priority.load(std::memory_order_acquire);
+    waiter.tag = row.tag.load();
+    if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
+    if (waiter.model.empty() || !is_printable_utf8(waiter.model)) {
+      s.damage.push_back("waiter row " + std::to_string(i) + ": no valid model name");
+      continue;
+    }
+    s.waiters.push_back(std::move(waiter));
+  }
+  std::sort(s.waiters.begin(), s.waiters.end(),
+            [](const WaiterView& a, const WaiterView& b) { return a.arrival < b.arrival; });
 
   s.workers.clear();
   s.leases.clear();
+  int changes = 0;
   for (std::uint32_t w = 0; w < segment.capacities().workers; ++w) {
     const WorkerRecord& row = segment.worker(w);
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
@@ -123,6 +178,12 @@ const Snapshot& SnapshotReader::read() {
                       row.pidfd_inode.load(std::memory_order_acquire)};
     worker.attached_ns = row.attached_ns.load(std::memory_order_acquire);
     worker.command = row.command.load();
+    // Its identity must not be put together from two owners: that would look like a death.
+    if (row.state.load(std::memory_order_seq_cst) != state) {
+      if (++changes < kReadAttempts) --w;
+      continue;
+    }
+    changes = 0;
     const std::uint32_t high =
         std::min(row.leases_high.load(std::memory_order_seq_cst), segment.capacities().leases);
     for (std::uint32_t c = 0; c < high; ++c) {
@@ -165,32 +226,6 @@ const Snapshot& SnapshotReader::read() {
                  segment.last_used(segment.coordinator_row(), backend.ref.index).load(std::memory_order_seq_cst));
   }
 
-  s.waiters.clear();
-  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
-    const WaiterRecord& row = segment.waiter(i);
-    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
-    if (low_half(state) == 0) continue;
-    WaiterView waiter;
-    waiter.row = i;
-    waiter.generation = high_half(state);
-    waiter.owner = row.owner.load(std::memory_order_acquire);
-    waiter.pid = static_cast<pid_t>(row.pid.load(std::memory_order_acquire));
-    waiter.model = row.model.load();
-    waiter.arrival = row.arrival.load(std::memory_order_acquire);
-    waiter.since_ns = row.since_ns.load(std::memory_order_acquire);
-    waiter.deadline_ns = row.deadline_ns.load(std::memory_order_acquire);
-    waiter.expected_bytes = row.expected_bytes.load(std::memory_order_acquire);
-    waiter.priority = row.priority.load(std::memory_order_acquire);
-    waiter.tag = row.tag.load();
-    if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
-    if (waiter.model.empty() || !is_printable_utf8(waiter.model)) {
-      s.damage.push_back("waiter row " + std::to_string(i) + ": no valid model name");
-      continue;
-    }
-    s.waiters.push_back(std::move(waiter));
-  }
-  std::sort(s.waiters.begin(), s.waiters.end(),
-            [](const WaiterView& a, const WaiterView& b) { return a.arrival < b.arrival; });
   return s;
 }
 

@@ -1,34 +1,29 @@
 #include "modelpool/spawn.hpp"
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
+#include <fstream>
+#include <iterator>
 
 #include "modelpool/layout.hpp"
+#include "modelpool/segment.hpp"
 
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)
-#endif
-
-#if defined(__SANITIZE_THREAD__)
-#define MODELPOOL_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define MODELPOOL_TSAN 1
-#endif
 #endif
 
 namespace modelpool {
@@ -63,10 +58,22 @@ inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d 
 #error "spawn.cpp: write raw_syscall for this architecture"
 #endif
 
+// What passes between the two, in the memory they share. `gate`: 0 shut, 1 open. `progress`: 1 while
+// the child is in our memory; the kernel clears and wakes it when the child has left that, by exec
+// or by its end (CLONE_CHILD_CLEARTID); kFailed + errno if it could not execute the program. Neither
+// is a descriptor: another thread's fork could keep one of those open for ever.
+struct Handshake {
+  HalfWord gate{0};
+  HalfWord progress{kHere};
+
+  static constexpr std::uint32_t kHere = 1;
+  static constexpr std::uint32_t kFailedExec = 1u << 16;
+  static constexpr std::uint32_t kFailedCwd = 2u << 16;
+};
+
 // Everything the child needs, prepared before it exists.
 struct Child {
-  int gate;           // its end of the socket
-  int gate_of_parent;
+  Handshake* handshake;
   int input;
   int output;
   int error_output;
@@ -84,56 +91,63 @@ struct KernelSigaction {
   std::uint64_t mask;
 };
 
-__attribute__((no_sanitize("address", "undefined", "thread"))) int run_child(void* argument) {
+// Nothing in the child is instrumented: a sanitizer's state belongs to the thread it shares.
+#define MODELPOOL_IN_CHILD __attribute__((no_sanitize("address", "undefined", "thread")))
+
+MODELPOOL_IN_CHILD inline __attribute__((always_inline)) void exit_child() {
+  for (;;) raw_syscall(SYS_exit_group, 127);
+}
+
+MODELPOOL_IN_CHILD inline __attribute__((always_inline)) long address_of(const void* pointer) {
+  return reinterpret_cast<long>(pointer);
+}
+
+// Shares the parent's memory, so it writes nothing there but the handshake.
+MODELPOOL_IN_CHILD int run_child(void* argument) {
   const Child& child = *static_cast<const Child*>(argument);
-  const auto exit_now = [] { raw_syscall(SYS_exit_group, 127); };
+  volatile std::uint32_t* gate = reinterpret_cast<volatile std::uint32_t*>(&child.handshake->gate);
+  volatile std::uint32_t* progress = reinterpret_cast<volatile std::uint32_t*>(&child.handshake->progress);
 
   raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
-  if (raw_syscall(SYS_getppid) != child.parent) exit_now();
+  if (raw_syscall(SYS_getppid) != child.parent) exit_child();
   raw_syscall(SYS_setsid);
   // All signals are blocked since before the clone: no handler of the parent's runs here.
   const KernelSigaction default_action{};
   for (int signal = 1; signal <= 64; ++signal) {
-    raw_syscall(SYS_rt_sigaction, signal, reinterpret_cast<long>(&default_action), 0, 8);
+    raw_syscall(SYS_rt_sigaction, signal, address_of(&default_action), 0, 8);
   }
-  raw_syscall(SYS_close, child.gate_of_parent);
-  long error = 0;
-  bool in_directory = true;
   raw_syscall(SYS_dup3, child.input, 0, 0);
   raw_syscall(SYS_dup3, child.output, 1, 0);
   raw_syscall(SYS_dup3, child.error_output, 2, 0);
+  std::uint32_t failed = Handshake::kFailedExec;
+  long error = 0;
   if (child.cwd != nullptr) {
-    error = raw_syscall(SYS_chdir, reinterpret_cast<long>(child.cwd));
-    in_directory = error == 0;
+    error = raw_syscall(SYS_chdir, address_of(child.cwd));
+    if (error != 0) failed = Handshake::kFailedCwd;
   }
   raw_syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
 
-  char open_gate = 0;
-  long got;
-  do {
-    got = raw_syscall(SYS_read, child.gate, reinterpret_cast<long>(&open_gate), 1);
-  } while (got == -EINTR);
-  if (got != 1) exit_now();  // the parent is gone, or gave up
+  while (*gate == 0) raw_syscall(SYS_futex, address_of(&child.handshake->gate), FUTEX_WAIT, 0, 0);
 
   if (error == 0) {
     raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, 0);
     const std::uint64_t none = 0;
-    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, reinterpret_cast<long>(&none), 0, 8);
+    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, address_of(&none), 0, 8);
     error = -ENOENT;
     for (const char* const* program = child.programs; *program != nullptr; ++program) {
-      const long result = raw_syscall(SYS_execve, reinterpret_cast<long>(*program),
-                                      reinterpret_cast<long>(child.argv), reinterpret_cast<long>(child.envp));
+      const long result =
+          raw_syscall(SYS_execve, address_of(*program), address_of(child.argv), address_of(child.envp));
       if (result != -ENOENT && result != -ENOTDIR) error = result;
       if (result != -ENOENT && result != -ENOTDIR && result != -EACCES) break;
     }
     raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
-    if (raw_syscall(SYS_getppid) != child.parent) exit_now();
+    if (raw_syscall(SYS_getppid) != child.parent) exit_child();
   }
-  const int code = static_cast<int>(in_directory ? -error : error);  // negative: of the directory
-  raw_syscall(SYS_write, child.gate, reinterpret_cast<long>(&code), sizeof code);
-  // Stay until the parent has put the ticket back: a dead process would look like a failed load.
-  raw_syscall(SYS_read, child.gate, reinterpret_cast<long>(&open_gate), 1);
-  exit_now();
+  *progress = failed | static_cast<std::uint32_t>(-error);
+  raw_syscall(SYS_futex, address_of(&child.handshake->progress), FUTEX_WAKE, 1);
+  // Stay until the parent, which has put the ticket back, ends us: a dead process would look like a
+  // failed load.
+  for (;;) raw_syscall(SYS_ppoll, 0, 0, 0, 0);
   return 0;
 }
 
@@ -196,21 +210,25 @@ Result<Fd> open_for_child(const std::string& path, int flags) {
   return high;
 }
 
-Result<std::pair<Fd, Fd>> gate_pair() {
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
-    return fail_errno(errno, "create a socket pair");
-  }
-  Fd ours(ends[0]);
-  Fd low(ends[1]);
-  Fd childs(fcntl(low.get(), F_DUPFD_CLOEXEC, 3));
-  if (!childs) return fail_errno(errno, "create a socket pair");
-  return std::pair<Fd, Fd>(std::move(ours), std::move(childs));
-}
-
 std::uint32_t packed_exit(const siginfo_t& info) {
   return info.si_code == CLD_EXITED ? pack_exit(ExitKind::kExited, static_cast<std::uint32_t>(info.si_status))
                                     : pack_exit(ExitKind::kSignalled, static_cast<std::uint32_t>(info.si_status));
+}
+
+// Does the child run the new program, with its environment in place?
+bool has_executed(pid_t pid) {
+  constexpr unsigned long kForkedNotExecuted = 0x40;  // PF_FORKNOEXEC, in the flags of proc(5) stat
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+  const std::string text{std::istreambuf_iterator<char>(stat), {}};
+  unsigned long flags = 0;
+  const std::size_t end_of_name = text.rfind(')');
+  if (end_of_name == std::string::npos ||
+      std::sscanf(text.c_str() + end_of_name + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) != 1) {
+    return true;  // not to be seen: then nobody else sees it either
+  }
+  if (flags & kForkedNotExecuted) return false;
+  std::ifstream environment("/proc/" + std::to_string(pid) + "/environ");
+  return !environment || environment.peek() != std::ifstream::traits_type::eof();
 }
 
 void end_child(pid_t pid) {
@@ -222,9 +240,9 @@ void end_child(pid_t pid) {
 
 }  // namespace
 
-Result<ProcessIdentity> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
-                                    const std::function<Result<>(const ProcessIdentity&)>& at_gate,
-                                    const std::function<void()>& on_failed_exec) {
+Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
+                                  const std::function<Result<>(const ProcessIdentity&)>& at_gate,
+                                  const std::function<void()>& on_failed_exec) {
   if (argv.empty() || argv[0].empty()) {
     return fail(Errc::kInvalid, "unable to start a backend: no program is named");
   }
@@ -245,30 +263,23 @@ Result<ProcessIdentity> spawn_gated(const std::vector<std::string>& argv, const 
     if (!opened) return fail(opened.error());
     error_output = std::move(*opened);
   }
-  auto gate = gate_pair();
-  if (!gate) return fail(gate.error());
-  auto& [ours, childs] = *gate;
 
-  Child child{childs.get(), ours.get(), input->get(), output->get(),
-              error_output ? error_output.get() : output->get(), getpid(),
-              options.cwd.empty() ? nullptr : options.cwd.c_str(),
+  Handshake handshake;
+  Child child{&handshake, input->get(), output->get(), error_output ? error_output.get() : output->get(),
+              getpid(), options.cwd.empty() ? nullptr : options.cwd.c_str(),
               argv_pointers.data(), env_pointers.data(), program_pointers.data()};
-
-#ifdef MODELPOOL_TSAN
-  constexpr int kMemory = 0;  // the sanitizer's own state does not bear a second runner
-#else
-  constexpr int kMemory = CLONE_VM;
-#endif
   void* stack = mmap(nullptr, kChildStack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED) return fail_errno(errno, "allocate a stack");
   int pid;
+  int clone_error;
   {
     const BlockedSignals blocked;
-    pid = clone(run_child, static_cast<char*>(stack) + kChildStack_bytes, kMemory | SIGCHLD, &child);
+    pid = clone(run_child, static_cast<char*>(stack) + kChildStack_bytes, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD,
+                &child, nullptr, nullptr, &handshake.progress);
+    clone_error = errno;
   }
-  const int clone_error = errno;
-  childs.reset();
-  const auto free_stack = [&] { munmap(stack, kChildStack_bytes); };  // once the child is out of it
+  // Unmapped only when the child is out of it.
+  const auto free_stack = [&] { munmap(stack, kChildStack_bytes); };
   if (pid < 0) {
     free_stack();
     return fail_errno(clone_error, "start a process");
@@ -281,44 +292,39 @@ Result<ProcessIdentity> spawn_gated(const std::vector<std::string>& argv, const 
     free_stack();
     return fail(recorded.error());
   }
-  const char open_gate = 1;
-  int code = 0;
-  ssize_t got = 0;
-  if (send(ours.get(), &open_gate, 1, MSG_NOSIGNAL) == 1) {
-    do {
-      got = recv(ours.get(), &code, sizeof code, 0);
-    } while (got < 0 && errno == EINTR);
+  handshake.gate.store(1, std::memory_order_seq_cst);
+  futex_wake_all(handshake.gate);
+  std::uint32_t progress;
+  while ((progress = handshake.progress.load(std::memory_order_seq_cst)) == Handshake::kHere) {
+    futex_wait(handshake.progress, Handshake::kHere, kNever_ns);
   }
-  if (got == static_cast<ssize_t>(sizeof code) && code != 0) {
+  if (progress != 0) {
     on_failed_exec();
     end_child(pid);
     free_stack();
-    auto error = code > 0 ? fail_errno(code, "execute " + escape(argv[0])).value()
-                          : fail_errno(-code, "start " + escape(argv[0]) + " in " + escape(options.cwd)).value();
-    error.code = Errc::kSpawnFailed;
-    return fail(std::move(error));
+    const int error = static_cast<int>(progress & 0xffff);
+    Error failure = progress & Handshake::kFailedCwd
+                        ? fail_errno(error, "start " + escape(argv[0]) + " in " + escape(options.cwd)).value()
+                        : fail_errno(error, "execute " + escape(argv[0])).value();
+    failure.code = Errc::kSpawnFailed;
+    return fail(std::move(failure));
   }
   free_stack();
-  return handle->identity();
+  // It has left our memory; a moment later the new program carries its environment, by which others
+  // know whose it is.
+  while (!env.empty() && handle->liveness() == Liveness::kAlive && !has_executed(pid)) {
+    const timespec moment{0, 50'000};
+    nanosleep(&moment, nullptr);
+  }
+  return std::move(*handle);
 }
 
-void reap_when_exited(const ProcessIdentity& child, std::function<void(std::uint32_t)> on_exit) {
-  auto handle = ProcessHandle::open(child);
-  if (!handle.handle) {
-    // It has ended already, as a program with a wrong flag does: kernels open no pidfd for a zombie.
-    const auto stat = read_stat(child.pid);
-    siginfo_t info{};
-    if (stat && stat->is_zombie() && stat->start_ticks == child.start_ticks &&
-        waitid(P_PID, static_cast<id_t>(child.pid), &info, WEXITED | WNOHANG) == 0 && info.si_pid == child.pid) {
-      on_exit(packed_exit(info));
-    }
-    return;
-  }
+void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on_exit) {
   struct Job {
     ProcessHandle child;
     std::function<void(std::uint32_t)> on_exit;
   };
-  auto job = std::make_unique<Job>(Job{std::move(handle.handle), std::move(on_exit)});
+  auto job = std::make_unique<Job>(Job{std::move(child), std::move(on_exit)});
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);

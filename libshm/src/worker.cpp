@@ -73,6 +73,7 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
   for (std::uint32_t i = 0; i < cells; ++i) {
     worker->free_cells_[i / 64].fetch_or(std::uint64_t{1} << (i % 64), std::memory_order_relaxed);
   }
+  worker->keepable_.store(cells / 2, std::memory_order_relaxed);
   worker->tagged_.assign(cells, 1);  // whatever the row's last owner left
 
   {
@@ -164,6 +165,15 @@ std::uint32_t Worker::take_cell() {
   return kNoCell;
 }
 
+bool Worker::may_keep(std::uint32_t count) {
+  // relaxed: a budget; which cells are kept is settled by the bitmap
+  std::uint32_t left = keepable_.load(std::memory_order_relaxed);
+  while (left >= count) {
+    if (keepable_.compare_exchange_weak(left, left - count, std::memory_order_relaxed)) return true;
+  }
+  return false;
+}
+
 void Worker::return_cell(std::uint32_t cell) {
   free_cells_[cell / 64].fetch_or(std::uint64_t{1} << (cell % 64), std::memory_order_release);
 }
@@ -189,13 +199,17 @@ Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thoro
 std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::size_t stamp_row) {
   std::uint32_t cleared = 0;
   const std::uint64_t now = now_ns();
+  const std::uint64_t attached = pack_half(worker.generation, static_cast<std::uint32_t>(WorkerState::kAttached));
   for (std::uint32_t i = 0; i < segment.capacities().leases; ++i) {
     Word& word = segment.lease(worker.index, i).word;
-    const LeaseWord lease = LeaseWord::unpack(word.load(std::memory_order_seq_cst));
-    if (lease.generation == 0) continue;
+    std::uint64_t seen = word.load(std::memory_order_seq_cst);
+    // The row may have a next owner by now (an exec'ed process reclaims its own). Read after the
+    // word: what was read before the row changed is not what the next owner writes.
+    if (segment.worker(worker.index).state.load(std::memory_order_seq_cst) != attached) return cleared;
+    if (seen == 0) continue;
+    const LeaseWord lease = LeaseWord::unpack(seen);
     if (lease.backend < segment.capacities().backends) record_use(segment, stamp_row, lease.backend, now);
-    word.store(0, std::memory_order_seq_cst);
-    ++cleared;
+    cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);
   }
   const std::uint32_t owner = StateWord::owner_of(worker);
   for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
@@ -204,7 +218,7 @@ std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::si
     if (low_half(state) == 0 || waiter.owner.load(std::memory_order_acquire) != owner) continue;
     waiter.state.compare_exchange_strong(state, pack_half(high_half(state), 0), std::memory_order_seq_cst);
   }
-  std::uint64_t state = pack_half(worker.generation, static_cast<std::uint32_t>(WorkerState::kAttached));
+  std::uint64_t state = attached;
   segment.worker(worker.index)
       .state.compare_exchange_strong(state, pack_half(worker.generation, 0), std::memory_order_seq_cst);
   return cleared;

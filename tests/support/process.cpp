@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -144,6 +146,7 @@ Forked::Forked(const std::function<void(Child&)>& body) {
   pid_ = fork();
   if (pid_ < 0) throw std::runtime_error("fork failed");
   if (pid_ == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // it does not outlive a test that is killed
     close(to_child[1]);
     close(to_parent[0]);
     Child child;
@@ -191,9 +194,59 @@ int Forked::wait() {
   return code_of(status_);
 }
 
+void* shared_memory(std::size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::runtime_error("mmap failed");
+  return memory;
+}
+
+void unmap(void* memory, std::size_t bytes) { munmap(memory, bytes); }
+
 bool is_running(pid_t pid) {
   const auto stat = read_stat(pid);
   return stat && !stat->is_zombie();
+}
+
+bool has_stopped(pid_t pid) {
+  char state = '?';
+  const bool decided = eventually([&] {
+    const auto stat = read_stat(pid);
+    state = stat ? stat->state : 'X';
+    return state == 'T' || state == 'Z' || state == 'X';
+  });
+  return decided && state == 'T';
+}
+
+Orphans::Orphans() {
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) throw std::runtime_error("no subreaper");
+}
+
+Orphans::~Orphans() {
+  // Each round may make orphans of the next.
+  for (bool found = true; found;) {
+    found = false;
+    for (const pid_t pid : children()) {
+      kill(pid, SIGKILL);
+      found = true;
+    }
+    while (waitpid(-1, nullptr, found ? 0 : WNOHANG) > 0 && !found) {
+    }
+  }
+  prctl(PR_SET_CHILD_SUBREAPER, 0);
+}
+
+std::vector<pid_t> Orphans::children() {
+  std::vector<pid_t> running;
+  for (const pid_t pid : list_pids().value_or(std::vector<pid_t>())) {
+    const auto stat = read_stat(pid);
+    if (stat && stat->parent == getpid() && !stat->is_zombie()) running.push_back(pid);
+  }
+  return running;
+}
+
+std::vector<std::string> own_argv(const std::string& disabled_test) {
+  return {std::filesystem::read_symlink("/proc/self/exe"), "--gtest_also_run_disabled_tests",
+          "--gtest_filter=" + disabled_test};
 }
 
 std::vector<pid_t> processes_with_environment(const std::string& text) {

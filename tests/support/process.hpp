@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <string>
@@ -84,7 +85,42 @@ class Forked {
   int status_ = 0;
 };
 
+void* shared_memory(std::size_t bytes);
+void unmap(void* memory, std::size_t bytes);
+
+// A T that this process and those it forks share, all zeros at first.
+template <class T>
+class SharedMemory {
+ public:
+  SharedMemory() : memory_(shared_memory(sizeof(T))) {}
+  ~SharedMemory() { unmap(memory_, sizeof(T)); }
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
+  T* operator->() const { return static_cast<T*>(memory_); }
+
+ private:
+  void* memory_;
+};
+
 bool is_running(pid_t pid);  // and not a zombie
+// Waits until SIGSTOP has taken hold of it. False if it ended instead.
+bool has_stopped(pid_t pid);
+// While it lives, whatever processes started here leave behind become children of this process; when
+// it goes they are ended and reaped. Declare it first.
+class Orphans {
+ public:
+  Orphans();
+  ~Orphans();
+  Orphans(const Orphans&) = delete;
+  Orphans& operator=(const Orphans&) = delete;
+
+  // Children of this process now, zombies apart: orphans and whoever was started here.
+  static std::vector<pid_t> children();
+};
+
+// This very test program, as a program that runs one of its DISABLED_ tests: what exec needs.
+std::vector<std::string> own_argv(const std::string& disabled_test);
+
 // Processes whose environment carries this text: an observer that does not use the library.
 std::vector<pid_t> processes_with_environment(const std::string& text);
 

@@ -71,6 +71,7 @@ class Acquisition {
   bool has_turn(std::uint64_t now, std::uint32_t places);
   std::optional<Error> failure_of_awaited(std::uint64_t now);
   void leave(bool granted);
+  void forget_row();
   Error refusal(Errc code, const std::string& why) const;
 
   Worker& worker_;

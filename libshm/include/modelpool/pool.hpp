@@ -104,6 +104,7 @@ class LoadTicket {
 using Grant = std::variant<Lease, LoadTicket>;
 
 // When to stop waiting.
+// NOLINTBEGIN(google-explicit-constructor): acquire(model, 30s) is the point
 class Deadline {
  public:
   template <class Rep, class Period>
@@ -117,6 +118,7 @@ class Deadline {
   static std::uint64_t from_timeout(std::int64_t timeout_ns);
   std::uint64_t at_ns_;
 };
+// NOLINTEND(google-explicit-constructor)
 inline constexpr std::chrono::seconds kDefaultTimeout{30};
 
 struct PoolOptions {
@@ -189,7 +191,8 @@ class Pool {
   std::shared_ptr<Segment> shared_segment() const;
   Result<const HalfWord*> wake_word();
 
-  // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed.
+  // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no call
+  // on this Pool is in progress in another thread (the same for the destructor).
   void close();
 
  private:

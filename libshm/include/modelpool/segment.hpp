@@ -57,7 +57,8 @@ class Segment {
   std::string uuid_text() const;
   // What a backend of this slot carries in MODELPOOL_BACKEND: "uuid/slot/generation".
   std::string token(std::uint32_t backend, std::uint32_t generation) const;
-  // Does the name still lead to this segment? If not, says so in the segment, for everyone.
+  // Does the name no longer lead to this segment? Then nothing more is granted (the coordinator says
+  // so in the segment, for everyone).
   bool is_replaced() const;
 
   LockRecord& lock() const { return *at<LockRecord>(Table::kLock, 0); }

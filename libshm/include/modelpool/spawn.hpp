@@ -30,11 +30,11 @@ struct SpawnOptions {
 
 // `at_gate` runs while the child waits; an error from it ends the child and is returned.
 // `on_failed_exec` runs if the program could not be executed, before the child ends.
-Result<ProcessIdentity> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
-                                    const std::function<Result<>(const ProcessIdentity&)>& at_gate,
-                                    const std::function<void()>& on_failed_exec);
+Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
+                                  const std::function<Result<>(const ProcessIdentity&)>& at_gate,
+                                  const std::function<void()>& on_failed_exec);
 
 // Waits for exactly this child on a thread of its own and hands over its packed exit status.
-void reap_when_exited(const ProcessIdentity& child, std::function<void(std::uint32_t)> on_exit);
+void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on_exit);
 
 }  // namespace modelpool

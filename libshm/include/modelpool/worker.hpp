@@ -67,6 +67,9 @@ class Worker {
   static constexpr std::uint32_t kNoCell = UINT32_MAX;
   std::uint32_t take_cell();
   void return_cell(std::uint32_t cell);
+  // Threads keep a few cells for themselves, but half of them stay for whoever comes.
+  bool may_keep(std::uint32_t count);
+  void keep_no_more(std::uint32_t count) { keepable_.fetch_add(count, std::memory_order_relaxed); }
   std::uint32_t next_sequence(std::uint32_t cell) { return ++sequences_[cell]; }
   std::uint8_t& tagged(std::uint32_t cell) { return tagged_[cell]; }  // its tag words are not empty
 
@@ -82,6 +85,7 @@ class Worker {
   std::atomic<bool> released_{false};
   std::atomic<std::int64_t> holds_{0};
   std::vector<std::atomic<std::uint64_t>> free_cells_;
+  std::atomic<std::uint32_t> keepable_{0};
   std::vector<std::uint32_t> sequences_;
   std::vector<std::uint8_t> tagged_;
   Worker* next_ = nullptr;
