@@ -1,0 +1,41 @@
+// poolctl check: does the segment keep its invariants?
+#include <algorithm>
+
+#include "json.hpp"
+
+namespace modelpool::poolctl {
+
+void add_check(CLI::App& root, Context& context) {
+  struct Options {
+    std::string file;
+    bool settled = false;
+  };
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = add_command(
+      root, context, "check", "Check the segment's invariants; exit code 1 if one is broken",
+      "Prints one finding a line, or ok.\n\nExample:\n  poolctl check && echo sound\n",
+      [&context, options] {
+        const auto seen = look(context, options->file);
+        if (!seen) return report(seen.error());
+        std::vector<std::string> findings = check_invariants(seen->snapshot, options->settled);
+        for (const std::string& damage : seen->snapshot.damage) {
+          if (std::find(findings.begin(), findings.end(), damage) == findings.end())
+            findings.push_back(damage);
+        }
+        if (context.json) {
+          Json list = Json::array();
+          for (const std::string& finding : findings) list.push_back(json_text(finding));
+          print_json({{"ok", findings.empty()}, {"findings", std::move(list)}});
+        } else if (findings.empty()) {
+          print("ok\n");
+        } else {
+          for (const std::string& finding : findings) print(escape(finding) + "\n");
+        }
+        return findings.empty() ? kDone : kNo;
+      });
+  command->add_flag("--settled", options->settled,
+                    "Nothing is going on: states that only pass are findings too");
+  add_file(command, &options->file);
+}
+
+}  // namespace modelpool::poolctl

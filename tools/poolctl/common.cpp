@@ -1,0 +1,262 @@
+#include "common.hpp"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+constexpr std::size_t kColumnMin = 8;  // characters a shrunk column keeps
+
+template <class Parse>
+CLI::Option* add_checked(CLI::App* command, const std::string& name, const std::string& type,
+                         const std::string& help, Parse parse) {
+  return command
+      ->add_option_function<std::string>(
+          name,
+          [name, parse](const std::string& text) {
+            if (auto read = parse(text); !read) throw BadArgument(read.error().text);
+          },
+          help)
+      ->type_name(type);
+}
+
+}  // namespace
+
+CLI::App* add_command(CLI::App& root, Context& context, const std::string& name,
+                      const std::string& what, const std::string& notes,
+                      const std::function<int()>& run) {
+  CLI::App* command = root.add_subcommand(name, what);
+  command->fallthrough();
+  command->footer(
+      notes + "\nWith every command: --pool NAME, --dir DIR, -o table|json; see poolctl --help.");
+  command->callback([&context, run] { context.chosen = run; });
+  return command;
+}
+
+CLI::Option* add_duration(CLI::App* command, const std::string& name, std::uint64_t* into,
+                          const std::string& help, bool may_be_off) {
+  return add_checked(command, name, "DURATION", help, [=](const std::string& text) -> Result<> {
+    const auto duration = parse_duration(text);
+    if (!duration) return fail(duration.error());
+    if (text == "off" && !may_be_off) {
+      return fail(Errc::kInvalid,
+                  "unable to wait without end: " + name +
+                      " needs a duration; write it like 30s or 2h, 0 is not to wait");
+    }
+    *into = *duration;
+    return {};
+  });
+}
+
+CLI::Option* add_size(CLI::App* command, const std::string& name, std::uint64_t* into,
+                      const std::string& help) {
+  return add_checked(command, name, "SIZE", help, [=](const std::string& text) -> Result<> {
+    const auto size = parse_size(text);
+    if (!size) return fail(size.error());
+    *into = *size;
+    return {};
+  });
+}
+
+CLI::Option* add_count(CLI::App* command, const std::string& name, std::uint64_t* into,
+                       std::uint64_t max, const std::string& help) {
+  return add_checked(command, name, "N", help, [=](const std::string& text) -> Result<> {
+    const auto count = parse_count(text, max);
+    if (!count) return fail(count.error());
+    *into = *count;
+    return {};
+  });
+}
+
+CLI::Option* add_model(CLI::App* command, std::string* into) {
+  return add_checked(command, "MODEL", "", "Name of the model",
+                     [=](const std::string& text) -> Result<> {
+                       if (auto checked = check_model_name(text); !checked) return checked;
+                       *into = text;
+                       return {};
+                     })
+      ->required();
+}
+
+CLI::Option* add_file(CLI::App* command, std::string* into) {
+  return command->add_option("--file", *into, "Look at a copied segment instead of a pool")
+      ->type_name("PATH");
+}
+
+void complain(std::string_view text) {
+  std::fprintf(stderr, "poolctl: %.*s\n", static_cast<int>(text.size()), text.data());
+}
+
+int report(const Error& error) {
+  complain(error.text);
+  switch (error.code) {
+    case Errc::kInvalid:
+      return kWrongUsage;
+    case Errc::kNoSuchPool:
+    case Errc::kIncompatible:
+    case Errc::kPermission:
+    case Errc::kReplaced:
+    case Errc::kBusy:
+    case Errc::kTableFull:
+    case Errc::kSystem:
+      return kUnusable;
+    default:
+      return kNo;
+  }
+}
+
+// --- Looking -------------------------------------------------------------------------------------
+
+Result<std::shared_ptr<Segment>> open_to_look(const Context& context, const std::string& file) {
+  if (file.empty()) return Segment::open_read_only(context.pool, context.dir);
+  auto opened = Segment::open_file(file);
+  if (!opened && opened.error().code == Errc::kNoSuchPool) {
+    return fail(Errc::kNoSuchPool, "unable to look at " + escape(file) + ": there is no such file");
+  }
+  return opened;
+}
+
+bool is_of_this_boot(const Header& header) {
+  const auto host = read_host_identity();
+  return host && host->boot_id[0] == header.boot_id[0] && host->boot_id[1] == header.boot_id[1];
+}
+
+void settle_clock(const Segment& segment, Snapshot* snapshot) {
+  if (is_of_this_boot(segment.header())) return;
+  std::uint64_t last = snapshot->coordinator.last_scan_ns;
+  const auto count_in = [&last](std::uint64_t stamp) {
+    if (stamp != kNever_ns) last = std::max(last, stamp);
+  };
+  for (const BackendView& backend : snapshot->backends) {
+    for (const std::uint64_t stamp : {backend.reserved_ns, backend.started_ns, backend.ready_ns,
+                                      backend.last_used_ns, backend.stop.signalled_ns}) {
+      count_in(stamp);
+    }
+  }
+  for (const LeaseView& lease : snapshot->leases) count_in(lease.progress_ns);
+  for (const WorkerView& worker : snapshot->workers) count_in(worker.attached_ns);
+  for (const WaiterView& waiter : snapshot->waiters) count_in(waiter.since_ns);
+  snapshot->now_ns = last;
+}
+
+Result<Seen> look(const Context& context, const std::string& file) {
+  auto segment = open_to_look(context, file);
+  if (!segment) return fail(segment.error());
+  Seen seen;
+  seen.segment = *segment;
+  seen.snapshot = SnapshotReader(*segment).read();
+  settle_clock(**segment, &seen.snapshot);
+  return seen;
+}
+
+pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row) {
+  for (const WorkerView& worker : snapshot.workers) {
+    if (worker.ref.index == row) return worker.process.pid;
+  }
+  return 0;
+}
+
+std::string pid_text(pid_t pid) { return pid <= 0 ? "-" : std::to_string(pid); }
+
+std::string_view liveness_text(Liveness liveness) {
+  switch (liveness) {
+    case Liveness::kAlive:
+      return "alive";
+    case Liveness::kDead:
+      return "dead";
+    case Liveness::kUnknown:
+      break;
+  }
+  return "unknown";
+}
+
+// --- Printing ------------------------------------------------------------------------------------
+
+void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+std::size_t terminal_width() {
+  winsize size{};
+  if (isatty(STDOUT_FILENO) == 0 || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0) return 0;
+  return size.ws_col;
+}
+
+std::string age_text(std::uint64_t now, std::uint64_t stamp) {
+  return stamp == 0 || stamp == kNever_ns ? "-" : format_age(age_ns(now, stamp));
+}
+
+std::string text_or_dash(std::string_view text) { return text.empty() ? "-" : escape(text); }
+
+std::string count_text(std::uint64_t count, std::string_view word) {
+  return std::to_string(count) + " " + std::string(word) + (count == 1 ? "" : "s");
+}
+
+std::size_t display_width(std::string_view text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
+}
+
+std::string cut(std::string_view text, std::size_t width) {
+  if (display_width(text) <= width) return std::string(text);
+  if (width == 0) return {};
+  std::size_t at = 0;
+  for (std::size_t kept = 0; at < text.size(); ++at) {
+    const bool starts = (static_cast<unsigned char>(text[at]) & 0xc0) != 0x80;
+    if (starts && kept++ == width - 1) break;
+  }
+  return std::string(text.substr(0, at)) + "…";
+}
+
+void TextTable::add(std::vector<std::string> cells) {
+  cells.resize(columns_.size());
+  rows_.push_back(std::move(cells));
+}
+
+std::string TextTable::text(std::size_t width) const {
+  constexpr std::size_t kGap = 2;
+  std::vector<std::size_t> widths;
+  for (std::size_t i = 0; i < columns_.size(); ++i) {
+    std::size_t widest = display_width(columns_[i].name);
+    for (const auto& row : rows_) widest = std::max(widest, display_width(row[i]));
+    widths.push_back(widest);
+  }
+  const auto total = [&] {
+    std::size_t sum = kGap * (widths.size() - 1);
+    for (const std::size_t w : widths) sum += w;
+    return sum;
+  };
+  while (width != 0 && total() > width) {
+    std::size_t* widest = nullptr;
+    for (std::size_t i = 0; i < widths.size(); ++i) {
+      if (columns_[i].may_shrink && widths[i] > kColumnMin &&
+          (widest == nullptr || widths[i] > *widest)) {
+        widest = &widths[i];
+      }
+    }
+    if (widest == nullptr) break;
+    --*widest;
+  }
+  std::string text;
+  const auto add_line = [&](const auto& cell_of) {
+    std::string line;
+    for (std::size_t i = 0; i < columns_.size(); ++i) {
+      const std::string cell = cut(cell_of(i), widths[i]);
+      const std::string padding(widths[i] - display_width(cell), ' ');
+      line += columns_[i].align == Align::kRight ? padding + cell : cell + padding;
+      line += std::string(kGap, ' ');
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += (width == 0 ? line : cut(line, width)) + "\n";
+  };
+  add_line([&](std::size_t i) { return columns_[i].name; });
+  for (const auto& row : rows_) add_line([&](std::size_t i) { return row[i]; });
+  return text;
+}
+
+}  // namespace modelpool::poolctl

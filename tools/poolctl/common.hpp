@@ -1,0 +1,146 @@
+// What every command of poolctl shares: the options that name a pool, exit codes, messages, tables.
+//
+// Safety: one thread; a command runs and the program ends.
+//
+// Crash: a command that looks changes nothing (P12); one that changes something does so through the
+// library, which survives being killed anywhere (P6).
+//
+// Errors: a message on stderr, "poolctl: unable to VERB OBJECT: reason; what to do", and the exit
+// code it stands for (P13).
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "modelpool/snapshot.hpp"
+
+namespace modelpool::poolctl {
+
+inline constexpr int kDone = 0;
+inline constexpr int kNo = 1;  // the answer is no, or there is a finding
+inline constexpr int kWrongUsage = 2;
+inline constexpr int kUnusable = 3;  // no such pool, or it cannot be used
+// `lease` follows timeout(1).
+inline constexpr int kLeaseRefused = 124;
+inline constexpr int kLeaseFailed = 125;
+inline constexpr int kCannotRun = 126;
+inline constexpr int kNotFound = 127;
+inline constexpr int kSignalBase = 128;
+
+inline constexpr std::size_t kHelpColumn = 30;  // where the explanations start
+inline constexpr std::uint64_t kDefaultTimeout_ns = 30 * kSecond_ns;
+// The coordinator may be restarting: this long it is waited for, as acquire does.
+inline constexpr std::uint64_t kCoordinatorGrace_ns = 10 * kSecond_ns;
+
+// What the command line said, and what is to be done.
+struct Context {
+  std::string pool = "default";
+  std::string dir;
+  bool json = false;
+  std::function<int()> chosen;  // the command; its result is the exit code
+};
+
+// A subcommand whose help ends with these examples. `run` is called when all of the line was right.
+CLI::App* add_command(CLI::App& root, Context& context, const std::string& name,
+                      const std::string& what, const std::string& notes,
+                      const std::function<int()>& run);
+
+// Options and positionals whose texts the library checks; a bad one is wrong usage and says why.
+CLI::Option* add_duration(CLI::App* command, const std::string& name, std::uint64_t* into,
+                          const std::string& help, bool may_be_off = false);
+CLI::Option* add_size(CLI::App* command, const std::string& name, std::uint64_t* into,
+                      const std::string& help);
+CLI::Option* add_count(CLI::App* command, const std::string& name, std::uint64_t* into,
+                       std::uint64_t max, const std::string& help);
+CLI::Option* add_model(CLI::App* command, std::string* into);
+// --file PATH, for commands that only look.
+CLI::Option* add_file(CLI::App* command, std::string* into);
+
+// A text that was wrong on the command line: thrown while it is parsed, caught in main.
+class BadArgument : public CLI::ParseError {
+ public:
+  explicit BadArgument(const std::string& text)
+      : CLI::ParseError("BadArgument", text, kWrongUsage) {}
+};
+
+// Prints the message to stderr.
+void complain(std::string_view text);
+// Prints the error and returns the exit code it stands for.
+int report(const Error& error);
+
+// --- Looking -------------------------------------------------------------------------------------
+
+// The pool of the context, or the copied segment if `file` is not empty. Read-only (P12).
+Result<std::shared_ptr<Segment>> open_to_look(const Context& context, const std::string& file);
+
+struct Seen {
+  std::shared_ptr<const Segment> segment;
+  Snapshot snapshot;
+};
+Result<Seen> look(const Context& context, const std::string& file);
+bool is_of_this_boot(const Header& header);
+// A copy from an earlier boot or another host has no present: its ages count from the last thing
+// that happened in it.
+void settle_clock(const Segment& segment, Snapshot* snapshot);
+
+// 0 if nobody is attached in that row.
+pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row);
+std::string pid_text(pid_t pid);  // "-" if there is none
+
+std::string_view liveness_text(Liveness liveness);  // "alive", "dead", "unknown"
+
+// --- Printing ------------------------------------------------------------------------------------
+
+void print(std::string_view text);                                   // to stdout
+std::size_t terminal_width();                                        // 0: stdout is no terminal
+std::string age_text(std::uint64_t now, std::uint64_t stamp);        // "-" if the stamp is unknown
+std::string text_or_dash(std::string_view text);                     // escaped
+std::string count_text(std::uint64_t count, std::string_view word);  // "1 lease", "2 leases"
+
+class TextTable {
+ public:
+  enum class Align { kLeft, kRight };
+  struct Column {
+    std::string name;
+    Align align = Align::kLeft;
+    bool may_shrink = false;  // is cut when the terminal is narrow
+  };
+  explicit TextTable(std::vector<Column> columns) : columns_(std::move(columns)) {}
+  void add(std::vector<std::string> cells);
+  // Header and rows, aligned; width 0 is unlimited.
+  std::string text(std::size_t width) const;
+
+ private:
+  std::vector<Column> columns_;
+  std::vector<std::vector<std::string>> rows_;
+};
+
+std::size_t display_width(std::string_view text);           // characters, not bytes
+std::string cut(std::string_view text, std::size_t width);  // at most width characters
+
+// --- The commands, a file each -------------------------------------------------------------------
+
+void add_status(CLI::App& root, Context& context);
+void add_list(CLI::App& root, Context& context);
+void add_workers(CLI::App& root, Context& context);
+void add_leases(CLI::App& root, Context& context);
+void add_waiters(CLI::App& root, Context& context);
+void add_events(CLI::App& root, Context& context);
+void add_explain(CLI::App& root, Context& context);
+void add_dump(CLI::App& root, Context& context);
+void add_check(CLI::App& root, Context& context);
+void add_set(CLI::App& root, Context& context);
+void add_touch_pin(CLI::App& root, Context& context);
+void add_evict(CLI::App& root, Context& context);
+void add_wait(CLI::App& root, Context& context);
+// COMMAND is what stands after `--` on the line.
+void add_lease(CLI::App& root, Context& context, const std::vector<std::string>& command);
+void add_remove(CLI::App& root, Context& context);
+
+}  // namespace modelpool::poolctl

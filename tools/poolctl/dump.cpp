@@ -1,0 +1,108 @@
+// poolctl dump: everything in the segment, as one JSON object.
+#include "json.hpp"
+#include "modelpool/event_json.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+Json header_json(const Segment& segment) {
+  const Header& header = segment.header();
+  const Capacities& capacities = segment.capacities();
+  return {{"layout_version", header.layout_version},
+          {"abi_fingerprint", header.abi_fingerprint},
+          {"total_bytes", header.total_bytes},
+          {"created", format_wall_clock(header.created_ns)},
+          {"uid", header.uid},
+          {"libc", json_text(field_text(header.libc))},
+          {"pid_namespace", header.pid_namespace},
+          {"time_namespace", header.time_namespace},
+          {"capacities",
+           {{"backends", capacities.backends},
+            {"workers", capacities.workers},
+            {"leases_per_worker", capacities.leases},
+            {"waiters", capacities.waiters},
+            {"events", capacities.events},
+            {"models", capacities.models}}}};
+}
+
+Json overrides_json(const Settings& settings, const Overrides& overrides) {
+  Json json = Json::object();
+  for (const SettingInfo& info : kSettings) {
+    if (!overrides.has(info.id)) continue;
+    json[std::string(info.name)] = {
+        {"value", format_setting(info, overrides.get(info.id))},
+        {"origin",
+         json_text(origin_text(settings, overrides.origin[static_cast<std::size_t>(info.id)]))}};
+  }
+  return json;
+}
+
+Json rules_json(const Settings& settings) {
+  Json json = Json::array();
+  for (std::size_t i = 0; i < settings.rules_in_use(); ++i) {
+    json.push_back({{"match", json_text(settings.rules[i].glob_text())},
+                    {"settings", overrides_json(settings, settings.rules[i].overrides)}});
+  }
+  return json;
+}
+
+Json dump_json(const Segment& segment, const Snapshot& snapshot) {
+  static const Settings kNoSettings;
+  const Settings& settings = snapshot.settings ? *snapshot.settings : kNoSettings;
+  Json json = status_json(segment, snapshot);
+  json["now_ns"] = snapshot.now_ns;
+  json["header"] = header_json(segment);
+  json["settings"] = snapshot.settings ? settings_json(settings) : Json(nullptr);
+  json["config_path"] = json_text(field_text(settings.config_path));
+  json["rules"] = rules_json(settings);
+  Json backends = Json::array();
+  for (const BackendView& backend : snapshot.backends) {  // also those that are gone
+    Json entry = backend_json(snapshot, backend);
+    entry["start_ticks"] = json_unless_zero(backend.process.start_ticks);
+    entry["pidfd_inode"] = json_unless_zero(backend.process.pidfd_inode);
+    entry["state_owner"] = json_unless_zero(backend.state.owner);
+    entry["last_used_ms"] = json_age_ms(snapshot.now_ns, backend.last_used_ns);
+    entry["drain_failed_ms"] = json_age_ms(snapshot.now_ns, backend.drain_failed_ns);
+    entry["settings"] = overrides_json(settings, backend.overrides);
+    backends.push_back(std::move(entry));
+  }
+  json["backends"] = std::move(backends);
+  json["worker_rows"] = workers_json(snapshot);
+  json["lease_cells"] = leases_json(snapshot);
+  json["waiter_rows"] = waiters_json(snapshot);
+  Json models = Json::array();
+  for (const HistoryView& history : read_histories(segment)) {
+    Json entry = {{"model", json_text(history.model)}};
+    entry.update(history_json(snapshot.now_ns, history.history));
+    models.push_back(std::move(entry));
+  }
+  json["models"] = std::move(models);
+  Json events = Json::array();
+  for (const EventView& event : read_events(segment, 1)) {
+    events.push_back(Json::parse(event_json(event.sequence, event.data), nullptr, false));
+  }
+  json["events"] = std::move(events);
+  return json;
+}
+
+}  // namespace
+
+void add_dump(CLI::App& root, Context& context) {
+  const auto file = std::make_shared<std::string>();
+  CLI::App* command = add_command(
+      root, context, "dump", "Everything in the segment, as one JSON object",
+      "It begins with the keys of status; the tables follow. Enough to file a report with.\n\n"
+      "Examples:\n"
+      "  poolctl dump > pool.json\n"
+      "  cp /dev/shm/modelpool-1000/default /tmp/copy && poolctl dump --file /tmp/copy\n",
+      [&context, file] {
+        const auto seen = look(context, *file);
+        if (!seen) return report(seen.error());
+        print_json(dump_json(*seen->segment, seen->snapshot));
+        return kDone;
+      });
+  add_file(command, file.get());
+}
+
+}  // namespace modelpool::poolctl

@@ -1,0 +1,192 @@
+// poolctl events: what the coordinator decided, and why.
+#include <algorithm>
+#include <optional>
+
+#include "common.hpp"
+#include "modelpool/event_json.hpp"
+#include "modelpool/time.hpp"
+#include "stream.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+// How long a follower sleeps without a look at its reader and at the segment's name.
+constexpr std::uint64_t kFollowSlice_ns = kSecond_ns;
+
+struct Options {
+  std::string file;
+  bool follow = false;
+  std::optional<std::uint64_t> since;
+  std::uint64_t count = kNever_ns;
+  std::vector<EventKind> kinds;
+  std::string model;
+};
+
+EventKind kind_named(const std::string& text) {
+  std::string known;
+  for (std::uint32_t i = 1; i < kEventKindCount; ++i) {
+    const auto kind = static_cast<EventKind>(i);
+    if (event_kind_name(kind) == text) return kind;
+    known += " " + std::string(event_kind_name(kind));
+  }
+  throw BadArgument("unable to select events: there is no kind \"" + escape(text) +
+                    "\"; the kinds are" + known);
+}
+
+bool is_wanted(const Options& options, const EventData& event) {
+  if (!options.model.empty() && options.model != field_text(event.model)) return false;
+  return options.kinds.empty() ||
+         std::find(options.kinds.begin(), options.kinds.end(), event.kind) != options.kinds.end();
+}
+
+// "pid 4321, 15m3s of 15m, SIGTERM, gone after 120ms, exit status 0: what was found"
+std::string details_of(const EventData& event) {
+  std::string details;
+  const auto add = [&details](const std::string& detail) {
+    details += (details.empty() ? "" : ", ") + detail;
+  };
+  if (event.pid != 0) add("pid " + std::to_string(event.pid));
+  if (event.worker_pid != 0) add("worker " + std::to_string(event.worker_pid));
+  if (const auto tag = field_text(event.tag); !tag.empty()) add("tag " + escape(tag));
+  if (event.age_ns != kNever_ns) {
+    const std::string limit =
+        event.limit_ns == kNever_ns ? "" : " of " + format_duration(event.limit_ns);
+    add(format_age(event.age_ns) + limit);
+  } else if (event.limit_ns != kNever_ns) {
+    add("limit " + format_duration(event.limit_ns));
+  }
+  if (event.load_ns != kNever_ns) add("loaded in " + format_age(event.load_ns));
+  if (event.signal != 0) add(signal_text(static_cast<int>(event.signal)));
+  if (event.exit_ns != kNever_ns) add("gone after " + format_age(event.exit_ns));
+  if (const auto exit = exit_text(event.exit_status); !exit.empty()) add(exit);
+  if (event.count != kNever_ns) add("count " + std::to_string(event.count));
+  if (const auto text = field_text(event.text); !text.empty()) {
+    details += (details.empty() ? "" : ": ") + escape(text);
+  }
+  return details;
+}
+
+std::string padded(std::string text, std::size_t width) {
+  const std::size_t used = display_width(text);
+  return text + std::string(used < width ? width - used : 0, ' ') + "  ";
+}
+
+std::string line_of(std::string time, std::string sequence, std::string kind, std::string reason,
+                    std::string model, const std::string& details) {
+  std::string line = padded(std::move(time), 24) + padded(std::move(sequence), 6) +
+                     padded(std::move(kind), 19) + padded(std::move(reason), 12) +
+                     padded(std::move(model), 20) + details;
+  line.erase(line.find_last_not_of(' ') + 1);
+  return line + "\n";
+}
+
+std::string heading() { return line_of("TIME", "SEQ", "KIND", "REASON", "MODEL", "DETAILS"); }
+
+std::string text_of(bool json, const EventView& event) {
+  if (json) return event_json(event.sequence, event.data) + "\n";
+  return line_of(format_wall_clock(event.data.time_ns), std::to_string(event.sequence),
+                 std::string(event_kind_name(event.data.kind)),
+                 text_or_dash(reason_name(event.data.reason)),
+                 text_or_dash(field_text(event.data.model)), details_of(event.data));
+}
+
+int follow(const Context& context, const Options& options, const Segment& segment) {
+  Stream stream;
+  if (!context.json && !stream.print(heading())) return stream.exit_code();
+  std::uint64_t next = options.since.value_or(1);
+  std::uint64_t left = options.count;
+  bool began = options.since.has_value();  // from here on a gap is a loss
+  while (left > 0) {
+    // The bell first: an event written after this read has rung it, and the wait returns at once.
+    // acquire: pairs with the coordinator's bump, made after the event was written
+    const std::uint32_t bell = segment.coordinator().event_bell.load(std::memory_order_acquire);
+    std::string text;
+    for (const EventView& event : read_events(segment, next)) {
+      if (event.sequence < next) continue;
+      if (began && event.sequence > next) {
+        complain("events " + std::to_string(next) + " to " + std::to_string(event.sequence - 1) +
+                 " were overwritten before they were read");
+      }
+      began = true;
+      next = event.sequence + 1;
+      if (left == 0 || !is_wanted(options, event.data)) continue;
+      text += text_of(context.json, event);
+      if (left != kNever_ns) --left;
+    }
+    if (!text.empty() && !stream.print(text)) return stream.exit_code();
+    if (left == 0 || !stream.has_reader()) break;
+    if (segment.is_replaced()) {
+      return report({Errc::kReplaced,
+                     "unable to follow pool " + segment.name() +
+                         ": it was removed or replaced; run this again",
+                     0, 0});
+    }
+    stream.wait(segment, bell, now_ns() + kFollowSlice_ns);
+  }
+  return stream.exit_code();
+}
+
+int print_events(const Context& context, const Options& options, const Segment& segment) {
+  std::vector<EventView> events = read_events(segment, options.since.value_or(1));
+  std::erase_if(events, [&](const EventView& event) { return !is_wanted(options, event.data); });
+  if (events.size() > options.count) {
+    const auto extra = static_cast<std::ptrdiff_t>(events.size() - options.count);
+    if (options.since) {
+      events.erase(events.end() - extra, events.end());
+    } else {
+      events.erase(events.begin(), events.begin() + extra);
+    }
+  }
+  if (!context.json) print(heading());
+  for (const EventView& event : events) print(text_of(context.json, event));
+  return kDone;
+}
+
+}  // namespace
+
+void add_events(CLI::App& root, Context& context) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = add_command(
+      root, context, "events", "What the coordinator decided: what, why, who, and how it ended",
+      "The segment keeps the last 4096 events, numbered from 1. With -o json each is one object "
+      "on\n"
+      "one line. --follow blocks until there is more, and ends with 0 on Ctrl-C, SIGTERM or when\n"
+      "nobody reads its output.\n\n"
+      "Examples:\n"
+      "  poolctl events --count 20\n"
+      "  poolctl -o json events --follow --kind killed --kind load_failed | while read -r line; do "
+      "...\n",
+      [&context, options] {
+        const auto segment = open_to_look(context, options->file);
+        if (!segment) return report(segment.error());
+        return options->follow ? follow(context, *options, **segment)
+                               : print_events(context, *options, **segment);
+      });
+  CLI::Option* follows =
+      command->add_flag("-f,--follow", options->follow, "Go on as events happen");
+  command
+      ->add_option_function<std::string>(
+          "--since",
+          [options](const std::string& text) {
+            const auto sequence = parse_count(text, kNever_ns - 1);
+            if (!sequence) throw BadArgument(sequence.error().text);
+            options->since = std::max<std::uint64_t>(1, *sequence);
+          },
+          "Only events from this sequence number on")
+      ->type_name("SEQ");
+  add_count(command, "--count", &options->count, kNever_ns - 1,
+            "At most N: the newest, with --since or --follow the first");
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "--kind",
+          [options](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) options->kinds.push_back(kind_named(text));
+          },
+          "Only events of this kind; may be repeated")
+      ->type_name("KIND")
+      ->allow_extra_args(false);
+  command->add_option("--model", options->model, "Only events of this model")->type_name("MODEL");
+  add_file(command, &options->file)->excludes(follows);
+}
+
+}  // namespace modelpool::poolctl

@@ -1,0 +1,138 @@
+// poolctl evict: ask the coordinator to end a model's backend, and see it gone.
+#include <algorithm>
+
+#include "json.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+// Long enough for a drain and a stop with their default limits, 30s and 15s.
+constexpr std::uint64_t kDefaultEvictTimeout_ns = 60 * kSecond_ns;
+constexpr std::uint64_t kLookEvery_ns = 20 * kMillisecond_ns;
+
+struct Options {
+  std::string model;
+  bool force = false;
+  std::uint64_t timeout_ns = kDefaultEvictTimeout_ns;
+};
+
+std::string leases_of(const BackendView& backend, std::uint64_t now) {
+  return "it still has " + count_text(backend.in_flight, "lease") + ", the oldest for " +
+         age_text(now, backend.oldest_start_ns);
+}
+
+class Eviction {
+ public:
+  Eviction(const Options& options, std::shared_ptr<Segment> segment, BackendRef ref)
+      : options_(options), segment_(std::move(segment)), reader_(segment_), ref_(ref) {}
+
+  // Until the backend of that generation is gone. The pid it had goes to `pid`.
+  Result<> wait(pid_t* pid) {
+    const std::uint64_t until = add_ns(now_ns(), options_.timeout_ns);
+    std::uint64_t absent_since = 0;
+    for (;;) {
+      // acquire: pairs with the coordinator's bump, made after what it announces
+      const std::uint32_t bell = segment_->coordinator().event_bell.load(std::memory_order_acquire);
+      // The liveness first: a coordinator seen dead after the look may have answered before it
+      // died.
+      const bool absent = coordinator_liveness(*segment_) == Liveness::kDead;
+      const Snapshot& snapshot = reader_.read();
+      const std::uint64_t now = now_ns();
+      const BackendView* backend = snapshot.find(ref_);
+      if (backend == nullptr || !backend->live()) return {};
+      if (backend->process.pid != 0) *pid = backend->process.pid;
+      // The coordinator takes the request off a ready backend when it cannot be granted.
+      if (backend->state.state == BackendState::kReady && (backend->control & kControlEvict) == 0) {
+        return refuse(Errc::kTimeout,
+                      backend->in_flight > 0
+                          ? leases_of(*backend, now) + "; wait for them, or use --force to cut them"
+                          : "it was used meanwhile; ask again");
+      }
+      if (!absent) absent_since = 0;
+      if (absent && absent_since == 0) absent_since = now;
+      if (absent && (now - absent_since >= kCoordinatorGrace_ns || now >= until)) {
+        return withdraw(*backend, Errc::kNoCoordinator,
+                        "no coordinator is running; start coordinatord --pool " + segment_->name());
+      }
+      if (now >= until) {
+        const std::string why = backend->in_flight > 0
+                                    ? leases_of(*backend, now) + "; wait longer, or use --force"
+                                    : "it is not gone after " + format_age(options_.timeout_ns) +
+                                          "; wait longer with --timeout";
+        return withdraw(*backend, Errc::kTimeout, why);
+      }
+      futex_wait(segment_->coordinator().event_bell, bell, std::min(until, now + kLookEvery_ns));
+    }
+  }
+
+ private:
+  tl::unexpected<Error> refuse(Errc code, const std::string& why) {
+    return fail(code, "unable to evict " + escape(options_.model) + ": " + why);
+  }
+  // Nothing half-done: what was not granted in time is not asked for any longer.
+  tl::unexpected<Error> withdraw(const BackendView& backend, Errc code, const std::string& why) {
+    if (backend.state.state == BackendState::kStopping) {
+      return refuse(code, why + " (it is being stopped already)");
+    }
+    set_control(*segment_, ref_, 0, kControlEvict | kControlForce);
+    ring(*segment_);
+    return refuse(code, why + " (the request was withdrawn)");
+  }
+
+  const Options& options_;
+  std::shared_ptr<Segment> segment_;
+  SnapshotReader reader_;
+  BackendRef ref_;
+};
+
+int evict(const Context& context, const Options& options) {
+  // Not through a Pool: that takes a worker's row, and all of them may be in use.
+  const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
+  if (!segment) return report(segment.error());
+  const std::uint64_t start = now_ns();
+  const auto found = find_backend(**segment, options.model);
+  const std::uint32_t request = kControlEvict | (options.force ? kControlForce : 0);
+  if (!found || !set_control(**segment, found->ref, request, 0)) {
+    return report({Errc::kNotLoaded,
+                   "unable to evict " + escape(options.model) + ": no backend serves it", 0, 0});
+  }
+  ring(**segment);
+  pid_t pid = 0;
+  if (options.timeout_ns > 0) {
+    if (auto gone = Eviction(options, *segment, found->ref).wait(&pid); !gone)
+      return report(gone.error());
+  }
+  if (context.json) {
+    print_json({{"model", options.model},
+                {"gone", options.timeout_ns > 0},
+                {"pid", json_pid(pid)},
+                {"generation", found->ref.generation},
+                {"took_ms", json_ms(now_ns() - start)}});
+  }
+  return kDone;
+}
+
+}  // namespace
+
+void add_evict(CLI::App& root, Context& context) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command =
+      add_command(root, context, "evict",
+                  "End a model's backend: when its leases have ended, or with --force at once",
+                  "Returns 0 when its processes are gone. Otherwise 1 and the reason: it still has "
+                  "leases after\n"
+                  "drain_timeout, it is not loaded, no coordinator answers for 10s, it took longer "
+                  "than --timeout.\n"
+                  "A request that was not granted is withdrawn.\n\n"
+                  "Examples:\n"
+                  "  poolctl evict llama-3-8b\n"
+                  "  poolctl evict llama-3-8b --force --timeout 20s\n",
+                  [&context, options] { return evict(context, *options); });
+  add_model(command, &options->model);
+  command->add_flag("--force", options->force, "Cut its leases");
+  add_duration(command, "--timeout", &options->timeout_ns,
+               "Wait at most this long (1m); 0: only ask, and leave the request");
+}
+
+}  // namespace modelpool::poolctl

@@ -1,0 +1,167 @@
+// poolctl list: the live backends.
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "json.hpp"
+#include "modelpool/time.hpp"
+#include "stream.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+constexpr std::uint64_t kRedrawMin_ns = 50 * kMillisecond_ns;
+
+struct Options {
+  std::string file;
+  std::uint64_t watch_ns = 0;  // 0 = once
+};
+
+std::string notes_of(const BackendView& backend) {
+  std::string notes;
+  const auto add = [&notes](const std::string& note) {
+    notes += (notes.empty() ? "" : ", ") + note;
+  };
+  if (backend.pinned()) add("pinned");
+  if (backend.external()) add("external");
+  if (backend.control & kControlEvict) add("to be evicted");
+  const bool ending = backend.state.state == BackendState::kEvicting ||
+                      backend.state.state == BackendState::kStopping;
+  if (ending && backend.stop.generation == backend.ref.generation) {
+    if (const auto reason = reason_name(backend.stop.reason); !reason.empty())
+      add(std::string(reason));
+    if (backend.stop.signal != 0) add("sent " + signal_text(static_cast<int>(backend.stop.signal)));
+  }
+  if (!backend.label.empty()) add("label " + escape(backend.label));
+  return notes;
+}
+
+std::string list_text(const Snapshot& snapshot, std::size_t width) {
+  const std::uint64_t now = snapshot.now_ns;
+  using enum TextTable::Align;
+  TextTable table({{"MODEL", kLeft, true},
+                   {"STATE"},
+                   {"PID", kRight},
+                   {"LEASES", kRight},
+                   {"BUSY", kRight},
+                   {"IDLE", kRight},
+                   {"READY", kRight},
+                   {"SIZE", kRight},
+                   {"ADDRESS", kLeft, true},
+                   {"NOTES", kLeft, true}});
+  for (const BackendView& backend : snapshot.backends) {
+    if (!backend.live()) continue;
+    const bool idle = backend.state.state == BackendState::kReady && backend.in_flight == 0;
+    table.add({text_or_dash(backend.model), std::string(backend_state_name(backend.state.state)),
+               pid_text(backend.process.pid), std::to_string(backend.in_flight),
+               backend.in_flight > 0 ? age_text(now, backend.oldest_start_ns) : "-",
+               idle ? age_text(now, backend.last_used_ns) : "-", age_text(now, backend.ready_ns),
+               backend.size_bytes == 0 ? "-" : format_size(backend.size_bytes),
+               text_or_dash(backend.address), notes_of(backend)});
+  }
+  return table.text(width);
+}
+
+std::string title_of(const Segment& segment, const Snapshot& snapshot) {
+  std::string title =
+      "pool " + escape(segment.name()) + ": " + std::to_string(snapshot.live()) + " live";
+  if (snapshot.max_backends() != 0) title += " of " + std::to_string(snapshot.max_backends());
+  title += ", " + count_text(snapshot.leases.size(), "lease");
+  title += ", " + std::to_string(snapshot.waiters.size()) + " waiting";
+  if (coordinator_liveness(segment) == Liveness::kDead) title += ", no coordinator";
+  return title + ", " + format_wall_clock(wall_clock_ns());
+}
+
+// What fits on the terminal, over the last frame: no line is cleared before it is rewritten.
+std::string draw(const std::string& frame, std::size_t width) {
+  winsize size{};
+  ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+  std::size_t rows_left = size.ws_row > 1 ? size.ws_row - 1u : 1000u;
+  std::string drawn = "\x1b[H";
+  for (std::size_t at = 0; at < frame.size() && rows_left > 0; --rows_left) {
+    const std::size_t end = std::min(frame.find('\n', at), frame.size());
+    drawn += cut(std::string_view(frame).substr(at, end - at), width) + "\x1b[K\n";
+    at = end + 1;
+  }
+  return drawn + "\x1b[J";
+}
+
+int watch(const Context& context, const Options& options) {
+  Stream stream;
+  std::shared_ptr<Segment> segment;
+  std::unique_ptr<SnapshotReader> reader;
+  const bool on_terminal = isatty(STDOUT_FILENO) != 0;
+  if (on_terminal && !stream.print("\x1b[2J")) return stream.exit_code();
+  while (stream.has_reader()) {
+    if (!segment || (options.file.empty() && segment->is_replaced())) {
+      auto opened = open_to_look(context, options.file);
+      if (!opened) return report(opened.error());
+      segment = *opened;
+      reader = std::make_unique<SnapshotReader>(segment);
+    }
+    // acquire: what the coordinator wrote before it rang is seen below
+    const std::uint32_t bell = segment->coordinator().event_bell.load(std::memory_order_acquire);
+    const std::uint64_t start = now_ns();
+    Snapshot snapshot = reader->read();
+    settle_clock(*segment, &snapshot);
+    std::string frame;
+    const std::size_t width = terminal_width();
+    if (context.json) {
+      frame = list_json(snapshot).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    } else {
+      frame = title_of(*segment, snapshot) + "\n" + list_text(snapshot, width);
+      frame = on_terminal ? draw(frame, width) : frame + "\n";
+    }
+    if (!stream.print(frame)) break;
+    stream.wait(*segment, bell, start + options.watch_ns);
+    // An event redraws early, a storm of them does not redraw without pause.
+    while (now_ns() < start + kRedrawMin_ns) {
+      stream.wait(*segment, segment->coordinator().event_bell.load(std::memory_order_relaxed),
+                  start + kRedrawMin_ns);
+    }
+  }
+  return stream.exit_code();
+}
+
+}  // namespace
+
+void add_list(CLI::App& root, Context& context) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = add_command(
+      root, context, "list", "The live backends: state, process, leases, busy and idle times",
+      "BUSY is the age of the oldest lease, IDLE the time since the last use, READY since it was\n"
+      "loaded. --watch ends with 0 on Ctrl-C.\n\n"
+      "Examples:\n"
+      "  poolctl list --watch\n"
+      "  poolctl -o json list | jq -r '.[] | select(.idle_ms > 600000) | .model'\n",
+      [&context, options] {
+        if (options->watch_ns != 0) return watch(context, *options);
+        const auto seen = look(context, options->file);
+        if (!seen) return report(seen.error());
+        if (context.json) {
+          print_json(list_json(seen->snapshot));
+        } else {
+          print(list_text(seen->snapshot, terminal_width()));
+        }
+        return kDone;
+      });
+  command
+      ->add_option_function<std::string>(
+          "--watch",
+          [options](const std::string& text) {
+            const auto every = parse_duration(text.empty() ? "1s" : text);
+            if (!every) throw BadArgument(every.error().text);
+            if (*every < kRedrawMin_ns) {
+              throw BadArgument("unable to redraw every \"" + escape(text) +
+                                "\": 50ms is the least");
+            }
+            options->watch_ns = *every;
+          },
+          "Redraw again and again, every DURATION (1s) and at each event")
+      ->expected(0, 1)
+      ->type_name("DURATION");
+  add_file(command, &options->file);
+}
+
+}  // namespace modelpool::poolctl

@@ -1,0 +1,163 @@
+// poolctl: shows and steers a pool of model backends.
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "common.hpp"
+
+#ifndef MODELPOOL_VERSION
+#define MODELPOOL_VERSION "unknown"
+#endif
+
+namespace modelpool::poolctl {
+namespace {
+
+constexpr const char* kFooter =
+    R"(Durations are written 500ms, 30s, 15m, 2h, 1h30m or off; sizes 512MiB, 24GiB; settings with
+dashes or underscores. The options above are accepted before and after the command.
+
+Without --dir the pool is looked for in MODELPOOL_DIR, else in /run/modelpool and in
+/dev/shm/modelpool-UID. Commands that only look change nothing and work without a coordinator;
+with --file they look at a copied segment.
+
+Exit codes:
+  0  done
+  1  the answer is no, or there is a finding
+  2  wrong usage
+  3  no such pool, or it cannot be used
+lease ends with the exit code of its COMMAND, else with
+  124  timed out or refused     125  poolctl failed or was used wrongly
+  126  COMMAND could not run    127  COMMAND was not found
+
+Examples:
+  poolctl status
+  poolctl list --watch
+  poolctl -o json leases | jq '.[] | select(.age_ms > 60000)'
+  poolctl explain llama-3-8b
+  poolctl lease llama-3-8b --start 'llama-server --port {port} -m llama.gguf' \
+      --ready http:/health --timeout 5m -- sh -c 'curl -s "$MODELPOOL_ADDRESS/v1/models"'
+)";
+
+// The command and what stands after its `--`, found before anything is parsed: COMMAND belongs to
+// the user whatever it looks like, and wrong usage of lease has an exit code of its own.
+struct Line {
+  std::string command;
+  std::vector<std::string> words;   // for the parser, in order
+  std::vector<std::string> to_run;  // after lease ... --
+};
+
+Line split(int argc, char** argv) {
+  Line line;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--" && line.command == "lease") {
+      line.to_run.assign(argv + i + 1, argv + argc);
+      break;
+    }
+    line.words.emplace_back(word);
+    if (!line.command.empty()) continue;
+    const bool takes_value =
+        word == "--pool" || word == "--dir" || word == "-o" || word == "--output";
+    if (takes_value && i + 1 < argc) {
+      line.words.emplace_back(argv[++i]);
+    } else if (!word.starts_with("-")) {
+      line.command = word;
+    }
+  }
+  return line;
+}
+
+std::string explain_misuse(const CLI::App& app, const Line& line, const CLI::ParseError& error) {
+  if (line.command.empty()) return "unable to run: no command is given; poolctl --help lists them";
+  if (app.get_subcommands().empty()) {
+    return "unable to run " + escape(line.command) +
+           ": there is no such command; poolctl --help lists them";
+  }
+  std::string why = escape(error.what());
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    why = "not expected:";
+    for (const std::string& word : app.remaining(true)) why += " " + escape(word);
+    if (line.command == "lease") why += "; write -- before COMMAND";
+  }
+  return "unable to read the arguments: " + why + "; see poolctl " + escape(line.command) +
+         " --help";
+}
+
+int run(int argc, char** argv) {
+  const Line line = split(argc, argv);
+  const int wrong_usage = line.command == "lease" ? kLeaseFailed : kWrongUsage;
+
+  Context context;
+  CLI::App app("poolctl shows and steers a pool of model backends.", "poolctl");
+  app.get_formatter()->column_width(kHelpColumn);
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  app.set_help_flag("-h,--help", "Print this help and exit");
+  app.set_version_flag("--version",
+                       "poolctl " MODELPOOL_VERSION ", layout " + std::to_string(kLayoutVersion),
+                       "Print the version and exit");
+  app.add_option("--pool", context.pool, "Name of the pool")
+      ->type_name("NAME")
+      ->envname("MODELPOOL_POOL")
+      ->capture_default_str();
+  app.add_option("--dir", context.dir, "Directory of the pool's segment")->type_name("DIR");
+  app.add_option_function<std::string>(
+         "-o,--output",
+         [&context](const std::string& text) {
+           if (text != "table" && text != "json") {
+             throw BadArgument("unable to print as \"" + escape(text) +
+                               "\": the formats are table and json");
+           }
+           context.json = text == "json";
+         },
+         "How to print")
+      ->type_name("table|json");
+
+  add_status(app, context);
+  add_list(app, context);
+  add_workers(app, context);
+  add_leases(app, context);
+  add_waiters(app, context);
+  add_events(app, context);
+  add_explain(app, context);
+  add_dump(app, context);
+  add_check(app, context);
+  add_set(app, context);
+  add_touch_pin(app, context);
+  add_evict(app, context);
+  add_wait(app, context);
+  add_lease(app, context, line.to_run);
+  add_remove(app, context);
+
+  try {
+    app.parse(std::vector<std::string>(line.words.rbegin(), line.words.rend()));
+  } catch (const BadArgument& error) {
+    complain(error.what());
+    return wrong_usage;
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    complain(explain_misuse(app, line, error));
+    return wrong_usage;
+  }
+  if (auto checked = check_pool_name(context.pool); !checked) {
+    complain(checked.error().text);
+    return wrong_usage;
+  }
+  return context.chosen();
+}
+
+}  // namespace
+}  // namespace modelpool::poolctl
+
+int main(int argc, char** argv) {
+  namespace poolctl = modelpool::poolctl;
+  int code = poolctl::run(argc, argv);
+  if (std::fflush(stdout) != 0 && errno != EPIPE) {
+    poolctl::complain(std::string("unable to write the output: ") + std::strerror(errno));
+    if (code == poolctl::kDone) code = poolctl::kUnusable;
+  }
+  return code;
+}

@@ -1,0 +1,354 @@
+// poolctl remove: take a pool away, with --stop its backends and coordinator first.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "common.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+// Long enough for a stop with the default grace of 15s, and for what ignores SIGTERM.
+constexpr std::uint64_t kDefaultRemoveTimeout_ns = 60 * kSecond_ns;
+constexpr int kLookEvery_ms = 20;
+constexpr std::uint64_t kKillMax_ns = kSecond_ns;  // how long SIGKILL may take
+
+struct Options {
+  bool stop = false;
+  std::uint64_t timeout_ns = kDefaultRemoveTimeout_ns;
+};
+
+int refuse(const std::string& pool, const std::string& why) {
+  complain("unable to remove pool " + escape(pool) + ": " + why);
+  return kNo;
+}
+
+// "coordinatord (pid 12), worker 34 (python3); live: llama (pid 56)"; "" if nobody is in it.
+std::string who_is_in(const Segment& segment, const Snapshot& snapshot) {
+  std::string users;
+  const auto add = [](std::string& list, const std::string& one) {
+    list += (list.empty() ? "" : ", ") + one;
+  };
+  CoordinatorIdentity coordinator;
+  if (coordinator_liveness(segment, &coordinator) != Liveness::kDead) {
+    add(users, "coordinatord (pid " + std::to_string(coordinator.process.pid) + ")");
+  }
+  for (const WorkerView& worker : snapshot.workers) {
+    if (process_liveness(worker.process) == Liveness::kDead) continue;
+    add(users,
+        "worker " + std::to_string(worker.process.pid) + " (" + escape(worker.command) + ")");
+  }
+  std::string backends;
+  for (const BackendView& backend : snapshot.backends) {
+    if (backend.live())
+      add(backends, escape(backend.model) + " (pid " + pid_text(backend.process.pid) + ")");
+  }
+  if (!backends.empty()) users += (users.empty() ? "live: " : "; live: ") + backends;
+  return users;
+}
+
+// --- Stopping through the coordinator ------------------------------------------------------------
+
+int stop_through_coordinator(const Segment& segment, SnapshotReader& reader,
+                             const CoordinatorIdentity& coordinator, std::uint64_t until) {
+  for (;;) {
+    const Snapshot& snapshot = reader.read();
+    bool any = false;
+    bool asked = false;
+    for (const BackendView& backend : snapshot.backends) {
+      if (!backend.live()) continue;
+      any = true;
+      constexpr std::uint32_t kRequest = kControlEvict | kControlForce;
+      if ((backend.control & kRequest) == kRequest) continue;
+      asked |= set_control(segment, backend.ref, kRequest, 0);
+    }
+    if (asked) ring(segment);
+    if (!any) break;
+    if (now_ns() >= until) {
+      return refuse(segment.name(), "not all is gone in time: " + who_is_in(segment, snapshot) +
+                                        "; wait longer with --timeout");
+    }
+    if (coordinator_liveness(segment) == Liveness::kDead) {
+      return refuse(segment.name(),
+                    "the coordinator died while it stopped the backends; run this again");
+    }
+    poll(nullptr, 0, kLookEvery_ms);
+  }
+  const auto found = ProcessHandle::open(coordinator.process);
+  if (!found.handle) return kDone;
+  if (auto sent = found.handle.signal(SIGTERM); !sent && sent.error().system != ESRCH)
+    return report(sent.error());
+  while (found.handle.liveness() != Liveness::kDead) {
+    if (now_ns() >= until) {
+      return refuse(segment.name(), "coordinatord (pid " + std::to_string(coordinator.process.pid) +
+                                        ") does not leave; wait longer with --timeout");
+    }
+    poll(nullptr, 0, kLookEvery_ms);
+  }
+  return kDone;
+}
+
+// --- Stopping without one ------------------------------------------------------------------------
+
+// What has to go for one backend.
+struct Target {
+  ProcessIdentity process;
+  pid_t group = 0;
+  std::string token;  // "": it carries none
+  int stop_signal = SIGTERM;
+};
+
+// The processes of a backend that are verifiably its: the registered one, its group while that one
+// lives to vouch for the group, and whoever carries its token (P7). nullopt: /proc cannot be read.
+std::optional<std::vector<ProcessHandle>> members_of(const Target& target) {
+  std::vector<ProcessHandle> members;
+  auto leader = ProcessHandle::open(target.process);
+  const bool leader_lives = leader.liveness == Liveness::kAlive;
+  const auto pids = list_pids();
+  if (!pids) return std::nullopt;
+  for (const pid_t pid : *pids) {
+    if (pid <= 1 || pid == getpid() || pid == getppid() || pid == target.process.pid) continue;
+    const auto stat = read_stat(pid);
+    if (!stat || stat->is_zombie() || read_uid(pid) != geteuid()) continue;
+    const bool in_group = leader_lives && target.group > 1 && stat->group == target.group;
+    const bool marked =
+        !target.token.empty() && read_environment(pid, "MODELPOOL_BACKEND") == target.token;
+    if (!in_group && !marked) continue;
+    auto member = ProcessHandle::open(pid);
+    if (member && member->identity().start_ticks == stat->start_ticks)
+      members.push_back(std::move(*member));
+  }
+  // Last, so that it vouches for its group until the others have been signalled.
+  if (leader_lives) members.push_back(std::move(leader.handle));
+  return members;
+}
+
+// Sends all that is left of the backends what `signal_of` says, 0 is nothing. Is anything left?
+bool signal_members(const std::vector<Target>& targets,
+                    const std::function<int(const Target&)>& signal_of) {
+  bool any = false;
+  for (const Target& target : targets) {
+    const auto members = members_of(target);
+    any |= !members || !members->empty();
+    const int signal = signal_of(target);
+    if (!members || signal == 0) continue;
+    for (const ProcessHandle& member : *members) static_cast<void>(member.signal(signal));
+  }
+  return any;
+}
+
+// stop signal, grace, SIGKILL, gone. False: something is still there.
+bool stop_processes(const std::vector<Target>& targets, std::uint64_t grace_ns,
+                    std::uint64_t until) {
+  const std::uint64_t kill_at = std::min(until, add_ns(now_ns(), grace_ns));
+  bool any = signal_members(targets, [](const Target& target) { return target.stop_signal; });
+  while (any) {
+    if (now_ns() >= add_ns(until, kKillMax_ns)) return false;
+    poll(nullptr, 0, kLookEvery_ms);
+    const int signal = now_ns() >= kill_at ? SIGKILL : 0;
+    any = signal_members(targets, [signal](const Target&) { return signal; });
+  }
+  return true;
+}
+
+Target target_of(const Segment& segment, const BackendView& backend, const Effective& effective) {
+  Target target;
+  target.process = backend.process;
+  target.group = backend.group;
+  if (backend.traits & kTraitToken)
+    target.token = segment.token(backend.ref.index, backend.ref.generation);
+  target.stop_signal = static_cast<int>(effective.get(Setting::kStopSignal));
+  return target;
+}
+
+// READY, EVICTING, RESERVED and STARTING end as STOPPING or GONE, as the coordinator would do it.
+void commit_to_stop(const Segment& segment, const BackendView& backend, std::uint32_t dead_epoch) {
+  const StateWord state = load_state(segment, backend.ref.index);
+  if (state.state == BackendState::kReady) {
+    close_to_leases(segment, backend.ref, dead_epoch);
+    commit_stop(segment, backend.ref, dead_epoch);
+  } else if (state.state == BackendState::kEvicting) {
+    commit_stop(segment, backend.ref, state.owner);
+  } else {
+    lose_ticket(segment, backend.ref, state);
+  }
+}
+
+int stop_without_coordinator(const Segment& segment, SnapshotReader& reader,
+                             const CoordinatorIdentity& coordinator, std::uint64_t until) {
+  // The coordinator's own lock: none starts while its work is done here.
+  const Fd singleton(open(segment.path().c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  if (!singleton) return report(fail_errno(errno, "open " + segment.path()).value());
+  if (flock(singleton.get(), LOCK_EX | LOCK_NB) != 0) {
+    return refuse(segment.name(), "a coordinator has just started; run this again");
+  }
+  const Snapshot& snapshot = reader.read();
+  static const Settings kNoSettings;
+  const Settings& settings = snapshot.settings ? *snapshot.settings : kNoSettings;
+  std::vector<Target> targets;
+  std::uint64_t grace_ns = 0;
+  for (const BackendView& backend : snapshot.backends) {
+    if (!backend.live()) continue;
+    const Effective effective = effective_settings(settings, backend.model, &backend.overrides);
+    grace_ns = std::max(grace_ns, effective.get(Setting::kStopGrace));
+    if (backend.process.pid > 1 && !backend.external())
+      targets.push_back(target_of(segment, backend, effective));
+    commit_to_stop(segment, backend, coordinator.epoch);
+  }
+  if (!stop_processes(targets, grace_ns, until)) {
+    return refuse(segment.name(), "not all is gone in time: " + who_is_in(segment, reader.read()) +
+                                      "; wait longer with --timeout");
+  }
+  for (const BackendView& backend : snapshot.backends) mark_gone(segment, backend.ref);
+  return kDone;
+}
+
+// --- Stopping a pool of another layout -----------------------------------------------------------
+
+// Magic, the tables' places, and a backend's state, pid, group and start time keep their offsets in
+// every layout; nothing else may be assumed.
+int stop_other_layout(const Context& context, std::uint64_t until, const Error& why) {
+  const auto dir = find_pool_dir(context.pool, context.dir);
+  if (!dir) return report(dir.error());
+  const std::string path = *dir + "/" + context.pool;
+  const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  const Fd users(open((path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  struct stat info;
+  Header header;
+  if (!file || fstat(file.get(), &info) != 0 || info.st_uid != geteuid() ||
+      pread(file.get(), &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header) ||
+      header.magic != kSegmentMagic) {
+    return report(why);
+  }
+  if (header.layout_version == kLayoutVersion) {
+    const auto host = read_host_identity();
+    if (!host || header.pid_namespace != host->pid_namespace) return report(why);
+    if (!is_of_this_boot(header)) return kDone;
+  }
+  if (users && flock(users.get(), LOCK_EX | LOCK_NB) != 0) {
+    return refuse(context.pool,
+                  "its coordinator or workers, of another version, still run; stop them first");
+  }
+  struct Record {  // the head of a BackendRecord
+    std::uint64_t state;
+    std::uint32_t pid;
+    std::uint32_t group;
+    std::uint64_t start_ticks;
+    std::uint64_t pidfd_inode;
+  };
+  const TableInfo& table = header.tables[static_cast<std::size_t>(Table::kBackends)];
+  std::vector<Target> targets;
+  for (std::uint64_t i = 0; i < std::min<std::uint64_t>(table.count, kBackendsMax); ++i) {
+    Record record;
+    const auto offset = static_cast<off_t>(table.offset + i * table.stride);
+    if (pread(file.get(), &record, sizeof record, offset) != static_cast<ssize_t>(sizeof record))
+      break;
+    if (!is_live(StateWord::unpack(record.state).state) || record.pid <= 1) continue;
+    Target target;
+    target.process = {static_cast<pid_t>(record.pid), record.start_ticks, record.pidfd_inode};
+    target.group = static_cast<pid_t>(record.group);
+    targets.push_back(std::move(target));
+  }
+  const std::uint64_t grace_ns = setting_info(Setting::kStopGrace).default_value;
+  if (stop_processes(targets, grace_ns, until)) return kDone;
+  return refuse(context.pool, "not all backends are gone in time; wait longer with --timeout");
+}
+
+// --- The command ---------------------------------------------------------------------------------
+
+int stop_backends(const Context& context, std::uint64_t until) {
+  const auto looked = Segment::open_read_only(context.pool, context.dir);
+  if (!looked) {
+    return looked.error().code == Errc::kIncompatible
+               ? stop_other_layout(context, until, looked.error())
+               : report(looked.error());
+  }
+  if (!is_of_this_boot((*looked)->header())) return kDone;  // everyone in it is dead
+  // Workers would load again what is stopped here, and hold the pool: nothing is stopped for
+  // nothing.
+  {
+    SnapshotReader reader(*looked);
+    const Snapshot& snapshot = reader.read();
+    const bool any_worker =
+        std::any_of(snapshot.workers.begin(), snapshot.workers.end(), [](const WorkerView& worker) {
+          return process_liveness(worker.process) != Liveness::kDead;
+        });
+    if (any_worker) {
+      return refuse(context.pool, "workers are attached and would load again: " +
+                                      who_is_in(**looked, snapshot) + "; stop the workers first");
+    }
+  }
+  const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
+  if (!segment) return report(segment.error());
+  SnapshotReader reader(*segment);
+  CoordinatorIdentity coordinator;
+  return coordinator_liveness(**segment, &coordinator) == Liveness::kDead
+             ? stop_without_coordinator(**segment, reader, coordinator, until)
+             : stop_through_coordinator(**segment, reader, coordinator, until);
+}
+
+// In a process of its own: a writable mapping lasts as long as its process, and with it the lock
+// that removal needs exclusively.
+int stop_in_child(const Context& context, std::uint64_t until) {
+  const pid_t child = fork();
+  if (child < 0) return report(fail_errno(errno, "start a process").value());
+  if (child == 0) {
+    const int code = stop_backends(context, until);
+    _exit(code);
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) return kUnusable;
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : kUnusable;
+}
+
+int remove(const Context& context, const Options& options) {
+  const std::uint64_t until = add_ns(now_ns(), options.timeout_ns);
+  if (options.stop) {
+    if (const int code = stop_in_child(context, until); code != kDone) return code;
+  }
+  const auto removed = Segment::remove(context.pool, context.dir);
+  if (removed) return kDone;
+  if (removed.error().code != Errc::kBusy) return report(removed.error());
+  if (const auto seen = look(context, "")) {
+    const std::string users = who_is_in(*seen->segment, seen->snapshot);
+    if (!users.empty()) {
+      return refuse(context.pool,
+                    "it is in use by " + users +
+                        (options.stop ? "; they came while it was being stopped, run this again"
+                                      : "; stop them first, --stop ends backends and coordinator"));
+    }
+  }
+  complain(removed.error().text);
+  return kNo;
+}
+
+}  // namespace
+
+void add_remove(CLI::App& root, Context& context) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = add_command(
+      root, context, "remove", "Take the pool away; with --stop its backends and coordinator first",
+      "Exit code 1, naming them, while processes are attached or backends live. --stop ends the\n"
+      "backends, leases or not, through the coordinator or, without one, itself, then the "
+      "coordinator.\n"
+      "Workers have to be stopped before: they would load again.\n"
+      "A pool of an older or newer version is removed in the same way.\n\n"
+      "Examples:\n  poolctl remove\n  poolctl --pool test remove --stop --timeout 30s\n",
+      [&context, options] { return remove(context, *options); });
+  command->add_flag("--stop", options->stop, "End the backends and the coordinator first");
+  add_duration(command, "--timeout", &options->timeout_ns,
+               "With --stop: wait at most this long (1m)");
+}
+
+}  // namespace modelpool::poolctl

@@ -1,0 +1,102 @@
+// poolctl set: the pool's settings, shown or changed.
+#include "json.hpp"
+#include "modelpool/pool.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+struct Options {
+  std::string file;
+  std::vector<std::pair<std::string, std::string>> values;
+};
+
+int show(const Context& context, const Options& options) {
+  const auto seen = look(context, options.file);
+  if (!seen) return report(seen.error());
+  static const Settings kNoSettings;
+  const Settings& settings = seen->snapshot.settings ? *seen->snapshot.settings : kNoSettings;
+  if (context.json) {
+    print_json(settings_json(settings));
+    return kDone;
+  }
+  TextTable table({{"SETTING"}, {"VALUE"}, {"ORIGIN"}, {"MEANING", TextTable::Align::kLeft, true}});
+  for (const SettingInfo& info : kSettings) {
+    const bool given = settings.pool.has(info.id);
+    const Origin origin =
+        given ? settings.pool.origin[static_cast<std::size_t>(info.id)] : Origin{};
+    table.add({std::string(info.name), format_setting(info, settings.get(info.id)),
+               escape(origin_text(settings, origin)), std::string(info.help)});
+  }
+  print(table.text(terminal_width()));
+  if (settings.rules_in_use() > 0) {
+    print("\n" + count_text(settings.rules_in_use(), "rule") +
+          " for models; poolctl explain MODEL says which apply\n");
+  }
+  return kDone;
+}
+
+int change(const Context& context, const Options& options) {
+  const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
+  if (!segment) return report(segment.error());
+  if (auto changed = change_settings(**segment, options.values, {OriginKind::kSet, 0}); !changed) {
+    return report(changed.error());
+  }
+  const std::uint32_t live = count_live(**segment);
+  const Settings* settings = current_settings(**segment);
+  const std::uint64_t limit = settings == nullptr ? 0 : settings->get(Setting::kMaxBackends);
+  if (limit != 0 && live > limit) {
+    complain(
+        std::to_string(live) + " backends are live, " + std::to_string(limit) +
+        " may be: the coordinator makes room without cutting leases, nothing is loaded meanwhile");
+  }
+  return kDone;
+}
+
+}  // namespace
+
+void add_set(CLI::App& root, Context& context) {
+  const auto options = std::make_shared<Options>();
+  std::string notes =
+      "Without arguments it prints the settings in force and where each came from. Several are\n"
+      "changed together or not at all. A change stays until the coordinator's configuration is\n"
+      "read again (SIGHUP, or a start with another one).\n\nSettings:\n";
+  for (const SettingInfo& info : kSettings) {
+    std::string name(info.name);
+    std::replace(name.begin(), name.end(), '_', '-');
+    std::string form = "  " + name + "=" + std::string(info.placeholder);
+    form.resize(std::max<std::size_t>(form.size() + 1, 28), ' ');
+    notes +=
+        form + std::string(info.help) + " (" + format_setting(info, info.default_value) + ")\n";
+  }
+  notes +=
+      "\nExamples:\n  poolctl set max-backends=3 idle-timeout=15m\n  poolctl set "
+      "busy_timeout=off\n";
+  CLI::App* command = add_command(
+      root, context, "set", "Show or change the pool's settings", notes, [&context, options] {
+        if (options->values.empty()) return show(context, *options);
+        if (!options->file.empty()) {
+          complain("unable to change " + escape(options->file) +
+                   ": a copied segment is only looked at; leave out --file");
+          return kWrongUsage;
+        }
+        return change(context, *options);
+      });
+  command
+      ->add_option_function<std::vector<std::string>>(
+          "KEY=VALUE",
+          [options](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) {
+              const std::size_t equals = text.find('=');
+              if (equals == std::string::npos || equals == 0) {
+                throw BadArgument("unable to set \"" + escape(text) +
+                                  "\": it is not KEY=VALUE; write it like idle-timeout=15m");
+              }
+              options->values.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+            }
+          },
+          "Settings to change")
+      ->type_name("");
+  add_file(command, &options->file);
+}
+
+}  // namespace modelpool::poolctl

@@ -1,0 +1,84 @@
+// poolctl status: the pool in a dozen numbers.
+#include "json.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+std::string coordinator_text(const Segment& segment, const Snapshot& snapshot) {
+  CoordinatorIdentity found;
+  const Liveness alive = coordinator_liveness(segment, &found);
+  if (found.epoch == 0) return "none yet; nothing is evicted or killed until one runs";
+  std::string text(liveness_text(alive));
+  text += ", pid " + std::to_string(found.process.pid) + ", epoch " + std::to_string(found.epoch);
+  if (alive == Liveness::kAlive) {
+    text += ", up " + age_text(snapshot.now_ns, snapshot.coordinator.started_ns);
+  } else if (snapshot.coordinator.left) {
+    text += ", left in order";
+  }
+  return text + ", last scan " + age_text(snapshot.now_ns, snapshot.coordinator.last_scan_ns) +
+         " ago";
+}
+
+std::string counters_text(const Segment& segment) {
+  std::string text;
+  const Json counters = counters_json(segment);
+  for (const auto& [kind, reasons] : counters.items()) {
+    std::uint64_t sum = 0;
+    std::string parts;
+    for (const auto& [reason, count] : reasons.items()) {
+      sum += count.get<std::uint64_t>();
+      if (reason != "none") parts += (parts.empty() ? "" : ", ") + count.dump() + " " + reason;
+    }
+    text += (text.empty() ? "" : ", ") + std::to_string(sum) + " " + kind;
+    if (!parts.empty()) text += " (" + parts + ")";
+  }
+  return text.empty() ? "nothing yet" : text;
+}
+
+void print_status(const Segment& segment, const Snapshot& snapshot) {
+  std::string backends =
+      std::to_string(snapshot.live()) + " live, " + std::to_string(snapshot.ready()) + " ready";
+  if (!snapshot.settings) {
+    backends += "; the pool has no settings yet, so nothing is loaded: start coordinatord";
+  } else if (snapshot.max_backends() == 0) {
+    backends += ", no limit";
+  } else {
+    backends += ", limit " + std::to_string(snapshot.max_backends());
+  }
+  const auto line = [](std::string_view name, const std::string& value) {
+    std::string label(name);
+    label.resize(13, ' ');
+    print(label + value + "\n");
+  };
+  line("pool", escape(segment.name()) + " (" + escape(segment.path()) + ")");
+  line("coordinator", coordinator_text(segment, snapshot));
+  line("backends", backends);
+  line("leases", std::to_string(snapshot.leases.size()));
+  line("waiting", std::to_string(snapshot.waiters.size()));
+  line("workers", std::to_string(snapshot.workers.size()));
+  line("so far", counters_text(segment));
+  for (const std::string& what : snapshot.damage) line("damage", escape(what));
+}
+
+}  // namespace
+
+void add_status(CLI::App& root, Context& context) {
+  const auto file = std::make_shared<std::string>();
+  CLI::App* command =
+      add_command(root, context, "status",
+                  "The pool in a dozen numbers: limit, live backends, leases, coordinator",
+                  "Example:\n  poolctl -o json status | jq .live\n", [&context, file] {
+                    const auto seen = look(context, *file);
+                    if (!seen) return report(seen.error());
+                    if (context.json) {
+                      print_json(status_json(*seen->segment, seen->snapshot));
+                    } else {
+                      print_status(*seen->segment, seen->snapshot);
+                    }
+                    return kDone;
+                  });
+  add_file(command, file.get());
+}
+
+}  // namespace modelpool::poolctl

@@ -1,0 +1,55 @@
+// poolctl touch, pin, unpin: one word about a loaded model.
+#include "common.hpp"
+#include "modelpool/pool.hpp"
+
+namespace modelpool::poolctl {
+namespace {
+
+int touch(const Context& context, const std::string& model) {
+  PoolOptions options;
+  options.dir = context.dir;
+  options.create = false;
+  auto pool = Pool::attach(context.pool, options);
+  if (!pool) return report(pool.error());
+  if (auto touched = pool->touch(model); !touched) return report(touched.error());
+  return kDone;
+}
+
+// Not through a Pool: that takes a worker's row, and all of them may be in use.
+int change_pin(const Context& context, const std::string& model, bool pinned) {
+  const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
+  if (!segment) return report(segment.error());
+  const std::uint32_t set = pinned ? kControlPinned : 0;
+  const auto found = find_backend(**segment, model);
+  if (!found || !set_control(**segment, found->ref, set, kControlPinned & ~set)) {
+    return report({Errc::kNotLoaded,
+                   "unable to " + std::string(pinned ? "pin " : "unpin ") + escape(model) +
+                       ": no backend serves it; load it first",
+                   0, 0});
+  }
+  ring(**segment);
+  return kDone;
+}
+
+}  // namespace
+
+void add_touch_pin(CLI::App& root, Context& context) {
+  const auto add = [&](const std::string& name, const std::string& what, const std::string& notes,
+                       const std::function<int(const std::string&)>& run) {
+    const auto model = std::make_shared<std::string>();
+    CLI::App* command = add_command(
+        root, context, name, what,
+        notes + "Exit code 1 if it is not loaded.\n\nExample:\n  poolctl " + name + " llama-3-8b\n",
+        [run, model] { return run(*model); });
+    add_model(command, model.get());
+  };
+  add("touch", "Count a model as used now: its idle time starts again", "",
+      [&context](const std::string& model) { return touch(context, model); });
+  add("pin", "Exempt a loaded model from idle and LRU eviction",
+      "Until unpin, or until its backend ends. The busy timeout still applies.\n",
+      [&context](const std::string& model) { return change_pin(context, model, true); });
+  add("unpin", "Let a model be evicted again", "",
+      [&context](const std::string& model) { return change_pin(context, model, false); });
+}
+
+}  // namespace modelpool::poolctl
