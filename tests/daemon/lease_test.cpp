@@ -1,0 +1,277 @@
+// `poolctl lease`: a command that runs while it holds a lease.
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "pool_test.hpp"
+
+namespace modelpool::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class LeaseTest : public PoolTest {
+ protected:
+  std::vector<std::string> argv(std::vector<std::string> args) {
+    std::vector<std::string> all{MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "lease"};
+    all.insert(all.end(), args.begin(), args.end());
+    return all;
+  }
+  Finished lease(std::vector<std::string> args) { return run(argv(std::move(args))); }
+  static std::string backend(const std::string& flags = "") {
+    return std::string(MODELPOOL_DEMO_BACKEND) + " --port {port} " + flags;
+  }
+};
+
+TEST_F(LeaseTest, ItEndsWithTheExitCodeOfItsCommand) {
+  start();
+  for (const int code : {0, 1, 3, 124, 200}) {
+    EXPECT_EQ(
+        lease({"m", "--start", backend(), "--", "sh", "-c", "exit " + std::to_string(code)}).code,
+        code);
+  }
+  EXPECT_EQ(lease({"m", "--", "sh", "-c", "kill -KILL $$"}).code, 128 + SIGKILL);
+  EXPECT_EQ(entry("m")["in_flight"], 0);
+}
+
+TEST_F(LeaseTest, ItsCommandFindsTheBackendInItsEnvironmentAndCanTalkToIt) {
+  start();
+  const Finished done = lease({"some-model", "--start", backend("--name some-model"), "--ready",
+                               "http:/health", "--", "bash", "-c",
+                               "echo $MODELPOOL_MODEL $MODELPOOL_ADDRESS $MODELPOOL_PID; "
+                               "exec 3<>/dev/tcp/${MODELPOOL_ADDRESS/:/\\/}; "
+                               "printf 'GET /slow?ms=1 HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"});
+  ASSERT_EQ(done.code, 0) << done.err;
+  const auto entry_now = entry("some-model");
+  EXPECT_THAT(done.out, HasSubstr("some-model " + entry_now["address"].get<std::string>() + " " +
+                                  std::to_string(entry_now["pid"].get<int>()) + "\n"));
+  EXPECT_THAT(done.out, HasSubstr("\"pid\":" + std::to_string(entry_now["pid"].get<int>())));
+}
+
+TEST_F(LeaseTest, TheBackendOutlivesItWithItsOutputInTheLog) {
+  start();
+  const std::string log = scratch_.path("backend.log");
+  EXPECT_EQ(lease({"m", "--start", backend("--name m"), "--log", log, "--", "true"}).code, 0);
+  const auto m = entry("m");
+  EXPECT_EQ(m["state"], "ready");
+  EXPECT_TRUE(is_running(m["pid"].get<pid_t>()));
+  EXPECT_THAT(read_file(log), HasSubstr("m: listening on " + m["address"].get<std::string>()));
+  EXPECT_EQ(status()["workers"], 0);
+  EXPECT_EQ(lease({"m", "--", "true"}).code, 0) << "loaded is loaded: no --start is needed";
+}
+
+TEST_F(LeaseTest, ABackendOnAUnixSocketIsFine) {
+  start();
+  const std::string path = scratch_.path("m.sock");
+  const Finished done =
+      lease({"m", "--start", std::string(MODELPOOL_DEMO_BACKEND) + " --unix " + path, "--address",
+             "unix:" + path, "--", "sh", "-c", "echo $MODELPOOL_ADDRESS"});
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_EQ(done.out, "unix:" + path + "\n");
+}
+
+TEST_F(LeaseTest, WhileItsCommandRunsTheLeaseIsHeldWithItsTag) {
+  start();
+  Program holder(argv(
+      {"m", "--start", backend(), "--tag", "req-81", "--", "sh", "-c", "echo up; exec sleep 600"}));
+  ASSERT_TRUE(eventually([&] { return holder.out() == "up\n"; })) << holder.err();
+  const auto leases = poolctl_json(scratch_, {"leases"});
+  ASSERT_EQ(leases.size(), 1u);
+  EXPECT_EQ(leases[0]["model"], "m");
+  EXPECT_EQ(leases[0]["worker_pid"], holder.pid());
+  EXPECT_EQ(leases[0]["tag"], "req-81");
+  holder.signal(SIGTERM);
+  EXPECT_EQ(holder.wait(), 128 + SIGTERM);
+  EXPECT_TRUE(eventually([&] { return entry("m")["in_flight"] == 0; }));
+}
+
+TEST_F(LeaseTest, SignalsArePassedOnToTheCommand) {
+  start();
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) {
+    Program holder(argv(
+        {"m", "--start", backend(), "--", "bash", "-c",
+         "trap 'exit 42' " + std::to_string(number) + "; echo up; while :; do sleep 0.01; done"}));
+    ASSERT_TRUE(eventually([&] { return holder.out() == "up\n"; })) << holder.err();
+    holder.signal(number);
+    EXPECT_EQ(holder.wait(), 42) << number;
+  }
+  EXPECT_EQ(state("m"), "ready") << "the backend is in a session of its own";
+}
+
+TEST_F(LeaseTest, P6ItsCommandEndsWhenItIsKilledAndTheLeaseIsCleared) {
+  start();
+  Program holder(argv({"m", "--start", backend(), "--", "sh", "-c", "echo $$; exec sleep 600"}));
+  ASSERT_TRUE(eventually([&] { return holder.out().ends_with("\n"); }));
+  const pid_t command = std::stoi(holder.out());
+  EXPECT_TRUE(is_running(command));
+  holder.signal(SIGKILL);
+  EXPECT_TRUE(eventually([&] { return !is_running(command); }));
+  EXPECT_TRUE(eventually([&] { return entry("m")["in_flight"] == 0; }));
+  EXPECT_EQ(state("m"), "ready");
+  EXPECT_EQ(wait_event("worker_died")["worker_pid"], holder.pid());
+}
+
+TEST_F(LeaseTest, P6KilledWhileItLoadsItLeavesNothing) {
+  start();
+  Program loader(
+      argv({"m", "--start", backend("--load-time 1h"), "--timeout", "20s", "--", "true"}));
+  ASSERT_TRUE(wait_state("m", "starting"));
+  loader.signal(SIGKILL);
+  EXPECT_TRUE(wait_state("m", ""));
+  EXPECT_EQ(processes_with_environment(token()).size(), 0u);
+}
+
+TEST_F(LeaseTest, InterruptedWhileItLoadsItEndsWhatItStarted) {
+  start();
+  Program loader(
+      argv({"m", "--start", backend("--load-time 1h"), "--timeout", "20s", "--", "true"}));
+  ASSERT_TRUE(wait_state("m", "starting"));
+  loader.signal(SIGINT);
+  EXPECT_EQ(loader.wait(), 128 + SIGINT);
+  EXPECT_TRUE(wait_state("m", ""));
+  EXPECT_EQ(processes_with_environment(token()).size(), 0u);
+}
+
+TEST_F(LeaseTest, InterruptedWhileItWaitsItLeavesTheLine) {
+  start({"--max-backends", "1"});
+  Program holder(argv({"m", "--start", backend(), "--", "sleep", "600"}));
+  ASSERT_TRUE(eventually([&] { return !entry("m").is_null() && entry("m")["in_flight"] == 1; }));
+  Program waiter(argv({"other", "--start", backend(), "--", "true"}));
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  waiter.signal(SIGTERM);
+  EXPECT_EQ(waiter.wait(), 128 + SIGTERM);
+  EXPECT_EQ(status()["waiting"], 0);
+  EXPECT_TRUE(wait_state("m", "ready")) << "its place in the line cost the resident its place";
+}
+
+// --- Refusals
+// ----------------------------------------------------------------------------------------
+
+TEST_F(LeaseTest, P13WhatIsRefusedOrTimesOutEndsWith124AndTheReason) {
+  start({"--max-backends", "1", "--when-busy", "wait", "--load-cooldown", "off"});
+  const auto refused = [&](std::vector<std::string> args, const char* part) {
+    const Finished done = lease(std::move(args));
+    EXPECT_EQ(done.code, 124) << done.err;
+    EXPECT_THAT(done.err, AllOf(HasSubstr("unable to"), HasSubstr(part)));
+    EXPECT_EQ(done.out, "") << "COMMAND ran";
+  };
+  const std::vector<std::string> echo{"--", "echo", "ran"};
+  const auto with = [&](std::vector<std::string> args) {
+    args.insert(args.end(), echo.begin(), echo.end());
+    return args;
+  };
+  refused(with({"m"}), "say with --start how to load it");
+  refused(with({"m", "--start", "/nowhere/at/all {port}"}), "exit status 127");
+  refused(with({"m", "--start", "/etc/passwd {port}"}), "exit status 126");
+  refused(with({"m", "--start", "sh -c \"exit 7\" {port}"}), "exit status 7");
+  refused(with({"m", "--start", backend("--fail-load broken"), "--timeout", "20s"}),
+          "exit status 1");
+  refused(with({"m", "--start", "sleep 600 # {port}", "--timeout", "200ms"}), "within 200ms");
+  refused(with({"m", "--start", backend(), "--ready", "http:/nothing-here", "--timeout", "300ms"}),
+          "http:/nothing-here");
+  EXPECT_TRUE(eventually([&] { return list().empty(); })) << list();
+  EXPECT_EQ(processes_with_environment(token()).size(), 0u) << "a failed load left its process";
+  RemoteWorker holder(scratch_);
+  holder.load("busy");
+  refused(with({"m", "--start", backend(), "--timeout", "100ms"}),
+          "no place is free (1 of 1 in use)");
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(LeaseTest, P13ALoadThatHangsPastLoadTimeoutEndsWith124AndNamesIt) {
+  start({"--load-timeout", "200ms"});
+  const Finished done =
+      lease({"m", "--start", backend("--load-time 1h"), "--timeout", "20s", "--", "true"});
+  EXPECT_EQ(done.code, 124);
+  EXPECT_THAT(done.err, HasSubstr("load_timeout"));
+  EXPECT_TRUE(wait_state("m", ""));
+}
+
+TEST_F(LeaseTest, P13WithoutACoordinatorWhatNeedsOneIsRefused) {
+  start({"--max-backends", "1"});
+  RemoteWorker holder(scratch_);
+  holder.load("busy");
+  daemon().kill_now();
+  const Finished done = lease({"m", "--start", backend(), "--timeout", "300ms", "--", "true"});
+  EXPECT_EQ(done.code, 124);
+  EXPECT_THAT(done.err,
+              AllOf(HasSubstr("no coordinator is running"), HasSubstr("start coordinatord")));
+  EXPECT_EQ(lease({"busy", "--", "true"}).code, 0) << "a loaded model needs none";
+}
+
+TEST_F(LeaseTest, P13WrongUseEndsWith125) {
+  start();
+  const std::vector<std::vector<std::string>> rows = {
+      {"m"},
+      {"m", "--"},
+      {"--", "true"},
+      {"", "--", "true"},
+      {std::string(192, 'm'), "--", "true"},
+      {"tab\there", "--", "true"},
+      {"\xff\xfe", "--", "true"},
+      {"m", "--timeout", "soon", "--", "true"},
+      {"m", "--tag", std::string(32, 't'), "--", "true"},
+      {"m", "--start", "server", "--", "true"},  // where would it answer?
+      {"m", "--start", " ", "--", "true"},
+      {"m", "--start", "server {port}", "--ready", "smoke", "--", "true"},
+      {"m", "--start", "server {port}", "--address", std::string(256, 'a'), "--", "true"},
+      {"m", "--start", "server {port}", "--address", "", "--ready", "ftp:/x", "--", "true"},
+      {"m", "--start", "server {port}", "--size", "big", "--", "true"},
+      {"m", "--ready", "tcp", "--", "true"},  // without --start
+      {"m", "--no-such-flag", "--", "true"},
+      {"m", "stray", "--", "true"},
+  };
+  for (const auto& row : rows) {
+    const Finished done = lease(row);
+    EXPECT_EQ(done.code, 125) << ::testing::PrintToString(row) << done.err;
+    EXPECT_THAT(done.err, HasSubstr("poolctl: unable to")) << ::testing::PrintToString(row);
+  }
+  EXPECT_EQ(
+      run({MODELPOOL_POOLCTL, "--dir", scratch_.path("none"), "lease", "m", "--", "true"}).code,
+      125);
+  EXPECT_EQ(run({MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "--pool", "other", "lease", "m", "--",
+                 "true"})
+                .code,
+            125);
+  EXPECT_TRUE(list().empty());
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(LeaseTest, P13ACommandThatCannotRunIs126AndOneThatIsNotFound127AndNothingWasLoaded) {
+  start();
+  const std::string plain = scratch_.path("plain-file");
+  write_file(plain, "not a program");
+  const Finished cannot = lease({"m", "--start", backend(), "--", plain});
+  EXPECT_EQ(cannot.code, 126);
+  EXPECT_THAT(cannot.err, HasSubstr("unable to run " + plain));
+  const Finished missing = lease({"m", "--start", backend(), "--", "no-such-command-anywhere"});
+  EXPECT_EQ(missing.code, 127);
+  EXPECT_THAT(missing.err, HasSubstr("unable to run no-such-command-anywhere"));
+  EXPECT_EQ(lease({"m", "--start", backend(), "--", scratch_.path("nothing")}).code, 127);
+  EXPECT_EQ(lease({"m", "--start", backend(), "--", scratch_.dir()}).code, 126);
+  EXPECT_TRUE(list().empty()) << "loaded in vain";
+}
+
+TEST_F(LeaseTest, AServerThatIsNotOursOnThatAddressIsNotTakenForTheBackend) {
+  start();
+  int port = 0;
+  Program squatter(backend_argv(&port));
+  ASSERT_TRUE(eventually([&] { return listens(port); }));
+  const Finished done = lease({"m", "--start", "sleep 600", "--address",
+                               "127.0.0.1:" + std::to_string(port), "--", "true"});
+  EXPECT_EQ(done.code, 124);
+  EXPECT_THAT(done.err, HasSubstr("another process already listens"));
+}
+
+TEST_F(LeaseTest, AKilledBackendIsNamedWhenTheCommandEnds) {
+  start({"--busy-timeout", "150ms"});
+  const Finished done = lease({"m", "--start", backend(), "--", "sh", "-c",
+                               "while kill -0 $MODELPOOL_PID; do sleep 0.02; done; exit 5"});
+  EXPECT_EQ(done.code, 5);
+  EXPECT_THAT(done.err, AllOf(HasSubstr("its backend was stopped"), HasSubstr("busy")));
+}
+
+}  // namespace
+}  // namespace modelpool::test

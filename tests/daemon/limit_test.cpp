@@ -1,0 +1,379 @@
+// P1, P3, P5: one limit for everyone, the victim is the least recently used, room is made without
+// cutting leases.
+#include <signal.h>
+
+#include <chrono>
+
+#include "pool_test.hpp"
+
+namespace modelpool::test {
+namespace {
+
+using ::testing::HasSubstr;
+using namespace std::chrono_literals;  // NOLINT: literals
+
+class LimitTest : public PoolTest {
+ protected:
+  // `poolctl lease MODEL --start demo_backend... -- COMMAND...`, running.
+  Program shell(const std::string& model, const std::vector<std::string>& command,
+                const std::vector<std::string>& flags = {}) {
+    std::vector<std::string> argv{
+        MODELPOOL_POOLCTL,
+        "--dir",
+        scratch_.dir(),
+        "lease",
+        model,
+        "--start",
+        std::string(MODELPOOL_DEMO_BACKEND) + " --port {port} --name " + model,
+        "--tag",
+        "shell-" + model};
+    argv.insert(argv.end(), flags.begin(), flags.end());
+    argv.push_back("--");
+    argv.insert(argv.end(), command.begin(), command.end());
+    return Program(argv);
+  }
+  int lease_once(const std::string& model) { return shell(model, {"true"}).wait(); }
+};
+
+TEST_F(LimitTest, P3ThreeShellsOnThreeModelsWithALimitOfTwoNeverRunThreeBackends) {
+  start({"--max-backends", "2"});
+  Observer observer(token());
+  std::vector<Program> shells;
+  const std::string again =
+      "for i in 1 2 3 4; do " + std::string(MODELPOOL_POOLCTL) + " --dir " + scratch_.dir() +
+      " lease $1 --start \"" + MODELPOOL_DEMO_BACKEND +
+      " --port {port} --name $1 --stop-time 30ms\" -- sleep 0.02 || exit 1; done";
+  for (const char* model : {"alpha", "beta", "gamma"}) {
+    shells.emplace_back(std::vector<std::string>{"sh", "-c", again, "sh", model});
+  }
+  for (Program& shell : shells) EXPECT_EQ(shell.wait(), 0) << shell.err();
+  observer.stop();
+  EXPECT_LE(observer.most(), 2u);
+  EXPECT_GE(observer.most(), 1u) << "the observer saw nothing in " << observer.looks() << " looks";
+  EXPECT_GE(count_events("evicted"), 1u) << "no room was made: the test showed nothing";
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(LimitTest, P1TheVictimIsTheLeastRecentlyUsedAcrossTheShells) {
+  start({"--max-backends", "2"});
+  ASSERT_EQ(lease_once("alpha"), 0);
+  ASSERT_EQ(lease_once("beta"), 0);
+  ASSERT_EQ(lease_once("alpha"), 0);  // another shell's use: beta is the older one now
+  ASSERT_EQ(lease_once("gamma"), 0);
+  EXPECT_EQ(state("alpha"), "ready");
+  EXPECT_EQ(state("beta"), "");
+  EXPECT_EQ(wait_event("evicted")["model"], "beta");
+  ASSERT_EQ(lease_once("beta"), 0);
+  EXPECT_EQ(state("alpha"), "");
+}
+
+TEST_F(LimitTest, P1ATouchCountsAsAUse) {
+  start({"--max-backends", "2"});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("alpha");
+  worker.load_idle("beta");
+  EXPECT_EQ(poolctl(scratch_, {"touch", "alpha"}).code, 0);
+  worker.load_idle("gamma");
+  EXPECT_EQ(state("alpha"), "ready");
+  EXPECT_EQ(state("beta"), "");
+}
+
+TEST_F(LimitTest, P3APlaceIsGrantedOnlyWhenTheWholeGroupIsGone) {
+  start({"--max-backends", "1", "--stop-grace", "300ms"});
+  const std::string carried = token();
+  RemoteWorker worker(scratch_);
+  worker.load_idle("stubborn", {"--ignore-sigterm", "--grandchildren", "3"});
+  EXPECT_EQ(processes_with_environment(carried).size(), 4u);
+  ASSERT_EQ(worker.acquire("next"), "ticket");
+  EXPECT_EQ(processes_with_environment(carried).size(), 0u)
+      << "the place was granted before it was free";
+  const auto evicted = wait_event("evicted", "stubborn");
+  EXPECT_EQ(evicted["reason"], "lru");
+  EXPECT_EQ(evicted["signal"], "SIGKILL");
+  EXPECT_GE(evicted["exit_ms"].get<int>(), 300) << "killed before its grace was over";
+}
+
+TEST_F(LimitTest, P9ManyBackendsAreStoppedAtOnce) {
+  start({"--max-backends", "8", "--stop-grace", "1s"});
+  RemoteWorker worker(scratch_);
+  for (int i = 0; i < 6; ++i) worker.load_idle("m" + std::to_string(i), {"--ignore-sigterm"});
+  EXPECT_EQ(poolctl(scratch_, {"set", "max-backends=1"}).code, 0);
+  EXPECT_TRUE(eventually([&] {
+    int stopping = 0;
+    for (const auto& backend : list()) stopping += backend["state"] == "stopping";
+    return stopping == 5;
+  })) << "one is stopped after the other";
+  EXPECT_TRUE(eventually([&] { return list().size() == 1; }));
+}
+
+TEST_F(LimitTest, P9ALeaderThatEndsAtOnceDoesNotHideItsGrandchildren) {
+  start({"--stop-grace", "300ms"});
+  const std::string carried = token();
+  RemoteWorker worker(scratch_);
+  // The leader dies of SIGTERM, its child does not.
+  ASSERT_EQ(worker.acquire("m"), "ticket");
+  ASSERT_THAT(
+      worker.spawn_program(
+          "m",
+          {"bash", "-c",
+           "(trap '' TERM; exec sleep 60) & trap 'exit 0' TERM; while :; do sleep 0.05; done"}),
+      HasSubstr("pid "));
+  ASSERT_EQ(worker.ready("m"), "lease");
+  worker.release("m");
+  EXPECT_TRUE(eventually([&] { return processes_with_environment(carried).size() >= 2; }));
+  EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
+  EXPECT_EQ(processes_with_environment(carried).size(), 0u);
+}
+
+// --- Making room for the line
+// ------------------------------------------------------------------------
+
+TEST_F(LimitTest, P2ADrainLetsTheRunningLeaseFinishAndClosesItsBackendToNewOnes) {
+  start({"--max-backends", "1"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker waiter(scratch_);
+  const pid_t pid = holder.load("alpha");
+  waiter.begin_acquire("beta");
+  ASSERT_TRUE(wait_state("alpha", "evicting"));
+  EXPECT_TRUE(is_running(pid));
+  EXPECT_EQ(holder.progress("alpha"), "ok");
+  EXPECT_EQ(poolctl(scratch_, {"lease", "alpha", "--timeout", "100ms", "--", "true"}).code, 124);
+  EXPECT_TRUE(is_running(pid));
+  holder.release("alpha");
+  EXPECT_EQ(waiter.hear(), "ticket");
+  EXPECT_FALSE(is_running(pid));
+}
+
+TEST_F(LimitTest, ADrainThatTakesTooLongIsTakenBack) {
+  start({"--max-backends", "1", "--drain-timeout", "200ms"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker waiter(scratch_);
+  const pid_t pid = holder.load("alpha");
+  waiter.begin_acquire("beta");
+  ASSERT_TRUE(wait_state("alpha", "evicting"));
+  ASSERT_TRUE(wait_state("alpha", "ready"));
+  EXPECT_EQ(holder.progress("alpha"), "ok");
+  EXPECT_TRUE(is_running(pid));
+  holder.release("alpha");
+  EXPECT_EQ(waiter.hear(), "ticket");
+}
+
+TEST_F(LimitTest, P5ADrainIsTakenBackWhenItsWaiterLeaves) {
+  start({"--max-backends", "1"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker waiter(scratch_);
+  holder.load("alpha");
+  waiter.begin_acquire("beta");
+  ASSERT_TRUE(wait_state("alpha", "evicting"));
+  waiter.kill_now();
+  EXPECT_TRUE(wait_state("alpha", "ready"));
+  EXPECT_EQ(holder.progress("alpha"), "ok");
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(LimitTest, UnderWaitABusyResidentStaysOpenUntilItIsIdle) {
+  start({"--max-backends", "1", "--when-busy", "wait"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker waiter(scratch_);
+  holder.load("alpha");
+  waiter.begin_acquire("beta");
+  EXPECT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  EXPECT_EQ(poolctl(scratch_, {"lease", "alpha", "--", "true"}).code, 0) << "others still get it";
+  EXPECT_EQ(state("alpha"), "ready");
+  holder.release("alpha");
+  EXPECT_EQ(waiter.hear(), "ticket");
+}
+
+TEST_F(LimitTest, P5UnderForceAWaiterIsServedThoughTheResidentsAreBusy) {
+  start({"--max-backends", "1", "--when-busy", "force"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker waiter(scratch_);
+  const pid_t pid = holder.load("alpha");
+  EXPECT_EQ(waiter.acquire("beta"), "ticket");
+  EXPECT_FALSE(is_running(pid));
+  EXPECT_EQ(holder.progress("alpha"), "lease_lost");
+  EXPECT_THAT(holder.last_error(), HasSubstr("lru"));
+  holder.release("alpha");
+  EXPECT_EQ(wait_event("evicted", "alpha")["reason"], "lru");
+}
+
+TEST_F(LimitTest, P5UnderDrainShortRequestsOnTheResidentDoNotStarveAWaiter) {
+  start({"--max-backends", "1"});
+  RemoteWorker loader(scratch_);
+  RemoteWorker other(scratch_);
+  RemoteWorker waiter(scratch_);
+  loader.load_idle("alpha");
+  // Overlapping: at any time at least one of the two has a lease, until the drain closes it.
+  ASSERT_EQ(loader.acquire("alpha"), "lease");
+  waiter.begin_acquire("beta");
+  for (int i = 0; i < 5; ++i) {
+    const std::string second = other.acquire("alpha", 50);
+    loader.release("alpha");
+    if (second != "lease") break;
+    const std::string first = loader.acquire("alpha", 50);
+    other.release("alpha");
+    if (first != "lease") break;
+  }
+  loader.release("alpha");
+  other.release("alpha");
+  EXPECT_EQ(waiter.hear(), "ticket");
+}
+
+TEST_F(LimitTest, P5FirstComeFirstServed) {
+  start({"--max-backends", "1"});
+  RemoteWorker holder(scratch_);
+  std::vector<std::unique_ptr<RemoteWorker>> line;
+  for (int i = 0; i < 3; ++i) line.push_back(std::make_unique<RemoteWorker>(scratch_));
+  holder.load("resident");
+  for (int i = 0; i < 3; ++i) {
+    line[static_cast<std::size_t>(i)]->begin_acquire("m" + std::to_string(i));
+    ASSERT_TRUE(eventually([&] { return status()["waiting"] == i + 1; }));
+  }
+  holder.release("resident");
+  for (int i = 0; i < 3; ++i) {
+    RemoteWorker& first = *line[static_cast<std::size_t>(i)];
+    EXPECT_EQ(first.hear(), "ticket") << i;
+    EXPECT_EQ(status()["waiting"], 2 - i) << "somebody was served out of turn";
+    const std::string model = "m" + std::to_string(i);
+    EXPECT_THAT(first.spawn(model), HasSubstr("pid "));
+    EXPECT_EQ(first.ready(model), "lease");
+    first.release(model);
+  }
+}
+
+TEST_F(LimitTest, AFreshBackendStaysForMinResident) {
+  start({"--max-backends", "1", "--min-resident", "400ms"});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("alpha");
+  const auto ready = std::chrono::steady_clock::now();
+  EXPECT_EQ(worker.acquire("beta"), "ticket");
+  // From the moment it was ready, which was before the answer to `load_idle` came.
+  EXPECT_GE(std::chrono::steady_clock::now() - ready + 300ms, 400ms);
+  const auto evicted = wait_event("evicted", "alpha");
+  EXPECT_EQ(evicted["reason"], "lru");
+}
+
+TEST_F(LimitTest, PinnedBackendsStayAndWhenAllArePinnedTheAnswerComesAtOnce) {
+  start({"--max-backends", "2"});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("alpha");
+  worker.load_idle("beta");
+  EXPECT_EQ(poolctl(scratch_, {"pin", "alpha"}).code, 0);
+  worker.load_idle("gamma");  // takes beta's place, though alpha was used longer ago
+  EXPECT_EQ(state("alpha"), "ready");
+  EXPECT_EQ(state("beta"), "");
+  EXPECT_EQ(poolctl(scratch_, {"pin", "gamma"}).code, 0);
+  EXPECT_EQ(worker.acquire("beta"), "all_pinned");
+  EXPECT_THAT(worker.last_error(), HasSubstr("unpin one or raise max_backends"));
+  EXPECT_EQ(poolctl(scratch_, {"unpin", "alpha"}).code, 0);
+  EXPECT_EQ(worker.acquire("beta"), "ticket");
+}
+
+TEST_F(LimitTest, P3LoweringTheLimitConvergesWithoutCuttingLeasesAndAdmitsNobodyMeanwhile) {
+  start({"--max-backends", "3", "--when-busy", "force", "--drain-timeout", "200ms"});
+  RemoteWorker worker(scratch_);
+  RemoteWorker other(scratch_);
+  const pid_t busy = worker.load("busy");
+  worker.load_idle("a");
+  worker.load_idle("b");
+  const auto lowered = poolctl(scratch_, {"set", "max-backends=1"});
+  EXPECT_EQ(lowered.code, 0);
+  EXPECT_THAT(lowered.err, HasSubstr("3 backends are live, 1 may be"));
+  EXPECT_TRUE(eventually([&] { return list().size() == 1; }));
+  EXPECT_EQ(state("busy"), "ready");
+  EXPECT_TRUE(is_running(busy));
+  EXPECT_EQ(worker.progress("busy"), "ok");
+  EXPECT_EQ(poolctl(scratch_, {"set", "when-busy=wait"}).code, 0);
+  EXPECT_EQ(other.acquire("c", 100), "timeout");
+  worker.release("busy");
+  EXPECT_EQ(other.acquire("c"), "ticket");
+}
+
+TEST_F(LimitTest, P3ALimitBelowTwoBusyBackendsIsReachedWhenTheirLeasesEnd) {
+  start({"--max-backends", "2", "--drain-timeout", "30s"});
+  RemoteWorker worker(scratch_);
+  RemoteWorker other(scratch_);
+  worker.load("a");
+  other.load("b");
+  EXPECT_EQ(poolctl(scratch_, {"set", "max-backends=1"}).code, 0);
+  ASSERT_TRUE(wait_state("a", "evicting"));
+  EXPECT_EQ(worker.progress("a"), "ok");
+  EXPECT_EQ(state("b"), "ready");
+  worker.release("a");
+  EXPECT_TRUE(wait_state("a", ""));
+  EXPECT_EQ(other.progress("b"), "ok");
+}
+
+// --- Single flight, cool-down --------------------------------------------------------------------
+
+TEST_F(LimitTest, P4ConcurrentShellsOnOneModelStartOneProcess) {
+  start();
+  Observer observer(token());
+  std::vector<Program> shells;
+  for (int i = 0; i < 6; ++i) shells.push_back(shell("alpha", {"true"}));
+  for (Program& shell : shells) EXPECT_EQ(shell.wait(), 0) << shell.err();
+  observer.stop();
+  EXPECT_EQ(observer.most(), 1u);
+  EXPECT_TRUE(eventually([&] { return count_events("loaded", "alpha") == 1; }));
+  EXPECT_EQ(list().size(), 1u);
+}
+
+TEST_F(LimitTest, P4AFailedLoadAnswersEveryWaiterWithItsTextAndThenTheModelCoolsDown) {
+  start({"--load-cooldown", "60s..60s"});
+  RemoteWorker loader(scratch_);
+  RemoteWorker waiter(scratch_);
+  ASSERT_EQ(loader.acquire("bad"), "ticket");
+  waiter.begin_acquire("bad");
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  EXPECT_EQ(loader.fail("bad", "out of memory: 24 GiB needed"), "ok");
+  EXPECT_EQ(waiter.hear(), "load_failed");
+  EXPECT_THAT(waiter.last_error(), HasSubstr("out of memory: 24 GiB needed"));
+  EXPECT_EQ(waiter.acquire("bad"), "cooling_down");
+  EXPECT_THAT(waiter.last_error(), HasSubstr("out of memory: 24 GiB needed"));
+  const auto refused = poolctl(scratch_, {"lease", "bad", "--start", "true {port}", "--", "true"});
+  EXPECT_EQ(refused.code, 124);
+  EXPECT_THAT(refused.err, HasSubstr("cools down for another"));
+  EXPECT_EQ(waiter.acquire("good"), "ticket") << "other models do not cool down";
+}
+
+TEST_F(LimitTest, P4ABackendThatExitsBeforeReadyFailsItsLoad) {
+  start({"--load-cooldown", "60s..60s"});
+  RemoteWorker loader(scratch_);
+  RemoteWorker waiter(scratch_);
+  ASSERT_EQ(loader.acquire("bad"), "ticket");
+  ASSERT_THAT(loader.spawn_program("bad", {"sh", "-c", "sleep 0.05; exit 3"}), HasSubstr("pid "));
+  waiter.begin_acquire("bad");
+  EXPECT_EQ(waiter.hear(), "load_failed");
+  EXPECT_EQ(loader.ready("bad"), "ticket_lost");
+  const auto failed = wait_event("load_failed", "bad");
+  EXPECT_EQ(failed["reason"], "crashed");
+  EXPECT_EQ(failed["exit"], "exit status 3");
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(LimitTest, ACoolDownEndsByItself) {
+  start({"--load-cooldown", "100ms..100ms"});
+  RemoteWorker worker(scratch_);
+  ASSERT_EQ(worker.acquire("bad"), "ticket");
+  EXPECT_EQ(worker.fail("bad", "no"), "ok");
+  EXPECT_EQ(worker.acquire("bad"), "cooling_down");
+  EXPECT_TRUE(eventually([&] { return worker.acquire("bad") == "ticket"; }));
+}
+
+TEST_F(LimitTest, WhenTooManyWaitTheAnswerComesAtOnce) {
+  start({"--max-backends", "1", "--max-waiters", "1"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker first(scratch_);
+  holder.load("alpha");
+  first.begin_acquire("beta");
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  RemoteWorker second(scratch_);
+  EXPECT_EQ(second.acquire("gamma"), "queue_full");
+  const auto refused =
+      poolctl(scratch_, {"lease", "gamma", "--start", "true {port}", "--", "true"});
+  EXPECT_EQ(refused.code, 124);
+  EXPECT_THAT(refused.err, HasSubstr("max_waiters"));
+}
+
+}  // namespace
+}  // namespace modelpool::test

@@ -1,0 +1,203 @@
+// The waiting line across processes: who comes first is served first, who dies or stops in it harms
+// nobody behind.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "support/daemon.hpp"
+#include "support/pool.hpp"
+#include "support/process.hpp"
+
+using namespace modelpool;        // NOLINT(google-build-using-namespace)
+using namespace modelpool::test;  // NOLINT(google-build-using-namespace)
+
+namespace {
+
+// A process that waits for a model, says what it got, and gives it back when told.
+std::unique_ptr<Forked> waiter_for(const Scratch& scratch, const std::string& model,
+                                   std::chrono::nanoseconds timeout = std::chrono::seconds(60)) {
+  return std::make_unique<Forked>([&scratch, model, timeout](Forked::Child& parent) {
+    Pool pool = attach(scratch);
+    auto granted = pool.acquire(model, timeout);
+    if (!granted) {
+      parent.say(std::string(errc_name(granted.error().code)));
+      return;
+    }
+    if (auto* ticket = std::get_if<LoadTicket>(&*granted)) {
+      ReadyOptions external;
+      external.external = true;
+      Lease lease = ticket->ready("127.0.0.1:1", external).value();
+      parent.say("loaded");
+      parent.hear();
+    } else {
+      parent.say("leased");
+      parent.hear();
+    }
+    granted = Grant(Lease());
+    pool.close();
+  });
+}
+
+bool are_waiting(const Pool& pool, std::size_t count) {
+  return eventually([&] { return look(pool).waiters.size() == count; });
+}
+
+TEST(P5Fair, WaitersOfSeveralProcessesAreServedInTheOrderTheyCame) {
+  constexpr int kWaiters = 6;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}});
+  const Daemon daemon(scratch, {"--max-backends", "1"});
+  Lease resident = load_external(pool, "resident");
+  std::vector<std::unique_ptr<Forked>> waiters;
+  for (int i = 0; i < kWaiters; ++i) {
+    waiters.push_back(waiter_for(scratch, "m" + std::to_string(i)));
+    ASSERT_TRUE(are_waiting(pool, static_cast<std::size_t>(i) + 1));
+  }
+  resident.release();
+  for (int i = 0; i < kWaiters; ++i) {
+    ASSERT_EQ(waiters[static_cast<std::size_t>(i)]->hear(), "loaded");
+    const Snapshot s = look(pool);
+    EXPECT_EQ(s.waiters.size(), static_cast<std::size_t>(kWaiters - 1 - i));
+    for (const WaiterView& waiter : s.waiters) EXPECT_GT(waiter.model, "m" + std::to_string(i));
+    waiters[static_cast<std::size_t>(i)]->say("give it back");
+    EXPECT_EQ(waiters[static_cast<std::size_t>(i)]->wait(), 0);
+  }
+}
+
+TEST(P5Fair, WaitersForOneModelTakeOnePlaceTogether) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "2"}});
+  const Daemon daemon(scratch, {"--max-backends", "2", "--when-busy", "wait"});
+  Lease first = load_external(pool, "first");
+  Lease second = load_external(pool, "second");
+  const auto a = waiter_for(scratch, "a");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  const auto also_a = waiter_for(scratch, "a");
+  ASSERT_TRUE(are_waiting(pool, 2));
+  const auto b = waiter_for(scratch, "b");
+  ASSERT_TRUE(are_waiting(pool, 3));
+  first.release();
+  second.release();
+  EXPECT_EQ(a->hear(), "loaded");
+  EXPECT_EQ(also_a->hear(), "leased");
+  EXPECT_EQ(b->hear(), "loaded");
+  EXPECT_EQ(look(pool).live(), 2u);
+}
+
+TEST(P5Fair, ANewcomerDoesNotOvertakeTheHeadOfTheLine) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}, {"load_cooldown", "off"}});
+  LoadTicket ticket = ticket_for(pool, "resident");
+  const auto head = waiter_for(scratch, "head");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  head->signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(head->pid()));
+  ASSERT_TRUE(ticket.fail("makes room"));
+  ASSERT_EQ(count_live(pool.segment()), 0u);
+  const auto refused = pool.acquire("newcomer", std::chrono::seconds(0));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::kTimeout);
+  head->signal(SIGCONT);
+  EXPECT_EQ(head->hear(), "loaded");
+}
+
+TEST(P5Fair, AHeadThatDoesNotTakeItsPlaceIsPassedOver) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}, {"load_cooldown", "off"}});
+  LoadTicket ticket = ticket_for(pool, "resident");
+  const auto head = waiter_for(scratch, "head");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  const auto next = waiter_for(scratch, "next");
+  ASSERT_TRUE(are_waiting(pool, 2));
+  head->signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(head->pid()));
+  ASSERT_TRUE(ticket.fail("makes room"));
+  EXPECT_EQ(next->hear(), "loaded");
+  // Only once: the head is still the head.
+  EXPECT_EQ(look(pool).waiters.size(), 1u);
+  EXPECT_EQ(look(pool).waiters[0].model, "head");
+}
+
+TEST(P6AnyProcessMayDie, AWaiterKilledAtTheHeadOfTheLineMakesWay) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}});
+  const Daemon daemon(scratch, {"--max-backends", "1"});
+  Lease resident = load_external(pool, "resident");
+  const auto head = waiter_for(scratch, "head");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  const auto next = waiter_for(scratch, "next");
+  ASSERT_TRUE(are_waiting(pool, 2));
+  head->kill_now();
+  EXPECT_TRUE(are_waiting(pool, 1));
+  EXPECT_EQ(look(pool).live(), 1u);  // its leaving costs no resident its place
+  EXPECT_TRUE(resident.progress());
+  resident.release();
+  EXPECT_EQ(next->hear(), "loaded");
+  next->say("give it back");
+  EXPECT_EQ(next->wait(), 0);
+  EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
+  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+}
+
+TEST(P6AnyProcessMayDie, AWaiterKilledAtTheHeadIsPassedOverWithoutACoordinatorToo) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}, {"load_cooldown", "off"}});
+  LoadTicket ticket = ticket_for(pool, "resident");
+  const auto head = waiter_for(scratch, "head");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  const auto next = waiter_for(scratch, "next");
+  ASSERT_TRUE(are_waiting(pool, 2));
+  head->kill_now();
+  ASSERT_TRUE(ticket.fail("makes room"));
+  EXPECT_EQ(next->hear(), "loaded");
+}
+
+TEST(P5Fair, AWaiterThatTimesOutCostsNoResidentItsPlace) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}});
+  const Daemon daemon(scratch, {"--max-backends", "1", "--when-busy", "wait"});
+  Lease resident = load_external(pool, "resident");
+  const auto waiter = waiter_for(scratch, "m", std::chrono::milliseconds(200));
+  EXPECT_EQ(waiter->hear(), "timeout");
+  EXPECT_EQ(waiter->wait(), 0);
+  resident.release();
+  EXPECT_TRUE(are_waiting(pool, 0));
+  Lease again = lease_on(pool, "resident", std::chrono::seconds(0));
+  EXPECT_EQ(state_of(pool, "resident"), "ready");
+}
+
+// A coordinator's restart goes unnoticed by who waits.
+TEST(P10TheJudgeMayRestart, WaitersGoOnWaitingAndAreServedByTheNextOne) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}});
+  Daemon daemon(scratch, {"--max-backends", "1"});
+  Lease resident = load_external(pool, "resident");
+  const auto waiter = waiter_for(scratch, "m");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  daemon.kill_now();
+  resident.release();
+  daemon.start();
+  EXPECT_EQ(waiter->hear(), "loaded");
+}
+
+// It was closed by a judge that died: whoever wants it proves that and opens it again.
+TEST(P10TheJudgeMayRestart, AModelClosedByADeadJudgeIsLeasedWithoutTheNextOne) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  Lease lease = load_external(pool, "m");
+  {
+    Daemon daemon(scratch, {"--drain-timeout", "10m"});
+    ASSERT_TRUE(pool.evict("m"));
+    ASSERT_TRUE(eventually([&] { return state_of(pool, "m") == "evicting"; }));
+    daemon.kill_now();
+  }
+  EXPECT_EQ(state_of(pool, "m"), "evicting");
+  EXPECT_TRUE(lease_on(pool, "m", std::chrono::seconds(0)));
+  EXPECT_EQ(state_of(pool, "m"), "ready");
+}
+
+}  // namespace

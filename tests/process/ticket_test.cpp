@@ -1,0 +1,606 @@
+// Tickets: what a spawned backend is given, and what is left of it when its loader dies, stops or
+// comes late.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/daemon.hpp"
+#include "support/pool.hpp"
+#include "support/process.hpp"
+
+using namespace modelpool;        // NOLINT(google-build-using-namespace)
+using namespace modelpool::test;  // NOLINT(google-build-using-namespace)
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string token_of(const Pool& pool) { return "MODELPOOL_BACKEND=" + pool.segment().uuid_text(); }
+
+std::map<int, std::string> descriptors_of(pid_t pid) {
+  std::map<int, std::string> result;
+  for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code gone;
+    result[std::stoi(entry.path().filename())] = fs::read_symlink(entry.path(), gone);
+  }
+  return result;
+}
+
+// "SigIgn" and the like, from /proc/PID/status.
+std::uint64_t mask_of(pid_t pid, const std::string& name) {
+  std::istringstream lines(read_file("/proc/" + std::to_string(pid) + "/status"));
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with(name + ":")) return std::stoull(line.substr(name.size() + 1), nullptr, 16);
+  }
+  throw std::runtime_error("no " + name);
+}
+
+pid_t pid_in(const Pool& pool, std::string_view model) {
+  const Snapshot s = look(pool);
+  const BackendView* found = s.find_model(model);
+  return found == nullptr ? 0 : found->process.pid;
+}
+
+// --- spawn ---------------------------------------------------------------------------------------
+
+TEST(Spawn, GivesTheBackendItsTokenASessionAndADirectory) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  SpawnOptions options;
+  options.cwd = scratch.dir();
+  options.env = {"FLAVOUR=vanilla"};
+  ASSERT_TRUE(ticket.spawn({"sleep", "60"}, options));
+  const pid_t pid = ticket.pid();
+  const Snapshot s = look(pool);
+  const BackendView* backend = s.find_model("m");
+  ASSERT_NE(backend, nullptr);
+  EXPECT_EQ(backend->process.pid, pid);
+  EXPECT_EQ(backend->group, pid);
+  EXPECT_EQ(backend->state.state, BackendState::kStarting);
+
+  // The kernel closes the gate shortly before the new image shows its environment.
+  ASSERT_TRUE(eventually([&] { return read_environment(pid, "FLAVOUR") == "vanilla"; }));
+  const auto stat = read_stat(pid);
+  ASSERT_TRUE(stat);
+  EXPECT_EQ(stat->command, "sleep");
+  EXPECT_EQ(stat->session, pid);
+  EXPECT_EQ(stat->group, pid);
+  EXPECT_EQ(stat->start_ticks, backend->process.start_ticks);
+  EXPECT_EQ(read_environment(pid, "MODELPOOL_BACKEND"),
+            pool.segment().token(backend->ref.index, backend->ref.generation));
+  EXPECT_TRUE(read_environment(pid, "PATH"));
+  EXPECT_EQ(fs::read_symlink("/proc/" + std::to_string(pid) + "/cwd"), scratch.dir());
+}
+
+TEST(Spawn, GivesTheBackendThreeDescriptorsAndItsOutputAFile) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const Fd kept_open(open("/dev/null", O_RDONLY));  // no O_CLOEXEC: as careless as applications are
+  LoadTicket ticket = ticket_for(pool, "m");
+  write_file(scratch.path("log"), "before\n");
+  SpawnOptions options;
+  options.output = scratch.path("log");
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "echo out; echo err >&2; exec sleep 60"}, options));
+  EXPECT_TRUE(eventually([&] { return read_file(scratch.path("log")) == "before\nout\nerr\n"; }));
+  const std::map<int, std::string> expected{
+      {0, "/dev/null"}, {1, scratch.path("log")}, {2, scratch.path("log")}};
+  EXPECT_EQ(descriptors_of(ticket.pid()), expected);
+}
+
+TEST(Spawn, KeepsErrorsApartIfAsked) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  SpawnOptions options;
+  options.output = scratch.path("out");
+  options.error_output = scratch.path("err");
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "echo out; echo err >&2; exec sleep 60"}, options));
+  EXPECT_TRUE(eventually([&] { return read_file(scratch.path("err")) == "err\n"; }));
+  EXPECT_EQ(read_file(scratch.path("out")), "out\n");
+}
+
+// A worker that closed its own 0 to 2, as daemons do.
+TEST(Spawn, WorksWithoutStandardDescriptorsOfItsOwn) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  Forked worker([&](Forked::Child& parent) {
+    for (int fd = 0; fd < 3; ++fd) close(fd);
+    LoadTicket ticket = ticket_for(pool, "m");
+    SpawnOptions options;
+    options.output = scratch.path("log");
+    const auto spawned = ticket.spawn({"sh", "-c", "echo out; exec sleep 60"}, options);
+    parent.say(spawned ? std::to_string(ticket.pid()) : spawned.error().text);
+    parent.hear();
+  });
+  const pid_t pid = std::stoi("0" + worker.hear());
+  ASSERT_GT(pid, 1);
+  EXPECT_TRUE(eventually([&] { return read_file(scratch.path("log")) == "out\n"; }));
+  const std::map<int, std::string> expected{
+      {0, "/dev/null"}, {1, scratch.path("log")}, {2, scratch.path("log")}};
+  EXPECT_EQ(descriptors_of(pid), expected);
+}
+
+TEST(Spawn, ResetsSignalsOfTheBackendAndKeepsThoseOfTheCaller) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  Forked worker([&](Forked::Child& parent) {
+    signal(SIGUSR1, SIG_IGN);
+    signal(SIGTERM, [](int) {});
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGINT);
+    pthread_sigmask(SIG_SETMASK, &blocked, nullptr);
+    LoadTicket ticket = ticket_for(pool, "m");
+    if (!ticket.spawn({"sleep", "60"})) throw std::runtime_error("spawn failed");
+    sigset_t now;
+    pthread_sigmask(SIG_SETMASK, nullptr, &now);
+    EXPECT_TRUE(sigismember(&now, SIGINT));
+    EXPECT_FALSE(sigismember(&now, SIGTERM));
+    EXPECT_EQ(signal(SIGUSR1, SIG_IGN), SIG_IGN);
+    parent.say(std::to_string(ticket.pid()));
+    parent.hear();
+  });
+  const pid_t pid = std::stoi("0" + worker.hear());
+  ASSERT_GT(pid, 1);
+  EXPECT_EQ(mask_of(pid, "SigIgn"), 0u);
+  EXPECT_EQ(mask_of(pid, "SigBlk"), 0u);
+  EXPECT_EQ(mask_of(pid, "SigCgt"), 0u);
+  worker.say("end");
+  EXPECT_EQ(worker.wait(), 0);
+}
+
+TEST(Spawn, ABackendOutlivesTheWorkerThatLoadedIt) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  Forked worker([&](Forked::Child& parent) {
+    LoadTicket ticket = ticket_for(pool, "m");
+    if (!ticket.spawn({"sleep", "60"})) throw std::runtime_error("spawn failed");
+    Lease lease = ticket.ready("127.0.0.1:1").value();
+    parent.say(std::to_string(lease.pid()));
+    parent.hear();
+  });
+  const pid_t pid = std::stoi("0" + worker.hear());
+  ASSERT_GT(pid, 1);
+  worker.kill_now();
+  EXPECT_TRUE(is_running(pid));
+  EXPECT_EQ(state_of(pool, "m"), "ready");
+  // The parent-death signal is off: nothing but the next exit of a parent could show otherwise.
+  EXPECT_EQ(lease_on(pool, "m").pid(), pid);
+  EXPECT_TRUE(is_running(pid));
+}
+
+TEST(Spawn, AFailedExecLeavesTheTicketAsItWas) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  write_file(scratch.path("text"), "no program\n");
+  LoadTicket ticket = ticket_for(pool, "m");
+  const std::size_t before = Orphans::children().size();
+  SpawnOptions bad_directory;
+  bad_directory.cwd = scratch.path("none");
+  EXPECT_EQ(code_of(ticket.spawn({"/no/such/program"})), Errc::kSpawnFailed);
+  EXPECT_EQ(code_of(ticket.spawn({"no-such-program-anywhere"})), Errc::kSpawnFailed);
+  EXPECT_EQ(code_of(ticket.spawn({scratch.path("text")})), Errc::kSpawnFailed);
+  EXPECT_EQ(code_of(ticket.spawn({scratch.dir()})), Errc::kSpawnFailed);
+  EXPECT_EQ(code_of(ticket.spawn({"sleep", "60"}, bad_directory)), Errc::kSpawnFailed);
+  EXPECT_EQ(code_of(ticket.spawn({})), Errc::kInvalid);
+  EXPECT_EQ(code_of(ticket.spawn({""})), Errc::kInvalid);
+  EXPECT_EQ(ticket.pid(), 0);
+  EXPECT_EQ(state_of(pool, "m"), "reserved");
+  EXPECT_EQ(Orphans::children().size(), before);
+  EXPECT_EQ(findings(pool.shared_segment()), "");
+
+  ASSERT_TRUE(ticket.spawn({"sleep", "60"}));
+  EXPECT_EQ(code_of(ticket.spawn({"sleep", "60"})), Errc::kInvalid);  // once
+  EXPECT_TRUE(ticket.ready("127.0.0.1:1"));
+}
+
+TEST(Spawn, ABadDirectoryIsNamedInTheError) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  SpawnOptions options;
+  options.cwd = scratch.path("none");
+  const auto refused = ticket.spawn({"sleep", "60"}, options);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().text.find(options.cwd), std::string::npos) << refused.error().text;
+}
+
+TEST(Spawn, RecordsHowItsProcessEnded) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "exit 3"}));
+  EXPECT_TRUE(eventually([&] {
+    return exit_text(look(pool).find_model("m")->exit_status) == "exit status 3";
+  }));
+}
+
+// --- P6: the loader dies -------------------------------------------------------------------------
+
+TEST(P6AnyProcessMayDie, AWorkerKilledBetweenSpawnAndReadyLeavesNoOrphan) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch, {"--stop-grace", "1s"});
+  Pool pool = attach(scratch);
+  Forked worker([&](Forked::Child& parent) {
+    Pool mine = attach(scratch);
+    LoadTicket ticket = ticket_for(mine, "m");
+    if (!ticket.spawn({"sh", "-c", "sleep 60 & sleep 60"})) throw std::runtime_error("spawn failed");
+    parent.say(std::to_string(ticket.pid()));
+    parent.hear();
+  });
+  const pid_t pid = std::stoi("0" + worker.hear());
+  ASSERT_TRUE(eventually([&] { return processes_with_environment(token_of(pool)).size() == 3; }));
+  worker.kill_now();
+  EXPECT_TRUE(eventually([&] { return processes_with_environment(token_of(pool)).empty(); }));
+  EXPECT_FALSE(is_running(pid));
+  EXPECT_TRUE(eventually([&] { return look(pool).backends.empty(); }));
+  EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
+  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  ticket_for(pool, "m");  // a crash is no failed load: no cool-down
+}
+
+TEST(P6AnyProcessMayDie, AWorkerKilledAnywhereInSpawnLeavesNoOrphan) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch, {"--stop-grace", "1s"});
+  Pool pool = attach(scratch);
+  const std::size_t ours = Orphans::children().size();
+  const unsigned seed = std::random_device{}();
+  RecordProperty("seed", std::to_string(seed));
+  std::mt19937 random(seed);
+  std::uniform_int_distribution<int> delay_us(0, 1500);
+  std::map<std::string, int> found;
+  for (int i = 0; i < 50; ++i) {
+    Forked worker([&](Forked::Child& parent) {
+      Pool mine = attach(scratch);
+      LoadTicket ticket = ticket_for(mine, "m", std::chrono::seconds(60));
+      parent.say("go");
+      static_cast<void>(ticket.spawn({"sleep", "60"}));
+      pause();
+    });
+    ASSERT_EQ(worker.hear(), "go");
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(delay_us(random));
+    while (std::chrono::steady_clock::now() < until) {
+    }
+    worker.kill_now();
+    ++found[state_of(pool, "m")];
+  }
+  EXPECT_TRUE(eventually([&] { return look(pool).backends.empty(); })) << "seed " << seed;
+  EXPECT_TRUE(eventually([&] { return processes_with_environment(token_of(pool)).empty(); })) << "seed " << seed;
+  // Also those that died at the gate, before they carried a token.
+  EXPECT_TRUE(eventually([&] { return Orphans::children().size() == ours; })) << "seed " << seed;
+  EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
+  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  for (const auto& [state, count] : found) RecordProperty("killed_while_" + state, count);
+}
+
+TEST(P4SingleFlight, ALostTicketGoesToExactlyOneOfItsWaiters) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch);
+  Pool pool = attach(scratch);
+  Forked holder([&](Forked::Child& parent) {
+    Pool mine = attach(scratch);
+    LoadTicket ticket = ticket_for(mine, "m");
+    parent.say("has the ticket");
+    parent.hear();
+  });
+  ASSERT_EQ(holder.hear(), "has the ticket");
+  std::vector<std::unique_ptr<Forked>> waiters;
+  for (int i = 0; i < 6; ++i) {
+    waiters.push_back(std::make_unique<Forked>([&](Forked::Child& parent) {
+      Pool mine = attach(scratch);
+      auto granted = mine.acquire("m", std::chrono::seconds(60));
+      if (!granted) throw std::runtime_error(granted.error().text);
+      if (auto* ticket = std::get_if<LoadTicket>(&*granted)) {
+        ReadyOptions external;
+        external.external = true;
+        Lease lease = ticket->ready("127.0.0.1:1", external).value();
+        parent.say("loaded");
+        parent.hear();
+      } else {
+        parent.say("leased");
+        parent.hear();
+      }
+    }));
+  }
+  ASSERT_TRUE(eventually([&] { return look(pool).waiters.size() == 6; }));
+  holder.kill_now();
+  std::map<std::string, int> answers;
+  for (auto& waiter : waiters) ++answers[waiter->hear()];
+  EXPECT_EQ(answers["loaded"], 1);
+  EXPECT_EQ(answers["leased"], 5);
+  EXPECT_EQ(look(pool).leases.size(), 6u);
+}
+
+TEST(P4SingleFlight, AFailedLoadAnswersEveryWaiterWithItsTextAndThenCoolsDown) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"load_cooldown", "60s..5m"}});
+  LoadTicket ticket = ticket_for(pool, "m");
+  std::vector<std::unique_ptr<Forked>> waiters;
+  for (int i = 0; i < 5; ++i) {
+    waiters.push_back(std::make_unique<Forked>([&](Forked::Child& parent) {
+      const auto granted = pool.acquire("m", std::chrono::seconds(60));
+      parent.say(granted ? "granted" : std::string(errc_name(granted.error().code)) + ": " + granted.error().text);
+    }));
+  }
+  ASSERT_TRUE(eventually([&] { return look(pool).waiters.size() == 5; }));
+  ASSERT_TRUE(ticket.fail("the weights are corrupt"));
+  for (auto& waiter : waiters) {
+    const std::string answer = waiter->hear();
+    EXPECT_TRUE(answer.starts_with("load_failed: ")) << answer;
+    EXPECT_NE(answer.find("the weights are corrupt"), std::string::npos) << answer;
+    EXPECT_EQ(waiter->wait(), 0);
+  }
+  const auto refused = pool.acquire("m", std::chrono::seconds(60));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::kCoolingDown);
+  EXPECT_NE(refused.error().text.find("the weights are corrupt"), std::string::npos);
+  EXPECT_GT(refused.error().retry_after_ns, 0u);
+  EXPECT_LE(refused.error().retry_after_ns, 60 * kSecond_ns);
+}
+
+TEST(P4SingleFlight, ABackendThatExitsBeforeReadyFailsTheLoadForEveryWaiter) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch);
+  Pool pool = attach(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  Forked waiter([&](Forked::Child& parent) {
+    Pool mine = attach(scratch);
+    const auto granted = mine.acquire("m", std::chrono::seconds(60));
+    parent.say(granted ? "granted" : std::string(errc_name(granted.error().code)) + ": " + granted.error().text);
+  });
+  ASSERT_TRUE(eventually([&] { return look(pool).waiters.size() == 1; }));
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "exit 3"}));
+  const std::string answer = waiter.hear();
+  EXPECT_TRUE(answer.starts_with("load_failed: ")) << answer;
+  EXPECT_TRUE(eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStarting; }));
+  const auto late = ticket.ready("127.0.0.1:1");
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, Errc::kTicketLost);
+}
+
+TEST(P4SingleFlight, ALoadThatTakesTooLongFailsForEveryWaiterAndEndsWhatItStarted) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch, {"--load-timeout", "300ms", "--stop-grace", "1s"});
+  Pool pool = attach(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  ASSERT_TRUE(ticket.spawn({"sleep", "60"}));
+  const pid_t pid = ticket.pid();
+  const auto before = std::chrono::steady_clock::now();
+  const auto granted = pool.acquire("m", std::chrono::seconds(60));
+  EXPECT_EQ(code_of(granted), Errc::kLoadFailed) << text_of(granted);
+  EXPECT_NE(text_of(granted).find("load_timeout"), std::string::npos) << text_of(granted);
+  EXPECT_GT(granted.error().retry_after_ns, 0u);
+  EXPECT_GE(std::chrono::steady_clock::now() - before, std::chrono::milliseconds(200));
+  EXPECT_TRUE(eventually([&] { return !is_running(pid); }));
+  EXPECT_EQ(code_of(ticket.fail("too late")), Errc::kTicketLost);
+  EXPECT_TRUE(eventually([&] { return look(pool).backends.empty(); }));
+}
+
+// A loader stopped past load_timeout wakes up when its slot leads another life.
+TEST(LateTicketHolder, GetsTicketLostAndDoesNotTouchTheNextLoad) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch, {"--load-timeout", "300ms", "--load-cooldown", "off", "--stop-grace", "1s"});
+  Pool pool = attach(scratch);
+  Forked late([&](Forked::Child& parent) {
+    Pool mine = attach(scratch);
+    LoadTicket ticket = ticket_for(mine, "m");
+    if (!ticket.spawn({"sleep", "60"})) throw std::runtime_error("spawn failed");
+    parent.say(std::to_string(ticket.pid()));
+    parent.hear();
+    const auto ready = ticket.ready("127.0.0.1:666");
+    parent.say(ready ? "ready" : std::string(errc_name(ready.error().code)) + ": " + ready.error().text);
+    parent.hear();
+  });
+  const pid_t started = std::stoi("0" + late.hear());
+  ASSERT_GT(started, 1);
+  late.signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(late.pid()));
+  ASSERT_TRUE(eventually([&] { return state_of(pool, "m") == "none"; }));
+  EXPECT_FALSE(is_running(started));
+
+  Lease lease = load_external(pool, "m");
+  late.say("go on");
+  late.signal(SIGCONT);
+  const std::string answer = late.hear();
+  EXPECT_TRUE(answer.starts_with("ticket_lost: ")) << answer;
+  EXPECT_NE(answer.find("load_timeout"), std::string::npos) << answer;
+  EXPECT_EQ(lease.address(), "127.0.0.1:1");
+  EXPECT_TRUE(lease.progress());
+  // Its holder has let go: the slot of the lost load is free again.
+  EXPECT_TRUE(eventually([&] { return look(pool).backends.size() == 1; }));
+}
+
+// --- started -------------------------------------------------------------------------------------
+
+class StartedTest : public ::testing::Test {
+ protected:
+  // The refusal's text; the ticket is as it was.
+  std::string refusal(pid_t pid) {
+    const auto result = ticket_.started(pid);
+    EXPECT_FALSE(result) << pid;
+    if (result) return {};
+    EXPECT_EQ(result.error().code, Errc::kInvalid) << result.error().text;
+    EXPECT_EQ(state_of(pool_, "m"), "reserved");
+    EXPECT_EQ(pid_in(pool_, "m"), 0);
+    return result.error().text;
+  }
+
+  const Orphans orphans_;
+  const Scratch scratch_;
+  Daemon daemon_{scratch_};
+  Pool pool_ = attach(scratch_);
+  LoadTicket ticket_ = ticket_for(pool_, "m");
+};
+
+using P7RightProcessOrNone = StartedTest;
+
+TEST_F(P7RightProcessOrNone, StartedRefusesPidsThatNameNoProcessOfOurs) {
+  for (const pid_t pid : {0, 1, -1, -5}) EXPECT_NE(refusal(pid).find("greater than 1"), std::string::npos) << pid;
+  Forked ended([](Forked::Child&) {});
+  ended.wait();
+  EXPECT_NE(refusal(ended.pid()).find("no such process"), std::string::npos);
+}
+
+TEST_F(P7RightProcessOrNone, StartedRefusesAZombie) {
+  Forked ended([](Forked::Child&) {});
+  ASSERT_TRUE(eventually([&] {
+    const auto stat = read_stat(ended.pid());
+    return stat && stat->is_zombie();
+  }));
+  EXPECT_NE(refusal(ended.pid()).find("ended"), std::string::npos);
+}
+
+TEST_F(P7RightProcessOrNone, StartedRefusesTheCallerTheCoordinatorAndAttachedWorkers) {
+  EXPECT_NE(refusal(getpid()).find("calling process"), std::string::npos);
+  EXPECT_NE(refusal(daemon_.pid()).find("coordinator"), std::string::npos);
+  Forked worker([&](Forked::Child& parent) {
+    const Pool mine = attach(scratch_);
+    parent.say("attached");
+    parent.hear();
+  });
+  ASSERT_EQ(worker.hear(), "attached");
+  EXPECT_NE(refusal(worker.pid()).find("worker"), std::string::npos);
+}
+
+TEST_F(P7RightProcessOrNone, StartedRefusesAnotherUsersProcess) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can start another user's process";
+  Forked stranger([](Forked::Child& parent) {
+    if (setgid(65534) != 0 || setuid(65534) != 0) throw std::runtime_error("setuid failed");
+    parent.say("ready");
+    parent.hear();
+  });
+  ASSERT_EQ(stranger.hear(), "ready");
+  EXPECT_NE(refusal(stranger.pid()).find("user 65534"), std::string::npos);
+}
+
+TEST_F(P7RightProcessOrNone, StartedTakesTheGroupOfALeaderAndOnlyThePidOfAnother) {
+  Forked leader([](Forked::Child& parent) {
+    setpgid(0, 0);
+    parent.say("leads");
+    parent.hear();
+  });
+  Forked member([](Forked::Child& parent) {
+    parent.say("runs");
+    parent.hear();
+  });
+  ASSERT_EQ(leader.hear(), "leads");
+  ASSERT_EQ(member.hear(), "runs");
+  ASSERT_TRUE(ticket_.started(leader.pid()));
+  EXPECT_EQ(look(pool_).find_model("m")->group, leader.pid());
+  EXPECT_FALSE(ticket_.started(member.pid()));  // one process a ticket
+  EXPECT_EQ(pid_in(pool_, "m"), leader.pid());
+
+  LoadTicket second = ticket_for(pool_, "second");
+  ASSERT_TRUE(second.started(member.pid()));
+  EXPECT_EQ(look(pool_).find_model("second")->group, 0);
+}
+
+TEST_F(P7RightProcessOrNone, StartedTakesOnlyThePidIfAWorkerIsInItsGroup) {
+  Forked leader([](Forked::Child& parent) {
+    setpgid(0, 0);
+    parent.say("leads");
+    parent.hear();
+  });
+  ASSERT_EQ(leader.hear(), "leads");
+  Forked worker([&](Forked::Child& parent) {
+    const Pool mine = attach(scratch_);
+    parent.say(setpgid(0, leader.pid()) == 0 ? "joined" : "not joined");
+    parent.hear();
+  });
+  ASSERT_EQ(worker.hear(), "joined");
+  ASSERT_TRUE(ticket_.started(leader.pid()));
+  EXPECT_EQ(look(pool_).find_model("m")->group, 0);
+  // And so it is only the process itself that ends.
+  ASSERT_TRUE(ticket_.fail("on purpose"));
+  EXPECT_TRUE(eventually([&] { return !is_running(leader.pid()); }));
+  EXPECT_TRUE(eventually([&] { return state_of(pool_, "m") == "none"; }));
+  EXPECT_TRUE(is_running(worker.pid()));
+}
+
+// --- ready and fail ------------------------------------------------------------------------------
+
+TEST(Ready, WithoutAProcessIsRefusedAndTheTicketStays) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  const auto refused = ticket.ready("127.0.0.1:1");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::kInvalid);
+  EXPECT_EQ(look(pool).leases.size(), 0u);
+  ReadyOptions external;
+  external.external = true;
+  EXPECT_TRUE(ticket.ready("127.0.0.1:1", external));
+}
+
+TEST(P13BadInput, ReadyRefusesAddressesAndLabelsThatDoNotFit) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  ReadyOptions external;
+  external.external = true;
+  for (const std::string& address : {std::string(), std::string(256, 'a'), std::string("a b"), std::string("\xff\xfe")}) {
+    const auto refused = ticket.ready(address, external);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Errc::kInvalid);
+  }
+  ReadyOptions labelled = external;
+  labelled.label = std::string(32, 'l');
+  EXPECT_FALSE(ticket.ready("127.0.0.1:1", labelled));
+  EXPECT_EQ(look(pool).leases.size(), 0u);
+  EXPECT_EQ(state_of(pool, "m"), "reserved");
+  labelled.label = std::string(31, 'l');
+  EXPECT_TRUE(ticket.ready(std::string(255, 'a'), labelled));
+  EXPECT_EQ(look(pool).find_model("m")->label, labelled.label);
+  EXPECT_EQ(look(pool).find_model("m")->address, std::string(255, 'a'));
+}
+
+TEST(Ticket, DestroyedUnusedFailsTheLoad) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"load_cooldown", "60s..5m"}});
+  ticket_for(pool, "m");
+  const auto refused = pool.acquire("m", std::chrono::seconds(0));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::kCoolingDown);
+  EXPECT_NE(refused.error().text.find("given up"), std::string::npos);
+}
+
+TEST(Ticket, FailEndsWhatWasStarted) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch, {"--stop-grace", "1s"});
+  Pool pool = attach(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "trap '' TERM; sleep 60 & wait; sleep 60"}));
+  ASSERT_TRUE(eventually([&] { return processes_with_environment(token_of(pool)).size() == 2; }));
+  ASSERT_TRUE(ticket.fail("no answer"));
+  EXPECT_TRUE(eventually([&] { return processes_with_environment(token_of(pool)).empty(); }));
+  EXPECT_TRUE(eventually([&] { return look(pool).backends.empty(); }));
+}
+
+}  // namespace

@@ -1,0 +1,1124 @@
+#include "decide.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "modelpool/settings.hpp"
+#include "modelpool/time.hpp"
+
+namespace modelpool::coordinator {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::UnorderedElementsAre;
+
+constexpr std::uint64_t kNow_ns = 1'000'000 * kSecond_ns;
+constexpr std::uint64_t kTick_ns = kMillisecond_ns;  // resolution of the stamps
+constexpr std::uint32_t kEpoch = 7;
+constexpr WorkerRef kWorker{0, 1};
+constexpr WorkerRef kOther{1, 4};
+constexpr WorkerRef kNobody{9, 2};  // a row that is not attached
+
+std::string text_of(const Action& action, const Snapshot& snapshot) {
+  const BackendView* b = snapshot.find(action.backend);
+  const std::string model = b == nullptr ? "?" : b->model;
+  const std::string why = " " + std::string(reason_name(action.stop.reason));
+  const std::string forced = action.stop.forced != 0 ? " forced" : "";
+  switch (action.kind) {
+    case ActionKind::kClose:
+      return "close " + model + why + forced + (action.hold ? " and hold" : "");
+    case ActionKind::kCommit:
+      return "commit " + model + why + forced;
+    case ActionKind::kReopen:
+      return "reopen " + model + (action.drain_failed ? " undrained" : "");
+    case ActionKind::kLoseTicket:
+      return "lose " + model + why + (action.stop.failed == kLoadFailed ? " failed" : "");
+    case ActionKind::kSignal:
+      return "signal " + model + " " + signal_text(action.signal);
+    case ActionKind::kMarkOverdue:
+      return "overdue " + model;
+    case ActionKind::kMarkGone:
+      return "gone " + model;
+    case ActionKind::kDisown:
+      return "disown " + model;
+    case ActionKind::kFree:
+      return "free " + model;
+    case ActionKind::kNoteFailed:
+      return "note end of " + model;
+    case ActionKind::kNoteLoaded:
+      return "note " + model;
+    case ActionKind::kRefuseEvict:
+      return "refuse " + model;
+    case ActionKind::kReapWorker:
+      return "reap " + std::to_string(action.worker.index);
+    case ActionKind::kClearWaiter:
+      return "clear waiter " + std::to_string(action.waiter_row);
+  }
+  return "?";
+}
+
+// A pool by hand. Ages count back from now; what is not said is settled: two workers, backends
+// noted as loaded and last used when they became ready, 100 s ago.
+class Scene {
+ public:
+  Scene() {
+    snapshot.now_ns = kNow_ns;
+    snapshot.backends.reserve(256);
+    facts.epoch = kEpoch;
+    facts.stamp_resolution_ns = kTick_ns;
+    worker(kWorker, 500);
+    worker(kOther, 501);
+  }
+
+  Settings settings;
+  Snapshot snapshot;
+  Facts facts;
+
+  Scene& set(Setting id, std::uint64_t value) {
+    settings.pool.set(id, value);
+    return *this;
+  }
+  void rule(const std::string& glob, Setting id, std::uint64_t value) {
+    Rule& rule = settings.rules[settings.rule_count++];
+    set_field(&rule.glob, glob);
+    rule.overrides.set(id, value);
+  }
+  void worker(WorkerRef ref, pid_t pid) {
+    WorkerView view;
+    view.ref = ref;
+    view.process.pid = pid;
+    snapshot.workers.push_back(view);
+  }
+  BackendView& backend(const std::string& model, BackendState state = BackendState::kReady) {
+    BackendView b;
+    const auto slot = static_cast<std::uint32_t>(snapshot.backends.size());
+    b.ref = {slot, 3};
+    b.state = {3, 0, state};
+    b.model = model;
+    b.process.pid = 1000 + static_cast<pid_t>(slot);
+    b.group = b.process.pid;
+    b.owner_pid = 500;
+    b.reserved_ns = kNow_ns - 110 * kSecond_ns;
+    b.ready_ns = kNow_ns - 100 * kSecond_ns;
+    b.last_used_ns = b.ready_ns;
+    b.noted = pack_half(
+        3, static_cast<std::uint32_t>(state == BackendState::kGone ? BackendState::kGone
+                                                                   : BackendState::kReady));
+    snapshot.backends.push_back(b);
+    return snapshot.backends.back();
+  }
+  BackendView& loading(const std::string& model, BackendState state, std::uint64_t age_ns,
+                       WorkerRef holder = kWorker) {
+    BackendView& b = backend(model, state);
+    b.state.owner = StateWord::owner_of(holder);
+    b.reserved_ns = kNow_ns - age_ns;
+    b.ready_ns = b.last_used_ns = 0;
+    if (state != BackendState::kGone) b.noted = 0;
+    if (state == BackendState::kReserved) b.process.pid = 0;
+    return b;
+  }
+  // Closed for `reason` by a coordinator of that epoch.
+  BackendView& closed(const std::string& model, Reason reason, std::uint64_t age_ns = 0,
+                      std::uint32_t epoch = kEpoch) {
+    BackendView& b = backend(model, BackendState::kEvicting);
+    b.state.owner = StateWord::owner_of_epoch(epoch);
+    b.stop.generation = b.ref.generation;
+    b.stop.reason = reason;
+    b.stop.decided_ns = kNow_ns - age_ns;
+    return b;
+  }
+  BackendView& stopping(const std::string& model) {
+    BackendView& b = backend(model, BackendState::kStopping);
+    b.stop.generation = b.ref.generation;
+    b.stop.reason = Reason::kIdle;
+    b.stop.stopping_ns = kNow_ns;
+    return b;
+  }
+  LeaseView& lease(BackendView& b, std::uint64_t age_ns, WorkerRef holder = kWorker,
+                   const std::string& tag = "") {
+    LeaseView view;
+    view.backend = b.ref;
+    view.worker = holder.index;
+    view.cell = static_cast<std::uint32_t>(snapshot.leases.size());
+    view.word = LeaseWord{b.ref.generation, b.ref.index, 1 + view.cell}.pack();
+    view.start_ns = view.progress_ns = kNow_ns - age_ns;
+    view.tag = tag;
+    ++b.in_flight;
+    b.oldest_start_ns = std::min(b.oldest_start_ns, view.start_ns);
+    b.newest_start_ns = std::max(b.newest_start_ns, view.start_ns);
+    snapshot.leases.push_back(view);
+    return snapshot.leases.back();
+  }
+  WaiterView& waiter(const std::string& model, std::uint64_t arrival = 0,
+                     WorkerRef owner = kWorker) {
+    WaiterView view;
+    view.row = static_cast<std::uint32_t>(snapshot.waiters.size());
+    view.generation = 2;
+    view.owner = StateWord::owner_of(owner);
+    view.model = model;
+    view.arrival = arrival != 0 ? arrival : 100 + view.row;
+    view.deadline_ns = kNow_ns + 30 * kSecond_ns;
+    snapshot.waiters.push_back(view);
+    return snapshot.waiters.back();
+  }
+
+  Decision decide() {
+    snapshot.settings = std::make_shared<const Settings>(settings);
+    return coordinator::decide(snapshot, facts);
+  }
+  std::vector<std::string> actions() {
+    std::vector<std::string> texts;
+    for (const Action& action : decide().actions) texts.push_back(text_of(action, snapshot));
+    return texts;
+  }
+  // Until the next look, from now; kNever_ns if none is planned.
+  std::uint64_t sleep_ns() {
+    const std::uint64_t wake = decide().wake_ns;
+    return wake == kNever_ns ? kNever_ns : wake - kNow_ns;
+  }
+  std::uint64_t wanted() { return decide().wanted; }
+};
+
+class DecideTest : public ::testing::Test, protected Scene {};
+
+// --- Busy and stall ------------------------------------------------------------------------------
+
+TEST_F(DecideTest, ABusyTimeoutKillsWhenTheOldestLeaseIsAsOldAsTheLimitAndAClockTick) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  BackendView& a = backend("a");
+  lease(a, 10 * kSecond_ns + kTick_ns);
+  EXPECT_THAT(actions(), ElementsAre("close a busy forced"));
+}
+
+TEST_F(DecideTest, P8NothingBusyIsKilledANanosecondBeforeItsLimitAndAClockTick) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  BackendView& a = backend("a");
+  lease(a, 10 * kSecond_ns + kTick_ns - 1);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 1u);
+}
+
+TEST_F(DecideTest, P11ABusyKillNamesTheLeaseItsWorkerItsTagItsAgeAndTheLimit) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  BackendView& a = backend("a");
+  lease(a, 2 * kSecond_ns, kWorker, "young");
+  const LeaseView& hung = lease(a, 12 * kSecond_ns, kOther, "hung");
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  const StopRecord& stop = decision.actions[0].stop;
+  EXPECT_EQ(stop.reason, Reason::kBusy);
+  EXPECT_EQ(stop.age_ns, 12 * kSecond_ns);
+  EXPECT_EQ(stop.limit_ns, 10 * kSecond_ns);
+  EXPECT_EQ(stop.worker, kOther.index);
+  EXPECT_EQ(stop.worker_pid, 501u);
+  EXPECT_EQ(stop.lease, hung.cell);
+  EXPECT_EQ(stop.lease_word, hung.word);
+  EXPECT_EQ(stop.lease_stamp_ns, hung.start_ns);
+  EXPECT_EQ(field_text(stop.tag), "hung");
+  EXPECT_EQ(decision.actions[0].seen, a.state);
+}
+
+TEST_F(DecideTest, OfSeveralHungLeasesTheOneThatBrokeItsRuleFirstIsNamed) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  BackendView& a = backend("a");
+  lease(a, 20 * kSecond_ns, kWorker, "old");
+  lease(a, 14 * kSecond_ns, kOther, "short").limit_ns = kSecond_ns;  // due 13 s ago, the other 10 s
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  EXPECT_EQ(field_text(decision.actions[0].stop.tag), "short");
+  EXPECT_EQ(decision.actions[0].stop.limit_ns, kSecond_ns);
+}
+
+TEST_F(DecideTest, ALeasesOwnLimitHoldsWithoutAPoolLimitAndBelowItButNotAboveIt) {
+  struct Row {
+    std::uint64_t pool_s, own_s, age_s;
+    bool killed;
+  };
+  for (const Row& row : {Row{0, 5, 6, true}, Row{0, 5, 5, false}, Row{10, 5, 6, true},
+                         Row{10, 0, 6, false}, Row{10, 60, 11, true}, Row{0, 0, 1000, false}}) {
+    Scene scene;
+    scene.set(Setting::kBusyTimeout, row.pool_s * kSecond_ns);
+    scene.lease(scene.backend("a"), row.age_s * kSecond_ns).limit_ns = row.own_s * kSecond_ns;
+    EXPECT_EQ(!scene.actions().empty(), row.killed)
+        << row.pool_s << " " << row.own_s << " " << row.age_s;
+  }
+}
+
+TEST_F(DecideTest, TheBusyLimitOfAModelsRuleAndOfItsReadyWinOverThePools) {
+  set(Setting::kBusyTimeout, kSecond_ns);
+  rule("slow-*", Setting::kBusyTimeout, 60 * kSecond_ns);
+  BackendView& ruled = backend("slow-1");
+  BackendView& given = backend("slow-2");
+  given.overrides.set(Setting::kBusyTimeout, 5 * kSecond_ns);
+  BackendView& off = backend("slow-3");
+  off.overrides.set(Setting::kBusyTimeout, 0);
+  for (BackendView* b : {&ruled, &given, &off}) lease(*b, 30 * kSecond_ns);
+  EXPECT_THAT(actions(), ElementsAre("close slow-2 busy forced"));
+}
+
+TEST_F(DecideTest, APinDoesNotExemptFromTheBusyTimeout) {
+  set(Setting::kBusyTimeout, kSecond_ns);
+  BackendView& a = backend("a");
+  a.control = kControlPinned;
+  lease(a, 2 * kSecond_ns);
+  EXPECT_THAT(actions(), ElementsAre("close a busy forced"));
+}
+
+TEST_F(DecideTest, AStallTimeoutLooksAtTheProgressAndNotAtTheAgeOfALease) {
+  set(Setting::kStallTimeout, 10 * kSecond_ns);
+  BackendView& stream = backend("stream");
+  lease(stream, 600 * kSecond_ns).progress_ns = kNow_ns - 9 * kSecond_ns;
+  BackendView& hung = backend("hung");
+  lease(hung, 600 * kSecond_ns, kWorker, "t").progress_ns = kNow_ns - 11 * kSecond_ns;
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  const StopRecord& stop = decision.actions[0].stop;
+  EXPECT_EQ(text_of(decision.actions[0], snapshot), "close hung stall forced");
+  EXPECT_EQ(stop.age_ns, 11 * kSecond_ns);
+  EXPECT_EQ(stop.lease_stamp_ns, kNow_ns - 11 * kSecond_ns);
+  EXPECT_EQ(sleep_ns(), kSecond_ns + kTick_ns) << "the stream may stall in a second";
+}
+
+TEST_F(DecideTest, ARuleBrokenDuringADrainEndsTheDrain) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns).set(Setting::kMaxBackends, 1);
+  BackendView& a = closed("a", Reason::kLru);
+  lease(a, 11 * kSecond_ns);
+  waiter("b");
+  EXPECT_THAT(actions(), ElementsAre("commit a busy forced"));
+}
+
+TEST_F(DecideTest, P8StampsFromTheFutureNeverMakeALeaseTooOld) {
+  set(Setting::kBusyTimeout, kSecond_ns)
+      .set(Setting::kStallTimeout, kSecond_ns)
+      .set(Setting::kIdleTimeout, kSecond_ns);
+  BackendView& a = backend("a");
+  LeaseView& damaged = lease(a, 0);
+  damaged.start_ns = kNow_ns + 3600 * kSecond_ns;
+  damaged.progress_ns = kNever_ns;
+  BackendView& b = backend("b");
+  b.last_used_ns = kNever_ns - 5;
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+// --- Idle ----------------------------------------------------------------------------------------
+
+TEST_F(DecideTest, AnIdleTimeoutEvictsWhenTheLastUseIsAsOldAsTheLimitAndAClockTick) {
+  set(Setting::kIdleTimeout, 60 * kSecond_ns);
+  BackendView& a = backend("a");
+  a.last_used_ns = kNow_ns - 60 * kSecond_ns - kTick_ns;
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  EXPECT_EQ(text_of(decision.actions[0], snapshot), "close a idle");
+  EXPECT_EQ(decision.actions[0].stop.age_ns, 60 * kSecond_ns + kTick_ns);
+  EXPECT_EQ(decision.actions[0].stop.limit_ns, 60 * kSecond_ns);
+}
+
+TEST_F(DecideTest, P8NothingIdleIsEvictedANanosecondBeforeItsLimitAndAClockTick) {
+  set(Setting::kIdleTimeout, 60 * kSecond_ns);
+  backend("a").last_used_ns = kNow_ns - 60 * kSecond_ns - kTick_ns + 1;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 1u);
+}
+
+TEST_F(DecideTest, ANeverUsedBackendIsIdleSinceItWasReady) {
+  set(Setting::kIdleTimeout, 60 * kSecond_ns);
+  BackendView& a = backend("a");
+  a.ready_ns = a.last_used_ns = kNow_ns - 20 * kSecond_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 40 * kSecond_ns + kTick_ns);
+}
+
+TEST_F(DecideTest, P2NeitherALeaseNorAWaiterNorAPinLetsABackendGoIdle) {
+  set(Setting::kIdleTimeout, kSecond_ns);
+  lease(backend("leased"), 3600 * kSecond_ns, kOther);
+  backend("waited-for");
+  waiter("waited-for");
+  backend("pinned").control = kControlPinned;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns)
+      << "a lease may end without telling; look again after a full timeout";
+}
+
+TEST_F(DecideTest, AWaiterWhoseDeadlineHasPassedKeepsNothingLoaded) {
+  set(Setting::kIdleTimeout, kSecond_ns);
+  backend("a");
+  waiter("a").deadline_ns = kNow_ns;
+  EXPECT_THAT(actions(), ElementsAre("close a idle"));
+}
+
+TEST_F(DecideTest, AnIdleEvictionIsNotHeldClosedWhenItMeetsALease) {
+  set(Setting::kIdleTimeout, kSecond_ns);
+  backend("a");
+  EXPECT_FALSE(decide().actions.at(0).hold);
+  Scene later;
+  later.set(Setting::kIdleTimeout, kSecond_ns);
+  later.closed("a", Reason::kIdle);
+  EXPECT_THAT(later.actions(), ElementsAre("reopen a"));
+}
+
+// --- Loads ---------------------------------------------------------------------------------------
+
+TEST_F(DecideTest, ALoadThatTakesLongerThanLoadTimeoutHasFailed) {
+  set(Setting::kLoadTimeout, 60 * kSecond_ns);
+  loading("a", BackendState::kStarting, 60 * kSecond_ns);
+  loading("b", BackendState::kReserved, 61 * kSecond_ns);
+  loading("c", BackendState::kStarting, 60 * kSecond_ns - 1);
+  const Decision decision = decide();
+  EXPECT_THAT(actions(), ElementsAre("lose a load_timeout failed", "lose b load_timeout failed"));
+  EXPECT_EQ(decision.actions[0].stop.age_ns, 60 * kSecond_ns);
+  EXPECT_EQ(decision.actions[0].stop.limit_ns, 60 * kSecond_ns);
+  EXPECT_EQ(decision.actions[0].stop.worker_pid, 500u);
+  EXPECT_THAT(std::string(field_text(decision.actions[0].stop.text)),
+              HasSubstr("not ready within 1m"));
+  EXPECT_EQ(sleep_ns(), 1u);
+}
+
+TEST_F(DecideTest, ALoadTimeoutThatIsOffNeverPasses) {
+  set(Setting::kLoadTimeout, 0);
+  loading("a", BackendState::kStarting, 100'000 * kSecond_ns);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+}
+
+TEST_F(DecideTest, ABackendThatEndsBeforeItIsReadyIsAFailedLoad) {
+  facts.exited = {loading("a", BackendState::kStarting, kSecond_ns).ref};
+  EXPECT_THAT(actions(), ElementsAre("lose a crashed failed"));
+}
+
+TEST_F(DecideTest, P11TheEndOfAProcessWaitsALittleForItsExitStatus) {
+  BackendView& a = loading("a", BackendState::kStarting, kSecond_ns);
+  BackendView& b = backend("b");
+  facts.exited = {a.ref, b.ref};
+  facts.unreaped = {{a.ref, kNow_ns + kMillisecond_ns}, {b.ref, kNow_ns + 2 * kMillisecond_ns}};
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kMillisecond_ns);
+  facts.unreaped = {{a.ref, kNow_ns}, {b.ref, kNow_ns}};  // it does not come: nobody reaps it
+  EXPECT_THAT(actions(), ElementsAre("lose a crashed failed", "close b crashed forced"));
+}
+
+TEST_F(DecideTest, P4ATicketWhoseHolderDiedIsLostAndItsLoadHasNotFailed) {
+  loading("a", BackendState::kReserved, kSecond_ns);
+  loading("b", BackendState::kStarting, kSecond_ns);
+  loading("c", BackendState::kStarting, kSecond_ns, kOther);
+  loading("d", BackendState::kStarting, kSecond_ns, kNobody);  // its row was cleared already
+  facts.dead_workers = {kWorker};
+  EXPECT_THAT(actions(),
+              ElementsAre("reap 0", "lose a crashed", "lose b crashed", "lose d crashed"));
+}
+
+TEST_F(DecideTest, AFreshBackendIsRecordedOnceAndBeforeAnythingElseIsDecidedAboutIt) {
+  set(Setting::kIdleTimeout, kSecond_ns);
+  backend("a").noted = 0;
+  backend("b").noted =
+      pack_half(2, static_cast<std::uint32_t>(BackendState::kGone));  // of the slot's last life
+  backend("c").control = kControlPinned;
+  EXPECT_THAT(actions(), ElementsAre("note a", "close a idle", "note b", "close b idle"));
+}
+
+// --- The dead ------------------------------------------------------------------------------------
+
+TEST_F(DecideTest, P6ADeadWorkersRowIsReapedAndWaitersOfNobodyAreCleared) {
+  facts.dead_workers = {kOther};
+  waiter("a", 0, kNobody);
+  waiter("b", 0, kWorker);
+  EXPECT_THAT(actions(), ElementsAre("reap 1", "clear waiter 0"));
+  EXPECT_EQ(decide().actions[1].waiter_generation, 2u);
+}
+
+TEST_F(DecideTest, ABackendWhoseProcessEndedIsClosedWhateverItsState) {
+  BackendView& a = backend("a");
+  lease(a, kSecond_ns);
+  BackendView& b = closed("b", Reason::kLru);
+  BackendView& c = backend("c");
+  c.control = kControlPinned;
+  facts.exited = {a.ref, b.ref, c.ref};
+  EXPECT_THAT(actions(), ElementsAre("close a crashed forced", "commit b crashed forced",
+                                     "close c crashed forced"));
+}
+
+TEST_F(DecideTest, P10WhatAnEarlierCoordinatorClosedIsOpenedAgain) {
+  closed("a", Reason::kLru, 0, kEpoch - 1);
+  BackendView& b = closed("b", Reason::kRequested, 0, kEpoch - 1);
+  b.control = kControlEvict;
+  closed("c", Reason::kBusy, 0, kEpoch - 1);
+  EXPECT_THAT(actions(), ElementsAre("reopen a", "reopen b", "reopen c"));
+}
+
+TEST_F(DecideTest, AClosedBackendWithoutAReasonIsOpenedAgain) {
+  closed("a", Reason::kNone);
+  EXPECT_THAT(actions(), ElementsAre("reopen a"));
+}
+
+// --- Requested evictions
+// ---------------------------------------------------------------------------
+
+TEST_F(DecideTest, ARequestedEvictionIsHeldClosedAndCutsLeasesOnlyWhenForced) {
+  BackendView& a = backend("a");
+  a.control = kControlEvict;
+  lease(a, kSecond_ns);
+  BackendView& b = backend("b");
+  b.control = kControlEvict | kControlForce | kControlPinned;
+  lease(b, kSecond_ns);
+  EXPECT_THAT(actions(),
+              ElementsAre("close a requested and hold", "close b requested forced and hold"));
+}
+
+TEST_F(DecideTest, ARequestedEvictionWaitsForItsLeasesAndIsRefusedAfterDrainTimeout) {
+  set(Setting::kDrainTimeout, 30 * kSecond_ns);
+  BackendView& a = closed("a", Reason::kRequested, 10 * kSecond_ns);
+  a.control = kControlEvict;
+  lease(a, 60 * kSecond_ns);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 20 * kSecond_ns);
+  EXPECT_EQ(wanted(), std::uint64_t{1} << a.ref.index);
+
+  a.stop.decided_ns = kNow_ns - 30 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("reopen a undrained", "refuse a"));
+
+  a.control = kControlEvict | kControlForce;  // asked again, with force
+  EXPECT_THAT(actions(), ElementsAre("commit a requested forced"));
+}
+
+TEST_F(DecideTest, ARequestedEvictionEndsWhenTheLastLeaseHasEndedAndIsTakenBackWithTheRequest) {
+  BackendView& drained = closed("drained", Reason::kRequested);
+  drained.control = kControlEvict;
+  BackendView& withdrawn = closed("withdrawn", Reason::kRequested);
+  withdrawn.control = 0;
+  EXPECT_THAT(actions(), ElementsAre("commit drained requested", "reopen withdrawn"));
+}
+
+// --- Room: the limit
+// -------------------------------------------------------------------------------
+
+class RoomTest : public DecideTest {
+ protected:
+  BackendView& used(const std::string& model, std::uint64_t ago_s) {
+    BackendView& b = backend(model);
+    b.last_used_ns = kNow_ns - ago_s * kSecond_ns;
+    b.ready_ns = kNow_ns - 500 * kSecond_ns;
+    return b;
+  }
+};
+
+TEST_F(RoomTest, WithoutAWaiterNobodyIsEvictedAtTheLimit) {
+  set(Setting::kMaxBackends, 2);
+  used("a", 10);
+  used("b", 20);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+}
+
+TEST_F(RoomTest, P1TheVictimIsTheLeastRecentlyUsedWhoeverUsedIt) {
+  set(Setting::kMaxBackends, 3);
+  used("a", 10);
+  used("b", 30);
+  used("c", 20);
+  waiter("d", 77);
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  EXPECT_EQ(text_of(decision.actions[0], snapshot), "close b lru and hold");
+  EXPECT_EQ(decision.actions[0].stop.for_arrival, 77u);
+  EXPECT_EQ(decision.actions[0].stop.age_ns, 30 * kSecond_ns);
+  EXPECT_EQ(decision.actions[0].stop.limit_ns, kNever_ns);
+}
+
+TEST_F(RoomTest, NobodyGoesWhileAPlaceIsFreeOrThereIsNoLimit) {
+  set(Setting::kMaxBackends, 3);
+  used("a", 10);
+  used("b", 30);
+  waiter("d");
+  EXPECT_THAT(actions(), IsEmpty());
+  set(Setting::kMaxBackends, 0);
+  used("c", 30);
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+TEST_F(RoomTest, TiesAreBrokenByTheTimeOfReadyAndThenBySlotSoThatEveryLookSaysTheSame) {
+  set(Setting::kMaxBackends, 3);
+  BackendView& a = used("a", 10);
+  BackendView& b = used("b", 10);
+  BackendView& c = used("c", 10);
+  waiter("d");
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+  a.ready_ns = b.ready_ns + 1;
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+  c.ready_ns = b.ready_ns - 1;
+  EXPECT_THAT(actions(), ElementsAre("close c lru and hold"));
+}
+
+TEST_F(RoomTest, AnIdleBackendGoesBeforeAnyBusyOneHoweverRecentlyUsed) {
+  set(Setting::kMaxBackends, 2);
+  lease(used("busy", 400), 300 * kSecond_ns);
+  used("idle", 1);
+  waiter("c");
+  EXPECT_THAT(actions(), ElementsAre("close idle lru and hold"));
+}
+
+TEST_F(RoomTest, ALeaseThatBeganLaterCountsAsTheLastUse) {
+  set(Setting::kMaxBackends, 2);
+  lease(used("a", 400), 5 * kSecond_ns);
+  lease(used("b", 20), 10 * kSecond_ns);
+  waiter("c");
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+}
+
+TEST_F(RoomTest, WhenBusyDrainClosesABusyVictimAndWaitsForItsLeases) {
+  set(Setting::kMaxBackends, 1);
+  lease(used("a", 10), kSecond_ns);
+  waiter("b");
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, WhenBusyWaitTakesOnlyIdleVictimsAndAsksToBeToldWhenALeaseEnds) {
+  set(Setting::kMaxBackends, 1)
+      .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kWait));
+  BackendView& a = used("a", 10);
+  lease(a, kSecond_ns);
+  waiter("b");
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(wanted(), std::uint64_t{1} << a.ref.index);
+  a.in_flight = 0;
+  snapshot.leases.clear();
+  EXPECT_THAT(actions(), ElementsAre("close a lru"))
+      << "not held: a lease that slipped in takes it back";
+}
+
+TEST_F(RoomTest, WhenBusyForceCutsTheLeasesOfABusyVictim) {
+  set(Setting::kMaxBackends, 1)
+      .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
+  lease(used("a", 10), kSecond_ns);
+  waiter("b");
+  EXPECT_THAT(actions(), ElementsAre("close a lru forced and hold"));
+}
+
+TEST_F(RoomTest, AForcedVictimWithoutLeasesIsNotForced) {
+  set(Setting::kMaxBackends, 1)
+      .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
+  used("a", 10);
+  waiter("b");
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, WhenBusyIsTheVictimsOwnRule) {
+  set(Setting::kMaxBackends, 2);
+  rule("keep-*", Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kWait));
+  lease(used("keep-a", 100), 90 * kSecond_ns);
+  lease(used("b", 10), kSecond_ns);
+  waiter("c");
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+}
+
+TEST_F(RoomTest, MinResidentKeepsAFreshBackendUntilExactlyThen) {
+  set(Setting::kMaxBackends, 1).set(Setting::kMinResident, 60 * kSecond_ns);
+  BackendView& a = used("a", 50);
+  a.ready_ns = kNow_ns - 50 * kSecond_ns;
+  waiter("b");
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 10 * kSecond_ns);
+  a.ready_ns = kNow_ns - 60 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, PinnedBackendsAreNoVictims) {
+  set(Setting::kMaxBackends, 2);
+  used("a", 100).control = kControlPinned;
+  used("b", 10);
+  waiter("c");
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+  snapshot.backends[1].control = kControlPinned;
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+TEST_F(RoomTest, P5AResidentWhoseOwnWaiterCameEarlierIsNoVictimOfALaterOne) {
+  set(Setting::kMaxBackends, 2);
+  used("a", 100);
+  used("b", 10);
+  waiter("a", 5);
+  waiter("c", 6);
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+  snapshot.waiters[0].arrival = 7;
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, P5WaitersForOneModelCostOnePlace) {
+  set(Setting::kMaxBackends, 2);
+  used("a", 100);
+  used("b", 10);
+  for (std::uint64_t i = 0; i < 5; ++i) waiter("c", 10 + i);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, WaitersOfALoadedOrLoadingModelNeedNoPlace) {
+  set(Setting::kMaxBackends, 2);
+  used("a", 100);
+  loading("b", BackendState::kStarting, kSecond_ns);
+  waiter("a");
+  waiter("b");
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+TEST_F(RoomTest, P5WaitersWhoLeftOrDiedOrWhoseTimeIsOverCostNobodyAPlace) {
+  set(Setting::kMaxBackends, 1);
+  used("a", 100);
+  waiter("c").deadline_ns = kNow_ns;
+  waiter("d", 0, kNobody);
+  EXPECT_THAT(actions(), ElementsAre("clear waiter 1"));
+}
+
+TEST_F(RoomTest, AsManyGoAsThereAreModelsInLineWithoutAPlace) {
+  set(Setting::kMaxBackends, 3);
+  used("a", 30);
+  used("b", 20);
+  used("c", 10);
+  waiter("x", 1);
+  waiter("y", 2);
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 2u);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold", "close b lru and hold"));
+  EXPECT_EQ(decision.actions[0].stop.for_arrival, 1u);
+  EXPECT_EQ(decision.actions[1].stop.for_arrival, 2u);
+}
+
+TEST_F(RoomTest, TheFirstInLineTakeTheFreePlacesAndVictimsGoForThoseBehindThem) {
+  set(Setting::kMaxBackends, 3);
+  used("a", 30);
+  used("b", 20);
+  waiter("x", 1);
+  waiter("y", 2);
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  EXPECT_EQ(decision.actions[0].stop.for_arrival, 2u);
+}
+
+TEST_F(RoomTest, P3WhatIsLeavingAlreadyIsRoomOnTheWay) {
+  set(Setting::kMaxBackends, 2);
+  used("a", 100);
+  stopping("b").stop.signalled_ns = kNow_ns;
+  waiter("c", 1);
+  EXPECT_THAT(actions(), IsEmpty());
+  waiter("d", 2);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, P3ABackendThatDoesNotDieKeepsItsPlace) {
+  set(Setting::kMaxBackends, 2).set(Setting::kStopGrace, kSecond_ns);
+  used("a", 100);
+  BackendView& b = stopping("b");
+  b.stop.signalled_ns = kNow_ns - 100 * kSecond_ns;
+  b.stop.killed_ns = kNow_ns - 99 * kSecond_ns;
+  b.overdue = true;
+  waiter("c", 1);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, P9AnOverdueBackendNoLongerBlocksItsOwnModel) {
+  set(Setting::kMaxBackends, 2);
+  BackendView& b = stopping("b");
+  b.stop.signalled_ns = kNow_ns - 100 * kSecond_ns;
+  b.stop.killed_ns = kNow_ns - 99 * kSecond_ns;
+  used("a", 100);
+  waiter("b", 1);
+  EXPECT_THAT(actions(), Not(Contains("close a lru and hold")))
+      << "its own end is the room it needs";
+  b.overdue = true;
+  EXPECT_THAT(actions(), Contains("close a lru and hold"));
+}
+
+TEST_F(RoomTest, ADrainEndsWithTheLastLease) {
+  set(Setting::kMaxBackends, 1);
+  closed("a", Reason::kLru, kSecond_ns);
+  waiter("b", 9);
+  EXPECT_THAT(actions(), ElementsAre("commit a lru"));
+  EXPECT_EQ(decide().actions[0].stop.for_arrival, 9u);
+}
+
+TEST_F(RoomTest, ADrainGoesOnUntilDrainTimeoutAndNoNanosecondLonger) {
+  set(Setting::kMaxBackends, 1).set(Setting::kDrainTimeout, 30 * kSecond_ns);
+  BackendView& a = closed("a", Reason::kLru, 10 * kSecond_ns);
+  lease(a, 60 * kSecond_ns);
+  waiter("b");
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 20 * kSecond_ns);
+  EXPECT_EQ(wanted(), std::uint64_t{1} << a.ref.index);
+  a.stop.decided_ns = kNow_ns - 30 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("reopen a undrained"));
+}
+
+TEST_F(RoomTest, ADrainTimeoutThatIsOffWaitsForAsLongAsTheLeasesTake) {
+  set(Setting::kMaxBackends, 1).set(Setting::kDrainTimeout, 0);
+  lease(closed("a", Reason::kLru, 100'000 * kSecond_ns), 200'000 * kSecond_ns);
+  waiter("b").deadline_ns = kNever_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+}
+
+TEST_F(RoomTest, AfterAFailedDrainAnotherVictimIsTriedAndTheSameOneOnlyAfterAsLongAgain) {
+  set(Setting::kMaxBackends, 2).set(Setting::kDrainTimeout, 30 * kSecond_ns);
+  BackendView& a = used("a", 100);
+  BackendView& b = used("b", 10);
+  lease(a, 90 * kSecond_ns);
+  lease(b, 5 * kSecond_ns);
+  waiter("c");
+  a.drain_failed_ns = kNow_ns - 10 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+
+  b.drain_failed_ns = kNow_ns - 5 * kSecond_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 20 * kSecond_ns) << "a was closed first";
+  EXPECT_EQ(wanted(), 3u) << "but goes as soon as its lease has ended";
+
+  a.drain_failed_ns = kNow_ns - 30 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, P5WhenTheWaiterIsGoneTheDrainIsTakenBack) {
+  set(Setting::kMaxBackends, 1);
+  lease(closed("a", Reason::kLru, kSecond_ns), 60 * kSecond_ns);
+  EXPECT_THAT(actions(), ElementsAre("reopen a"));
+  waiter("b").deadline_ns = kNow_ns;
+  EXPECT_THAT(actions(), ElementsAre("reopen a"));
+}
+
+TEST_F(RoomTest, ADrainIsTakenBackWhenItsBackendWasPinnedOrTheLimitRaised) {
+  set(Setting::kMaxBackends, 1);
+  lease(closed("a", Reason::kLru), kSecond_ns);
+  waiter("b");
+  snapshot.backends[0].control = kControlPinned;
+  EXPECT_THAT(actions(), ElementsAre("reopen a"));
+  snapshot.backends[0].control = 0;
+  set(Setting::kMaxBackends, 2);
+  EXPECT_THAT(actions(), ElementsAre("reopen a"));
+  set(Setting::kMaxBackends, 0);
+  EXPECT_THAT(actions(), ElementsAre("reopen a"));
+}
+
+TEST_F(RoomTest, P2WhoFellIdleMeanwhileGoesInsteadOfOneThatIsStillDrained) {
+  set(Setting::kMaxBackends, 2);
+  lease(closed("a", Reason::kLru), kSecond_ns);
+  BackendView& b = used("b", 1);
+  lease(b, kSecond_ns);
+  waiter("c");
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(wanted(), 3u) << "the end of either lease makes the room";
+  b.in_flight = 0;
+  snapshot.leases.pop_back();
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold", "reopen a"));
+}
+
+TEST_F(RoomTest, P5ADrainIsLookedAtAgainWhenTheTimeOfItsWaiterIsOver) {
+  set(Setting::kMaxBackends, 1).set(Setting::kDrainTimeout, 0);
+  lease(closed("a", Reason::kLru), kSecond_ns);
+  waiter("b").deadline_ns = kNow_ns + 7 * kSecond_ns;
+  EXPECT_EQ(sleep_ns(), 7 * kSecond_ns);
+}
+
+TEST_F(RoomTest, AForcedRequestEndsADrainForAWaiterToo) {
+  set(Setting::kMaxBackends, 1);
+  BackendView& a = closed("a", Reason::kLru);
+  lease(a, kSecond_ns);
+  a.control = kControlEvict | kControlForce;
+  waiter("b");
+  EXPECT_THAT(actions(), ElementsAre("commit a requested forced"));
+}
+
+TEST_F(RoomTest, WhatDrainsAlreadyIsCountedBeforeAnotherVictimIsChosen) {
+  set(Setting::kMaxBackends, 2);
+  lease(closed("a", Reason::kLru), kSecond_ns);
+  lease(used("b", 100), kSecond_ns);
+  waiter("c", 1);
+  EXPECT_THAT(actions(), IsEmpty());
+  waiter("d", 2);
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+}
+
+TEST_F(RoomTest, P3LoweringTheLimitEvictsDownToItWithoutAWaiterLeastRecentlyUsedFirst) {
+  set(Setting::kMaxBackends, 1);
+  used("a", 10);
+  used("b", 30);
+  used("c", 20);
+  const Decision decision = decide();
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold", "close c lru and hold"));
+  for (const Action& action : decision.actions) EXPECT_EQ(action.stop.for_arrival, 0u);
+}
+
+TEST_F(RoomTest, P3LoweringTheLimitNeverCutsALeaseWhateverWhenBusySays) {
+  set(Setting::kMaxBackends, 1)
+      .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
+  lease(used("a", 10), kSecond_ns);
+  lease(used("b", 30), 2 * kSecond_ns);
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+  Scene drained;
+  drained.set(Setting::kMaxBackends, 1)
+      .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
+  drained.lease(drained.closed("b", Reason::kLru), kSecond_ns);
+  drained.lease(drained.backend("a"), kSecond_ns);
+  EXPECT_THAT(drained.actions(), IsEmpty()) << "it drains on";
+}
+
+TEST_F(RoomTest, P3AboveALoweredLimitTheFirstVictimsAreForTheLimitAndTheOthersForTheLine) {
+  set(Setting::kMaxBackends, 1)
+      .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
+  lease(used("a", 10), 5 * kSecond_ns);
+  lease(used("b", 30), 6 * kSecond_ns);
+  waiter("c", 8);
+  const Decision decision = decide();
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold", "close a lru forced and hold"));
+  EXPECT_EQ(decision.actions[1].stop.for_arrival, 8u);
+}
+
+// Both went for one place: what another rule ended in the same scan was not counted as room.
+TEST_F(RoomTest, P5NoVictimIsChosenWhileAnotherRuleMakesTheRoom) {
+  set(Setting::kMaxBackends, 2).set(Setting::kIdleTimeout, 50 * kSecond_ns);
+  used("a", 60);
+  used("b", 10);
+  waiter("c");
+  EXPECT_THAT(actions(), ElementsAre("close a idle"));
+}
+
+TEST_F(RoomTest, ARequestedEvictionThatWaitsForItsLeasesIsNoRoomYet) {
+  set(Setting::kMaxBackends, 2);
+  BackendView& a = used("a", 60);
+  a.control = kControlEvict;
+  lease(a, kSecond_ns);
+  used("b", 10);
+  waiter("c");
+  EXPECT_THAT(actions(), ElementsAre("close a requested and hold", "close b lru and hold"));
+}
+
+TEST_F(RoomTest, LoadsUnderWayAndUnreadyBackendsAreNoVictims) {
+  set(Setting::kMaxBackends, 2);
+  loading("a", BackendState::kReserved, kSecond_ns);
+  loading("b", BackendState::kStarting, kSecond_ns, kOther);
+  waiter("c");
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+// --- Stopping
+// --------------------------------------------------------------------------------------
+
+TEST_F(DecideTest, AStoppingBackendGetsItsStopSignalOnce) {
+  set(Setting::kStopGrace, 15 * kSecond_ns);
+  BackendView& a = stopping("a");
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGTERM"));
+  EXPECT_EQ(decide().actions[0].stop.reason, Reason::kIdle)
+      << "why it is being stopped is kept (P10)";
+  a.stop.signalled_ns = kNow_ns - 5 * kSecond_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 10 * kSecond_ns);
+}
+
+TEST_F(DecideTest, TheStopSignalIsTheModelsOwn) {
+  rule("llama*", Setting::kStopSignal, SIGINT);
+  stopping("llama");
+  EXPECT_THAT(actions(), ElementsAre("signal llama SIGINT"));
+}
+
+TEST_F(DecideTest, P9AfterStopGraceItIsKilledOnceAndThenWaitedFor) {
+  set(Setting::kStopGrace, 15 * kSecond_ns);
+  BackendView& a = stopping("a");
+  a.stop.signalled_ns = kNow_ns - 15 * kSecond_ns + 1;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 1u);
+  a.stop.signalled_ns -= 1;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGKILL"));
+  a.stop.killed_ns = kNow_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+TEST_F(DecideTest, P9WhatDoesNotDieIsOverdueTenSecondsAfterItsGrace) {
+  set(Setting::kStopGrace, 15 * kSecond_ns);
+  BackendView& a = stopping("a");
+  a.stop.signalled_ns = kNow_ns - 20 * kSecond_ns;
+  a.stop.killed_ns = kNow_ns - 5 * kSecond_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 5 * kSecond_ns);
+  a.stop.signalled_ns = kNow_ns - 25 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("overdue a"));
+  a.overdue = true;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+}
+
+TEST_F(DecideTest, AGraceThatIsOffNeverTurnsIntoAKill) {
+  set(Setting::kStopGrace, 0);
+  stopping("a").stop.signalled_ns = kNow_ns - 100'000 * kSecond_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+}
+
+TEST_F(DecideTest, P3AStopEndsWhenTheProcessesAreGoneAndNotWhenTheyWereSignalled) {
+  BackendView& a = stopping("a");
+  a.stop.signalled_ns = kNow_ns - kSecond_ns;
+  facts.exited = {a.ref};  // the leader; its group may still be there
+  EXPECT_THAT(actions(), IsEmpty());
+  facts.vanished = {a.ref};
+  EXPECT_THAT(actions(), ElementsAre("gone a"));
+}
+
+TEST_F(DecideTest, AnExternalBackendIsGoneAtOnceAndNeverSignalled) {
+  BackendView& a = stopping("a");
+  a.process.pid = 0;
+  a.traits = kTraitExternal;
+  EXPECT_THAT(actions(), ElementsAre("gone a"));
+}
+
+TEST_F(DecideTest, ALoadGivenUpByItsHolderIsStoppedThoughNobodyDecidedIt) {
+  BackendView& a = loading("a", BackendState::kStopping, kSecond_ns);
+  a.state.owner = 0;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGTERM"));
+  EXPECT_EQ(decide().actions[0].stop.failed, 1u);
+  EXPECT_EQ(decide().actions[0].stop.worker_pid, 500u);
+}
+
+TEST_F(DecideTest, ADeadHolderLetsGoOfItsStoppingAndGoneSlots) {
+  BackendView& a = loading("a", BackendState::kStopping, kSecond_ns);
+  a.stop.generation = a.ref.generation;
+  a.stop.signalled_ns = kNow_ns;
+  loading("b", BackendState::kGone, kSecond_ns);
+  loading("c", BackendState::kGone, kSecond_ns, kOther);
+  facts.dead_workers = {kWorker};
+  EXPECT_THAT(actions(), ElementsAre("reap 0", "disown a", "disown b"));
+}
+
+TEST_F(DecideTest, AGoneSlotIsFreeWhenNoLeaseNamesItAndItsHolderLetGo) {
+  backend("a", BackendState::kGone);
+  BackendView& b = backend("b", BackendState::kGone);
+  lease(b, kSecond_ns);
+  backend("c", BackendState::kGone).state.owner = StateWord::owner_of(kWorker);
+  EXPECT_THAT(actions(), ElementsAre("free a"));
+  EXPECT_EQ(wanted() & std::uint64_t{1} << b.ref.index, std::uint64_t{1} << b.ref.index);
+}
+
+TEST_F(DecideTest, P11TheEndOfALoadThatStartedNothingIsRecordedOnce) {
+  BackendView& a = loading("a", BackendState::kGone, kSecond_ns);
+  a.noted = 0;
+  EXPECT_THAT(actions(), ElementsAre("note end of a"));
+  a.noted = pack_half(a.ref.generation, static_cast<std::uint32_t>(BackendState::kGone));
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+TEST_F(DecideTest, AStopReachedBeforeAnyScanSawTheBackendReadyIsRecordedAsALoadFirst) {
+  BackendView& a = stopping("a");
+  a.noted = 0;
+  EXPECT_THAT(actions(), ElementsAre("note a", "signal a SIGTERM"));
+}
+
+// --- Ending
+// ----------------------------------------------------------------------------------------
+
+TEST_F(DecideTest, WhenThePoolEndsEveryBackendIsClosedAndLoadsAreStopped) {
+  facts.ending = true;
+  backend("a");
+  BackendView& b = backend("b");
+  b.control = kControlPinned;
+  lease(b, kSecond_ns);
+  loading("c", BackendState::kStarting, kSecond_ns);
+  loading("d", BackendState::kReserved, kSecond_ns);
+  EXPECT_THAT(actions(), ElementsAre("close a shutdown and hold", "close b shutdown and hold",
+                                     "lose c shutdown failed", "lose d shutdown failed"));
+}
+
+TEST_F(DecideTest, WhenThePoolEndsLeasesHaveTheDrainTimeToFinishAndAreCutThen) {
+  set(Setting::kDrainTimeout, 30 * kSecond_ns);
+  facts.ending = true;
+  BackendView& a = closed("a", Reason::kShutdown, 10 * kSecond_ns);
+  lease(a, kSecond_ns);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 20 * kSecond_ns);
+  a.stop.decided_ns = kNow_ns - 30 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("commit a shutdown forced"));
+}
+
+// A drain for a waiter was left to the search for room, which does not happen in a pool that ends:
+// coordinatord --on-exit stop never ended.
+TEST_F(DecideTest, WhenThePoolEndsADrainForAWaiterGoesOnToItsEnd) {
+  set(Setting::kMaxBackends, 1).set(Setting::kDrainTimeout, 30 * kSecond_ns);
+  facts.ending = true;
+  BackendView& a = closed("a", Reason::kLru, 10 * kSecond_ns);
+  waiter("b");
+  EXPECT_THAT(actions(), ElementsAre("commit a shutdown"));
+  lease(a, kSecond_ns);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 20 * kSecond_ns);
+  a.stop.decided_ns = kNow_ns - 30 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("commit a shutdown forced"));
+}
+
+TEST_F(DecideTest, WhenThePoolEndsNobodyMakesRoom) {
+  set(Setting::kMaxBackends, 1);
+  facts.ending = true;
+  stopping("a").stop.signalled_ns = kNow_ns;
+  waiter("b");
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+// --- Sleep
+// -----------------------------------------------------------------------------------------
+
+TEST_F(DecideTest, P8WithNothingDueThereIsNoNextLook) {
+  set(Setting::kMaxBackends, 200);
+  for (int i = 0; i < 100; ++i) backend("m" + std::to_string(i));
+  lease(snapshot.backends[3], 3600 * kSecond_ns);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+  EXPECT_EQ(wanted(), 0u);
+}
+
+TEST_F(DecideTest, P8WithHundredIdleBackendsTheNextLookIsTheEarliestDeadline) {
+  set(Setting::kIdleTimeout, 1000 * kSecond_ns);
+  for (int i = 0; i < 100; ++i) {
+    backend("m" + std::to_string(i)).last_used_ns =
+        kNow_ns - static_cast<std::uint64_t>(i) * kSecond_ns;
+  }
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 901 * kSecond_ns + kTick_ns);
+}
+
+TEST_F(DecideTest, P8WithNoLeaseTheNextLookIsAFullBusyTimeoutAway) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns).set(Setting::kStallTimeout, 4 * kSecond_ns);
+  backend("a");
+  EXPECT_EQ(sleep_ns(), 4 * kSecond_ns)
+      << "a lease that begins now cannot break a rule before that";
+  lease(snapshot.backends[0], 7 * kSecond_ns).progress_ns = kNow_ns - kSecond_ns;
+  EXPECT_EQ(sleep_ns(), 3 * kSecond_ns + kTick_ns) << "both its age and its progress are due then";
+}
+
+TEST_F(DecideTest, P8ALeasesOwnLimitIsADeadlineToo) {
+  BackendView& a = backend("a");
+  lease(a, 2 * kSecond_ns).limit_ns = 5 * kSecond_ns;
+  EXPECT_EQ(sleep_ns(), 3 * kSecond_ns + kTick_ns);
+}
+
+TEST_F(DecideTest, APoolThatNeverHadSettingsLivesByTheDefaults) {
+  backend("a");
+  loading("b", BackendState::kStarting, kSecond_ns);
+  const Decision decision = coordinator::decide(snapshot, facts);
+  EXPECT_THAT(decision.actions, IsEmpty());
+  EXPECT_EQ(decision.wake_ns, kNow_ns + 599 * kSecond_ns) << "load_timeout";
+}
+
+TEST_F(DecideTest, AnEmptyPoolNeedsNothing) {
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+}
+
+TEST_F(DecideTest, TheSameSnapshotGivesTheSameDecision) {
+  set(Setting::kMaxBackends, 3).set(Setting::kBusyTimeout, kSecond_ns);
+  for (int i = 0; i < 6; ++i) lease(backend("m" + std::to_string(i)), 2 * kSecond_ns);
+  waiter("x");
+  const auto first = actions();
+  EXPECT_FALSE(first.empty());
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(actions(), first);
+}
+
+}  // namespace
+}  // namespace modelpool::coordinator
