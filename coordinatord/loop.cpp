@@ -48,6 +48,11 @@ void set_timer(const Fd& timer, std::uint64_t at_ns, std::uint64_t every_ns) {
   timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &spec, nullptr);
 }
 
+std::string summary(const Snapshot& s) {
+  return "backends " + std::to_string(s.live()) + ", workers " + std::to_string(s.workers.size()) + ", leases " +
+         std::to_string(s.leases.size()) + ", waiting " + std::to_string(s.waiters.size());
+}
+
 void drain(const Fd& fd) {
   std::array<char, 4096> buffer;
   while (read(fd.get(), buffer.data(), buffer.size()) > 0) {
@@ -174,9 +179,7 @@ void Loop::become_coordinator() {
     EventData recovered;
     recovered.kind = EventKind::kRecovered;
     recovered.count = snapshot.live();
-    set_field(&recovered.text, std::to_string(snapshot.live()) + " backends, " + std::to_string(snapshot.workers.size()) +
-                                   " workers, " + std::to_string(snapshot.leases.size()) + " leases, " +
-                                   std::to_string(snapshot.waiters.size()) + " waiters found");
+    set_field(&recovered.text, "found " + summary(snapshot));
     recorder_.write(recovered);
   }
   watch_->refresh(snapshot);
@@ -363,8 +366,7 @@ void Loop::log_table() {
 }
 
 void Loop::tell_status(const Snapshot& s) {
-  std::string status = std::to_string(s.live()) + " backends, " + std::to_string(s.workers.size()) + " workers, " +
-                       std::to_string(s.leases.size()) + " leases, " + std::to_string(s.waiters.size()) + " waiting";
+  std::string status = summary(s);
   if (status == status_) return;
   status_ = std::move(status);
   notifier_.status(status_);

@@ -261,7 +261,7 @@ Result<Header> read_header(int fd, const std::string& path) {
   if (header.layout_version != kLayoutVersion) {
     return refuse("it has layout version " + std::to_string(header.layout_version) +
                   ", this program knows " + std::to_string(kLayoutVersion) +
-                  "; stop its workers and coordinator, then `poolctl remove` it with their version");
+                  "; stop its workers, then `poolctl remove --stop` it");
   }
   if (got < static_cast<ssize_t>(sizeof header) ||
       static_cast<std::uint64_t>(info.st_size) < header.total_bytes) {
@@ -521,7 +521,10 @@ Result<std::shared_ptr<Segment>> Segment::open_read_only(std::string_view name_v
 
 Result<std::shared_ptr<Segment>> Segment::open_file(const std::string& path) {
   auto file = open_segment_file(AT_FDCWD, path, path, true);
-  if (!file) return fail(file.error());
+  if (!file) {
+    if (file.error().code != Errc::kNoSuchPool) return fail(file.error());
+    return fail(Errc::kNoSuchPool, "unable to open " + path + ": there is no such file");
+  }
   auto header = read_header(file->get(), path);
   if (!header) return fail(header.error());
   return map(Opened{std::move(*file), Fd(), path, *header}, false);

@@ -69,7 +69,7 @@ TEST_F(SupervisorTest, SystemdHearsReadyStatusReloadingAndStopping) {
   EXPECT_EQ(status()["coordinator"]["alive"], true) << "ready before it serves";
   RemoteWorker worker(scratch_);
   worker.load("m");
-  EXPECT_TRUE(systemd.hears("STATUS=1 backends")) << systemd.text();
+  EXPECT_TRUE(systemd.hears("STATUS=backends 1")) << systemd.text();
   EXPECT_THAT(systemd.text(), Not(HasSubstr("WATCHDOG=1"))) << "nobody asked for it";
   systemd.forget();
   daemon().program().signal(SIGHUP);

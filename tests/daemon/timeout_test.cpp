@@ -238,6 +238,44 @@ TEST_F(TimeoutTest, P2ARequestThatEndsAtTheLastMomentIsNotKilled) {
   EXPECT_GT(spared, 0u);
 }
 
+// Requests that begin and end around the instant at which the idle clock runs out. Whoever got the
+// backend then has used it: its idle clock starts anew.
+TEST_F(TimeoutTest, P2ARequestThatComesAtTheLastMomentKeepsItsBackend) {
+  constexpr std::uint64_t kLimit_ns = 20 * kMillisecond_ns;
+  start({"--idle-timeout", "20ms"});
+  Pool pool = attach(scratch_);
+  int granted = 0;
+  int evicted = 0;
+  for (int i = 0; i < 120; ++i) {
+    Lease lease = load(pool, "m");
+    const pid_t pid = lease.pid();
+    auto process = ProcessHandle::open(pid);
+    ASSERT_TRUE(process);
+    lease.release();
+    // From 0.9 ms after the limit on, in steps of 10 us: the clock runs out at 1 ms.
+    sleep_until_ns(now_ns() + kLimit_ns + 9 * kMillisecond_ns / 10 +
+                   static_cast<std::uint64_t>(i) * 10'000);
+    AcquireOptions only_leased;
+    only_leased.may_load = false;
+    std::uint64_t ended_before_ns = 0;
+    {
+      auto late = pool.acquire("m", std::chrono::seconds(0), only_leased);
+      if (!late) {
+        ++evicted;
+        continue;
+      }
+      ++granted;
+      ended_before_ns = now_ns();
+    }
+    const std::uint64_t ended = ended_ns(*process);
+    EXPECT_GE(ended, ended_before_ns + kLimit_ns)
+        << "round " << i << ": evicted though it had just been used";
+  }
+  std::printf("[ MEASURE  ] last moment of an idle backend: %d granted, %d too late\n", granted,
+              evicted);
+  EXPECT_GT(granted, 0);
+}
+
 TEST_F(TimeoutTest, AStreamThatMakesProgressIsNotStalledAndOneThatStopsIs) {
   start({"--stall-timeout", "200ms"});
   RemoteWorker worker(scratch_);

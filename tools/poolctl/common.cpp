@@ -12,6 +12,9 @@ namespace modelpool::poolctl {
 namespace {
 
 constexpr std::size_t kColumnMin = 8;  // characters a shrunk column keeps
+constexpr std::size_t kColumnGap = 2;
+
+const Settings kNoSettings;
 
 template <class Parse>
 CLI::Option* add_checked(CLI::App* command, const std::string& name, const std::string& type,
@@ -122,6 +125,10 @@ Result<std::shared_ptr<Segment>> open_to_look(const Context& context, const std:
   return opened;
 }
 
+const Settings& settings_of(const Snapshot& snapshot) {
+  return snapshot.settings ? *snapshot.settings : kNoSettings;
+}
+
 bool is_of_this_boot(const Header& header) {
   const auto host = read_host_identity();
   return host && host->boot_id[0] == header.boot_id[0] && host->boot_id[1] == header.boot_id[1];
@@ -219,7 +226,6 @@ void TextTable::add(std::vector<std::string> cells) {
 }
 
 std::string TextTable::text(std::size_t width) const {
-  constexpr std::size_t kGap = 2;
   std::vector<std::size_t> widths;
   for (std::size_t i = 0; i < columns_.size(); ++i) {
     std::size_t widest = display_width(columns_[i].name);
@@ -227,7 +233,7 @@ std::string TextTable::text(std::size_t width) const {
     widths.push_back(widest);
   }
   const auto total = [&] {
-    std::size_t sum = kGap * (widths.size() - 1);
+    std::size_t sum = kColumnGap * (widths.size() - 1);
     for (const std::size_t w : widths) sum += w;
     return sum;
   };
@@ -249,7 +255,7 @@ std::string TextTable::text(std::size_t width) const {
       const std::string cell = cut(cell_of(i), widths[i]);
       const std::string padding(widths[i] - display_width(cell), ' ');
       line += columns_[i].align == Align::kRight ? padding + cell : cell + padding;
-      line += std::string(kGap, ' ');
+      line += std::string(kColumnGap, ' ');
     }
     line.erase(line.find_last_not_of(' ') + 1);
     text += (width == 0 ? line : cut(line, width)) + "\n";

@@ -48,8 +48,7 @@ Json rules_json(const Settings& settings) {
 }
 
 Json dump_json(const Segment& segment, const Snapshot& snapshot) {
-  static const Settings kNoSettings;
-  const Settings& settings = snapshot.settings ? *snapshot.settings : kNoSettings;
+  const Settings& settings = settings_of(snapshot);
   Json json = status_json(segment, snapshot);
   json["now_ns"] = snapshot.now_ns;
   json["header"] = header_json(segment);

@@ -66,16 +66,16 @@ std::string details_of(const EventData& event) {
   return details;
 }
 
-std::string padded(std::string text, std::size_t width) {
+std::string padded(const std::string& text, std::size_t width) {
   const std::size_t used = display_width(text);
   return text + std::string(used < width ? width - used : 0, ' ') + "  ";
 }
 
-std::string line_of(std::string time, std::string sequence, std::string kind, std::string reason,
-                    std::string model, const std::string& details) {
-  std::string line = padded(std::move(time), 24) + padded(std::move(sequence), 6) +
-                     padded(std::move(kind), 19) + padded(std::move(reason), 12) +
-                     padded(std::move(model), 20) + details;
+std::string line_of(const std::string& time, const std::string& sequence, const std::string& kind,
+                    const std::string& reason, const std::string& model,
+                    const std::string& details) {
+  std::string line = padded(time, 24) + padded(sequence, 6) + padded(kind, 19) +
+                     padded(reason, 12) + padded(model, 20) + details;
   line.erase(line.find_last_not_of(' ') + 1);
   return line + "\n";
 }

@@ -249,8 +249,7 @@ void add_explain(CLI::App& root, Context& context) {
       [&context, options] {
         const auto seen = look(context, options->file);
         if (!seen) return report(seen.error());
-        static const Settings kNoSettings;
-        const Settings& settings = seen->snapshot.settings ? *seen->snapshot.settings : kNoSettings;
+        const Settings& settings = settings_of(seen->snapshot);
         const BackendView* backend = seen->snapshot.find_model(options->model);
         const Subject subject{
             seen->snapshot, options->model, backend, find_history(*seen->segment, options->model),

@@ -19,6 +19,7 @@ namespace {
 
 // Long enough for a stop with the default grace of 15s, and for what ignores SIGTERM.
 constexpr std::uint64_t kDefaultRemoveTimeout_ns = 60 * kSecond_ns;
+constexpr std::uint32_t kForcedEnd = kControlEvict | kControlForce;
 constexpr int kLookEvery_ms = 20;
 constexpr std::uint64_t kKillMax_ns = kSecond_ns;  // how long SIGKILL may take
 
@@ -67,9 +68,8 @@ int stop_through_coordinator(const Segment& segment, SnapshotReader& reader,
     for (const BackendView& backend : snapshot.backends) {
       if (!backend.live()) continue;
       any = true;
-      constexpr std::uint32_t kRequest = kControlEvict | kControlForce;
-      if ((backend.control & kRequest) == kRequest) continue;
-      asked |= set_control(segment, backend.ref, kRequest, 0);
+      if ((backend.control & kForcedEnd) == kForcedEnd) continue;
+      asked |= set_control(segment, backend.ref, kForcedEnd, 0);
     }
     if (asked) ring(segment);
     if (!any) break;
@@ -192,8 +192,7 @@ int stop_without_coordinator(const Segment& segment, SnapshotReader& reader,
     return refuse(segment.name(), "a coordinator has just started; run this again");
   }
   const Snapshot& snapshot = reader.read();
-  static const Settings kNoSettings;
-  const Settings& settings = snapshot.settings ? *snapshot.settings : kNoSettings;
+  const Settings& settings = settings_of(snapshot);
   std::vector<Target> targets;
   std::uint64_t grace_ns = 0;
   for (const BackendView& backend : snapshot.backends) {

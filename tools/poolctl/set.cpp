@@ -13,8 +13,7 @@ struct Options {
 int show(const Context& context, const Options& options) {
   const auto seen = look(context, options.file);
   if (!seen) return report(seen.error());
-  static const Settings kNoSettings;
-  const Settings& settings = seen->snapshot.settings ? *seen->snapshot.settings : kNoSettings;
+  const Settings& settings = settings_of(seen->snapshot);
   if (context.json) {
     print_json(settings_json(settings));
     return kDone;
