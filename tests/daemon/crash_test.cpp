@@ -89,6 +89,23 @@ TEST_F(CrashTest, P10ADrainWhoseCoordinatorDiesIsOpenAgainAndTheNextOneMakesTheR
   EXPECT_EQ(wait_event("evicted", "resident")["reason"], "lru");
 }
 
+TEST_F(CrashTest, P10WhatADeadCoordinatorLeftClosedIsOpenedByTheNextThoughNobodyAsksForIt) {
+  start({"--max-backends", "1"});
+  RemoteWorker holder(scratch_);
+  holder.load("resident");
+  {
+    RemoteWorker waiter(scratch_);
+    waiter.begin_acquire("wanted");
+    ASSERT_TRUE(wait_state("resident", "evicting"));
+    daemon().kill_now();
+  }
+  EXPECT_EQ(state("resident"), "evicting");
+  daemon().start();
+  EXPECT_TRUE(wait_state("resident", "ready"));
+  EXPECT_EQ(holder.progress("resident"), "ok");
+  EXPECT_TRUE(settles());
+}
+
 TEST_F(CrashTest, P10LeasesAndLoadsGoOnWithoutACoordinator) {
   start({"--max-backends", "3"});
   RemoteWorker worker(scratch_);

@@ -252,8 +252,8 @@ TEST_F(TimeoutTest, P2ARequestThatComesAtTheLastMomentKeepsItsBackend) {
     auto process = ProcessHandle::open(pid);
     ASSERT_TRUE(process);
     lease.release();
-    // From 0.9 ms after the limit on, in steps of 10 us: the clock runs out at 1 ms.
-    sleep_until_ns(now_ns() + kLimit_ns + 9 * kMillisecond_ns / 10 +
+    // From 0.5 ms after the limit on, in steps of 10 us: the clock runs out at 1 ms.
+    sleep_until_ns(now_ns() + kLimit_ns + kMillisecond_ns / 2 +
                    static_cast<std::uint64_t>(i) * 10'000);
     AcquireOptions only_leased;
     only_leased.may_load = false;

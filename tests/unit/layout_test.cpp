@@ -93,6 +93,13 @@ TEST(SharedText, GivesBackWhatFitsAndCutsWhatDoesNot) {
   EXPECT_EQ(text->load(), "short");  // nothing of the longer one is left
 }
 
+TEST(SharedText, TakesAViewOfNothing) {
+  SharedText<16> text;
+  text.store("something");
+  text.store({});  // no pointer at all: memcpy must not see it
+  EXPECT_EQ(text.load(), "");
+}
+
 TEST(SharedText, EqualsOnlyTheWholeText) {
   const auto text = std::make_unique<SharedText<32>>();
   for (const std::string& value : {std::string(), std::string("llama"), std::string("12345678"), std::string(31, 'a')}) {

@@ -217,7 +217,7 @@ class SharedText {
  public:
   void store(std::string_view text) {
     std::uint64_t raw[Bytes / 8] = {};
-    std::memcpy(raw, text.data(), text.size() < Bytes ? text.size() : Bytes - 1);
+    text.copy(reinterpret_cast<char*>(raw), Bytes - 1);
     for (std::size_t i = 0; i < Bytes / 8; ++i) words_[i].store(raw[i], std::memory_order_release);
   }
   std::string load() const {
