@@ -1,8 +1,10 @@
 #include "support/scratch.hpp"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -12,8 +14,27 @@
 
 namespace modelpool::test {
 
+namespace {
+
+const std::string kPrefix = "modelpool-test-";
+
+// What tests that were killed could not remove: directories that carry the PID of nobody.
+void sweep() {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm", ignored)) {
+    const std::string name = entry.path().filename();
+    if (!name.starts_with(kPrefix)) continue;
+    const int pid = std::atoi(name.c_str() + kPrefix.size());
+    if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) std::filesystem::remove_all(entry.path(), ignored);
+  }
+}
+
+}  // namespace
+
 Scratch::Scratch() {
-  std::string pattern = "/dev/shm/modelpool-test-XXXXXX";
+  static const bool swept = (sweep(), true);
+  static_cast<void>(swept);
+  std::string pattern = "/dev/shm/" + kPrefix + std::to_string(getpid()) + "-XXXXXX";
   if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
   dir_ = pattern;
 }
