@@ -136,8 +136,9 @@ TEST(P2ALeasePins, NoInterleavingEndsABackendUnderAGrantedLease) {
       ++shared->granted;
       for (int i = 0; i < 5; ++i) {
         const StateWord now = load_state(*segment, 0);
-        const bool serves = now.generation == state.generation &&
-                            (now.state == BackendState::kReady || now.state == BackendState::kEvicting);
+        const bool serves =
+            now.generation == state.generation &&
+            (now.state == BackendState::kReady || now.state == BackendState::kEvicting);
         if (!serves) shared->ended_under = state.generation;
       }
       end_lease(lease);
@@ -239,11 +240,13 @@ TEST(HotPathInAProgram, DISABLED_BeginsAndEndsLeases) {
 TEST(HotPath, MakesNoSystemCall) {
   if (run({"sh", "-c", "command -v strace"}).code != 0) GTEST_SKIP() << "strace is not installed";
   const Scratch scratch;
-  if (run({"strace", "-o", scratch.path("probe"), "true"}).code != 0) GTEST_SKIP() << "strace may not trace here";
+  if (run({"strace", "-o", scratch.path("probe"), "true"}).code != 0)
+    GTEST_SKIP() << "strace may not trace here";
   Pool pool = make_pool(scratch);
   load_external(pool, "m").release();
   std::vector<std::string> argv{"strace", "-f", "-o", scratch.path("calls")};
-  for (const auto& arg : own_argv("HotPathInAProgram.DISABLED_BeginsAndEndsLeases")) argv.push_back(arg);
+  for (const auto& arg : own_argv("HotPathInAProgram.DISABLED_BeginsAndEndsLeases"))
+    argv.push_back(arg);
   Program::Options options;
   options.env["MODELPOOL_TEST_DIR"] = scratch.dir();
   options.env["ASAN_OPTIONS"] = "detect_leaks=0";  // which cannot be under ptrace

@@ -47,7 +47,8 @@ TEST(P4SingleFlight, TwoHundredAcquiresStartOneProcess) {
           if (!granted) {
             ++failed;
           } else if (auto* ticket = std::get_if<LoadTicket>(&*granted)) {
-            const auto spawned = ticket->spawn({"sh", "-c", "echo started >> " + starts + "; exec sleep 60"});
+            const auto spawned =
+                ticket->spawn({"sh", "-c", "echo started >> " + starts + "; exec sleep 60"});
             auto lease = ticket->ready("127.0.0.1:1");
             if (spawned && lease) {
               leases[static_cast<std::size_t>(t)] = std::move(*lease);
@@ -76,7 +77,8 @@ TEST(P4SingleFlight, TwoHundredAcquiresStartOneProcess) {
   EXPECT_EQ(s.backends[0].in_flight, 200u);
   EXPECT_TRUE(s.waiters.empty());
   EXPECT_TRUE(eventually([&] { return count_lines(read_file(starts)) >= 1; }));
-  EXPECT_EQ(processes_with_environment("MODELPOOL_BACKEND=" + pool.segment().uuid_text()).size(), 1u);
+  EXPECT_EQ(processes_with_environment("MODELPOOL_BACKEND=" + pool.segment().uuid_text()).size(),
+            1u);
   for (auto& process : processes) process->say("end");
   for (auto& process : processes) EXPECT_EQ(process->wait(), 0);
   EXPECT_EQ(count_lines(read_file(starts)), 1u);
@@ -84,8 +86,8 @@ TEST(P4SingleFlight, TwoHundredAcquiresStartOneProcess) {
   EXPECT_EQ(findings(pool.shared_segment(), true), "");
 }
 
-// The same without a judge, many times over, the model gone again after each. The processes are let go
-// by a word they spin on: they look for the model in the same microsecond.
+// The same without a judge, many times over, the model gone again after each. The processes are let
+// go by a word they spin on: they look for the model in the same microsecond.
 TEST(P4SingleFlight, HoldsInEveryRoundOfARaceBetweenProcesses) {
   constexpr std::uint32_t kRounds = 500;
   constexpr std::uint32_t kProcesses = 2;
@@ -119,7 +121,8 @@ TEST(P4SingleFlight, HoldsInEveryRoundOfARaceBetweenProcesses) {
           granted = Grant(ticket->ready("127.0.0.1:1", external).value());
         }
         ++shared->granted;
-        spin_until([&] { return shared->granted >= round * kProcesses; });  // all are leased at once
+        spin_until(
+            [&] { return shared->granted >= round * kProcesses; });  // all are leased at once
         granted = Grant(Lease());
         ++shared->released;
       }
@@ -128,7 +131,8 @@ TEST(P4SingleFlight, HoldsInEveryRoundOfARaceBetweenProcesses) {
   for (auto& process : processes) ASSERT_EQ(process->hear(), "attached");
   for (std::uint32_t round = 1; round <= kRounds; ++round) {
     shared->round = round;
-    ASSERT_TRUE(eventually([&] { return shared->released >= round * kProcesses || shared->tickets > round; }));
+    ASSERT_TRUE(eventually(
+        [&] { return shared->released >= round * kProcesses || shared->tickets > round; }));
     ASSERT_EQ(shared->tickets, round);
     // Ended as the coordinator would.
     const BackendRef ref = look(pool).find_model("m")->ref;
@@ -158,7 +162,8 @@ TEST(P3TheLimitIsReal, ProcessesThatRaceForPlacesNeverHoldMoreThanThereAre) {
         static_cast<void>(ticket.fail("next"));
         // Nobody owns the slot: freed as the coordinator would.
         for (std::uint32_t i = 0; i < mine.segment().capacities().backends; ++i) {
-          static_cast<void>(free_slot(mine.segment(), {i, load_state(mine.segment(), i).generation}));
+          static_cast<void>(
+              free_slot(mine.segment(), {i, load_state(mine.segment(), i).generation}));
         }
       }
       parent.say("done");

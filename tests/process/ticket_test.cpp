@@ -231,9 +231,8 @@ TEST(Spawn, RecordsHowItsProcessEnded) {
   Pool pool = make_pool(scratch);
   LoadTicket ticket = ticket_for(pool, "m");
   ASSERT_TRUE(ticket.spawn({"sh", "-c", "exit 3"}));
-  EXPECT_TRUE(eventually([&] {
-    return exit_text(look(pool).find_model("m")->exit_status) == "exit status 3";
-  }));
+  EXPECT_TRUE(eventually(
+      [&] { return exit_text(look(pool).find_model("m")->exit_status) == "exit status 3"; }));
 }
 
 // --- P6: the loader dies -------------------------------------------------------------------------
@@ -246,7 +245,8 @@ TEST(P6AnyProcessMayDie, AWorkerKilledBetweenSpawnAndReadyLeavesNoOrphan) {
   Forked worker([&](Forked::Child& parent) {
     Pool mine = attach(scratch);
     LoadTicket ticket = ticket_for(mine, "m");
-    if (!ticket.spawn({"sh", "-c", "sleep 60 & sleep 60"})) throw std::runtime_error("spawn failed");
+    if (!ticket.spawn({"sh", "-c", "sleep 60 & sleep 60"}))
+      throw std::runtime_error("spawn failed");
     parent.say(std::to_string(ticket.pid()));
     parent.hear();
   });
@@ -281,14 +281,16 @@ TEST(P6AnyProcessMayDie, AWorkerKilledAnywhereInSpawnLeavesNoOrphan) {
       pause();
     });
     ASSERT_EQ(worker.hear(), "go");
-    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(delay_us(random));
+    const auto until =
+        std::chrono::steady_clock::now() + std::chrono::microseconds(delay_us(random));
     while (std::chrono::steady_clock::now() < until) {
     }
     worker.kill_now();
     ++found[state_of(pool, "m")];
   }
   EXPECT_TRUE(eventually([&] { return look(pool).backends.empty(); })) << "seed " << seed;
-  EXPECT_TRUE(eventually([&] { return processes_with_environment(token_of(pool)).empty(); })) << "seed " << seed;
+  EXPECT_TRUE(eventually([&] { return processes_with_environment(token_of(pool)).empty(); }))
+      << "seed " << seed;
   // Also those that died at the gate, before they carried a token.
   EXPECT_TRUE(eventually([&] { return Orphans::children().size() == ours; })) << "seed " << seed;
   EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
@@ -343,7 +345,9 @@ TEST(P4SingleFlight, AFailedLoadAnswersEveryWaiterWithItsTextAndThenCoolsDown) {
   for (int i = 0; i < 5; ++i) {
     waiters.push_back(std::make_unique<Forked>([&](Forked::Child& parent) {
       const auto granted = pool.acquire("m", std::chrono::seconds(60));
-      parent.say(granted ? "granted" : std::string(errc_name(granted.error().code)) + ": " + granted.error().text);
+      parent.say(granted
+                     ? "granted"
+                     : std::string(errc_name(granted.error().code)) + ": " + granted.error().text);
     }));
   }
   ASSERT_TRUE(eventually([&] { return look(pool).waiters.size() == 5; }));
@@ -371,13 +375,16 @@ TEST(P4SingleFlight, ABackendThatExitsBeforeReadyFailsTheLoadForEveryWaiter) {
   Forked waiter([&](Forked::Child& parent) {
     Pool mine = attach(scratch);
     const auto granted = mine.acquire("m", std::chrono::seconds(60));
-    parent.say(granted ? "granted" : std::string(errc_name(granted.error().code)) + ": " + granted.error().text);
+    parent.say(granted
+                   ? "granted"
+                   : std::string(errc_name(granted.error().code)) + ": " + granted.error().text);
   });
   ASSERT_TRUE(eventually([&] { return look(pool).waiters.size() == 1; }));
   ASSERT_TRUE(ticket.spawn({"sh", "-c", "exit 3"}));
   const std::string answer = waiter.hear();
   EXPECT_TRUE(answer.starts_with("load_failed: ")) << answer;
-  EXPECT_TRUE(eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStarting; }));
+  EXPECT_TRUE(
+      eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStarting; }));
   const auto late = ticket.ready("127.0.0.1:1");
   ASSERT_FALSE(late);
   EXPECT_EQ(late.error().code, Errc::kTicketLost);
@@ -406,7 +413,8 @@ TEST(P4SingleFlight, ALoadThatTakesTooLongFailsForEveryWaiterAndEndsWhatItStarte
 TEST(LateTicketHolder, GetsTicketLostAndDoesNotTouchTheNextLoad) {
   const Orphans orphans;
   const Scratch scratch;
-  const Daemon daemon(scratch, {"--load-timeout", "300ms", "--load-cooldown", "off", "--stop-grace", "1s"});
+  const Daemon daemon(scratch,
+                      {"--load-timeout", "300ms", "--load-cooldown", "off", "--stop-grace", "1s"});
   Pool pool = attach(scratch);
   Forked late([&](Forked::Child& parent) {
     Pool mine = attach(scratch);
@@ -415,7 +423,8 @@ TEST(LateTicketHolder, GetsTicketLostAndDoesNotTouchTheNextLoad) {
     parent.say(std::to_string(ticket.pid()));
     parent.hear();
     const auto ready = ticket.ready("127.0.0.1:666");
-    parent.say(ready ? "ready" : std::string(errc_name(ready.error().code)) + ": " + ready.error().text);
+    parent.say(ready ? "ready"
+                     : std::string(errc_name(ready.error().code)) + ": " + ready.error().text);
     parent.hear();
   });
   const pid_t started = std::stoi("0" + late.hear());
@@ -462,7 +471,8 @@ class StartedTest : public ::testing::Test {
 using P7RightProcessOrNone = StartedTest;
 
 TEST_F(P7RightProcessOrNone, StartedRefusesPidsThatNameNoProcessOfOurs) {
-  for (const pid_t pid : {0, 1, -1, -5}) EXPECT_NE(refusal(pid).find("greater than 1"), std::string::npos) << pid;
+  for (const pid_t pid : {0, 1, -1, -5})
+    EXPECT_NE(refusal(pid).find("greater than 1"), std::string::npos) << pid;
   Forked ended([](Forked::Child&) {});
   ended.wait();
   EXPECT_NE(refusal(ended.pid()).find("no such process"), std::string::npos);
@@ -565,7 +575,8 @@ TEST(P13BadInput, ReadyRefusesAddressesAndLabelsThatDoNotFit) {
   LoadTicket ticket = ticket_for(pool, "m");
   ReadyOptions external;
   external.external = true;
-  for (const std::string& address : {std::string(), std::string(256, 'a'), std::string("a b"), std::string("\xff\xfe")}) {
+  for (const std::string& address :
+       {std::string(), std::string(256, 'a'), std::string("a b"), std::string("\xff\xfe")}) {
     const auto refused = ticket.ready(address, external);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, Errc::kInvalid);

@@ -94,8 +94,8 @@ TEST(P6AnyProcessMayDie, AProcessKilledUnderTheMutexStopsNobody) {
   ticket_for(pool, "m");
 }
 
-// Six workers do everything a worker does, on five models in three places, and one after the other is
-// killed without warning, the coordinator too now and then. What is left in the end is sound.
+// Six workers do everything a worker does, on five models in three places, and one after the other
+// is killed without warning, the coordinator too now and then. What is left in the end is sound.
 TEST(P6AnyProcessMayDie, WorkersAndCoordinatorKilledAnywhereLeaveAPoolThatGoesOn) {
   constexpr int kWorkers = 6;
   constexpr int kKills = 40;
@@ -144,7 +144,8 @@ TEST(P6AnyProcessMayDie, WorkersAndCoordinatorKilledAnywhereLeaveAPoolThatGoesOn
   const std::string token = "MODELPOOL_BACKEND=" + pool.segment().uuid_text();
   for (int i = 0; i < kKills; ++i) {
     // A moment that depends on nothing the pool does.
-    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(random() % 50'000);
+    const auto until =
+        std::chrono::steady_clock::now() + std::chrono::microseconds(random() % 50'000);
     while (std::chrono::steady_clock::now() < until) {
       EXPECT_LE(processes_with_environment(token).size(), 3u) << "seed " << seed;
     }

@@ -32,7 +32,8 @@ void Daemon::start() {
   const bool serves = eventually([&] {
     return !program_->running() || program_->err().find("serving pool") != std::string::npos;
   });
-  if (!serves || !program_->running()) throw std::runtime_error("coordinatord did not start: " + program_->err());
+  if (!serves || !program_->running())
+    throw std::runtime_error("coordinatord did not start: " + program_->err());
 }
 
 void Daemon::kill_now() {
@@ -43,7 +44,8 @@ void Daemon::kill_now() {
 BackendsEnd::~BackendsEnd() {
   auto segment = Segment::open_read_only("default", dir_);
   if (!segment) return;
-  for (const pid_t pid : processes_with_environment("MODELPOOL_BACKEND=" + (*segment)->uuid_text())) {
+  for (const pid_t pid :
+       processes_with_environment("MODELPOOL_BACKEND=" + (*segment)->uuid_text())) {
     kill(pid, SIGKILL);
   }
 }
@@ -69,7 +71,8 @@ std::vector<nlohmann::json> events(const Scratch& scratch) {
   return result;
 }
 
-std::optional<nlohmann::json> find_event(const Scratch& scratch, const std::string& kind, const std::string& model) {
+std::optional<nlohmann::json> find_event(const Scratch& scratch, const std::string& kind,
+                                         const std::string& model) {
   for (const auto& event : events(scratch)) {
     if (event["kind"] == kind && (model.empty() || event["model"] == model)) return event;
   }

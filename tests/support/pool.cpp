@@ -28,9 +28,9 @@ Settings settings_of(const std::vector<std::pair<std::string, std::string>>& val
   return settings;
 }
 
-std::shared_ptr<Segment> make_segment(const Scratch& scratch,
-                                      const std::vector<std::pair<std::string, std::string>>& values,
-                                      const Capacities& capacities) {
+std::shared_ptr<Segment> make_segment(
+    const Scratch& scratch, const std::vector<std::pair<std::string, std::string>>& values,
+    const Capacities& capacities) {
   const Settings settings = settings_of(values);
   SegmentOptions options;
   options.dir = scratch.dir();
@@ -41,7 +41,8 @@ std::shared_ptr<Segment> make_segment(const Scratch& scratch,
   return *segment;
 }
 
-Pool make_pool(const Scratch& scratch, const std::vector<std::pair<std::string, std::string>>& values,
+Pool make_pool(const Scratch& scratch,
+               const std::vector<std::pair<std::string, std::string>>& values,
                const Capacities& capacities) {
   const Settings settings = settings_of(values);
   PoolOptions options;
@@ -89,7 +90,8 @@ std::string state_of(const Pool& pool, std::string_view model) {
 
 std::string findings(const std::shared_ptr<Segment>& segment, bool settled) {
   std::string text;
-  for (const std::string& finding : check_invariants(look(segment), settled)) text += finding + "; ";
+  for (const std::string& finding : check_invariants(look(segment), settled))
+    text += finding + "; ";
   return text;
 }
 

@@ -19,10 +19,11 @@ Capacities small_capacities();
 Settings settings_of(const std::vector<std::pair<std::string, std::string>>& values);
 
 // A pool in the scratch directory, with these settings if it is created here. Throw if they cannot.
-std::shared_ptr<Segment> make_segment(const Scratch& scratch,
-                                      const std::vector<std::pair<std::string, std::string>>& values = {},
-                                      const Capacities& capacities = small_capacities());
-Pool make_pool(const Scratch& scratch, const std::vector<std::pair<std::string, std::string>>& values = {},
+std::shared_ptr<Segment> make_segment(
+    const Scratch& scratch, const std::vector<std::pair<std::string, std::string>>& values = {},
+    const Capacities& capacities = small_capacities());
+Pool make_pool(const Scratch& scratch,
+               const std::vector<std::pair<std::string, std::string>>& values = {},
                const Capacities& capacities = small_capacities());
 
 // Of a result that should have failed: 0 and "" if it did not.
@@ -36,7 +37,8 @@ std::string text_of(const Result<T>& result) {
 }
 
 // What acquire must have given; throw with its error otherwise.
-LoadTicket ticket_for(Pool& pool, const std::string& model, Deadline deadline = std::chrono::seconds(30));
+LoadTicket ticket_for(Pool& pool, const std::string& model,
+                      Deadline deadline = std::chrono::seconds(30));
 Lease lease_on(Pool& pool, const std::string& model, Deadline deadline = std::chrono::seconds(30));
 // Loads the model as an external backend, "127.0.0.1:1", and returns the loader's lease.
 Lease load_external(Pool& pool, const std::string& model, const ReadyOptions& options = {});

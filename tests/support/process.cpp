@@ -23,9 +23,7 @@
 namespace modelpool::test {
 namespace {
 
-int code_of(int status) {
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
+int code_of(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
 
 int reap(pid_t pid) {
   int status = 0;
@@ -79,15 +77,22 @@ Program::Program(const std::vector<std::string>& argv, const Options& options) {
   const std::string out_path = files_ + "/out";
   const std::string err_path = files_ + "/err";
   posix_spawn_file_actions_addopen(&actions, 0, input.c_str(), O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 1, out_path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-  posix_spawn_file_actions_addopen(&actions, 2, err_path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-  const int error = posix_spawnp(&pid_, argv[0].c_str(), &actions, nullptr, args.data(), envp.data());
+  posix_spawn_file_actions_addopen(&actions, 1, out_path.c_str(), O_WRONLY | O_CREAT | O_APPEND,
+                                   0600);
+  posix_spawn_file_actions_addopen(&actions, 2, err_path.c_str(), O_WRONLY | O_CREAT | O_APPEND,
+                                   0600);
+  const int error =
+      posix_spawnp(&pid_, argv[0].c_str(), &actions, nullptr, args.data(), envp.data());
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) throw std::runtime_error("unable to start " + argv[0] + ": " + std::strerror(error));
+  if (error != 0)
+    throw std::runtime_error("unable to start " + argv[0] + ": " + std::strerror(error));
 }
 
 Program::Program(Program&& other) noexcept
-    : files_(std::move(other.files_)), pid_(other.pid_), status_(other.status_), reaped_(other.reaped_) {
+    : files_(std::move(other.files_)),
+      pid_(other.pid_),
+      status_(other.status_),
+      reaped_(other.reaped_) {
   other.pid_ = -1;
   other.files_.clear();
 }
@@ -141,7 +146,8 @@ std::string Forked::Child::hear() {
 Forked::Forked(const std::function<void(Child&)>& body) {
   int to_child[2];
   int to_parent[2];
-  if (pipe2(to_child, O_CLOEXEC) != 0 || pipe2(to_parent, O_CLOEXEC) != 0) throw std::runtime_error("pipe2 failed");
+  if (pipe2(to_child, O_CLOEXEC) != 0 || pipe2(to_parent, O_CLOEXEC) != 0)
+    throw std::runtime_error("pipe2 failed");
   std::cout.flush();
   pid_ = fork();
   if (pid_ < 0) throw std::runtime_error("fork failed");
@@ -253,7 +259,9 @@ std::vector<pid_t> processes_with_environment(const std::string& text) {
   std::vector<pid_t> found;
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
     const std::string name = entry.path().filename();
-    if (!std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isdigit(c) != 0; })) continue;
+    if (!std::all_of(name.begin(), name.end(),
+                     [](unsigned char c) { return std::isdigit(c) != 0; }))
+      continue;
     if (read_file("/proc/" + name + "/environ").find(text) == std::string::npos) continue;
     const pid_t pid = std::stoi(name);
     if (is_running(pid)) found.push_back(pid);

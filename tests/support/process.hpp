@@ -19,7 +19,7 @@ class Program {
  public:
   struct Options {
     std::map<std::string, std::string> env;
-    std::string input;                      // file for stdin; empty: /dev/null
+    std::string input;  // file for stdin; empty: /dev/null
   };
   explicit Program(const std::vector<std::string>& argv) : Program(argv, Options{}) {}
   Program(const std::vector<std::string>& argv, const Options& options);
@@ -73,8 +73,8 @@ class Forked {
   void say(const std::string& line);
   std::string hear();  // the child's next line; "" if it has ended
   void signal(int signal);
-  void kill_now();     // SIGKILL and reaped
-  int wait();          // as Program::wait
+  void kill_now();  // SIGKILL and reaped
+  int wait();       // as Program::wait
 
  private:
   pid_t pid_ = -1;
@@ -105,8 +105,8 @@ class SharedMemory {
 bool is_running(pid_t pid);  // and not a zombie
 // Waits until SIGSTOP has taken hold of it. False if it ended instead.
 bool has_stopped(pid_t pid);
-// While it lives, whatever processes started here leave behind become children of this process; when
-// it goes they are ended and reaped. Declare it first.
+// While it lives, whatever processes started here leave behind become children of this process;
+// when it goes they are ended and reaped. Declare it first.
 class Orphans {
  public:
   Orphans();

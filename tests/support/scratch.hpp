@@ -1,5 +1,5 @@
-// A directory of the test's own on a tmpfs, gone with everything in it when the test ends, also when
-// it fails; and waiting for conditions instead of sleeping.
+// A directory of the test's own on a tmpfs, gone with everything in it when the test ends, also
+// when it fails; and waiting for conditions instead of sleeping.
 #pragma once
 
 #include <chrono>
@@ -26,7 +26,8 @@ class Scratch {
 inline constexpr std::chrono::seconds kPatience{30};
 
 // Looks until `condition` holds or the patience is over. Returns whether it holds.
-bool eventually(const std::function<bool()>& condition, std::chrono::nanoseconds patience = kPatience);
+bool eventually(const std::function<bool()>& condition,
+                std::chrono::nanoseconds patience = kPatience);
 
 std::string read_file(const std::string& path);
 void write_file(const std::string& path, const std::string& text);

@@ -22,7 +22,8 @@ using std::chrono::seconds;
 namespace {
 
 // Refuses with an error, and tells what it says.
-Error refusal(Pool& pool, const std::string& model, Deadline deadline = seconds(60), const AcquireOptions& options = {}) {
+Error refusal(Pool& pool, const std::string& model, Deadline deadline = seconds(60),
+              const AcquireOptions& options = {}) {
   auto granted = pool.acquire(model, deadline, options);
   EXPECT_FALSE(granted) << model;
   return granted ? Error{} : granted.error();
@@ -49,15 +50,16 @@ std::string poll(PendingAcquire& pending) {
 void end_backend(const Pool& pool, const std::string& model) {
   const Segment& segment = pool.segment();
   const BackendRef ref = find_backend(segment, model)->ref;
-  if (!close_to_leases(segment, ref, 1) || !commit_stop(segment, ref, 1) || !mark_gone(segment, ref) ||
-      !free_slot(segment, ref)) {
+  if (!close_to_leases(segment, ref, 1) || !commit_stop(segment, ref, 1) ||
+      !mark_gone(segment, ref) || !free_slot(segment, ref)) {
     throw std::runtime_error("cannot end " + model);
   }
   wake_waiters(segment, hash_name(model));
   wake_line(segment);
 }
 
-// --- Granted ---------------------------------------------------------------------------------------
+// --- Granted
+// ---------------------------------------------------------------------------------------
 
 TEST(Acquire, GivesATicketForAModelThatNobodyHasAndALeaseOnOneThatIsLoaded) {
   const Scratch scratch;
@@ -145,7 +147,8 @@ TEST(Acquire, WritesWhoWaitsForWhatSinceWhen) {
   EXPECT_NE(s.find_worker(waiter.owner), nullptr);
 }
 
-// --- P5: the line ------------------------------------------------------------------------------------
+// --- P5: the line
+// ------------------------------------------------------------------------------------
 
 TEST(P5Fair, AFreePlaceGoesToTheFirstInLineWhoeverAsks) {
   const Scratch scratch;
@@ -219,7 +222,8 @@ TEST(P5Fair, AResidentIsLeasedPastTheLine) {
   EXPECT_TRUE(lease_on(pool, "resident", seconds(0)));
 }
 
-// --- P3: the limit -----------------------------------------------------------------------------------
+// --- P3: the limit
+// -----------------------------------------------------------------------------------
 
 TEST(P3TheLimitIsReal, EveryLiveStateHoldsAPlaceAndGoneDoesNot) {
   const Scratch scratch;
@@ -258,12 +262,14 @@ TEST(P3TheLimitIsReal, ARaisedLimitIsRoomAtOnce) {
   EXPECT_EQ(poll(waiter), "ticket");
 }
 
-// --- Refused -----------------------------------------------------------------------------------------
+// --- Refused
+// -----------------------------------------------------------------------------------------
 
 TEST(P13BadInput, ModelNamesAndTagsThatDoNotFitAreRefused) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
-  for (const std::string& model : {std::string(), std::string(192, 'm'), std::string("a\nb"), std::string("\xff")}) {
+  for (const std::string& model :
+       {std::string(), std::string(192, 'm'), std::string("a\nb"), std::string("\xff")}) {
     EXPECT_EQ(refusal(pool, model).code, Errc::kInvalid);
     EXPECT_EQ(code_of(pool.touch(model)), Errc::kInvalid);
   }
@@ -309,7 +315,8 @@ TEST(Refusal, ADeadlineIsKeptAndNeverEarly) {
   const auto before = std::chrono::steady_clock::now();
   EXPECT_EQ(refusal(pool, "m", milliseconds(100)).code, Errc::kTimeout);
   EXPECT_GE(std::chrono::steady_clock::now() - before, milliseconds(100));
-  EXPECT_EQ(refusal(pool, "m", std::chrono::steady_clock::now() + milliseconds(10)).code, Errc::kTimeout);
+  EXPECT_EQ(refusal(pool, "m", std::chrono::steady_clock::now() + milliseconds(10)).code,
+            Errc::kTimeout);
   EXPECT_EQ(look(pool).waiters.size(), 0u);
 }
 
@@ -327,7 +334,8 @@ TEST(Refusal, AStopTokenCancelsTheWait) {
   EXPECT_EQ(refusal(pool, "m", seconds(600), options).code, Errc::kCancelled);
   canceller.join();
   EXPECT_EQ(look(pool).waiters.size(), 0u);
-  EXPECT_EQ(refusal(pool, "m", seconds(600), options).code, Errc::kCancelled);  // stopped before it began
+  EXPECT_EQ(refusal(pool, "m", seconds(600), options).code,
+            Errc::kCancelled);  // stopped before it began
 }
 
 TEST(Refusal, CancelOfAPolledWaitEndsIt) {

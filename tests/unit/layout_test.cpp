@@ -83,7 +83,8 @@ TEST(Halves, AreWhatWasPacked) {
 
 TEST(SharedText, GivesBackWhatFitsAndCutsWhatDoesNot) {
   const auto text = std::make_unique<SharedText<32>>();
-  for (const std::string& value : {std::string(), std::string("x"), std::string("12345678"), std::string(31, 'a')}) {
+  for (const std::string& value :
+       {std::string(), std::string("x"), std::string("12345678"), std::string(31, 'a')}) {
     text->store(value);
     EXPECT_EQ(text->load(), value);
   }
@@ -102,7 +103,8 @@ TEST(SharedText, TakesAViewOfNothing) {
 
 TEST(SharedText, EqualsOnlyTheWholeText) {
   const auto text = std::make_unique<SharedText<32>>();
-  for (const std::string& value : {std::string(), std::string("llama"), std::string("12345678"), std::string(31, 'a')}) {
+  for (const std::string& value :
+       {std::string(), std::string("llama"), std::string("12345678"), std::string(31, 'a')}) {
     text->store(value);
     EXPECT_TRUE(text->equals(value)) << value;
     EXPECT_FALSE(text->equals(value + "x")) << value;
@@ -197,7 +199,8 @@ TEST(Layout, KeepsWordsOfDifferentWritersOnDifferentCacheLines) {
   EXPECT_EQ(sizeof(LeaseRecord), kCacheLine_bytes);
   EXPECT_EQ(sizeof(BackendRecord) % kCacheLine_bytes, 0u);
   EXPECT_EQ(sizeof(WorkerRecord) % kCacheLine_bytes, 0u);
-  EXPECT_NE(offsetof(WorkerRecord, leases_high) / kCacheLine_bytes, offsetof(WorkerRecord, wake) / kCacheLine_bytes);
+  EXPECT_NE(offsetof(WorkerRecord, leases_high) / kCacheLine_bytes,
+            offsetof(WorkerRecord, wake) / kCacheLine_bytes);
   EXPECT_NE(offsetof(CoordinatorRecord, wanted) / kCacheLine_bytes,
             offsetof(CoordinatorRecord, doorbell) / kCacheLine_bytes);
   EXPECT_GE(offsetof(LockRecord, holder_pid) / kCacheLine_bytes, 1u);

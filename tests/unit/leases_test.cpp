@@ -49,7 +49,8 @@ class Leases : public ::testing::Test {
 TEST_F(Leases, ArePublishedWithTheirFieldsAndClearedAtTheEnd) {
   const std::uint64_t before = now_ns();
   LeaseRef lease;
-  ASSERT_EQ(begin_lease(*worker_, backend_, 5 * kSecond_ns, "req-1", &lease), BeginResult::kGranted);
+  ASSERT_EQ(begin_lease(*worker_, backend_, 5 * kSecond_ns, "req-1", &lease),
+            BeginResult::kGranted);
   const LeaseWord word = LeaseWord::unpack(record(lease).word.load());
   EXPECT_EQ(word.backend, backend_.index);
   EXPECT_EQ(word.generation, backend_.generation);
@@ -83,11 +84,13 @@ TEST_F(Leases, OfOneCellDifferInTheirWords) {
 }
 
 TEST_F(Leases, AreGrantedOnlyWhileTheirBackendIsReady) {
-  for (const BackendState state : {BackendState::kFree, BackendState::kReserved, BackendState::kStarting,
-                                   BackendState::kEvicting, BackendState::kStopping, BackendState::kGone}) {
+  for (const BackendState state :
+       {BackendState::kFree, BackendState::kReserved, BackendState::kStarting,
+        BackendState::kEvicting, BackendState::kStopping, BackendState::kGone}) {
     set_state(state);
     LeaseRef lease;
-    EXPECT_EQ(begin_lease(*worker_, backend_, 0, "", &lease), BeginResult::kNotReady) << backend_state_name(state);
+    EXPECT_EQ(begin_lease(*worker_, backend_, 0, "", &lease), BeginResult::kNotReady)
+        << backend_state_name(state);
     EXPECT_EQ(lease.worker, nullptr);
     EXPECT_FALSE(any_lease_names(*segment_, backend_));
   }
@@ -98,7 +101,8 @@ TEST_F(Leases, AreGrantedOnlyWhileTheirBackendIsReady) {
 TEST_F(Leases, AreNotGrantedOnAnotherGeneration) {
   LeaseRef lease;
   for (const std::uint32_t generation : {backend_.generation - 1, backend_.generation + 1}) {
-    EXPECT_EQ(begin_lease(*worker_, {backend_.index, generation}, 0, "", &lease), BeginResult::kNotReady);
+    EXPECT_EQ(begin_lease(*worker_, {backend_.index, generation}, 0, "", &lease),
+              BeginResult::kNotReady);
   }
 }
 

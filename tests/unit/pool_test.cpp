@@ -94,7 +94,8 @@ TEST(Pool, TwoPoolsInOneProcessDoNotMixUpTheirModels) {
   load_external(one, "m").release();
   lease_on(one, "m").release();
   EXPECT_EQ(state_of(two, "m"), "none");
-  const LoadTicket ticket = ticket_for(two, "m");  // not a lease by the thread's memory of the other
+  const LoadTicket ticket =
+      ticket_for(two, "m");  // not a lease by the thread's memory of the other
   EXPECT_EQ(state_of(one, "m"), "ready");
 }
 
@@ -110,11 +111,13 @@ TEST(Pool, FindsAModelAgainThatWasLoadedAnew) {
     load_external(pool, "in its slot").release();
     const BackendRef next = find_backend(pool.segment(), "in its slot")->ref;
     EXPECT_EQ(next.index, ref.index);
-    EXPECT_EQ(code_of(pool.acquire("m", seconds(0), [] {
-      AcquireOptions options;
-      options.may_load = false;
-      return options;
-    }())), Errc::kNotLoaded);
+    EXPECT_EQ(code_of(pool.acquire("m", seconds(0),
+                                   [] {
+                                     AcquireOptions options;
+                                     options.may_load = false;
+                                     return options;
+                                   }())),
+              Errc::kNotLoaded);
     ASSERT_TRUE(close_to_leases(pool.segment(), next, 1) && commit_stop(pool.segment(), next, 1));
     ASSERT_TRUE(mark_gone(pool.segment(), next) && free_slot(pool.segment(), next));
   }
@@ -233,7 +236,8 @@ TEST(PoolSettings, AreSetAllOrNone) {
   EXPECT_EQ(pool.limit().value(), 7u);
   const Settings* settings = current_settings(pool.segment());
   EXPECT_EQ(settings->get(Setting::kIdleTimeout), 2500 * kMillisecond_ns);
-  EXPECT_EQ(settings->pool.origin[static_cast<std::size_t>(Setting::kIdleTimeout)].kind, OriginKind::kSet);
+  EXPECT_EQ(settings->pool.origin[static_cast<std::size_t>(Setting::kIdleTimeout)].kind,
+            OriginKind::kSet);
   const std::uint64_t generation = pool.segment().settings().settings.generation();
   EXPECT_EQ(code_of(pool.set({{"max_backends", "3"}, {"idle_timeout", "soon"}})), Errc::kInvalid);
   EXPECT_EQ(code_of(pool.set({{"max_backends", "3"}, {"no_such_setting", "1"}})), Errc::kInvalid);

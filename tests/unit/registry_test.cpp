@@ -15,9 +15,9 @@ using namespace modelpool::test;  // NOLINT(google-build-using-namespace)
 namespace {
 
 constexpr std::uint32_t kEpoch = 9;
-constexpr std::array kAllStates = {BackendState::kFree,     BackendState::kReserved, BackendState::kStarting,
-                                   BackendState::kReady,    BackendState::kEvicting, BackendState::kStopping,
-                                   BackendState::kGone};
+constexpr std::array kAllStates = {
+    BackendState::kFree,     BackendState::kReserved, BackendState::kStarting, BackendState::kReady,
+    BackendState::kEvicting, BackendState::kStopping, BackendState::kGone};
 
 class Registry : public ::testing::Test {
  protected:
@@ -38,7 +38,8 @@ class Registry : public ::testing::Test {
     const BackendRef ref = reserve_one(model);
     ReadyOptions external;
     external.external = true;
-    if (!publish_ready(*segment_, ref, owner_, "a:1", external)) throw std::runtime_error("not ready");
+    if (!publish_ready(*segment_, ref, owner_, "a:1", external))
+      throw std::runtime_error("not ready");
     return ref;
   }
   // The owner a slot in this state has as a rule.
@@ -47,11 +48,13 @@ class Registry : public ::testing::Test {
     return state == BackendState::kEvicting ? StateWord::owner_of_epoch(kEpoch) : 0;
   }
   void put(BackendRef ref, BackendState state) {
-    segment_->backend(ref.index).state.store(StateWord{ref.generation, owner_in(state), state}.pack());
+    segment_->backend(ref.index).state.store(
+        StateWord{ref.generation, owner_in(state), state}.pack());
   }
   StateWord state(BackendRef ref) const { return load_state(*segment_, ref.index); }
 
-  // Tries a transition from every state: it takes place from `from` and leads to `to`, else nowhere.
+  // Tries a transition from every state: it takes place from `from` and leads to `to`, else
+  // nowhere.
   void expect_only(const std::vector<std::pair<BackendState, BackendState>>& arrows,
                    const std::function<bool(BackendRef)>& transition) {
     for (const BackendState start : kAllStates) {
@@ -59,7 +62,8 @@ class Registry : public ::testing::Test {
       put(ref, start);
       const StateWord before = state(ref);
       const bool done = transition(ref);
-      const auto arrow = std::find_if(arrows.begin(), arrows.end(), [&](const auto& a) { return a.first == start; });
+      const auto arrow = std::find_if(arrows.begin(), arrows.end(),
+                                      [&](const auto& a) { return a.first == start; });
       if (arrow == arrows.end()) {
         EXPECT_FALSE(done) << "from " << backend_state_name(start);
         EXPECT_EQ(state(ref), before) << "from " << backend_state_name(start);
@@ -108,7 +112,8 @@ TEST_F(Registry, MarksGoneOnlyWhatIsStopping) {
 }
 
 TEST_F(Registry, FreesOnlyWhatIsGoneAndNobodys) {
-  expect_only({{BackendState::kGone, BackendState::kFree}}, [&](BackendRef ref) { return free_slot(*segment_, ref); });
+  expect_only({{BackendState::kGone, BackendState::kFree}},
+              [&](BackendRef ref) { return free_slot(*segment_, ref); });
   const BackendRef ref{3, 5};
   segment_->backend(3).state.store(StateWord{5, owner_, BackendState::kGone}.pack());
   EXPECT_FALSE(free_slot(*segment_, ref));
@@ -125,8 +130,11 @@ TEST_F(Registry, FreesIntoTheNextGeneration) {
 }
 
 TEST_F(Registry, LosesOnlyTicketsThatAreOut) {
-  expect_only({{BackendState::kReserved, BackendState::kGone}, {BackendState::kStarting, BackendState::kStopping}},
-              [&](BackendRef ref) { return lose_ticket(*segment_, ref, load_state(*segment_, ref.index)); });
+  expect_only({{BackendState::kReserved, BackendState::kGone},
+               {BackendState::kStarting, BackendState::kStopping}},
+              [&](BackendRef ref) {
+                return lose_ticket(*segment_, ref, load_state(*segment_, ref.index));
+              });
 }
 
 TEST_F(Registry, LosesATicketOnlyAsItWasSeen) {
@@ -147,7 +155,8 @@ TEST_F(Registry, DisownsOnlyWhatIsEnding) {
   }
 }
 
-// --- Tickets ---------------------------------------------------------------------------------------
+// --- Tickets
+// ---------------------------------------------------------------------------------------
 
 TEST_F(Registry, ReservesASlotWithNothingOfItsLastLife) {
   const BackendRef first = ready_one("first");
@@ -180,7 +189,8 @@ TEST_F(Registry, ReservesASlotWithNothingOfItsLastLife) {
 }
 
 TEST_F(Registry, ReservesNothingWhenAllSlotsAreTaken) {
-  for (std::uint32_t i = 0; i < segment_->capacities().backends; ++i) reserve_one("m" + std::to_string(i));
+  for (std::uint32_t i = 0; i < segment_->capacities().backends; ++i)
+    reserve_one("m" + std::to_string(i));
   auto lock = segment_->lock_structure();
   EXPECT_FALSE(reserve(*segment_, *lock, worker_->ref(), "one more", now_ns()));
   EXPECT_EQ(count_live(*segment_), segment_->capacities().backends);
@@ -261,15 +271,18 @@ TEST_F(Registry, IsNotReadyWithoutAProcessUnlessExternal) {
 TEST_F(Registry, OnlyTheHolderMayUseItsTicket) {
   const BackendRef ref = reserve_one();
   const std::uint32_t other = StateWord::owner_of({worker_->ref().index + 1, 1});
-  EXPECT_EQ(code_of(record_start(*segment_, ref, other, Started{own_identity(), 0, false})), Errc::kTicketLost);
+  EXPECT_EQ(code_of(record_start(*segment_, ref, other, Started{own_identity(), 0, false})),
+            Errc::kTicketLost);
   give_up(*segment_, ref, other);
   EXPECT_EQ(state(ref).state, BackendState::kReserved);
 }
 
 TEST_F(Registry, ATicketGivenUpEndsWhatItStarted) {
   const std::vector<std::pair<BackendState, BackendState>> arrows = {
-      {BackendState::kReserved, BackendState::kGone},    {BackendState::kStarting, BackendState::kStopping},
-      {BackendState::kStopping, BackendState::kStopping}, {BackendState::kGone, BackendState::kGone}};
+      {BackendState::kReserved, BackendState::kGone},
+      {BackendState::kStarting, BackendState::kStopping},
+      {BackendState::kStopping, BackendState::kStopping},
+      {BackendState::kGone, BackendState::kGone}};
   for (const auto& [from, to] : arrows) {
     segment_->backend(3).state.store(StateWord{5, owner_, from}.pack());
     give_up(*segment_, {3, 5}, owner_);
@@ -284,7 +297,8 @@ TEST_F(Registry, AReadyBackendIsNotItsLoadersToGiveUp) {
   EXPECT_EQ(state(ref).state, BackendState::kReady);
 }
 
-// --- Looking up ------------------------------------------------------------------------------------
+// --- Looking up
+// ------------------------------------------------------------------------------------
 
 TEST_F(Registry, FindsTheLiveBackendOfAModel) {
   const BackendRef ref = ready_one("m");
@@ -321,7 +335,8 @@ TEST_F(Registry, KeepsTheFirstExitStatusOfAGeneration) {
   EXPECT_EQ(exit_text(look(segment_).find(ref)->exit_status), "exit status 3");
 }
 
-// --- Histories -------------------------------------------------------------------------------------
+// --- Histories
+// -------------------------------------------------------------------------------------
 
 TEST_F(Registry, RemembersFailuresAndCoolsDownLongerEachTime) {
   ASSERT_TRUE(change_settings(*segment_, {{"load_cooldown", "10s..30s"}}, Origin{}));

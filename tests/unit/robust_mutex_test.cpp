@@ -21,7 +21,8 @@ namespace {
 class RobustMutex : public ::testing::Test {
  protected:
   void SetUp() override {
-    void* memory = mmap(nullptr, sizeof(LockRecord), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void* memory = mmap(nullptr, sizeof(LockRecord), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     ASSERT_NE(memory, MAP_FAILED);
     record_ = static_cast<LockRecord*>(memory);
     ASSERT_TRUE(init_mutex(*record_));
@@ -180,7 +181,8 @@ TEST_F(RobustMutex, ThatIsDamagedIsAnErrorThatSaysWhatToDo) {
   pthread_mutex_unlock(&record_->mutex);
   const auto refused = lock_for(*record_, 0);
   ASSERT_FALSE(refused);
-  EXPECT_NE(refused.error().text.find("remove the pool"), std::string::npos) << refused.error().text;
+  EXPECT_NE(refused.error().text.find("remove the pool"), std::string::npos)
+      << refused.error().text;
 }
 
 }  // namespace

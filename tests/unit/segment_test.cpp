@@ -59,7 +59,8 @@ TEST(Segment, IsCreatedCompleteAndPrivate) {
   ASSERT_EQ(stat(scratch.path("default").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
   EXPECT_EQ(static_cast<std::uint64_t>(info.st_size), (*segment)->header().total_bytes);
-  EXPECT_GE(static_cast<std::uint64_t>(info.st_blocks) * 512, (*segment)->header().total_bytes);  // no SIGBUS later
+  EXPECT_GE(static_cast<std::uint64_t>(info.st_blocks) * 512,
+            (*segment)->header().total_bytes);  // no SIGBUS later
   EXPECT_EQ((*segment)->capacities(), small_capacities());
   EXPECT_EQ((*segment)->path(), scratch.path("default"));
   EXPECT_EQ((*segment)->name(), "default");
@@ -159,8 +160,9 @@ TEST(Segment, OfCapacitiesThatMakeNoSenseIsRefused) {
 
 TEST(P13BadInput, PoolNamesThatCouldLeadAstrayAreRefused) {
   const Scratch scratch;
-  for (const std::string& name : {std::string(), std::string(".."), std::string("a/b"), std::string("Upper"),
-                                  std::string("a.tmp"), std::string("a b"), std::string(65, 'a'), std::string("a\0b", 3)}) {
+  for (const std::string& name :
+       {std::string(), std::string(".."), std::string("a/b"), std::string("Upper"),
+        std::string("a.tmp"), std::string("a b"), std::string(65, 'a'), std::string("a\0b", 3)}) {
     EXPECT_EQ(code_of(Segment::attach(name, in(scratch.dir()))), Errc::kInvalid) << name;
     EXPECT_EQ(code_of(Segment::open_read_only(name, scratch.dir())), Errc::kInvalid) << name;
     EXPECT_EQ(code_of(Segment::remove(name, scratch.dir())), Errc::kInvalid) << name;
@@ -227,7 +229,8 @@ TEST(Segment, ReplacesATemporaryFileThatSomebodyLeft) {
   EXPECT_FALSE(fs::exists(scratch.path("default.tmp")));
 }
 
-// --- Refusals --------------------------------------------------------------------------------------
+// --- Refusals
+// --------------------------------------------------------------------------------------
 
 // Each leaves what it refused as it was.
 class RefusedSegment : public ::testing::Test {
@@ -308,7 +311,8 @@ TEST_F(RefusedSegment, AnEmptyFile) {
 }
 
 TEST_F(RefusedSegment, OneThatIsTooShort) {
-  for (const std::uintmax_t bytes : {std::uintmax_t{100}, std::uintmax_t{kPage_bytes}, fs::file_size(path_) - 1}) {
+  for (const std::uintmax_t bytes :
+       {std::uintmax_t{100}, std::uintmax_t{kPage_bytes}, fs::file_size(path_) - 1}) {
     fs::resize_file(path_, bytes);
     expect_refused(Errc::kIncompatible, "too short");
   }
@@ -332,12 +336,16 @@ TEST_F(RefusedSegment, AnotherBuildsFingerprint) {
 }
 
 TEST_F(RefusedSegment, ADamagedTableOfContents) {
-  patch_header(path_, [](Header& header) { header.tables[static_cast<std::size_t>(Table::kLeases)].offset += 64; });
+  patch_header(path_, [](Header& header) {
+    header.tables[static_cast<std::size_t>(Table::kLeases)].offset += 64;
+  });
   expect_refused(Errc::kIncompatible, "damaged");
 }
 
 TEST_F(RefusedSegment, ATableCountBeyondReason) {
-  patch_header(path_, [](Header& header) { header.tables[static_cast<std::size_t>(Table::kWorkers)].count = 0; });
+  patch_header(path_, [](Header& header) {
+    header.tables[static_cast<std::size_t>(Table::kWorkers)].count = 0;
+  });
   expect_refused(Errc::kIncompatible, "damaged");
 }
 
@@ -370,13 +378,16 @@ TEST(P13BadInput, AFullTmpfsIsAnErrorAndNotASignalLater) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can mount";
   const Scratch scratch;
   Forked mounted([&](Forked::Child& parent) {
-    if (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
         mount("tmpfs", scratch.dir().c_str(), "tmpfs", 0, "size=64k,mode=700") != 0) {
       parent.say("cannot mount");
       return;
     }
     const auto refused = Segment::attach("default", in(scratch.dir()));
-    parent.say(refused ? "created" : std::string(errc_name(refused.error().code)) + ": " + refused.error().text);
+    parent.say(refused
+                   ? "created"
+                   : std::string(errc_name(refused.error().code)) + ": " + refused.error().text);
     EXPECT_FALSE(fs::exists(scratch.path("default")));
     EXPECT_FALSE(fs::exists(scratch.path("default.tmp")));
   });
@@ -388,7 +399,8 @@ TEST(P13BadInput, AFullTmpfsIsAnErrorAndNotASignalLater) {
   EXPECT_NE(answer.find("smaller capacities"), std::string::npos) << answer;
 }
 
-// --- Another boot ----------------------------------------------------------------------------------
+// --- Another boot
+// ----------------------------------------------------------------------------------
 
 TEST(Segment, OfAnotherBootIsReplaced) {
   const Scratch scratch;
@@ -414,7 +426,8 @@ TEST(Segment, OfAnotherBootIsNoPoolToWhoMayNotCreateOne) {
   EXPECT_EQ(code_of(Segment::attach("default", options)), Errc::kNoSuchPool);
 }
 
-// --- Where it lies -----------------------------------------------------------------------------------
+// --- Where it lies
+// -----------------------------------------------------------------------------------
 
 // In a process of its own: what is set here is nobody else's business.
 int in_a_child(const std::function<void()>& body) {
@@ -424,12 +437,14 @@ int in_a_child(const std::function<void()>& body) {
 
 TEST(PoolDir, IsTheOneNamedElseTheEnvironmentsElseADefault) {
   EXPECT_EQ(in_a_child([] {
-    setenv("MODELPOOL_DIR", "/from/environment", 1);
-    EXPECT_EQ(find_pool_dir("default", "/from/argument").value(), "/from/argument");
-    EXPECT_EQ(find_pool_dir("default", "").value(), "/from/environment");
-    setenv("MODELPOOL_DIR", "", 1);
-    EXPECT_EQ(find_pool_dir("no-such-pool-of-a-test", "").value().find("/from"), std::string::npos);
-  }), 0);
+              setenv("MODELPOOL_DIR", "/from/environment", 1);
+              EXPECT_EQ(find_pool_dir("default", "/from/argument").value(), "/from/argument");
+              EXPECT_EQ(find_pool_dir("default", "").value(), "/from/environment");
+              setenv("MODELPOOL_DIR", "", 1);
+              EXPECT_EQ(find_pool_dir("no-such-pool-of-a-test", "").value().find("/from"),
+                        std::string::npos);
+            }),
+            0);
 }
 
 // Both defaults, on tmpfs of its own: in a mount namespace where /run and /dev/shm are ours.
@@ -438,7 +453,8 @@ class DefaultPlaces : public ::testing::Test {
   void run_with_places(const std::function<void()>& body) {
     if (geteuid() != 0) GTEST_SKIP() << "only root can mount";
     Forked mounted([&](Forked::Child& parent) {
-      if (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      if (unshare(CLONE_NEWNS) != 0 ||
+          mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
           mount("tmpfs", "/run", "tmpfs", 0, "mode=755") != 0 ||
           mount("tmpfs", "/dev/shm", "tmpfs", 0, "mode=1777") != 0) {
         parent.say("cannot mount");
@@ -497,7 +513,8 @@ TEST_F(DefaultPlaces, APoolInBothIsAnErrorThatNamesBoth) {
   });
 }
 
-// --- Replaced, removed -----------------------------------------------------------------------------
+// --- Replaced, removed
+// -----------------------------------------------------------------------------
 
 TEST(Segment, KnowsWhenItsNameIsGone) {
   const Scratch scratch;
@@ -576,7 +593,8 @@ TEST(Segment, IsNotRemovedUnderAWorkerThatClosedItsDescriptors) {
   ASSERT_EQ(worker.hear(), "attached");
   const auto refused = Segment::remove("default", scratch.dir());
   EXPECT_EQ(code_of(refused), Errc::kBusy);
-  EXPECT_NE(text_of(refused).find(std::to_string(worker.pid())), std::string::npos) << text_of(refused);
+  EXPECT_NE(text_of(refused).find(std::to_string(worker.pid())), std::string::npos)
+      << text_of(refused);
   worker.kill_now();
   EXPECT_TRUE(Segment::remove("default", scratch.dir()));
 }
@@ -599,7 +617,8 @@ TEST(Segment, ThatIsNotThereCannotBeRemoved) {
   EXPECT_TRUE(fs::is_empty(scratch.dir()));
 }
 
-// --- Looking -----------------------------------------------------------------------------------------
+// --- Looking
+// -----------------------------------------------------------------------------------------
 
 TEST(P12LookingChangesNothing, AReadOnlyLookLeavesNoTrace) {
   const Scratch scratch;
@@ -646,7 +665,8 @@ TEST(P12LookingChangesNothing, WhatIsNotThereIsNotMade) {
   EXPECT_TRUE(fs::is_empty(scratch.dir()));
 }
 
-// --- Words that wake -------------------------------------------------------------------------------
+// --- Words that wake
+// -------------------------------------------------------------------------------
 
 TEST(Futex, WaitsForAWakeOfAnotherProcessAlsoThroughAReadOnlyMap) {
   const Scratch scratch;
@@ -673,7 +693,8 @@ TEST(Futex, ReturnsAtOnceForAWordThatDiffersAndNotBeforeItsTime) {
   EXPECT_GE(now_ns(), until);
 }
 
-// --- Coordinator, settings -------------------------------------------------------------------------
+// --- Coordinator, settings
+// -------------------------------------------------------------------------
 
 TEST(Coordinator, ThatNeverWasIsDead) {
   const Scratch scratch;

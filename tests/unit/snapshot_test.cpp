@@ -149,7 +149,8 @@ TEST(Snapshot, IsSoundAtAnyInstantOfABusyPool) {
   SnapshotReader reader(pool.shared_segment());
   std::string found;
   for (int i = 0; i < 3000 && found.empty(); ++i) {
-    for (const std::string& finding : check_invariants(reader.read(), false)) found += finding + "; ";
+    for (const std::string& finding : check_invariants(reader.read(), false))
+      found += finding + "; ";
   }
   stop = true;
   for (auto& thread : threads) thread.join();
@@ -181,7 +182,8 @@ TEST(P12LookingChangesNothing, ASnapshotTakesNoLockAndCountsAsNoUse) {
   EXPECT_TRUE(read_file(scratch.path("default")) == before) << "a byte of the segment has changed";
 }
 
-// --- Damage ------------------------------------------------------------------------------------------
+// --- Damage
+// ------------------------------------------------------------------------------------------
 
 // A pool with one of everything in it, and a way to break it.
 class Damage : public ::testing::Test {
@@ -261,7 +263,8 @@ TEST_F(Damage, ATicketThatNobodyHoldsIsReported) {
   const StateWord reserved = load_state(*segment_, 1);
   segment_->backend(1).state.store(StateWord{1, 0, BackendState::kReserved}.pack());
   expect_found("has a ticket that nobody holds");
-  segment_->backend(1).state.store(StateWord{1, StateWord::owner_of({20, 1}), BackendState::kReserved}.pack());
+  segment_->backend(1).state.store(
+      StateWord{1, StateWord::owner_of({20, 1}), BackendState::kReserved}.pack());
   expect_found("its ticket's worker is not attached", true);
   segment_->backend(1).state.store(reserved.pack());
 }
@@ -343,7 +346,8 @@ TEST(P13BadInput, ASegmentOfRandomBytesIsLookedAtWithoutHarm) {
     static_cast<void>(read_histories(**segment));
     static_cast<void>(find_backend(**segment, "m"));
     static_cast<void>(coordinator_liveness(**segment));
-    for (const BackendView& backend : s.backends) EXPECT_FALSE(backend.model.empty()) << "seed " << seed;
+    for (const BackendView& backend : s.backends)
+      EXPECT_FALSE(backend.model.empty()) << "seed " << seed;
     if (flips == 0) {
       EXPECT_FALSE(check_invariants(s, true).empty()) << "seed " << seed;
     }

@@ -99,7 +99,8 @@ TEST(SpawnGated, LooksForTheProgramInPath) {
   write_file(dir + "/allowed/prog", "#!/bin/sh\nexec sleep 60\n");
   chmod((dir + "/allowed/prog").c_str(), 0755);
   Forked child([&](Forked::Child&) {
-    setenv("PATH", (dir + "/none:" + dir + "/forbidden:" + dir + "/allowed:/usr/bin:/bin").c_str(), 1);
+    setenv("PATH", (dir + "/none:" + dir + "/forbidden:" + dir + "/allowed:/usr/bin:/bin").c_str(),
+           1);
     auto process = spawn_gated({"prog"}, {}, open_the_gate, [] {});
     EXPECT_TRUE(process) << process.error().text;
     if (process) end(process->identity().pid);
@@ -116,10 +117,13 @@ TEST(SpawnGated, RefusesAnOutputItCannotOpen) {
   SpawnOptions options;
   options.output = "/no/such/directory/log";
   bool gate = false;
-  const auto refused = spawn_gated({"true"}, options, [&](const ProcessIdentity&) -> Result<> {
-    gate = true;
-    return {};
-  }, [] {});
+  const auto refused = spawn_gated(
+      {"true"}, options,
+      [&](const ProcessIdentity&) -> Result<> {
+        gate = true;
+        return {};
+      },
+      [] {});
   EXPECT_FALSE(refused);
   EXPECT_NE(text_of(refused).find(options.output), std::string::npos);
   EXPECT_FALSE(gate);
@@ -134,7 +138,8 @@ TEST(SpawnGated, ReplacesVariablesOfTheCallersEnvironment) {
     auto process = spawn_gated({"sleep", "60"}, options, open_the_gate, [] {});
     ASSERT_TRUE(process);
     // The kernel closes the gate shortly before the new image shows its environment.
-    EXPECT_TRUE(eventually([&] { return read_environment(process->identity().pid, "FLAVOUR") == "vanilla"; }));
+    EXPECT_TRUE(eventually(
+        [&] { return read_environment(process->identity().pid, "FLAVOUR") == "vanilla"; }));
     EXPECT_EQ(read_environment(process->identity().pid, "KEPT"), "yes");
     end(process->identity().pid);
   });
@@ -154,9 +159,11 @@ TEST(SpawnGated, MayBeCalledByManyThreadsAtOnce) {
           continue;
         }
         // No gate of another thread's is held open: fds 0 to 2 only.
-        const std::filesystem::path fds = "/proc/" + std::to_string(process->identity().pid) + "/fd";
+        const std::filesystem::path fds =
+            "/proc/" + std::to_string(process->identity().pid) + "/fd";
         failed += !eventually([&] {
-          return std::distance(std::filesystem::directory_iterator(fds), std::filesystem::directory_iterator()) == 3;
+          return std::distance(std::filesystem::directory_iterator(fds),
+                               std::filesystem::directory_iterator()) == 3;
         });
         end(process->identity().pid);
       }
@@ -168,7 +175,8 @@ TEST(SpawnGated, MayBeCalledByManyThreadsAtOnce) {
 
 TEST(ReapWhenExited, HandsOverHowItEnded) {
   for (const auto& [script, text] :
-       {std::pair{"exit 0", "exit status 0"}, std::pair{"exit 7", "exit status 7"}, std::pair{"kill -9 $$", "signal SIGKILL"}}) {
+       {std::pair{"exit 0", "exit status 0"}, std::pair{"exit 7", "exit status 7"},
+        std::pair{"kill -9 $$", "signal SIGKILL"}}) {
     std::atomic<std::uint32_t> status{0};
     std::atomic<bool> ended{false};
     auto process = spawn_gated({"sh", "-c", script}, {}, open_the_gate, [] {});
@@ -184,7 +192,8 @@ TEST(ReapWhenExited, HandsOverHowItEnded) {
   }
 }
 
-// A program with a wrong flag ends before anybody waits for it. Kernels from 6.15 on open no pidfd for it.
+// A program with a wrong flag ends before anybody waits for it. Kernels from 6.15 on open no pidfd
+// for it.
 TEST(ReapWhenExited, ReapsAChildThatHadEndedBefore) {
   auto process = spawn_gated({"sh", "-c", "exit 7"}, {}, open_the_gate, [] {});
   ASSERT_TRUE(process);

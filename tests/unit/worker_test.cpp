@@ -28,7 +28,8 @@ Worker& attach_worker(const std::shared_ptr<Segment>& segment) {
 }
 
 bool is_attached(const Worker& worker) {
-  return low_half(worker.record().state.load()) == static_cast<std::uint32_t>(WorkerState::kAttached);
+  return low_half(worker.record().state.load()) ==
+         static_cast<std::uint32_t>(WorkerState::kAttached);
 }
 
 TEST(ForkGuard, IsOwnedHereAndWipedInAForkedChild) {
@@ -229,7 +230,8 @@ TEST(ClearWorkerRow, EndsEverythingTheDeadWorkerLeft) {
   Worker& dead = attach_worker(segment);
   const BackendRef backend = find_backend(*segment, "m")->ref;
   LeaseRef leases[3];
-  for (auto& lease : leases) ASSERT_EQ(begin_lease(dead, backend, 0, "", &lease), BeginResult::kGranted);
+  for (auto& lease : leases)
+    ASSERT_EQ(begin_lease(dead, backend, 0, "", &lease), BeginResult::kGranted);
   AcquisitionOptions options;
   options.deadline_ns = kNever_ns;
   auto wait = std::make_unique<Acquisition>(dead, "waited for", options);
@@ -238,7 +240,9 @@ TEST(ClearWorkerRow, EndsEverythingTheDeadWorkerLeft) {
 
   const std::uint64_t before = now_ns();
   EXPECT_EQ(clear_worker_row(*segment, dead.ref(), segment->coordinator_row()), 3u);
-  EXPECT_GE(segment->last_used(segment->coordinator_row(), backend.index).load() + kUseResolution_ns, before);
+  EXPECT_GE(
+      segment->last_used(segment->coordinator_row(), backend.index).load() + kUseResolution_ns,
+      before);
   EXPECT_FALSE(is_attached(dead));
   const Snapshot s = look(pool);
   EXPECT_EQ(s.leases.size(), 0u);
@@ -278,7 +282,8 @@ TEST(Attach, ReclaimsTheRowsOfAnEarlierImageOfThisProcess) {
   load_external(pool, "m").release();
   Worker& earlier = attach_worker(segment);
   LeaseRef lease;
-  ASSERT_EQ(begin_lease(earlier, find_backend(*segment, "m")->ref, 0, "", &lease), BeginResult::kGranted);
+  ASSERT_EQ(begin_lease(earlier, find_backend(*segment, "m")->ref, 0, "", &lease),
+            BeginResult::kGranted);
   earlier.record().image.store(image_id() + 1);  // as if exec had come between
   const Worker& now = attach_worker(segment);
   EXPECT_EQ(now.ref().index, earlier.ref().index);
