@@ -327,7 +327,7 @@ bool Enforcer::note_ended(const BackendView& b) {
   ended.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
   const bool was_loaded = b.ready_ns != 0 && b.stop.failed == 0;
   EventData event = event_about(ended, kind_of_stop(b.stop, was_loaded));
-  if (b.stop.reason == Reason::kCrashed && was_loaded) {
+  if (b.stop.reason == Reason::kCrashed && b.stop.failed != kLoadLost) {
     event.signal = 0;  // it ended by itself; only what it left behind was signalled
   } else if (b.stop.signalled_ns != 0) {
     event.exit_ns = age_ns(now_ns(), b.stop.signalled_ns);

@@ -144,34 +144,36 @@ void Groups::run() {
   }
 }
 
-// Everyone a scan may find: what it cannot tell counts as "perhaps", so that a backend is not taken
-// for gone because a file could not be opened.
-Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, bool number_taken) {
+// What it cannot tell counts as "perhaps", which is not signalled (P7) and not gone (P3).
+Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, const Number& number) {
   const GroupJob& job = watched.job;
   const auto stat = read_stat(pid);
   // A zombie whose other threads run is alive.
   if (!stat || (stat->is_zombie() && stat->threads <= 1)) return Belongs::kNo;
   const bool in_group = stat->group == job.group || stat->session == job.process.pid;
-  if (number_taken && in_group) return Belongs::kYes;
-  if (job.token.empty()) return Belongs::kNo;
-  if (const auto token = read_environment(pid, "MODELPOOL_BACKEND")) {
-    return *token == job.token ? Belongs::kYes : Belongs::kNo;
+  if (number.taken && in_group) return Belongs::kYes;
+  if (!job.token.empty()) {
+    const auto token = read_environment(pid, "MODELPOOL_BACKEND");
+    if (token && *token == job.token) return Belongs::kYes;
   }
-  // In the middle of an exec the environment reads as empty.
-  return in_group && !read_environment(pid, "PATH") ? Belongs::kPerhaps : Belongs::kNo;
+  // Without the token (setproctitle overwrites it, an exec hides it for a moment) only the number of
+  // group and session speaks for it; that stays in use while they have members.
+  return in_group && !number.reused ? Belongs::kPerhaps : Belongs::kNo;
 }
 
 // One look at everyone. Returns whether what it saw is the whole truth.
 bool Groups::find_members(Watched* watched) {
   const GroupJob& job = watched->job;
   bool whole = true;
-  bool number_taken = false;
-  const auto first_stat = read_stat(job.process.pid);
-  if (first_stat && first_stat->start_ticks == job.process.start_ticks) number_taken = true;
+  Number number;
+  if (const auto first = read_stat(job.process.pid)) {
+    number.taken = first->start_ticks == job.process.start_ticks;
+    number.reused = !number.taken;
+  }
   // A living member of the group keeps its number taken too.
   for (const auto& [pid, member] : watched->members) {
     const auto stat = read_stat(pid);
-    number_taken |= stat && stat->group == job.group && member.handle.liveness() == Liveness::kAlive;
+    number.taken |= stat && stat->group == job.group && member.handle.liveness() == Liveness::kAlive;
   }
 
   if (!watched->members.contains(job.process.pid)) {
@@ -184,7 +186,7 @@ bool Groups::find_members(Watched* watched) {
   if (!pids) return false;
   for (const pid_t pid : *pids) {
     if (pid <= 1 || watched->members.contains(pid)) continue;
-    const Belongs found = belongs(*watched, pid, number_taken);
+    const Belongs found = belongs(*watched, pid, number);
     if (found == Belongs::kPerhaps) whole = false;
     if (found != Belongs::kYes) continue;
     // Opened first, examined again after: what was examined is what is held (P7).
@@ -193,7 +195,7 @@ bool Groups::find_members(Watched* watched) {
       whole &= handle.error().system == ESRCH;
       continue;
     }
-    if (belongs(*watched, pid, number_taken) == Belongs::kYes) watched->members[pid].handle = std::move(*handle);
+    if (belongs(*watched, pid, number) == Belongs::kYes) watched->members[pid].handle = std::move(*handle);
   }
   // Out of descriptors or memory, everybody looks absent.
   return whole && read_stat(getpid()).has_value();

@@ -68,7 +68,11 @@ class Groups {
   Groups(Fd work_bell, Fd vanished_bell);
   void run();
   enum class Belongs { kNo, kPerhaps, kYes };
-  static Belongs belongs(const Watched& watched, pid_t pid, bool number_taken);
+  struct Number {         // of the group and session
+    bool taken = false;   // by the registered process, alive or zombie, or a living member
+    bool reused = false;  // by a process that is not the registered one
+  };
+  static Belongs belongs(const Watched& watched, pid_t pid, const Number& number);
   static bool find_members(Watched* watched);
   static void scan(Watched* watched, const std::set<pid_t>& spared);
 

@@ -75,6 +75,18 @@ Result<> check_startable(const Segment& segment, pid_t pid) {
   return {};
 }
 
+// While the first process is a zombie, whoever else is in its group is known to be the backend's. So
+// it stays one until the coordinator has seen the last of them go.
+void keep_until_gone(const Segment& segment, BackendRef backend) {
+  const HalfWord& bell = segment.coordinator().event_bell;  // rung by the event of that end
+  for (;;) {
+    const std::uint32_t seen = bell.load(std::memory_order_seq_cst);
+    const StateWord state = load_state(segment, backend.index);
+    if (state.generation != backend.generation || !is_live(state.state)) return;
+    futex_wait(bell, seen, now_ns() + kWaitSlice_ns);
+  }
+}
+
 bool any_worker_in_group(const Segment& segment, pid_t group) {
   for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
     const WorkerRecord& row = segment.worker(i);
@@ -197,6 +209,7 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
   reap_when_exited(std::move(*process), [segment, backend](std::uint32_t packed) {
     record_exit(*segment, backend, packed);
     ring(*segment);  // the coordinator may be waiting for it
+    keep_until_gone(*segment, backend);
   });
   ring(*segment);
   return {};
@@ -412,6 +425,7 @@ Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
 }
 
 Result<Grant> Pool::acquire(std::string_view model, Deadline deadline, const AcquireOptions& options) {
+  if (!impl_) return closed("pool");
   auto worker = impl_->attached();
   if (!worker) [[unlikely]] {
     return fail(worker.error());
@@ -443,6 +457,7 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline, const Acq
 
 Result<PendingAcquire> Pool::begin_acquire(std::string_view model, Deadline deadline,
                                            const AcquireOptions& options, bool wake_worker) {
+  if (!impl_) return closed("pool");
   if (auto ok = check_request(model, options); !ok) return fail(ok.error());
   auto worker = impl_->attached();
   if (!worker) return fail(worker.error());
@@ -452,6 +467,7 @@ Result<PendingAcquire> Pool::begin_acquire(std::string_view model, Deadline dead
 }
 
 Result<> Pool::touch(std::string_view model) {
+  if (!impl_) return closed("pool");
   auto found = impl_->find_loaded("touch", model);
   if (!found) return fail(found.error());
   auto worker = impl_->attached();
@@ -461,6 +477,7 @@ Result<> Pool::touch(std::string_view model) {
 }
 
 Result<> Pool::pin(std::string_view model) {
+  if (!impl_) return closed("pool");
   auto found = impl_->find_loaded("pin", model);
   if (!found) return fail(found.error());
   set_control(*impl_->segment, found->ref, kControlPinned, 0);
@@ -469,6 +486,7 @@ Result<> Pool::pin(std::string_view model) {
 }
 
 Result<> Pool::unpin(std::string_view model) {
+  if (!impl_) return closed("pool");
   auto found = impl_->find_loaded("unpin", model);
   if (!found) return fail(found.error());
   set_control(*impl_->segment, found->ref, 0, kControlPinned);
@@ -477,6 +495,7 @@ Result<> Pool::unpin(std::string_view model) {
 }
 
 Result<> Pool::evict(std::string_view model, bool force) {
+  if (!impl_) return closed("pool");
   auto found = impl_->find_loaded("evict", model);
   if (!found) return fail(found.error());
   set_control(*impl_->segment, found->ref, kControlEvict | (force ? kControlForce : 0), 0);
@@ -485,6 +504,7 @@ Result<> Pool::evict(std::string_view model, bool force) {
 }
 
 Result<std::uint32_t> Pool::limit() {
+  if (!impl_) return closed("pool");
   if (impl_->closed.load()) return closed("pool");
   const Settings* settings = current_settings(*impl_->segment);
   return settings == nullptr ? 0 : static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
@@ -493,15 +513,18 @@ Result<std::uint32_t> Pool::limit() {
 Result<> Pool::set_limit(std::uint32_t max_backends) { return set("max_backends", std::to_string(max_backends)); }
 
 Result<> Pool::set(std::string_view name, std::string_view value) {
+  if (!impl_) return closed("pool");
   return set({{std::string(name), std::string(value)}});
 }
 
 Result<> Pool::set(const std::vector<std::pair<std::string, std::string>>& values) {
+  if (!impl_) return closed("pool");
   if (impl_->closed.load()) return closed("pool");
   return change_settings(*impl_->segment, values, Origin{OriginKind::kSet, 0});
 }
 
 Result<Snapshot> Pool::snapshot() {
+  if (!impl_) return closed("pool");
   if (impl_->closed.load()) return closed("pool");
   SnapshotReader reader(impl_->segment);
   return reader.read();
@@ -511,6 +534,7 @@ const Segment& Pool::segment() const { return *impl_->segment; }
 std::shared_ptr<Segment> Pool::shared_segment() const { return impl_->segment; }
 
 Result<const HalfWord*> Pool::wake_word() {
+  if (!impl_) return closed("pool");
   auto worker = impl_->attached();
   if (!worker) return fail(worker.error());
   return &(*worker)->record().wake;

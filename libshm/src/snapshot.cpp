@@ -314,6 +314,7 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
       if (b.address.empty() || !is_printable_utf8(b.address)) find(name + ": serves at no valid address");
     }
     if (state == BackendState::kReady && b.state.owner != 0) find(name + ": ready, yet has an owner");
+    if (b.overdue && settled) find(name + ": does not die of SIGKILL; keeps a place");
     if (state == BackendState::kEvicting && settled &&
         b.state.owner != StateWord::owner_of_epoch(s.coordinator.identity.epoch)) {
       find(name + ": left closed by an earlier coordinator");

@@ -338,10 +338,14 @@ void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on
         siginfo_t info{};
         int result;
         do {
-          result = waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()), &info, WEXITED);
+          result = waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()), &info, WEXITED | WNOWAIT);
         } while (result != 0 && errno == EINTR);
         // The application may reap children itself: then how it ended stays unknown.
-        if (result == 0) mine->on_exit(packed_exit(info));
+        if (result != 0) return nullptr;
+        mine->on_exit(packed_exit(info));
+        while (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()), &info, WEXITED) != 0 &&
+               errno == EINTR) {
+        }
         return nullptr;
       },
       job.get());

@@ -101,6 +101,35 @@ TEST_F(ProcessTest, P9ARegisteredGroupLeaderEndsWithItsGroup) {
   EXPECT_FALSE(is_running(processes.member));
 }
 
+// setproctitle overwrites the environment, and with it the token; the leader is reaped by its worker.
+TEST_F(ProcessTest, P9ACrashedLeaderDoesNotHideAChildThatLostItsToken) {
+  start();
+  Pool pool = attach(scratch_);
+  const std::string file = scratch_.path("child");
+  auto grant = pool.acquire("m");
+  ASSERT_TRUE(grant);
+  auto& ticket = std::get<LoadTicket>(*grant);
+  ASSERT_TRUE(ticket.spawn({"sh", "-c",
+                            "env -i /bin/sleep 600 & echo $! > " + file + ".tmp; mv " + file +
+                                ".tmp " + file + "; exec sleep 601"}));
+  const pid_t leader = ticket.pid();
+  ASSERT_TRUE(eventually([&] { return !read_file(file).empty(); }));
+  const pid_t child = std::stoi(read_file(file));
+  members_.push_back(child);
+  ASSERT_TRUE(eventually([&] {
+    const auto stat = read_stat(child);
+    return stat && stat->command == "sleep" && !read_environment(child, "MODELPOOL_BACKEND");
+  }));
+  auto lease = ticket.ready("127.0.0.1:1");
+  ASSERT_TRUE(lease);
+  lease->release();
+  kill(leader, SIGKILL);
+  EXPECT_TRUE(eventually([&] { return !is_running(child); }));
+  EXPECT_EQ(wait_event("exited", "m")["reason"], "crashed");
+  EXPECT_TRUE(eventually([&] { return !read_stat(leader); })) << "the zombie is reaped in the end";
+  EXPECT_TRUE(settles());
+}
+
 // A PID that was reused: the segment names a process of that number and another start time.
 TEST_F(ProcessTest, P7AProcessThatOnlyHasThePidOfABackendIsNotSignalled) {
   start({"--stop-grace", "100ms"});

@@ -34,7 +34,8 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
                                   const std::function<Result<>(const ProcessIdentity&)>& at_gate,
                                   const std::function<void()>& on_failed_exec);
 
-// Waits for exactly this child on a thread of its own and hands over its packed exit status.
+// Waits for exactly this child on a thread of its own and hands over its packed exit status. While
+// on_exit runs the child is a zombie: its number, and that of its group, is nobody else's.
 void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on_exit);
 
 }  // namespace modelpool
