@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 
 #include "config.hpp"
 #include "log.hpp"
@@ -51,6 +52,23 @@ void set_timer(const Fd& timer, std::uint64_t at_ns, std::uint64_t every_ns) {
 std::string summary(const Snapshot& s) {
   return "backends " + std::to_string(s.live()) + ", workers " + std::to_string(s.workers.size()) + ", leases " +
          std::to_string(s.leases.size()) + ", waiting " + std::to_string(s.waiters.size());
+}
+
+// "idle_timeout 15m -> 2s (set)": what changed for the pool, and where that came from.
+std::string difference(const Settings& before, const Settings& after) {
+  std::string text;
+  for (const SettingInfo& info : kSettings) {
+    if (before.get(info.id) == after.get(info.id)) continue;
+    if (!text.empty()) text += ", ";
+    const Origin origin = after.pool.has(info.id) ? after.pool.origin[static_cast<std::size_t>(info.id)] : Origin{};
+    text += std::string(info.name) + " " + format_setting(info, before.get(info.id)) + " -> " +
+            format_setting(info, after.get(info.id)) + " (" + origin_text(after, origin) + ")";
+  }
+  const bool same_rules =
+      before.rule_count == after.rule_count &&
+      std::memcmp(before.rules.data(), after.rules.data(), sizeof before.rules) == 0;  // no padding in a Rule
+  if (!same_rules) text += text.empty() ? "model rules" : ", model rules";
+  return text;
 }
 
 void drain(const Fd& fd) {
@@ -239,10 +257,12 @@ std::uint64_t Loop::scan() {
       EventData event;
       event.kind = EventKind::kSettingsChanged;
       event.count = snapshot.settings_generation;
+      if (settings_before_ && snapshot.settings) set_field(&event.text, difference(*settings_before_, *snapshot.settings));
       recorder_.write(event);
       record.settings_noted.store(snapshot.settings_generation, std::memory_order_relaxed);
       wake_everyone(*segment_);
     }
+    settings_before_ = snapshot.settings;
     watch_->refresh(snapshot);
     std::set<pid_t> spared;
     for (const WorkerView& worker : snapshot.workers) spared.insert(worker.process.pid);

@@ -72,6 +72,7 @@ class Loop {
   Ending ending_ = Ending::kNo;
   bool unlooked_ = false;                  // something happened after the last scan
   std::unique_ptr<Settings> pending_;      // to be published when the mutex can be had
+  std::shared_ptr<const Settings> settings_before_;  // of the last scan
   std::string status_;
 };
 

@@ -59,6 +59,12 @@ Result<> check_startable(const Segment& segment, pid_t pid) {
   if (pid == getpid()) return refuse("it is the calling process itself");
   const auto uid = read_uid(pid);
   if (!uid) return refuse("there is no such process");
+  // Bounded: a parent is read at a time, and they may change.
+  std::optional<ProcessStat> ancestor = read_stat(getpid());
+  for (int depth = 0; ancestor && ancestor->parent > 1 && depth < 64; ++depth) {
+    if (ancestor->parent == pid) return refuse("the calling process runs under it");
+    ancestor = read_stat(ancestor->parent);
+  }
   if (*uid != geteuid()) return refuse("it belongs to user " + std::to_string(*uid));
   if (static_cast<std::uint32_t>(pid) == segment.coordinator().pid.load(std::memory_order_acquire) &&
       coordinator_liveness(segment) == Liveness::kAlive) {

@@ -173,6 +173,16 @@ TEST_F(CoordinatorTest, P10WhatPoolctlSetChangedSurvivesARestartWithTheSameConfi
       << "the new config wins";
 }
 
+TEST_F(CoordinatorTest, P11AChangeOfSettingsSaysWhatChangedAndWhere) {
+  start({"--idle-timeout", "15m"});
+  EXPECT_EQ(poolctl(scratch_, {"set", "idle_timeout=2s", "max_backends=3"}).code, 0);
+  ASSERT_TRUE(eventually([&] {
+    const auto all = events(scratch_);
+    return !all.empty() && all.back()["kind"] == "settings_changed" && !all.back()["text"].is_null();
+  }));
+  EXPECT_EQ(events(scratch_).back()["text"], "max_backends 0 -> 3 (set), idle_timeout 15m -> 2s (set)");
+}
+
 TEST_F(CoordinatorTest, SighupReadsTheConfigAgain) {
   const std::string config = scratch_.path("pool.toml");
   write_file(config, "[pool]\nmax_backends = 2\n");

@@ -487,6 +487,24 @@ TEST_F(P7RightProcessOrNone, StartedRefusesAZombie) {
   EXPECT_NE(refusal(ended.pid()).find("ended"), std::string::npos);
 }
 
+TEST_F(P7RightProcessOrNone, StartedRefusesWhatTheCallerRunsUnder) {
+  const Scratch scratch;
+  Forked child([&](Forked::Child&) {
+    PoolOptions options;
+    options.dir = scratch.dir();
+    const Settings settings;
+    options.settings = &settings;
+    auto pool = Pool::attach("default", options);
+    ASSERT_TRUE(pool);
+    auto grant = pool->acquire("m", std::chrono::seconds(5));
+    ASSERT_TRUE(grant);
+    const auto refused = std::get<LoadTicket>(*grant).started(getppid());
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Errc::kInvalid);
+  });
+  EXPECT_EQ(child.wait(), 0);
+}
+
 TEST_F(P7RightProcessOrNone, StartedRefusesTheCallerTheCoordinatorAndAttachedWorkers) {
   EXPECT_NE(refusal(getpid()).find("calling process"), std::string::npos);
   EXPECT_NE(refusal(daemon_.pid()).find("coordinator"), std::string::npos);
