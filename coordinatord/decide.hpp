@@ -22,7 +22,7 @@ namespace modelpool::coordinator {
 
 // What the effects know and the segment does not say.
 struct Facts {
-  std::uint64_t stamp_resolution_ns = 0;  // of the clock that lease stamps come from
+  std::uint64_t stamp_resolution_ns = 0;  // how far a stamp may lie before what it stamps
   std::uint32_t epoch = 0;                // this coordinator's
   bool ending = false;                    // every backend is to be stopped (on-exit stop, replaced)
   std::vector<BackendRef> exited;         // the registered process has ended

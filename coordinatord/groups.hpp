@@ -2,10 +2,11 @@
 // pidfd, until none is left (P7, P9).
 //
 // /proc is read on a thread of its own, so that a slow scan delays nobody's deadline. The thread
-// sleeps until a job comes or a process it knows has ended; it does not poll.
+// sleeps until a job comes or a process it knows has ended. Only while it cannot tell who is left (out
+// of descriptors, or a group whose number proves nothing) it looks again by time, see groups.cpp.
 //
-// Who belongs to a backend: while the number of its first process is taken (it lives, or is a zombie
-// nobody has reaped), whoever is in its process group or session; always, whoever carries its
+// Who belongs to a backend: while the number of its first process is taken (by it, alive or a zombie
+// nobody has reaped, or by a living member), whoever is in its process group or session; always, whoever carries its
 // MODELPOOL_BACKEND token; and whoever was once found to belong. A backend registered without a group
 // is the one process.
 //
@@ -16,7 +17,6 @@
 // Errors: what cannot be signalled is left and stays visible as `stopping`.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -40,12 +40,12 @@ struct GroupJob {
 
 class Groups {
  public:
-  // `spared`: never signalled whatever group they are in.
   static Result<std::unique_ptr<Groups>> make();
   ~Groups();
 
   void order(GroupJob job);
-  void spare(std::set<pid_t> pids);  // attached workers; the coordinator itself always is
+  // Never signalled, whatever group they are in: attached workers; the coordinator itself always.
+  void spare(std::set<pid_t> pids);
   // A backend that has left STOPPING is not watched any longer.
   void forget(BackendRef backend);
 

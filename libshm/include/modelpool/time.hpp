@@ -2,11 +2,10 @@
 //
 // Safety: the clock functions are async-signal-safe and make no system call (vDSO).
 //
-// Two clocks are in use. Stamps on the hot path come from the coarse one (about 6 ns, but it moves
-// in ticks); whoever judges an age reads the precise one and adds coarse_resolution_ns() to the
-// limit. That is not a bound: a coarse stamp counts whole ticks that were processed, so it is up to
-// two resolutions old as a rule, and older when the CPU that keeps time was late (measured with
-// 4 ms ticks on 2 virtual CPUs: 30 % of reads over 4 ms, at most 5.6 ms alone, 13.4 ms under load).
+// Every stamp comes from the precise clock. The coarse one costs a quarter, but its resolution is no
+// bound: a coarse stamp counts whole ticks that were processed, so it is up to two resolutions old as
+// a rule, and older when the CPU that keeps time was late (measured with 4 ms ticks on 2 virtual
+// CPUs: 30 % of reads over 4 ms, at most 5.6 ms alone, 13.4 ms under load). It is here to be measured.
 #pragma once
 
 #include <cstdint>
