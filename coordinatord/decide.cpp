@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "modelpool/time.hpp"
 
@@ -22,7 +24,15 @@ class Judge {
   Judge(const Snapshot& snapshot, const Facts& facts) : s_(snapshot), facts_(facts), now_(snapshot.now_ns) {
     static const Settings kDefaults;
     const Settings& settings = s_.settings ? *s_.settings : kDefaults;
-    for (const BackendView& b : s_.backends) rules_.push_back(effective_settings(settings, b.model, &b.overrides));
+    rules_.reserve(s_.backends.size());
+    for (const BackendView& b : s_.backends) {
+      rules_.push_back(effective_settings(settings, b.model, &b.overrides));
+    }
+    acted_.resize(s_.backends.size());
+    sort_leases();
+    for (const WaiterView& w : s_.waiters) {  // by arrival: the first of each model stays
+      if (w.deadline_ns > now_) first_arrival_.emplace(w.model, w.arrival);
+    }
   }
 
   Decision decide() {
@@ -46,8 +56,12 @@ class Judge {
     action.kind = kind;
     action.backend = b.ref;
     action.seen = b.state;
+    if (kind != ActionKind::kNoteLoaded) acted_[position(b)] = true;
     decision_.actions.push_back(std::move(action));
     return decision_.actions.back();
+  }
+  std::size_t position(const BackendView& b) const {
+    return static_cast<std::size_t>(&b - s_.backends.data());
   }
   StopRecord why(const BackendView& b, Reason reason) const {
     StopRecord stop;
@@ -69,16 +83,26 @@ class Judge {
     return worker == nullptr || facts_.is_dead(worker->ref);
   }
   bool has_waiter(const BackendView& b, std::uint64_t before_arrival = kNever_ns) const {
-    return std::any_of(s_.waiters.begin(), s_.waiters.end(), [&](const WaiterView& w) {
-      return w.model == b.model && w.deadline_ns > now_ && w.arrival < before_arrival;
-    });
+    const auto found = first_arrival_.find(b.model);
+    return found != first_arrival_.end() && found->second < before_arrival;
   }
-  const LeaseView* lease_of(const BackendView& b, const LeaseView* after) const {
-    const LeaseView* end = s_.leases.data() + s_.leases.size();
-    for (const LeaseView* l = after == nullptr ? s_.leases.data() : after + 1; l < end; ++l) {
-      if (l->backend == b.ref) return l;
+  // Its leases are a list: first_lease_ of the backend, then next_lease_ of each.
+  void sort_leases() {
+    std::vector<std::size_t> position_of_slot;
+    for (std::size_t i = 0; i < s_.backends.size(); ++i) {
+      position_of_slot.resize(s_.backends[i].ref.index + 1, kNone);
+      position_of_slot[s_.backends[i].ref.index] = i;
     }
-    return nullptr;
+    first_lease_.assign(s_.backends.size(), kNone);
+    next_lease_.assign(s_.leases.size(), kNone);
+    for (std::size_t i = s_.leases.size(); i-- > 0;) {
+      const BackendRef ref = s_.leases[i].backend;
+      const std::size_t at =
+          ref.index < position_of_slot.size() ? position_of_slot[ref.index] : kNone;
+      if (at == kNone || s_.backends[at].ref != ref) continue;
+      next_lease_[i] = first_lease_[at];
+      first_lease_[at] = i;
+    }
   }
 
   // --- The dead ------------------------------------------------------------------------------
@@ -205,7 +229,8 @@ class Judge {
     if (stall != 0) static_cast<void>(due(add_ns(now_, stall)));
     std::optional<StopRecord> found;
     std::uint64_t first = kNever_ns;
-    for (const LeaseView* lease = lease_of(b, nullptr); lease != nullptr; lease = lease_of(b, lease)) {
+    for (std::size_t i = first_lease_[position(b)]; i != kNone; i = next_lease_[i]) {
+      const LeaseView* lease = &s_.leases[i];
       std::uint64_t own = busy;
       if (lease->limit_ns != 0 && (own == 0 || lease->limit_ns < own)) own = lease->limit_ns;
       const auto consider = [&](Reason reason, std::uint64_t limit, std::uint64_t stamp) {
@@ -332,12 +357,15 @@ class Judge {
 
   std::vector<Head> line() const {
     std::vector<Head> heads;
+    if (s_.waiters.empty()) return heads;
+    std::unordered_set<std::string_view>
+        served;  // models with a backend that counts, or in the line
+    for (const BackendView& b : s_.backends) {
+      if (b.live() && !b.overdue) served.insert(b.model);
+    }
     for (const WaiterView& w : s_.waiters) {  // by arrival
       if (w.deadline_ns <= now_ || s_.find_worker(w.owner) == nullptr) continue;
-      const BackendView* serving = s_.find_model(w.model);
-      if (serving != nullptr && !serving->overdue) continue;
-      const bool known = std::any_of(heads.begin(), heads.end(), [&](const Head& h) { return *h.model == w.model; });
-      if (!known) heads.push_back({w.arrival, w.deadline_ns, &w.model});
+      if (served.insert(w.model).second) heads.push_back({w.arrival, w.deadline_ns, &w.model});
     }
     return heads;
   }
@@ -418,22 +446,16 @@ class Judge {
   }
 
   bool ours(const BackendView& b) const { return b.state.owner == StateWord::owner_of_epoch(facts_.epoch); }
-  bool acted_on(const BackendView& b) const {
-    return std::any_of(decision_.actions.begin(), decision_.actions.end(), [&](const Action& a) {
-      return a.backend == b.ref && a.kind != ActionKind::kNoteLoaded && a.kind != ActionKind::kReapWorker &&
-             a.kind != ActionKind::kClearWaiter;
-    });
-  }
+  bool acted_on(const BackendView& b) const { return acted_[position(b)]; }
   // Another rule ends it in this very decision.
   bool ends_now(const BackendView& b) const {
+    if (!acted_on(b)) return false;
     return std::any_of(decision_.actions.begin(), decision_.actions.end(), [&](const Action& a) {
       return a.backend == b.ref && (a.kind == ActionKind::kClose || a.kind == ActionKind::kCommit) &&
              (a.stop.forced != 0 || b.in_flight == 0);
     });
   }
-  const Effective& rules_of(const BackendView& b) const {
-    return rules_[static_cast<std::size_t>(&b - s_.backends.data())];
-  }
+  const Effective& rules_of(const BackendView& b) const { return rules_[position(b)]; }
 
   void keep_draining(const Candidate& c, const Head* head) {
     const BackendView& b = *c.backend;
@@ -489,10 +511,16 @@ class Judge {
   }
 
   static constexpr int kSigkill = 9;
+  static constexpr std::size_t kNone = SIZE_MAX;
   const Snapshot& s_;
   const Facts& facts_;
   const std::uint64_t now_;
   std::vector<Effective> rules_;
+  std::vector<bool> acted_;               // by position in s_.backends: more than noted as loaded
+  std::vector<std::size_t> first_lease_;  // by position in s_.backends
+  std::vector<std::size_t> next_lease_;   // by position in s_.leases
+  std::unordered_map<std::string_view, std::uint64_t>
+      first_arrival_;  // of those who wait, by model
   Decision decision_;
 };
 
