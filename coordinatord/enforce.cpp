@@ -206,7 +206,7 @@ bool Enforcer::evidence_holds(const Action& action, const BackendView& b) const 
       if (limit == 0 || count_live(*segment_) < live_at_scan_) return false;
       if (why.for_arrival == 0) return count_live(*segment_) > limit;
       // Is the room still needed? The waiter it is for must still be there.
-      for (std::uint32_t i = 0; i < segment_->capacities().waiters; ++i) {
+      for (std::uint32_t i = 0; i < segment_->waiters_reached(); ++i) {
         const WaiterRecord& row = segment_->waiter(i);
         if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
         if (row.arrival.load(std::memory_order_acquire) != why.for_arrival) continue;
@@ -301,7 +301,7 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
   const bool coordinator_itself = b.process.pid == getpid();
   const ProcessHandle* first = coordinator_itself ? nullptr : watch_->backend(b.ref);
   bool spared = false;
-  for (std::uint32_t i = 0; i < segment_->capacities().workers && !spared; ++i) {
+  for (std::uint32_t i = 0; i < segment_->workers_reached() && !spared; ++i) {
     const WorkerRecord& row = segment_->worker(i);
     spared = low_half(row.state.load(std::memory_order_seq_cst)) != 0 &&
              row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(b.process.pid);

@@ -269,7 +269,7 @@ std::uint64_t Loop::scan() {
     groups_->spare(std::move(spared));
 
     Facts facts;
-    facts.stamp_resolution_ns = kUseResolution_ns;
+    facts.stamp_resolution_ns = stamp_lag_max_ns();
     facts.epoch = epoch_;
     facts.ending = ending_ == Ending::kStopBackends || ending_ == Ending::kReplaced;
     facts.exited = watch_->exited();

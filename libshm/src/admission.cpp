@@ -17,7 +17,7 @@ std::vector<std::uint64_t>& live_hashes(const Segment& segment) {
   thread_local std::vector<std::uint64_t> hashes;
   hashes.reserve(segment.capacities().backends);
   hashes.clear();
-  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     if (!is_live(load_state(segment, i).state)) continue;
     hashes.push_back(segment.backend(i).model_hash.load(std::memory_order_acquire));
   }
@@ -39,7 +39,7 @@ struct Head {
 Head next_head(const Segment& segment, const std::vector<std::uint64_t>& live, std::uint64_t after,
                const std::uint64_t* skip, std::size_t skip_count, std::uint64_t now) {
   Head head;
-  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     const WaiterRecord& row = segment.waiter(i);
     if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
     const std::uint64_t arrival = row.arrival.load(std::memory_order_acquire);
@@ -65,7 +65,7 @@ void wake_row(const Segment& segment, WaiterRecord& row) {
 }
 
 bool all_live_are_pinned(const Segment& segment) {
-  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const StateWord state = load_state(segment, i);
     if (!is_live(state.state)) continue;
     if (state.state != BackendState::kReady && state.state != BackendState::kEvicting) return false;
@@ -86,7 +86,7 @@ bool holder_died(const Segment& segment, std::uint32_t owner) {
 }  // namespace
 
 void wake_waiters(const Segment& segment, std::uint64_t model_hash) {
-  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     WaiterRecord& row = segment.waiter(i);
     if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
     if (row.model_hash.load(std::memory_order_acquire) == model_hash) wake_row(segment, row);
@@ -112,7 +112,7 @@ void wake_line(const Segment& segment) {
 }
 
 void wake_everyone(const Segment& segment) {
-  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     WaiterRecord& row = segment.waiter(i);
     if (low_half(row.state.load(std::memory_order_seq_cst)) != 0) wake_row(segment, row);
   }
@@ -358,6 +358,7 @@ Result<> Acquisition::join_line(const LockGuard&, std::uint64_t now) {
     return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().waiters) +
                                               " waiter rows are taken; create the pool with more --waiters"));
   }
+  Segment::reach(segment_.line().waiters_reached, *place);
   WaiterRecord& row = segment_.waiter(*place);
   const std::uint32_t generation = high_half(row.state.load(std::memory_order_relaxed)) + 1;
   Word& next = segment_.line().next_arrival;

@@ -7,61 +7,70 @@
 namespace modelpool {
 namespace {
 
-// Cells this thread keeps between leases, so that beginning one touches nothing another thread
-// writes. A few workers per thread are remembered; an older one's cells go back to its bitmap.
-class ThreadCells {
- public:
-  ~ThreadCells() {
-    for (Entry& entry : entries_) give_back(entry);
-  }
+// Cells a thread keeps between leases, so that beginning one touches nothing another thread writes.
+// A few workers per thread are remembered; an older one's cells go back to its bitmap.
+struct Kept {
+  static constexpr std::uint32_t kCells = 8;
 
-  std::uint32_t take(Worker& worker) {
-    Entry& entry = find(worker);
-    return entry.count > 0 ? entry.cells[--entry.count] : worker.take_cell();
+  std::uint64_t serial = 0;  // of the worker; 0 = nobody's
+  Worker* worker = nullptr;
+  std::uint32_t sequence = 0;
+  std::uint32_t count = 0;
+  std::uint32_t allowed = 0;  // how many it may keep
+  std::array<std::uint32_t, kCells> cells{};
+
+  void give_back() {
+    if (serial == 0 || !worker->owned()) return;
+    while (count > 0) worker->return_cell(cells[--count]);
+    worker->keep_no_more(allowed);
   }
-  void put(Worker& worker, std::uint32_t cell) {
-    Entry& entry = find(worker);
-    if (entry.kept == 0 && worker.may_keep(kKept)) entry.kept = kKept;
-    if (entry.count < entry.kept) {
-      entry.cells[entry.count++] = cell;
-    } else {
-      worker.return_cell(cell);
+};
+// Without a destructor, so that its use costs no check; GiveBack has one.
+constinit thread_local std::array<Kept, 4> t_kept{};
+constinit thread_local bool t_ending = false;  // keep no more: a lease may end after GiveBack
+struct GiveBack {
+  std::size_t next = 0;  // to be replaced
+  ~GiveBack() {
+    t_ending = true;
+    for (Kept& kept : t_kept) {
+      kept.give_back();
+      kept = Kept{};
     }
   }
-
- private:
-  static constexpr std::size_t kWorkers = 4;
-  static constexpr std::uint32_t kKept = 8;
-  struct Entry {
-    Worker* worker = nullptr;
-    std::uint64_t serial = 0;
-    std::uint32_t count = 0;
-    std::uint32_t kept = 0;  // how many it may keep
-    std::array<std::uint32_t, kKept> cells{};
-  };
-
-  Entry& find(Worker& worker) {
-    for (Entry& entry : entries_) {
-      if (entry.serial == worker.serial()) return entry;
-    }
-    Entry& entry = entries_[next_++ % kWorkers];
-    give_back(entry);
-    entry = Entry{};
-    entry.worker = &worker;
-    entry.serial = worker.serial();
-    return entry;
-  }
-  static void give_back(Entry& entry) {
-    if (entry.worker == nullptr || !entry.worker->owned()) return;
-    while (entry.count > 0) entry.worker->return_cell(entry.cells[--entry.count]);
-    entry.worker->keep_no_more(entry.kept);
-  }
-
-  std::array<Entry, kWorkers> entries_;
-  std::size_t next_ = 0;
 };
 
-thread_local ThreadCells t_cells;
+[[gnu::noinline]] Kept& replace_kept(Worker& worker) {
+  static std::atomic<std::uint32_t> g_begun{0};
+  thread_local GiveBack at_thread_exit;
+  Kept& kept = t_kept[at_thread_exit.next++ % t_kept.size()];
+  kept.give_back();
+  kept = Kept{};
+  kept.serial = worker.serial();
+  kept.worker = &worker;
+  // Threads count on from numbers far apart: evidence must not match another lease by accident.
+  kept.sequence =
+      (g_begun.fetch_add(1, std::memory_order_relaxed) + worker.ref().generation) * 40503u;
+  return kept;
+}
+
+Kept& kept_of(Worker& worker) {
+  for (Kept& kept : t_kept) {
+    if (kept.serial == worker.serial()) return kept;
+  }
+  return replace_kept(worker);
+}
+
+void keep_or_return(Worker& worker, std::uint32_t cell) {
+  Kept& kept = kept_of(worker);
+  if (kept.allowed == 0 && !t_ending && worker.may_keep(Kept::kCells)) {
+    kept.allowed = Kept::kCells;
+  }
+  if (kept.count < kept.allowed) {
+    kept.cells[kept.count++] = cell;
+  } else {
+    worker.return_cell(cell);
+  }
+}
 
 // After a word was cleared, seq_cst: does the coordinator wait for this backend?
 void ring_if_wanted(const Segment& segment, std::uint32_t backend) {
@@ -72,38 +81,56 @@ void ring_if_wanted(const Segment& segment, std::uint32_t backend) {
   }
 }
 
-}  // namespace
-
-BeginResult publish_lease(Worker& worker, BackendRef backend, std::uint64_t limit_ns,
-                          std::string_view tag, LeaseRef* lease) {
-  const std::uint32_t cell = t_cells.take(worker);
-  if (cell == Worker::kNoCell) return BeginResult::kNoCell;
-  LeaseRecord& record = worker.segment().lease(worker.ref().index, cell);
-  const std::uint64_t now = now_ns();
+// Fields first, then the word, seq_cst.
+inline BeginResult publish(Worker& worker, BackendRef backend, std::uint64_t limit_ns,
+                           std::string_view tag, LeaseRef* lease) {
+  Kept& kept = kept_of(worker);
+  const std::uint32_t cell = kept.count > 0 ? kept.cells[--kept.count] : worker.take_cell();
+  if (cell == Worker::kNoCell) [[unlikely]] {
+    return BeginResult::kNoCell;
+  }
+  LeaseRecord& record = worker.lease(cell);
+  const std::uint64_t now = stamp_now_ns();
   // release: a reader that sees a field of this lease sees that the last one's word was cleared
   record.start_ns.store(now, std::memory_order_release);
   record.progress_ns.store(now, std::memory_order_release);
   record.limit_ns.store(limit_ns, std::memory_order_release);
-  std::uint8_t& tagged = worker.tagged(cell);
-  if (tagged || !tag.empty()) {
+  std::uint8_t& tagged =
+      worker.tagged(cell);  // written only when it changes: threads share its line
+  if (!tag.empty() || tagged) {
     record.tag.store(tag);
-    tagged = !tag.empty();
+    if (tagged != !tag.empty()) tagged = !tag.empty();
   }
   *lease = LeaseRef{&worker, backend, cell};
-  record.word.store(LeaseWord{backend.generation, backend.index, worker.next_sequence(cell)}.pack(),
+  record.word.store(LeaseWord{backend.generation, backend.index, ++kept.sequence}.pack(),
                     std::memory_order_seq_cst);
   return BeginResult::kGranted;
 }
 
+inline void withdraw(const LeaseRef& lease) {
+  Worker& worker = *lease.worker;
+  worker.lease(lease.cell).word.store(0, std::memory_order_seq_cst);
+  ring_if_wanted(worker.segment(), lease.backend.index);
+  keep_or_return(worker, lease.cell);
+  worker.lease_ended();
+}
+
+}  // namespace
+
+BeginResult publish_lease(Worker& worker, BackendRef backend, std::uint64_t limit_ns,
+                          std::string_view tag, LeaseRef* lease) {
+  return publish(worker, backend, limit_ns, tag, lease);
+}
+
 BeginResult begin_lease(Worker& worker, BackendRef backend, std::uint64_t limit_ns,
                         std::string_view tag, LeaseRef* lease) {
-  const BeginResult published = publish_lease(worker, backend, limit_ns, tag, lease);
+  const BeginResult published = publish(worker, backend, limit_ns, tag, lease);
   if (published != BeginResult::kGranted) return published;
   const Segment& segment = worker.segment();
   constexpr StateWord ready{0, 0, BackendState::kReady};
   const std::uint64_t wanted = ready.pack() | std::uint64_t{backend.generation} << 32;
   if (segment.backend(backend.index).state.load(std::memory_order_seq_cst) != wanted) [[unlikely]] {
-    withdraw_lease(*lease);
+    withdraw(*lease);
     *lease = LeaseRef{};
     return BeginResult::kNotReady;
   }
@@ -119,28 +146,20 @@ BeginResult begin_lease(Worker& worker, BackendRef backend, std::uint64_t limit_
 void end_lease(const LeaseRef& lease) {
   Worker& worker = *lease.worker;
   if (!worker.owned()) return;
-  const Segment& segment = worker.segment();
-  record_use(segment, worker.ref().index, lease.backend.index, now_ns());
-  withdraw_lease(lease);
+  raise_last_used(worker.last_used(lease.backend.index), stamp_now_ns());
+  withdraw(lease);
 }
 
-void withdraw_lease(const LeaseRef& lease) {
-  Worker& worker = *lease.worker;
-  const Segment& segment = worker.segment();
-  segment.lease(worker.ref().index, lease.cell).word.store(0, std::memory_order_seq_cst);
-  ring_if_wanted(segment, lease.backend.index);
-  t_cells.put(worker, lease.cell);
-  worker.lease_ended();
-}
+void withdraw_lease(const LeaseRef& lease) { withdraw(lease); }
 
 void record_progress(const LeaseRef& lease) {
   Worker& worker = *lease.worker;
   // release: as in publish_lease
-  worker.segment().lease(worker.ref().index, lease.cell).progress_ns.store(now_ns(), std::memory_order_release);
+  worker.lease(lease.cell).progress_ns.store(stamp_now_ns(), std::memory_order_release);
 }
 
 bool any_lease_names(const Segment& segment, BackendRef backend) {
-  for (std::uint32_t w = 0; w < segment.capacities().workers; ++w) {
+  for (std::uint32_t w = 0; w < segment.workers_reached(); ++w) {
     // seq_cst, both skips: their owners stored these words seq_cst before publishing
     const WorkerRecord& row = segment.worker(w);
     if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;

@@ -12,29 +12,57 @@ namespace modelpool {
 namespace {
 
 // Where this thread last found a model: a lease on it then needs no scan of the slots. An entry is
-// believed only as far as begin_lease validates its generation, within which the name is fixed.
-class NameCache {
+// a hint: begin_lease validates its generation, and then the lease pins the name to be compared.
+// Open addressing; grows with the models in use, and starts anew when it is as large as makes
+// sense.
+class KnownModels {
  public:
-  const BackendRef* find(std::uint64_t serial, std::uint64_t hash, std::string_view model) const {
-    const Entry& entry = entries_[hash % kEntries];
-    return entry.serial == serial && entry.hash == hash && entry.model == model ? &entry.ref : nullptr;
+  // The model with this hash, as this worker knows it.
+  static std::uint64_t key(const Worker& worker, std::uint64_t hash) {
+    return (hash ^ worker.serial() << 32) | 1;  // not 0: that is an empty entry
   }
-  void put(std::uint64_t serial, std::uint64_t hash, std::string_view model, BackendRef ref) {
-    entries_[hash % kEntries] = Entry{serial, hash, ref, std::string(model)};
+  const BackendRef* find(std::uint64_t key) {
+    if (entries_.empty()) return nullptr;
+    const Entry& entry = place(key);
+    return entry.key == 0 ? nullptr : &entry.ref;
+  }
+  void put(std::uint64_t key, BackendRef ref) {
+    if (2 * (used_ + 1) > entries_.size()) grow();
+    Entry& entry = place(key);
+    used_ += entry.key == 0;
+    entry = {key, ref};
   }
 
  private:
-  static constexpr std::size_t kEntries = 256;
+  static constexpr std::size_t kFirst = 64;
+  static constexpr std::size_t kMost = 4 * (std::size_t{kBackendsMax} + 1);
   struct Entry {
-    std::uint64_t serial = 0;
-    std::uint64_t hash = 0;
+    std::uint64_t key = 0;
     BackendRef ref;
-    std::string model;
   };
-  std::vector<Entry> entries_ = std::vector<Entry>(kEntries);
+
+  // Its entry, or the empty one where it belongs: at least half of them are empty.
+  Entry& place(std::uint64_t key) {
+    const std::size_t mask = entries_.size() - 1;
+    std::size_t i = (key >> 1) & mask;
+    while (entries_[i].key != 0 && entries_[i].key != key) i = (i + 1) & mask;
+    return entries_[i];
+  }
+  void grow() {
+    const std::vector<Entry> old = std::move(entries_);
+    used_ = 0;
+    entries_.assign(old.empty() ? kFirst : std::min(2 * old.size(), kMost), {});
+    if (old.size() == kMost) return;
+    for (const Entry& entry : old) {
+      if (entry.key != 0) put(entry.key, entry.ref);
+    }
+  }
+
+  std::vector<Entry> entries_;
+  std::size_t used_ = 0;
 };
 
-thread_local NameCache t_names;
+thread_local KnownModels t_known;
 
 Result<> check_request(std::string_view model, const AcquireOptions& options) {
   if (auto ok = check_model_name(model); !ok) return ok;
@@ -70,7 +98,7 @@ Result<> check_startable(const Segment& segment, pid_t pid) {
       coordinator_liveness(segment) == Liveness::kAlive) {
     return refuse("it is the pool's coordinator");
   }
-  for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
+  for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
     const WorkerRecord& row = segment.worker(i);
     if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
     if (row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(pid) &&
@@ -94,7 +122,7 @@ void keep_until_gone(const Segment& segment, BackendRef backend) {
 }
 
 bool any_worker_in_group(const Segment& segment, pid_t group) {
-  for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
+  for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
     const WorkerRecord& row = segment.worker(i);
     if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
     const auto stat = read_stat(static_cast<pid_t>(row.pid.load(std::memory_order_acquire)));
@@ -345,8 +373,9 @@ void PendingAcquire::cancel() {
 
 // --- Pool ----------------------------------------------------------------------------------------
 
-std::uint64_t Deadline::from_timeout(std::int64_t timeout_ns) {
-  return timeout_ns <= 0 ? 0 : add_ns(now_ns(), static_cast<std::uint64_t>(timeout_ns));
+std::uint64_t Deadline::at_ns() const {
+  if (!relative_) return ns_;
+  return ns_ == 0 ? 0 : add_ns(now_ns(), ns_);
 }
 
 struct Pool::Impl {
@@ -356,14 +385,18 @@ struct Pool::Impl {
   std::atomic<Worker*> worker{nullptr};
   std::atomic<bool> closed{false};
 
-  // The row of this process: attached at first, and again after fork.
-  Result<Worker*> attached() {
+  // The row of this process, if it has one.
+  Worker* present() const {
     // acquire: pairs with the release below, which published the Worker
     Worker* current = worker.load(std::memory_order_acquire);
-    if (current != nullptr && current->owned()) [[likely]] {
-      if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
-      return current;
-    }
+    const bool usable =
+        current != nullptr && current->owned() && !closed.load(std::memory_order_relaxed);
+    return usable ? current : nullptr;
+  }
+  // The same, attached at first, and again after fork.
+  Result<Worker*> attached() {
+    Worker* current = present();
+    if (current != nullptr) return current;
     if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
     pthread_mutex_lock(&guard->mutex());
     current = worker.load(std::memory_order_acquire);
@@ -432,17 +465,24 @@ Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
 
 Result<Grant> Pool::acquire(std::string_view model, Deadline deadline, const AcquireOptions& options) {
   if (!impl_) return closed("pool");
-  auto worker = impl_->attached();
-  if (!worker) [[unlikely]] {
-    return fail(worker.error());
-  }
   const std::uint64_t hash = hash_name(model);
-  const std::uint64_t limit_ns = static_cast<std::uint64_t>(options.busy_timeout.count());
-  const bool plain = options.busy_timeout.count() >= 0 && (options.tag.empty() || check_tag(options.tag));
-  if (const BackendRef* known = t_names.find((*worker)->serial(), hash, model); known != nullptr && plain) {
-    LeaseRef lease;
-    if (begin_lease(**worker, *known, limit_ns, options.tag, &lease) == BeginResult::kGranted) {
-      return Grant(Lease(lease));
+  if (Worker* worker = impl_->present(); worker != nullptr) [[likely]] {
+    const BackendRef* known = t_known.find(KnownModels::key(*worker, hash));
+    const bool plain =
+        options.busy_timeout.count() >= 0 && (options.tag.empty() || check_tag(options.tag));
+    if (known != nullptr && plain) {
+      const BackendRecord& record = worker->segment().backend(known->index);
+      // Before the lease is published: no load behind that store begins until it is done.
+      __builtin_prefetch(&record.state);
+      __builtin_prefetch(&record.model);
+      LeaseRef lease;
+      if (begin_lease(*worker, *known, static_cast<std::uint64_t>(options.busy_timeout.count()),
+                      options.tag, &lease) == BeginResult::kGranted) {
+        if (record.model.equals(model)) [[likely]] {
+          return Grant(Lease(lease));
+        }
+        withdraw_lease(lease);
+      }
     }
   }
   auto pending = begin_acquire(model, deadline, options);
@@ -453,7 +493,7 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline, const Acq
     if (!polled) return fail(polled.error());
     if (polled->has_value()) {
       if (auto* lease = std::get_if<Lease>(&**polled)) {
-        t_names.put((*worker)->serial(), hash, model, lease->ref_.backend);
+        t_known.put(KnownModels::key(*lease->ref_.worker, hash), lease->ref_.backend);
       }
       return std::move(**polled);
     }
@@ -474,11 +514,23 @@ Result<PendingAcquire> Pool::begin_acquire(std::string_view model, Deadline dead
 
 Result<> Pool::touch(std::string_view model) {
   if (!impl_) return closed("pool");
-  auto found = impl_->find_loaded("touch", model);
-  if (!found) return fail(found.error());
   auto worker = impl_->attached();
   if (!worker) return fail(worker.error());
-  record_use(*impl_->segment, (*worker)->ref().index, found->ref.index, now_ns());
+  const Segment& segment = *impl_->segment;
+  const auto serves_it = [&](BackendRef ref) {
+    const StateWord state = load_state(segment, ref.index);
+    return state.generation == ref.generation && is_live(state.state) &&
+           segment.backend(ref.index).model.equals(model);
+  };
+  const std::uint64_t key = KnownModels::key(**worker, hash_name(model));
+  const BackendRef* known = t_known.find(key);
+  if (known == nullptr || !serves_it(*known)) {
+    auto found = impl_->find_loaded("touch", model);
+    if (!found) return fail(found.error());
+    t_known.put(key, found->ref);
+    known = t_known.find(key);
+  }
+  raise_last_used((*worker)->last_used(known->index), stamp_now_ns());
   return {};
 }
 

@@ -33,7 +33,7 @@ StateWord load_state(const Segment& segment, std::uint32_t backend) {
 }
 
 std::optional<FoundBackend> find_backend(const Segment& segment, std::string_view model, std::uint64_t hash) {
-  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const BackendRecord& record = segment.backend(i);
     const StateWord state = load_state(segment, i);
     if (!is_live(state.state)) continue;
@@ -49,7 +49,7 @@ std::optional<FoundBackend> find_backend(const Segment& segment, std::string_vie
 
 std::uint32_t count_live(const Segment& segment) {
   std::uint32_t live = 0;
-  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     live += is_live(load_state(segment, i).state);
   }
   return live;
@@ -60,6 +60,7 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, Work
   for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
     const StateWord state = load_state(segment, i);
     if (state.state != BackendState::kFree) continue;
+    Segment::reach(segment.line().backends_reached, i);
     const std::uint32_t generation = std::max(1u, state.generation);
     BackendRecord& record = segment.backend(i);
     // release: nobody reads these before the state names the generation

@@ -47,7 +47,7 @@ struct SnapshotReader::Cache {
 SnapshotReader::SnapshotReader(std::shared_ptr<const Segment> segment)
     : segment_(std::move(segment)), cache_(std::make_unique<Cache>()) {
   cache_->slots.resize(segment_->capacities().backends);
-  cache_->position.resize(segment_->capacities().backends);
+  cache_->position.resize(segment_->capacities().backends, -1);
   cache_->seen.resize(segment_->capacities().backends);
 }
 
@@ -56,7 +56,7 @@ SnapshotReader::~SnapshotReader() = default;
 void SnapshotReader::Cache::read_backends(const Segment& segment) {
   Snapshot& s = snapshot;
   s.backends.clear();
-  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     position[i] = -1;
     const BackendRecord& record = segment.backend(i);
     BackendView& slot = slots[i];
@@ -98,7 +98,7 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
 }
 
 bool SnapshotReader::Cache::states_hold(const Segment& segment) const {
-  for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     if (load_state(segment, i) != seen[i]) return false;
   }
   return true;
@@ -133,7 +133,7 @@ const Snapshot& SnapshotReader::read() {
 
   // Before the workers: a waiter whose worker is not among them is one whose worker has gone.
   s.waiters.clear();
-  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     const WaiterRecord& row = segment.waiter(i);
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
     if (low_half(state) == 0) continue;
@@ -162,7 +162,7 @@ const Snapshot& SnapshotReader::read() {
   s.workers.clear();
   s.leases.clear();
   int changes = 0;
-  for (std::uint32_t w = 0; w < segment.capacities().workers; ++w) {
+  for (std::uint32_t w = 0; w < segment.workers_reached(); ++w) {
     const WorkerRecord& row = segment.worker(w);
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
     if (state == 0) continue;  // never used: nothing in its last-used row either

@@ -64,12 +64,11 @@ std::string format_exactly(std::uint64_t ns, const Unit& unit) {
 
 std::uint64_t now_ns() { return read_clock(CLOCK_MONOTONIC); }
 
-std::uint64_t coarse_now_ns() { return read_clock(CLOCK_MONOTONIC_COARSE); }
-
-std::uint64_t coarse_resolution_ns() {
-  timespec resolution{};
-  clock_getres(CLOCK_MONOTONIC_COARSE, &resolution);
-  return to_ns(resolution);
+std::uint64_t stamp_lag_max_ns() {
+  constexpr std::uint64_t kTicks = 8;
+  timespec tick{};
+  clock_getres(CLOCK_MONOTONIC_COARSE, &tick);
+  return kTicks * to_ns(tick);
 }
 
 std::uint64_t wall_clock_ns() { return read_clock(CLOCK_REALTIME); }

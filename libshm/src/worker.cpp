@@ -30,7 +30,7 @@ ProcessIdentity identity_of(const WorkerRecord& row) {
 
 // A row of this very process that an earlier program, replaced by exec, has left.
 void reclaim_rows_of_earlier_image(const Segment& segment, const ProcessIdentity& self) {
-  for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
+  for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
     const WorkerRecord& row = segment.worker(i);
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
     if (low_half(state) == 0 || !identity_of(row).is(self)) continue;
@@ -92,6 +92,7 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
                                         std::to_string(rows) +
                                         " worker rows are taken; create the pool with more --workers");
     }
+    Segment::reach(segment->line().workers_reached, i);
     WorkerRecord& row = segment->worker(i);
     const std::uint32_t generation =
         std::max(1u, high_half(row.state.load(std::memory_order_relaxed)) + 1);
@@ -103,8 +104,8 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
     row.command.store(command);
     row.leases_high.store(0, std::memory_order_seq_cst);
     worker->ref_ = {i, generation};
-    // A cell's words differ from its last owner's too: evidence must not match by accident.
-    worker->sequences_.assign(cells, generation * 7919u);
+    worker->leases_ = &segment->lease(i, 0);
+    worker->last_used_ = &segment->last_used(i, 0);
     // seq_cst: a scan that runs later must see the row before any lease in it
     row.state.store(pack_half(generation, static_cast<std::uint32_t>(WorkerState::kAttached)),
                     std::memory_order_seq_cst);
@@ -178,16 +179,6 @@ void Worker::return_cell(std::uint32_t cell) {
   free_cells_[cell / 64].fetch_or(std::uint64_t{1} << (cell % 64), std::memory_order_release);
 }
 
-void record_use(const Segment& segment, std::size_t row, std::uint32_t backend, std::uint64_t when_ns) {
-  Word& cell = segment.last_used(row, backend);
-  // relaxed: the row's threads only raise it; the clearing of the lease word orders it for readers.
-  // Within kUseResolution_ns nothing is written, so threads on one backend do not fight for the line.
-  std::uint64_t seen = cell.load(std::memory_order_relaxed);
-  while (seen < when_ns && when_ns - seen >= kUseResolution_ns && !cell.compare_exchange_weak(seen, when_ns, std::memory_order_seq_cst,
-                                                       std::memory_order_relaxed)) {
-  }
-}
-
 Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough) {
   const ProcessIdentity worker = identity_of(segment.worker(index));
   const Liveness liveness = process_liveness(worker);
@@ -208,11 +199,11 @@ std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::si
     if (segment.worker(worker.index).state.load(std::memory_order_seq_cst) != attached) return cleared;
     if (seen == 0) continue;
     const LeaseWord lease = LeaseWord::unpack(seen);
-    if (lease.backend < segment.capacities().backends) record_use(segment, stamp_row, lease.backend, now);
+    if (lease.backend < segment.capacities().backends) raise_last_used(segment.last_used(stamp_row, lease.backend), now);
     cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);
   }
   const std::uint32_t owner = StateWord::owner_of(worker);
-  for (std::uint32_t i = 0; i < segment.capacities().waiters; ++i) {
+  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     WaiterRecord& waiter = segment.waiter(i);
     std::uint64_t state = waiter.state.load(std::memory_order_acquire);
     if (low_half(state) == 0 || waiter.owner.load(std::memory_order_acquire) != owner) continue;

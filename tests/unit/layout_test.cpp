@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -177,9 +178,33 @@ TEST(Published, ShowsOnlyWholeValuesToAReaderThatRacesItsWriter) {
 }
 
 TEST(HashName, TellsNamesApartAndIsTheSameInEveryBuild) {
-  EXPECT_EQ(hash_name(""), 0xcbf29ce484222325u);
-  EXPECT_EQ(hash_name("a"), 0xaf63dc4c8601ec8cu);  // FNV-1a's published value
-  EXPECT_NE(hash_name("llama"), hash_name("llamb"));
+  EXPECT_EQ(hash_name(""), 0u);
+  EXPECT_EQ(hash_name("llama-3-8b"), 0x8e5b4f4191274886u);
+  std::set<std::uint64_t> hashes;
+  std::set<std::uint64_t> low_bits;  // what a table of them goes by
+  for (int i = 0; i < 10'000; ++i)
+    hashes.insert(hash_name("llama-3-8b-instruct-" + std::to_string(i)));
+  for (const std::uint64_t hash : hashes) low_bits.insert(hash & 0xffff);
+  EXPECT_EQ(hashes.size(), 10'000u);
+  EXPECT_GT(low_bits.size(), 9'000u);  // a random function: 9,290
+  EXPECT_NE(hash_name("ab"), hash_name(std::string("ab\0", 3)));
+}
+
+TEST(SharedText, ComparesAndStoresEveryLength) {
+  std::string text;
+  for (std::size_t length = 0; length < 32; ++length) {
+    SharedText<32> shared;
+    shared.store(text);
+    EXPECT_EQ(shared.load(), text);
+    EXPECT_TRUE(shared.equals(text));
+    EXPECT_FALSE(shared.equals(text + "x"));
+    for (std::size_t i = 0; i < length; ++i) {
+      std::string other = text;
+      other[i] ^= 0x20;
+      EXPECT_FALSE(shared.equals(other)) << length << " " << i;
+    }
+    text += static_cast<char>('a' + length % 26);
+  }
 }
 
 // Offsets that a newer tool relies on, to list and stop an older pool.

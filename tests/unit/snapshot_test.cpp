@@ -224,6 +224,7 @@ TEST_F(Damage, AModelNameThatIsNoneIsReportedAndTheSlotSkipped) {
 TEST_F(Damage, ALeaseThatNamesNoSlotIsReported) {
   segment_->lease(3, 0).word.store(LeaseWord{1, 4000, 1}.pack());
   segment_->worker(3).leases_high.store(1);
+  Segment::reach(segment_->line().workers_reached, 3);
   segment_->worker(3).state.store(pack_half(1, 1));
   expect_found("lease 3/0: names no backend slot");
 }

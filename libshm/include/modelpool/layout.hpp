@@ -49,7 +49,7 @@
 namespace modelpool {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x314c4f4f504c444d;  // "MDLPOOL1"
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 inline constexpr std::size_t kCacheLine_bytes = 64;
 inline constexpr std::size_t kPage_bytes = 4096;
 
@@ -209,6 +209,26 @@ void set_field(std::array<char, Bytes>* field, std::string_view text) {
   text.copy(field->data(), Bytes - 1);
 }
 
+// Up to eight bytes as a word, NUL-padded, with loads of fixed sizes: these are on the hot path.
+inline std::uint64_t load_word(const char* from, std::size_t bytes) {
+  if (bytes >= 8) {
+    std::uint64_t word;
+    std::memcpy(&word, from, 8);
+    return word;
+  }
+  if (bytes >= 4) {  // two halves, which overlap
+    std::uint32_t first, last;
+    std::memcpy(&first, from, 4);
+    std::memcpy(&last, from + bytes - 4, 4);
+    return first | std::uint64_t{last} << (8 * (bytes - 4));
+  }
+  std::uint64_t word = 0;
+  for (std::size_t i = 0; i < bytes; ++i) {
+    word |= std::uint64_t{static_cast<unsigned char>(from[i])} << (8 * i);
+  }
+  return word;
+}
+
 // Text of at most Bytes - 1 bytes, NUL-padded.
 template <std::size_t Bytes>
 class SharedText {
@@ -216,9 +236,12 @@ class SharedText {
 
  public:
   void store(std::string_view text) {
-    std::uint64_t raw[Bytes / 8] = {};
-    text.copy(reinterpret_cast<char*>(raw), Bytes - 1);
-    for (std::size_t i = 0; i < Bytes / 8; ++i) words_[i].store(raw[i], std::memory_order_release);
+    text = text.substr(0, Bytes - 1);
+    for (std::size_t at = 0; at < Bytes; at += 8) {
+      const std::uint64_t word =
+          at < text.size() ? load_word(text.data() + at, text.size() - at) : 0;
+      words_[at / 8].store(word, std::memory_order_release);
+    }
   }
   std::string load() const {
     char raw[Bytes];
@@ -232,10 +255,8 @@ class SharedText {
   bool equals(std::string_view text) const {
     if (text.size() >= Bytes) return false;
     for (std::size_t at = 0; at <= text.size(); at += 8) {
-      std::uint64_t wanted = 0;
-      if (at < text.size()) {
-        std::memcpy(&wanted, text.data() + at, text.size() - at < 8 ? text.size() - at : 8);
-      }
+      const std::uint64_t wanted =
+          at < text.size() ? load_word(text.data() + at, text.size() - at) : 0;
       if (words_[at / 8].load(std::memory_order_acquire) != wanted) return false;
     }
     return true;
@@ -245,11 +266,18 @@ class SharedText {
   std::array<Word, Bytes / 8> words_;
 };
 
-// FNV-1a: names are compared by it first, and in full where it matters.
-constexpr std::uint64_t hash_name(std::string_view name) {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return hash;
+// Names are compared by it first, and in full where it matters. Part of the layout. The products do
+// not wait for each other; the last steps bring what the high bits know to the low ones.
+inline std::uint64_t hash_name(std::string_view name) {
+  constexpr std::uint64_t kOdd = 0x9e3779b97f4a7c15;
+  std::uint64_t hash = name.size();
+  std::uint64_t key = kOdd;
+  for (std::size_t at = 0; at < name.size(); at += 8) {
+    hash += (load_word(name.data() + at, name.size() - at) ^ key) * key;
+    key += 2 * kOdd;
+  }
+  hash = (hash ^ hash >> 32) * kOdd;
+  return hash ^ hash >> 32;
 }
 
 // --- Records -------------------------------------------------------------------------------------
@@ -310,7 +338,11 @@ struct alignas(kCacheLine_bytes) LockRecord {
 struct alignas(kCacheLine_bytes) LineRecord {
   Word next_arrival;  // Written under the mutex; a crash after it leaves a gap, which harms nobody.
   HalfWord replaced;  // 1: the segment's name is gone. Written by who finds out; read before a grant.
-  HalfWord spare;
+  // Rows from here on were never taken: a scan may stop there. Raised under the mutex, seq_cst,
+  // before the first such row is taken; a crash in between leaves a row more to look at.
+  HalfWord workers_reached;
+  HalfWord backends_reached;
+  HalfWord waiters_reached;
 };
 
 // Written under the mutex; read by everyone. Generation 0: the pool never had settings.
@@ -462,7 +494,7 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   Word device_mask;
   HalfWord owner_pid; // the worker that loaded it
   HalfWord spare;
-  SharedText<192> model;    // written under the mutex, before FREE -> RESERVED
+  alignas(kCacheLine_bytes) SharedText<192> model;  // written under the mutex, before RESERVED
   SharedText<256> address;
   SharedText<32> label;
   SharedCopy<Overrides> overrides;

@@ -109,14 +109,17 @@ class Deadline {
  public:
   template <class Rep, class Period>
   Deadline(std::chrono::duration<Rep, Period> timeout)  // 0 = do not wait
-      : at_ns_(from_timeout(std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count())) {}
+      : Deadline(std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count(), true) {}
   Deadline(std::chrono::steady_clock::time_point at)
-      : at_ns_(static_cast<std::uint64_t>(at.time_since_epoch().count())) {}
-  std::uint64_t at_ns() const { return at_ns_; }
+      : Deadline(std::chrono::nanoseconds(at.time_since_epoch()).count(), false) {}
+  // A timeout counts from this call on: no clock is read for an acquire that need not wait.
+  std::uint64_t at_ns() const;
 
  private:
-  static std::uint64_t from_timeout(std::int64_t timeout_ns);
-  std::uint64_t at_ns_;
+  Deadline(std::int64_t ns, bool relative)
+      : ns_(ns < 0 ? 0 : static_cast<std::uint64_t>(ns)), relative_(relative) {}
+  std::uint64_t ns_;
+  bool relative_;
 };
 // NOLINTEND(google-explicit-constructor)
 inline constexpr std::chrono::seconds kDefaultTimeout{30};

@@ -79,12 +79,31 @@ class Segment {
   }
   std::size_t coordinator_row() const { return capacities_.workers; }  // in the last-used table
 
+  // How far a scan has to go. seq_cst: stored so before anything in the last of these rows was.
+  std::uint32_t workers_reached() const {
+    return reached(line().workers_reached, capacities_.workers);
+  }
+  std::uint32_t backends_reached() const {
+    return reached(line().backends_reached, capacities_.backends);
+  }
+  std::uint32_t waiters_reached() const {
+    return reached(line().waiters_reached, capacities_.waiters);
+  }
+  // Under the mutex: this row is about to be taken.
+  static void reach(HalfWord& mark, std::uint32_t row) {
+    if (mark.load(std::memory_order_relaxed) <= row) mark.store(row + 1, std::memory_order_seq_cst);
+  }
+
   Result<LockGuard> lock_structure() const { return lock_for(lock(), kLockWaitMax_ns); }
 
  private:
   struct Opened;
   Segment() = default;
   static Result<std::shared_ptr<Segment>> map(Opened opened, bool writable);
+  static std::uint32_t reached(const HalfWord& mark, std::uint32_t capacity) {
+    const std::uint32_t rows = mark.load(std::memory_order_seq_cst);
+    return rows < capacity ? rows : capacity;
+  }
   template <class T>
   T* at(Table table, std::size_t i) const {
     return reinterpret_cast<T*>(tables_[static_cast<std::size_t>(table)] + i * sizeof(T));

@@ -48,6 +48,8 @@ class Worker {
 
   bool owned() const { return guard_->owned(); }
   const Segment& segment() const { return *segment_; }
+  LeaseRecord& lease(std::uint32_t cell) const { return leases_[cell]; }
+  Word& last_used(std::uint32_t backend) const { return last_used_[backend]; }
   const std::shared_ptr<Segment>& shared_segment() const { return segment_; }
   WorkerRef ref() const { return ref_; }
   std::uint32_t owner_word() const { return StateWord::owner_of(ref_); }
@@ -70,7 +72,6 @@ class Worker {
   // Threads keep a few cells for themselves, but half of them stay for whoever comes.
   bool may_keep(std::uint32_t count);
   void keep_no_more(std::uint32_t count) { keepable_.fetch_add(count, std::memory_order_relaxed); }
-  std::uint32_t next_sequence(std::uint32_t cell) { return ++sequences_[cell]; }
   std::uint8_t& tagged(std::uint32_t cell) { return tagged_[cell]; }  // its tag words are not empty
 
  private:
@@ -79,6 +80,8 @@ class Worker {
 
   std::shared_ptr<Segment> segment_;
   std::unique_ptr<ForkGuard> guard_;
+  LeaseRecord* leases_ = nullptr;  // the own rows of the busy and the last-used table
+  Word* last_used_ = nullptr;
   WorkerRef ref_;
   std::uint64_t serial_ = 0;
   std::atomic<bool> closing_{false};
@@ -86,16 +89,19 @@ class Worker {
   std::atomic<std::int64_t> holds_{0};
   std::vector<std::atomic<std::uint64_t>> free_cells_;
   std::atomic<std::uint32_t> keepable_{0};
-  std::vector<std::uint32_t> sequences_;
   std::vector<std::uint8_t> tagged_;
   Worker* next_ = nullptr;
 };
 
-// A last-used cell may lag behind the latest use by this much; judges of idleness allow for it.
-inline constexpr std::uint64_t kUseResolution_ns = kMillisecond_ns;
-
-// Marks the backend used now by this worker. A cell only grows.
-void record_use(const Segment& segment, std::size_t row, std::uint32_t backend, std::uint64_t when_ns);
+// Marks a backend used at that time, in the cell of the caller's row. A cell only grows.
+inline void raise_last_used(Word& cell, std::uint64_t when_ns) {
+  // relaxed: the row's threads only raise it; the clearing of the lease word orders it for readers.
+  // Stamps of one tick are equal, so threads on one backend do not fight for the line.
+  std::uint64_t seen = cell.load(std::memory_order_relaxed);
+  while (seen < when_ns && !cell.compare_exchange_weak(seen, when_ns, std::memory_order_seq_cst,
+                                                       std::memory_order_relaxed)) {
+  }
+}
 
 // Is the worker of this row dead? Exec counts: the process lives, its mapping does not.
 // `thorough` also reads /proc/PID/maps.
