@@ -250,7 +250,7 @@ std::uint64_t Loop::scan() {
   CoordinatorRecord& record = segment_->coordinator();
   for (int round = 0; round < kRoundsMax; ++round) {
     unlooked_ = false;
-    record.horizon_ns.store(kNever_ns, std::memory_order_seq_cst);
+    store_horizon(*segment_, kNever_ns);
     publish_pending();
     const Snapshot& snapshot = reader_.read();
     if (snapshot.settings_generation != record.settings_noted.load(std::memory_order_relaxed)) {
@@ -284,7 +284,7 @@ std::uint64_t Loop::scan() {
 
     // Before the scan that would wait on it, or that scan could miss the lease's end.
     const bool wants_more = (decision.wanted & ~record.wanted.load(std::memory_order_relaxed)) != 0;
-    record.wanted.store(decision.wanted, std::memory_order_seq_cst);
+    store_wanted(*segment_, decision.wanted);
     const bool changed = enforcer_->carry_out(decision, snapshot);
     record.last_scan_ns.store(snapshot.now_ns, std::memory_order_relaxed);
     record.scans.fetch_add(1, std::memory_order_relaxed);
@@ -293,7 +293,7 @@ std::uint64_t Loop::scan() {
     tell_status(snapshot);
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);
-    record.horizon_ns.store(wake, std::memory_order_seq_cst);
+    store_horizon(*segment_, wake);
     return wake;
   }
   return now_ns() + kAgain_ns;

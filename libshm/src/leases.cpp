@@ -173,6 +173,14 @@ bool any_lease_names(const Segment& segment, BackendRef backend) {
   return false;
 }
 
+void store_wanted(const Segment& segment, std::uint64_t backends) {
+  segment.coordinator().wanted.store(backends, std::memory_order_seq_cst);  // with ring_if_wanted
+}
+
+void store_horizon(const Segment& segment, std::uint64_t at_ns) {
+  segment.coordinator().horizon_ns.store(at_ns, std::memory_order_seq_cst);  // with begin_lease
+}
+
 std::uint64_t latest_use_ns(const Segment& segment, std::uint32_t backend) {
   std::uint64_t latest = 0;
   for (std::size_t w = 0; w <= segment.coordinator_row(); ++w) {

@@ -61,6 +61,8 @@ byte _use[2];            /* of a lease: not yet stamped, stamped but not yet rea
 #define UNREAD 2
 bool _overdue_at_close = false;
 bool _waits[2];
+byte _closed_by = 0;     /* the epoch that made it EVICTING */
+byte _judge = 0;         /* the living judge's epoch, once it is stored */
 byte _kills = KILLS;
 bool _done[2];
 byte _told = 0;          /* the generation whose process was signalled */
@@ -169,7 +171,7 @@ is_its_judge_dead:                                                        /* loo
 #endif
     if
     :: state == EVICTING && owner == o && generation == g ->
-       assert(!judge_lives || o != EPOCH_WORD(epoch));                    /* never a living judge's */
+       assert(_judge == 0 || _closed_by != _judge);                       /* never a living judge's */
        state = READY; owner = 0
     :: else
     fi
@@ -361,7 +363,7 @@ proctype Coordinator() {
 start:                                                                    /* become_coordinator() */
   atomic { judge_lives = true };                                          /* the identity first */
   atomic { may_die; wanted = false };
-  atomic { may_die; epoch++; mine = epoch };                              /* the epoch last */
+  atomic { may_die; epoch++; mine = epoch; _judge = mine };                              /* the epoch last */
 
 scan:
   atomic {                                                                /* drain the bell, read the clock */
@@ -419,7 +421,7 @@ scan:
         atomic {                                                          /* close_to_leases() */
           may_die;
           cas(READY, 0, g, CLOSED, CLOSED_OWNER, g);
-          _overdue_at_close = same[culprit]
+          if :: moved -> _overdue_at_close = same[culprit]; _closed_by = mine :: else fi
         };
         if :: moved -> stop_or_take_back() :: else fi;
         _overdue_at_close = false
@@ -503,7 +505,7 @@ end_asleep:
 
 dying:
   atomic {
-    judge_lives = false; s = NONE; g = 0; o = 0; in_flight = false; culprit = 0; why = NONE;
+    judge_lives = false; _judge = 0; s = NONE; g = 0; o = 0; in_flight = false; culprit = 0; why = NONE;
     fell_due = NONE; want = false; more = false; changed = false; moved = false; leased = false;
     holds = false; mine = 0; _overdue_at_close = false;
     used[0] = true; used[1] = true; same[0] = false; same[1] = false

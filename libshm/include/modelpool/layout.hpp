@@ -56,8 +56,14 @@ inline constexpr std::size_t kPage_bytes = 4096;
 inline constexpr std::uint32_t kBackendsMax = 4095;  // 12 bits of a lease word
 inline constexpr std::uint32_t kWorkersMax = 4095;   // 12 bits of a worker reference
 
+#ifdef MODELPOOL_WORDS  // tests/model runs this library over words that explore memory orders
+}  // namespace modelpool
+#include MODELPOOL_WORDS
+namespace modelpool {
+#else
 using Word = std::atomic<std::uint64_t>;
 using HalfWord = std::atomic<std::uint32_t>;
+#endif
 static_assert(Word::is_always_lock_free && HalfWord::is_always_lock_free);
 static_assert(sizeof(Word) == 8 && sizeof(HalfWord) == 4);
 

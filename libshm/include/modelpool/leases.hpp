@@ -54,6 +54,10 @@ void record_progress(const LeaseRef& lease);
 // The evict side's scan: does any lease word name this backend? To be called after the CAS that
 // closed it. Rows and cells are skipped only on words their owners stored seq_cst before publishing.
 bool any_lease_names(const Segment& segment, BackendRef backend);
+// The coordinator's side of what the end of a lease reads, and the begin of one with a limit. To be
+// called before the scan that relies on them.
+void store_wanted(const Segment& segment, std::uint64_t backends);  // bit (backend & 63)
+void store_horizon(const Segment& segment, std::uint64_t at_ns);
 // The latest use any worker recorded, 0 if none.
 std::uint64_t latest_use_ns(const Segment& segment, std::uint32_t backend);
 

@@ -1,0 +1,335 @@
+// The memory orders of the lease protocol: the real library, run in every order and with every value
+// C++ allows (explorer.hpp). With the orders as they stand nothing goes wrong; with any one seq_cst
+// access made weaker something does, or it is on the list of those that are stronger than needed.
+//
+// Whoever weakens an order in the library makes DoesNotGoWrong fail; whoever adds a seq_cst access to
+// these words makes EachSeqCstAccessIsNeeded fail until it is shown to be needed, or listed.
+#include <gtest/gtest.h>
+
+#include <iostream>
+#include <map>
+#include <memory>
+
+#include "explorer.hpp"
+#include "modelpool/leases.hpp"
+#include "modelpool/registry.hpp"
+#include "modelpool/snapshot.hpp"
+#include "support/scratch.hpp"
+
+namespace modelpool::model {
+namespace {
+
+constexpr std::uint32_t kEpoch = 7;
+constexpr BackendRef kBackend{0, 1};
+
+// One pool for all scenarios: a backend slot, an attached worker whose first lease is behind it, and
+// one row more. Small, so that a snapshot of it is quick.
+class Stage {
+ public:
+  Stage() : segment_(make()), reader_(segment_) {
+    auto attached = Worker::attach(segment_);
+    if (!attached) throw std::runtime_error(attached.error().text);
+    worker_ = *attached;
+    make_ready();
+    lease_ = begin_now();
+    end_lease(lease_);
+  }
+
+  const Segment& segment() const { return *segment_; }
+  Worker& worker() const { return *worker_; }
+  const Snapshot& look() { return reader_.read(); }
+  BackendRecord& backend() const { return segment_->backend(kBackend.index); }
+  LeaseRecord& lease_record(std::uint32_t row = 0) const { return segment_->lease(row, 0); }
+
+  void make_ready() const {
+    backend().state.store(StateWord{1, 0, BackendState::kReady}.pack(), std::memory_order_seq_cst);
+    backend().model.store("llama");
+    lease_record(0).word.store(0, std::memory_order_seq_cst);
+    segment_->coordinator().wanted.store(0, std::memory_order_seq_cst);
+    segment_->coordinator().horizon_ns.store(kNever_ns, std::memory_order_seq_cst);
+  }
+  LeaseRef begin_now() const {
+    LeaseRef lease;
+    if (begin_lease(*worker_, kBackend, 0, "", &lease) != BeginResult::kGranted) throw std::runtime_error("no lease");
+    return lease;
+  }
+  bool in_flight() {
+    for (const BackendView& b : look().backends) return b.in_flight > 0;
+    return false;
+  }
+  std::uint32_t rings() const { return segment_->coordinator().doorbell.load(std::memory_order_seq_cst); }
+
+  Worker* newcomer() const {
+    auto attached = Worker::attach(segment_);
+    if (!attached) throw std::runtime_error(attached.error().text);
+    return *attached;
+  }
+
+ private:
+  std::shared_ptr<Segment> make() {
+    Capacities capacities;
+    capacities.backends = 1;
+    capacities.workers = 2;
+    capacities.leases = 1;
+    capacities.waiters = 1;
+    capacities.events = 1;
+    capacities.models = 1;
+    SegmentOptions options;
+    options.dir = scratch_.dir();
+    options.capacities = capacities;
+    auto segment = Segment::attach("default", options);
+    if (!segment) throw std::runtime_error(segment.error().text);
+    return *segment;
+  }
+
+  test::Scratch scratch_;
+  std::shared_ptr<Segment> segment_;
+  SnapshotReader reader_;
+  Worker* worker_ = nullptr;
+  LeaseRef lease_;
+};
+
+Stage& stage() {
+  static Stage stage;
+  return stage;
+}
+
+// enforce.cpp, stop_or_take_back() of an eviction: close, scan, stop if nobody is there.
+bool evict() {
+  const Segment& segment = stage().segment();
+  if (!close_to_leases(segment, kBackend, kEpoch)) return false;
+  if (any_lease_names(segment, kBackend)) return false;
+  return commit_stop(segment, kBackend, kEpoch);
+}
+
+// A lease begins while its backend is evicted: granted and stopped is the one thing that must not be.
+Scenario begin_against_evict() {
+  struct Result {
+    bool granted = false;
+    bool stopped = false;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  return {"begin against evict",
+          {{stage().backend().state, "state"}, {stage().lease_record().word, "lease"}},
+          [=] {
+            *result = {};
+            stage().make_ready();
+          },
+          {[=] {
+             result->granted =
+                 begin_lease(stage().worker(), kBackend, 0, "", &result->lease) == BeginResult::kGranted;
+           },
+           [=] { result->stopped = evict(); }},
+          [=] { return result->granted && result->stopped; },
+          [=] {
+            if (result->granted) end_lease(result->lease);
+          }};
+}
+
+// The same for the first lease of a worker that attaches just now: rows and cells that a scan skips.
+Scenario first_begin_against_evict() {
+  struct Result {
+    bool granted = false;
+    bool stopped = false;
+    Worker* worker = nullptr;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  WorkerRecord& row = stage().segment().worker(1);
+  return {"first begin of a row against evict",
+          {{stage().backend().state, "state"},
+           {stage().lease_record(1).word, "lease"},
+           {row.state, "row"},
+           {row.leases_high, "leases_high"}},
+          [=] {
+            *result = {};
+            stage().make_ready();
+          },
+          {[=] {
+             result->worker = stage().newcomer();
+             result->granted = begin_lease(*result->worker, kBackend, 0, "", &result->lease) == BeginResult::kGranted;
+           },
+           [=] { result->stopped = evict(); }},
+          [=] { return result->granted && result->stopped; },
+          [=] {
+            if (result->granted) end_lease(result->lease);
+            result->worker->close();
+          }};
+}
+
+// The loader publishes its own lease, then opens the backend: it must not be evicted under it.
+Scenario ready_against_evict() {
+  struct Result {
+    bool ready = false;
+    bool stopped = false;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  return {"ready against evict",
+          {{stage().backend().state, "state"}, {stage().lease_record().word, "lease"}},
+          [=] {
+            *result = {};
+            stage().make_ready();
+            stage().backend().state.store(
+                StateWord{1, stage().worker().owner_word(), BackendState::kStarting}.pack(),
+                std::memory_order_seq_cst);
+          },
+          {[=] {
+             publish_lease(stage().worker(), kBackend, 0, "", &result->lease);
+             result->ready =
+                 publish_ready(stage().segment(), kBackend, stage().worker().owner_word(), "x:1", {}).has_value();
+           },
+           [=] { result->stopped = evict(); }},
+          [=] { return result->ready && result->stopped; }, [=] { withdraw_lease(result->lease); }};
+}
+
+// A lease that was in flight when idleness was decided ends while its backend is closed: it left its
+// mark in last-used before its word was cleared.
+Scenario end_against_idle_evict() {
+  struct Result {
+    bool stopped = false;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  Word& used = stage().segment().last_used(0, kBackend.index);
+  return {"end against the last-used evidence",
+          {{stage().backend().state, "state"}, {stage().lease_record().word, "lease"}, {used, "last_used"}},
+          [=, &used] {
+            *result = {};
+            stage().make_ready();
+            result->lease = stage().begin_now();
+            used.store(1, std::memory_order_seq_cst);
+          },
+          {[=] { end_lease(result->lease); },
+           [=] {
+             const Segment& segment = stage().segment();
+             if (!close_to_leases(segment, kBackend, kEpoch)) return;
+             const bool leased = any_lease_names(segment, kBackend);
+             if (!leased && latest_use_ns(segment, kBackend.index) == 1) {
+               result->stopped = commit_stop(segment, kBackend, kEpoch);
+             }
+           }},
+          [=] { return result->stopped; }};
+}
+
+// The last lease ends while the coordinator begins to wait for that: it sees it, or is rung.
+Scenario end_against_wanted() {
+  struct Result {
+    bool seen_in_flight = false;
+    std::uint32_t rings = 0;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  return {"end against wanted",
+          {{stage().segment().coordinator().wanted, "wanted"}, {stage().lease_record().word, "lease"}},
+          [=] {
+            *result = {};
+            stage().make_ready();
+            result->lease = stage().begin_now();
+            result->rings = stage().rings();
+          },
+          {[=] { end_lease(result->lease); },
+           [=] {
+             store_wanted(stage().segment(), 1);
+             result->seen_in_flight = stage().in_flight();
+           }},
+          [=] { return result->seen_in_flight && stage().rings() == result->rings; }};
+}
+
+// A lease with a limit of its own begins while the coordinator decides when to look next: it is
+// planned for, or rings. `fresh`: it is the first of its row.
+Scenario begin_against_horizon(bool fresh) {
+  struct Result {
+    bool planned = false;
+    std::uint32_t rings = 0;
+    bool granted = false;
+    Worker* worker = nullptr;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  const CoordinatorRecord& coordinator = stage().segment().coordinator();
+  WorkerRecord& row = stage().segment().worker(1);
+  std::vector<Explored> words = {{coordinator.horizon_ns, "horizon"},
+                                 {stage().lease_record(fresh ? 1 : 0).word, "lease"}};
+  if (fresh) {
+    words.emplace_back(row.state, "row");
+    words.emplace_back(row.leases_high, "leases_high");
+  }
+  return {fresh ? "first begin of a row against horizon" : "begin against horizon", words,
+          [=] {
+            *result = {};
+            stage().make_ready();
+            store_horizon(stage().segment(), 1);  // it was to look at once
+            result->worker = fresh ? nullptr : &stage().worker();
+          },
+          {[=] {
+             if (fresh) result->worker = stage().newcomer();  // which rings, too
+             result->rings = stage().rings();
+             result->granted =
+                 begin_lease(*result->worker, kBackend, kSecond_ns, "", &result->lease) == BeginResult::kGranted;
+             result->rings = stage().rings() - result->rings;
+           },
+           [=] {
+             store_horizon(stage().segment(), kNever_ns);
+             result->planned = stage().in_flight();
+             store_horizon(stage().segment(), kNever_ns - 1);
+           }},
+          [=] { return result->granted && !result->planned && result->rings == 0; },
+          [=] {
+            if (result->granted) end_lease(result->lease);
+            if (fresh) result->worker->close();
+          }};
+}
+
+std::vector<Scenario> scenarios() {
+  return {begin_against_evict(),    first_begin_against_evict(), ready_against_evict(),
+          end_against_idle_evict(), end_against_wanted(),        begin_against_horizon(false),
+          begin_against_horizon(true)};
+}
+
+// seq_cst accesses that could be weaker, and why. They cost nothing where they are.
+const std::map<std::string, std::string>& stronger_than_needed() {
+  static const std::map<std::string, std::string> kList = {
+      {"attach load row", "under the mutex; free rows are taken by nobody else"},
+      {"reclaim_rows_of_earlier_image load row", "under the mutex"},
+      {"attach store leases_high", "what a scan may read instead is the last owner's: higher, so it looks further"},
+      {"record_use cas last_used", "released by the lease word's store, which follows it"},
+      {"latest_use_ns load last_used", "acquired by the scan of the lease words before it"},
+      {"load_state load state", "looked at before a CAS that decides"},
+  };
+  return kList;
+}
+
+TEST(MemoryOrders, NothingGoesWrongWithTheOrdersAsTheyStand) {
+  for (const Scenario& scenario : scenarios()) {
+    const Exploration found = explore(scenario);
+    EXPECT_FALSE(found.violated) << scenario.name << " went wrong:\n" << found.steps;
+    std::cout << scenario.name << ": " << found.executions << " executions\n";
+    EXPECT_GT(found.executions, 10u) << scenario.name;
+  }
+}
+
+TEST(MemoryOrders, EachSeqCstAccessIsNeeded) {
+  std::set<std::string> sites;
+  std::map<std::string, std::string> needed_by;
+  for (const Scenario& scenario : scenarios()) {
+    for (const std::string& site : explore(scenario).sites) {
+      sites.insert(site);
+      if (needed_by.contains(site)) continue;
+      if (explore(scenario, site).violated) needed_by[site] = scenario.name;
+    }
+  }
+  for (const std::string& site : sites) {
+    const auto needed = needed_by.find(site);
+    const auto listed = stronger_than_needed().find(site);
+    std::cout << site << ": "
+              << (needed != needed_by.end() ? "needed, " + needed->second : std::string("not needed")) << "\n";
+    EXPECT_NE(needed == needed_by.end(), listed == stronger_than_needed().end())
+        << site << (listed == stronger_than_needed().end() ? " is not needed, and not listed" : " is needed, but listed");
+  }
+  for (const auto& [site, why] : stronger_than_needed()) EXPECT_TRUE(sites.contains(site)) << site << " is not met any more";
+}
+
+}  // namespace
+}  // namespace modelpool::model
