@@ -13,7 +13,8 @@
 namespace modelpool::coordinator {
 namespace {
 
-// A member's end makes its group due again; not more often than this.
+// A member's end makes its group due again: at once if it was the last one known, for then the backend
+// may be gone and somebody waits for its place; else not more often than this.
 constexpr std::uint64_t kRescanMin_ns = 2 * kMillisecond_ns;
 // Without a known member to wait for (no descriptor could be had), look again after this.
 constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
@@ -90,7 +91,7 @@ void Groups::run() {
     for (auto& [packed, watched] : all) {
       if (watched.vanished) continue;
       if (watched.due) {
-        next_ns = std::min(next_ns, watched.scanned_ns + kRescanMin_ns);
+        next_ns = std::min(next_ns, next_scan_ns(watched));
         continue;
       }
       bool blind = true;
@@ -100,7 +101,7 @@ void Groups::run() {
         owners.push_back(&watched);
         blind = false;
       }
-      if (blind) next_ns = std::min(next_ns, watched.scanned_ns + kBlindRescan_ns);
+      if (blind) next_ns = std::min(next_ns, next_scan_ns(watched));
     }
     const std::uint64_t now = now_ns();
     const timespec timeout{static_cast<time_t>(age_ns(next_ns, now) / kSecond_ns),
@@ -132,7 +133,7 @@ void Groups::run() {
     for (auto& [packed, watched] : all) {
       const bool blind = !watched.vanished && !watched.due && watched.members.empty();
       if (watched.vanished || !(watched.due || blind)) continue;
-      if (now_ns() < watched.scanned_ns + (watched.due ? kRescanMin_ns : kBlindRescan_ns)) continue;
+      if (now_ns() < next_scan_ns(watched)) continue;
       scan(&watched, spared);
       if (!watched.vanished) continue;
       const std::lock_guard lock(mutex_);
@@ -142,6 +143,24 @@ void Groups::run() {
       bump(vanished_bell_);
     }
   }
+}
+
+bool Groups::any_lives(const Watched& watched) {
+  return std::any_of(watched.members.begin(), watched.members.end(), [](const auto& entry) {
+    return entry.second.handle.liveness() != Liveness::kDead;
+  });
+}
+
+std::uint64_t Groups::next_scan_ns(const Watched& watched) {
+  if (!watched.due) return watched.scanned_ns + kBlindRescan_ns;
+  const bool last_has_ended = !watched.members.empty() && !any_lives(watched);
+  return last_has_ended ? 0 : watched.scanned_ns + kRescanMin_ns;
+}
+
+void Groups::drop_dead_members(Watched* watched) {
+  std::erase_if(watched->members, [](const auto& entry) {
+    return entry.second.handle.liveness() == Liveness::kDead;
+  });
 }
 
 // What it cannot tell counts as "perhaps", which is not signalled (P7) and not gone (P3).
@@ -206,6 +225,7 @@ void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
   watched->due = false;
   watched->scanned_ns = now_ns();
   for (int pass = 0; pass < kPassesMax; ++pass) {
+    drop_dead_members(watched);  // who is dead before the look cannot fork during it
     const bool had_members = !watched->members.empty();
     const bool whole = find_members(watched);
     const bool has_members = !watched->members.empty();
@@ -214,9 +234,7 @@ void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
         it->second.signalled = job.signal;
       }
     }
-    std::erase_if(watched->members, [](const auto& entry) {
-      return entry.second.handle.liveness() == Liveness::kDead;
-    });
+    drop_dead_members(watched);
     bool sent = false;
     for (auto& [pid, member] : watched->members) {
       if (job.signal == 0 || member.signalled == job.signal || spared.contains(pid)) continue;

@@ -74,6 +74,10 @@ class Groups {
   };
   static Belongs belongs(const Watched& watched, pid_t pid, const Number& number);
   static bool find_members(Watched* watched);
+  static bool any_lives(const Watched& watched);
+  // When a group that is due, or of which no member can be waited for, may be looked at (again).
+  static std::uint64_t next_scan_ns(const Watched& watched);
+  static void drop_dead_members(Watched* watched);
   static void scan(Watched* watched, const std::set<pid_t>& spared);
 
   Fd work_bell_;
