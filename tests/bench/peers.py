@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """How late others end a request that hangs: php-fpm (request_terminate_timeout), uWSGI (harakiri)
 and gunicorn (timeout, sync workers), each with a timeout of 2 s.
 

@@ -1,0 +1,140 @@
+"""Runs the benchmarks and shows what they measured. tools/bench builds them and calls this.
+
+Each program prints one JSON object: {"benchmark", "unit", "results": [{"name", "median", ...}]}.
+hot_path is a Google Benchmark program; what it prints is brought into the same form.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import table
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def commands(folder, quick):
+    """The programs in the order in which they run."""
+    few = ["--samples", "20"] if quick else []
+    repetitions, least_s = ("3", "0.01") if quick else ("15", "0.1")
+    return {
+        "hot_path": [
+            f"{folder}/bench_hot_path",
+            "--benchmark_format=json",
+            f"--benchmark_repetitions={repetitions}",
+            f"--benchmark_min_time={least_s}",
+            "--benchmark_enable_random_interleaving=true",
+            "--benchmark_report_aggregates_only",
+        ],
+        "lateness": [f"{folder}/bench_lateness", *few],
+        "peers": [sys.executable, f"{FOLDER}/peers.py", *(["--samples", "6"] if quick else [])],
+        "handover": [f"{folder}/bench_handover", *few],
+        "scale": [f"{folder}/bench_scale"],
+    }
+
+
+def from_google_benchmark(report):
+    """Aggregates of Google Benchmark in our form: median wall and CPU time of one operation, ns."""
+    to_ns = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
+    results = {}
+    for entry in report["benchmarks"]:
+        name = table.plain_name(entry["run_name"])
+        result = results.setdefault(name, {"name": name})
+        if entry.get("aggregate_name") == "median":
+            result["median"] = entry["real_time"] * to_ns[entry["time_unit"]]
+            result["cpu"] = entry["cpu_time"] * to_ns[entry["time_unit"]]
+            result["samples"] = entry["repetitions"]
+        elif entry.get("aggregate_name") == "cv":
+            result["spread"] = entry["real_time"]
+        elif entry.get("error_occurred"):
+            result["note"] = entry.get("error_message", "failed")
+    measured = [result for result in results.values() if "median" in result]
+    notes = [f"{result['name']}: {result['note']}" for result in results.values() if "note" in result]
+    return {"benchmark": "hot_path", "unit": "ns", "results": measured, "notes": notes}
+
+
+def run(name, argv):
+    """What one program measured; None, after a word on stderr, if it could not."""
+    if not os.access(argv[0], os.X_OK):
+        print(f"{name}: left out, there is no {argv[0]}", file=sys.stderr)
+        return None
+    print(f"-- {name}", file=sys.stderr)
+    finished = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
+    try:
+        report = json.loads(finished.stdout)
+    except ValueError:
+        print(f"{name}: failed with {finished.returncode}, printed no JSON", file=sys.stderr)
+        return None
+    if finished.returncode != 0:
+        print(f"{name}: found something wrong, exit code {finished.returncode}", file=sys.stderr)
+    report = from_google_benchmark(report) if "benchmarks" in report else report
+    report["exit_code"] = finished.returncode
+    return report
+
+
+def machine():
+    model = "unknown CPU"
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    with open("/proc/meminfo") as file:
+        memory_kib = int(file.readline().split()[1])
+    return f"{os.cpu_count()} x {model}, {memory_kib / 2**20:.0f} GiB"
+
+
+def commit():
+    described = subprocess.run(
+        ["git", "-C", FOLDER, "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return described.stdout.strip() or "unknown"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--bin", required=True, help="directory of the built programs")
+    parser.add_argument("--command", default="tests/bench/run.py", help="how this was called")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append")
+    parser.add_argument("--json")
+    parser.add_argument("--plot")
+    options = parser.parse_args()
+
+    everything = {
+        "command": options.command,
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine(),
+        "kernel": platform.release(),
+        "commit": commit(),
+        "load_before": os.getloadavg()[0],
+        "benchmarks": {},
+    }
+    all_ran = True
+    for name, argv in commands(options.bin, options.quick).items():
+        if options.only and name not in options.only:
+            continue
+        report = run(name, argv)
+        if report is not None:
+            everything["benchmarks"][name] = report
+        all_ran &= report is not None and report["exit_code"] == 0
+
+    print(table.text(everything))
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(everything, file, indent=1)
+            file.write("\n")
+    if options.plot:
+        import plot  # needs matplotlib, which nobody else does
+
+        plot.draw(everything, options.plot)
+    sys.exit(0 if all_ran else 1)
+
+
+if __name__ == "__main__":
+    main()
