@@ -48,13 +48,16 @@ def draw_bars(axes, bars, title, unit):
         shown = f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
         axes.text(value * 1.15, row, f"{shown} {unit}", va="center", fontsize=8)
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(length=0)
+    axes.set_xticks([], [])  # the numbers stand at the bars
+    axes.set_xticks([], [], minor=True)
+    axes.spines["bottom"].set_visible(False)
 
 
 def hot_path(measured):
     rows = [("hot_path", name, label, colour) for name, label, colour in HOT_PATH]
     bars = measured_bars(measured, rows)
-    return bars and (lambda axes: draw_bars(axes, bars, "One request's bookkeeping, ns", "ns"))
+    return bars and (lambda axes: draw_bars(axes, bars, "One request's bookkeeping (ns, log scale)", "ns"))
 
 
 def lateness(measured):
@@ -66,7 +69,7 @@ def lateness(measured):
             rows.append(("lateness", name, f"modelpool {rule}{under}", OURS))
         rows += [("peers", f"{peer}/{load}", f"{peer}{under}", OTHERS) for peer in PEERS]
     bars = [bar for bar in measured_bars(measured, rows) if bar[0] > 0]
-    title = "Past a timeout until it is enforced, median ms"
+    title = "Past a timeout until enforced (median ms, log scale)"
     return bars and (lambda axes: draw_bars(axes, bars, title, "ms"))
 
 
@@ -88,9 +91,10 @@ def scans(measured):
                       label=f"{backends} backends")  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.minorticks_off()
         axes.set_xlabel("leases in use", fontsize=8)
         axes.legend(frameon=False, fontsize=8)
-        axes.set_title("Coordinator's scan + decision, us", loc="left", fontsize=10,
+        axes.set_title("Coordinator's scan + decision (us, log scale)", loc="left", fontsize=10,
                        fontweight="bold")  # fmt: skip
 
     return lines and draw_lines
