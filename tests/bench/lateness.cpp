@@ -1,5 +1,6 @@
-// How late timeouts are enforced (P8): from the deadline until the backend has its SIGTERM, and
-// until its process is gone; for busy, idle and load timeouts, on a quiet and a saturated machine.
+// How late timeouts are enforced (P8): from the deadline until the coordinator sends SIGTERM, until
+// the backend has it, and until its process is gone; for busy, idle and load timeouts, on a quiet
+// and a saturated machine.
 //
 // Each sample has two zero points. `limit`: the limit after the call that began it (a lease, its
 // end, a ticket), by the precise clock, read before the call; so it says the latest, and a negative
@@ -41,16 +42,25 @@ std::uint64_t stamp_resolution_ns(Rule rule) { return rule == Rule::kLoad ? 0 : 
 struct Sample {
   std::uint64_t begun_ns = 0;  // read before the call
   std::uint64_t stamp_ns = 0;  // as the segment has it
+  std::uint64_t sent_ns = 0;   // as the stop record has it: read just before the signal
   std::uint64_t signalled_ns = 0;
   std::uint64_t gone_ns = 0;
 };
 
-std::uint64_t stamp_of(Pool& pool, const std::string& model, Rule rule) {
-  const Snapshot snapshot = test::look(pool);
-  const BackendView* backend = snapshot.find_model(model);
-  if (backend == nullptr) return 0;  // it has been ended already
-  if (rule == Rule::kLoad) return backend->reserved_ns;
-  return rule == Rule::kBusy ? backend->oldest_start_ns : backend->last_used_ns;
+std::uint64_t stamp_of(const BackendView& backend, Rule rule) {
+  if (rule == Rule::kLoad) return backend.reserved_ns;
+  return rule == Rule::kBusy ? backend.oldest_start_ns : backend.last_used_ns;
+}
+
+// When the coordinator sent the signal. nullopt if the slot has a new life already.
+std::optional<std::uint64_t> sent_ns(const Pool& pool, BackendRef ref) {
+  StopRecord stop;
+  const auto is_known = [&] {  // it is written just after the signal
+    stop = pool.segment().backend(ref.index).stop.load();
+    return stop.generation != ref.generation || stop.signalled_ns != 0;
+  };
+  if (!test::eventually(is_known) || stop.generation != ref.generation) return std::nullopt;
+  return stop.signalled_ns;
 }
 
 void sleep_random(std::uint64_t longest_ns) {
@@ -58,7 +68,8 @@ void sleep_random(std::uint64_t longest_ns) {
   sleep_ns(std::uniform_int_distribution<std::uint64_t>(0, longest_ns)(random));
 }
 
-// One timeout. nullopt if it passed before the stamp was read or the backend was up.
+// One timeout. nullopt if it passed before the stamp was read or the backend was up, or the slot
+// was taken again before its record was read.
 std::optional<Sample> take_sample(const test::Scratch& scratch, Pool& pool,
                                   const std::string& model, Rule rule) {
   Sample sample;
@@ -81,10 +92,14 @@ std::optional<Sample> take_sample(const test::Scratch& scratch, Pool& pool,
       lease.release();
     }
   }
-  sample.stamp_ns = stamp_of(pool, model, rule);
+  const Snapshot snapshot = test::look(pool);
+  const BackendView* slot = snapshot.find_model(model);
   sample.gone_ns = backend.wait_until_gone();
   const auto signalled = backend.signalled_ns();
-  if (!signalled || sample.stamp_ns == 0) return std::nullopt;
+  const auto sent = slot == nullptr ? std::nullopt : sent_ns(pool, slot->ref);
+  if (!signalled || !sent) return std::nullopt;
+  sample.stamp_ns = stamp_of(*slot, rule);
+  sample.sent_ns = *sent;
   sample.signalled_ns = *signalled;
   return sample;
 }
@@ -118,7 +133,7 @@ std::vector<Sample> take_samples(Rule rule, int count) {
   return samples;
 }
 
-// Adds the four measures of these samples. Returns how many timeouts came early.
+// Adds the measures of these samples. Returns how many timeouts came early.
 std::size_t report(Report& report, const std::string& name, Rule rule,
                    const std::vector<Sample>& samples) {
   std::size_t early_in_all = 0;
@@ -133,6 +148,7 @@ std::size_t report(Report& report, const std::string& name, Rule rule,
     early_in_all += static_cast<std::size_t>(early);
   };
   const std::uint64_t due_ns = kLimit_ns + stamp_resolution_ns(rule);
+  add("sent/due", &Sample::sent_ns, &Sample::stamp_ns, due_ns);
   add("signalled/due", &Sample::signalled_ns, &Sample::stamp_ns, due_ns);
   add("signalled/limit", &Sample::signalled_ns, &Sample::begun_ns, kLimit_ns);
   add("gone/due", &Sample::gone_ns, &Sample::stamp_ns, due_ns);
