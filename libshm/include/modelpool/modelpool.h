@@ -1,0 +1,506 @@
+/* modelpool in C: attach to a pool, acquire a model, hold a lease while a request runs, load the
+ * model when handed the ticket. The meaning of each word and the promises P1 to P13 are those of
+ * the README; this header is the stable surface of libmodelpool.so that other languages bind to.
+ *
+ *   modelpool_error error;
+ *   modelpool_pool pool;
+ *   modelpool_grant grant;
+ *   if (modelpool_attach(NULL, NULL, &pool, &error) != MODELPOOL_OK) die(error.text);
+ *   if (modelpool_acquire(pool, "llama-3-8b", 30000, NULL, &grant, &error) != MODELPOOL_OK) ...
+ *   if (grant.kind == MODELPOOL_GRANTED_TICKET) {
+ *     modelpool_spawn(grant.ticket, argv, NULL, NULL, &error);
+ *     ... wait until it answers ...
+ *     modelpool_ready(grant.ticket, "127.0.0.1:4321", NULL, &grant.lease, &error);
+ *   }
+ *   ... send the request to the lease's address ...
+ *   modelpool_release(grant.lease);
+ *
+ * Safety
+ *   Threads: every function may be called from any thread at any time, on any handle. Leases and
+ *   waits may move between threads. What one handle cannot do twice at once (two threads that use
+ *   the same ticket or poll the same wait) is answered MODELPOOL_BUSY, and nothing happens. There
+ * is no state of a call outside its arguments: no errno, no last error. Handles: plain numbers,
+ * copied freely; all zeros is none. One that is closed, released, used up, made up or of another
+ * kind is answered MODELPOOL_CLOSED, also long after its number was given to somebody else's
+ * object: a number is never given out twice. Fork: in a child, inherited leases, tickets and waits
+ * are inert: every function answers MODELPOOL_CLOSED and changes nothing for the parent. An
+ * inherited pool works: it attaches the child at its first use. Create the wait fd
+ * (modelpool_wait_fd) after the fork. After exec everything is gone; the next attach or the
+ * coordinator clears what was held (P6). Signal handlers: only modelpool_version and
+ * modelpool_code_name are async-signal-safe. A handler that calls another function while its thread
+ * is inside one is answered MODELPOOL_BUSY; one that interrupts malloc is not, and may deadlock.
+ * Write to a pipe, or set a flag, and call later. Cancellation: a thread must not be cancelled
+ * (pthread_cancel) inside a call, except by the end of the process. Unloading: the library stays in
+ * the process once loaded.
+ *
+ * Crash
+ *   Whatever a process held when it died, the coordinator clears (P6); backends it loaded stay.
+ *
+ * Errors
+ *   A function that can fail returns a modelpool_code: MODELPOOL_OK, or what went wrong, with the
+ *   details in `error` (NULL: not wanted). On failure nothing was done, unless said otherwise, and
+ *   handles and structures to be written are zeroed where that is said. No function throws, aborts,
+ * or sets a signal disposition. Any of them may answer MODELPOOL_INVALID (an argument; the text
+ * names it), MODELPOOL_CLOSED (the handle), MODELPOOL_BUSY (as above, or the pool's mutex was not
+ * let go for 2 s) and MODELPOOL_SYSTEM (out of memory, descriptors, /proc); listed below is what
+ * else.
+ *
+ * Text
+ *   UTF-8, NUL-terminated. A model's name has 1 to 191 bytes, an address 1 to 255, a tag or label
+ * at most 31, all printable. Arguments are copied before a call returns. What is printed was
+ * escaped.
+ *
+ * Times are milliseconds (_ms), of CLOCK_MONOTONIC: no suspend, no clock steps. Sizes are bytes.
+ * Unknown, or does not apply, is -1, never 0 (P11).
+ *
+ * Growth
+ *   Structures of options and of answers begin with struct_bytes, which the caller sets to its own
+ *   sizeof (the ..._INIT macros do); fields are only ever added at the end, zero meaning "as
+ * before". A library that is older than a caller's option refuses it with MODELPOOL_INVALID instead
+ * of ignoring it. Functions and codes are only added. What breaks this changes the soname.
+ */
+#ifndef MODELPOOL_MODELPOOL_H_
+#define MODELPOOL_MODELPOOL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define MODELPOOL_API __attribute__((visibility("default")))
+#else
+#define MODELPOOL_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Room for the longest text and its NUL. */
+#define MODELPOOL_MODEL_BYTES 192
+#define MODELPOOL_ADDRESS_BYTES 256
+#define MODELPOOL_TAG_BYTES 32
+#define MODELPOOL_LABEL_BYTES 32
+#define MODELPOOL_POOL_BYTES 72
+#define MODELPOOL_ERROR_BYTES 992
+
+#define MODELPOOL_UNKNOWN (-1)
+
+/* --- Errors ------------------------------------------------------------------------------------
+ */
+
+enum {
+  MODELPOOL_OK = 0,
+  MODELPOOL_TIMEOUT = 1,        /* the deadline passed while waiting */
+  MODELPOOL_QUEUE_FULL = 2,     /* max_waiters are waiting already */
+  MODELPOOL_TABLE_FULL = 3,     /* a table of the pool, or of this process, has no free slot */
+  MODELPOOL_ALL_PINNED = 4,     /* no place can be made: all that could go is pinned */
+  MODELPOOL_COOLING_DOWN = 5,   /* failed to load lately; see retry_after_ms */
+  MODELPOOL_LOAD_FAILED = 6,    /* the load this call waited for failed */
+  MODELPOOL_NO_COORDINATOR = 7, /* coordinatord is needed and has been absent for the grace */
+  MODELPOOL_NO_SUCH_POOL = 8,   /* no pool of that name */
+  MODELPOOL_INCOMPATIBLE = 9,   /* another layout, namespace, boot or kind of file */
+  MODELPOOL_NOT_LOADED = 10,    /* no backend serves the model and none was to be loaded */
+  MODELPOOL_TICKET_LOST = 11,   /* load_timeout ended it, or it was given up */
+  MODELPOOL_LEASE_LOST = 12,    /* the lease's backend was stopped */
+  MODELPOOL_INVALID = 13,       /* an argument is malformed */
+  MODELPOOL_CLOSED = 14,        /* the handle is closed, or was inherited through fork */
+  MODELPOOL_REPLACED = 15,      /* the pool was removed or replaced under this process */
+  MODELPOOL_CANCELLED = 16,     /* modelpool_cancel */
+  MODELPOOL_PERMISSION = 17,    /* owned by another user, or open to others */
+  MODELPOOL_BUSY = 18, /* in use by another thread, or the pool's mutex by another process */
+  MODELPOOL_SPAWN_FAILED = 19, /* the program could not be executed; the ticket stays */
+  MODELPOOL_SYSTEM = 20        /* the operating system refused; `system` is its errno */
+};
+typedef int modelpool_code;
+
+/* Filled by the call it was given to, whole, also on success (code 0, empty text). Needs no
+ * preparation; never grows. */
+typedef struct modelpool_error {
+  int32_t code;           /* a modelpool_code */
+  int32_t system;         /* errno where the cause is a system call, else 0 */
+  int64_t retry_after_ms; /* COOLING_DOWN, LOAD_FAILED: until the next load may start; else 0 */
+  int64_t reserved[2];
+  char text[MODELPOOL_ERROR_BYTES]; /* "unable to VERB OBJECT: reason; what to do" */
+} modelpool_error;
+
+/* "timeout", "queue_full"...: as JSON carries it; "ok" for 0, "unknown" for what is none.
+ * Static. Async-signal-safe. */
+MODELPOOL_API const char* modelpool_code_name(modelpool_code code);
+
+/* "0.1.0": of the library that is loaded. Static. Async-signal-safe. */
+MODELPOOL_API const char* modelpool_version(void);
+
+/* --- Handles -----------------------------------------------------------------------------------
+ */
+
+typedef struct modelpool_pool {
+  uint64_t id;
+} modelpool_pool;
+/* A request in flight. While it exists its backend is not evicted (P2). */
+typedef struct modelpool_lease {
+  uint64_t id;
+} modelpool_lease;
+/* The exclusive right to start the backend of one model (P4). */
+typedef struct modelpool_ticket {
+  uint64_t id;
+} modelpool_ticket;
+/* An acquire in progress. */
+typedef struct modelpool_wait {
+  uint64_t id;
+} modelpool_wait;
+
+/* --- Pools -------------------------------------------------------------------------------------
+ */
+
+typedef struct modelpool_attach_options {
+  size_t struct_bytes;
+  const char* dir;   /* NULL: MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID */
+  int32_t no_create; /* 1: NO_SUCH_POOL instead of a new pool */
+  uint32_t backends; /* capacities of a pool that is created here; 0: 256 */
+  uint32_t workers;  /* 64 */
+  uint32_t leases;   /* 1024 for each worker */
+  uint32_t waiters;  /* 512 */
+  uint32_t events;   /* 4096 */
+  uint32_t models;   /* 512 */
+  uint32_t reserved;
+  const char* const* settings;  /* "name=value", then NULL: of a pool created here. NULL: none, so
+                                   that it grants no ticket before a coordinator has run */
+  int64_t coordinator_grace_ms; /* how long its absence goes unnoticed; 0: 10000 */
+} modelpool_attach_options;
+#define MODELPOOL_ATTACH_OPTIONS_INIT \
+  { sizeof(modelpool_attach_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* Joins the pool of that name, creating it if there is none. name: [a-z0-9_-]{1,64}; NULL:
+ * MODELPOOL_POOL, else "default". options: NULL for the defaults. *pool is the caller's, to be
+ * given to modelpool_detach; zeroed on failure. The same pool may be attached more than once.
+ * Errors: NO_SUCH_POOL, INCOMPATIBLE, PERMISSION, TABLE_FULL, REPLACED. */
+MODELPOOL_API modelpool_code modelpool_attach(const char* name,
+                                              const modelpool_attach_options* options,
+                                              modelpool_pool* pool, modelpool_error* error);
+
+/* Leaves the pool: this process's row is free when its last lease, ticket and wait have ended.
+ * Leases and tickets out stay valid. Waits and blocked calls to modelpool_acquire are ended with
+ * CLOSED; other calls in progress finish. The wait fd is closed: take it out of event loops before.
+ * Errors: CLOSED (harmless). */
+MODELPOOL_API modelpool_code modelpool_detach(modelpool_pool pool);
+
+/* --- Acquire -----------------------------------------------------------------------------------
+ */
+
+typedef struct modelpool_acquire_options {
+  size_t struct_bytes;
+  const char* tag;         /* who asks, shown in events and lists; NULL: none */
+  int64_t busy_timeout_ms; /* of this request alone; 0: only the pool's rules */
+  uint64_t expected_bytes; /* what loading it will take; 0: unknown */
+  uint64_t priority;
+  int32_t no_load; /* 1: NOT_LOADED instead of a ticket */
+  int32_t reserved;
+} modelpool_acquire_options;
+#define MODELPOOL_ACQUIRE_OPTIONS_INIT \
+  { sizeof(modelpool_acquire_options), 0, 0, 0, 0, 0, 0 }
+
+enum {
+  MODELPOOL_GRANTED_NOTHING = 0, /* yet */
+  MODELPOOL_GRANTED_LEASE = 1,   /* it is loaded: send the request to the lease's address */
+  MODELPOOL_GRANTED_TICKET = 2   /* load it */
+};
+/* The caller's, to be given back by release, or ready or fail. Never grows. */
+typedef struct modelpool_grant {
+  int32_t kind;
+  int32_t reserved;
+  modelpool_lease lease;
+  modelpool_ticket ticket;
+} modelpool_grant;
+
+/* A lease if the model is loaded, a ticket if the caller is to load it (P4: one loader at a time;
+ * P5: first come, first served). Waits for either, up to timeout_ms: 0 does not wait, at most 10
+ * years; there is no wait without an end. A loaded model takes no lock and no system call. *grant
+ * is zeroed on failure. Blocks its thread; only detach ends it early (modelpool_begin can be
+ * cancelled). A signal handler runs and the wait goes on. Errors: TIMEOUT, QUEUE_FULL, TABLE_FULL,
+ * ALL_PINNED, COOLING_DOWN, LOAD_FAILED, NO_COORDINATOR, NOT_LOADED, REPLACED. */
+MODELPOOL_API modelpool_code modelpool_acquire(modelpool_pool pool, const char* model,
+                                               int64_t timeout_ms,
+                                               const modelpool_acquire_options* options,
+                                               modelpool_grant* grant, modelpool_error* error);
+
+/* Begins an acquire that the caller polls: for event loops. Never blocks for longer than a
+ * mutex. *wait is the caller's until a poll that says anything but "nothing yet", or cancel; it is
+ * zeroed on failure. Stands in line from its first poll on: poll it at once, then whenever the wait
+ * fd is readable. Errors as above, from poll. */
+MODELPOOL_API modelpool_code modelpool_begin(modelpool_pool pool, const char* model,
+                                             int64_t timeout_ms,
+                                             const modelpool_acquire_options* options,
+                                             modelpool_wait* wait, modelpool_error* error);
+
+/* One look. MODELPOOL_OK with grant->kind GRANTED_NOTHING: nothing yet, and the wait goes on. Any
+ * other outcome ends the wait, whose handle is closed from then on; but BUSY (another thread polls
+ * it) and INVALID (grant is NULL) do not. Without the wait fd, poll at least once a second. Errors:
+ * those of acquire, and CANCELLED; CLOSED also when its pool was detached. */
+MODELPOOL_API modelpool_code modelpool_poll(modelpool_wait wait, modelpool_grant* grant,
+                                            modelpool_error* error);
+
+/* Ends a wait: leaves the line at once, costing nobody its place (P5). A poll in progress in
+ * another thread says CANCELLED, unless it was granted something just before, which is then its
+ * caller's. Errors: CLOSED: it had ended before (harmless). */
+MODELPOOL_API modelpool_code modelpool_cancel(modelpool_wait wait);
+
+/* A descriptor for poll, epoll or select, one for all waits of this pool in this process. It
+ * becomes readable when any of them may have something new: a wake, a deadline, or a second gone by
+ * (a waker may have died). Then read 8 bytes from it and poll every wait. It is the pool's: do not
+ * close it; a child of fork must ask for its own. Nonblocking, close-on-exec. The first call starts
+ * a thread, the only one for any number of waits, which takes no signals and sleeps while nobody
+ * waits. Call it after daemonising: who closes all descriptors closes this one. *fd is -1 on
+ * failure. */
+MODELPOOL_API modelpool_code modelpool_wait_fd(modelpool_pool pool, int* fd,
+                                               modelpool_error* error);
+
+/* --- Leases ------------------------------------------------------------------------------------
+ */
+
+typedef struct modelpool_lease_info {
+  size_t struct_bytes;
+  int32_t pid; /* of the backend; 0 for an external one */
+  int32_t reserved;
+  char model[MODELPOOL_MODEL_BYTES];
+  char address[MODELPOOL_ADDRESS_BYTES];
+} modelpool_lease_info;
+#define MODELPOOL_LEASE_INFO_INIT                  \
+  {                                                \
+    sizeof(modelpool_lease_info), 0, 0, {0}, { 0 } \
+  }
+
+/* What the lease is on; the same for as long as it is held. info->struct_bytes must be set. */
+MODELPOOL_API modelpool_code modelpool_lease_get(modelpool_lease lease, modelpool_lease_info* info,
+                                                 modelpool_error* error);
+
+/* The request is getting on: restarts its stall_timeout. Cheap enough for every chunk of a stream.
+ * Errors: LEASE_LOST: its backend was stopped; the text says why. The lease is still to be
+ * released. */
+MODELPOOL_API modelpool_code modelpool_progress(modelpool_lease lease, modelpool_error* error);
+
+/* Ends the lease, from any thread, at the latest when calls on it in other threads have returned.
+ * Errors: CLOSED: released before, or another process's (harmless). */
+MODELPOOL_API modelpool_code modelpool_release(modelpool_lease lease);
+
+/* --- Tickets -----------------------------------------------------------------------------------
+ */
+
+typedef struct modelpool_ticket_info {
+  size_t struct_bytes;
+  int32_t pid; /* of what was started; 0 before */
+  int32_t reserved;
+  char model[MODELPOOL_MODEL_BYTES];
+} modelpool_ticket_info;
+#define MODELPOOL_TICKET_INFO_INIT             \
+  {                                            \
+    sizeof(modelpool_ticket_info), 0, 0, { 0 } \
+  }
+
+MODELPOOL_API modelpool_code modelpool_ticket_get(modelpool_ticket ticket,
+                                                  modelpool_ticket_info* info,
+                                                  modelpool_error* error);
+
+typedef struct modelpool_spawn_options {
+  size_t struct_bytes;
+  const char* const*
+      env;            /* "NAME=value", then NULL: added to the caller's environment, or replacing */
+  const char* cwd;    /* NULL: the caller's */
+  const char* output; /* file that stdout and stderr are appended to; NULL: /dev/null */
+  const char* error_output; /* another one for stderr; NULL: as stdout */
+} modelpool_spawn_options;
+#define MODELPOOL_SPAWN_OPTIONS_INIT \
+  { sizeof(modelpool_spawn_options), 0, 0, 0, 0 }
+
+/* Starts the backend in a session of its own, recorded before it executes: there is no instant in
+ * which it runs unknown (P6, P9). argv ends with NULL; argv[0] is looked up in PATH. It gets no
+ * descriptor but 0 to 2, default signals, and MODELPOOL_BACKEND in its environment; a thread reaps
+ * it. pid may be NULL. Errors: SPAWN_FAILED (the ticket stays: spawn something else, or fail),
+ * TICKET_LOST. */
+MODELPOOL_API modelpool_code modelpool_spawn(modelpool_ticket ticket, const char* const* argv,
+                                             const modelpool_spawn_options* options, int32_t* pid,
+                                             modelpool_error* error);
+
+/* Registers a process the caller started. If it does not lead its own process group, or a worker is
+ * in that group, only the process itself is signalled. Errors: INVALID for a PID that may not be
+ * signalled (P7): 1 and less, the caller and its ancestors, workers, the coordinator, another
+ * user's; TICKET_LOST. */
+MODELPOOL_API modelpool_code modelpool_started(modelpool_ticket ticket, int32_t pid,
+                                               modelpool_error* error);
+
+typedef struct modelpool_ready_options {
+  size_t struct_bytes;
+  uint64_t size_bytes;         /* memory it takes; 0: unknown */
+  const char* label;           /* e.g. a GPU's name; not interpreted; NULL: none */
+  uint64_t device_mask;        /* not interpreted */
+  const char* const* settings; /* "name=value", then NULL: for this backend, over all other rules */
+  int32_t pinned;              /* 1: exempt from eviction */
+  int32_t external; /* 1: without a process of ours: counted and leased, never signalled */
+} modelpool_ready_options;
+#define MODELPOOL_READY_OPTIONS_INIT \
+  { sizeof(modelpool_ready_options), 0, 0, 0, 0, 0, 0 }
+
+/* The backend answers at this address: opens it to every worker and gives the loader its own lease
+ * (*lease, zeroed on failure; NULL is refused). Uses the ticket up.
+ * Errors: TICKET_LOST (uses it up too); TABLE_FULL: no free lease; INVALID. The ticket stays with
+ * these. */
+MODELPOOL_API modelpool_code modelpool_ready(modelpool_ticket ticket, const char* address,
+                                             const modelpool_ready_options* options,
+                                             modelpool_lease* lease, modelpool_error* error);
+
+/* The load failed: answers every waiter with the reason (at most 255 bytes are kept; NULL: "given
+ * up"), ends what was started, starts the model's cool-down. Uses the ticket up, whatever it
+ * returns, but for BUSY. Errors: TICKET_LOST. */
+MODELPOOL_API modelpool_code modelpool_fail(modelpool_ticket ticket, const char* reason,
+                                            modelpool_error* error);
+
+/* --- The pool's backends and settings ----------------------------------------------------------
+ */
+
+/* The model's backend was used now, without a request in flight. Errors: NOT_LOADED. */
+MODELPOOL_API modelpool_code modelpool_touch(modelpool_pool pool, const char* model,
+                                             modelpool_error* error);
+/* Exempts it from idle, LRU, group and memory eviction, until unpin. Errors: NOT_LOADED. */
+MODELPOOL_API modelpool_code modelpool_pin(modelpool_pool pool, const char* model,
+                                           modelpool_error* error);
+MODELPOOL_API modelpool_code modelpool_unpin(modelpool_pool pool, const char* model,
+                                             modelpool_error* error);
+/* Asks the coordinator to end the model's backend, and returns at once; force 1 cuts its leases, 0
+ * waits for them up to drain_timeout. modelpool_list_backends tells when it is gone. Errors:
+ * NOT_LOADED. */
+MODELPOOL_API modelpool_code modelpool_evict(modelpool_pool pool, const char* model, int force,
+                                             modelpool_error* error);
+
+/* Settings by name, written as everywhere: modelpool_set(pool, "idle_timeout", "15m", &error).
+ * Dashes or underscores. In force for every worker of the host when it returns. Errors: INVALID,
+ * with what it takes. */
+MODELPOOL_API modelpool_code modelpool_set(modelpool_pool pool, const char* name, const char* value,
+                                           modelpool_error* error);
+/* The pool's value, or the default, as modelpool_set takes it, in value[value_bytes] (64 are
+ * enough). INVALID if it does not fit. */
+MODELPOOL_API modelpool_code modelpool_get(modelpool_pool pool, const char* name, char* value,
+                                           size_t value_bytes, modelpool_error* error);
+/* max_backends as a number; 0: no limit (P3). */
+MODELPOOL_API modelpool_code modelpool_limit(modelpool_pool pool, uint32_t* max_backends,
+                                             modelpool_error* error);
+MODELPOOL_API modelpool_code modelpool_set_limit(modelpool_pool pool, uint32_t max_backends,
+                                                 modelpool_error* error);
+
+/* --- Looking -----------------------------------------------------------------------------------
+ */
+/* Looking takes no lock and counts as no use (P12). Same meaning as poolctl's JSON of that name. */
+
+typedef struct modelpool_status {
+  size_t struct_bytes;
+  int64_t max_backends; /* 0: no limit; -1: the pool never had settings */
+  uint32_t live;
+  uint32_t ready;
+  uint32_t waiting;
+  uint32_t workers;
+  uint32_t leases;
+  int32_t coordinator_alive; /* 1, 0; -1: cannot be told */
+  int32_t coordinator_pid;   /* 0: none */
+  uint32_t coordinator_epoch;
+  char pool[MODELPOOL_POOL_BYTES];
+} modelpool_status;
+#define MODELPOOL_STATUS_INIT                                  \
+  {                                                            \
+    sizeof(modelpool_status), 0, 0, 0, 0, 0, 0, 0, 0, 0, { 0 } \
+  }
+
+/* status->struct_bytes must be set. */
+MODELPOOL_API modelpool_code modelpool_get_status(modelpool_pool pool, modelpool_status* status,
+                                                  modelpool_error* error);
+
+/* Lists fill rows[0] to rows[capacity - 1] of the caller's array, row_bytes apart (sizeof of the
+ * row), and set *count to how many there are, which may be more: then give more room and ask again.
+ * rows may be NULL with capacity 0. Each row is a moment's; struct_bytes in it says how much of it
+ * the library wrote. */
+
+typedef struct modelpool_backend {
+  size_t struct_bytes;
+  char model[MODELPOOL_MODEL_BYTES];
+  char address[MODELPOOL_ADDRESS_BYTES]; /* "" before ready */
+  char state[16];                        /* reserved starting ready evicting stopping */
+  char label[MODELPOOL_LABEL_BYTES];
+  int64_t busy_ms;     /* age of the oldest lease; -1: none in flight */
+  int64_t idle_ms;     /* -1: not idle */
+  int64_t ready_ms;    /* since ready; -1: not yet */
+  int64_t reserved_ms; /* since its ticket was granted */
+  int64_t size_bytes;  /* -1: unknown */
+  uint64_t device_mask;
+  uint32_t in_flight;
+  uint32_t generation;
+  uint32_t slot;
+  int32_t pid;       /* 0: none known */
+  int32_t owner_pid; /* the worker that loaded it */
+  int32_t pinned;
+  int32_t external;
+  int32_t evict_requested;
+} modelpool_backend;
+MODELPOOL_API modelpool_code modelpool_list_backends(modelpool_pool pool, modelpool_backend* rows,
+                                                     size_t row_bytes, size_t capacity,
+                                                     size_t* count, modelpool_error* error);
+
+typedef struct modelpool_lease_row {
+  size_t struct_bytes;
+  char model[MODELPOOL_MODEL_BYTES]; /* "" if its backend has just changed */
+  char tag[MODELPOOL_TAG_BYTES];
+  int64_t age_ms;
+  int64_t progress_ms; /* since the last progress */
+  int64_t limit_ms;    /* its own busy timeout; -1: none */
+  int32_t worker_pid;
+  int32_t backend_pid; /* 0: none */
+} modelpool_lease_row;
+MODELPOOL_API modelpool_code modelpool_list_leases(modelpool_pool pool, modelpool_lease_row* rows,
+                                                   size_t row_bytes, size_t capacity, size_t* count,
+                                                   modelpool_error* error);
+
+typedef struct modelpool_waiter {
+  size_t struct_bytes;
+  char model[MODELPOOL_MODEL_BYTES];
+  char tag[MODELPOOL_TAG_BYTES];
+  int64_t waiting_ms;
+  int64_t left_ms; /* until its deadline */
+  uint64_t arrival;
+  uint64_t priority;
+  int64_t expected_bytes; /* -1: unknown */
+  int32_t worker_pid;
+  int32_t reserved;
+} modelpool_waiter;
+MODELPOOL_API modelpool_code modelpool_list_waiters(modelpool_pool pool, modelpool_waiter* rows,
+                                                    size_t row_bytes, size_t capacity,
+                                                    size_t* count, modelpool_error* error);
+
+typedef struct modelpool_event {
+  size_t struct_bytes;
+  uint64_t sequence; /* from 1, without gaps, as long as the ring remembers */
+  int64_t time_ms;   /* since 1970, UTC; -1: unknown */
+  char kind[32];     /* loaded load_failed evicted killed exited worker_died ... */
+  char
+      reason[32]; /* lru idle group memory busy stall load_timeout requested crashed shutdown; "" */
+  char model[MODELPOOL_MODEL_BYTES];
+  char tag[MODELPOOL_TAG_BYTES];
+  char exit[32]; /* "exit status 1", "signal SIGKILL"; "": unknown */
+  char text[512];
+  int64_t age_ms;   /* measured */
+  int64_t limit_ms; /* the rule's */
+  int64_t exit_ms;  /* from the stop signal until gone */
+  int64_t load_ms;
+  int64_t count; /* of what, the kind says */
+  int32_t pid;   /* 0: none */
+  int32_t worker_pid;
+  int32_t signal; /* 0: none */
+  int32_t reserved;
+} modelpool_event;
+/* Every decision leaves one (P11). From number `first` on, oldest first, as far as the ring
+ * remembers; to follow, ask again from the last sequence + 1. */
+MODELPOOL_API modelpool_code modelpool_list_events(modelpool_pool pool, uint64_t first,
+                                                   modelpool_event* rows, size_t row_bytes,
+                                                   size_t capacity, size_t* count,
+                                                   modelpool_error* error);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* MODELPOOL_MODELPOOL_H_ */
