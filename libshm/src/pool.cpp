@@ -606,7 +606,7 @@ Result<> change_settings(const Segment& segment, const std::vector<std::pair<std
   for (const auto& [name, text] : values) {
     const SettingInfo* info = find_setting(name);
     if (info == nullptr) {
-      return fail(Errc::kInvalid, "unable to set " + escape(name) +
+      return fail(Errc::kInvalid, "unable to set " + quote(name) +
                                       ": there is no such setting; `poolctl set` lists them");
     }
     const auto value = parse_setting(*info, text);

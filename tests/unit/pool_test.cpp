@@ -229,6 +229,15 @@ TEST(LoadTicket, MovedIntoAnotherGivesThatOneUp) {
   EXPECT_EQ(first.model(), "second");
 }
 
+TEST(PoolSettings, AnUnknownNameIsRepeatedShortened) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const auto refused = pool.set(std::string(1'000'000, 'x'), "1");
+  EXPECT_EQ(code_of(refused), Errc::kInvalid);
+  EXPECT_LT(text_of(refused).size(), 1000u);
+  EXPECT_NE(text_of(refused).find("no such setting"), std::string::npos) << text_of(refused);
+}
+
 TEST(PoolSettings, AreSetAllOrNone) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
