@@ -17,6 +17,7 @@ FLOORS = {
         ["robust_mutex", "segment", "worker", "leases"],
         ["registry", "spawn", "admission", "snapshot"],
         ["pool"],
+        ["modelpool", "handles", "wait_fd", "api"],  # the C interface
     ],
     "coordinatord": [
         ["decide"],

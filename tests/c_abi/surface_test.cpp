@@ -1,0 +1,408 @@
+// What each function of the C interface does.
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "c_pool.hpp"
+#include "support/daemon.hpp"
+
+using namespace modelpool;        // NOLINT(google-build-using-namespace)
+using namespace modelpool::test;  // NOLINT(google-build-using-namespace)
+
+namespace {
+
+bool readable(int fd) {
+  pollfd one{fd, POLLIN, 0};
+  return poll(&one, 1, 30'000) == 1 && (one.revents & POLLIN) != 0;
+}
+void drain(int fd) {
+  std::uint64_t count;
+  EXPECT_EQ(read(fd, &count, sizeof count), 8);
+}
+
+}  // namespace
+
+TEST(CInterface, KnowsItsVersionAndNamesItsCodes) {
+  EXPECT_STREQ(modelpool_version(), "0.1.0");
+  EXPECT_STREQ(modelpool_code_name(MODELPOOL_OK), "ok");
+  EXPECT_STREQ(modelpool_code_name(MODELPOOL_QUEUE_FULL), "queue_full");
+  EXPECT_STREQ(modelpool_code_name(MODELPOOL_SYSTEM), "system");
+  EXPECT_STREQ(modelpool_code_name(21), "unknown");
+  EXPECT_STREQ(modelpool_code_name(-1), "unknown");
+}
+
+TEST(CInterface, LoadsServesAndEvictsARealBackend) {
+  const Scratch scratch;
+  const BackendsEnd end(scratch);
+  const Orphans orphans;
+  Daemon daemon(scratch);
+  const CPool pool(scratch);
+  modelpool_error error;
+
+  const modelpool_ticket ticket = ticket_on(pool, "llama");
+  int port = 0;
+  const std::vector<std::string> argv = backend_argv(&port);
+  std::vector<const char*> arguments;
+  for (const std::string& argument : argv) arguments.push_back(argument.c_str());
+  arguments.push_back(nullptr);
+  const std::string log = scratch.path("backend.log");
+  const char* const env[] = {"C_ABI_TEST=yes", nullptr};
+  modelpool_spawn_options options = MODELPOOL_SPAWN_OPTIONS_INIT;
+  options.env = env;
+  options.output = log.c_str();
+  std::int32_t pid = 0;
+  ASSERT_EQ(modelpool_spawn(ticket, arguments.data(), &options, &pid, &error), MODELPOOL_OK)
+      << error.text;
+  EXPECT_TRUE(is_running(pid));
+  EXPECT_EQ(read_environment(pid, "C_ABI_TEST"), "yes");
+  modelpool_ticket_info loading = MODELPOOL_TICKET_INFO_INIT;
+  ASSERT_EQ(modelpool_ticket_get(ticket, &loading, &error), MODELPOOL_OK);
+  EXPECT_STREQ(loading.model, "llama");
+  EXPECT_EQ(loading.pid, pid);
+
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+  modelpool_ready_options ready = MODELPOOL_READY_OPTIONS_INIT;
+  ready.size_bytes = 1 << 20;
+  ready.label = "gpu0";
+  const char* const settings[] = {"idle_timeout=7m", nullptr};
+  ready.settings = settings;
+  modelpool_lease lease;
+  ASSERT_EQ(modelpool_ready(ticket, address.c_str(), &ready, &lease, &error), MODELPOOL_OK)
+      << error.text;
+  modelpool_lease_info info = MODELPOOL_LEASE_INFO_INIT;
+  ASSERT_EQ(modelpool_lease_get(lease, &info, &error), MODELPOOL_OK);
+  EXPECT_STREQ(info.model, "llama");
+  EXPECT_EQ(info.address, address);
+  EXPECT_EQ(info.pid, pid);
+  EXPECT_EQ(modelpool_progress(lease, &error), MODELPOOL_OK);
+
+  const auto listed = backends(pool);
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_STREQ(listed[0].state, "ready");
+  EXPECT_STREQ(listed[0].label, "gpu0");
+  EXPECT_EQ(listed[0].pid, pid);
+  EXPECT_EQ(listed[0].size_bytes, 1 << 20);
+  EXPECT_EQ(listed[0].in_flight, 1u);
+  EXPECT_EQ(listed[0].idle_ms, MODELPOOL_UNKNOWN);
+  EXPECT_EQ(listed[0].owner_pid, getpid());
+  EXPECT_NE(poolctl(scratch, {"explain", "llama"}).out.find("7m"), std::string::npos);
+
+  modelpool_status status = MODELPOOL_STATUS_INIT;
+  ASSERT_EQ(modelpool_get_status(pool, &status, &error), MODELPOOL_OK);
+  EXPECT_STREQ(status.pool, "default");
+  EXPECT_EQ(status.ready, 1u);
+  EXPECT_EQ(status.leases, 1u);
+  EXPECT_EQ(status.coordinator_alive, 1);
+  EXPECT_EQ(status.coordinator_pid, daemon.pid());
+
+  // A forced end cuts the lease, and the lease is told.
+  ASSERT_EQ(modelpool_evict(pool, "llama", 1, &error), MODELPOOL_OK);
+  ASSERT_TRUE(
+      eventually([&] { return modelpool_progress(lease, &error) == MODELPOOL_LEASE_LOST; }));
+  EXPECT_NE(std::string(error.text).find("requested"), std::string::npos) << error.text;
+  EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
+  ASSERT_TRUE(eventually([&] { return backends(pool).empty(); }));
+  EXPECT_FALSE(is_running(pid));
+
+  std::vector<modelpool_event> events(64);
+  std::size_t count = 0;
+  ASSERT_EQ(modelpool_list_events(pool, 1, events.data(), sizeof events[0], events.size(), &count,
+                                  &error),
+            MODELPOOL_OK);
+  ASSERT_LE(count, events.size());
+  ASSERT_GE(count, 3u);  // the coordinator, loaded, its end
+  const modelpool_event& last = events[count - 1];
+  EXPECT_STREQ(last.model, "llama");
+  EXPECT_STREQ(last.reason, "requested");
+  EXPECT_EQ(last.pid, pid);
+  EXPECT_EQ(last.limit_ms, MODELPOOL_UNKNOWN);
+  EXPECT_EQ(last.sequence, events[count - 2].sequence + 1);
+}
+
+TEST(CInterface, AProgramThatCannotRunLeavesTheTicket) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  const modelpool_ticket ticket = ticket_on(pool, "m");
+  const char* const missing[] = {"/no/such/program", nullptr};
+  modelpool_error error;
+  std::int32_t pid = -1;
+  EXPECT_EQ(modelpool_spawn(ticket, missing, nullptr, &pid, &error), MODELPOOL_SPAWN_FAILED);
+  EXPECT_EQ(pid, 0);
+  EXPECT_NE(error.system, 0);
+  EXPECT_EQ(modelpool_fail(ticket, "no program", &error), MODELPOOL_OK);
+
+  modelpool_grant grant;
+  EXPECT_EQ(modelpool_acquire(pool, "m", 0, nullptr, &grant, &error), MODELPOOL_COOLING_DOWN);
+  EXPECT_NE(std::string(error.text).find("no program"), std::string::npos);
+  EXPECT_GT(error.retry_after_ms, 0);
+  EXPECT_EQ(grant.kind, MODELPOOL_GRANTED_NOTHING);
+}
+
+TEST(CInterface, RegistersAProcessTheCallerStarted) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  Program backend({"sleep", "1000"});
+  const modelpool_ticket ticket = ticket_on(pool, "m");
+  modelpool_error error;
+  EXPECT_EQ(modelpool_started(ticket, getpid(), &error), MODELPOOL_INVALID);
+  ASSERT_EQ(modelpool_started(ticket, backend.pid(), &error), MODELPOOL_OK) << error.text;
+  modelpool_lease lease;
+  ASSERT_EQ(modelpool_ready(ticket, "unix:/tmp/m", nullptr, &lease, &error), MODELPOOL_OK);
+  EXPECT_EQ(backends(pool).at(0).pid, backend.pid());
+  EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
+}
+
+TEST(CInterface, TouchPinAndSettingsDoWhatTheySay) {
+  const Scratch scratch;
+  const CPool pool(scratch, {"max_backends=3", "idle-timeout=15m"});
+  const modelpool_lease lease = load_external(pool, "m");
+  modelpool_error error;
+  EXPECT_EQ(modelpool_pin(pool, "m", &error), MODELPOOL_OK);
+  EXPECT_EQ(backends(pool).at(0).pinned, 1);
+  EXPECT_EQ(modelpool_unpin(pool, "m", &error), MODELPOOL_OK);
+  EXPECT_EQ(backends(pool).at(0).pinned, 0);
+  EXPECT_EQ(backends(pool).at(0).external, 1);
+  EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_touch(pool, "m", &error), MODELPOOL_OK);
+  EXPECT_GE(backends(pool).at(0).idle_ms, 0);
+  EXPECT_EQ(modelpool_evict(pool, "m", 0, &error), MODELPOOL_OK);
+  EXPECT_EQ(backends(pool).at(0).evict_requested, 1);
+  for (const auto call : {modelpool_touch, modelpool_pin, modelpool_unpin}) {
+    EXPECT_EQ(call(pool, "other", &error), MODELPOOL_NOT_LOADED);
+  }
+
+  std::uint32_t limit = 0;
+  EXPECT_EQ(modelpool_limit(pool, &limit, &error), MODELPOOL_OK);
+  EXPECT_EQ(limit, 3u);
+  EXPECT_EQ(modelpool_set_limit(pool, 5, &error), MODELPOOL_OK);
+  char value[64];
+  EXPECT_EQ(modelpool_get(pool, "max_backends", value, sizeof value, &error), MODELPOOL_OK);
+  EXPECT_STREQ(value, "5");
+  EXPECT_EQ(modelpool_get(pool, "idle_timeout", value, sizeof value, &error), MODELPOOL_OK);
+  EXPECT_STREQ(value, "15m");
+  EXPECT_EQ(modelpool_set(pool, "idle_timeout", "off", &error), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_get(pool, "idle-timeout", value, sizeof value, &error), MODELPOOL_OK);
+  EXPECT_STREQ(value, "off");
+  EXPECT_EQ(modelpool_set(pool, "idle_timeout", "soon", &error), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_set(pool, "no_such", "1", &error), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_get(pool, "no_such", value, sizeof value, &error), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_get(pool, "max_backends", value, 1, &error), MODELPOOL_INVALID);
+}
+
+TEST(CInterface, ListsWhoHoldsAndWhoWaits) {
+  const Scratch scratch;
+  const CPool pool(scratch, {"max_backends=1"});
+  load_external(pool, "m");
+  granted(pool, "m", "req-81");
+  const auto held = leases(pool);
+  ASSERT_EQ(held.size(), 2u);
+  EXPECT_STREQ(held[1].tag, "req-81");
+  EXPECT_STREQ(held[1].model, "m");
+  EXPECT_EQ(held[1].worker_pid, getpid());
+  EXPECT_EQ(held[1].limit_ms, MODELPOOL_UNKNOWN);
+
+  modelpool_error error;
+  modelpool_wait wait;
+  modelpool_grant grant;
+  modelpool_acquire_options options = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+  options.tag = "patient";
+  options.expected_bytes = 77;
+  ASSERT_EQ(modelpool_begin(pool, "other", 3'600'000, &options, &wait, &error), MODELPOOL_OK);
+  ASSERT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_OK) << error.text;
+  EXPECT_EQ(grant.kind, MODELPOOL_GRANTED_NOTHING);
+  modelpool_waiter row;
+  std::size_t count = 0;
+  ASSERT_EQ(modelpool_list_waiters(pool, &row, sizeof row, 1, &count, &error), MODELPOOL_OK);
+  ASSERT_EQ(count, 1u);
+  EXPECT_STREQ(row.model, "other");
+  EXPECT_STREQ(row.tag, "patient");
+  EXPECT_EQ(row.expected_bytes, 77);
+  EXPECT_EQ(row.worker_pid, getpid());
+  EXPECT_GT(row.left_ms, 3'000'000);
+
+  EXPECT_EQ(modelpool_cancel(wait), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_cancel(wait), MODELPOOL_CLOSED);
+  EXPECT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_CLOSED);
+  ASSERT_EQ(modelpool_list_waiters(pool, nullptr, 0, 0, &count, &error), MODELPOOL_OK);
+  EXPECT_EQ(count, 0u);  // it left the line
+}
+
+TEST(CInterface, AListLargerThanItsArrayIsCountedWhole) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  load_external(pool, "m");
+  for (int i = 0; i < 4; ++i) granted(pool, "m");
+  std::vector<modelpool_lease_row> rows(3);
+  std::memset(rows.data(), 0x5a, sizeof rows[0] * 3);
+  std::size_t count = 0;
+  ASSERT_EQ(modelpool_list_leases(pool, rows.data(), sizeof rows[0], 2, &count, nullptr),
+            MODELPOOL_OK);
+  EXPECT_EQ(count, 5u);
+  EXPECT_STREQ(rows[1].model, "m");
+  EXPECT_EQ(rows[1].struct_bytes, sizeof rows[0]);
+  EXPECT_EQ(rows[2].model[0], 0x5a);  // untouched
+}
+
+TEST(CInterface, OneDescriptorTellsWhenToPollAnyWait) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  modelpool_error error;
+  int fd = -1;
+  ASSERT_EQ(modelpool_wait_fd(pool, &fd, &error), MODELPOOL_OK) << error.text;
+  int again = -1;
+  ASSERT_EQ(modelpool_wait_fd(pool, &again, &error), MODELPOOL_OK);
+  EXPECT_EQ(again, fd);
+
+  const modelpool_ticket ticket = ticket_on(pool, "m");
+  modelpool_wait waits[3];
+  modelpool_grant grant;
+  for (modelpool_wait& wait : waits) {
+    ASSERT_EQ(modelpool_begin(pool, "m", 3'600'000, nullptr, &wait, &error), MODELPOOL_OK);
+    ASSERT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_OK);
+    ASSERT_EQ(grant.kind, MODELPOOL_GRANTED_NOTHING);
+  }
+  modelpool_ready_options external = MODELPOOL_READY_OPTIONS_INIT;
+  external.external = 1;
+  modelpool_lease lease;
+  ASSERT_EQ(modelpool_ready(ticket, "127.0.0.1:1", &external, &lease, &error), MODELPOOL_OK);
+
+  int granted_count = 0;
+  for (modelpool_wait& wait : waits) {
+    do {
+      ASSERT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_OK) << error.text;
+      if (grant.kind == MODELPOOL_GRANTED_NOTHING) {
+        ASSERT_TRUE(readable(fd));
+        drain(fd);
+      }
+    } while (grant.kind == MODELPOOL_GRANTED_NOTHING);
+    granted_count += grant.kind == MODELPOOL_GRANTED_LEASE;
+  }
+  EXPECT_EQ(granted_count, 3);
+}
+
+// Nothing else happens in this pool: only the ready of another process may make it readable before
+// the slice of a second, and it does so at a deadline too.
+TEST(CInterface, TheDescriptorTellsOfADeadline) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  ticket_on(pool, "m");
+  modelpool_error error;
+  int fd = -1;
+  ASSERT_EQ(modelpool_wait_fd(pool, &fd, &error), MODELPOOL_OK);
+  modelpool_wait wait;
+  ASSERT_EQ(modelpool_begin(pool, "m", 50, nullptr, &wait, &error), MODELPOOL_OK);
+  modelpool_grant grant;
+  modelpool_code code;
+  while ((code = modelpool_poll(wait, &grant, &error)) == MODELPOOL_OK) {
+    ASSERT_EQ(grant.kind, MODELPOOL_GRANTED_NOTHING);
+    ASSERT_TRUE(readable(fd));
+    drain(fd);
+  }
+  EXPECT_EQ(code, MODELPOOL_TIMEOUT);
+  EXPECT_EQ(modelpool_cancel(wait), MODELPOOL_CLOSED);
+}
+
+TEST(CInterface, AChildOfForkHasADescriptorOfItsOwn) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  ticket_on(pool, "m");
+  int fd = -1;
+  ASSERT_EQ(modelpool_wait_fd(pool, &fd, nullptr), MODELPOOL_OK);
+  Forked child([&](Forked::Child&) {
+    int own = -1;
+    modelpool_error error;
+    ASSERT_EQ(modelpool_wait_fd(pool, &own, &error), MODELPOOL_OK) << error.text;
+    EXPECT_NE(own, fd);
+    modelpool_wait wait;
+    ASSERT_EQ(modelpool_begin(pool, "m", 50, nullptr, &wait, &error), MODELPOOL_OK);
+    EXPECT_TRUE(readable(own));
+  });
+  EXPECT_EQ(child.wait(), 0);
+}
+
+TEST(CInterface, DetachEndsWaitsAndLeavesLeasesAlone) {
+  const Scratch scratch;
+  const CPool observer(scratch);
+  modelpool_pool pool{};
+  modelpool_attach_options options = MODELPOOL_ATTACH_OPTIONS_INIT;
+  options.dir = scratch.dir().c_str();
+  ASSERT_EQ(modelpool_attach("default", &options, &pool, nullptr), MODELPOOL_OK);
+  const modelpool_lease lease = load_external(pool, "m");
+  ticket_on(observer, "loading");
+
+  modelpool_error error;
+  modelpool_wait wait;
+  modelpool_grant grant;
+  ASSERT_EQ(modelpool_begin(pool, "loading", 3'600'000, nullptr, &wait, &error), MODELPOOL_OK);
+  ASSERT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_OK);
+  std::atomic<int> answer{-1};
+  std::thread blocked([&] {
+    modelpool_grant mine;
+    answer = modelpool_acquire(pool, "loading", 3'600'000, nullptr, &mine, nullptr);
+  });
+  std::size_t waiting = 0;
+  ASSERT_TRUE(eventually([&] {
+    modelpool_list_waiters(observer, nullptr, 0, 0, &waiting, nullptr);
+    return waiting == 2;
+  }));
+  EXPECT_EQ(modelpool_detach(pool), MODELPOOL_OK);
+  blocked.join();
+  EXPECT_EQ(answer, MODELPOOL_CLOSED);
+  EXPECT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_CLOSED);
+  EXPECT_EQ(modelpool_detach(pool), MODELPOOL_CLOSED);
+  modelpool_list_waiters(observer, nullptr, 0, 0, &waiting, nullptr);
+  EXPECT_EQ(waiting, 0u);
+
+  EXPECT_EQ(leases(observer).size(), 1u);
+  EXPECT_EQ(modelpool_progress(lease, &error), MODELPOOL_OK);
+  modelpool_status status = MODELPOOL_STATUS_INIT;
+  ASSERT_EQ(modelpool_get_status(observer, &status, nullptr), MODELPOOL_OK);
+  EXPECT_EQ(status.workers, 2u);
+  EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
+  ASSERT_EQ(modelpool_get_status(observer, &status, nullptr), MODELPOOL_OK);
+  EXPECT_EQ(status.workers, 1u);  // the row went with its last lease
+}
+
+TEST(CInterface, ALeaseMayEndInAnotherThread) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  load_external(pool, "m");
+  // Far more than a thread keeps for itself, or the row has: none is lost on the way.
+  for (int round = 0; round < 20; ++round) {
+    std::vector<modelpool_lease> held(200);
+    std::thread([&] {
+      for (modelpool_lease& lease : held) lease = granted(pool, "m").lease;
+    }).join();
+    std::thread([&] {
+      for (const modelpool_lease lease : held) EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
+    }).join();
+  }
+  EXPECT_EQ(leases(pool).size(), 1u);
+}
+
+TEST(CInterface, TheExampleWorkerLoadsOnceAndThenOnlyLeases) {
+  const Scratch scratch;
+  const BackendsEnd end(scratch);
+  const Orphans orphans;
+  Daemon daemon(scratch);
+  int port = 0;
+  std::vector<std::string> argv = backend_argv(&port);
+  argv.insert(argv.begin(), {MODELPOOL_EXAMPLE_WORKER, "llama", std::to_string(port)});
+  Program::Options options;
+  options.env["MODELPOOL_DIR"] = scratch.dir();
+  const Finished first = run(argv, options);
+  EXPECT_EQ(first.code, 0) << first.err;
+  EXPECT_NE(first.out.find("llama 127.0.0.1:" + std::to_string(port)), std::string::npos);
+  const Finished second = run(argv, options);
+  EXPECT_EQ(second.code, 0) << second.err;
+  EXPECT_EQ(second.out, first.out);  // the same process
+
+  argv[1] = "broken";
+  argv[3] = "/no/such/program";
+  const Finished broken = run(argv, options);
+  EXPECT_EQ(broken.code, 1);
+  EXPECT_NE(broken.err.find("(spawn_failed)"), std::string::npos) << broken.err;
+}
