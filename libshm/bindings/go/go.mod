@@ -1,0 +1,3 @@
+module modelpool
+
+go 1.19

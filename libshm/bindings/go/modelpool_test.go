@@ -1,0 +1,381 @@
+package modelpool_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"modelpool"
+)
+
+func ticketOn(t *testing.T, pool *modelpool.Pool, model string) *modelpool.Ticket {
+	t.Helper()
+	lease, ticket, err := pool.Acquire(context.Background(), model, modelpool.Options{})
+	if err != nil || lease != nil || ticket == nil {
+		t.Fatalf("no ticket for %s: %v", model, err)
+	}
+	return ticket
+}
+
+func leaseOn(t *testing.T, pool *modelpool.Pool, model string) *modelpool.Lease {
+	t.Helper()
+	lease, ticket, err := pool.Acquire(context.Background(), model, modelpool.Options{Tag: "go"})
+	if err != nil || lease == nil || ticket != nil {
+		t.Fatalf("no lease on %s: %v", model, err)
+	}
+	return lease
+}
+
+func leases(t *testing.T, pool *modelpool.Pool) int {
+	t.Helper()
+	all, err := pool.Leases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+func expect(t *testing.T, err error, code modelpool.Code) {
+	t.Helper()
+	if !errors.Is(err, code) {
+		t.Fatalf("got %v, not %v", err, code)
+	}
+}
+
+func TestLoadsServesAndEvictsARealBackend(t *testing.T) {
+	dir := scratch(t)
+	daemon(t, dir)
+	pool := attached(t, dir)
+	argv, address := backend(t)
+	ticket := ticketOn(t, pool, "llama")
+	if err := ticket.Spawn(argv, modelpool.SpawnOptions{Env: []string{"GO_TEST=1"}}); err != nil {
+		t.Fatal(err)
+	}
+	pid := ticket.Pid()
+	if ticket.Model() != "llama" || pid == 0 {
+		t.Fatalf("loading %q as %d", ticket.Model(), pid)
+	}
+	eventually(t, "the backend answers", func() bool { return answers(address) })
+	lease, err := ticket.Ready(address, modelpool.ReadyOptions{Label: "gpu0", Settings: []string{"idle_timeout=7m"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lease.Model() != "llama" || lease.Address() != address || lease.Pid() != pid {
+		t.Fatalf("lease on %q at %q of %d", lease.Model(), lease.Address(), lease.Pid())
+	}
+	if err := lease.Progress(); err != nil {
+		t.Fatal(err)
+	}
+	backends, err := pool.Backends()
+	if err != nil || len(backends) != 1 || backends[0].State != "ready" || backends[0].Label != "gpu0" ||
+		backends[0].InFlight != 1 || backends[0].Idle != modelpool.Unknown || backends[0].OwnerPid != os.Getpid() {
+		t.Fatalf("%+v, %v", backends, err)
+	}
+	if err := pool.Evict("llama", true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the lease is lost", func() bool { return errors.Is(lease.Progress(), modelpool.ErrLeaseLost) })
+	eventually(t, "the backend is gone", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+	eventually(t, "the end is recorded", func() bool {
+		events, err := pool.Events(1)
+		last := events[len(events)-1]
+		return err == nil && last.Reason == "requested" && last.Pid == pid && !last.Time.IsZero()
+	})
+	lease.Release()
+	lease.Release()
+	expect(t, lease.Progress(), modelpool.ErrClosed)
+	if lease.Address() != address {
+		t.Fatal("a released lease forgot where it was")
+	}
+}
+
+func TestWaitersShareOneLoadAndCostNoThread(t *testing.T) {
+	dir := scratch(t)
+	pool := attached(t, dir)
+	ticket := ticketOn(t, pool, "m")
+	const waiters = 100
+	var group sync.WaitGroup
+	var leased atomic.Int32
+	for i := 0; i < waiters; i++ {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			lease, _, err := pool.Acquire(context.Background(), "m", modelpool.Options{})
+			if err == nil && lease != nil {
+				leased.Add(1)
+			} else {
+				t.Error(err)
+			}
+		}()
+	}
+	eventually(t, "all wait", func() bool {
+		line, err := pool.Waiters()
+		return err == nil && len(line) == waiters
+	})
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil || len(tasks) >= waiters/2 {
+		t.Fatalf("%d threads for %d waiters, %v", len(tasks), waiters, err)
+	}
+	if _, err := ticket.Ready("127.0.0.1:1", modelpool.ReadyOptions{External: true}); err != nil {
+		t.Fatal(err)
+	}
+	group.Wait()
+	if leased.Load() != waiters {
+		t.Fatalf("%d of %d got their lease", leased.Load(), waiters)
+	}
+}
+
+func TestTheContextEndsAWait(t *testing.T) {
+	pool := attached(t, scratch(t))
+	ticketOn(t, pool, "m") // never ready
+
+	ctx, cancel := context.WithCancel(context.Background())
+	failed := make(chan error)
+	go func() {
+		_, _, err := pool.Acquire(ctx, "m", modelpool.Options{})
+		failed <- err
+	}()
+	eventually(t, "it waits", func() bool {
+		line, _ := pool.Waiters()
+		return len(line) == 1
+	})
+	cancel()
+	err := <-failed
+	expect(t, err, modelpool.ErrCancelled)
+	if !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if line, _ := pool.Waiters(); len(line) != 0 {
+		t.Fatal("it is still in line")
+	}
+	_, _, err = pool.Acquire(ctx, "m", modelpool.Options{})
+	expect(t, err, modelpool.ErrCancelled)
+
+	ctx, cancel = context.WithTimeout(context.Background(), 30*time.Millisecond)
+	defer cancel()
+	_, _, err = pool.Acquire(ctx, "m", modelpool.Options{})
+	expect(t, err, modelpool.ErrTimeout)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+}
+
+func TestClosingThePoolEndsItsWaitsAndNoLease(t *testing.T) {
+	dir := scratch(t)
+	observer := attached(t, dir)
+	pool := attached(t, dir)
+	lease := external(t, pool, "m", "127.0.0.1:1")
+	ticketOn(t, observer, "loading")
+	failed := make(chan error)
+	go func() {
+		_, _, err := pool.Acquire(context.Background(), "loading", modelpool.Options{})
+		failed <- err
+	}()
+	eventually(t, "it waits", func() bool {
+		line, _ := observer.Waiters()
+		return len(line) == 1
+	})
+	pool.Close()
+	expect(t, <-failed, modelpool.ErrClosed)
+	_, _, err := pool.Acquire(context.Background(), "m", modelpool.Options{})
+	expect(t, err, modelpool.ErrClosed)
+	expect(t, pool.Touch("m"), modelpool.ErrClosed)
+	pool.Close()
+	if leases(t, observer) != 1 || lease.Progress() != nil {
+		t.Fatal("the lease went with its pool")
+	}
+	lease.Release()
+}
+
+func TestLeasesEndInOtherThreadsThanTheyBegan(t *testing.T) {
+	pool := attached(t, scratch(t))
+	loader := external(t, pool, "m", "127.0.0.1:1")
+	thread := func(work func()) <-chan struct{} {
+		done := make(chan struct{})
+		go func() {
+			runtime.LockOSThread() // its thread ends with it
+			defer close(done)
+			work()
+		}()
+		return done
+	}
+	for round := 0; round < 5; round++ {
+		held := make([]*modelpool.Lease, 400)
+		<-thread(func() {
+			for i := range held {
+				held[i] = leaseOn(t, pool, "m")
+			}
+		})
+		<-thread(func() {
+			for _, lease := range held {
+				lease.Release()
+			}
+		})
+	}
+	loader.Release()
+	if left := leases(t, pool); left != 0 {
+		t.Fatalf("%d leases are left", left)
+	}
+}
+
+func TestWhatIsForgottenIsGivenBack(t *testing.T) {
+	pool := attached(t, scratch(t))
+	external(t, pool, "m", "127.0.0.1:1")
+	ticketOn(t, pool, "n")
+	eventually(t, "the lease and the ticket are collected", func() bool {
+		runtime.GC()
+		backends, _ := pool.Backends()
+		return leases(t, pool) == 0 && len(backends) == 1
+	})
+	_, _, err := pool.Acquire(context.Background(), "n", modelpool.Options{})
+	expect(t, err, modelpool.ErrCoolingDown)
+	var detail *modelpool.Error
+	if !errors.As(err, &detail) || detail.RetryAfter <= 0 || !strings.Contains(detail.Text, "forgotten") {
+		t.Fatalf("%+v", detail)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	pool := attached(t, scratch(t), "max_backends=3", "idle_timeout=15m")
+	if limit, err := pool.Limit(); err != nil || limit != 3 {
+		t.Fatal(limit, err)
+	}
+	if err := pool.SetLimit(4); err != nil {
+		t.Fatal(err)
+	}
+	if value, err := pool.Get("max-backends"); err != nil || value != "4" {
+		t.Fatal(value, err)
+	}
+	if err := pool.Set("idle_timeout", "2h"); err != nil {
+		t.Fatal(err)
+	}
+	if value, err := pool.Get("idle_timeout"); err != nil || value != "2h" {
+		t.Fatal(value, err)
+	}
+	expect(t, pool.SetLimit(-1), modelpool.ErrInvalid)
+	expect(t, pool.Set("idle_timeout", "soon"), modelpool.ErrInvalid)
+	_, err := pool.Get("no_such")
+	expect(t, err, modelpool.ErrInvalid)
+}
+
+func TestBadInputIsNamed(t *testing.T) {
+	pool := attached(t, scratch(t))
+	background := context.Background()
+	for _, name := range []string{"", "a\x00b", "\xff\xfe", "a\nb", strings.Repeat("x", 1_000_000)} {
+		_, _, err := pool.Acquire(background, name, modelpool.Options{})
+		expect(t, err, modelpool.ErrInvalid)
+		expect(t, pool.Touch(name), modelpool.ErrInvalid)
+		expect(t, pool.Pin(name), modelpool.ErrInvalid)
+		expect(t, pool.Unpin(name), modelpool.ErrInvalid)
+		expect(t, pool.Evict(name, false), modelpool.ErrInvalid)
+		expect(t, pool.Set(name, "1"), modelpool.ErrInvalid)
+		expect(t, pool.Set("max_backends", name), modelpool.ErrInvalid)
+		if name != "" {
+			_, err = modelpool.Attach(name, nil)
+			expect(t, err, modelpool.ErrInvalid)
+			_, _, err = pool.Acquire(background, "m", modelpool.Options{Tag: name})
+			expect(t, err, modelpool.ErrInvalid)
+		}
+	}
+	_, err := modelpool.Attach("other", &modelpool.AttachOptions{Dir: "/proc"})
+	if err == nil {
+		t.Fatal("a pool in /proc")
+	}
+	_, err = modelpool.Attach("other", &modelpool.AttachOptions{Dir: scratch(t), NoCreate: true})
+	expect(t, err, modelpool.ErrNoSuchPool)
+	_, _, err = pool.Acquire(background, "m", modelpool.Options{BusyTimeout: -time.Second})
+	expect(t, err, modelpool.ErrInvalid)
+	_, _, err = pool.Acquire(background, "m", modelpool.Options{NoLoad: true})
+	expect(t, err, modelpool.ErrNotLoaded)
+	expect(t, pool.Touch("m"), modelpool.ErrNotLoaded)
+
+	ticket := ticketOn(t, pool, "m")
+	expect(t, ticket.Spawn(nil, modelpool.SpawnOptions{}), modelpool.ErrInvalid)
+	expect(t, ticket.Spawn([]string{"a\x00b"}, modelpool.SpawnOptions{}), modelpool.ErrInvalid)
+	expect(t, ticket.Spawn([]string{"/no/such/program"}, modelpool.SpawnOptions{}), modelpool.ErrSpawnFailed)
+	expect(t, ticket.Started(os.Getpid()), modelpool.ErrInvalid)
+	expect(t, ticket.Started(1<<40), modelpool.ErrInvalid)
+	for _, address := range []string{"", "a b", "a\x00b", strings.Repeat("x", 256)} {
+		_, err = ticket.Ready(address, modelpool.ReadyOptions{External: true})
+		expect(t, err, modelpool.ErrInvalid)
+	}
+	if err := ticket.Fail("a\x00b"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, ticket.Fail("again"), modelpool.ErrClosed)
+	_, err = ticket.Ready("127.0.0.1:1", modelpool.ReadyOptions{})
+	expect(t, err, modelpool.ErrClosed)
+	if ticket.Model() != "" || ticket.Pid() != 0 {
+		t.Fatal("a used up ticket is for something")
+	}
+	var lease modelpool.Lease // none
+	expect(t, lease.Progress(), modelpool.ErrClosed)
+	lease.Release()
+}
+
+func TestManyGoroutinesAtOnce(t *testing.T) {
+	pool := attached(t, scratch(t))
+	loader := external(t, pool, "m", "127.0.0.1:1")
+	var group sync.WaitGroup
+	for i := 0; i < 8; i++ {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for j := 0; j < 200; j++ {
+				lease := leaseOn(t, pool, "m")
+				var both sync.WaitGroup
+				both.Add(2)
+				for k := 0; k < 2; k++ {
+					go func() {
+						defer both.Done()
+						lease.Progress()
+						lease.Address()
+						lease.Release()
+					}()
+				}
+				both.Wait()
+			}
+		}()
+	}
+	group.Wait()
+	loader.Release()
+	if left := leases(t, pool); left != 0 {
+		t.Fatalf("%d leases are left", left)
+	}
+}
+
+func BenchmarkAcquireRelease(b *testing.B) {
+	dir, err := os.MkdirTemp("/dev/shm", "modelpool-go-test.")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	pool, err := modelpool.Attach("default", &modelpool.AttachOptions{Dir: dir, Settings: []string{"max_backends=0"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer pool.Close()
+	_, ticket, err := pool.Acquire(context.Background(), "m", modelpool.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := ticket.Ready("127.0.0.1:1", modelpool.ReadyOptions{External: true}); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; i < b.N; i++ {
+		lease, _, err := pool.Acquire(context.Background(), "m", modelpool.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		lease.Release()
+	}
+}
