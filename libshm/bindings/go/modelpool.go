@@ -362,7 +362,7 @@ func (p *Pool) SetLimit(maxBackends int) error {
 type Lease struct {
 	handle C.modelpool_lease
 	once   sync.Once
-	info   C.modelpool_lease_info
+	info   *C.modelpool_lease_info // once asked for
 }
 
 func newLease(handle C.modelpool_lease) *Lease {
@@ -382,10 +382,10 @@ func newGrant(grant *C.modelpool_grant) (*Lease, *Ticket, error) {
 
 func (l *Lease) get() *C.modelpool_lease_info {
 	l.once.Do(func() {
-		l.info.struct_bytes = C.sizeof_modelpool_lease_info
-		C.modelpool_lease_get(l.handle, &l.info, nil)
+		l.info = &C.modelpool_lease_info{struct_bytes: C.sizeof_modelpool_lease_info}
+		C.modelpool_lease_get(l.handle, l.info, nil)
 	})
-	return &l.info
+	return l.info
 }
 
 // Model is the name of what the lease is on; "" if it was first asked for after Release.
