@@ -28,6 +28,7 @@ static_assert(kModelNameMax_bytes < MODELPOOL_MODEL_BYTES &&
               kLabelMax_bytes < MODELPOOL_LABEL_BYTES && kPoolNameMax_bytes < MODELPOOL_POOL_BYTES);
 
 constexpr std::size_t kStructMax_bytes = 64 * 1024;  // more is no size, but an unset field
+constexpr std::size_t kArgumentsMax = 100'000;       // the kernel takes fewer
 constexpr auto kTimeoutMax_ms = static_cast<std::int64_t>(kDurationMax_ns / kMillisecond_ns);
 
 struct PoolState {
@@ -729,7 +730,6 @@ modelpool_code modelpool_spawn(modelpool_ticket ticket, const char* const* argv,
     if (auto ok = required_pointer(argv, "argv"); !ok) return ok;
     auto given = read_options(options, "modelpool_spawn_options");
     if (!given) return fail(given.error());
-    constexpr std::size_t kArgumentsMax = 100'000;  // the kernel takes fewer
     auto arguments = read_list(argv, "argv", kArgumentsMax);
     if (!arguments) return fail(arguments.error());
     auto env = read_list(given->env, "env", kArgumentsMax);
