@@ -17,7 +17,9 @@ FLOORS = {
         ["robust_mutex", "segment", "worker", "leases"],
         ["registry", "spawn", "admission", "snapshot"],
         ["pool"],
-        ["modelpool", "handles", "wait_fd", "api"],  # the C interface
+        ["table_json"],
+        # The bindings: C, then Python.
+        ["modelpool", "handles", "wait_fd", "api", "waits", "values", "module"],
     ],
     "coordinatord": [
         ["decide"],

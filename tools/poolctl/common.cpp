@@ -162,13 +162,6 @@ Result<Seen> look(const Context& context, const std::string& file) {
   return seen;
 }
 
-pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row) {
-  for (const WorkerView& worker : snapshot.workers) {
-    if (worker.ref.index == row) return worker.process.pid;
-  }
-  return 0;
-}
-
 std::string pid_text(pid_t pid) { return pid <= 0 ? "-" : std::to_string(pid); }
 
 std::string_view liveness_text(Liveness liveness) {

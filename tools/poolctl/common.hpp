@@ -91,8 +91,6 @@ bool is_of_this_boot(const Header& header);
 // that happened in it.
 void settle_clock(const Segment& segment, Snapshot* snapshot);
 
-// 0 if nobody is attached in that row.
-pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row);
 std::string pid_text(pid_t pid);  // "-" if there is none
 
 std::string_view liveness_text(Liveness liveness);  // "alive", "dead", "unknown"

@@ -1,8 +1,15 @@
-#include "json.hpp"
+#include "table_json.hpp"
 
 #include "modelpool/time.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool {
+
+pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row) {
+  for (const WorkerView& worker : snapshot.workers) {
+    if (worker.ref.index == row) return worker.process.pid;
+  }
+  return 0;
+}
 
 Json json_text(std::string_view text) {
   if (text.empty()) return nullptr;
@@ -210,8 +217,4 @@ Json settings_json(const Settings& settings) {
   return json;
 }
 
-void print_json(const Json& json) {
-  print(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-}
-
-}  // namespace modelpool::poolctl
+}  // namespace modelpool
