@@ -161,10 +161,15 @@ Result<Granted> Acquisition::poll() {
   }
 }
 
-void Acquisition::wait() {
+void Acquisition::wait(std::uint64_t at_most_ns) {
   const HalfWord& word = *wake_word_.load(std::memory_order_relaxed);
-  const std::uint64_t until = std::min(now_ns() + kWaitSlice_ns, options_.deadline_ns);
+  const std::uint64_t until = std::min(now_ns() + std::min(at_most_ns, kWaitSlice_ns), options_.deadline_ns);
   futex_wait(word, seen_wake_, until);
+}
+
+bool Acquisition::was_woken() const {
+  // seq_cst: with the bump of whoever changed something before it
+  return wake_word_.load(std::memory_order_relaxed)->load(std::memory_order_seq_cst) != seen_wake_;
 }
 
 void Acquisition::cancel() {

@@ -335,6 +335,20 @@ Result<> LoadTicket::fail(std::string_view reason) {
   return result;
 }
 
+Result<> LoadTicket::give_back() {
+  if (auto ok = check(); !ok) return ok;
+  if (pid_ != 0) {
+    return modelpool::fail(Errc::kInvalid, "unable to give back the ticket for " + escape(model_) + ": process " +
+                                               std::to_string(pid_) + " was started; fail it instead");
+  }
+  const Segment& segment = ref_.worker->segment();
+  let_go();
+  wake_waiters(segment, hash_name(model_));
+  wake_line(segment);
+  ring(segment);
+  return {};
+}
+
 // --- PendingAcquire ------------------------------------------------------------------------------
 
 struct PendingAcquire::State {
@@ -363,9 +377,11 @@ Result<std::optional<Grant>> PendingAcquire::poll() {
   return std::optional<Grant>();
 }
 
-void PendingAcquire::wait() {
-  if (state_) state_->acquisition.wait();
+void PendingAcquire::wait(std::chrono::nanoseconds at_most) {
+  if (state_) state_->acquisition.wait(static_cast<std::uint64_t>(std::max<std::int64_t>(0, at_most.count())));
 }
+
+bool PendingAcquire::was_woken() const { return state_ && state_->acquisition.was_woken(); }
 
 void PendingAcquire::cancel() {
   if (state_) state_->acquisition.cancel();

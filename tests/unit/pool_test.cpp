@@ -286,4 +286,20 @@ TEST(P2ALeasePins, ALoadersOwnLeaseProtectsAFreshModelFromItsWaiters) {
   EXPECT_TRUE(any_lease_names(pool.segment(), ref));
 }
 
+TEST(LoadTicket, GivenBackIsNoFailureAndGoesToTheNext) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  auto first = pool.acquire("m");
+  ASSERT_TRUE(first) << first.error().text;
+  auto waiter = pool.begin_acquire("m");
+  ASSERT_FALSE(waiter->poll().value().has_value());
+  EXPECT_FALSE(waiter->was_woken());
+  ASSERT_TRUE(std::get<LoadTicket>(*first).give_back());
+  EXPECT_TRUE(waiter->was_woken());
+  auto next = waiter->poll();
+  ASSERT_TRUE(next && *next) << "no second ticket";
+  ASSERT_TRUE(std::holds_alternative<LoadTicket>(**next));
+  EXPECT_EQ(code_of(std::get<LoadTicket>(*first).give_back()), Errc::kClosed);
+}
+
 }  // namespace

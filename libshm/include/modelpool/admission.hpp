@@ -58,7 +58,9 @@ class Acquisition {
   // One look. After anything but Pending the acquisition is over.
   Result<Granted> poll();
   // Waits until something may have changed since the last poll began, at most a slice.
-  void wait();
+  void wait(std::uint64_t at_most_ns = kWaitSlice_ns);
+  // Has somebody woken it since the last poll began? If not, a poll is due after a slice.
+  bool was_woken() const;
   // From any thread: makes the current or next wait return and poll say kCancelled.
   void cancel();
 

@@ -85,6 +85,9 @@ class LoadTicket {
   // The load failed: answers every waiter with the reason, ends what was started, starts the
   // model's cool-down.
   Result<> fail(std::string_view reason);
+  // Whoever was to load it has left before anything was started: no failure, the next waiter gets a
+  // ticket. Errors: kInvalid if a process was started.
+  Result<> give_back();
   explicit operator bool() const { return ref_.worker != nullptr; }
 
  private:
@@ -149,8 +152,11 @@ class PendingAcquire {
   ~PendingAcquire();
   // Nothing yet: std::nullopt. Never blocks.
   Result<std::optional<Grant>> poll();
-  // Blocks until a poll may say something new, at most a second.
-  void wait();
+  // Blocks until a poll may say something new, a signal came, or the time is over; at most a second.
+  void wait(std::chrono::nanoseconds at_most = std::chrono::seconds(1));
+  // Was it woken since the last poll? If not, the next poll is due within a second. For a thread
+  // that serves many waits through wake_word().
+  bool was_woken() const;
   void cancel();  // from any thread
 
  private:
