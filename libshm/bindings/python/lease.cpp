@@ -1,0 +1,148 @@
+#include "lease.hpp"
+
+#include <new>
+
+namespace modelpool::python {
+namespace {
+
+struct LeaseObject {
+  PyObject_HEAD Lease lease;
+  unsigned forks;  // fork_count() when it was granted
+};
+
+PyTypeObject* g_lease_type = nullptr;
+
+LeaseObject& object_of(PyObject* self) { return *reinterpret_cast<LeaseObject*>(self); }
+
+// Null with Closed raised if it was released or inherited through fork.
+Lease* held(PyObject* self) {
+  LeaseObject& object = object_of(self);
+  if (object.lease && object.forks == fork_count()) [[likely]] {
+    return &object.lease;
+  }
+  try {
+    raise_closed("lease");
+  } catch (py::error_already_set& error) {
+    error.restore();
+  }
+  return nullptr;
+}
+
+PyObject* text(const std::string& value) {
+  return PyUnicode_DecodeUTF8(value.data(), static_cast<Py_ssize_t>(value.size()), "replace");
+}
+
+PyObject* get_model(PyObject* self, void*) {
+  const Lease* lease = held(self);
+  return lease == nullptr ? nullptr : text(lease->model());
+}
+
+PyObject* get_address(PyObject* self, void*) {
+  const Lease* lease = held(self);
+  return lease == nullptr ? nullptr : text(lease->address());
+}
+
+PyObject* get_pid(PyObject* self, void*) {
+  const Lease* lease = held(self);
+  return lease == nullptr ? nullptr : PyLong_FromLong(lease->pid());
+}
+
+PyObject* progress(PyObject* self, PyObject*) {
+  Lease* lease = held(self);
+  if (lease == nullptr) return nullptr;
+  const auto result = lease->progress();
+  if (result) Py_RETURN_NONE;
+  try {
+    raise(result.error());
+  } catch (py::error_already_set& error) {
+    error.restore();
+  }
+  return nullptr;
+}
+
+PyObject* release(PyObject* self, PyObject*) {
+  object_of(self).lease.release();
+  Py_RETURN_NONE;
+}
+
+PyObject* enter(PyObject* self, PyObject*) {
+  if (held(self) == nullptr) return nullptr;
+  Py_INCREF(self);
+  return self;
+}
+
+PyObject* leave(PyObject* self, PyObject* const*, Py_ssize_t) { return release(self, nullptr); }
+
+PyObject* repr(PyObject* self) {
+  const LeaseObject& object = object_of(self);
+  if (!object.lease || object.forks != fork_count()) {
+    return PyUnicode_FromString("<modelpool.Lease released>");
+  }
+  const std::string shown =
+      "<modelpool.Lease on " + quote(object.lease.model()) + " at " + object.lease.address() + ">";
+  return text(shown);
+}
+
+void dealloc(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  object_of(self).lease.~Lease();
+  PyObject_Free(self);
+  Py_DECREF(type);
+}
+
+PyGetSetDef g_getters[] = {
+    {"model", get_model, nullptr, "The model's name.", nullptr},
+    {"address", get_address, nullptr, "Where its backend answers.", nullptr},
+    {"pid", get_pid, nullptr, "The backend's PID; 0 for an external one.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
+PyMethodDef g_methods[] = {
+    {"progress", progress, METH_NOARGS,
+     "progress($self, /)\n--\n\n"
+     "The request is getting on: restarts its stall_timeout. Call it for every chunk of a "
+     "stream.\n\n"
+     "Raises LeaseLost if the backend was stopped, Closed after release."},
+    {"release", release, METH_NOARGS,
+     "release($self, /)\n--\n\nEnds the lease. Further calls do nothing."},
+    {"__enter__", enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},
+    {"__exit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(leave)), METH_FASTCALL,
+     "__exit__($self, /, *exc_info)\n--\n\nReleases."},
+    {nullptr, nullptr, 0, nullptr}};
+
+constexpr const char* kDoc =
+    "A request in flight. While it is held its backend is not evicted.\n\n"
+    "Ends with `with`, release() or collection. In a forked child it is closed and ends "
+    "nothing.\n\n"
+    ">>> with pool.acquire(\"llama\") as lease:\n"
+    "...     lease.model, lease.address\n"
+    "...     lease.progress()\n"
+    "('llama', '127.0.0.1:4321')\n"
+    ">>> lease\n"
+    "<modelpool.Lease released>";
+
+}  // namespace
+
+void define_lease(py::module_& module) {
+  static PyType_Slot slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(dealloc)},
+                                {Py_tp_repr, reinterpret_cast<void*>(repr)},
+                                {Py_tp_methods, g_methods},
+                                {Py_tp_getset, g_getters},
+                                {Py_tp_doc, const_cast<char*>(kDoc)},
+                                {0, nullptr}};
+  static PyType_Spec spec = {
+      "modelpool.Lease", sizeof(LeaseObject), 0,
+      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE, slots};
+  g_lease_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+  if (g_lease_type == nullptr) throw py::error_already_set();
+  module.attr("Lease") = py::handle(reinterpret_cast<PyObject*>(g_lease_type));
+}
+
+py::object make_lease(Lease lease) {
+  LeaseObject* object = PyObject_New(LeaseObject, g_lease_type);
+  if (object == nullptr) throw py::error_already_set();
+  new (&object->lease) Lease(std::move(lease));
+  object->forks = fork_count();
+  return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(object));
+}
+
+}  // namespace modelpool::python

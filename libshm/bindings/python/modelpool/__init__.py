@@ -1,0 +1,267 @@
+"""A shared memory pool of model backends: the Python package.
+
+>>> pool = modelpool.Pool("default", dir=pool_dir)      # attaches; creates the pool if there is none
+>>> with pool.lease("llama", load=load_llama) as lease:  # loads it if nobody has
+...     lease.address
+'127.0.0.1:4321'
+>>> pool.close()
+
+Every wait has a deadline, lets other threads run, and ends on Ctrl-C. Objects may be used from any
+thread. What is closed, released, used up or inherited through fork raises Closed; a Pool attaches
+anew in a forked child. Errors derive from modelpool.Error.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import socket
+import weakref
+
+from . import _modelpool
+from ._modelpool import (
+    AllPinned,
+    Busy,
+    Cancelled,
+    Closed,
+    CoolingDown,
+    Error,
+    Incompatible,
+    Invalid,
+    Lease,
+    LeaseLost,
+    LoadFailed,
+    LoadTicket,
+    NoCoordinator,
+    NoSuchPool,
+    NotLoaded,
+    Permission,
+    QueueFull,
+    Replaced,
+    SpawnFailed,
+    System,
+    TableFull,
+    TicketLost,
+    Timeout,
+)
+
+__all__ = [
+    "AllPinned",
+    "Busy",
+    "Cancelled",
+    "Closed",
+    "CoolingDown",
+    "Error",
+    "Incompatible",
+    "Invalid",
+    "Lease",
+    "LeaseLost",
+    "LoadFailed",
+    "LoadTicket",
+    "NoCoordinator",
+    "NoSuchPool",
+    "NotLoaded",
+    "Permission",
+    "Pool",
+    "QueueFull",
+    "Replaced",
+    "SpawnFailed",
+    "System",
+    "TableFull",
+    "TicketLost",
+    "Timeout",
+    "free_port",
+]
+
+
+class Pool(_modelpool.Pool):
+    """One process's view of a pool.
+
+    name: of the pool; None is MODELPOOL_POOL, else "default".
+    dir: where it lies; None is MODELPOOL_DIR, else the usual places.
+    create: False raises NoSuchPool instead of creating it.
+    coordinator_grace: seconds that a coordinator may be absent before NoCoordinator.
+
+    >>> with modelpool.Pool(dir=pool_dir) as pool:
+    ...     pool.status()["max_backends"]
+    3
+    >>> pool.limit
+    Traceback (most recent call last):
+        ...
+    modelpool.Closed: unable to use this pool: it is closed, used up, or was inherited through fork
+    """
+
+    @contextlib.contextmanager
+    def lease(self, model, load=None, timeout=30.0, *, tag="", busy_timeout=None):
+        """A lease for the time of a `with`; loads the model if nobody has.
+
+        load(ticket) starts the backend and returns its address when it answers (or the Lease that
+        ticket.ready() gave). It is called only if needed. What it raises fails the load, for those
+        who wait for it too. Without `load`, a model that is not loaded raises NotLoaded.
+
+        timeout covers the wait; the load itself is bounded by the pool's load_timeout.
+
+        >>> with pool.lease("llama", load=load_llama, tag="req-81") as lease:
+        ...     lease.address
+        '127.0.0.1:4321'
+        """
+        got = self.acquire(
+            model, timeout, tag=tag, busy_timeout=busy_timeout, may_load=load is not None
+        )
+        if isinstance(got, LoadTicket):
+            got = _load(got, load)
+        with got:
+            yield got
+
+    async def acquire_async(
+        self, model, timeout=30.0, *, tag="", busy_timeout=None, may_load=True
+    ):
+        """acquire() for asyncio: one thread serves all the waits of the process.
+
+        A cancelled task waits no more; what it was granted in that moment is given back.
+
+        >>> async def main():
+        ...     lease = await pool.acquire_async("llama", timeout=5)
+        ...     with lease:
+        ...         return lease.address
+        >>> asyncio.run(main())
+        '127.0.0.1:4321'
+        """
+        mailbox = _Mailbox.of_running_loop()
+        got = self._begin(mailbox.inbox, model, timeout, tag, busy_timeout, may_load)
+        if not isinstance(got, int):
+            return got
+        return await mailbox.wait_for(self, got)
+
+    @contextlib.asynccontextmanager
+    async def lease_async(self, model, load=None, timeout=30.0, *, tag="", busy_timeout=None):
+        """lease() for asyncio. `load` is an async function, or one that may block and gets a thread.
+
+        A load goes on when the task that began it is cancelled: others wait for it too.
+
+        >>> async def main():
+        ...     async with pool.lease_async("llama", load=load_llama) as lease:
+        ...         return lease.address
+        >>> asyncio.run(main())
+        '127.0.0.1:4321'
+        """
+        got = await self.acquire_async(
+            model, timeout, tag=tag, busy_timeout=busy_timeout, may_load=load is not None
+        )
+        if isinstance(got, LoadTicket):
+            loading = asyncio.ensure_future(_load_async(got, load))
+            _loads.add(loading)
+            loading.add_done_callback(_loads.discard)
+            try:
+                got = await asyncio.shield(loading)
+            except asyncio.CancelledError:
+                loading.add_done_callback(_release)
+                raise
+        with got:
+            yield got
+
+
+def free_port():
+    """A TCP port that nobody listens on at 127.0.0.1.
+
+    >>> 0 < modelpool.free_port() < 65536
+    True
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# --- Loading --------------------------------------------------------------------------------------
+
+
+def _load(ticket, load):
+    try:
+        return _ready(ticket, load(ticket))
+    except BaseException as error:
+        _fail(ticket, error)
+        raise
+
+
+async def _load_async(ticket, load):
+    try:
+        if inspect.iscoroutinefunction(load):
+            return _ready(ticket, await load(ticket))
+        result = await asyncio.get_running_loop().run_in_executor(None, load, ticket)
+        return _ready(ticket, await result if inspect.isawaitable(result) else result)
+    except BaseException as error:
+        _fail(ticket, error)
+        raise
+
+
+def _ready(ticket, result):
+    return result if isinstance(result, Lease) else ticket.ready(result)
+
+
+def _fail(ticket, error):
+    # The ticket may be used up or lost by then: what `error` says counts.
+    with contextlib.suppress(Error):
+        ticket.fail(f"{type(error).__name__}: {error}".encode(errors="replace").decode())
+
+
+# The loop keeps weak references to tasks only.
+_loads = set()
+
+
+def _release(loading):
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().release()
+
+
+# --- asyncio --------------------------------------------------------------------------------------
+
+
+class _Mailbox:
+    """The waits of one event loop. Results arrive by an eventfd, watched while there are any."""
+
+    _by_loop = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def of_running_loop(cls):
+        loop = asyncio.get_running_loop()
+        found = cls._by_loop.get(loop)
+        if found is None or not found.inbox.alive:  # none, or inherited through fork
+            found = cls._by_loop[loop] = cls()
+        return found
+
+    def __init__(self):
+        self.inbox = _modelpool._Inbox()
+        self._futures = {}
+
+    async def wait_for(self, pool, wait):
+        loop = asyncio.get_running_loop()
+        if not self._futures:
+            loop.add_reader(self.inbox.fileno(), self._deliver)
+        future = self._futures[wait] = loop.create_future()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            pool._cancel(self.inbox, wait)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                _give_back(future.result())
+            raise
+        finally:
+            self._futures.pop(wait, None)
+            if not self._futures:
+                loop.remove_reader(self.inbox.fileno())
+
+    def _deliver(self):
+        for wait, result in self.inbox.take():
+            future = self._futures.get(wait)
+            if future is None or future.done():
+                _give_back(result)
+            elif isinstance(result, Error):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+def _give_back(granted):
+    if isinstance(granted, LoadTicket):
+        granted._give_back()
+    elif isinstance(granted, Lease):
+        granted.release()

@@ -1,0 +1,659 @@
+// modelpool._modelpool: Pool and LoadTicket over <modelpool/pool.hpp>; the package adds what is
+// easier said in Python (lease, asyncio).
+//
+// Safety: Python's objects are shared by threads, so the C++ rules are kept here. Pool: a call that
+// lets the GIL go holds the C++ Pool by shared_ptr; close takes it away from the object, and the
+// last call to end closes it. LoadTicket: a mutex, tried only, so that a fork cannot leave a child
+// stuck. Waits sleep in slices on the main thread and look for signals between them.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "lease.hpp"
+#include "modelpool/time.hpp"
+#include "waits.hpp"
+
+namespace modelpool::python {
+namespace {
+
+using std::chrono::nanoseconds;
+
+// A signal interrupts the wait; one that came just before it is seen this much later.
+constexpr std::chrono::milliseconds kSignalSlice{100};
+
+std::atomic<std::uint64_t> g_next_wait{1};
+
+struct PoolObject {
+  std::shared_ptr<Pool> pool;  // null once closed
+  std::string name;
+  std::shared_ptr<Waits> waits;
+  unsigned forks = 0;  // fork_count() when `waits` was made
+
+  ~PoolObject() { close(); }
+
+  std::shared_ptr<Pool> get() const {
+    if (!pool) raise_closed("pool");
+    return pool;
+  }
+
+  // In a forked child the inherited ones are left alone for ever: their mutex may be held.
+  std::shared_ptr<Waits> waits_of(Pool& open_pool) {
+    if (waits && forks != fork_count()) {
+      static_cast<void>(new std::shared_ptr<Waits>(std::move(waits)));
+      waits = nullptr;
+    }
+    if (!waits) {
+      const HalfWord* wake = unwrap(open_pool.wake_word());
+      waits = std::make_shared<Waits>(const_cast<HalfWord&>(*wake));
+      forks = fork_count();
+    }
+    return waits;
+  }
+
+  void close() {
+    if (waits && forks == fork_count()) waits->close();
+    pool.reset();
+  }
+};
+
+struct TicketObject {
+  explicit TicketObject(LoadTicket given) : ticket(std::move(given)), forks(fork_count()) {}
+
+  LoadTicket ticket;
+  unsigned forks;
+  std::mutex in_use;
+
+  // One call at a time. Without the GIL.
+  std::unique_lock<std::mutex> turn() {
+    std::unique_lock<std::mutex> lock(in_use, std::try_to_lock);
+    if (lock) return lock;
+    const py::gil_scoped_acquire gil;
+    raise(Error{Errc::kInvalid,
+                "unable to use this ticket: another thread is using it; a ticket is for one thread "
+                "at a time",
+                0, 0});
+  }
+
+  void check() const {
+    if (!ticket || forks != fork_count()) raise_closed("ticket");
+  }
+};
+
+py::object to_object(Grant grant) {
+  if (auto* lease = std::get_if<Lease>(&grant)) return make_lease(std::move(*lease));
+  return py::cast(std::make_unique<TicketObject>(std::move(std::get<LoadTicket>(grant))));
+}
+
+// Runs without the GIL on a Pool that stays open until it is done.
+template <class Call>
+auto without_gil(const PoolObject& self, const Call& call) {
+  const std::shared_ptr<Pool> pool = self.get();
+  const py::gil_scoped_release released;
+  return call(*pool);
+}
+
+// --- acquire -------------------------------------------------------------------------------------
+
+struct Request {
+  std::string_view model;
+  nanoseconds timeout = kDefaultTimeout;
+  AcquireOptions options;
+};
+
+void check_signals() {
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+// Fixed once: the wait's last look and the library's agree on it.
+std::chrono::steady_clock::time_point at(const Deadline& deadline) {
+  return std::chrono::steady_clock::time_point(
+      nanoseconds(static_cast<std::int64_t>(deadline.at_ns())));
+}
+
+bool is_main_thread() { return getpid() == gettid(); }
+
+py::object wait_for_grant(PoolObject& self, const std::shared_ptr<Pool>& pool,
+                          const Request& request) {
+  const bool takes_signals = is_main_thread();
+  const Deadline deadline(request.timeout);
+  auto pending = unwrap(pool->begin_acquire(request.model, at(deadline), request.options));
+  std::uint64_t due_ns = 0;  // of the next poll, woken or not
+  for (;;) {
+    Result<std::optional<Grant>> polled = std::optional<Grant>();
+    {
+      const py::gil_scoped_release released;
+      if (pending.was_woken() || now_ns() >= due_ns) {
+        due_ns = std::min(now_ns() + kWaitSlice_ns, deadline.at_ns());
+        polled = pending.poll();
+      }
+      if (polled && !*polled) pending.wait(kSignalSlice);
+    }
+    if (!polled) raise(polled.error());
+    if (*polled) return to_object(std::move(**polled));
+    if (takes_signals) check_signals();
+    if (self.pool != pool) raise_closed("pool");
+  }
+}
+
+py::object acquire(PoolObject& self, const Request& request) {
+  const std::shared_ptr<Pool>& open = self.pool;
+  if (!open) raise_closed("pool");
+  // A loaded model is leased at once, without letting the GIL go; this try takes no lock.
+  AcquireOptions loaded_only = request.options;
+  loaded_only.may_load = false;
+  auto grant = open->acquire(request.model, nanoseconds(0), loaded_only);
+  if (grant) [[likely]] {
+    return to_object(std::move(*grant));
+  }
+  const std::shared_ptr<Pool> kept = open;
+  return wait_for_grant(self, kept, request);
+}
+
+// --- acquire's arguments, read without the tuple and dict that pybind11 would make
+// ----------------
+
+enum Argument { kModel, kTimeout, kTag, kBusyTimeout, kMayLoad, kArgumentCount };
+constexpr std::array<const char*, kArgumentCount> kArgumentNames = {"model", "timeout", "tag",
+                                                                    "busy_timeout", "may_load"};
+constexpr Py_ssize_t kPositional = 2;
+std::array<PyObject*, kArgumentCount> g_argument_names{};  // interned
+
+void set_argument(Request* request, std::size_t which, PyObject* value) {
+  const char* name = kArgumentNames[which];
+  switch (which) {
+    case kModel:
+      request->model = utf8_of(value, name);
+      break;
+    case kTimeout:
+      request->timeout = duration_of(value, name);
+      break;
+    case kTag:
+      if (value != Py_None) request->options.tag = utf8_of(value, name);
+      break;
+    case kBusyTimeout:
+      request->options.busy_timeout = limit_of(value, name);
+      break;
+    default: {
+      const int truth = PyObject_IsTrue(value);
+      if (truth < 0) throw py::error_already_set();
+      request->options.may_load = truth != 0;
+    }
+  }
+}
+
+Request parse_request(PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
+  Request request;
+  unsigned given = 0;
+  if (count > kPositional) {
+    PyErr_Format(PyExc_TypeError, "acquire() takes model and timeout by position, %zd were given",
+                 count);
+    throw py::error_already_set();
+  }
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    set_argument(&request, static_cast<std::size_t>(i), values[i]);
+    given |= 1u << i;
+  }
+  const Py_ssize_t keyword_count = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  for (Py_ssize_t i = 0; i < keyword_count; ++i) {
+    PyObject* name = PyTuple_GET_ITEM(keywords, i);
+    std::size_t which = 0;
+    while (which < kArgumentCount && g_argument_names[which] != name &&
+           PyUnicode_Compare(g_argument_names[which], name) != 0) {
+      ++which;
+    }
+    if (which == kArgumentCount || given >> which & 1u) {
+      PyErr_Format(PyExc_TypeError, "acquire() got an unexpected or repeated argument '%U'", name);
+      throw py::error_already_set();
+    }
+    set_argument(&request, which, values[count + i]);
+    given |= 1u << which;
+  }
+  if ((given & 1u << kModel) == 0) {
+    PyErr_SetString(PyExc_TypeError, "acquire() is missing the argument 'model'");
+    throw py::error_already_set();
+  }
+  return request;
+}
+
+PyObject* acquire_method(PyObject* object, PyObject* const* values, Py_ssize_t count,
+                         PyObject* keywords) {
+  try {
+    const Request request = parse_request(values, count, keywords);
+    auto* self = py::cast<PoolObject*>(py::handle(object));
+    if (self == nullptr) raise_closed("pool");
+    return acquire(*self, request).release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyMethodDef g_acquire = {
+    "acquire", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(acquire_method)),
+    METH_FASTCALL | METH_KEYWORDS,
+    "acquire($self, /, model, timeout=30.0, *, tag='', busy_timeout=None, may_load=True)\n--\n\n"
+    "A Lease if the model is loaded, a LoadTicket if the caller is to load it. Waits for "
+    "either.\n\n"
+    "timeout: seconds (or \"30s\"); 0 does not wait, None is refused.\n"
+    "tag: at most 31 bytes, shown in events and `poolctl leases`.\n"
+    "busy_timeout: kill the backend if this very request takes longer.\n"
+    "may_load: False raises NotLoaded instead of granting a ticket.\n\n"
+    "Other threads run meanwhile; Ctrl-C ends the wait.\n\n"
+    ">>> lease = pool.acquire(\"llama\", timeout=5, tag=\"req-81\")\n"
+    ">>> lease.address\n"
+    "'127.0.0.1:4321'\n"
+    ">>> lease.release()"};
+
+// --- asyncio's side ------------------------------------------------------------------------------
+
+// An Inbox with its process: a forked child takes nothing from it and locks nothing.
+struct InboxObject {
+  std::shared_ptr<Inbox> inbox = std::make_shared<Inbox>();
+  unsigned forks = fork_count();
+};
+
+py::object begin(PoolObject& self, const InboxObject& inbox, const py::str& model,
+                 const py::object& timeout, const py::object& tag, const py::object& busy_timeout,
+                 bool may_load) {
+  Request request;
+  set_argument(&request, kModel, model.ptr());
+  set_argument(&request, kTimeout, timeout.ptr());
+  set_argument(&request, kTag, tag.ptr());
+  set_argument(&request, kBusyTimeout, busy_timeout.ptr());
+  request.options.may_load = may_load;
+  const std::shared_ptr<Pool> pool = self.get();
+  const std::shared_ptr<Waits> waits = self.waits_of(*pool);
+  const std::uint64_t id = g_next_wait.fetch_add(1, std::memory_order_relaxed);
+  Result<std::optional<Grant>> answer = std::optional<Grant>();
+  {
+    const py::gil_scoped_release released;
+    const Deadline deadline(request.timeout);
+    auto pending = pool->begin_acquire(request.model, at(deadline), request.options, true);
+    if (!pending) {
+      answer = fail(pending.error());
+    } else {
+      answer = waits->begin(id, std::move(*pending), deadline.at_ns(), inbox.inbox);
+    }
+  }
+  if (!answer) raise(answer.error());
+  if (*answer) return to_object(std::move(**answer));
+  return py::int_(id);
+}
+
+void cancel(PoolObject& self, const InboxObject& inbox, std::uint64_t id) {
+  if (inbox.forks != fork_count()) return;
+  const std::shared_ptr<Waits> waits = self.forks == fork_count() ? self.waits : nullptr;
+  const py::gil_scoped_release released;
+  if (waits) waits->cancel(id);
+  inbox.inbox->drop(id);
+}
+
+// [(id, Lease, LoadTicket or exception)]
+py::list take(const InboxObject& inbox) {
+  py::list taken;
+  if (inbox.forks != fork_count()) return taken;
+  for (auto& [id, answer] : inbox.inbox->take()) {
+    taken.append(
+        py::make_tuple(id, answer ? to_object(std::move(*answer)) : exception_of(answer.error())));
+  }
+  return taken;
+}
+
+// --- LoadTicket ----------------------------------------------------------------------------------
+
+py::object spawn(const py::object& self, const py::object& argv, const py::object& env,
+                 const py::object& cwd, const py::object& stdout_path,
+                 const py::object& stderr_path) {
+  auto& object = py::cast<TicketObject&>(self);
+  if (PyUnicode_Check(argv.ptr()) || PyBytes_Check(argv.ptr())) {
+    throw py::type_error("argv: expected a sequence of arguments, not one text");
+  }
+  std::vector<std::string> arguments;
+  for (const py::handle argument : py::iter(argv)) {
+    if (argument.is_none())
+      throw py::type_error("argv: expected str, bytes or os.PathLike, not None");
+    arguments.push_back(os_text_of(argument, "argv"));
+  }
+  SpawnOptions options;
+  if (!env.is_none()) {
+    for (const py::handle item : py::iter(env.attr("items")())) {
+      const auto pair = py::reinterpret_borrow<py::sequence>(item);
+      const std::string name = os_text_of(pair[0], "env");
+      if (name.empty() || name.find('=') != std::string::npos) {
+        raise(Error{Errc::kInvalid, "env: " + quote(name) + " is no name of a variable", 0, 0});
+      }
+      options.env.push_back(name + "=" + os_text_of(pair[1], "env"));
+    }
+  }
+  options.cwd = os_text_of(cwd, "cwd");
+  options.output = os_text_of(stdout_path, "stdout");
+  options.error_output = os_text_of(stderr_path, "stderr");
+  object.check();
+  Result<> spawned;
+  {
+    const py::gil_scoped_release released;
+    const auto turn = object.turn();
+    spawned = object.ticket.spawn(arguments, options);
+  }
+  unwrap(std::move(spawned));
+  return self;
+}
+
+py::object started(const py::object& self, pid_t pid) {
+  auto& object = py::cast<TicketObject&>(self);
+  object.check();
+  Result<> result;
+  {
+    const py::gil_scoped_release released;
+    const auto turn = object.turn();
+    result = object.ticket.started(pid);
+  }
+  unwrap(std::move(result));
+  return self;
+}
+
+py::object ready(TicketObject& self, const py::str& address, const py::object& size_bytes,
+                 bool pinned, bool external, const py::str& label, std::uint64_t device_mask,
+                 const py::kwargs& settings) {
+  ReadyOptions options;
+  const std::string where(utf8_of(address, "address"));
+  if (!size_bytes.is_none()) options.size_bytes = py::cast<std::uint64_t>(size_bytes);
+  options.pinned = pinned;
+  options.external = external;
+  options.label = utf8_of(label, "label");
+  options.device_mask = device_mask;
+  for (const auto& [name, text] : settings_of(settings)) {
+    const SettingInfo& info = *find_setting(name);
+    if (!info.per_model) {
+      raise(Error{Errc::kInvalid, "unable to set " + name + ": it is the pool's, not a backend's",
+                  0, 0});
+    }
+    options.overrides.set(info.id, unwrap(parse_setting(info, text)), {OriginKind::kReady, 0});
+  }
+  self.check();
+  Result<Lease> lease;
+  {
+    const py::gil_scoped_release released;
+    const auto turn = self.turn();
+    lease = self.ticket.ready(where, options);
+  }
+  return make_lease(unwrap(std::move(lease)));
+}
+
+void fail_load(TicketObject& self, const py::str& reason) {
+  const std::string why(utf8_of(reason, "reason"));
+  self.check();
+  Result<> result;
+  {
+    const py::gil_scoped_release released;
+    const auto turn = self.turn();
+    result = self.ticket.fail(why);
+  }
+  unwrap(std::move(result));
+}
+
+void give_ticket_back(TicketObject& self) {
+  self.check();
+  unwrap(self.ticket.give_back());
+}
+
+// --- Pool ----------------------------------------------------------------------------------------
+
+std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir, bool create,
+                                   const py::object& coordinator_grace) {
+  auto object = std::make_unique<PoolObject>();
+  if (name.is_none()) {
+    const char* given = std::getenv("MODELPOOL_POOL");
+    object->name = given != nullptr && *given != 0 ? given : "default";
+  } else {
+    object->name = utf8_of(name, "name");
+  }
+  PoolOptions options;
+  options.dir = os_text_of(dir, "dir");
+  options.create = create;
+  options.coordinator_grace = duration_of(coordinator_grace, "coordinator_grace");
+  Result<Pool> pool = fail(Errc::kClosed, "");
+  {
+    const py::gil_scoped_release released;
+    pool = Pool::attach(object->name, options);
+  }
+  object->pool = std::make_shared<Pool>(unwrap(std::move(pool)));
+  return object;
+}
+
+template <class MakeJson>
+py::object tables(const PoolObject& self, const MakeJson& make) {
+  return to_python(unwrap(without_gil(self, [&](Pool& pool) -> Result<Json> {
+    const auto snapshot = pool.snapshot();
+    if (!snapshot) return fail(snapshot.error());
+    return make(pool, *snapshot);
+  })));
+}
+
+py::object events(const PoolObject& self, std::uint64_t since) {
+  return to_python(without_gil(self, [since](Pool& pool) {
+    Json json = Json::array();
+    for (const EventView& event : read_events(pool.segment(), since)) {
+      json.push_back(Json::parse(event_json(event.sequence, event.data)));
+    }
+    return json;
+  }));
+}
+
+void set_settings(const PoolObject& self, const py::kwargs& settings) {
+  const auto values = settings_of(settings);
+  unwrap(without_gil(self, [&](Pool& pool) { return pool.set(values); }));
+}
+
+py::object get_setting(const PoolObject& self, const py::str& name) {
+  const std::string wanted(utf8_of(name, "name"));
+  const SettingInfo* info = find_setting(wanted);
+  if (info == nullptr) {
+    raise(Error{Errc::kInvalid, "unable to get " + escape(wanted) + ": there is no such setting", 0,
+                0});
+  }
+  const std::shared_ptr<Pool> pool = self.get();
+  const Settings* settings = current_settings(pool->segment());
+  return setting_value(*info, settings == nullptr ? info->default_value : settings->get(info->id));
+}
+
+void define_pool(py::module_& module) {
+  py::class_<PoolObject> pool(module, "Pool",
+                              "What this process does with one pool: acquire, look, steer.");
+  pool.def(py::init(&attach), py::arg("name") = py::none(), py::arg("dir") = py::none(),
+           py::kw_only(), py::arg("create") = true, py::arg("coordinator_grace") = 10.0);
+  pool.def("close", &PoolObject::close,
+           "close(self)\n--\n\n"
+           "Leaves the pool: waits end with Closed, leases and tickets that are out stay valid. "
+           "Further\n"
+           "calls do nothing, all others raise Closed.");
+  pool.def(
+      "__enter__",
+      [](const py::object& self) {
+        py::cast<PoolObject&>(self).get();
+        return self;
+      },
+      "__enter__(self)\n--\n\n");
+  pool.def(
+      "__exit__", [](PoolObject& self, const py::args&) { self.close(); },
+      "__exit__(self, *exc_info)\n--\n\n");
+  pool.def("__repr__", [](const PoolObject& self) {
+    return "<modelpool.Pool " + quote(self.name) + (self.pool ? ">" : " closed>");
+  });
+  pool.def_readonly("name", &PoolObject::name, "The pool's name.");
+
+  for (std::size_t i = 0; i < kArgumentCount; ++i) {
+    g_argument_names[i] = PyUnicode_InternFromString(kArgumentNames[i]);
+  }
+  pool.attr("acquire") = py::reinterpret_steal<py::object>(
+      PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(pool.ptr()), &g_acquire));
+  pool.def("_begin", &begin, py::arg("inbox"), py::arg("model"), py::arg("timeout"), py::arg("tag"),
+           py::arg("busy_timeout"), py::arg("may_load"),
+           "_begin(self, inbox, model, timeout, tag, busy_timeout, may_load)\n--\n\n");
+  pool.def("_cancel", &cancel, "_cancel(self, inbox, id)\n--\n\n");
+
+  const auto by_name = [&](const char* method, Result<> (Pool::*call)(std::string_view),
+                           const char* doc) {
+    pool.def(
+        method,
+        [call](const PoolObject& self, const py::object& model) {
+          const std::string name(utf8_of(model, "model"));
+          unwrap(((*self.get()).*call)(name));
+        },
+        py::arg("model"), doc);
+  };
+  by_name("touch", &Pool::touch,
+          "touch(self, model)\n--\n\nIts backend was used now, without a request in flight. Raises "
+          "NotLoaded.");
+  by_name("pin", &Pool::pin,
+          "pin(self, model)\n--\n\nNothing but busy, stall and forced ends evicts it. Raises "
+          "NotLoaded.");
+  by_name("unpin", &Pool::unpin, "unpin(self, model)\n--\n\nEnds pin(). Raises NotLoaded.");
+  pool.def(
+      "evict",
+      [](const PoolObject& self, const py::object& model, bool force) {
+        const std::string name(utf8_of(model, "model"));
+        unwrap(self.get()->evict(name, force));
+      },
+      py::arg("model"), py::arg("force") = false,
+      "evict(self, model, force=False)\n--\n\n"
+      "Asks the coordinator to end its backend; force cuts its leases. Does not wait. Raises\n"
+      "NotLoaded.");
+
+  pool.def(
+      "set", &set_settings,
+      "set(self, **settings)\n--\n\n"
+      "Changes the pool's settings, all or none. Durations are seconds or texts, None is off.\n\n"
+      ">>> pool.set(idle_timeout=2.5, stop_grace=\"15s\", max_backends=3)\n"
+      ">>> pool.get(\"idle_timeout\"), pool.limit\n"
+      "(2.5, 3)\n"
+      ">>> pool.set(idle_timeout=None)");
+  pool.def("get", &get_setting, py::arg("name"),
+           "get(self, name)\n--\n\n"
+           "A setting of the pool: durations are seconds or None, numbers int, all else str.\n\n"
+           ">>> pool.get(\"stop_signal\")\n"
+           "'SIGTERM'");
+  pool.def_property(
+      "limit", [](const PoolObject& self) { return unwrap(self.get()->limit()); },
+      [](const PoolObject& self, const py::object& limit) {
+        py::kwargs setting;
+        setting["max_backends"] = limit;
+        set_settings(self, setting);
+      },
+      "max_backends: how many backends may be live; 0 is no limit.");
+
+  pool.def(
+      "status",
+      [](const PoolObject& self) {
+        return tables(self, [](Pool& p, const Snapshot& s) { return status_json(p.segment(), s); });
+      },
+      "status(self)\n--\n\nAs `poolctl -o json status`.\n\n"
+      ">>> pool.status()[\"coordinator\"][\"alive\"]\n"
+      "True");
+  pool.def(
+      "backends",
+      [](const PoolObject& self) {
+        return tables(self, [](Pool&, const Snapshot& s) { return list_json(s); });
+      },
+      "backends(self)\n--\n\nThe live backends, as `poolctl -o json list`.\n\n"
+      ">>> [(b[\"model\"], b[\"state\"], b[\"in_flight\"]) for b in pool.backends()]\n"
+      "[('llama', 'ready', 0)]");
+  pool.def(
+      "leases",
+      [](const PoolObject& self) {
+        return tables(self, [](Pool&, const Snapshot& s) { return leases_json(s); });
+      },
+      "leases(self)\n--\n\nThe requests in flight, as `poolctl -o json leases`.");
+  pool.def(
+      "waiters",
+      [](const PoolObject& self) {
+        return tables(self, [](Pool&, const Snapshot& s) { return waiters_json(s); });
+      },
+      "waiters(self)\n--\n\nWho waits, as `poolctl -o json waiters`.");
+  pool.def(
+      "workers",
+      [](const PoolObject& self) {
+        return tables(self, [](Pool&, const Snapshot& s) { return workers_json(s); });
+      },
+      "workers(self)\n--\n\nThe attached processes, as `poolctl -o json workers`.");
+  pool.def("events", &events, py::arg("since") = 1,
+           "events(self, since=1)\n--\n\n"
+           "What the coordinator decided, oldest first, from that sequence number on; as `poolctl "
+           "-o json\n"
+           "events`.\n\n"
+           ">>> [e[\"kind\"] for e in pool.events() if e[\"model\"] == \"llama\"]\n"
+           "['loaded']");
+}
+
+void define_ticket(py::module_& module) {
+  py::class_<TicketObject> ticket(
+      module, "LoadTicket",
+      "The exclusive right to start the backend of one model: spawn it, wait until it answers, "
+      "say\n"
+      "ready(); or fail(). For one thread at a time.\n\n"
+      "One that is collected unused has failed; one whose process dies goes to the next waiter.");
+  ticket.def_property_readonly(
+      "model", [](const TicketObject& self) { return self.ticket.model(); }, "The model's name.");
+  ticket.def_property_readonly(
+      "pid", [](const TicketObject& self) { return self.ticket.pid(); },
+      "PID of what was started, 0 before.");
+  ticket.def(
+      "spawn", &spawn, py::arg("argv"), py::arg("env") = py::none(), py::arg("cwd") = py::none(),
+      py::arg("stdout") = py::none(), py::arg("stderr") = py::none(),
+      "spawn(self, argv, env=None, cwd=None, stdout=None, stderr=None)\n--\n\n"
+      "Starts the backend in a session of its own and returns the ticket. It is known to the pool\n"
+      "before it executes.\n\n"
+      "env: added to this process's environment. stdout, stderr: files appended to; without\n"
+      "stderr both go to stdout, without both to /dev/null.\n\n"
+      "Raises SpawnFailed (the ticket stays), TicketLost.");
+  ticket.def("started", &started, py::arg("pid"),
+             "started(self, pid)\n--\n\n"
+             "Registers a process that the caller started, and returns the ticket.");
+  ticket.def(
+      "ready", &ready, py::arg("address"), py::arg("size_bytes") = py::none(),
+      py::arg("pinned") = false, py::kw_only(), py::arg("external") = false,
+      py::arg("label") = py::str(), py::arg("device_mask") = 0,
+      "ready(self, address, size_bytes=None, pinned=False, *, external=False, label='', "
+      "device_mask=0, **settings)\n--\n\n"
+      "The backend answers there: opens it to everyone and returns the loader's own Lease.\n\n"
+      "external: there is no process; it is counted and leased, never signalled.\n"
+      "settings: its own, over the pool's (busy_timeout=\"15m\").");
+  ticket.def("fail", &fail_load, py::arg("reason"),
+             "fail(self, reason)\n--\n\n"
+             "The load failed: every waiter is told why, what was started is ended, the model "
+             "cools down.");
+  ticket.def("_give_back", &give_ticket_back, "_give_back(self)\n--\n\n");
+}
+
+void define_inbox(py::module_& module) {
+  py::class_<InboxObject> inbox(module, "_Inbox");
+  inbox.def(py::init<>());
+  inbox.def_property_readonly("alive",
+                              [](const InboxObject& self) { return self.forks == fork_count(); });
+  inbox.def(
+      "fileno", [](const InboxObject& self) { return self.inbox->fd(); }, "fileno(self)\n--\n\n");
+  inbox.def("take", &take, "take(self)\n--\n\n");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_modelpool, module) {
+  py::options options;
+  options.disable_function_signatures();
+  define_errors(module);
+  define_lease(module);
+  define_ticket(module);
+  define_inbox(module);
+  define_pool(module);
+  // What tests/bench compares a lease with.
+  module.def(
+      "_nothing", [] {}, "_nothing()\n--\n\n");
+}
+
+}  // namespace modelpool::python

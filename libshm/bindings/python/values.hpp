@@ -1,0 +1,55 @@
+// What crosses between Python and C++: errors, texts, durations, settings, JSON.
+//
+// Safety: all but error_of() needs the GIL.
+//
+// Errors: a value of the wrong type is TypeError, a wrong value modelpool.Invalid (P13).
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "modelpool/pool.hpp"
+#include "table_json.hpp"
+
+namespace modelpool::python {
+
+namespace py = pybind11;
+
+// Counts the forks that led to this process: what was made before the last one is inert.
+unsigned fork_count();
+
+// Defines modelpool.Error and one class for each Errc in the module.
+void define_errors(py::module_& module);
+// The exception, not raised.
+py::object exception_of(const Error& error);
+[[noreturn]] void raise(const Error& error);
+[[noreturn]] void raise_closed(const char* what);
+
+template <class T>
+T unwrap(Result<T> result) {
+  if (!result) raise(result.error());
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+
+// UTF-8 of a str, valid as long as it is.
+std::string_view utf8_of(py::handle text, const char* name);
+// A path or an argument as the operating system takes it: str, bytes or os.PathLike; None is "".
+std::string os_text_of(py::handle text, const char* name);
+// Seconds (int, float) or a duration ("500ms", "15m").
+std::chrono::nanoseconds duration_of(py::handle value, const char* name);
+// As duration_of; None, 0 and "off" are 0.
+std::chrono::nanoseconds limit_of(py::handle value, const char* name);
+
+// {"idle_timeout": 2.5, "stop_signal": signal.SIGINT} as names and texts for Pool::set.
+std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& values);
+py::object setting_value(const SettingInfo& info, std::uint64_t value);
+
+py::object to_python(const Json& json);
+
+}  // namespace modelpool::python

@@ -1,0 +1,129 @@
+#include "waits.hpp"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+#include <thread>
+
+#include "modelpool/time.hpp"
+
+namespace modelpool::python {
+
+Inbox::Inbox() : event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (!event_) throw std::system_error(errno, std::generic_category(), "eventfd");
+}
+
+void Inbox::put(std::uint64_t id, Answer answer) {
+  const std::lock_guard lock(mutex_);
+  answers_.emplace_back(id, std::move(answer));
+  static_cast<void>(eventfd_write(event_.get(), 1));
+}
+
+std::vector<std::pair<std::uint64_t, Answer>> Inbox::take() {
+  const std::lock_guard lock(mutex_);
+  eventfd_t count = 0;
+  static_cast<void>(eventfd_read(event_.get(), &count));
+  return std::exchange(answers_, {});
+}
+
+void Inbox::drop(std::uint64_t id) {
+  std::unique_lock lock(mutex_);
+  const auto found = std::find_if(answers_.begin(), answers_.end(),
+                                  [&](const auto& answer) { return answer.first == id; });
+  if (found == answers_.end()) return;
+  Answer answer = std::move(found->second);
+  answers_.erase(found);
+  lock.unlock();
+  give_back(std::move(answer));
+}
+
+void give_back(Answer answer) {
+  if (!answer) return;
+  if (auto* ticket = std::get_if<LoadTicket>(&*answer)) static_cast<void>(ticket->give_back());
+}
+
+Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pending,
+                                          std::uint64_t deadline_ns, std::shared_ptr<Inbox> inbox) {
+  // From the first poll to its place in the map under the mutex: whoever wakes it after that poll
+  // has bumped the word before the thread, which reads the word first, comes to look here.
+  const std::lock_guard lock(mutex_);
+  auto polled = pending.poll();
+  if (!polled || *polled) return polled;
+  const std::uint64_t due = std::min(now_ns() + kWaitSlice_ns, deadline_ns);
+  waits_.emplace(id, Wait{std::move(pending), deadline_ns, due, std::move(inbox)});
+  if (serving_) {
+    wake_server();  // its sleep may be too long for this deadline
+    return std::optional<Grant>();
+  }
+  // Signals are for the interpreter's threads.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    std::thread([self = shared_from_this()] { self->serve(); }).detach();
+    serving_ = true;
+  } catch (const std::system_error& error) {
+    waits_.erase(id);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return fail_errno(error.code().value(), "start the thread that waits");
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return std::optional<Grant>();
+}
+
+void Waits::cancel(std::uint64_t id) {
+  const std::lock_guard lock(mutex_);
+  waits_.erase(id);
+}
+
+void Waits::close() {
+  const std::lock_guard lock(mutex_);
+  for (auto& [id, wait] : waits_) {
+    wait.inbox->put(id, fail(Errc::kClosed, "unable to go on waiting: the pool was closed"));
+  }
+  waits_.clear();
+  wake_server();
+}
+
+void Waits::wake_server() {
+  wake_.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(wake_);
+}
+
+void Waits::serve() {
+  for (;;) {
+    const std::uint32_t seen = wake_.load(std::memory_order_seq_cst);
+    std::uint64_t next = kNever_ns;
+    {
+      const std::lock_guard lock(mutex_);
+      if (waits_.empty()) {
+        serving_ = false;
+        return;
+      }
+      for (auto at = waits_.begin(); at != waits_.end();) {
+        Wait& wait = at->second;
+        const std::uint64_t now = now_ns();
+        if (now >= wait.due_ns || wait.pending.was_woken()) {
+          auto polled = wait.pending.poll();
+          if (!polled || *polled) {
+            wait.inbox->put(at->first, polled ? Answer(std::move(**polled)) : fail(polled.error()));
+            at = waits_.erase(at);
+            continue;
+          }
+          wait.due_ns = std::min(now + kWaitSlice_ns, wait.deadline_ns);
+        }
+        next = std::min(next, wait.due_ns);
+        ++at;
+      }
+    }
+    futex_wait(wake_, seen, next);
+  }
+}
+
+}  // namespace modelpool::python
