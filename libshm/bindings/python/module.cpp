@@ -5,12 +5,16 @@
 // lets the GIL go holds the C++ Pool by shared_ptr; close takes it away from the object, and the
 // last call to end closes it. LoadTicket: a mutex, tried only, so that a fork cannot leave a child
 // stuck. Waits sleep in slices on the main thread and look for signals between them.
-#include <fcntl.h>
+#include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <optional>
 #include <string>
 
 #include "lease.hpp"
@@ -27,7 +31,18 @@ constexpr std::chrono::milliseconds kSignalSlice{100};
 
 std::atomic<std::uint64_t> g_next_wait{1};
 
-struct PoolObject {
+// Python makes an object without calling __init__ when told to (Pool.__new__(Pool)); pybind11 then
+// allocates its value at first use and constructs nothing. All zeros is a closed one.
+struct Zeroed {
+  static void* operator new(std::size_t size) {
+    void* memory = std::calloc(1, size);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+  }
+  static void operator delete(void* memory) { std::free(memory); }
+};
+
+struct PoolObject : Zeroed {
   std::shared_ptr<Pool> pool;  // null once closed
   std::string name;
   std::shared_ptr<Waits> waits;
@@ -60,7 +75,7 @@ struct PoolObject {
   }
 };
 
-struct TicketObject {
+struct TicketObject : Zeroed {
   explicit TicketObject(LoadTicket given) : ticket(std::move(given)), forks(fork_count()) {}
 
   LoadTicket ticket;
@@ -253,7 +268,7 @@ PyMethodDef g_acquire = {
 // --- asyncio's side ------------------------------------------------------------------------------
 
 // An Inbox with its process: a forked child takes nothing from it and locks nothing.
-struct InboxObject {
+struct InboxObject : Zeroed {
   std::shared_ptr<Inbox> inbox = std::make_shared<Inbox>();
   unsigned forks = fork_count();
 };
@@ -261,6 +276,7 @@ struct InboxObject {
 py::object begin(PoolObject& self, const InboxObject& inbox, const py::str& model,
                  const py::object& timeout, const py::object& tag, const py::object& busy_timeout,
                  bool may_load) {
+  if (!inbox.inbox || inbox.forks != fork_count()) raise_closed("inbox");
   Request request;
   set_argument(&request, kModel, model.ptr());
   set_argument(&request, kTimeout, timeout.ptr());
@@ -287,7 +303,7 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::str& mode
 }
 
 void cancel(PoolObject& self, const InboxObject& inbox, std::uint64_t id) {
-  if (inbox.forks != fork_count()) return;
+  if (!inbox.inbox || inbox.forks != fork_count()) return;
   const std::shared_ptr<Waits> waits = self.forks == fork_count() ? self.waits : nullptr;
   const py::gil_scoped_release released;
   if (waits) waits->cancel(id);
@@ -297,7 +313,7 @@ void cancel(PoolObject& self, const InboxObject& inbox, std::uint64_t id) {
 // [(id, Lease, LoadTicket or exception)]
 py::list take(const InboxObject& inbox) {
   py::list taken;
-  if (inbox.forks != fork_count()) return taken;
+  if (!inbox.inbox || inbox.forks != fork_count()) return taken;
   for (auto& [id, answer] : inbox.inbox->take()) {
     taken.append(
         py::make_tuple(id, answer ? to_object(std::move(*answer)) : exception_of(answer.error())));
@@ -358,12 +374,12 @@ py::object started(const py::object& self, pid_t pid) {
   return self;
 }
 
-py::object ready(TicketObject& self, const py::str& address, const py::object& size_bytes,
-                 bool pinned, bool external, const py::str& label, std::uint64_t device_mask,
-                 const py::kwargs& settings) {
+py::object ready(TicketObject& self, const py::str& address,
+                 std::optional<std::uint64_t> size_bytes, bool pinned, bool external,
+                 const py::str& label, std::uint64_t device_mask, const py::kwargs& settings) {
   ReadyOptions options;
   const std::string where(utf8_of(address, "address"));
-  if (!size_bytes.is_none()) options.size_bytes = py::cast<std::uint64_t>(size_bytes);
+  options.size_bytes = size_bytes.value_or(0);
   options.pinned = pinned;
   options.external = external;
   options.label = utf8_of(label, "label");
@@ -637,7 +653,8 @@ void define_inbox(py::module_& module) {
   inbox.def_property_readonly("alive",
                               [](const InboxObject& self) { return self.forks == fork_count(); });
   inbox.def(
-      "fileno", [](const InboxObject& self) { return self.inbox->fd(); }, "fileno(self)\n--\n\n");
+      "fileno", [](const InboxObject& self) { return self.inbox ? self.inbox->fd() : -1; },
+      "fileno(self)\n--\n\n");
   inbox.def("take", &take, "take(self)\n--\n\n");
 }
 

@@ -102,10 +102,6 @@ void Waits::serve() {
     std::uint64_t next = kNever_ns;
     {
       const std::lock_guard lock(mutex_);
-      if (waits_.empty()) {
-        serving_ = false;
-        return;
-      }
       for (auto at = waits_.begin(); at != waits_.end();) {
         Wait& wait = at->second;
         const std::uint64_t now = now_ns();
@@ -120,6 +116,10 @@ void Waits::serve() {
         }
         next = std::min(next, wait.due_ns);
         ++at;
+      }
+      if (waits_.empty()) {
+        serving_ = false;
+        return;
       }
     }
     futex_wait(wake_, seen, next);

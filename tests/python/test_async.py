@@ -1,0 +1,344 @@
+"""asyncio: many waits, one thread; cancellation leaves nothing and loses nothing."""
+
+import asyncio
+import os
+import threading
+import unittest
+
+import modelpool
+from support import PATIENCE_S, PoolTest, eventually, load
+
+
+def thread_count():
+    return len(os.listdir("/proc/self/task"))
+
+
+class AsyncTest(PoolTest):
+    flags = ["--max-backends", "3", "--max-waiters", "500"]
+
+    def run_async(self, coroutine):
+        async def limited():
+            return await asyncio.wait_for(coroutine, 2 * PATIENCE_S)
+
+        return asyncio.run(limited())
+
+    async def waiters_are(self, count):
+        for _ in range(PATIENCE_S * 200):
+            if len(self.pool.waiters()) == count:
+                return
+            await asyncio.sleep(0.005)
+        self.fail(f"{len(self.pool.waiters())} waiters, not {count}")
+
+
+class Acquire(AsyncTest):
+    def test_a_loaded_model_is_leased_at_once(self):
+        self.load_external("m").release()
+
+        async def main():
+            threads = thread_count()
+            with await self.pool.acquire_async("m", timeout=5, tag="req-1") as lease:
+                self.assertEqual(self.pool.leases()[0]["tag"], "req-1")
+                self.assertEqual(lease.address, "127.0.0.1:4321")
+            self.assertEqual(thread_count(), threads)
+
+        self.run_async(main())
+
+    def test_a_ticket_is_granted_and_waiters_get_leases(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            self.assertIsInstance(ticket, modelpool.LoadTicket)
+            waits = [asyncio.create_task(self.pool.acquire_async("m")) for _ in range(5)]
+            await self.waiters_are(5)
+            ticket.ready("127.0.0.1:1", external=True).release()
+            for lease in await asyncio.gather(*waits):
+                self.assertEqual(lease.address, "127.0.0.1:1")
+                lease.release()
+
+        self.run_async(main())
+
+    def test_hundreds_wait_with_one_thread_and_a_full_queue_is_refused(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            before = thread_count()
+            waits = [asyncio.create_task(self.pool.acquire_async("m")) for _ in range(500)]
+            await self.waiters_are(500)
+            self.assertEqual(thread_count(), before + 1)
+            with self.assertRaises(modelpool.QueueFull):
+                await self.pool.acquire_async("m")
+            ticket.ready("127.0.0.1:1", external=True).release()
+            for lease in await asyncio.gather(*waits):
+                lease.release()
+            self.assertEqual(self.pool.waiters(), [])
+            self.assertTrue(eventually(lambda: thread_count() == before))
+
+        self.run_async(main())
+
+    def test_errors_are_raised_by_name(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            with self.assertRaises(modelpool.Timeout):
+                await self.pool.acquire_async("m", timeout=0.05)
+            with self.assertRaises(modelpool.Timeout):
+                await self.pool.acquire_async("m", timeout=0)
+            waiting = asyncio.create_task(self.pool.acquire_async("m"))
+            await self.waiters_are(1)
+            ticket.fail("no memory")
+            with self.assertRaisesRegex(modelpool.LoadFailed, "no memory"):
+                await waiting
+            with self.assertRaises(modelpool.CoolingDown):
+                await self.pool.acquire_async("m")
+            with self.assertRaises(modelpool.NotLoaded):
+                await self.pool.acquire_async("n", may_load=False)
+            for model in ("", "\ud800", "x" * 192):
+                with self.assertRaises(modelpool.Invalid):
+                    await self.pool.acquire_async(model)
+            for arguments in ((None,), (b"m",), ("m", b"1")):
+                with self.assertRaises(TypeError):
+                    await self.pool.acquire_async(*arguments)
+            with self.assertRaises(modelpool.Invalid):
+                await self.pool.acquire_async("m", timeout=None)
+
+        self.run_async(main())
+
+    def test_close_ends_the_waits(self):
+        async def main():
+            pool = self.attach()
+            ticket = self.pool.acquire("m")
+            waiting = asyncio.create_task(pool.acquire_async("m"))
+            await self.waiters_are(1)
+            pool.close()
+            with self.assertRaises(modelpool.Closed):
+                await waiting
+            with self.assertRaises(modelpool.Closed):
+                await pool.acquire_async("m")
+            self.assertEqual(self.pool.waiters(), [])
+            ticket._give_back()
+
+        self.run_async(main())
+
+
+class Cancel(AsyncTest):
+    def test_a_cancelled_task_waits_no_more(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            waits = [asyncio.create_task(self.pool.acquire_async("m")) for _ in range(20)]
+            await self.waiters_are(20)
+            for wait in waits[:19]:
+                wait.cancel()
+            await self.waiters_are(1)
+            ticket.ready("127.0.0.1:1", external=True).release()
+            (await waits[19]).release()
+
+        self.run_async(main())
+
+    def test_a_lease_granted_in_that_moment_is_given_back(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            waiting = asyncio.create_task(self.pool.acquire_async("m"))
+            await self.waiters_are(1)
+            ticket.ready("127.0.0.1:1", external=True).release()
+            # Without this loop's turn: the thread has the grant, the task has not.
+            self.assertTrue(eventually(lambda: len(self.pool.leases()) == 1))
+            waiting.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await waiting
+            self.assertEqual(self.pool.leases(), [])
+
+        self.run_async(main())
+
+    def test_a_ticket_granted_in_that_moment_goes_to_the_next(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            waiting = asyncio.create_task(self.pool.acquire_async("m"))
+            await self.waiters_are(1)
+            ticket._give_back()
+            self.assertTrue(
+                eventually(lambda: not self.pool.waiters()), "the thread took the ticket"
+            )
+            waiting.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await waiting
+            # No failure: the model does not cool down.
+            (await self.pool.acquire_async("m", timeout=5)).ready("127.0.0.1:1", external=True)
+
+        self.run_async(main())
+
+    def test_a_result_that_was_delivered_but_not_taken_is_given_back(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            waiting = asyncio.create_task(self.pool.acquire_async("m"))
+            await self.waiters_are(1)
+            ticket.ready("127.0.0.1:1", external=True).release()
+            self.assertTrue(eventually(lambda: len(self.pool.leases()) == 1))
+            loop = asyncio.get_running_loop()
+            delivered = modelpool._Mailbox.of_running_loop()
+            delivered._deliver()  # the future has its result, the task did not run yet
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            self.assertTrue(waiting.cancelled())
+            self.assertEqual(self.pool.leases(), [])
+            self.assertIsNotNone(loop)
+
+        self.run_async(main())
+
+    def test_in_the_middle_of_everything_nothing_is_lost(self):
+        """Tasks that are cancelled at random moments while a model comes and goes."""
+
+        async def use(lifetime):
+            async with self.pool.lease_async("m", load=self.external, timeout=PATIENCE_S):
+                await asyncio.sleep(lifetime)
+
+        async def main():
+            self.pool.set(idle_timeout=0.01)
+            for i in range(30):
+                tasks = [asyncio.create_task(use(0.001 * (i % 3))) for _ in range(10)]
+                await asyncio.sleep(0.001 * (i % 7))
+                for task in tasks[::2]:
+                    task.cancel()
+                for done in await asyncio.gather(*tasks, return_exceptions=True):
+                    if done is not None:
+                        self.assertIsInstance(done, asyncio.CancelledError)
+            for _ in range(200):
+                if not self.pool.leases():
+                    break
+                await asyncio.sleep(0.005)
+            self.assertEqual((self.pool.leases(), self.pool.waiters()), ([], []))
+
+        self.run_async(main())
+
+    async def external(self, ticket):
+        await asyncio.sleep(0.002)
+        return ticket.ready("127.0.0.1:1", external=True)
+
+
+class LeaseAsync(AsyncTest):
+    def test_loads_with_an_async_function_and_with_one_that_blocks(self):
+        async def load_async(ticket):
+            return await asyncio.get_running_loop().run_in_executor(None, load, ticket)
+
+        async def main():
+            for model, function in (("m", load), ("n", load_async)):
+                async with self.pool.lease_async(model, load=function) as lease:
+                    self.assertEqual(lease.model, model)
+                    lease.progress()
+            self.assertEqual(self.pool.leases(), [])
+
+        self.run_async(main())
+
+    def test_a_load_goes_on_when_the_task_that_began_it_is_cancelled(self):
+        async def main():
+            go_on = asyncio.Event()
+
+            async def slow(ticket):
+                await go_on.wait()
+                return ticket.ready("127.0.0.1:1", external=True)
+
+            async def use():
+                async with self.pool.lease_async("m", load=slow) as lease:
+                    return lease.address
+
+            first, second = asyncio.create_task(use()), asyncio.create_task(use())
+            await self.waiters_are(1)
+            first.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await first
+            go_on.set()
+            self.assertEqual(await second, "127.0.0.1:1")
+            self.assertEqual(self.pool.leases(), [])
+
+        self.run_async(main())
+
+    def test_what_load_raises_is_raised_and_fails_the_load(self):
+        async def broken(ticket):
+            raise ZeroDivisionError("here")
+
+        async def main():
+            with self.assertRaisesRegex(ZeroDivisionError, "here"):
+                async with self.pool.lease_async("m", load=broken):
+                    self.fail("it was not loaded")
+            with self.assertRaisesRegex(modelpool.CoolingDown, "here"):
+                await self.pool.acquire_async("m")
+            with self.assertRaises(modelpool.NotLoaded):
+                async with self.pool.lease_async("n"):
+                    self.fail("it is not loaded")
+
+        self.run_async(main())
+
+
+class Loops(AsyncTest):
+    def test_each_thread_may_have_its_loop(self):
+        ticket = self.pool.acquire("m")
+        addresses = []
+
+        def run():
+            async def wait():
+                waits = [self.pool.acquire_async("m") for _ in range(10)]
+                for lease in await asyncio.gather(*waits):
+                    addresses.append(lease.address)
+                    lease.release()
+
+            asyncio.run(wait())
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        self.wait_for_waiters(40)
+        ticket.ready("127.0.0.1:1", external=True).release()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(addresses, ["127.0.0.1:1"] * 40)
+
+    def test_loops_one_after_the_other_leave_no_descriptor(self):
+        def wait_once():
+            async def wait():
+                with self.assertRaises(modelpool.Timeout):
+                    await self.pool.acquire_async("m", timeout=0.01)
+
+            asyncio.run(wait())
+
+        ticket = self.pool.acquire("m")
+        wait_once()
+        descriptors = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            wait_once()
+        self.assertLessEqual(len(os.listdir("/proc/self/fd")), descriptors + 1)
+        ticket._give_back()
+
+    def test_a_child_forked_from_a_waiting_loop_waits_with_its_own(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            waiting = asyncio.create_task(self.pool.acquire_async("m"))
+            await self.waiters_are(1)
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                self.run_child(write)
+            os.close(write)
+            with os.fdopen(read, "rb") as report:
+                text = await asyncio.get_running_loop().run_in_executor(None, report.read)
+            os.waitpid(pid, 0)
+            self.assertEqual(text, b"Timeout")
+            ticket.ready("127.0.0.1:1", external=True).release()
+            (await waiting).release()
+
+        self.run_async(main())
+
+    def run_child(self, write):
+        def run():
+            async def wait():
+                await self.pool.acquire_async("m", timeout=0.05)
+
+            try:
+                asyncio.run(wait())
+            except BaseException as error:
+                os.write(write, type(error).__name__.encode())
+
+        # A loop runs in this thread already, as far as the child knows.
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,147 @@
+"""What is promised in text: examples run, stubs match, files are where a type checker looks."""
+
+import ast
+import doctest
+import inspect
+import pathlib
+import unittest
+
+import modelpool
+from modelpool import _modelpool
+from support import PoolTest
+
+PACKAGE = pathlib.Path(modelpool.__file__).parent
+
+
+class Examples(PoolTest):
+    def docstrings(self):
+        """(name, docstring) of the package and of every public class, method and function."""
+        yield "modelpool", modelpool.__doc__
+        for name in modelpool.__all__:
+            thing = getattr(modelpool, name)
+            yield name, thing.__doc__
+            if not inspect.isclass(thing) or issubclass(thing, Exception):
+                continue
+            for attribute in dir(thing):
+                if not attribute.startswith("_"):
+                    yield f"{name}.{attribute}", inspect.getdoc(getattr(thing, attribute))
+
+    def test_every_public_name_has_a_docstring(self):
+        self.assertEqual([name for name, text in self.docstrings() if not text], [])
+
+    def test_the_examples_run_as_they_are_written(self):
+        import asyncio
+
+        run = 0
+        self.load_external("llama").release()
+        for name, text in self.docstrings():
+            names = {
+                "asyncio": asyncio,
+                "modelpool": modelpool,
+                "pool": self.pool,
+                "pool_dir": self.dir,
+                "load_llama": lambda ticket: ticket.ready("127.0.0.1:4321", external=True),
+            }
+            test = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
+            report = []
+            results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(
+                test, out=report.append
+            )
+            self.assertEqual(results.failed, 0, "".join(report))
+            run += results.attempted
+        self.assertGreater(run, 20)
+
+
+def members(body):
+    """{name: node} of a stub's classes and functions; a property's getter stands for it."""
+    found = {}
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.setdefault(node.name, node)
+        elif isinstance(node, ast.AnnAssign):
+            found[node.target.id] = node
+    return found
+
+
+def signature_of(node):
+    """(name, kind, default) of each parameter of a function in a stub."""
+    kinds = inspect.Parameter
+    arguments = node.args
+    plain = [(a.arg, kinds.POSITIONAL_OR_KEYWORD) for a in arguments.args]
+    defaults = [None] * (len(plain) - len(arguments.defaults)) + arguments.defaults
+    parameters = [(*p, d) for p, d in zip(plain, defaults)]
+    if arguments.vararg:
+        parameters.append((arguments.vararg.arg, kinds.VAR_POSITIONAL, None))
+    parameters += [
+        (a.arg, kinds.KEYWORD_ONLY, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults)
+    ]
+    if arguments.kwarg:
+        parameters.append((arguments.kwarg.arg, kinds.VAR_KEYWORD, None))
+    return [
+        (name, kind, kinds.empty if default is None else ast.literal_eval(default))
+        for name, kind, default in parameters
+    ]
+
+
+def runtime_signature(function):
+    parameters = inspect.signature(function).parameters.values()
+    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    only = inspect.Parameter.POSITIONAL_ONLY  # what C calls `$self, /`
+    return [(p.name, plain if p.kind == only else p.kind, p.default) for p in parameters]
+
+
+class Stubs(unittest.TestCase):
+    stub = members(ast.parse((PACKAGE / "_modelpool.pyi").read_text()).body)
+
+    def names(self, thing):
+        ignored = {"__module__", "__doc__", "__new__", "__dict__", "__weakref__"}
+        return {name for name in vars(thing) if name not in ignored}
+
+    def test_name_what_the_extension_has(self):
+        hidden = {"__name__", "__package__", "__loader__", "__spec__", "__file__"}
+        self.assertEqual(set(self.stub), self.names(_modelpool) - hidden)
+
+    def test_classes_have_the_members_they_name(self):
+        for name, node in self.stub.items():
+            if not isinstance(node, ast.ClassDef):
+                continue
+            runtime = getattr(_modelpool, name)
+            bases = [base.id for base in node.bases]
+            if bases:
+                self.assertEqual([b.__name__ for b in runtime.__bases__], bases)
+                for attribute in members(node.body):
+                    self.assertIn(attribute, vars(runtime))
+                continue
+            optional = {"__init__", "__repr__"}
+            self.assertEqual(
+                set(members(node.body)) - optional, self.names(runtime) - optional, name
+            )
+
+    def test_signatures_are_those_of_the_extension(self):
+        compared = 0
+        for class_name, node in self.stub.items():
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for name, method in members(node.body).items():
+                runtime = getattr(getattr(_modelpool, class_name), name)
+                is_property = isinstance(runtime, property) or inspect.isgetsetdescriptor(runtime)
+                if name in ("__init__", "__repr__") or is_property:
+                    continue
+                if isinstance(method, ast.FunctionDef):
+                    self.assertEqual(
+                        runtime_signature(runtime), signature_of(method), f"{class_name}.{name}"
+                    )
+                    compared += 1
+        self.assertGreater(compared, 25)
+
+    def test_the_arguments_they_name_are_taken(self):
+        """Text signatures are text too: pybind11 and the stub agree on what may be passed by name."""
+        with self.assertRaises(modelpool.NoSuchPool):
+            modelpool.Pool(name="x", dir="/dev/shm/nowhere", create=False, coordinator_grace=1.0)
+
+    def test_the_package_says_that_it_is_typed(self):
+        self.assertTrue((PACKAGE / "py.typed").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()

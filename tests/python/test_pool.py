@@ -1,0 +1,339 @@
+"""The package's surface on a real coordinator and real backends."""
+
+import gc
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import unittest
+
+import modelpool
+from support import POOLCTL, PoolTest, answers, eventually, load, processes_with
+
+
+class Loading(PoolTest):
+    def test_a_ticket_becomes_a_lease_and_the_next_acquire_gets_the_same_backend(self):
+        ticket = self.pool.acquire("m", timeout=30.0, tag="req-81")
+        self.assertIsInstance(ticket, modelpool.LoadTicket)
+        self.assertEqual((ticket.model, ticket.pid), ("m", 0))
+        address = load(ticket)
+        self.assertGreater(ticket.pid, 1)
+        lease = ticket.ready(address, size_bytes=1 << 20, pinned=True)
+        self.assertEqual((lease.model, lease.address, lease.pid), ("m", address, ticket.pid))
+        with self.pool.acquire("m") as second:
+            self.assertEqual(second.pid, lease.pid)
+            second.progress()
+            self.assertEqual([b["in_flight"] for b in self.pool.backends()], [2])
+        self.assertEqual([one["tag"] for one in self.pool.leases()], ["req-81"])
+        backend = self.pool.backends()[0]
+        self.assertEqual((backend["size_bytes"], backend["pinned"]), (1 << 20, True))
+        lease.release()
+
+    def test_lease_loads_once_for_many_threads(self):
+        loads = []
+        both = threading.Barrier(8)
+
+        def once(ticket):
+            loads.append(ticket.model)
+            return load(ticket)
+
+        def work():
+            both.wait()
+            with self.pool.lease("m", load=once) as lease:
+                pids.append(lease.pid)
+
+        pids = []
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual((loads, len(pids), len(set(pids))), (["m"], 8, 1))
+
+    def test_lease_takes_the_lease_its_load_function_made(self):
+        with self.pool.lease("m", load=lambda t: t.ready("127.0.0.1:1", external=True)) as lease:
+            self.assertEqual((lease.address, lease.pid), ("127.0.0.1:1", 0))
+
+    def test_lease_without_load_raises_not_loaded(self):
+        with self.assertRaises(modelpool.NotLoaded), self.pool.lease("m"):
+            self.fail("there is no such backend")
+        self.assertEqual(self.pool.backends(), [])
+
+    def test_what_load_raises_fails_the_load_and_cools_the_model_down(self):
+        self.pool.set(load_cooldown="60s..60s")
+        with self.assertRaisesRegex(ZeroDivisionError, "division"):
+            with self.pool.lease("m", load=lambda ticket: 1 / 0):
+                self.fail("it was not loaded")
+        with self.assertRaisesRegex(modelpool.CoolingDown, "ZeroDivisionError") as raised:
+            self.pool.acquire("m", timeout=0)
+        self.assertEqual(raised.exception.code, "cooling_down")
+        self.assertTrue(0 < raised.exception.retry_after <= 60, raised.exception.retry_after)
+
+    def test_a_waiter_is_told_why_the_load_failed(self):
+        ticket = self.pool.acquire("m")
+        answers_ = []
+
+        def wait():
+            try:
+                self.pool.acquire("m")
+            except modelpool.Error as error:
+                answers_.append(error)
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        self.wait_for_waiters(1)
+        ticket.fail("no memory")
+        waiter.join()
+        self.assertIsInstance(answers_[0], modelpool.LoadFailed)
+        self.assertIn("no memory", str(answers_[0]))
+
+    def test_spawn_takes_an_environment_a_directory_and_files(self):
+        directory = pathlib.Path(self.dir)
+        ticket = self.pool.acquire("m")
+        returned = ticket.spawn(
+            ["/bin/sh", "-c", 'pwd; echo "$COLOUR"; echo oops >&2; exec sleep 60'],
+            env={"COLOUR": "blue"},
+            cwd=directory,
+            stdout=directory / "out",
+            stderr=os.fsencode(directory / "err"),
+        )
+        self.assertIs(returned, ticket)
+        eventually(lambda: (directory / "err").exists() and (directory / "err").read_text())
+        self.assertEqual((directory / "out").read_text(), f"{self.dir}\nblue\n")
+        self.assertEqual((directory / "err").read_text(), "oops\n")
+        ticket.fail("enough")
+
+    def test_a_program_that_does_not_exist_leaves_the_ticket(self):
+        ticket = self.pool.acquire("m")
+        with self.assertRaisesRegex(modelpool.SpawnFailed, "/nowhere/llama-server"):
+            ticket.spawn(["/nowhere/llama-server"])
+        ticket.spawn(["sleep", "60"]).fail("enough")
+
+    def test_started_registers_a_process_of_the_caller(self):
+        process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        ticket = self.pool.acquire("m")
+        self.assertIs(ticket.started(process.pid), ticket)
+        with ticket.ready("127.0.0.1:1") as lease:
+            self.assertEqual(lease.pid, process.pid)
+
+    def test_a_dropped_ticket_fails_and_what_it_started_ends(self):
+        ticket = self.pool.acquire("m")
+        load(ticket)
+        pid = ticket.pid
+        del ticket
+        gc.collect()
+        self.assertTrue(eventually(lambda: not self.pool.backends()), self.pool.backends())
+        self.assertFalse(pathlib.Path(f"/proc/{pid}/environ").exists())
+
+    def test_settings_given_at_ready_are_the_backends_own(self):
+        ticket = self.pool.acquire("m")
+        ticket.ready("127.0.0.1:1", external=True, busy_timeout="15m", idle_timeout=0.25).release()
+        explained = self.poolctl("explain", "m")["settings"]
+        self.assertEqual(explained["busy_timeout"]["value"], "15m")
+        self.assertEqual(explained["idle_timeout"]["value"], "250ms")
+        with self.assertRaisesRegex(modelpool.Invalid, "max_backends"):
+            self.pool.acquire("n").ready("127.0.0.1:1", external=True, max_backends=1)
+
+
+class Leases(PoolTest):
+    def test_end_with_with_release_and_collection(self):
+        self.load_external("m").release()
+        with self.pool.acquire("m"):
+            self.assertEqual(len(self.pool.leases()), 1)
+        self.assertEqual(self.pool.leases(), [])
+        lease = self.pool.acquire("m")
+        lease.release()
+        lease.release()
+        self.assertEqual(self.pool.leases(), [])
+        lease = self.pool.acquire("m")
+        self.assertEqual(len(self.pool.leases()), 1)
+        del lease
+        gc.collect()
+        self.assertEqual(self.pool.leases(), [])
+
+    def test_of_a_backend_that_was_stopped_are_lost(self):
+        with self.pool.lease("m", load=load) as lease:
+            self.pool.evict("m", force=True)
+            with self.assertRaisesRegex(modelpool.LeaseLost, "requested"):
+                eventually(lambda: lease.progress())
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+
+    def test_a_hung_request_ends_its_backend_and_the_event_has_its_tag(self):
+        self.pool.set(stop_grace="100ms")
+        with self.pool.lease("m", load=load):
+            pass
+        with self.pool.acquire("m", tag="hung-7", busy_timeout=0.05) as lease:
+            with self.assertRaises(modelpool.LeaseLost):
+                eventually(lambda: lease.progress())
+        killed = lambda: [e for e in self.pool.events() if e["kind"] == "killed"]
+        self.assertTrue(eventually(killed))
+        self.assertEqual((killed()[0]["tag"], killed()[0]["reason"]), ("hung-7", "busy"))
+
+
+class Looking(PoolTest):
+    def keys(self, rows):
+        return [list(row) for row in rows]
+
+    def test_the_tables_have_the_keys_of_poolctls_json(self):
+        held = self.load_external("m")
+        waiting = threading.Thread(target=self.wait_in_vain)
+        loading = self.pool.acquire("n")
+        waiting.start()
+        self.wait_for_waiters(1)
+        for name, ours in {
+            "list": self.pool.backends(),
+            "leases": self.pool.leases(),
+            "waiters": self.pool.waiters(),
+            "workers": self.pool.workers(),
+        }.items():
+            theirs = self.poolctl(name)
+            self.assertTrue(ours, name)
+            self.assertEqual(self.keys(ours), self.keys(theirs), name)
+        self.assertEqual(list(self.pool.status()), list(self.poolctl("status")))
+        self.assertEqual(self.pool.status()["waiting"], 1)
+        loading.ready("127.0.0.1:2", external=True).release()
+        waiting.join()
+        held.release()
+
+    def wait_in_vain(self):
+        with self.pool.acquire("n"):
+            pass
+
+    def test_events_are_those_of_poolctl(self):
+        with self.pool.lease("m", load=load):
+            pass
+        self.assertTrue(eventually(lambda: self.pool.events()[-1]["kind"] == "loaded"))
+        ours = self.pool.events()
+        done = subprocess.run(
+            [POOLCTL, "--dir", self.dir, "-o", "json", "events"], stdout=subprocess.PIPE, check=True
+        )
+        self.assertEqual(ours, [json.loads(line) for line in done.stdout.splitlines()])
+        self.assertEqual(self.pool.events(since=ours[-1]["seq"]), ours[-1:])
+        self.assertEqual(self.pool.events(since=ours[-1]["seq"] + 1), [])
+
+    def test_settings_are_set_in_seconds_and_read_back(self):
+        self.pool.set(
+            idle_timeout=2.5, busy_timeout="15m", max_backends=3, stop_signal=signal.SIGINT,
+            when_busy="force", load_timeout=None,
+        )
+        got = {name: self.pool.get(name) for name in
+               ("idle_timeout", "busy_timeout", "max_backends", "stop_signal", "when_busy",
+                "load_timeout", "load_cooldown")}
+        self.assertEqual(got, {
+            "idle_timeout": 2.5, "busy_timeout": 900.0, "max_backends": 3, "stop_signal": "SIGINT",
+            "when_busy": "force", "load_timeout": None, "load_cooldown": "10s..5m"})
+        self.pool.limit = 2
+        self.assertEqual((self.pool.limit, self.pool.get("max-backends")), (2, 2))
+        self.assertEqual(self.poolctl("set")["max_backends"]["value"], "2")
+
+    def test_touch_pin_unpin_and_evict_steer_the_backend(self):
+        with self.pool.lease("m", load=load) as lease:
+            pid = lease.pid
+        self.pool.touch("m")
+        self.pool.pin("m")
+        self.assertTrue(self.pool.backends()[0]["pinned"])
+        self.pool.unpin("m")
+        self.assertFalse(self.pool.backends()[0]["pinned"])
+        self.pool.evict("m")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        self.assertTrue(eventually(lambda: pid not in processes_with("MODELPOOL_BACKEND=")))
+        for steer in (self.pool.touch, self.pool.pin, self.pool.unpin, self.pool.evict):
+            with self.assertRaises(modelpool.NotLoaded):
+                steer("m")
+
+
+class Refusals(PoolTest):
+    flags = ["--max-backends", "1", "--max-waiters", "1"]
+
+    def test_timeout(self):
+        ticket = self.pool.acquire("m")
+        with self.assertRaisesRegex(modelpool.Timeout, "being loaded") as raised:
+            self.pool.acquire("m", timeout=0.01)
+        self.assertIsInstance(raised.exception, TimeoutError)
+        with self.assertRaises(modelpool.Timeout):
+            self.pool.acquire("m", timeout=0)
+        ticket.ready("127.0.0.1:1", external=True)
+
+    def test_queue_full(self):
+        ticket = self.pool.acquire("m")
+        waiter = threading.Thread(target=lambda: self.pool.acquire("m").release())
+        waiter.start()
+        self.wait_for_waiters(1)
+        with self.assertRaises(modelpool.QueueFull):
+            self.pool.acquire("m")
+        ticket.ready("127.0.0.1:1", external=True).release()
+        waiter.join()
+
+    def test_all_pinned(self):
+        self.load_external("m", pinned=True).release()
+        with self.assertRaises(modelpool.AllPinned):
+            self.pool.acquire("n")
+
+    def test_no_coordinator(self):
+        pool = self.attach(coordinator_grace=0.05)
+        held = self.load_external("m")
+        self.coordinator.kill()
+        self.coordinator.wait()
+        with self.assertRaisesRegex(modelpool.NoCoordinator, "start coordinatord"):
+            pool.acquire("n")
+        held.release()
+
+    def test_no_such_pool_and_a_directory_open_to_others(self):
+        with self.assertRaises(modelpool.NoSuchPool):
+            modelpool.Pool("other", dir=self.dir, create=False)
+        os.chmod(self.dir, 0o777)
+        with self.assertRaises(modelpool.Permission):
+            modelpool.Pool("other", dir=self.dir)
+
+    def test_incompatible(self):
+        with open(os.path.join(self.dir, "noise"), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(b"noise" * 10_000)
+        with self.assertRaises(modelpool.Incompatible):
+            modelpool.Pool("noise", dir=self.dir)
+
+    def test_ticket_lost(self):
+        self.pool.set(load_timeout=0.05)
+        ticket = self.pool.acquire("m")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        with self.assertRaises(modelpool.TicketLost):
+            ticket.ready("127.0.0.1:1", external=True)
+
+    def test_every_error_is_an_error_with_its_code(self):
+        kinds = [getattr(modelpool, name) for name in modelpool.__all__]
+        errors = [k for k in kinds if isinstance(k, type) and issubclass(k, Exception)]
+        self.assertEqual(len(errors), 21)
+        for kind in errors:
+            self.assertTrue(issubclass(kind, modelpool.Error), kind)
+            self.assertEqual(kind.__module__, "modelpool")
+            self.assertTrue(kind.__doc__)
+        for name in ("Timeout QueueFull TableFull AllPinned CoolingDown LoadFailed NoCoordinator "
+                     "NoSuchPool Incompatible NotLoaded TicketLost LeaseLost Invalid Closed").split():
+            self.assertIn(name, modelpool.__all__)
+
+
+class Places(PoolTest):
+    def test_the_environment_names_the_pool_and_its_directory(self):
+        code = "import modelpool; p = modelpool.Pool(); print(p.name, p.status()['path'])"
+        environment = dict(os.environ, MODELPOOL_DIR=self.dir, MODELPOOL_POOL="other")
+        done = subprocess.run([sys.executable, "-c", code], env=environment, check=True,
+                              stdout=subprocess.PIPE, text=True)
+        self.assertEqual(done.stdout, f"other {self.dir}/other\n")
+
+    def test_free_port_is_free(self):
+        port = modelpool.free_port()
+        self.assertFalse(answers(f"127.0.0.1:{port}"))
+
+    def test_the_extension_is_linked_to_no_libpython(self):
+        done = subprocess.run(["ldd", modelpool._modelpool.__file__], check=True,
+                              stdout=subprocess.PIPE, text=True)
+        self.assertNotIn("libpython", done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
