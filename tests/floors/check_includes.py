@@ -19,7 +19,7 @@ FLOORS = {
         ["pool"],
         ["table_json"],
         # The bindings: C, then Python.
-        ["modelpool", "handles", "wait_fd", "api", "waits", "values", "module"],
+        ["modelpool", "handles", "wait_fd", "api", "values", "lease", "waits", "module"],
     ],
     "coordinatord": [
         ["decide"],
