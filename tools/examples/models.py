@@ -1,0 +1,117 @@
+"""What both example servers share: models.toml, how a model is loaded, which error is which status."""
+
+import dataclasses
+import http.client
+import json
+import math
+import os
+import pathlib
+import re
+import select
+import time
+import tomllib
+
+import modelpool
+
+HERE = pathlib.Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One table of models.toml."""
+
+    name: str
+    command: list[str]
+    ready: str = "/health"
+    load_timeout: float = 120.0
+    wait_timeout: float = 30.0
+    busy_timeout: str | None = None
+    silence_timeout: float = 300.0
+    size_bytes: int | None = None
+    log: str | None = None
+
+    def load(self, ticket):
+        """For Pool.lease: starts the backend and returns its lease when it answers."""
+        port = modelpool.free_port()
+        command = [argument.replace("{port}", str(port)) for argument in self.command]
+        ticket.spawn(command, cwd=HERE, stdout=self.log)
+        self._wait_until_ready(ticket.pid, port)
+        return ticket.ready(f"127.0.0.1:{port}", size_bytes=self.size_bytes)
+
+    def _wait_until_ready(self, pid, port):
+        until = time.monotonic() + self.load_timeout
+        process = os.pidfd_open(pid)
+        try:
+            while not self._answers(port):
+                if time.monotonic() > until:
+                    raise TimeoutError(f"not ready within {self.load_timeout} s")
+                if select.select([process], [], [], 0.05)[0]:
+                    raise RuntimeError("it ended before it was ready")
+        finally:
+            os.close(process)
+
+    def _answers(self, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", self.ready)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def read_models(path=None):
+    path = path or os.environ.get("MODELS_TOML") or HERE / "models.toml"
+    with open(path, "rb") as file:
+        tables = tomllib.load(file)["models"]
+    return {name: Model(name=name, **table) for name, table in tables.items()}
+
+
+class Refused(Exception):
+    """An answer other than the model's."""
+
+    def __init__(self, status, text, retry_after=None):
+        super().__init__(text)
+        self.status = status
+        self.headers = [("Content-Type", "application/json")]
+        if retry_after is not None:
+            self.headers.append(("Retry-After", str(max(1, math.ceil(retry_after)))))
+        self.body = json.dumps({"error": {"message": text, "code": status}}).encode()
+
+
+def refused(error):
+    """The Refused that tells a client about this error; the text is for its log, too."""
+    if isinstance(error, Refused):
+        return error
+    text = str(error)
+    if isinstance(error, modelpool.Timeout):
+        return Refused(504, text)
+    if isinstance(error, (modelpool.LeaseLost, OSError, http.client.HTTPException)):
+        return Refused(502, f"the model's backend failed: {type(error).__name__}: {text}")
+    if isinstance(error, modelpool.Error) and not isinstance(error, modelpool.Invalid):
+        # QueueFull, CoolingDown, LoadFailed, NoCoordinator, AllPinned...: later it may work.
+        return Refused(503, text, retry_after=error.retry_after or 1)
+    return Refused(500, f"{type(error).__name__}: {text}")
+
+
+def model_of(models, body):
+    """The Model that a request's JSON asks for."""
+    try:
+        name = json.loads(body)["model"]
+    except (ValueError, KeyError, TypeError):
+        raise Refused(400, 'the body is no JSON object with a "model"') from None
+    if not isinstance(name, str) or name not in models:
+        raise Refused(404, f"there is no model {name!r}; GET /v1/models lists them")
+    return models[name]
+
+
+def list_of(models):
+    data = [{"id": name, "object": "model", "owned_by": "modelpool"} for name in models]
+    return json.dumps({"object": "list", "data": data}).encode()
+
+
+def tag_of(request_id):
+    """What `poolctl leases` and events show for a request: its X-Request-Id, else a random one."""
+    kept = re.sub(r"[^!-~]", "", request_id or "")[:31]
+    return kept or f"req-{os.urandom(6).hex()}"
