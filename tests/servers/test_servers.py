@@ -1,13 +1,10 @@
 """The example applications under the servers people use, killed and reloaded in the middle."""
 
-import json
-import os
-import signal
+import pathlib
 import sys
 import unittest
 
-import modelpool
-from serving import EXAMPLES, Load, ServerTest, chat, get
+from serving import EXAMPLES, Load, ServerTest
 from support import eventually
 
 GUNICORN = [
@@ -16,7 +13,7 @@ GUNICORN = [
 ]  # fmt: skip
 UWSGI = [
     "uwsgi", "--plugin", "python3", "--http-socket", "127.0.0.1:{port}", "--master",
-    "--processes", "4", "--threads", "2", "--die-on-term", "--wsgi-file", str(EXAMPLES / "wsgi_app.py"),
+    "--processes", "4", "--threads", "2", "--die-on-term", "--wsgi-file", str(EXAMPLES / "uwsgi_app.py"),
 ]  # fmt: skip
 UVICORN = [
     sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--workers", "4",
@@ -60,12 +57,26 @@ class Uwsgi(ServerTest):
         load = Load(server.port, self.models)
         self.addCleanup(load.stop)
         self.check_worker_killed(server, load, requests_of_a_worker=2)
+        self.wait_until_up(server, flags)
         self.check_reload(server, load)
         load.stop()
         self.check_client_that_leaves(server)
         self.check_hung_stream(server, "busy_timeout")
+        self.wait_until_up(server, flags)
         self.check_restart(server)
+        self.wait_until_up(server, flags)
         self.check_limit_and_end(server, load)
+
+    def wait_until_up(self, server, flags):
+        """uWSGI's workers hear no signal while they import the application."""
+        if "--lazy-apps" not in flags:
+            return
+        log = pathlib.Path(self.dir, "server.log")
+
+        def all_up():
+            return all(f"pid: {pid} (default app)" in log.read_text() for pid in server.workers())
+
+        self.assertTrue(eventually(all_up), self.log())
 
     def test_processes_and_threads(self):
         self.check()
