@@ -123,7 +123,7 @@ class Requests {
   void run() {
     while (!g_stop) {
       one();
-      pause_ms(below(4) == 0 ? 0 : below(80));
+      pause_ms(below(4) == 0 ? 0 : below(50));
     }
   }
 
