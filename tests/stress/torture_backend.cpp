@@ -95,7 +95,8 @@ void take_place(const std::string& asked_ns) {
 struct Request {
   int fd = -1;
   pid_t worker = 0;
-  std::uint64_t due_ns = 0;  // 0: it has not said how long it takes, or it was answered
+  bool asked = false;        // for something; who only looks whether we listen does not
+  std::uint64_t due_ns = 0;  // 0: answered
 };
 
 class Server {
@@ -121,6 +122,7 @@ class Server {
       char byte;
       const ssize_t got = recv(r.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
       if (got == 0 || (got < 0 && errno != EAGAIN)) continue;  // ended before the signal came
+      if (got < 0 && !r.asked) continue;
       list += (list.empty() ? "" : ",") + std::to_string(r.worker);
     }
     return "[" + list + "]";
@@ -147,7 +149,10 @@ class Server {
     for (Request& r : requests_) {
       char text[32] = {};
       const ssize_t got = recv(r.fd, text, sizeof text - 1, MSG_DONTWAIT);
-      if (got > 0) r.due_ns = now_ns() + std::strtoull(text, nullptr, 10) * 1'000'000;
+      if (got > 0) {
+        r.asked = true;
+        r.due_ns = now_ns() + std::strtoull(text, nullptr, 10) * 1'000'000;
+      }
       if (got == 0 || (got < 0 && errno != EAGAIN)) {
         close(r.fd);
         r.fd = -1;
@@ -166,7 +171,7 @@ class Server {
       ucred peer{};
       socklen_t size = sizeof peer;
       getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size);
-      requests_.push_back({fd, peer.pid, 0});
+      requests_.push_back({fd, peer.pid});
     }
   }
 

@@ -218,7 +218,10 @@ class Requests {
       if (streams) static_cast<void>(lease.progress());
     }
     if (!alive) lost(model, pid, "answer");
-    close(fd);  // before the lease: what is connected is leased
+    // Before the lease ends: what is connected is leased. Not close alone: a child at its gate may
+    // have a copy of the descriptor.
+    shutdown(fd, SHUT_RDWR);
+    close(fd);
     if (chance(2)) lease.release();
   }
 
@@ -253,7 +256,10 @@ class Requests {
       pause_ms(5);
       fd = connect_to(path);
     }
-    if (fd >= 0) close(fd);
+    if (fd >= 0) {
+      shutdown(fd, SHUT_RDWR);
+      close(fd);
+    }
     if (chance(20)) pause_ms(below(3000));  // too slow for load_timeout, sometimes
     if (fd < 0 || chance(25)) {
       if (auto failed = ticket.fail("by the dice"); !failed) refused(failed.error());
