@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "frozen.hpp"
 #include "json.hpp"
 #include "modelpool/time.hpp"
 #include "stream.hpp"
@@ -124,6 +125,35 @@ int watch(const Context& context, const Options& options) {
   return stream.exit_code();
 }
 
+// Of another layout version only states and processes are known; the rest prints as unknown (P11).
+int list_other_layout(const Context& context, const Error& why) {
+  const auto dir = find_pool_dir(context.pool, context.dir);
+  if (!dir) return report(dir.error());
+  const auto pool = read_frozen(*dir + "/" + context.pool);
+  if (!pool || pool->header.layout_version == kLayoutVersion) return report(why);
+  complain("pool " + escape(context.pool) + " has layout version " +
+           std::to_string(pool->header.layout_version) + ", this program knows " +
+           std::to_string(kLayoutVersion) + ": only states and processes are shown");
+  Json json = Json::array();
+  TextTable table({{"MODEL"}, {"STATE"}, {"PID", TextTable::Align::kRight}});
+  for (const FrozenBackend& backend : pool->live) {
+    const std::string state(backend_state_name(backend.state));
+    table.add({"-", state, pid_text(backend.process.pid)});
+    Json entry = backend_json(Snapshot{}, BackendView{});
+    for (auto& value : entry) value = nullptr;
+    entry["state"] = state;
+    entry["pid"] = json_pid(backend.process.pid);
+    entry["generation"] = backend.ref.generation;
+    json.push_back(std::move(entry));
+  }
+  if (context.json) {
+    print_json(json);
+  } else {
+    print(table.text(terminal_width()));
+  }
+  return kDone;
+}
+
 }  // namespace
 
 void add_list(CLI::App& root, Context& context) {
@@ -138,7 +168,10 @@ void add_list(CLI::App& root, Context& context) {
       [&context, options] {
         if (options->watch_ns != 0) return watch(context, *options);
         const auto seen = look(context, options->file);
-        if (!seen) return report(seen.error());
+        if (!seen) {
+          const bool other = options->file.empty() && seen.error().code == Errc::kIncompatible;
+          return other ? list_other_layout(context, seen.error()) : report(seen.error());
+        }
         if (context.json) {
           print_json(list_json(seen->snapshot));
         } else {

@@ -11,7 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "common.hpp"
+#include "frozen.hpp"
 #include "modelpool/time.hpp"
 
 namespace modelpool::poolctl {
@@ -107,18 +107,24 @@ struct Target {
   int stop_signal = SIGTERM;
 };
 
+// Whatever a record says: not init, not this tool nor who runs it, no other user's (P7).
+bool may_be_signalled(pid_t pid) {
+  return pid > 1 && pid != getpid() && pid != getppid() && read_uid(pid) == geteuid();
+}
+
 // The processes of a backend that are verifiably its: the registered one, its group while that one
 // lives to vouch for the group, and whoever carries its token (P7). nullopt: /proc cannot be read.
 std::optional<std::vector<ProcessHandle>> members_of(const Target& target) {
   std::vector<ProcessHandle> members;
   auto leader = ProcessHandle::open(target.process);
-  const bool leader_lives = leader.liveness == Liveness::kAlive;
+  const bool leader_lives =
+      leader.liveness == Liveness::kAlive && may_be_signalled(target.process.pid);
   const auto pids = list_pids();
   if (!pids) return std::nullopt;
   for (const pid_t pid : *pids) {
-    if (pid <= 1 || pid == getpid() || pid == getppid() || pid == target.process.pid) continue;
+    if (pid == target.process.pid || !may_be_signalled(pid)) continue;
     const auto stat = read_stat(pid);
-    if (!stat || stat->is_zombie() || read_uid(pid) != geteuid()) continue;
+    if (!stat || stat->is_zombie()) continue;
     const bool in_group = leader_lives && target.group > 1 && stat->group == target.group;
     const bool marked =
         !target.token.empty() && read_environment(pid, "MODELPOOL_BACKEND") == target.token;
@@ -213,48 +219,32 @@ int stop_without_coordinator(const Segment& segment, SnapshotReader& reader,
 
 // --- Stopping a pool of another layout -----------------------------------------------------------
 
-// Magic, the tables' places, and a backend's state, pid, group and start time keep their offsets in
-// every layout; nothing else may be assumed.
 int stop_other_layout(const Context& context, std::uint64_t until, const Error& why) {
   const auto dir = find_pool_dir(context.pool, context.dir);
   if (!dir) return report(dir.error());
   const std::string path = *dir + "/" + context.pool;
-  const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  const Fd users(open((path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-  struct stat info;
-  Header header;
-  if (!file || fstat(file.get(), &info) != 0 || info.st_uid != geteuid() ||
-      pread(file.get(), &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header) ||
-      header.magic != kSegmentMagic) {
-    return report(why);
-  }
-  if (header.layout_version == kLayoutVersion) {
+  const auto pool = read_frozen(path);
+  if (!pool) return report(why);
+  if (pool->header.layout_version == kLayoutVersion) {
+    // Of another build. PIDs and start times of another namespace name nobody here.
     const auto host = read_host_identity();
-    if (!host || header.pid_namespace != host->pid_namespace) return report(why);
-    if (!is_of_this_boot(header)) return kDone;
+    if (!host || pool->header.pid_namespace != host->pid_namespace ||
+        pool->header.time_namespace != host->time_namespace) {
+      return report(why);
+    }
+    if (!is_of_this_boot(pool->header)) return kDone;
   }
+  const Fd users(open((path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   if (users && flock(users.get(), LOCK_EX | LOCK_NB) != 0) {
     return refuse(context.pool,
                   "its coordinator or workers, of another version, still run; stop them first");
   }
-  struct Record {  // the head of a BackendRecord
-    std::uint64_t state;
-    std::uint32_t pid;
-    std::uint32_t group;
-    std::uint64_t start_ticks;
-    std::uint64_t pidfd_inode;
-  };
-  const TableInfo& table = header.tables[static_cast<std::size_t>(Table::kBackends)];
   std::vector<Target> targets;
-  for (std::uint64_t i = 0; i < std::min<std::uint64_t>(table.count, kBackendsMax); ++i) {
-    Record record;
-    const auto offset = static_cast<off_t>(table.offset + i * table.stride);
-    if (pread(file.get(), &record, sizeof record, offset) != static_cast<ssize_t>(sizeof record))
-      break;
-    if (!is_live(StateWord::unpack(record.state).state) || record.pid <= 1) continue;
+  for (const FrozenBackend& backend : pool->live) {
+    if (backend.process.pid <= 1) continue;
     Target target;
-    target.process = {static_cast<pid_t>(record.pid), record.start_ticks, record.pidfd_inode};
-    target.group = static_cast<pid_t>(record.group);
+    target.process = backend.process;
+    target.group = backend.group;
     targets.push_back(std::move(target));
   }
   const std::uint64_t grace_ns = setting_info(Setting::kStopGrace).default_value;

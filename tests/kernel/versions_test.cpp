@@ -1,0 +1,162 @@
+// An old tool on a newer layout and a new one on an older: what the tool cannot know it refuses by
+// name; it lists and stops what runs there by the offsets that never change.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "daemon/pool_test.hpp"
+
+namespace modelpool::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// A pool of another version, written by nobody's library: its tables lie elsewhere, its backends'
+// records are larger, and all that is not frozen is noise.
+class OtherLayout : public ::testing::TestWithParam<std::uint32_t> {
+ protected:
+  static constexpr std::uint64_t kOffset = 3 * kPage_bytes;
+  static constexpr std::uint64_t kStride = 2 * kPage_bytes;
+  static constexpr std::uint64_t kSlots = 5;
+
+  OtherLayout() {
+    Header header;
+    header.magic = kSegmentMagic;
+    header.layout_version = GetParam();
+    header.header_bytes = sizeof header + 512;
+    header.total_bytes = kOffset + kSlots * kStride;
+    header.abi_fingerprint = 0x0123456789abcdef;
+    header.tables[static_cast<std::size_t>(Table::kBackends)] = {kOffset, kStride, kSlots};
+    std::string bytes(header.total_bytes, '\xa5');
+    bytes.replace(0, sizeof header, reinterpret_cast<const char*>(&header), sizeof header);
+    for (std::uint64_t i = 0; i < kSlots; ++i) {
+      bytes.replace(kOffset + i * kStride, 32, std::string(32, '\0'));
+    }
+    write_file(path_, bytes);
+    std::filesystem::permissions(path_, std::filesystem::perms(0600));
+    write_file(path_ + ".users", "");
+    std::filesystem::permissions(path_ + ".users", std::filesystem::perms(0600));
+  }
+
+  void put(std::uint64_t slot, BackendState state, const ProcessIdentity& process, pid_t group) {
+    struct {
+      std::uint64_t state;
+      std::uint32_t pid, group;
+      std::uint64_t start_ticks, pidfd_inode;
+    } record{StateWord{7, 0, state}.pack(), static_cast<std::uint32_t>(process.pid),
+             static_cast<std::uint32_t>(group), process.start_ticks, process.pidfd_inode};
+    const Fd file(open(path_.c_str(), O_WRONLY | O_CLOEXEC));
+    ASSERT_EQ(
+        pwrite(file.get(), &record, sizeof record, static_cast<off_t>(kOffset + slot * kStride)),
+        static_cast<ssize_t>(sizeof record));
+  }
+  static ProcessIdentity identity(pid_t pid) { return ProcessHandle::open(pid)->identity(); }
+
+  Scratch scratch_;
+  const std::string path_ = scratch_.path("default");
+};
+
+INSTANTIATE_TEST_SUITE_P(OlderAndNewer, OtherLayout,
+                         ::testing::Values(kLayoutVersion - 1, kLayoutVersion + 1, 4'000'000'000u));
+
+TEST_P(OtherLayout, IsListedByWhatNeverMoves) {
+  const Program backend(std::vector<std::string>{"sleep", "600"});
+  put(1, BackendState::kReady, identity(backend.pid()), 0);
+  put(2, BackendState::kGone, {1234, 1, 1}, 1234);
+  put(4, BackendState::kReserved, {}, 0);
+  const Finished text = poolctl(scratch_, {"list"});
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_THAT(text.out, AllOf(HasSubstr("ready"), HasSubstr(std::to_string(backend.pid()))));
+  EXPECT_THAT(text.err, HasSubstr("layout version " + std::to_string(GetParam())));
+  const auto list = poolctl_json(scratch_, {"list"});
+  ASSERT_EQ(list.size(), 2u) << list;
+  EXPECT_EQ(list[0]["state"], "ready");
+  EXPECT_EQ(list[0]["pid"], backend.pid());
+  EXPECT_EQ(list[0]["generation"], 7);
+  EXPECT_EQ(list[0]["model"], nullptr) << "unknown prints as unknown";
+  EXPECT_EQ(list[0]["in_flight"], nullptr) << "unknown prints as unknown";
+  EXPECT_EQ(list[1]["state"], "reserved");
+  EXPECT_EQ(list[1]["pid"], nullptr);
+}
+
+TEST_P(OtherLayout, IsStoppedByWhatNeverMovesAndRemoved) {
+  Program backend(std::vector<std::string>{"setsid", "sleep", "600"});
+  Program bystander(std::vector<std::string>{"sleep", "600"});
+  put(0, BackendState::kReady, identity(backend.pid()), 0);
+  ProcessIdentity before = identity(bystander.pid());  // who had its PID before
+  before.start_ticks -= 1;
+  put(3, BackendState::kStopping, before, bystander.pid());
+  const Finished removed = poolctl(scratch_, {"remove", "--stop"});
+  EXPECT_EQ(removed.code, 0) << removed.err;
+  EXPECT_FALSE(backend.running());
+  EXPECT_TRUE(bystander.running());
+  EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_P(OtherLayout, IsNotStoppedUnderItsOwnCoordinatorOrWorkers) {
+  Program backend(std::vector<std::string>{"sleep", "600"});
+  put(0, BackendState::kReady, identity(backend.pid()), 0);
+  const Fd users(open((path_ + ".users").c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(flock(users.get(), LOCK_SH), 0);  // as everyone who is attached holds it
+  const Finished refused = poolctl(scratch_, {"remove", "--stop"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("of another version"));
+  EXPECT_TRUE(backend.running());
+  EXPECT_TRUE(std::filesystem::exists(path_));
+}
+
+TEST_P(OtherLayout, IsRefusedByNameForEverythingElse) {
+  const std::string before = read_file(path_);
+  const std::string named = "layout version " + std::to_string(GetParam());
+  const std::vector<std::vector<std::string>> commands{{"status"},
+                                                       {"workers"},
+                                                       {"leases"},
+                                                       {"waiters"},
+                                                       {"events"},
+                                                       {"check"},
+                                                       {"dump"},
+                                                       {"set"},
+                                                       {"set", "max-backends=1"},
+                                                       {"pin", "m"},
+                                                       {"explain", "m"},
+                                                       {"touch", "m"},
+                                                       {"evict", "m"},
+                                                       {"list", "--file", path_}};
+  for (const auto& command : commands) {
+    const Finished refused = poolctl(scratch_, command);
+    EXPECT_EQ(refused.code, 3) << command[0] << refused.out;
+    EXPECT_THAT(refused.err, HasSubstr(named)) << command[0];
+  }
+  const Finished leased = poolctl(scratch_, {"lease", "m", "--", "true"});
+  EXPECT_EQ(leased.code, 125);
+  EXPECT_THAT(leased.err, HasSubstr(named));
+  const Finished daemon = run({MODELPOOL_COORDINATORD, "--dir", scratch_.dir()});
+  EXPECT_EQ(daemon.code, 3);
+  EXPECT_THAT(daemon.err, HasSubstr(named));
+  PoolOptions options;
+  options.dir = scratch_.dir();
+  const auto pool = Pool::attach("default", options);
+  ASSERT_FALSE(pool);
+  EXPECT_EQ(pool.error().code, Errc::kIncompatible);
+  EXPECT_EQ(read_file(path_), before);
+}
+
+// P7: shared bytes are input, also to the tool that stops by them.
+TEST_P(OtherLayout, ThatNamesAnotherUsersProcessIsNotBelieved) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can be another user";
+  Forked other([](Forked::Child& parent) {
+    parent.say(setuid(65534) == 0 ? "nobody" : "somebody");
+    parent.hear();
+  });
+  ASSERT_EQ(other.hear(), "nobody");
+  put(0, BackendState::kReady, identity(other.pid()), other.pid());
+  poolctl(scratch_, {"remove", "--stop", "--timeout", "100ms"});
+  EXPECT_TRUE(is_running(other.pid()));
+}
+
+}  // namespace
+}  // namespace modelpool::test
