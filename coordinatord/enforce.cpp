@@ -308,11 +308,11 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
   }
   const auto uid = read_uid(b.process.pid);
   spared |= !uid || *uid != geteuid();
-  if (first != nullptr && !spared) static_cast<void>(first->signal(action.signal));
+  const bool sent = first != nullptr && !spared && first->signal(action.signal).has_value();
   stop.signal = static_cast<std::uint32_t>(action.signal);
   (stop.signalled_ns == 0 ? stop.signalled_ns : stop.killed_ns) = now;
   segment_->backend(b.ref.index).stop.publish(stop);
-  order(b, action.signal, first != nullptr);
+  order(b, action.signal, sent);  // which sends what could not be sent here
   return true;
 }
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "modelpool/time.hpp"
+#include "thread.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -16,7 +17,8 @@ namespace {
 // A member's end makes its group due again: at once if it was the last one known, for then the backend
 // may be gone and somebody waits for its place; else not more often than this.
 constexpr std::uint64_t kRescanMin_ns = 2 * kMillisecond_ns;
-// Without a known member to wait for (no descriptor could be had), look again after this.
+// Without a known member to wait for (no descriptor could be had), or with a signal that could not be
+// sent, look again after this.
 constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
 constexpr int kPassesMax = 16;  // of one SIGKILL scan, while new members keep appearing
 
@@ -36,13 +38,15 @@ Result<std::unique_ptr<Groups>> Groups::make() {
   Fd work(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   Fd vanished(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!work || !vanished) return fail_errno(errno, "create an eventfd");
-  return std::unique_ptr<Groups>(new Groups(std::move(work), std::move(vanished)));
+  std::unique_ptr<Groups> groups(new Groups(std::move(work), std::move(vanished)));
+  auto thread = start_thread([raw = groups.get()] { raw->run(); });
+  if (!thread) return fail(thread.error());
+  groups->thread_ = std::move(*thread);
+  return groups;
 }
 
 Groups::Groups(Fd work_bell, Fd vanished_bell)
-    : work_bell_(std::move(work_bell)), vanished_bell_(std::move(vanished_bell)) {
-  thread_ = std::thread([this] { run(); });
-}
+    : work_bell_(std::move(work_bell)), vanished_bell_(std::move(vanished_bell)) {}
 
 Groups::~Groups() {
   {
@@ -50,7 +54,7 @@ Groups::~Groups() {
     stop_ = true;
   }
   bump(work_bell_);
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Groups::order(GroupJob job) {
@@ -94,14 +98,12 @@ void Groups::run() {
         next_ns = std::min(next_ns, next_scan_ns(watched));
         continue;
       }
-      bool blind = true;
       for (auto& [pid, member] : watched.members) {
         if (!member.handle) continue;
         waits.push_back({member.handle.fd(), POLLIN, 0});
         owners.push_back(&watched);
-        blind = false;
       }
-      if (blind) next_ns = std::min(next_ns, next_scan_ns(watched));
+      if (watched.again) next_ns = std::min(next_ns, next_scan_ns(watched));
     }
     const std::uint64_t now = now_ns();
     const timespec timeout{static_cast<time_t>(age_ns(next_ns, now) / kSecond_ns),
@@ -131,8 +133,7 @@ void Groups::run() {
     spared.insert(getpid());
 
     for (auto& [packed, watched] : all) {
-      const bool blind = !watched.vanished && !watched.due && watched.members.empty();
-      if (watched.vanished || !(watched.due || blind)) continue;
+      if (watched.vanished || !(watched.due || watched.again)) continue;
       if (now_ns() < next_scan_ns(watched)) continue;
       scan(&watched, spared);
       if (!watched.vanished) continue;
@@ -225,6 +226,7 @@ bool Groups::find_members(Watched* watched) {
 void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
   const GroupJob& job = watched->job;
   watched->due = false;
+  watched->again = false;
   watched->scanned_ns = now_ns();
   for (int pass = 0; pass < kPassesMax; ++pass) {
     drop_dead_members(watched);  // who is dead before the look cannot fork during it
@@ -241,12 +243,18 @@ void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
     for (auto& [pid, member] : watched->members) {
       if (job.signal == 0 || member.signalled == job.signal || spared.contains(pid)) continue;
       const auto uid = read_uid(pid);
-      if (!uid || *uid != geteuid()) continue;  // counts, but is not ours to signal
-      member.signalled = job.signal;
-      sent = member.handle.signal(job.signal).has_value() || sent;
+      if (uid && *uid != geteuid()) continue;  // counts, but is not ours to signal
+      const bool was_sent = uid && member.handle.signal(job.signal).has_value();
+      if (was_sent) member.signalled = job.signal;
+      // Out of descriptors or forbidden now: it is owed, unless its end comes first.
+      watched->again |= !was_sent;
+      sent |= was_sent;
     }
     if (watched->members.empty()) {
-      if (!whole) return;  // looked at again, see kBlindRescan_ns
+      if (!whole) {
+        watched->again = true;
+        return;
+      }
       if (!had_members && !has_members) {
         watched->vanished = true;
         return;

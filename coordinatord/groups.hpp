@@ -3,7 +3,8 @@
 //
 // /proc is read on a thread of its own, so that a slow scan delays nobody's deadline. The thread
 // sleeps until a job comes or a process it knows has ended. Only while it cannot tell who is left (out
-// of descriptors, or a group whose number proves nothing) it looks again by time, see groups.cpp.
+// of descriptors, or a group whose number proves nothing) or owes somebody a signal that could not be
+// sent, it looks again by time, see groups.cpp.
 //
 // Who belongs to a backend: while the number of its first process is taken (by it, alive or a zombie
 // nobody has reaped, or by a living member), whoever is in its process group or session; always, whoever carries its
@@ -14,7 +15,7 @@
 //
 // Crash: the next coordinator orders the same jobs again from the stop records.
 //
-// Errors: what cannot be signalled is left and stays visible as `stopping`.
+// Errors: what cannot be signalled stays visible as `stopping` and is tried again.
 #pragma once
 
 #include <cstdint>
@@ -62,6 +63,7 @@ class Groups {
     std::map<pid_t, Member> members;
     bool vanished = false;
     bool due = true;                    // to be scanned now
+    bool again = false;                 // some time later, though nobody has ended
     std::uint64_t scanned_ns = 0;
   };
 

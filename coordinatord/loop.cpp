@@ -21,6 +21,7 @@
 #include "modelpool/admission.hpp"
 #include "modelpool/time.hpp"
 #include "spdlog/spdlog.h"
+#include "thread.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -157,7 +158,7 @@ Result<> Loop::set_up() {
   }
   // Read before the first scan: a ring that comes after it is one to look for.
   std::uint32_t seen = segment_->coordinator().doorbell.load(std::memory_order_seq_cst);
-  doorbell_ = std::thread([this, seen]() mutable {
+  auto ringing = start_thread([this, seen]() mutable {
     const HalfWord& doorbell = segment_->coordinator().doorbell;
     while (!doorbell_stop_.load(std::memory_order_seq_cst)) {
       futex_wait(doorbell, seen, kNever_ns);
@@ -168,6 +169,8 @@ Result<> Loop::set_up() {
       static_cast<void>(!write(bell_.get(), &one, sizeof one));
     }
   });
+  if (!ringing) return fail(ringing.error());
+  doorbell_ = std::move(*ringing);
   return {};
 }
 
