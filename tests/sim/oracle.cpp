@@ -1,0 +1,424 @@
+#include "oracle.hpp"
+
+#include <algorithm>
+#include <set>
+
+namespace modelpool::sim {
+namespace {
+
+using coordinator::Action;
+using coordinator::ActionKind;
+using coordinator::Decision;
+
+// From the moment something is due until the scan that sees it: the time a ring takes.
+constexpr std::uint64_t kSlack_ns = 5 * kMillisecond_ns;
+constexpr std::uint64_t kReapWait_ns = 60 * kMillisecond_ns;
+constexpr int kSigkill = 9;
+
+bool is_open(const Slot& slot) { return slot.view.state.state == BackendState::kReady; }
+
+}  // namespace
+
+std::string model_name(std::uint32_t model) { return "m" + std::to_string(model); }
+
+// --- The truth
+// ---------------------------------------------------------------------------------------
+
+Slot* Truth::find(BackendRef ref) {
+  const bool here = ref.index < slots.size() && slots[ref.index].view.ref == ref &&
+                    slots[ref.index].view.state.state != BackendState::kFree;
+  return here ? &slots[ref.index] : nullptr;
+}
+
+Slot* Truth::serving(std::uint32_t model) {
+  for (Slot& slot : slots) {
+    if (slot.view.live() && slot.model == model && !slot.view.overdue) return &slot;
+  }
+  return nullptr;
+}
+
+std::uint64_t Truth::places_taken() const {
+  return static_cast<std::uint64_t>(
+      std::count_if(slots.begin(), slots.end(), [](const Slot& slot) { return slot.view.live(); }));
+}
+
+std::uint64_t Truth::setting(Setting id, const Slot* slot) const {
+  if (slot == nullptr) return settings->get(id);
+  return effective_settings(*settings, slot->view.model, &slot->view.overrides).get(id);
+}
+
+bool Truth::is_leased(const Slot& slot) const {
+  return std::any_of(requests.begin(), requests.end(), [&](const auto& entry) {
+    const Request& r = entry.second;
+    return !r.dead && r.phase == Request::Phase::kLeased && r.backend == slot.view.ref;
+  });
+}
+
+// --- The oracle
+// ----------------------------------------------------------------------------------------
+
+void Oracle::violated(const std::string& what) {
+  const std::uint64_t ms = truth_.now_ns / kMillisecond_ns;
+  violations_.push_back(what + " (at " + std::to_string(ms / 1000) + "." +
+                        std::to_string(ms % 1000) + " s)");
+}
+
+// The first waiter of each model that needs a place, by arrival.
+std::vector<const Request*> Oracle::line() const {
+  std::vector<const Request*> first;
+  for (const auto& [id, r] : truth_.requests) {
+    if (r.arrival == 0 || r.dead || r.deadline_ns <= truth_.now_ns ||
+        truth_.serving(r.model) != nullptr)
+      continue;
+    const auto same = std::find_if(first.begin(), first.end(),
+                                   [&](const Request* o) { return o->model == r.model; });
+    if (same == first.end()) {
+      first.push_back(&r);
+    } else if (r.arrival < (*same)->arrival) {
+      *same = &r;
+    }
+  }
+  std::sort(first.begin(), first.end(),
+            [](const Request* a, const Request* b) { return a->arrival < b->arrival; });
+  return first;
+}
+
+// The latest moment at which a rule is to end it, or to take its next step.
+std::uint64_t Oracle::due_ns(const Slot& slot) const {
+  const BackendView& b = slot.view;
+  std::uint64_t due = kNever_ns;
+  const auto consider = [&](std::uint64_t from, std::uint64_t limit) {
+    if (limit != 0) due = std::min(due, add_ns(from, limit + workload_.stamp_resolution_ns));
+  };
+  const BackendState state = b.state.state;
+  const bool serves = state == BackendState::kReady || state == BackendState::kEvicting;
+  if (state == BackendState::kReserved || state == BackendState::kStarting) {
+    consider(b.reserved_ns, truth_.setting(Setting::kLoadTimeout, &slot));
+  }
+  if (state >= BackendState::kStarting && state <= BackendState::kEvicting && slot.exited_ns != 0) {
+    consider(std::max(slot.exited_ns, truth_.judge.since_ns), kReapWait_ns);
+  }
+  bool leased = false;
+  for (const auto& [id, r] : truth_.requests) {
+    if (!serves || r.phase != Request::Phase::kLeased || r.backend != b.ref) continue;
+    leased = true;
+    if (r.dead) continue;  // is reaped with its worker
+    consider(r.begun_ns, truth_.setting(Setting::kBusyTimeout, &slot));
+    consider(r.begun_ns, r.limit_ns);
+    consider(r.progressed_ns, truth_.setting(Setting::kStallTimeout, &slot));
+  }
+  const bool awaited =
+      std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
+        return entry.second.arrival != 0 && entry.second.model == slot.model;
+      });
+  if (state == BackendState::kReady && !leased && !awaited && !b.pinned()) {
+    consider(slot.used_ns, truth_.setting(Setting::kIdleTimeout, &slot));
+  }
+  if (state == BackendState::kEvicting && leased) {
+    consider(b.stop.decided_ns, truth_.setting(Setting::kDrainTimeout, &slot));
+  }
+  if (state == BackendState::kStopping && !slot.ended() && b.stop.signalled_ns != 0 &&
+      b.stop.killed_ns == 0) {
+    consider(b.stop.signalled_ns, truth_.setting(Setting::kStopGrace, &slot));
+  }
+  return due;
+}
+
+void Oracle::waking() {
+  if (!truth_.judge.alive) return;
+  const std::uint64_t known_ns = std::max(truth_.judge.since_ns, truth_.settings_ns);
+  for (const Slot& slot : truth_.slots) {
+    if (slot.view.state.state == BackendState::kFree) continue;
+    const std::uint64_t due = std::max(due_ns(slot), known_ns);
+    if (add_ns(due, kSlack_ns) < truth_.now_ns) {
+      violated("P8: slept through what was due for " + slot.view.model + " (" +
+               std::string(backend_state_name(slot.view.state.state)) + ")");
+    }
+  }
+}
+
+void Oracle::decided(const Decision& decision) {
+  std::set<std::uint32_t> ended;
+  for (const Action& action : decision.actions) {
+    if (action.kind == ActionKind::kReapWorker) {
+      if (truth_.rows[action.worker.index].alive) violated("P6: a living worker is reaped");
+      continue;
+    }
+    if (action.kind == ActionKind::kClearWaiter) continue;
+    const Slot* found = truth_.find(action.backend);
+    if (found == nullptr) {
+      violated("an action names no backend");
+      continue;
+    }
+    const Slot& slot = *found;
+    const BackendView& b = slot.view;
+    const StopRecord& why = action.stop;
+    const std::uint64_t now = truth_.now_ns;
+    switch (action.kind) {
+      case ActionKind::kClose:
+      case ActionKind::kCommit:
+        if (!ended.insert(b.ref.index).second) violated("two ends at once for " + b.model);
+        check_close(action, slot);
+        break;
+      case ActionKind::kReopen:
+        if (action.drain_failed &&
+            now < b.stop.decided_ns + truth_.setting(Setting::kDrainTimeout, &slot)) {
+          violated("P8: the drain of " + b.model + " was given up before its time");
+        }
+        break;
+      case ActionKind::kLoseTicket: {
+        const auto loader = truth_.requests.find(slot.loader);
+        const bool died = loader == truth_.requests.end() || loader->second.dead;
+        if ((why.failed == kLoadLost) != died)
+          violated("P4: a lost ticket and a failed load are mixed up: " + b.model);
+        if (why.reason == Reason::kLoadTimeout &&
+            now < b.reserved_ns + truth_.setting(Setting::kLoadTimeout, &slot)) {
+          violated("P8: load_timeout of " + b.model + " came early");
+        }
+        if (!died && why.reason == Reason::kCrashed && slot.process)
+          violated("the process of " + b.model + " lives");
+        break;
+      }
+      case ActionKind::kSignal:
+        if (b.state.state != BackendState::kStopping)
+          violated("P2: a signal to one that is not stopping: " + b.model);
+        if (b.stop.signalled_ns == 0 && static_cast<std::uint64_t>(action.signal) !=
+                                            truth_.setting(Setting::kStopSignal, &slot)) {
+          violated("P9: the first signal to " + b.model + " is not stop_signal");
+        }
+        if (action.signal == kSigkill && b.stop.signalled_ns != 0 &&
+            now < b.stop.signalled_ns + truth_.setting(Setting::kStopGrace, &slot)) {
+          violated("P8: SIGKILL for " + b.model + " before its grace was over");
+        }
+        break;
+      case ActionKind::kMarkOverdue:
+        if (b.stop.killed_ns == 0) violated("P9: " + b.model + " is overdue without SIGKILL");
+        break;
+      case ActionKind::kMarkGone:
+        if (!slot.ended()) violated("P3: " + b.model + " is called gone, but its processes live");
+        break;
+      case ActionKind::kFree:
+        if (truth_.is_leased(slot))
+          violated("P2: the slot of " + b.model + " is freed under a lease");
+        break;
+      case ActionKind::kDisown: {
+        const auto loader = truth_.requests.find(slot.loader);
+        if (loader != truth_.requests.end() && !loader->second.dead)
+          violated("P6: a living loader is disowned");
+        break;
+      }
+      default:
+        break;
+    }
+  }
+}
+
+void Oracle::check_close(const Action& action, const Slot& slot) {
+  const StopRecord& why = action.stop;
+  const bool may_cut =
+      why.reason == Reason::kBusy || why.reason == Reason::kStall ||
+      why.reason == Reason::kCrashed ||
+      (why.reason == Reason::kRequested && (slot.view.control & kControlForce)) ||
+      (why.reason == Reason::kLru && why.for_arrival != 0 &&
+       truth_.setting(Setting::kWhenBusy, &slot) == static_cast<std::uint64_t>(WhenBusy::kForce));
+  if (why.forced != 0 && !may_cut) violated("P2: leases on " + slot.view.model + " would be cut");
+  check_rule(why, slot);
+  if (why.reason == Reason::kLru && action.kind == ActionKind::kClose) check_victim(slot);
+}
+
+void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
+  const std::string& name = slot.view.model;
+  const std::uint64_t now = truth_.now_ns;
+  const auto broke = [&](bool progress) {
+    return std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
+      const Request& r = entry.second;
+      if (r.phase != Request::Phase::kLeased || r.backend != slot.view.ref) return false;
+      std::uint64_t limit =
+          truth_.setting(progress ? Setting::kStallTimeout : Setting::kBusyTimeout, &slot);
+      if (!progress && r.limit_ns != 0 && (limit == 0 || r.limit_ns < limit)) limit = r.limit_ns;
+      return limit != 0 && (progress ? r.progressed_ns : r.begun_ns) + limit <= now;
+    });
+  };
+  switch (why.reason) {
+    case Reason::kBusy:
+    case Reason::kStall:
+      if (!broke(why.reason == Reason::kStall))
+        violated("P8: no request on " + name + " has broken a rule");
+      break;
+    case Reason::kIdle: {
+      const std::uint64_t limit = truth_.setting(Setting::kIdleTimeout, &slot);
+      if (truth_.is_leased(slot)) violated("P2: " + name + " is not idle, it has a lease");
+      if (slot.view.pinned()) violated(name + " is pinned, yet idle ends it");
+      if (limit == 0 || slot.used_ns + limit > now)
+        violated("P8: " + name + " has not been idle for that long");
+      break;
+    }
+    case Reason::kCrashed:
+      if (slot.process) violated("P7: " + name + " has not crashed");
+      break;
+    case Reason::kRequested:
+      if ((slot.view.control & kControlEvict) == 0) violated("nobody asked to evict " + name);
+      break;
+    case Reason::kLru:
+      if (slot.view.pinned()) violated(name + " is pinned, yet it makes room");
+      break;
+    default:
+      violated("no such reason to end " + name);
+  }
+}
+
+// An open backend that may make room now.
+bool Oracle::is_victim(const Slot& slot, bool idle_only) const {
+  if (!is_open(slot) || slot.view.pinned() || (slot.view.control & kControlEvict) ||
+      slot.exited_ns != 0)
+    return false;
+  const std::uint64_t resident = truth_.setting(Setting::kMinResident, &slot);
+  if (slot.view.ready_ns + resident > truth_.now_ns) return false;
+  const bool awaited =
+      std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
+        return entry.second.arrival != 0 && entry.second.model == slot.model;
+      });
+  if (awaited || due_ns(slot) <= truth_.now_ns + kSlack_ns)
+    return false;  // ends for another reason
+  const bool leased =
+      std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
+        return entry.second.phase == Request::Phase::kLeased &&
+               entry.second.backend == slot.view.ref;
+      });
+  if (!leased) return true;
+  const auto when_busy = static_cast<WhenBusy>(truth_.setting(Setting::kWhenBusy, &slot));
+  return !idle_only && (when_busy == WhenBusy::kForce ||
+                        (when_busy == WhenBusy::kDrain && slot.view.drain_failed_ns == 0));
+}
+
+void Oracle::check_victim(const Slot& slot) {
+  const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
+  if (limit == 0 || truth_.places_taken() + line().size() <= limit) {
+    violated("P5: " + slot.view.model + " loses its place for nobody");
+  }
+  if (slot.view.ready_ns + truth_.setting(Setting::kMinResident, &slot) > truth_.now_ns) {
+    violated("P8: " + slot.view.model + " has not been resident for min_resident");
+  }
+  // Who could have gone instead? Several may go at once: they are compared with all that stay.
+  const bool busy = truth_.is_leased(slot);
+  for (const Slot& other : truth_.slots) {
+    if (&other == &slot || !is_victim(other, true)) continue;
+    const bool before =
+        busy || add_ns(other.used_ns, 2 * workload_.stamp_resolution_ns) < slot.used_ns;
+    if (before) chosen_before_.push_back({other.view.ref, slot.view.ref});
+  }
+}
+
+void Oracle::stopping(const Slot& slot, const StopRecord& why) {
+  if (why.forced == 0 && truth_.is_leased(slot))
+    violated("P2: " + slot.view.model + " is stopped under a lease");
+}
+
+void Oracle::reserving(const Request& request) {
+  const std::string name = model_name(request.model);
+  const Cooling& history = truth_.cooling[request.model];
+  if (history.failures > 0 && history.until_ns > truth_.now_ns)
+    violated("P4: " + name + " is loaded while it cools down");
+  if (request.awaited && pack_ref(*request.awaited) == history.failed_backend) {
+    violated("P4: a waiter of a failed load of " + name + " gets a ticket instead of an answer");
+  }
+  if (truth_.serving(request.model) != nullptr) violated("P4: " + name + " is loaded twice");
+  const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
+  const std::uint64_t taken = truth_.places_taken();
+  if (limit != 0 && taken + 1 > limit) violated("P3: more tickets than places");
+  std::uint64_t ahead = 0;
+  for (const Request* r : line()) {
+    if (r->model == request.model) break;  // waiters of one model share their turn
+    ahead += request.arrival == 0 || r->arrival < request.arrival;
+  }
+  if (limit != 0 && ahead >= limit - std::min(limit, taken))
+    violated("P5: a place goes past the head of the line");
+}
+
+// Counts processes, as somebody outside would.
+void Oracle::starting() {
+  const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
+  const auto groups = static_cast<std::uint64_t>(std::count_if(
+      truth_.slots.begin(), truth_.slots.end(), [](const Slot& slot) { return !slot.ended(); }));
+  // A ticket that was out when the limit was lowered may still start its backend.
+  if (limit != 0 && groups > limit && truth_.settings_ns == 0)
+    violated("P3: more backends run than max_backends");
+  std::set<std::uint32_t> models;
+  for (const Slot& slot : truth_.slots) {
+    const BackendState state = slot.view.state.state;
+    const bool serves = state >= BackendState::kReserved && state <= BackendState::kEvicting;
+    if (serves && !models.insert(slot.model).second)
+      violated("P4: two backends of " + slot.view.model);
+  }
+}
+
+// What has not been decided although nothing more will come to change that.
+void Oracle::resting(const Decision& decision) {
+  const std::uint64_t now = truth_.now_ns;
+  bool leaving = false;
+  for (const Slot& slot : truth_.slots) {
+    const BackendState state = slot.view.state.state;
+    const std::string& name = slot.view.model;
+    if (state == BackendState::kStopping) {
+      leaving |= !slot.view.overdue;
+      if (slot.view.stop.signalled_ns == 0) violated("P9: nobody ends " + name);
+      if (slot.ended() && slot.ordered) violated("P9: the end of " + name + " goes unnoticed");
+    }
+    if (state == BackendState::kEvicting) {
+      leaving = true;
+      if (slot.view.state.owner != truth_.judge.epoch)
+        violated("P10: " + name + " stays closed by a dead judge");
+      const bool wanted = decision.wanted >> (slot.view.ref.index & 63) & 1;
+      if (!wanted) violated("P8: nobody tells when the last lease on " + name + " ends");
+    }
+    if (state == BackendState::kGone && slot.view.state.owner == 0 && !truth_.is_leased(slot)) {
+      const bool named =
+          std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
+            return entry.second.phase == Request::Phase::kLeased &&
+                   entry.second.backend == slot.view.ref;
+          });
+      if (!named) violated("P6: the slot of " + name + " is not freed");
+    }
+    if (state == BackendState::kReady && (slot.view.control & kControlEvict))
+      violated("P11: an eviction is forgotten");
+  }
+  for (std::size_t i = 0; i < truth_.rows.size(); ++i) {
+    if (truth_.rows[i].attached && !truth_.rows[i].alive)
+      violated("P6: a dead worker is not reaped");
+  }
+  for (const auto& [stays, went] : chosen_before_) {
+    const Slot* slot = truth_.find(stays);
+    const Slot* victim = truth_.find(went);
+    const bool gone_for_it = victim == nullptr || !is_open(*victim);
+    if (slot != nullptr && is_victim(*slot, true) && gone_for_it) {
+      violated("LRU: " + slot->view.model + " was used less recently than who had to go");
+    }
+  }
+  chosen_before_.clear();
+
+  const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
+  const std::vector<const Request*> waiting = line();
+  const std::uint64_t taken = truth_.places_taken();
+  const bool needs_room = limit != 0 && (taken > limit || (!waiting.empty() && taken >= limit));
+  if (needs_room && !leaving) {
+    for (const Slot& slot : truth_.slots) {
+      // Under the limit only idle ones are certain: lowering it cuts no lease.
+      if (is_victim(slot, waiting.empty())) {
+        violated("P5: " + slot.view.model + " could make room, and nothing happens");
+      }
+    }
+  }
+  if (workload_.head_waits_most_ns == 0 || waiting.empty()) {
+    head_ = 0;
+    return;
+  }
+  if (head_ != waiting.front()->arrival || head_epoch_ != truth_.judge.epoch) {
+    head_ = waiting.front()->arrival;
+    head_epoch_ = truth_.judge.epoch;
+    head_since_ns_ = now;
+  }
+  if (now - head_since_ns_ > workload_.head_waits_most_ns)
+    violated("P5: the head of the line starves");
+}
+
+}  // namespace modelpool::sim

@@ -1,0 +1,78 @@
+// Simulates pools by hand: sim_run --workload busy --seed 7 --seeds 100 --years 2. Ends with 1 and
+// the seed if the oracle found something.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+
+#include "world.hpp"
+
+namespace modelpool::sim {
+namespace {
+
+constexpr double kYear_ns = 365.0 * 86'400 * kSecond_ns;
+
+int run(const std::string& only, std::uint64_t first, std::uint64_t seeds, double years,
+        std::uint64_t decisions) {
+  int code = 0;
+  for (const Workload& w : workloads()) {
+    if (!only.empty() && w.name != only) continue;
+    Counters all;
+    double passed_ns = 0;
+    const auto start = std::chrono::steady_clock::now();
+    for (std::uint64_t seed = first; seed < first + seeds; ++seed) {
+      World world(w, seed);
+      world.run(years == 0 ? kNever_ns / 2 : static_cast<std::uint64_t>(years * kYear_ns),
+                decisions);
+      const Counters& c = world.counters();
+      passed_ns += static_cast<double>(world.passed_ns());
+      all.decisions += c.decisions;
+      all.requests += c.requests;
+      all.leases += c.leases;
+      all.loads += c.loads;
+      all.failed_loads += c.failed_loads;
+      all.evictions += c.evictions;
+      all.kills += c.kills;
+      all.drains += c.drains;
+      all.timeouts += c.timeouts;
+      all.restarts += c.restarts;
+      all.worker_deaths += c.worker_deaths;
+      for (const std::string& violation : world.violations()) {
+        std::printf("FAILED: sim_run --workload %s --seed %ju: %s\n", w.name.c_str(),
+                    std::uintmax_t{seed}, violation.c_str());
+        code = 1;
+      }
+    }
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    std::printf(
+        "%s: %.3f years in %.1f s, %ju decisions (%.2f million a minute), %ju requests, %ju "
+        "leases, %ju loads "
+        "(%ju failed), %ju evictions, %ju kills, %ju drains, %ju timeouts, %ju restarts, %ju "
+        "worker deaths\n",
+        w.name.c_str(), passed_ns / kYear_ns, took.count(), std::uintmax_t{all.decisions},
+        static_cast<double>(all.decisions) / took.count() * 60e-6, std::uintmax_t{all.requests},
+        std::uintmax_t{all.leases}, std::uintmax_t{all.loads}, std::uintmax_t{all.failed_loads},
+        std::uintmax_t{all.evictions}, std::uintmax_t{all.kills}, std::uintmax_t{all.drains},
+        std::uintmax_t{all.timeouts}, std::uintmax_t{all.restarts},
+        std::uintmax_t{all.worker_deaths});
+  }
+  return code;
+}
+
+}  // namespace
+}  // namespace modelpool::sim
+
+int main(int argc, char** argv) {
+  CLI::App app("Simulates pools around the real decide");
+  std::string only;
+  std::uint64_t seed = 1;
+  std::uint64_t seeds = 1;
+  std::uint64_t decisions = 100'000;
+  double years = 0;
+  app.add_option("--workload", only, "busy, drain, force or quiet; all of them if none is named");
+  app.add_option("--seed", seed, "The first")->capture_default_str();
+  app.add_option("--seeds", seeds, "So many, one after the other")->capture_default_str();
+  app.add_option("--years", years, "Of virtual time; 0: no limit");
+  app.add_option("--decisions", decisions, "At most, per seed")->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  return modelpool::sim::run(only, seed, seeds, years, decisions);
+}

@@ -1,0 +1,104 @@
+#include "workload.hpp"
+
+#include <cstdlib>
+
+namespace modelpool::sim {
+namespace {
+
+constexpr std::uint64_t kMinute_ns = 60 * kSecond_ns;
+constexpr std::uint64_t kHour_ns = 60 * kMinute_ns;
+constexpr std::uint64_t kDay_ns = 24 * kHour_ns;
+
+Workload busy() {
+  Workload w;
+  w.name = "busy";
+  w.settings.pool.set(Setting::kMaxBackends, 3);
+  w.settings.pool.set(Setting::kBusyTimeout, kMinute_ns);
+  w.settings.pool.set(Setting::kStallTimeout, 20 * kSecond_ns);
+  w.settings.pool.set(Setting::kIdleTimeout, 30 * kSecond_ns);
+  w.settings.pool.set(Setting::kLoadTimeout, kMinute_ns);
+  w.settings.pool.set(Setting::kDrainTimeout, 5 * kSecond_ns);
+  w.settings.pool.set(Setting::kMinResident, 2 * kSecond_ns);
+  w.between_requests = {kMillisecond_ns, 8 * kSecond_ns};
+  w.service = {10 * kMillisecond_ns, 30 * kSecond_ns};
+  w.between_progress = {10 * kMillisecond_ns, 10 * kSecond_ns};
+  w.patience = {kSecond_ns, 2 * kMinute_ns};
+  w.hangs = 0.01;
+  w.stalls = 0.01;
+  w.own_limit = 0.05;
+  w.bursts = 0.05;
+  w.load = {100 * kMillisecond_ns, 20 * kSecond_ns};
+  w.external = 0.05;
+  w.load_exits = 0.05;
+  w.load_gives_up = 0.03;
+  w.load_hangs = 0.02;
+  w.own_settings = 0.1;
+  w.stops_in = {5 * kMillisecond_ns, 10 * kSecond_ns};
+  w.ignores_stop = 0.05;
+  w.unkillable = 0.001;
+  w.leaves_child = 0.1;
+  w.between_crashes = {kSecond_ns, kHour_ns};
+  w.between_worker_deaths = {kSecond_ns, kHour_ns};
+  w.between_judge_deaths = {kSecond_ns, kHour_ns};
+  w.judge_away = {10 * kMillisecond_ns, 20 * kSecond_ns};
+  w.between_settings = {kSecond_ns, kHour_ns};
+  w.between_controls = {kSecond_ns, kHour_ns};
+  return w;
+}
+
+// Nothing that keeps a resident for ever, so that the head of the line gets its place.
+Workload fair(WhenBusy when_busy) {
+  Workload w = busy();
+  w.name = when_busy == WhenBusy::kForce ? "force" : "drain";
+  w.settings.pool.set(Setting::kWhenBusy, static_cast<std::uint64_t>(when_busy));
+  w.settings.pool.set(Setting::kBusyTimeout, 0);
+  w.settings.pool.set(Setting::kStallTimeout, 0);
+  w.settings.pool.set(Setting::kDrainTimeout, 10 * kSecond_ns);
+  // Residents are never idle: a request ends after the next has begun.
+  w.between_requests = {kMillisecond_ns, 400 * kMillisecond_ns};
+  w.service = {kSecond_ns, when_busy == WhenBusy::kForce ? 10 * kMinute_ns : 4 * kSecond_ns};
+  w.between_progress = {};
+  w.patience = {10 * kMinute_ns, 20 * kMinute_ns};
+  w.hangs = w.stalls = w.own_limit = w.load_hangs = w.unkillable = 0;
+  w.between_settings = w.between_controls = {};
+  w.head_waits_most_ns = 2 * kMinute_ns;
+  return w;
+}
+
+Workload quiet() {
+  Workload w = busy();
+  w.name = "quiet";
+  w.settings = Settings{};
+  w.settings.pool.set(Setting::kMaxBackends, 2);
+  w.settings.pool.set(Setting::kBusyTimeout, 2 * kHour_ns);
+  w.settings.pool.set(Setting::kIdleTimeout, 6 * kHour_ns);
+  w.between_requests = {kMinute_ns, kDay_ns};
+  w.service = {kSecond_ns, kHour_ns};
+  w.between_progress = {};
+  w.patience = {kMinute_ns, 10 * kMinute_ns};
+  w.load = {kSecond_ns, 5 * kMinute_ns};
+  w.between_crashes = {kHour_ns, 90 * kDay_ns};
+  w.between_worker_deaths = {kHour_ns, 30 * kDay_ns};
+  w.between_judge_deaths = {kHour_ns, 90 * kDay_ns};
+  w.judge_away = {kSecond_ns, kHour_ns};
+  w.between_settings = {kHour_ns, 90 * kDay_ns};
+  w.between_controls = {kHour_ns, 30 * kDay_ns};
+  return w;
+}
+
+}  // namespace
+
+const std::vector<Workload>& workloads() {
+  static const std::vector<Workload> kAll{busy(), fair(WhenBusy::kDrain), fair(WhenBusy::kForce),
+                                          quiet()};
+  return kAll;
+}
+
+const Workload& workload(std::string_view name) {
+  for (const Workload& w : workloads()) {
+    if (w.name == name) return w;
+  }
+  std::abort();
+}
+
+}  // namespace modelpool::sim
