@@ -1,0 +1,55 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <random>
+
+#include "targets.hpp"
+
+namespace modelpool::fuzz {
+namespace {
+
+struct Target {
+  const char* name;
+  std::function<void(Bytes)> run;
+  std::size_t most_bytes;
+  int random_runs;
+};
+
+const std::vector<Target> kTargets{{"segment", segment, 2 + 12 * sizeof(Patch), 1'500},
+                                   {"config", config, 200, 2'000},
+                                   {"text", text, 64, 20'000}};
+
+class Fuzz : public ::testing::TestWithParam<Target> {};
+
+// The seeds, and every input that was a finding once.
+TEST_P(Fuzz, SurvivesTheCorpus) {
+  int files = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(FUZZ_CORPUS "/") + GetParam().name)) {
+    SCOPED_TRACE(entry.path().string());
+    std::ifstream file(entry.path(), std::ios::binary);
+    const std::vector<std::uint8_t> bytes{std::istreambuf_iterator<char>(file), {}};
+    GetParam().run(bytes);
+    ++files;
+  }
+  EXPECT_GT(files, 0);
+}
+
+// The same bytes in every run and on every machine.
+TEST_P(Fuzz, SurvivesRandomBytes) {
+  std::mt19937_64 random(20);
+  for (int i = 0; i < GetParam().random_runs; ++i) {
+    std::vector<std::uint8_t> bytes(random() % GetParam().most_bytes);
+    for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random());
+    GetParam().run(bytes);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Fuzz, ::testing::ValuesIn(kTargets),
+                         [](const auto& param) { return param.param.name; });
+
+}  // namespace
+}  // namespace modelpool::fuzz

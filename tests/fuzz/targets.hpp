@@ -1,0 +1,34 @@
+// What is fuzzed. Each takes any bytes and returns; a crash, a sanitizer's report, a hang or an
+// abort (a property that does not hold, named on stderr) is a finding. libFuzzer drives them
+// (fuzz_main.cpp, run_fuzz), and a test does with the corpus and with bytes of its own
+// (fuzz_test.cpp).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace modelpool::fuzz {
+
+using Bytes = std::span<const std::uint8_t>;
+
+// A segment: what reads it, judges it and prints it. The bytes are patches (Patch) on a valid one,
+// so that they get past the header; patches of the header are among them.
+void segment(Bytes bytes);
+// A TOML config file.
+void config(Bytes bytes);
+// Durations, sizes, counts, names, globs, settings, signals.
+void text(Bytes bytes);
+
+// The input of `segment`: a byte that chooses the command, one of facts, then patches.
+struct Patch {
+  std::uint8_t table = 0;  // of the header's, the last + 1: the header itself
+  std::uint8_t how = 0;    // Write
+  std::uint16_t row = 0;   // modulo what there is, as all of these
+  std::uint32_t offset = 0;
+  std::uint64_t value = 0;
+};
+static_assert(sizeof(Patch) == 16);
+
+}  // namespace modelpool::fuzz

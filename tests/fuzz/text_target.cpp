@@ -1,0 +1,93 @@
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "config.hpp"
+#include "modelpool/settings.hpp"
+#include "modelpool/text.hpp"
+#include "modelpool/time.hpp"
+#include "targets.hpp"
+
+namespace modelpool::fuzz {
+namespace {
+
+void hold(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "property does not hold: %s\n", what);
+  std::abort();
+}
+
+std::string_view text_of(Bytes bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+template <class T>
+void check_error(const Result<T>& result) {
+  if (!result) hold(is_printable_utf8(result.error().text), "an error text is printable");
+}
+
+}  // namespace
+
+void config(Bytes bytes) {
+  static const int file = memfd_create("config", MFD_CLOEXEC);
+  static const std::string path = "/proc/self/fd/" + std::to_string(file);
+  if (ftruncate(file, 0) != 0 || pwrite(file, bytes.data(), bytes.size(), 0) < 0) return;
+  const auto settings = coordinator::load_config(path, Overrides{});
+  if (!settings) {
+    hold(!settings.error().text.empty(), "a refusal says why");
+    return;
+  }
+  hold(settings->config_hash != 0, "a config has a hash");
+  for (const SettingInfo& info : kSettings) {
+    const std::uint64_t value = settings->get(info.id);
+    hold(clamp_setting(info, value) == value, "a value that was read is in its range");
+  }
+  hold(!coordinator::config_summary(*settings).empty(), "a config has a summary");
+}
+
+void text(Bytes bytes) {
+  const std::string_view whole = text_of(bytes);
+  const std::string_view first = whole.substr(0, whole.find('\0'));
+  const std::string_view second = first.size() < whole.size() ? whole.substr(first.size() + 1) : "";
+
+  const auto duration = parse_duration(whole);
+  check_error(duration);
+  if (duration) {
+    const auto again = parse_duration(format_duration(*duration));
+    hold(again && *again == *duration, "format_duration is read back");
+  }
+  const auto size = parse_size(whole);
+  check_error(size);
+  if (size) hold(parse_size(format_size(*size)).has_value(), "format_size is read back");
+  check_error(parse_count(whole, 4095));
+  for (const SettingInfo& info : kSettings) {
+    const auto value = parse_setting(info, whole);
+    check_error(value);
+    if (!value) continue;
+    hold(clamp_setting(info, *value) == *value, "a setting that was read is in its range");
+    const auto again = parse_setting(info, format_setting(info, *value));
+    hold(again && *again == *value, "format_setting is read back");
+  }
+  const int signal = parse_signal(whole);
+  hold(signal >= 0 && signal <= 64, "a signal is one");
+  if (signal != 0) hold(parse_signal(signal_text(signal)) == signal, "signal_text is read back");
+  static_cast<void>(find_setting(whole));
+
+  check_error(check_pool_name(whole));
+  check_error(check_model_name(whole));
+  check_error(check_address(whole));
+  check_error(check_tag(whole));
+  hold(is_printable_utf8(escape(whole)), "escape makes it printable");
+  hold(is_printable_utf8(quote(whole)), "quote makes it printable");
+  check_error(check_glob(first));
+  static_cast<void>(glob_matches(first, second));
+  if (!first.empty() && first.find_first_of("*?[]\\") == first.npos) {
+    hold(glob_matches(first, first), "a glob without wildcards matches itself");
+  }
+}
+
+}  // namespace modelpool::fuzz
