@@ -112,12 +112,25 @@ void Enforcer::watch_inherited_stops(const Snapshot& snapshot) {
   }
 }
 
+// Never signalled, whatever a slot says (P7).
+bool Enforcer::is_protected(pid_t pid) const {
+  if (pid <= 1 || pid == getpid() || pid == getppid()) return true;
+  for (std::uint32_t i = 0; i < segment_->workers_reached(); ++i) {
+    const WorkerRecord& row = segment_->worker(i);
+    const bool attached = low_half(row.state.load(std::memory_order_seq_cst)) != 0;
+    if (attached && row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(pid)) return true;
+  }
+  const auto uid = read_uid(pid);
+  return uid && *uid != geteuid();
+}
+
 void Enforcer::order(const BackendView& b, int signal, bool first_signalled) {
   ordered_.insert(pack_ref(b.ref));
   GroupJob job;
   job.backend = b.ref;
   job.process = b.process;
-  job.group = b.group == b.process.pid ? b.group : 0;  // nothing else is ever written (P7)
+  // Nothing else is ever written (P7). Who must not be signalled leads no backend: its group is not ours.
+  if (b.group == b.process.pid && !is_protected(b.process.pid)) job.group = b.group;
   if (b.traits & kTraitToken) job.token = segment_->token(b.ref.index, b.ref.generation);
   job.signal = signal;
   job.first_signalled = first_signalled;
@@ -298,21 +311,13 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
   StopRecord stop = action.stop;
   const std::uint64_t now = now_ns();
   if (stop.stopping_ns == 0) stop.stopping_ns = now;
-  const bool coordinator_itself = b.process.pid == getpid();
-  const ProcessHandle* first = coordinator_itself ? nullptr : watch_->backend(b.ref);
-  bool spared = false;
-  for (std::uint32_t i = 0; i < segment_->workers_reached() && !spared; ++i) {
-    const WorkerRecord& row = segment_->worker(i);
-    spared = low_half(row.state.load(std::memory_order_seq_cst)) != 0 &&
-             row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(b.process.pid);
-  }
-  const auto uid = read_uid(b.process.pid);
-  spared |= !uid || *uid != geteuid();
-  const bool sent = first != nullptr && !spared && first->signal(action.signal).has_value();
+  const ProcessHandle* first = is_protected(b.process.pid) ? nullptr : watch_->backend(b.ref);
+  const auto uid = read_uid(b.process.pid);  // unknown when out of descriptors: not signalled now
+  const bool sent = first != nullptr && uid && *uid == geteuid() && first->signal(action.signal);
   stop.signal = static_cast<std::uint32_t>(action.signal);
   (stop.signalled_ns == 0 ? stop.signalled_ns : stop.killed_ns) = now;
   segment_->backend(b.ref.index).stop.publish(stop);
-  order(b, action.signal, sent);  // which sends what could not be sent here
+  order(b, action.signal, sent);
   return true;
 }
 

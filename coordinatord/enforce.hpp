@@ -35,6 +35,7 @@ class Enforcer {
  private:
   bool carry_out(const Action& action, const Snapshot& snapshot);
   void watch_inherited_stops(const Snapshot& snapshot);
+  bool is_protected(pid_t pid) const;
   void order(const BackendView& b, int signal, bool first_signalled);
   bool close(const Action& action, const BackendView& b);
   bool commit(const Action& action, const BackendView& b);

@@ -131,6 +131,7 @@ void Groups::run() {
       spared = spared_;
     }
     spared.insert(getpid());
+    spared.insert(getppid());  // who supervises it is no backend
 
     for (auto& [packed, watched] : all) {
       if (watched.vanished || !(watched.due || watched.again)) continue;

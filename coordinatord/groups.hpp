@@ -45,7 +45,7 @@ class Groups {
   ~Groups();
 
   void order(GroupJob job);
-  // Never signalled, whatever group they are in: attached workers; the coordinator itself always.
+  // Never signalled, whatever group they are in: attached workers; the coordinator itself and its parent always.
   void spare(std::set<pid_t> pids);
   // A backend that has left STOPPING is not watched any longer.
   void forget(BackendRef backend);

@@ -298,9 +298,11 @@ class Bytes {
 // ----------------------------------------------------------------------------------------------
 
 ProcessIdentity identity_of(pid_t pid) {
-  const auto handle = ProcessHandle::open(pid);
-  if (!handle) failed("no process " + std::to_string(pid));
-  return handle->identity();
+  const auto handle = ProcessHandle::open(pid);  // never of PID 1
+  if (handle) return handle->identity();
+  const auto stat = read_stat(pid);
+  if (!stat) failed("no process " + std::to_string(pid));
+  return {pid, stat->start_ticks, 0};
 }
 
 std::uint64_t cpu_ticks(pid_t pid) {
