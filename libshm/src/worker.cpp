@@ -190,13 +190,16 @@ Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thoro
 std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::size_t stamp_row) {
   std::uint32_t cleared = 0;
   const std::uint64_t now = now_ns();
-  const std::uint64_t attached = pack_half(worker.generation, static_cast<std::uint32_t>(WorkerState::kAttached));
+  Word& row = segment.worker(worker.index).state;
+  // Any state but free: a damaged one would be reaped again and again.
+  std::uint64_t attached = row.load(std::memory_order_seq_cst);
+  if (high_half(attached) != worker.generation || low_half(attached) == 0) return cleared;
   for (std::uint32_t i = 0; i < segment.capacities().leases; ++i) {
     Word& word = segment.lease(worker.index, i).word;
     std::uint64_t seen = word.load(std::memory_order_seq_cst);
     // The row may have a next owner by now (an exec'ed process reclaims its own). Read after the
     // word: what was read before the row changed is not what the next owner writes.
-    if (segment.worker(worker.index).state.load(std::memory_order_seq_cst) != attached) return cleared;
+    if (row.load(std::memory_order_seq_cst) != attached) return cleared;
     if (seen == 0) continue;
     const LeaseWord lease = LeaseWord::unpack(seen);
     if (lease.backend < segment.capacities().backends) raise_last_used(segment.last_used(stamp_row, lease.backend), now);
@@ -209,9 +212,7 @@ std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::si
     if (low_half(state) == 0 || waiter.owner.load(std::memory_order_acquire) != owner) continue;
     waiter.state.compare_exchange_strong(state, pack_half(high_half(state), 0), std::memory_order_seq_cst);
   }
-  std::uint64_t state = attached;
-  segment.worker(worker.index)
-      .state.compare_exchange_strong(state, pack_half(worker.generation, 0), std::memory_order_seq_cst);
+  row.compare_exchange_strong(attached, pack_half(worker.generation, 0), std::memory_order_seq_cst);
   return cleared;
 }
 
