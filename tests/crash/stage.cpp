@@ -1,0 +1,209 @@
+#include "crash/stage.hpp"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <set>
+#include <stdexcept>
+
+namespace modelpool::test {
+namespace {
+
+const std::vector<std::pair<std::string, std::string>> kPoolSettings{
+    {"max_backends", std::to_string(kLimit)},
+    {"load_cooldown", "1ms..1ms"},
+    {"stop_grace", "200ms"}};
+
+Capacities capacities() {
+  Capacities few;
+  few.backends = 6;
+  few.workers = 6;
+  few.leases = 8;
+  few.waiters = 4;
+  few.events = 64;
+  few.models = 8;
+  return few;
+}
+
+// The model's lease or ticket; also after a failed load, whose cool-down is short here.
+Grant obtain(Pool& pool, const std::string& model) {
+  for (;;) {
+    auto granted = pool.acquire(model, kPatience);
+    if (granted) return std::move(*granted);
+    if (granted.error().code != Errc::kCoolingDown && granted.error().code != Errc::kLoadFailed) {
+      throw std::runtime_error(granted.error().text);
+    }
+  }
+}
+
+}  // namespace
+
+Stage::Stage() {
+  Forked creator([&](Forked::Child&) {
+    Pool pool = attach();
+    load_external(pool, "resident");
+  });
+  if (creator.wait() != 0) throw std::runtime_error("unable to create a pool");
+  auto segment = Segment::open_read_only("default", scratch_.dir());
+  if (!segment) throw std::runtime_error(segment.error().text);
+  segment_ = *segment;
+}
+
+Stage::~Stage() = default;
+
+std::shared_ptr<Segment> Stage::map() const {
+  return make_segment(scratch_, kPoolSettings, capacities());
+}
+
+Pool Stage::attach() const { return make_pool(scratch_, kPoolSettings, capacities()); }
+
+std::unique_ptr<coordinator::Loop> Stage::make_judge() const {
+  if (std::freopen(scratch_.path("judge.log").c_str(), "a", stderr) == nullptr) _exit(71);
+  coordinator::set_up_log(coordinator::LogLevel::kInfo, coordinator::LogFormat::kText);
+  coordinator::Options options;
+  options.dir = scratch_.dir();
+  auto loop = coordinator::Loop::make(options, settings_of(kPoolSettings),
+                                      std::move(*coordinator::Notifier::make(-1)));
+  if (!loop) throw std::runtime_error(loop.error().text);
+  return std::move(*loop);
+}
+
+void Stage::start_judge() {
+  if (judge_) return;
+  judge_ = std::make_unique<Forked>([&](Forked::Child&) { make_judge()->run(); });
+}
+
+void Stage::stop_judge() {
+  if (!judge_) return;
+  judge_->signal(SIGTERM);
+  judge_->wait();
+  judge_.reset();
+}
+
+Forked& Stage::helper(const Part& part) {
+  helpers_.push_back(std::make_unique<Forked>([&](Forked::Child& child) {
+    Pool pool = attach();
+    part(pool, child);
+  }));
+  if (helpers_.back()->hear().empty()) throw std::runtime_error("a helper has failed");
+  return *helpers_.back();
+}
+
+void Stage::dismiss() { helpers_.clear(); }
+
+// The one who comes next, in a process of its own.
+void Stage::come_next(const std::string& model, Forked::Child& child) const {
+  try {
+    bool owner_died = false;
+    {
+      const auto segment = map();
+      auto lock = segment->lock_structure();
+      if (!lock) throw std::runtime_error(lock.error().text);
+      owner_died = lock->owner_died();
+    }
+    Pool pool = attach();
+    lease_on(pool, "resident", kPatience).release();
+    {
+      Grant grant = obtain(pool, model);
+      if (auto* ticket = std::get_if<LoadTicket>(&grant)) {
+        ReadyOptions external;
+        external.external = true;
+        auto lease = ticket->ready("127.0.0.1:1", external);
+        if (!lease) throw std::runtime_error(lease.error().text);
+      }
+    }
+    for (const BackendView& b : test::look(pool).backends) {
+      if (b.live() && b.model != "resident") static_cast<void>(pool.evict(b.model));
+    }
+    child.say(owner_died ? "owner died" : "ok");
+
+    if (child.hear().empty()) return;
+    std::vector<Grant> tickets;
+    for (;;) {
+      auto granted =
+          pool.acquire("filler-" + std::to_string(tickets.size()), std::chrono::seconds(0));
+      if (!granted) break;
+      tickets.push_back(std::move(*granted));
+    }
+    child.say(std::to_string(tickets.size()));
+  } catch (const std::exception& e) {
+    child.say(e.what());
+  }
+}
+
+Stage::Aftermath Stage::examine(const std::string& model) {
+  Aftermath found;
+  start_judge();
+  const auto begin = std::chrono::steady_clock::now();
+  Forked next([&](Forked::Child& child) { come_next(model, child); });
+  const std::string said = next.hear();
+  found.next_took = std::chrono::steady_clock::now() - begin;
+  found.owner_died = said == "owner died";
+  dismiss();
+  if (!found.owner_died && said != "ok") {
+    found.failure = "who came next failed: " + said;
+    return found;
+  }
+  // Settled twice: between the two the pool is filled, so that no place is lost and none too many.
+  const auto settle = [&](pid_t who) {
+    if (!eventually([&] { return trouble(who).empty(); })) found.failure = trouble(who);
+    return found.failure.empty();
+  };
+  if (!settle(next.pid())) return found;
+  next.say("fill");
+  if (const std::string filled = next.hear(); filled != std::to_string(kLimit - 1)) {
+    found.failure =
+        filled + " backends could be loaded beside one, with a limit of " + std::to_string(kLimit);
+    return found;
+  }
+  if (next.wait() != 0) found.failure = "who came next ended badly";
+  settle(0);
+  return found;
+}
+
+// What is not as it was at the start, but for one more worker; empty if nothing.
+std::string Stage::trouble(pid_t next) const {
+  const Snapshot s = look();
+  std::string text;
+  for (const std::string& finding : check_invariants(s, true)) text += finding + "; ";
+  for (const WorkerView& worker : s.workers) {
+    if (worker.process.pid != next)
+      text += "worker row of " + std::to_string(worker.process.pid) + "; ";
+  }
+  if (!s.leases.empty()) text += std::to_string(s.leases.size()) + " leases are left; ";
+  if (!s.waiters.empty()) text += std::to_string(s.waiters.size()) + " waiters are left; ";
+  std::set<pid_t> known{next};
+  if (judge_) known.insert(judge_->pid());
+  for (const BackendView& b : s.backends) {
+    if (b.model != "resident" || b.state.state != BackendState::kReady) {
+      text += b.model + " is " + std::string(backend_state_name(b.state.state)) + "; ";
+    }
+    if (b.live()) known.insert(b.process.pid);
+  }
+  if (s.backends.empty()) text += "the resident is gone; ";
+  if (!text.empty()) return text;
+  for (const pid_t child : Orphans::children()) {
+    if (!known.contains(child)) text += "nobody knows process " + std::to_string(child) + "; ";
+  }
+  return text;
+}
+
+pid_t Stage::load(const std::string& model, const std::vector<std::string>& argv) {
+  pid_t pid = 0;
+  helper([&](Pool& pool, Forked::Child& child) {
+    auto ticket = ticket_for(pool, model);
+    if (auto ok = ticket.spawn(argv); !ok) throw std::runtime_error(ok.error().text);
+    auto lease = ticket.ready("127.0.0.1:1");
+    if (!lease) throw std::runtime_error(lease.error().text);
+    lease->release();
+    child.say("loaded");
+    child.hear();
+  });
+  const Snapshot s = look();
+  if (const BackendView* b = s.find_model(model)) pid = b->process.pid;
+  return pid;
+}
+
+}  // namespace modelpool::test

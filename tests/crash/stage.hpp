@@ -1,0 +1,69 @@
+// The pool that a victim dies in, and its survivors: the judge, helpers, and whoever comes next.
+//
+// The process of the sweep itself only looks (its mapping is read-only). It is the subreaper: what
+// the dead have started becomes its child, so nothing that was started can hide from it.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "loop.hpp"
+#include "support/pool.hpp"
+#include "support/process.hpp"
+
+namespace modelpool::test {
+
+// The places of the pool. One is taken by "resident", which is loaded without a process.
+inline constexpr std::uint32_t kLimit = 3;
+
+class Stage {
+ public:
+  Stage();
+  ~Stage();
+
+  std::string segment_path() const { return scratch_.path("default"); }
+  // In a process of its own, never in this one:
+  std::shared_ptr<Segment> map() const;
+  Pool attach() const;
+  std::unique_ptr<coordinator::Loop> make_judge() const;
+
+  void start_judge();
+  void stop_judge();
+  // A process beside the victim, until dismiss(). It has said its first line when this returns.
+  using Part = std::function<void(Pool&, Forked::Child&)>;
+  Forked& helper(const Part& part);
+  void dismiss();
+  // A helper that has loaded the model with a process, and holds no lease on it.
+  pid_t load(const std::string& model, const std::vector<std::string>& argv = {"/bin/sleep", "60"});
+
+  Snapshot look() const { return modelpool::test::look(segment_); }
+  const Segment& segment() const { return *segment_; }
+
+  // What the survivors found. `failure` is empty if all is well.
+  struct Aftermath {
+    bool owner_died = false;               // the next locker was told so
+    std::chrono::nanoseconds next_took{};  // until the next operation of another process succeeded
+    std::string failure;
+  };
+  // To be called when the victim is dead. With a judge running, another process locks, leases what
+  // is loaded, gets `model`, evicts everything but the resident and fills the pool to its limit,
+  // not beyond; then all must be as it was at the start.
+  Aftermath examine(const std::string& model);
+
+ private:
+  std::string trouble(pid_t next) const;
+  void come_next(const std::string& model, Forked::Child& child) const;
+
+  Orphans orphans_;  // goes last
+  Scratch scratch_;
+  std::shared_ptr<Segment> segment_;
+  std::unique_ptr<Forked> judge_;
+  std::vector<std::unique_ptr<Forked>> helpers_;
+};
+
+}  // namespace modelpool::test

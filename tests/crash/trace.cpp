@@ -1,0 +1,300 @@
+#include "crash/trace.hpp"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+// Where a system call is made in the victim's name. It was forked from us: the same address there.
+extern "C" void modelpool_test_syscall();
+asm(".text\n.globl modelpool_test_syscall\nmodelpool_test_syscall: syscall\nint3\n");
+
+namespace modelpool::test {
+namespace {
+
+constexpr int kSystemCallStop = SIGTRAP | 0x80;  // PTRACE_O_TRACESYSGOOD
+
+[[noreturn]] void give_up(const std::string& what) {
+  throw std::runtime_error(what + ": " + std::strerror(errno));
+}
+
+user_regs_struct registers(pid_t thread) {
+  user_regs_struct regs;
+  if (ptrace(PTRACE_GETREGS, thread, nullptr, &regs) != 0) give_up("PTRACE_GETREGS");
+  return regs;
+}
+
+void wait_for_signal(std::chrono::nanoseconds patience) {
+  sigset_t child;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  const timespec limit{static_cast<time_t>(patience.count() / 1'000'000'000),
+                       static_cast<long>(patience.count() % 1'000'000'000)};
+  sigtimedwait(&child, nullptr, &limit);
+}
+
+}  // namespace
+
+void mark() { raise(SIGSTOP); }
+
+Victim::Victim(const std::string& segment_path, const std::function<void()>& body)
+    : segment_path_(segment_path) {
+  sigset_t child;  // waited for by sigtimedwait
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &child, nullptr);
+  std::fflush(nullptr);
+  pid_ = fork();
+  if (pid_ < 0) give_up("fork");
+  if (pid_ == 0) {
+    setpgid(0, 0);  // so that its threads, and nobody else, can be waited for together
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    sigprocmask(SIG_UNBLOCK, &child, nullptr);
+    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+    mark();
+    try {
+      body();
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "victim: %s\n", e.what());
+      _exit(70);
+    }
+    _exit(0);
+  }
+  setpgid(pid_, pid_);
+  if (waitpid(pid_, &status_, __WALL) != pid_ || !WIFSTOPPED(status_)) give_up("trace the victim");
+  const long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+  if (ptrace(PTRACE_SETOPTIONS, pid_, nullptr, options) != 0) give_up("PTRACE_SETOPTIONS");
+  threads_[pid_] = 0;
+  here_ = pid_;
+}
+
+Victim::~Victim() { kill_here(); }
+
+Victim::Stop Victim::run_to_mark() { return run_on(std::chrono::seconds(60)); }
+
+void Victim::choose(Places places) {
+  places_ = places;
+  counting_ = true;
+  if (places == Places::kStoresAndSystemCalls) {
+    find_mapping();
+    protect(true);
+  }
+}
+
+Victim::Stop Victim::next_place(std::chrono::nanoseconds patience) {
+  if (here_ != 0) {
+    if (at_ == At::kStore) {
+      protect(false);
+      single_step(here_);
+      protect(true);
+    }
+    resume(here_);
+  }
+  return wait(patience);
+}
+
+Victim::Stop Victim::run_on(std::chrono::nanoseconds patience) {
+  for (;;) {
+    if (here_ != 0) {
+      if (read_only_ && at_ != At::kEnterCall) protect(false);
+      counting_ = read_only_;  // a call that has begun is left first
+      resume(here_);
+    }
+    const Stop stop = wait(patience);
+    if (stop != Stop::kPlace) return stop;
+  }
+}
+
+// Lets a stopped thread go on, to its next place if places count.
+void Victim::resume(pid_t thread) {
+  auto request = PTRACE_CONT;
+  if (counting_) {
+    if (places_ == Places::kStoresAndSystemCalls) request = PTRACE_SYSCALL;
+    if (places_ == Places::kEveryInstruction && thread == pid_) request = PTRACE_SINGLESTEP;
+  }
+  if (thread == here_) here_ = 0;
+  ptrace(request, thread, nullptr, std::exchange(threads_[thread], 0));
+}
+
+Victim::Stop Victim::wait(std::chrono::nanoseconds patience) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    int status = 0;
+    const pid_t thread = waitpid(-pid_, &status, WNOHANG | __WALL);
+    if (thread < 0) {
+      ended_ = true;
+      return Stop::kEnded;
+    }
+    if (thread > 0) {
+      if (const auto stop = meaning_of(thread, status)) return *stop;
+      continue;
+    }
+    const auto left = until - std::chrono::steady_clock::now();
+    if (left <= std::chrono::nanoseconds(0)) return Stop::kQuiet;
+    wait_for_signal(left);
+  }
+}
+
+// What a thread's stop means; nothing if it goes on at once.
+std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
+  if (!WIFSTOPPED(status)) {
+    threads_.erase(thread);
+    if (thread != pid_) return std::nullopt;
+    ended_ = true;
+    status_ = status;
+    return Stop::kEnded;
+  }
+  const bool is_new = threads_.emplace(thread, 0).second;
+  const int signal = WSTOPSIG(status);
+  if (signal == kSystemCallStop && counting_) {
+    __ptrace_syscall_info call{};
+    ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof call, &call);
+    if (call.op == PTRACE_SYSCALL_INFO_ENTRY) return place(thread, At::kEnterCall);
+    const Stop left = place(thread, At::kLeaveCall);
+    if (begin_ == 0 && registers(thread).orig_rax == SYS_mmap) {
+      find_mapping();
+      protect(true);
+    }
+    return left;
+  }
+  if (signal == SIGSTOP && !is_new) {
+    place(thread, At::kNothing);
+    return Stop::kMark;
+  }
+  if (signal == SIGTRAP && status >> 16 == 0 && counting_) return place(thread, At::kInstruction);
+  if (signal == SIGSEGV) {
+    siginfo_t info;
+    ptrace(PTRACE_GETSIGINFO, thread, nullptr, &info);
+    const auto address = reinterpret_cast<std::uint64_t>(info.si_addr);
+    if (address >= begin_ && address < begin_ + size_) {
+      if (read_only_) return place(thread, At::kStore);
+      resume(thread);  // it faulted before the mapping became writable
+      return std::nullopt;
+    }
+  }
+  // A signal of its own; else the birth of a thread, or a system call that does not count.
+  if (signal != SIGTRAP && signal != SIGSTOP && signal != kSystemCallStop) {
+    threads_[thread] = signal;
+  }
+  resume(thread);
+  return std::nullopt;
+}
+
+Victim::Stop Victim::place(pid_t thread, At at) {
+  here_ = thread;
+  at_ = at;
+  return Stop::kPlace;
+}
+
+void Victim::find_mapping() {
+  std::ifstream maps("/proc/" + std::to_string(pid_) + "/maps");
+  for (std::string line; std::getline(maps, line);) {
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+    char access[8] = {};
+    if (!line.ends_with(segment_path_) ||
+        std::sscanf(line.c_str(), "%lx-%lx %7s", &begin, &end, access) != 3 || access[1] != 'w') {
+      continue;
+    }
+    begin_ = begin;
+    size_ = end - begin;
+  }
+}
+
+// One instruction of a stopped thread. A signal that comes first is kept.
+void Victim::single_step(pid_t thread) {
+  for (;;) {
+    int status = 0;
+    if (ptrace(PTRACE_SINGLESTEP, thread, nullptr, 0) != 0 ||
+        waitpid(thread, &status, __WALL) != thread || !WIFSTOPPED(status)) {
+      give_up("step the victim");
+    }
+    if (WSTOPSIG(status) == SIGTRAP) return;
+    threads_[thread] = WSTOPSIG(status);
+  }
+}
+
+// Calls mprotect in the victim's name, in the thread that has stopped.
+void Victim::protect(bool read_only) {
+  if (begin_ == 0) return;
+  const user_regs_struct before = registers(here_);
+  user_regs_struct call = before;
+  call.rip = reinterpret_cast<std::uint64_t>(&modelpool_test_syscall);
+  call.rax = SYS_mprotect;
+  call.orig_rax = ~0ull;  // no system call to be restarted
+  call.rdi = begin_;
+  call.rsi = size_;
+  call.rdx = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  ptrace(PTRACE_SETREGS, here_, nullptr, &call);
+  single_step(here_);
+  if (registers(here_).rax != 0) give_up("mprotect in the victim");
+  ptrace(PTRACE_SETREGS, here_, nullptr, &before);
+  read_only_ = read_only;
+}
+
+void Victim::kill_here() {
+  if (pid_ <= 0) return;
+  // The kernel marks the mutexes of the dead only where it can write.
+  if (read_only_ && here_ != 0 && !ended_) {
+    if (at_ == At::kEnterCall) {  // instead of the call it is about to make
+      user_regs_struct call = registers(here_);
+      call.orig_rax = SYS_mprotect;
+      call.rdi = begin_;
+      call.rsi = size_;
+      call.rdx = PROT_READ | PROT_WRITE;
+      ptrace(PTRACE_SETREGS, here_, nullptr, &call);
+      int status = 0;
+      ptrace(PTRACE_SYSCALL, here_, nullptr, 0);
+      waitpid(here_, &status, __WALL);
+    } else {
+      protect(false);
+    }
+  }
+  kill(pid_, SIGKILL);
+  while (waitpid(-pid_, nullptr, __WALL) > 0 || errno == EINTR) {
+  }
+  ended_ = true;
+  pid_ = -1;
+}
+
+std::string Victim::where() const {
+  if (ended_) {
+    if (WIFEXITED(status_)) return "it exited with " + std::to_string(WEXITSTATUS(status_));
+    return "it ended by signal " + std::to_string(WTERMSIG(status_));
+  }
+  if (here_ == 0) return "running";
+  const user_regs_struct regs = registers(here_);
+  char text[128];
+  switch (at_) {
+    case At::kEnterCall:
+      std::snprintf(text, sizeof text, "before system call %llu", regs.orig_rax);
+      break;
+    case At::kLeaveCall:
+      std::snprintf(text, sizeof text, "after system call %llu", regs.orig_rax);
+      break;
+    case At::kStore:
+      std::snprintf(text, sizeof text, "before the store at %#llx", regs.rip);
+      break;
+    case At::kInstruction:
+      std::snprintf(text, sizeof text, "at %#llx", regs.rip);
+      break;
+    case At::kNothing:
+      return "at a mark";
+  }
+  return text;
+}
+
+}  // namespace modelpool::test

@@ -1,0 +1,74 @@
+// A process that ptrace takes through its code, place by place, and kills at one of them.
+//
+// A place is where a SIGKILL can make a difference. Either every instruction; or, what leaves the
+// same things behind for less, every instruction that stores to the segment and both sides of every
+// system call. For the latter the victim runs at full speed with the segment mapped read-only: a
+// store faults, and the instruction that faulted is stepped over with the mapping writable.
+//
+// The places of all threads of the victim count; a child that it starts is not traced.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace modelpool::test {
+
+enum class Places { kEveryInstruction, kStoresAndSystemCalls };
+
+// Called in the victim: it stops here for its tracer.
+void mark();
+
+class Victim {
+ public:
+  // Forks a process that runs `body`, and traces it.
+  Victim(const std::string& segment_path, const std::function<void()>& body);
+  ~Victim();
+  Victim(const Victim&) = delete;
+  Victim& operator=(const Victim&) = delete;
+
+  pid_t pid() const { return pid_; }
+  enum class Stop { kPlace, kMark, kQuiet, kEnded };
+  // At full speed to the next mark().
+  Stop run_to_mark();
+  // From here on places are of this kind. Call it at a mark.
+  void choose(Places places);
+  // To the next place; kQuiet if none was reached for so long.
+  Stop next_place(std::chrono::nanoseconds patience);
+  // To the next mark at full speed, places count no longer; kQuiet as above.
+  Stop run_on(std::chrono::nanoseconds patience);
+  // SIGKILL right here, and reaped.
+  void kill_here();
+  // For people: what it is about to do, or how it ended.
+  std::string where() const;
+
+ private:
+  enum class At { kNothing, kStore, kEnterCall, kLeaveCall, kInstruction };
+  void resume(pid_t thread);
+  Stop wait(std::chrono::nanoseconds patience);
+  std::optional<Stop> meaning_of(pid_t thread, int status);
+  Stop place(pid_t thread, At at);
+  void single_step(pid_t thread);
+  void find_mapping();
+  void protect(bool read_only);
+
+  std::string segment_path_;
+  pid_t pid_ = -1;
+  bool ended_ = false;
+  int status_ = 0;
+  std::map<pid_t, int> threads_;  // and the signal each is to get when it goes on
+  pid_t here_ = 0;                // the thread that has stopped at a place
+  At at_ = At::kNothing;
+  bool counting_ = false;
+  Places places_ = Places::kStoresAndSystemCalls;
+  std::uint64_t begin_ = 0;  // of the segment's mapping in the victim; 0: not mapped
+  std::uint64_t size_ = 0;
+  bool read_only_ = false;
+};
+
+}  // namespace modelpool::test
