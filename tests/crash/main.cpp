@@ -64,7 +64,10 @@ bool kill_at(Stage& stage, const Operation& operation, Places places, long place
   }
   const std::string where = victim.where();
   victim.kill_here();
-  const Stage::Aftermath found = stage.examine(operation.model);
+  const std::string unmet = operation.after ? operation.after(stage) : "";
+  stage.dismiss();
+  Stage::Aftermath found = stage.examine("fresh");
+  if (!unmet.empty()) found.failure = unmet;
   ++tally->kills;
   tally->recoveries += found.owner_died;
   tally->slowest = std::max(tally->slowest, found.next_took);

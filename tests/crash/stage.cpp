@@ -1,7 +1,7 @@
 #include "crash/stage.hpp"
 
 #include <signal.h>
-#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -14,7 +14,7 @@ namespace {
 const std::vector<std::pair<std::string, std::string>> kPoolSettings{
     {"max_backends", std::to_string(kLimit)},
     {"load_cooldown", "1ms..1ms"},
-    {"stop_grace", "200ms"}};
+    {"stop_grace", "20ms"}};
 
 Capacities capacities() {
   Capacities few;
@@ -43,7 +43,9 @@ Grant obtain(Pool& pool, const std::string& model) {
 Stage::Stage() {
   Forked creator([&](Forked::Child&) {
     Pool pool = attach();
-    load_external(pool, "resident");
+    ReadyOptions pinned;
+    pinned.pinned = true;
+    load_external(pool, "resident", pinned);
   });
   if (creator.wait() != 0) throw std::runtime_error("unable to create a pool");
   auto segment = Segment::open_read_only("default", scratch_.dir());
@@ -82,7 +84,12 @@ void Stage::stop_judge() {
   judge_.reset();
 }
 
-Forked& Stage::helper(const Part& part) {
+void Stage::kill_judge() {
+  judge_->kill_now();
+  judge_.reset();
+}
+
+Forked& Stage::add_helper(const Part& part) {
   helpers_.push_back(std::make_unique<Forked>([&](Forked::Child& child) {
     Pool pool = attach();
     part(pool, child);
@@ -91,7 +98,16 @@ Forked& Stage::helper(const Part& part) {
   return *helpers_.back();
 }
 
-void Stage::dismiss() { helpers_.clear(); }
+pid_t Stage::add_bystander() {
+  helpers_.push_back(std::make_unique<Forked>([](Forked::Child& child) {
+    setsid();
+    child.say("ready");
+    child.hear();
+  }));
+  helpers_.back()->hear();
+  bystander_ = helpers_.back()->pid();
+  return bystander_;
+}
 
 // The one who comes next, in a process of its own.
 void Stage::come_next(const std::string& model, Forked::Child& child) const {
@@ -141,7 +157,6 @@ Stage::Aftermath Stage::examine(const std::string& model) {
   const std::string said = next.hear();
   found.next_took = std::chrono::steady_clock::now() - begin;
   found.owner_died = said == "owner died";
-  dismiss();
   if (!found.owner_died && said != "ok") {
     found.failure = "who came next failed: " + said;
     return found;
@@ -188,22 +203,6 @@ std::string Stage::trouble(pid_t next) const {
     if (!known.contains(child)) text += "nobody knows process " + std::to_string(child) + "; ";
   }
   return text;
-}
-
-pid_t Stage::load(const std::string& model, const std::vector<std::string>& argv) {
-  pid_t pid = 0;
-  helper([&](Pool& pool, Forked::Child& child) {
-    auto ticket = ticket_for(pool, model);
-    if (auto ok = ticket.spawn(argv); !ok) throw std::runtime_error(ok.error().text);
-    auto lease = ticket.ready("127.0.0.1:1");
-    if (!lease) throw std::runtime_error(lease.error().text);
-    lease->release();
-    child.say("loaded");
-    child.hear();
-  });
-  const Snapshot s = look();
-  if (const BackendView* b = s.find_model(model)) pid = b->process.pid;
-  return pid;
 }
 
 }  // namespace modelpool::test

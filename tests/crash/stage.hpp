@@ -18,8 +18,8 @@
 
 namespace modelpool::test {
 
-// The places of the pool. One is taken by "resident", which is loaded without a process.
-inline constexpr std::uint32_t kLimit = 3;
+// The places of the pool. One is taken by "resident", which is pinned and has no process.
+inline constexpr std::uint32_t kLimit = 2;
 
 class Stage {
  public:
@@ -34,12 +34,15 @@ class Stage {
 
   void start_judge();
   void stop_judge();
+  void kill_judge();
   // A process beside the victim, until dismiss(). It has said its first line when this returns.
   using Part = std::function<void(Pool&, Forked::Child&)>;
-  Forked& helper(const Part& part);
-  void dismiss();
-  // A helper that has loaded the model with a process, and holds no lease on it.
-  pid_t load(const std::string& model, const std::vector<std::string>& argv = {"/bin/sleep", "60"});
+  Forked& add_helper(const Part& part);
+  Forked& helper(std::size_t i) { return *helpers_.at(i); }
+  void dismiss() { helpers_.clear(); }
+  // A process that has nothing to do with the pool; a helper too.
+  pid_t add_bystander();
+  pid_t bystander() const { return bystander_; }
 
   Snapshot look() const { return modelpool::test::look(segment_); }
   const Segment& segment() const { return *segment_; }
@@ -50,9 +53,9 @@ class Stage {
     std::chrono::nanoseconds next_took{};  // until the next operation of another process succeeded
     std::string failure;
   };
-  // To be called when the victim is dead. With a judge running, another process locks, leases what
-  // is loaded, gets `model`, evicts everything but the resident and fills the pool to its limit,
-  // not beyond; then all must be as it was at the start.
+  // To be called when the victim is dead and the helpers are gone. With a judge running, another
+  // process locks, leases what is loaded, gets `model`, evicts everything but the resident and
+  // fills the pool to its limit, not beyond; then all must be as it was at the start.
   Aftermath examine(const std::string& model);
 
  private:
@@ -64,6 +67,7 @@ class Stage {
   std::shared_ptr<Segment> segment_;
   std::unique_ptr<Forked> judge_;
   std::vector<std::unique_ptr<Forked>> helpers_;
+  pid_t bystander_ = 0;
 };
 
 }  // namespace modelpool::test

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -96,11 +97,7 @@ void Victim::choose(Places places) {
 
 Victim::Stop Victim::next_place(std::chrono::nanoseconds patience) {
   if (here_ != 0) {
-    if (at_ == At::kStore) {
-      protect(false);
-      single_step(here_);
-      protect(true);
-    }
+    if (at_ == At::kStore) step_over_store(here_);
     resume(here_);
   }
   return wait(patience);
@@ -180,8 +177,12 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
     ptrace(PTRACE_GETSIGINFO, thread, nullptr, &info);
     const auto address = reinterpret_cast<std::uint64_t>(info.si_addr);
     if (address >= begin_ && address < begin_ + size_) {
-      if (read_only_) return place(thread, At::kStore);
-      resume(thread);  // it faulted before the mapping became writable
+      if (read_only_) {
+        place(thread, At::kStore);
+        if (!is_one_round_more(thread)) return Stop::kPlace;
+        step_over_store(thread);
+      }  // else it faulted before the mapping became writable
+      resume(thread);
       return std::nullopt;
     }
   }
@@ -225,6 +226,21 @@ void Victim::single_step(pid_t thread) {
     if (WSTOPSIG(status) == SIGTRAP) return;
     threads_[thread] = WSTOPSIG(status);
   }
+}
+
+void Victim::step_over_store(pid_t thread) {
+  protect(false);
+  single_step(thread);
+  protect(true);
+}
+
+// Of a loop that stores; not a place.
+bool Victim::is_one_round_more(pid_t thread) {
+  constexpr std::uint64_t kRoundsCounted = 16;
+  const std::uint64_t at = registers(thread).rip;
+  rounds_ = at == stored_at_ ? rounds_ + 1 : 1;
+  stored_at_ = at;
+  return rounds_ > kRoundsCounted && !std::has_single_bit(rounds_);
 }
 
 // Calls mprotect in the victim's name, in the thread that has stopped.

@@ -5,6 +5,9 @@
 // system call. For the latter the victim runs at full speed with the segment mapped read-only: a
 // store faults, and the instruction that faulted is stepped over with the mapping writable.
 //
+// A loop that fills an unread copy word by word is one store many times: of its rounds in a row the
+// first 16 are places, then only those whose number is a power of two.
+//
 // The places of all threads of the victim count; a child that it starts is not traced.
 #pragma once
 
@@ -54,6 +57,8 @@ class Victim {
   std::optional<Stop> meaning_of(pid_t thread, int status);
   Stop place(pid_t thread, At at);
   void single_step(pid_t thread);
+  void step_over_store(pid_t thread);
+  bool is_one_round_more(pid_t thread);
   void find_mapping();
   void protect(bool read_only);
 
@@ -69,6 +74,8 @@ class Victim {
   std::uint64_t begin_ = 0;  // of the segment's mapping in the victim; 0: not mapped
   std::uint64_t size_ = 0;
   bool read_only_ = false;
+  std::uint64_t stored_at_ = 0;  // the instruction that stored last, and how often in a row
+  std::uint64_t rounds_ = 0;
 };
 
 }  // namespace modelpool::test
