@@ -21,7 +21,7 @@ using namespace modelpool::test;  // NOLINT: the program's own names
 struct Tally {
   long places = 0;  // reached, over all runs
   long kills = 0;
-  long recoveries = 0;  // survivors that were told of a mutex whose owner had died
+  long recoveries = 0;  // kills that left the mutex with a dead owner
   long failures = 0;
   std::chrono::nanoseconds slowest{};  // next operation of another process
 
@@ -42,10 +42,38 @@ struct Tally {
   }
 };
 
+// Takes the victim to a place. False if the operation was over before.
+bool advance(Stage& stage, const Operation& operation, Victim& victim, long place) {
+  // A coordinator that was quiet for so long waits for something.
+  const std::chrono::milliseconds quiet =
+      operation.is_over ? std::chrono::milliseconds(3) : kPatience;
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  for (long i = 0; i <= place;) {
+    switch (victim.next_place(quiet)) {
+      case Victim::Stop::kPlace:
+        ++i;
+        break;
+      case Victim::Stop::kMark:
+        return false;
+      case Victim::Stop::kQuiet:
+        if (operation.is_over && operation.is_over(stage)) return false;
+        if (std::chrono::steady_clock::now() < until) break;
+        [[fallthrough]];
+      case Victim::Stop::kEnded:
+        throw std::runtime_error("the operation did not come to its end: " + victim.where());
+    }
+  }
+  return true;
+}
+
 // One kill. Returns whether the operation had such a place; beyond the last it is killed at its
 // end.
 bool kill_at(Stage& stage, const Operation& operation, Places places, long place, Tally* tally) {
-  stage.start_judge();
+  if (operation.is_over) {
+    stage.stop_judge();
+  } else {
+    stage.start_judge();
+  }
   if (operation.before) operation.before(stage);
   Victim victim(stage.segment_path(), [&] { operation.victim(stage); });
   if (victim.run_to_mark() != Victim::Stop::kMark) {
@@ -53,30 +81,22 @@ bool kill_at(Stage& stage, const Operation& operation, Places places, long place
   }
   if (operation.at_mark) operation.at_mark(stage);
   victim.choose(places);
-  Victim::Stop stop = Victim::Stop::kMark;
-  for (long i = 0; i <= place; ++i) {
-    stop = victim.next_place(kPatience);
-    if (stop != Victim::Stop::kPlace) break;
-  }
-  if (stop != Victim::Stop::kPlace && stop != Victim::Stop::kMark) {
-    throw std::runtime_error("the victim did not come to place " + std::to_string(place) + ": " +
-                             victim.where());
-  }
+  const bool reached = advance(stage, operation, victim, place);
   const std::string where = victim.where();
   victim.kill_here();
+  tally->recoveries += stage.mutex_owner_died();
+  stage.start_judge();
   const std::string unmet = operation.after ? operation.after(stage) : "";
-  stage.dismiss();
   Stage::Aftermath found = stage.examine("fresh");
   if (!unmet.empty()) found.failure = unmet;
   ++tally->kills;
-  tally->recoveries += found.owner_died;
   tally->slowest = std::max(tally->slowest, found.next_took);
   if (!found.failure.empty()) {
     ++tally->failures;
     std::printf("%s: killed at place %ld (%s): %s\n", operation.name.c_str(), place, where.c_str(),
                 found.failure.c_str());
   }
-  return stop == Victim::Stop::kPlace;
+  return reached;
 }
 
 Tally sweep(const Operation& operation, bool every, std::optional<long> only) {

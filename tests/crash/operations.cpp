@@ -1,5 +1,6 @@
 #include "crash/operations.hpp"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <stdexcept>
@@ -29,6 +30,11 @@ LoadTicket ticket_and_process(Pool& pool, const std::vector<std::string>& argv =
 
 // --- What helpers do -----------------------------------------------------------------------------
 
+void tell(Stage& stage, std::size_t helper, const std::string& line) {
+  stage.helper(helper).say(line);
+  stage.helper(helper).hear();
+}
+
 // Takes the last place by a ticket, and lets it go when told to.
 void take_last_place(Pool& pool, Forked::Child& child) {
   {
@@ -38,6 +44,11 @@ void take_last_place(Pool& pool, Forked::Child& child) {
   }
   child.say("let go");
   child.hear();
+}
+
+std::string last_place_is_let_go(Stage& stage) {
+  tell(stage, 0, "let go");
+  return "";
 }
 
 // Stands in line for a place, and waits for it when told to.
@@ -55,9 +66,80 @@ void stand_in_line(Pool& pool, Forked::Child& child) {
   child.hear();
 }
 
+// Loads a model and asks for its eviction when told to.
+auto load_idle(const std::vector<std::string>& argv) {
+  return [argv](Pool& pool, Forked::Child& child) {
+    LoadTicket ticket = ticket_and_process(pool, argv);
+    ticket.ready("127.0.0.1:1")->release();
+    child.say("loaded");
+    child.hear();
+    must(pool.evict(kFresh));
+    child.say("asked");
+    child.hear();
+  };
+}
+
+// Loads a model and keeps a lease on it until told not to.
+void load_busy(Pool& pool, Forked::Child& child) {
+  LoadTicket ticket = ticket_and_process(pool);
+  auto lease = ticket.ready("127.0.0.1:1");
+  child.say("loaded");
+  child.hear();
+  lease->release();
+  while (!child.hear().empty()) {  // it may be told again
+  }
+}
+
+void start_loading(Pool& pool, Forked::Child& child) {
+  const LoadTicket ticket = ticket_and_process(pool);
+  child.say("loading");
+  child.hear();
+}
+
+// Has one of each: a lease, a ticket and what it started, and a place in the line.
+void have_everything(Pool& pool, Forked::Child& child) {
+  const Lease lease = lease_on(pool, "resident");
+  const LoadTicket ticket = ticket_and_process(pool);
+  auto pending = pool.begin_acquire("behind", kPatience);
+  static_cast<void>(pending->poll());
+  child.say("has everything");
+  child.hear();
+}
+
+const BackendView* find_model(const Snapshot& snapshot, const std::string& model) {
+  for (const BackendView& b : snapshot.backends) {
+    if (b.model == model) return &b;
+  }
+  return nullptr;
+}
+
+pid_t process_of_fresh(const Stage& stage) {
+  const Snapshot snapshot = stage.look();
+  return find_model(snapshot, kFresh)->process.pid;
+}
+
+bool is_in(const Stage& stage, const std::string& model, BackendState state) {
+  const Snapshot snapshot = stage.look();
+  const BackendView* b = find_model(snapshot, model);
+  return b != nullptr && b->state.state == state;
+}
+
+bool fresh_is_gone(Stage& stage) {
+  const Snapshot snapshot = stage.look();
+  return find_model(snapshot, kFresh) == nullptr;
+}
+
+bool nothing_is_left(Stage& stage) {
+  const Snapshot s = stage.look();
+  return s.workers.empty() && s.leases.empty() && s.waiters.empty() && s.backends.size() == 1;
+}
+
+bool next_is_loading(Stage& stage) { return is_in(stage, "behind", BackendState::kReserved); }
+
 std::string next_in_line_is_granted(Stage& stage) {
   stage.helper(1).say("go on");
   const std::string said = stage.helper(1).hear();
+  stage.dismiss();
   return said == "granted" ? "" : "the next in line was not granted: " + said;
 }
 
@@ -136,7 +218,8 @@ std::vector<Operation> worker_operations() {
              }
              ends();
            },
-       .before = [](Stage& stage) { stage.add_helper(take_last_place); }},
+       .before = [](Stage& stage) { stage.add_helper(take_last_place); },
+       .after = last_place_is_let_go},
       // The head of the line takes the place that has come free; behind it stands another.
       {.name = "take-place",
        .victim =
@@ -222,12 +305,123 @@ std::vector<Operation> worker_operations() {
   };
 }
 
+// --- The coordinator -----------------------------------------------------------------------------
+
+void judge(const Stage& stage) {
+  const auto loop = stage.make_judge();
+  begins();
+  loop->run();
+}
+
+void restarted_judge(const Stage& stage) {
+  begins();
+  stage.make_judge()->run();
+}
+
+// The lease that keeps a drain from its end is released when the slot is closed.
+bool drained_for_next(Stage& stage) {
+  if (is_in(stage, kFresh, BackendState::kEvicting)) stage.helper(0).say("release");
+  return next_is_loading(stage);
+}
+
+std::string drained_for_next_after_all(Stage& stage) {
+  stage.helper(0).say("release");
+  return next_in_line_is_granted(stage);
+}
+
+void eventually_or_throw(const std::function<bool()>& condition, const char* what) {
+  if (!eventually(condition)) throw std::runtime_error(std::string("it never came to: ") + what);
+}
+
+std::vector<Operation> judge_operations() {
+  const auto load_and_stand_in_line = [](auto load) {
+    return [load](Stage& stage) {
+      stage.add_helper(load);
+      stage.add_helper(stand_in_line);
+    };
+  };
+  const auto let_next_wait = [](Stage& stage) { stage.helper(1).say("go on"); };
+  return {
+      {.name = "evict",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(load_idle(kBackend)); },
+       .at_mark = [](Stage& stage) { tell(stage, 0, "evict"); },
+       .is_over = fresh_is_gone},
+      {.name = "stop",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(load_idle(kStubborn)); },
+       .at_mark = [](Stage& stage) { tell(stage, 0, "evict"); },
+       .is_over = fresh_is_gone},
+      {.name = "grant",
+       .victim = judge,
+       .before = load_and_stand_in_line(load_idle(kBackend)),
+       .at_mark = let_next_wait,
+       .after = next_in_line_is_granted,
+       .is_over = next_is_loading},
+      {.name = "drain",
+       .victim = judge,
+       .before = load_and_stand_in_line(load_busy),
+       .at_mark = let_next_wait,
+       .after = drained_for_next_after_all,
+       .is_over = drained_for_next},
+      {.name = "reap-backend",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(load_idle(kBackend)); },
+       .at_mark = [](Stage& stage) { kill(process_of_fresh(stage), SIGKILL); },
+       .is_over = fresh_is_gone},
+      {.name = "reap-load",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(start_loading); },
+       .at_mark = [](Stage& stage) { kill(process_of_fresh(stage), SIGKILL); },
+       .is_over = [](Stage& stage) { return is_in(stage, kFresh, BackendState::kGone); }},
+      {.name = "reap-worker",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(have_everything); },
+       .at_mark = [](Stage& stage) { stage.helper(0).kill_now(); },
+       .is_over = nothing_is_left},
+      // What the coordinator before left: a worker that died, a stop and a drain under way.
+      {.name = "restart",
+       .victim = restarted_judge,
+       .before =
+           [](Stage& stage) {
+             stage.add_helper(have_everything);
+             stage.helper(0).kill_now();
+           },
+       .is_over = nothing_is_left},
+      {.name = "restart-stop",
+       .victim = judge,
+       .before =
+           [](Stage& stage) {
+             stage.start_judge();
+             stage.add_helper(load_idle(kStubborn));
+             tell(stage, 0, "evict");
+             eventually_or_throw([&] { return is_in(stage, kFresh, BackendState::kStopping); },
+                                 "stopping");
+             stage.kill_judge();
+           },
+       .is_over = fresh_is_gone},
+      {.name = "restart-drain",
+       .victim = judge,
+       .before =
+           [=](Stage& stage) {
+             stage.start_judge();
+             load_and_stand_in_line(load_busy)(stage);
+             let_next_wait(stage);
+             eventually_or_throw([&] { return is_in(stage, kFresh, BackendState::kEvicting); },
+                                 "evicting");
+             stage.kill_judge();
+           },
+       .after = drained_for_next_after_all,
+       .is_over = drained_for_next},
+  };
+}
+
 }  // namespace
 
 const std::vector<Operation>& operations() {
   static const std::vector<Operation> all = [] {
     std::vector<Operation> list;
-    for (auto group : {lease_operations, worker_operations}) {
+    for (auto group : {lease_operations, worker_operations, judge_operations}) {
       for (Operation& operation : group()) list.push_back(std::move(operation));
     }
     return list;

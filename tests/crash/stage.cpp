@@ -1,5 +1,6 @@
 #include "crash/stage.hpp"
 
+#include <linux/futex.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -112,13 +113,6 @@ pid_t Stage::add_bystander() {
 // The one who comes next, in a process of its own.
 void Stage::come_next(const std::string& model, Forked::Child& child) const {
   try {
-    bool owner_died = false;
-    {
-      const auto segment = map();
-      auto lock = segment->lock_structure();
-      if (!lock) throw std::runtime_error(lock.error().text);
-      owner_died = lock->owner_died();
-    }
     Pool pool = attach();
     lease_on(pool, "resident", kPatience).release();
     {
@@ -133,7 +127,7 @@ void Stage::come_next(const std::string& model, Forked::Child& child) const {
     for (const BackendView& b : test::look(pool).backends) {
       if (b.live() && b.model != "resident") static_cast<void>(pool.evict(b.model));
     }
-    child.say(owner_died ? "owner died" : "ok");
+    child.say("ok");
 
     if (child.hear().empty()) return;
     std::vector<Grant> tickets;
@@ -149,15 +143,19 @@ void Stage::come_next(const std::string& model, Forked::Child& child) const {
   }
 }
 
+bool Stage::mutex_owner_died() const {
+  const auto& word = segment_->lock().mutex.__data.__lock;
+  return (__atomic_load_n(&word, __ATOMIC_SEQ_CST) & FUTEX_OWNER_DIED) != 0;
+}
+
 Stage::Aftermath Stage::examine(const std::string& model) {
   Aftermath found;
-  start_judge();
   const auto begin = std::chrono::steady_clock::now();
   Forked next([&](Forked::Child& child) { come_next(model, child); });
   const std::string said = next.hear();
   found.next_took = std::chrono::steady_clock::now() - begin;
-  found.owner_died = said == "owner died";
-  if (!found.owner_died && said != "ok") {
+  dismiss();
+  if (said != "ok") {
     found.failure = "who came next failed: " + said;
     return found;
   }

@@ -47,15 +47,18 @@ class Stage {
   Snapshot look() const { return modelpool::test::look(segment_); }
   const Segment& segment() const { return *segment_; }
 
+  // Was the mutex left by a dead owner, and nobody has recovered it yet?
+  bool mutex_owner_died() const;
+
   // What the survivors found. `failure` is empty if all is well.
   struct Aftermath {
-    bool owner_died = false;               // the next locker was told so
     std::chrono::nanoseconds next_took{};  // until the next operation of another process succeeded
     std::string failure;
   };
-  // To be called when the victim is dead and the helpers are gone. With a judge running, another
+  // To be called when the victim is dead. With a judge running, another
   // process locks, leases what is loaded, gets `model`, evicts everything but the resident and
-  // fills the pool to its limit, not beyond; then all must be as it was at the start.
+  // fills the pool to its limit, not beyond; then, with the helpers gone, all must be as it was at
+  // the start.
   Aftermath examine(const std::string& model);
 
  private:

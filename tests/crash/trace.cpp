@@ -38,6 +38,10 @@ user_regs_struct registers(pid_t thread) {
   return regs;
 }
 
+bool reaches_another_process(std::uint64_t call) {
+  return call == SYS_pidfd_send_signal || call == SYS_kill || call == SYS_write;
+}
+
 void wait_for_signal(std::chrono::nanoseconds patience) {
   sigset_t child;
   sigemptyset(&child);
@@ -157,6 +161,10 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
   const bool is_new = threads_.emplace(thread, 0).second;
   const int signal = WSTOPSIG(status);
   if (signal == kSystemCallStop && counting_) {
+    if (thread != pid_ && !reaches_another_process(registers(thread).orig_rax)) {
+      resume(thread);
+      return std::nullopt;
+    }
     __ptrace_syscall_info call{};
     ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof call, &call);
     if (call.op == PTRACE_SYSCALL_INFO_ENTRY) return place(thread, At::kEnterCall);

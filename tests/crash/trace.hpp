@@ -8,7 +8,9 @@
 // A loop that fills an unread copy word by word is one store many times: of its rounds in a row the
 // first 16 are places, then only those whose number is a power of two.
 //
-// The places of all threads of the victim count; a child that it starts is not traced.
+// The stores of all its threads count, and the calls of its main thread. Helper threads mostly
+// look: of their calls those count that reach another process. A child that it starts is not
+// traced.
 #pragma once
 
 #include <sys/types.h>
