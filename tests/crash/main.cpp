@@ -22,14 +22,14 @@ struct Tally {
   long places = 0;  // reached, over all runs
   long kills = 0;
   long recoveries = 0;  // kills that left the mutex with a dead owner
-  long failures = 0;
+  std::vector<std::string> failures;
   std::chrono::nanoseconds slowest{};  // next operation of another process
 
   void add(const Tally& other) {
     places += other.places;
     kills += other.kills;
     recoveries += other.recoveries;
-    failures += other.failures;
+    failures.insert(failures.end(), other.failures.begin(), other.failures.end());
     slowest = std::max(slowest, other.slowest);
   }
   void print(const std::string& name) const {
@@ -37,7 +37,7 @@ struct Tally {
         "%-16s places %6ld  kills %6ld  recoveries %4ld  slowest next operation %6.1f ms  failures "
         "%ld\n",
         name.c_str(), places, kills, recoveries,
-        std::chrono::duration<double, std::milli>(slowest).count(), failures);
+        std::chrono::duration<double, std::milli>(slowest).count(), failures.size());
     std::fflush(stdout);
   }
 };
@@ -92,25 +92,34 @@ bool kill_at(Stage& stage, const Operation& operation, Places places, long place
   ++tally->kills;
   tally->slowest = std::max(tally->slowest, found.next_took);
   if (!found.failure.empty()) {
-    ++tally->failures;
-    std::printf("%s: killed at place %ld (%s): %s\n", operation.name.c_str(), place, where.c_str(),
-                found.failure.c_str());
+    tally->failures.push_back(operation.name + ": killed at place " + std::to_string(place) + " (" +
+                              where + "): " + found.failure);
+    std::puts(tally->failures.back().c_str());
   }
   return reached;
 }
 
-Tally sweep(const Operation& operation, bool every, std::optional<long> only) {
-  constexpr long kFailuresShown = 3;
+struct Flags {
+  std::vector<std::string> operations;
+  bool list = false;
+  bool every = false;
+  std::optional<long> place;
+  std::string must_fail;
+};
+
+Tally sweep(const Operation& operation, const Flags& flags) {
+  const std::size_t failures_shown = flags.must_fail.empty() ? 3 : 1;
   Tally tally;
-  const Places places = every ? Places::kEveryInstruction : operation.places;
-  auto stage = std::make_unique<Stage>();
-  if (only) {
-    kill_at(*stage, operation, places, *only, &tally);
+  const Places places = flags.every ? Places::kEveryInstruction : operation.places;
+  auto stage =
+      std::make_unique<Stage>(flags.must_fail.empty() ? kPatience : std::chrono::seconds(5));
+  if (flags.place) {
+    kill_at(*stage, operation, places, *flags.place, &tally);
     return tally;
   }
   for (long place = 0; kill_at(*stage, operation, places, place, &tally); ++place) {
     ++tally.places;
-    if (tally.failures >= kFailuresShown) break;
+    if (tally.failures.size() >= failures_shown) break;
   }
   return tally;
 }
@@ -120,35 +129,42 @@ Tally sweep(const Operation& operation, bool every, std::optional<long> only) {
 int main(int argc, char** argv) {
   CLI::App app(
       "Kills a victim at every place of an operation and examines what the survivors find.");
-  std::vector<std::string> names;
+  Flags flags;
   std::vector<std::string> known;
   for (const Operation& operation : operations()) known.push_back(operation.name);
-  bool list = false;
-  bool every = false;
-  std::optional<long> place;
-  app.add_option("--operation", names, "Which ones; default: all")->check(CLI::IsMember(known));
-  app.add_option("--place", place, "Only this kill");
-  app.add_flag("--every", every, "Every instruction is a place, whatever the operation");
-  app.add_flag("--list", list, "Print the operations");
+  app.add_option("--operation", flags.operations, "Which ones; default: all")
+      ->check(CLI::IsMember(known));
+  app.add_option("--place", flags.place, "Only this kill");
+  app.add_flag("--every", flags.every, "Every instruction is a place, whatever the operation");
+  app.add_flag("--list", flags.list, "Print the operations");
+  app.add_option("--must-fail", flags.must_fail,
+                 "Of a broken variant: succeed if a failure is found whose text contains this");
   CLI11_PARSE(app, argc, argv);
 
   Tally total;
   for (const Operation& operation : operations()) {
-    if (list) {
+    if (flags.list) {
       std::puts(operation.name.c_str());
       continue;
     }
-    if (!names.empty() && std::ranges::count(names, operation.name) == 0) continue;
+    if (!flags.operations.empty() && std::ranges::count(flags.operations, operation.name) == 0) {
+      continue;
+    }
     try {
-      const Tally tally = sweep(operation, every, place);
+      const Tally tally = sweep(operation, flags);
       tally.print(operation.name);
       total.add(tally);
     } catch (const std::exception& e) {
-      std::printf("%s: %s\n", operation.name.c_str(), e.what());
-      ++total.failures;
+      total.failures.push_back(operation.name + ": " + e.what());
+      std::puts(total.failures.back().c_str());
     }
   }
-  if (list) return 0;
+  if (flags.list) return 0;
   total.print("total");
-  return total.failures == 0 ? 0 : 1;
+  if (flags.must_fail.empty()) return total.failures.empty() ? 0 : 1;
+  const bool caught = std::ranges::any_of(total.failures, [&](const std::string& failure) {
+    return failure.find(flags.must_fail) != std::string::npos;
+  });
+  std::puts(caught ? "caught, as it must be" : "NOT CAUGHT: this sweep proves nothing");
+  return caught ? 0 : 1;
 }

@@ -29,9 +29,9 @@ Capacities capacities() {
 }
 
 // The model's lease or ticket; also after a failed load, whose cool-down is short here.
-Grant obtain(Pool& pool, const std::string& model) {
+Grant obtain(Pool& pool, const std::string& model, std::chrono::nanoseconds patience) {
   for (;;) {
-    auto granted = pool.acquire(model, kPatience);
+    auto granted = pool.acquire(model, patience);
     if (granted) return std::move(*granted);
     if (granted.error().code != Errc::kCoolingDown && granted.error().code != Errc::kLoadFailed) {
       throw std::runtime_error(granted.error().text);
@@ -41,7 +41,7 @@ Grant obtain(Pool& pool, const std::string& model) {
 
 }  // namespace
 
-Stage::Stage() {
+Stage::Stage(std::chrono::nanoseconds patience) : patience_(patience) {
   Forked creator([&](Forked::Child&) {
     Pool pool = attach();
     ReadyOptions pinned;
@@ -114,9 +114,9 @@ pid_t Stage::add_bystander() {
 void Stage::come_next(const std::string& model, Forked::Child& child) const {
   try {
     Pool pool = attach();
-    lease_on(pool, "resident", kPatience).release();
+    lease_on(pool, "resident", patience_).release();
     {
-      Grant grant = obtain(pool, model);
+      Grant grant = obtain(pool, model, patience_);
       if (auto* ticket = std::get_if<LoadTicket>(&grant)) {
         ReadyOptions external;
         external.external = true;
@@ -161,7 +161,7 @@ Stage::Aftermath Stage::examine(const std::string& model) {
   }
   // Settled twice: between the two the pool is filled, so that no place is lost and none too many.
   const auto settle = [&](pid_t who) {
-    if (!eventually([&] { return trouble(who).empty(); })) found.failure = trouble(who);
+    if (!eventually([&] { return trouble(who).empty(); }, patience_)) found.failure = trouble(who);
     return found.failure.empty();
   };
   if (!settle(next.pid())) return found;

@@ -23,7 +23,8 @@ inline constexpr std::uint32_t kLimit = 2;
 
 class Stage {
  public:
-  Stage();
+  // How long the survivors wait for what should come.
+  explicit Stage(std::chrono::nanoseconds patience = kPatience);
   ~Stage();
 
   std::string segment_path() const { return scratch_.path("default"); }
@@ -65,6 +66,7 @@ class Stage {
   std::string trouble(pid_t next) const;
   void come_next(const std::string& model, Forked::Child& child) const;
 
+  std::chrono::nanoseconds patience_;
   Orphans orphans_;  // goes last
   Scratch scratch_;
   std::shared_ptr<Segment> segment_;
