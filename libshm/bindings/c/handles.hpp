@@ -78,7 +78,9 @@ class Handles {
     T* operator->() const { return &*slot_->object; }
     T& operator*() const { return *slot_->object; }
     // For what one thread may use at a time: false while another does.
-    bool take() { return took_ = !slot_->taken.exchange(true, std::memory_order_acquire); }
+    bool take() {
+      return took_ = slot_ != nullptr && !slot_->taken.exchange(true, std::memory_order_acquire);
+    }
 
    private:
     Handles* table_ = nullptr;
