@@ -1,0 +1,176 @@
+// The coordinator's system calls fail: out of descriptors or memory, forbidden, interrupted. It
+// never dies of that, takes nobody for dead (only ESRCH, a readable pidfd or another identity prove
+// death), and when it is over the pool is as if nothing had been.
+//
+// strace attaches to the running coordinator, makes one call fail, and detaches again.
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "daemon/pool_test.hpp"
+
+namespace modelpool::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Failure {
+  const char* call;
+  const char* injected;
+};
+std::string name_of(const ::testing::TestParamInfo<Failure>& info) {
+  std::string name = std::string(info.param.call) + "_" + info.param.injected;
+  for (char& c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+  }
+  return name;
+}
+void PrintTo(const Failure& failure, std::ostream* out) {
+  *out << failure.call << " " << failure.injected;
+}
+
+bool may_trace() {
+  static const bool may = run({"sh", "-c", "strace -o /dev/null true"}).code == 0;
+  return may;
+}
+
+class SystemCalls : public PoolTest, public ::testing::WithParamInterface<Failure> {
+ protected:
+  void SetUp() override {
+    if (!may_trace()) GTEST_SKIP() << "strace is not installed or may not trace here";
+  }
+  std::uint64_t scans() { return status()["coordinator"]["scans"].get<std::uint64_t>(); }
+};
+
+TEST_P(SystemCalls, ThatFailHarmNobodyAndNothingIsForgotten) {
+  start({"--idle-timeout", "300ms", "--stop-grace", "300ms", "--max-backends", "3"});
+  RemoteWorker worker(scratch_);
+  RemoteWorker dying(scratch_);
+  const pid_t held = worker.load("held");
+  const pid_t idle = worker.load("idle");
+  ASSERT_EQ(dying.acquire("held"), "lease");
+  {
+    Program strace({"strace", "-f", "-q", "-o", scratch_.path("calls"), "-e",
+                    std::string("trace=") + GetParam().call, "-e",
+                    std::string("inject=") + GetParam().call + ":" + GetParam().injected, "-p",
+                    std::to_string(daemon().pid())});
+    // In force once a call has failed, or the coordinator has looked again without making one.
+    std::uint64_t before = scans();
+    ASSERT_TRUE(eventually([&] {
+      worker.touch("held");
+      poolctl(scratch_, {"pin", "held"});  // rings
+      return read_file(scratch_.path("calls")).find("INJECTED") != std::string::npos ||
+             (status_number(daemon().pid(), "TracerPid") != 0 && scans() > before + 20) ||
+             !strace.running();
+    })) << strace.err();
+    ASSERT_TRUE(strace.running()) << strace.err();
+    // Work for it: a worker to reap, a backend to stop, another one to come.
+    dying.kill_now();
+    worker.release("idle");
+    worker.begin_acquire("new");
+    before = scans();
+    eventually([&] { return scans() > before + 5 || state("idle").empty(); },
+               std::chrono::milliseconds(700));
+    EXPECT_TRUE(daemon().program().running()) << daemon().log();
+    EXPECT_TRUE(is_running(held));
+    EXPECT_EQ(state("held"), "ready");
+    EXPECT_GE(status()["workers"], 1) << "a living worker was taken for dead";
+    EXPECT_GE(entry("held")["in_flight"], 1) << "a living worker's lease was cleared";
+    strace.signal(SIGINT);  // detaches
+    strace.wait();
+  }
+  ASSERT_EQ(status_number(daemon().pid(), "TracerPid"), 0u);
+  worker.hear();  // the answer for "new"
+  EXPECT_TRUE(daemon().program().running()) << daemon().log();
+  EXPECT_TRUE(eventually([&] { return status()["workers"] == 1; })) << "the dead one stays";
+  EXPECT_TRUE(eventually([&] { return !is_running(idle); }));
+  EXPECT_EQ(worker.progress("held"), "ok");
+  EXPECT_TRUE(is_running(held));
+  EXPECT_GT(worker.load("after"), 0);
+  worker.release("new");
+  worker.release("after");
+  EXPECT_TRUE(settles());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    OfTheCoordinator, SystemCalls,
+    ::testing::Values(
+        Failure{"pidfd_open", "error=EMFILE"}, Failure{"pidfd_open", "error=EPERM"},
+        Failure{"pidfd_open", "error=ENOMEM"}, Failure{"pidfd_open", "error=EINVAL"},
+        Failure{"openat", "error=EMFILE"}, Failure{"openat", "error=ENOMEM"},
+        Failure{"openat", "error=EACCES"}, Failure{"openat", "error=EINTR:when=1+2"},
+        Failure{"read", "error=EINTR:when=1+2"}, Failure{"read", "error=EIO"},
+        Failure{"getdents64", "error=ENOMEM"}, Failure{"poll", "error=ENOMEM"},
+        Failure{"poll", "error=EINTR:when=1+2"}, Failure{"ppoll", "error=ENOMEM:when=1+2"},
+        Failure{"epoll_wait", "error=EINTR:when=1+2"}, Failure{"epoll_ctl", "error=ENOMEM"},
+        Failure{"futex", "error=EINTR:when=1+2"},
+        Failure{"timerfd_settime", "error=ENOMEM:when=1+2"}, Failure{"mmap", "error=ENOMEM"},
+        Failure{"fstatfs", "error=ENOMEM"}, Failure{"pidfd_send_signal", "error=EPERM"},
+        Failure{"write", "error=EAGAIN:when=1+2"}, Failure{"clone3", "error=EAGAIN"}),
+    name_of);
+
+// --- At its start --------------------------------------------------------------------------------
+
+class SystemCallsAtStart : public SystemCalls {};
+
+TEST_P(SystemCallsAtStart, ThatFailAreNamedAndNothingIsHalfDone) {
+  const Finished failed =
+      run({"strace", "-f", "-o", "/dev/null", "-e", std::string("trace=") + GetParam().call, "-e",
+           std::string("inject=") + GetParam().call + ":" + GetParam().injected,
+           MODELPOOL_COORDINATORD, "--dir", scratch_.dir()});
+  EXPECT_THAT(failed.code, ::testing::AnyOf(1, 3)) << failed.err;
+  EXPECT_THAT(failed.err, HasSubstr("unable to"));
+  start();
+  RemoteWorker worker(scratch_);
+  EXPECT_GT(worker.load("m"), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    OfTheCoordinator, SystemCallsAtStart,
+    ::testing::Values(Failure{"epoll_create1", "error=EMFILE"}, Failure{"eventfd2", "error=EMFILE"},
+                      Failure{"signalfd4", "error=ENOMEM"},
+                      Failure{"timerfd_create", "error=EMFILE"},
+                      Failure{"inotify_init1", "error=EMFILE"},
+                      Failure{"inotify_add_watch", "error=ENOSPC"},
+                      Failure{"epoll_ctl", "error=ENOSPC"}, Failure{"flock", "error=ENOLCK"},
+                      Failure{"fallocate", "error=ENOSPC"}, Failure{"clone3", "error=EAGAIN"}),
+    name_of);
+
+// --- A table of the kernel's: descriptors --------------------------------------------------------
+
+TEST_F(PoolTest, MoreProcessesThanDescriptorsToWatchThemIsNotDeath) {
+  start({"--max-backends", "20"});
+  rlimit enough{};
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, nullptr, &enough), 0);
+  const rlimit few{20, enough.rlim_max};
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, &few, nullptr), 0);
+  RemoteWorker worker(scratch_);
+  std::vector<pid_t> pids;
+  for (int i = 0; i < 16; ++i) {
+    const std::string model = "m" + std::to_string(i);
+    ASSERT_EQ(worker.acquire(model), "ticket");
+    const std::string spawned = worker.spawn_program(model, {"sleep", "600"});
+    ASSERT_TRUE(spawned.starts_with("pid ")) << spawned;
+    ASSERT_EQ(worker.ready(model), "lease");
+    worker.release(model);
+    pids.push_back(std::stoi(spawned.substr(4)));
+  }
+  const auto scans = [&] { return status()["coordinator"]["scans"].get<std::uint64_t>(); };
+  const std::uint64_t before = scans();
+  ASSERT_TRUE(eventually([&] { return scans() > before; })) << "it does not try again by itself";
+  EXPECT_EQ(status()["ready"], 16);
+  EXPECT_EQ(count_events("exited"), 0u);
+  for (const pid_t pid : pids) EXPECT_TRUE(is_running(pid));
+  // The last is not watched: its end is noticed when there are descriptors again.
+  kill(pids.back(), SIGKILL);
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, &enough, nullptr), 0);
+  EXPECT_EQ(wait_event("exited", "m15")["pid"], pids.back());
+  for (int i = 0; i < 15; ++i) ASSERT_TRUE(attach(scratch_).evict("m" + std::to_string(i)));
+  EXPECT_TRUE(eventually([&] { return status()["live"] == 0; }));
+  for (const pid_t pid : pids) EXPECT_FALSE(is_running(pid));
+}
+
+}  // namespace
+}  // namespace modelpool::test
