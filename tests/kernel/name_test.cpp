@@ -82,6 +82,7 @@ TEST(Tmpfs, Of64KiBIsRefusedByNameAndNothingIsLeftOnIt) {
 TEST(Tmpfs, FilledToTheLastPageHarmsNoPoolOnIt) {
   const Scratch scratch;
   const std::string missing = on_tmpfs(scratch, "16m", [&](Forked::Child&) {
+    const BackendsEnd backends_end(scratch);
     Daemon daemon(scratch, {"--max-backends", "1", "--leases", "64"});
     {
       const Fd file(open(scratch.path("filler").c_str(), O_WRONLY | O_CREAT, 0600));

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "daemon/pool_test.hpp"
+#include "support/pool.hpp"
 
 namespace modelpool::test {
 namespace {
@@ -41,7 +42,6 @@ class SystemCalls : public PoolTest, public ::testing::WithParamInterface<Failur
   void SetUp() override {
     if (!may_trace()) GTEST_SKIP() << "strace is not installed or may not trace here";
   }
-  std::uint64_t scans() { return status()["coordinator"]["scans"].get<std::uint64_t>(); }
 };
 
 TEST_P(SystemCalls, ThatFailHarmNobodyAndNothingIsForgotten) {
@@ -51,6 +51,8 @@ TEST_P(SystemCalls, ThatFailHarmNobodyAndNothingIsForgotten) {
   const pid_t held = worker.load("held");
   const pid_t idle = worker.load("idle");
   ASSERT_EQ(dying.acquire("held"), "lease");
+  const auto segment = make_segment(scratch_);  // no worker: it looks and rings
+  const auto scans = [&] { return segment->coordinator().scans.load(); };
   {
     Program strace({"strace", "-f", "-q", "-o", scratch_.path("calls"), "-e",
                     std::string("trace=") + GetParam().call, "-e",
@@ -59,10 +61,9 @@ TEST_P(SystemCalls, ThatFailHarmNobodyAndNothingIsForgotten) {
     // In force once a call has failed, or the coordinator has looked again without making one.
     std::uint64_t before = scans();
     ASSERT_TRUE(eventually([&] {
-      worker.touch("held");
-      poolctl(scratch_, {"pin", "held"});  // rings
+      ring(*segment);
       return read_file(scratch_.path("calls")).find("INJECTED") != std::string::npos ||
-             (status_number(daemon().pid(), "TracerPid") != 0 && scans() > before + 20) ||
+             (status_number(daemon().pid(), "TracerPid") != 0 && scans() > before + 5) ||
              !strace.running();
     })) << strace.err();
     ASSERT_TRUE(strace.running()) << strace.err();
