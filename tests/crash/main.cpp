@@ -5,6 +5,8 @@
 //   crash_sweep --operation lease-begin            all its places
 //   crash_sweep --operation lease-begin --place 17   that kill alone
 //   crash_sweep --operation attach --every         every instruction instead of its usual places
+#include <signal.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -66,37 +68,74 @@ bool advance(Stage& stage, const Operation& operation, Victim& victim, long plac
   return true;
 }
 
-// One kill. Returns whether the operation had such a place; beyond the last it is killed at its
-// end.
-bool kill_at(Stage& stage, const Operation& operation, Places places, long place, Tally* tally) {
+std::unique_ptr<Victim> begin(Stage& stage, const Operation& operation, Places places) {
   if (operation.is_over) {
     stage.stop_judge();
   } else {
     stage.start_judge();
   }
   if (operation.before) operation.before(stage);
-  Victim victim(stage.segment_path(), [&] { operation.victim(stage); });
-  if (victim.run_to_mark() != Victim::Stop::kMark) {
-    throw std::runtime_error("the victim did not come to its operation: " + victim.where());
+  auto victim = std::make_unique<Victim>(stage.segment_path(), [&] { operation.victim(stage); });
+  if (victim->run_to_mark() != Victim::Stop::kMark) {
+    throw std::runtime_error("the victim did not come to its operation: " + victim->where());
   }
   if (operation.at_mark) operation.at_mark(stage);
-  victim.choose(places);
-  const bool reached = advance(stage, operation, victim, place);
-  const std::string where = victim.where();
-  victim.kill_here();
+  victim->choose(places);
+  return victim;
+}
+
+// Another process runs while the victim stands still, then both go on to their ends. Returns what
+// was wrong.
+std::string let_other_run(Stage& stage, const Operation& operation, Victim& victim) {
+  SharedMemory<Meeting> meeting;
+  Forked other([&](Forked::Child& child) {
+    try {
+      modelpool::Pool pool = stage.attach();
+      operation.other(pool, *meeting.operator->());
+    } catch (const std::exception& e) {
+      child.say(e.what());
+    }
+  });
+  const auto other_rests = [&] { return meeting->rests() || !is_running(other.pid()); };
+  // Where the victim has the mutex the other cannot come to rest.
+  eventually(other_rests, operation.stands_long ? std::chrono::nanoseconds(kPatience)
+                                                : std::chrono::milliseconds(20));
+  std::string wrong = stage.contradictions();
+  meeting->go_on();
+  const auto both_are_done = [&] {
+    const Victim::Stop stop = victim.run_on(std::chrono::milliseconds(3));
+    if (stop == Victim::Stop::kMark) victim.kill_here();
+    const bool over = operation.is_over ? operation.is_over(stage) : stop == Victim::Stop::kEnded;
+    wrong += stage.contradictions();
+    return over && !is_running(other.pid());
+  };
+  if (!eventually(both_are_done)) wrong += "they do not come to an end; ";
+  other.signal(SIGTERM);
+  return wrong + other.hear();
+}
+
+// One kill, or one stop. Returns whether the operation had such a place; beyond the last is its
+// end.
+bool visit(Stage& stage, const Operation& operation, Places places, long place, Tally* tally) {
+  const auto victim = begin(stage, operation, places);
+  const bool reached = advance(stage, operation, *victim, place);
+  const std::string where = victim->where();
+  std::string failure;
+  if (operation.other && reached) failure = let_other_run(stage, operation, *victim);
+  victim->kill_here();
+  ++tally->kills;
   tally->recoveries += stage.mutex_owner_died();
   stage.start_judge();
-  const std::string unmet = operation.after ? operation.after(stage) : "";
-  Stage::Aftermath found = stage.examine("fresh");
-  if (!unmet.empty()) found.failure = unmet;
-  ++tally->kills;
+  if (failure.empty() && operation.after) failure = operation.after(stage);
+  const Stage::Aftermath found = stage.examine("fresh");
+  if (failure.empty()) failure = found.failure;
   tally->slowest = std::max(tally->slowest, found.next_took);
-  if (!found.failure.empty()) {
-    tally->failures.push_back(operation.name + ": killed at place " + std::to_string(place) + " (" +
-                              where + "): " + found.failure);
+  if (!failure.empty()) {
+    tally->failures.push_back(operation.name + ": place " + std::to_string(place) + " (" + where +
+                              "): " + failure);
     std::puts(tally->failures.back().c_str());
   }
-  return reached;
+  return reached && !operation.stands_long;
 }
 
 struct Flags {
@@ -114,10 +153,10 @@ Tally sweep(const Operation& operation, const Flags& flags) {
   auto stage =
       std::make_unique<Stage>(flags.must_fail.empty() ? kPatience : std::chrono::seconds(5));
   if (flags.place) {
-    kill_at(*stage, operation, places, *flags.place, &tally);
+    visit(*stage, operation, places, *flags.place, &tally);
     return tally;
   }
-  for (long place = 0; kill_at(*stage, operation, places, place, &tally); ++place) {
+  for (long place = 0; visit(*stage, operation, places, place, &tally); ++place) {
     ++tally.places;
     if (tally.failures.size() >= failures_shown) break;
   }

@@ -3,7 +3,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <optional>
 #include <stdexcept>
+
+#include "modelpool/time.hpp"
 
 namespace modelpool::test {
 namespace {
@@ -416,12 +419,149 @@ std::vector<Operation> judge_operations() {
   };
 }
 
+// --- The victim stands still ---------------------------------------------------------------------
+
+constexpr std::uint64_t kIdle_ns = 10 * kMillisecond_ns;
+
+// Loads a model that is to be evicted when it was idle for kIdle_ns.
+void load_to_idle(Pool& pool, Forked::Child& child) {
+  LoadTicket ticket = ticket_and_process(pool);
+  ReadyOptions options;
+  options.overrides.set(Setting::kIdleTimeout, kIdle_ns);
+  ticket.ready("127.0.0.1:1", options)->release();
+  child.say("loaded");
+  child.hear();
+}
+
+std::optional<Lease> lease_at_once(Pool& pool) {
+  auto granted = pool.acquire(kFresh, seconds(0));
+  if (granted && std::holds_alternative<Lease>(*granted)) {
+    return std::move(std::get<Lease>(*granted));
+  }
+  return std::nullopt;
+}
+
+// The coordinator looks three times and more, and the lease is good (P2).
+void keep_through_scans(Pool& pool, Lease& lease) {
+  const Word& scans = pool.segment().coordinator().scans;
+  const std::uint64_t enough = scans.load() + 3;
+  eventually([&] {
+    ring(pool.segment());
+    return scans.load() >= enough;
+  });
+  if (auto ok = lease.progress(); !ok) throw std::runtime_error(ok.error().text);
+}
+
+void hold_a_lease(Pool& pool, Meeting& meeting) {
+  std::optional<Lease> lease = lease_at_once(pool);
+  meeting.rest();
+  if (lease) keep_through_scans(pool, *lease);
+}
+
+// Uses the model; then it is idle anew, and not evicted sooner than kIdle_ns after (P8).
+void use_once(Pool& pool, Meeting& meeting) {
+  const auto slot = find_backend(pool.segment(), kFresh);
+  std::optional<Lease> lease = lease_at_once(pool);
+  const std::uint64_t used_ns = now_ns();
+  if (!lease) return;
+  lease->release();
+  meeting.rest();
+  const BackendRecord& record = pool.segment().backend(slot->ref.index);
+  eventually([&] {
+    return load_state(pool.segment(), slot->ref.index).generation != slot->ref.generation;
+  });
+  const std::uint64_t stopped_ns = record.stop.load().stopping_ns;
+  if (stopped_ns < used_ns + kIdle_ns) {
+    throw std::runtime_error("evicted " + format_age(age_ns(stopped_ns, used_ns)) +
+                             " after its use");
+  }
+}
+
+// What a living judge has closed stays closed, what it has not can be leased (P2, P5).
+void ask_during_drain(Pool& pool, Meeting& meeting) {
+  const auto found = find_backend(pool.segment(), kFresh);
+  std::optional<Lease> lease = lease_at_once(pool);
+  if (lease && found->state.state == BackendState::kEvicting) {
+    throw std::runtime_error("what a living judge has closed was leased");
+  }
+  meeting.rest();
+  if (lease) keep_through_scans(pool, *lease);
+}
+
+// Two ask for one model: one loads it, and what it loaded is good (P4).
+void ask_for_the_same(Pool& pool, Meeting& meeting) {
+  auto granted = pool.acquire(kFresh, seconds(0));
+  meeting.rest();
+  if (!granted || !std::holds_alternative<LoadTicket>(*granted)) return;
+  ReadyOptions external;
+  external.external = true;
+  if (auto lease = std::get<LoadTicket>(*granted).ready("127.0.0.1:1", external); !lease) {
+    throw std::runtime_error(lease.error().text);
+  }
+}
+
+// It is being loaded: there is nothing to be had, or a lease (P4).
+void ask_while_loading(Pool& pool, Meeting& meeting) {
+  auto pending = pool.begin_acquire(kFresh, kPatience);
+  auto polled = pending->poll();
+  meeting.rest();
+  while (polled && !*polled) {
+    pending->wait();
+    polled = pending->poll();
+  }
+  if (!polled) throw std::runtime_error(polled.error().text);
+  if (auto* lease = std::get_if<Lease>(&**polled)) must(lease->progress());
+}
+
+// The head of the line does not take the place: it is passed over.
+void pass_over(Pool& pool, Meeting& meeting) {
+  auto granted = pool.acquire("behind", seconds(10));
+  if (!granted) throw std::runtime_error(granted.error().text);
+  meeting.rest();
+}
+
+const Operation& find(const std::vector<Operation>& list, const std::string& name) {
+  for (const Operation& operation : list) {
+    if (operation.name == name) return operation;
+  }
+  throw std::runtime_error("no operation " + name);
+}
+
+std::vector<Operation> standing_operations() {
+  const auto workers = worker_operations();
+  const auto judges = judge_operations();
+  const auto with = [](Operation operation, const char* name, auto other) {
+    operation.name = name;
+    operation.places = Places::kBothSidesOfStores;
+    operation.other = other;
+    return operation;
+  };
+  const Operation idle{.name = "idle",
+                       .victim = judge,
+                       .before = [](Stage& stage) { stage.add_helper(load_to_idle); },
+                       .is_over = fresh_is_gone};
+  Operation head = with(find(workers, "take-place"), "take-place/pass-over", pass_over);
+  head.at_mark = last_place_is_let_go;
+  head.after = nullptr;
+  head.stands_long = true;
+  return {
+      with(idle, "evict/hold", hold_a_lease),
+      with(idle, "evict/use", use_once),
+      with(find(judges, "drain"), "drain/ask", ask_during_drain),
+      with(find(workers, "ticket"), "ticket/ask", ask_for_the_same),
+      with(find(workers, "spawn"), "spawn/ask", ask_while_loading),
+      with(find(workers, "ready"), "ready/ask", ask_while_loading),
+      head,
+  };
+}
+
 }  // namespace
 
 const std::vector<Operation>& operations() {
   static const std::vector<Operation> all = [] {
     std::vector<Operation> list;
-    for (auto group : {lease_operations, worker_operations, judge_operations}) {
+    for (auto group :
+         {lease_operations, worker_operations, judge_operations, standing_operations}) {
       for (Operation& operation : group()) list.push_back(std::move(operation));
     }
     return list;

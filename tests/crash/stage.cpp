@@ -143,6 +143,14 @@ void Stage::come_next(const std::string& model, Forked::Child& child) const {
   }
 }
 
+std::string Stage::contradictions() const {
+  const Snapshot s = look();
+  std::string text;
+  for (const std::string& finding : check_invariants(s, false)) text += finding + "; ";
+  if (s.live() > kLimit) text += std::to_string(s.live()) + " backends are live; ";
+  return text;
+}
+
 bool Stage::mutex_owner_died() const {
   const auto& word = segment_->lock().mutex.__data.__lock;
   return (__atomic_load_n(&word, __ATOMIC_SEQ_CST) & FUTEX_OWNER_DIED) != 0;

@@ -48,6 +48,8 @@ class Stage {
   Snapshot look() const { return modelpool::test::look(segment_); }
   const Segment& segment() const { return *segment_; }
 
+  // What may not be at any instant, transitions or not (P3, P4); empty if nothing.
+  std::string contradictions() const;
   // Was the mutex left by a dead owner, and nobody has recovered it yet?
   bool mutex_owner_died() const;
 

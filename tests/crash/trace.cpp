@@ -93,7 +93,7 @@ Victim::Stop Victim::run_to_mark() { return run_on(std::chrono::seconds(60)); }
 void Victim::choose(Places places) {
   places_ = places;
   counting_ = true;
-  if (places == Places::kStoresAndSystemCalls) {
+  if (places != Places::kEveryInstruction) {
     find_mapping();
     protect(true);
   }
@@ -101,7 +101,10 @@ void Victim::choose(Places places) {
 
 Victim::Stop Victim::next_place(std::chrono::nanoseconds patience) {
   if (here_ != 0) {
-    if (at_ == At::kStore) step_over_store(here_);
+    if (at_ == At::kStore) {
+      step_over_store(here_);
+      if (places_ == Places::kBothSidesOfStores) return place(here_, At::kStored);
+    }
     resume(here_);
   }
   return wait(patience);
@@ -311,6 +314,9 @@ std::string Victim::where() const {
       break;
     case At::kStore:
       std::snprintf(text, sizeof text, "before the store at %#llx", regs.rip);
+      break;
+    case At::kStored:
+      std::snprintf(text, sizeof text, "after the store before %#llx", regs.rip);
       break;
     case At::kInstruction:
       std::snprintf(text, sizeof text, "at %#llx", regs.rip);

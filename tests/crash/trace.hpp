@@ -24,7 +24,11 @@
 
 namespace modelpool::test {
 
-enum class Places { kEveryInstruction, kStoresAndSystemCalls };
+enum class Places {
+  kEveryInstruction,
+  kStoresAndSystemCalls,
+  kBothSidesOfStores,  // for a victim that goes on: what it reads next may have changed
+};
 
 // Called in the victim: it stops here for its tracer.
 void mark();
@@ -53,7 +57,7 @@ class Victim {
   std::string where() const;
 
  private:
-  enum class At { kNothing, kStore, kEnterCall, kLeaveCall, kInstruction };
+  enum class At { kNothing, kStore, kStored, kEnterCall, kLeaveCall, kInstruction };
   void resume(pid_t thread);
   Stop wait(std::chrono::nanoseconds patience);
   std::optional<Stop> meaning_of(pid_t thread, int status);
