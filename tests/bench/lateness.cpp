@@ -37,7 +37,9 @@ std::string name_of(Rule rule) {
 }
 
 // What is added to the limit because the stamp may be older than what it stands for.
-std::uint64_t stamp_resolution_ns(Rule rule) { return rule == Rule::kLoad ? 0 : kUseResolution_ns; }
+std::uint64_t stamp_resolution_ns(Rule rule) {
+  return rule == Rule::kLoad ? 0 : stamp_lag_max_ns();
+}
 
 struct Sample {
   std::uint64_t begun_ns = 0;  // read before the call
