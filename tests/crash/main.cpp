@@ -154,6 +154,7 @@ Tally sweep(const Operation& operation, const Flags& flags) {
       std::make_unique<Stage>(flags.must_fail.empty() ? kPatience : std::chrono::seconds(5));
   if (flags.place) {
     visit(*stage, operation, places, *flags.place, &tally);
+    ++tally.places;
     return tally;
   }
   for (long place = 0; visit(*stage, operation, places, place, &tally); ++place) {

@@ -64,7 +64,7 @@ Pool Stage::attach() const { return make_pool(scratch_, kPoolSettings, capacitie
 
 std::unique_ptr<coordinator::Loop> Stage::make_judge() const {
   if (std::freopen(scratch_.path("judge.log").c_str(), "a", stderr) == nullptr) _exit(71);
-  coordinator::set_up_log(coordinator::LogLevel::kInfo, coordinator::LogFormat::kText);
+  coordinator::set_up_log(coordinator::LogLevel::kError, coordinator::LogFormat::kText);
   coordinator::Options options;
   options.dir = scratch_.dir();
   auto loop = coordinator::Loop::make(options, settings_of(kPoolSettings),

@@ -93,6 +93,7 @@ Victim::Stop Victim::run_to_mark() { return run_on(std::chrono::seconds(60)); }
 void Victim::choose(Places places) {
   places_ = places;
   counting_ = true;
+  changed_ = true;
   if (places != Places::kEveryInstruction) {
     find_mapping();
     protect(true);
@@ -170,7 +171,11 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
     }
     __ptrace_syscall_info call{};
     ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof call, &call);
-    if (call.op == PTRACE_SYSCALL_INFO_ENTRY) return place(thread, At::kEnterCall);
+    if (call.op == PTRACE_SYSCALL_INFO_ENTRY) {
+      if (changed_) return place(thread, At::kEnterCall);
+      resume(thread);
+      return std::nullopt;
+    }
     const Stop left = place(thread, At::kLeaveCall);
     if (begin_ == 0 && registers(thread).orig_rax == SYS_mmap) {
       find_mapping();
@@ -189,8 +194,9 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
     const auto address = reinterpret_cast<std::uint64_t>(info.si_addr);
     if (address >= begin_ && address < begin_ + size_) {
       if (read_only_) {
+        const bool counts = !is_one_round_more(thread) && changed_;
         place(thread, At::kStore);
-        if (!is_one_round_more(thread)) return Stop::kPlace;
+        if (counts) return Stop::kPlace;
         step_over_store(thread);
       }  // else it faulted before the mapping became writable
       resume(thread);
@@ -208,6 +214,7 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
 Victim::Stop Victim::place(pid_t thread, At at) {
   here_ = thread;
   at_ = at;
+  changed_ = places_ == Places::kBothSidesOfStores;
   return Stop::kPlace;
 }
 
@@ -243,11 +250,12 @@ void Victim::step_over_store(pid_t thread) {
   protect(false);
   single_step(thread);
   protect(true);
+  changed_ = true;
 }
 
 // Of a loop that stores; not a place.
 bool Victim::is_one_round_more(pid_t thread) {
-  constexpr std::uint64_t kRoundsCounted = 16;
+  constexpr std::uint64_t kRoundsCounted = 8;
   const std::uint64_t at = registers(thread).rip;
   rounds_ = at == stored_at_ ? rounds_ + 1 : 1;
   stored_at_ = at;

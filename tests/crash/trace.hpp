@@ -3,10 +3,11 @@
 // A place is where a SIGKILL can make a difference. Either every instruction; or, what leaves the
 // same things behind for less, every instruction that stores to the segment and both sides of every
 // system call. For the latter the victim runs at full speed with the segment mapped read-only: a
-// store faults, and the instruction that faulted is stepped over with the mapping writable.
+// store faults, and the instruction that faulted is stepped over with the mapping writable. Of two
+// such places with neither a store nor a call between them only the first counts: they are one.
 //
 // A loop that fills an unread copy word by word is one store many times: of its rounds in a row the
-// first 16 are places, then only those whose number is a power of two.
+// first 8 are places, then only those whose number is a power of two.
 //
 // The stores of all its threads count, and the calls of its main thread. Helper threads mostly
 // look: of their calls those count that reach another process. A child that it starts is not
@@ -80,6 +81,7 @@ class Victim {
   std::uint64_t begin_ = 0;  // of the segment's mapping in the victim; 0: not mapped
   std::uint64_t size_ = 0;
   bool read_only_ = false;
+  bool changed_ = true;          // something, since the last place
   std::uint64_t stored_at_ = 0;  // the instruction that stored last, and how often in a row
   std::uint64_t rounds_ = 0;
 };
