@@ -255,11 +255,11 @@ void Victim::step_over_store(pid_t thread) {
 
 // Of a loop that stores; not a place.
 bool Victim::is_one_round_more(pid_t thread) {
-  constexpr std::uint64_t kRoundsCounted = 8;
+  const std::uint64_t counted = places_ == Places::kBothSidesOfStores ? 1 : 8;
   const std::uint64_t at = registers(thread).rip;
   rounds_ = at == stored_at_ ? rounds_ + 1 : 1;
   stored_at_ = at;
-  return rounds_ > kRoundsCounted && !std::has_single_bit(rounds_);
+  return rounds_ > counted && !std::has_single_bit(rounds_);
 }
 
 // Calls mprotect in the victim's name, in the thread that has stopped.

@@ -7,7 +7,7 @@
 // such places with neither a store nor a call between them only the first counts: they are one.
 //
 // A loop that fills an unread copy word by word is one store many times: of its rounds in a row the
-// first 8 are places, then only those whose number is a power of two.
+// first 8 are places (one, if the victim goes on), then only those whose number is a power of two.
 //
 // The stores of all its threads count, and the calls of its main thread. Helper threads mostly
 // look: of their calls those count that reach another process. A child that it starts is not
