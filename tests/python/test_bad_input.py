@@ -145,7 +145,7 @@ class BadInput(PoolTest):
         for env in ({"A": 1}, {7: "1"}):
             with self.subTest(env), self.assertRaises(TypeError):
                 ticket.spawn(["sleep", "9"], env=env)
-        with self.assertRaises(AttributeError):
+        with self.assertRaises(TypeError):
             ticket.spawn(["sleep", "9"], env=["A=1"])
         with self.assertRaises(TypeError):
             ticket.spawn(["sleep", "9"], stdout=1)

@@ -140,6 +140,12 @@ class Stubs(unittest.TestCase):
             modelpool.Pool(name="x", dir="/dev/shm/nowhere", create=False, coordinator_grace=1.0)
 
     def test_the_package_says_that_it_is_typed(self):
+        functions = [modelpool.free_port]
+        functions += [f for n, f in vars(modelpool.Pool).items() if not n.startswith("_")]
+        for function in functions:
+            signature = inspect.signature(function)
+            given = [p.annotation for n, p in signature.parameters.items() if n != "self"]
+            self.assertNotIn(inspect.Parameter.empty, [*given, signature.return_annotation])
         self.assertTrue((PACKAGE / "py.typed").exists())
 
 

@@ -42,6 +42,14 @@ struct Zeroed {
   static void operator delete(void* memory) { std::free(memory); }
 };
 
+// In a forked child what another thread may have been changing is left alone for ever.
+template <class T>
+void leave_inherited(unsigned forks, std::shared_ptr<T>& value) {
+  if (!value || forks == fork_count()) return;
+  static_cast<void>(new std::shared_ptr<T>(std::move(value)));
+  value = nullptr;
+}
+
 struct PoolObject : Zeroed {
   std::shared_ptr<Pool> pool;  // null once closed
   std::string name;
@@ -55,12 +63,8 @@ struct PoolObject : Zeroed {
     return pool;
   }
 
-  // In a forked child the inherited ones are left alone for ever: their mutex may be held.
   std::shared_ptr<Waits> waits_of(Pool& open_pool) {
-    if (waits && forks != fork_count()) {
-      static_cast<void>(new std::shared_ptr<Waits>(std::move(waits)));
-      waits = nullptr;
-    }
+    leave_inherited(forks, waits);
     if (!waits) {
       const HalfWord* wake = unwrap(open_pool.wake_word());
       waits = std::make_shared<Waits>(const_cast<HalfWord&>(*wake));
@@ -70,7 +74,8 @@ struct PoolObject : Zeroed {
   }
 
   void close() {
-    if (waits && forks == fork_count()) waits->close();
+    leave_inherited(forks, waits);
+    if (waits) waits->close();
     pool.reset();
   }
 };
@@ -82,19 +87,19 @@ struct TicketObject : Zeroed {
   unsigned forks;
   std::mutex in_use;
 
-  // One call at a time. Without the GIL.
-  std::unique_lock<std::mutex> turn() {
-    std::unique_lock<std::mutex> lock(in_use, std::try_to_lock);
-    if (lock) return lock;
-    const py::gil_scoped_acquire gil;
-    raise(Error{Errc::kInvalid,
-                "unable to use this ticket: another thread is using it; a ticket is for one thread "
-                "at a time",
-                0, 0});
-  }
-
-  void check() const {
+  // One call at a time, without the GIL. Tried only: a fork may have left the mutex locked.
+  template <class Call>
+  auto in_turn(const Call& call) {
     if (!ticket || forks != fork_count()) raise_closed("ticket");
+    const std::unique_lock<std::mutex> turn(in_use, std::try_to_lock);
+    if (!turn) {
+      raise(Error{Errc::kInvalid,
+                  "unable to use this ticket: another thread is using it; a ticket is for one "
+                  "thread at a time",
+                  0, 0});
+    }
+    const py::gil_scoped_release released;
+    return call(ticket);
   }
 };
 
@@ -269,6 +274,8 @@ PyMethodDef g_acquire = {
 
 // An Inbox with its process: a forked child takes nothing from it and locks nothing.
 struct InboxObject : Zeroed {
+  ~InboxObject() { leave_inherited(forks, inbox); }
+
   std::shared_ptr<Inbox> inbox = std::make_shared<Inbox>();
   unsigned forks = fork_count();
 };
@@ -338,6 +345,8 @@ py::object spawn(const py::object& self, const py::object& argv, const py::objec
   }
   SpawnOptions options;
   if (!env.is_none()) {
+    if (!py::hasattr(env, "items"))
+      throw py::type_error("env: expected a mapping of names to values");
     for (const py::handle item : py::iter(env.attr("items")())) {
       const auto pair = py::reinterpret_borrow<py::sequence>(item);
       const std::string name = os_text_of(pair[0], "env");
@@ -350,27 +359,13 @@ py::object spawn(const py::object& self, const py::object& argv, const py::objec
   options.cwd = os_text_of(cwd, "cwd");
   options.output = os_text_of(stdout_path, "stdout");
   options.error_output = os_text_of(stderr_path, "stderr");
-  object.check();
-  Result<> spawned;
-  {
-    const py::gil_scoped_release released;
-    const auto turn = object.turn();
-    spawned = object.ticket.spawn(arguments, options);
-  }
-  unwrap(std::move(spawned));
+  unwrap(object.in_turn([&](LoadTicket& ticket) { return ticket.spawn(arguments, options); }));
   return self;
 }
 
 py::object started(const py::object& self, pid_t pid) {
   auto& object = py::cast<TicketObject&>(self);
-  object.check();
-  Result<> result;
-  {
-    const py::gil_scoped_release released;
-    const auto turn = object.turn();
-    result = object.ticket.started(pid);
-  }
-  unwrap(std::move(result));
+  unwrap(object.in_turn([&](LoadTicket& ticket) { return ticket.started(pid); }));
   return self;
 }
 
@@ -392,31 +387,17 @@ py::object ready(TicketObject& self, const py::str& address,
     }
     options.overrides.set(info.id, unwrap(parse_setting(info, text)), {OriginKind::kReady, 0});
   }
-  self.check();
-  Result<Lease> lease;
-  {
-    const py::gil_scoped_release released;
-    const auto turn = self.turn();
-    lease = self.ticket.ready(where, options);
-  }
-  return make_lease(unwrap(std::move(lease)));
+  return make_lease(
+      unwrap(self.in_turn([&](LoadTicket& ticket) { return ticket.ready(where, options); })));
 }
 
 void fail_load(TicketObject& self, const py::str& reason) {
   const std::string why(utf8_of(reason, "reason"));
-  self.check();
-  Result<> result;
-  {
-    const py::gil_scoped_release released;
-    const auto turn = self.turn();
-    result = self.ticket.fail(why);
-  }
-  unwrap(std::move(result));
+  unwrap(self.in_turn([&](LoadTicket& ticket) { return ticket.fail(why); }));
 }
 
 void give_ticket_back(TicketObject& self) {
-  self.check();
-  unwrap(self.ticket.give_back());
+  unwrap(self.in_turn([](LoadTicket& ticket) { return ticket.give_back(); }));
 }
 
 // --- Pool ----------------------------------------------------------------------------------------

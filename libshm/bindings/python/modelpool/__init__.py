@@ -11,11 +11,15 @@ thread. What is closed, released, used up or inherited through fork raises Close
 anew in a forked child. Errors derive from modelpool.Error.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import inspect
 import socket
 import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Union
 
 from . import _modelpool
 from ._modelpool import (
@@ -73,6 +77,11 @@ __all__ = [
 ]
 
 
+_Duration = Union[float, str]  # seconds, or "15m"
+_Load = Callable[[LoadTicket], Union[str, Lease]]
+_LoadAsync = Callable[[LoadTicket], Union[str, Lease, Awaitable[Union[str, Lease]]]]
+
+
 class Pool(_modelpool.Pool):
     """One process's view of a pool.
 
@@ -91,7 +100,15 @@ class Pool(_modelpool.Pool):
     """
 
     @contextlib.contextmanager
-    def lease(self, model, load=None, timeout=30.0, *, tag="", busy_timeout=None):
+    def lease(
+        self,
+        model: str,
+        load: _Load | None = None,
+        timeout: _Duration = 30.0,
+        *,
+        tag: str | None = "",
+        busy_timeout: _Duration | None = None,
+    ) -> Iterator[Lease]:
         """A lease for the time of a `with`; loads the model if nobody has.
 
         load(ticket) starts the backend and returns its address when it answers (or the Lease that
@@ -113,8 +130,14 @@ class Pool(_modelpool.Pool):
             yield got
 
     async def acquire_async(
-        self, model, timeout=30.0, *, tag="", busy_timeout=None, may_load=True
-    ):
+        self,
+        model: str,
+        timeout: _Duration = 30.0,
+        *,
+        tag: str | None = "",
+        busy_timeout: _Duration | None = None,
+        may_load: bool = True,
+    ) -> Lease | LoadTicket:
         """acquire() for asyncio: one thread serves all the waits of the process.
 
         A cancelled task waits no more; what it was granted in that moment is given back.
@@ -133,7 +156,15 @@ class Pool(_modelpool.Pool):
         return await mailbox.wait_for(self, got)
 
     @contextlib.asynccontextmanager
-    async def lease_async(self, model, load=None, timeout=30.0, *, tag="", busy_timeout=None):
+    async def lease_async(
+        self,
+        model: str,
+        load: _LoadAsync | None = None,
+        timeout: _Duration = 30.0,
+        *,
+        tag: str | None = "",
+        busy_timeout: _Duration | None = None,
+    ) -> AsyncIterator[Lease]:
         """lease() for asyncio. `load` is an async function, or one that may block and gets a thread.
 
         A load goes on when the task that began it is cancelled: others wait for it too.
@@ -160,7 +191,7 @@ class Pool(_modelpool.Pool):
             yield got
 
 
-def free_port():
+def free_port() -> int:
     """A TCP port that nobody listens on at 127.0.0.1.
 
     >>> 0 < modelpool.free_port() < 65536

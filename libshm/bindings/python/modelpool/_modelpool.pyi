@@ -1,9 +1,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Union
-
-from typing_extensions import Self
+from typing import Any, Self, Union
 
 _Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
 _Duration = Union[float, str]
