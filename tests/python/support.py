@@ -17,6 +17,8 @@ import modelpool
 COORDINATORD = os.environ["MODELPOOL_COORDINATORD"]
 POOLCTL = os.environ["MODELPOOL_POOLCTL"]
 DEMO_BACKEND = os.environ["MODELPOOL_DEMO_BACKEND"]
+# Before a command: a test that is killed leaves no such process.
+DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 # Of a wait whose end the test is sure of: the machine may be slow.
 PATIENCE_S = 30
 
@@ -79,7 +81,7 @@ class PoolTest(unittest.TestCase):
         before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
             self.coordinator = subprocess.Popen(
-                [COORDINATORD, "--dir", self.dir, *self.flags, *flags], stderr=output
+                [*DIES_WITH_US, COORDINATORD, "--dir", self.dir, *self.flags, *flags], stderr=output
             )
         serving = eventually(lambda: b"serving pool" in log.read_bytes()[before:])
         self.assertTrue(serving, log.read_text())

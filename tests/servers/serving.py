@@ -15,7 +15,7 @@ import threading
 import time
 
 import modelpool
-from support import PATIENCE_S, PoolTest, eventually, processes_with
+from support import DIES_WITH_US, PATIENCE_S, PoolTest, eventually, processes_with
 
 EXAMPLES = pathlib.Path(os.environ["MODELPOOL_EXAMPLES"])
 PLACES = 2
@@ -52,7 +52,7 @@ class Server:
     def start(self):
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                self._argv, env=self._environment, stdout=log, stderr=log, start_new_session=True
+                [*DIES_WITH_US, *self._argv], env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
         if not eventually(self.answers):
             self.kill()
