@@ -46,7 +46,8 @@ class BadInput(PoolTest):
             modelpool.Pool(dir=self.dir + "/not/there")
 
     def test_names_of_models(self):
-        calls = [self.pool.acquire, self.pool.touch, self.pool.pin, self.pool.unpin, self.pool.evict]
+        pool = self.pool
+        calls = [pool.acquire, pool.touch, pool.pin, pool.unpin, pool.evict]
         calls.append(lambda model: self.pool.lease(model, load=print).__enter__())
         for call in calls:
             for name in BAD_NAMES:
@@ -174,10 +175,14 @@ class BadInput(PoolTest):
         for address in (None, 7, b"127.0.0.1:1"):
             with self.subTest(address), self.assertRaises(TypeError):
                 ticket.ready(address, external=True)
-        for options in ({"label": "x" * 32}, {"label": "\ud800"}, {"no_such": 1}, {"busy_timeout": -1}):
+        for options in (
+            {"label": "x" * 32}, {"label": "\ud800"}, {"no_such": 1}, {"busy_timeout": -1},
+        ):
             with self.subTest(options), self.assertRaises(modelpool.Invalid):
                 ticket.ready("127.0.0.1:1", external=True, **options)
-        for options in ({"size_bytes": -1}, {"size_bytes": "big"}, {"device_mask": 2**64}, {"label": 7}):
+        for options in (
+            {"size_bytes": -1}, {"size_bytes": "big"}, {"device_mask": 2**64}, {"label": 7},
+        ):
             with self.subTest(options), self.assertRaises((TypeError, ValueError)):
                 ticket.ready("127.0.0.1:1", external=True, **options)
         with self.assertRaises(modelpool.Error):

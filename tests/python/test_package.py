@@ -135,7 +135,7 @@ class Stubs(unittest.TestCase):
         self.assertGreater(compared, 25)
 
     def test_the_arguments_they_name_are_taken(self):
-        """Text signatures are text too: pybind11 and the stub agree on what may be passed by name."""
+        """Text signatures are text too: what may be passed by name is looked at in a call."""
         with self.assertRaises(modelpool.NoSuchPool):
             modelpool.Pool(name="x", dir="/dev/shm/nowhere", create=False, coordinator_grace=1.0)
 

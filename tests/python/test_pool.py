@@ -312,8 +312,11 @@ class Refusals(PoolTest):
             self.assertTrue(issubclass(kind, modelpool.Error), kind)
             self.assertEqual(kind.__module__, "modelpool")
             self.assertTrue(kind.__doc__)
-        for name in ("Timeout QueueFull TableFull AllPinned CoolingDown LoadFailed NoCoordinator "
-                     "NoSuchPool Incompatible NotLoaded TicketLost LeaseLost Invalid Closed").split():
+        promised = (
+            "Timeout QueueFull TableFull AllPinned CoolingDown LoadFailed NoCoordinator NoSuchPool "
+            "Incompatible NotLoaded TicketLost LeaseLost Invalid Closed"
+        )
+        for name in promised.split():
             self.assertIn(name, modelpool.__all__)
 
 

@@ -24,7 +24,8 @@ class ProcessTest(PoolTest):
     def start(self, code):
         """A Python process with `pool`; killed when the test ends."""
         process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-c", PROLOGUE + textwrap.dedent(code), self.dir],
+            [sys.executable, "-X", "faulthandler", "-c", PROLOGUE + textwrap.dedent(code)]
+            + [self.dir],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -40,7 +41,7 @@ class ProcessTest(PoolTest):
         return out
 
     def rest_of(self, process):
-        """What it still prints, after readline() too (communicate() would miss what was buffered)."""
+        """What it still prints; communicate() would miss what readline() has buffered."""
         out, err = process.stdout.read(), process.stderr.read()
         process.wait()
         return out, err

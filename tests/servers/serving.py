@@ -52,7 +52,11 @@ class Server:
     def start(self):
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                [*DIES_WITH_US, *self._argv], env=self._environment, stdout=log, stderr=log, start_new_session=True
+                [*DIES_WITH_US, *self._argv],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         if not eventually(self.answers):
             self.kill()

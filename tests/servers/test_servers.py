@@ -13,7 +13,8 @@ GUNICORN = [
 ]  # fmt: skip
 UWSGI = [
     "uwsgi", "--plugin", "python3", "--http-socket", "127.0.0.1:{port}", "--master",
-    "--processes", "4", "--threads", "2", "--die-on-term", "--no-orphans", "--wsgi-file", str(EXAMPLES / "uwsgi_app.py"),
+    "--processes", "4", "--threads", "2", "--die-on-term", "--no-orphans",
+    "--pythonpath", str(EXAMPLES), "--module", "uwsgi_app",
 ]  # fmt: skip
 UVICORN = [
     sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--workers", "4",

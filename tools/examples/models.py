@@ -1,4 +1,4 @@
-"""What both example servers share: models.toml, how a model is loaded, which error is which status."""
+"""What the example servers share: models.toml, how a model is loaded, what an error answers."""
 
 import dataclasses
 import http.client

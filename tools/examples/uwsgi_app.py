@@ -1,6 +1,7 @@
-"""wsgi_app for uWSGI with threads: a reload waits for requests instead of stopping them half-way.
+r"""wsgi_app for uWSGI with threads: a reload waits for requests instead of stopping them half-way.
 
-    uwsgi --plugin python3 --master --processes 4 --threads 2 --wsgi-file tools/examples/uwsgi_app.py
+    uwsgi --plugin python3 --http-socket 127.0.0.1:8000 --master --processes 4 --threads 2 \
+        --die-on-term --pythonpath tools/examples --module uwsgi_app
 
 uWSGI 2.0 takes a reload's SIGHUP in whatever its first thread is doing, and waits right there for
 the other threads: for ever if the first holds the interpreter's lock, and until a timeout if they

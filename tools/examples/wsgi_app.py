@@ -37,7 +37,7 @@ def application(environ, start_response):
 
 
 class Answer:
-    """A backend's answer, chunk by chunk. The server calls close(), also when the client has left."""
+    """A backend's answer, chunk by chunk. The server calls close(), also when a client has left."""
 
     def __init__(self, model, path, body, tag):
         with contextlib.ExitStack() as stack:

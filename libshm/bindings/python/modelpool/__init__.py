@@ -1,6 +1,6 @@
 """A shared memory pool of model backends: the Python package.
 
->>> pool = modelpool.Pool("default", dir=pool_dir)      # attaches; creates the pool if there is none
+>>> pool = modelpool.Pool("default", dir=pool_dir)  # attaches; creates the pool if there is none
 >>> with pool.lease("llama", load=load_llama) as lease:  # loads it if nobody has
 ...     lease.address
 '127.0.0.1:4321'
@@ -165,7 +165,7 @@ class Pool(_modelpool.Pool):
         tag: str | None = "",
         busy_timeout: _Duration | None = None,
     ) -> AsyncIterator[Lease]:
-        """lease() for asyncio. `load` is an async function, or one that may block and gets a thread.
+        """lease() for asyncio. `load` is an async function, or one that blocks and gets a thread.
 
         A load goes on when the task that began it is cancelled: others wait for it too.
 
