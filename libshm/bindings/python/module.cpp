@@ -136,6 +136,19 @@ std::chrono::steady_clock::time_point at(const Deadline& deadline) {
 
 bool is_main_thread() { return getpid() == gettid(); }
 
+// A poll if one is due, else or if it said nothing a short wait. Without the GIL.
+Result<std::optional<Grant>> poll_or_wait(PendingAcquire& pending, const Deadline& deadline,
+                                          std::uint64_t* due_ns) {
+  const py::gil_scoped_release released;
+  if (pending.was_woken() || now_ns() >= *due_ns) {
+    *due_ns = std::min(now_ns() + kWaitSlice_ns, deadline.at_ns());
+    auto polled = pending.poll();
+    if (!polled || *polled) return polled;
+  }
+  pending.wait(kSignalSlice);
+  return std::nullopt;
+}
+
 py::object wait_for_grant(PoolObject& self, const std::shared_ptr<Pool>& pool,
                           const Request& request) {
   const bool takes_signals = is_main_thread();
@@ -143,15 +156,7 @@ py::object wait_for_grant(PoolObject& self, const std::shared_ptr<Pool>& pool,
   auto pending = unwrap(pool->begin_acquire(request.model, at(deadline), request.options));
   std::uint64_t due_ns = 0;  // of the next poll, woken or not
   for (;;) {
-    Result<std::optional<Grant>> polled = std::optional<Grant>();
-    {
-      const py::gil_scoped_release released;
-      if (pending.was_woken() || now_ns() >= due_ns) {
-        due_ns = std::min(now_ns() + kWaitSlice_ns, deadline.at_ns());
-        polled = pending.poll();
-      }
-      if (polled && !*polled) pending.wait(kSignalSlice);
-    }
+    auto polled = poll_or_wait(pending, deadline, &due_ns);
     if (!polled) raise(polled.error());
     if (*polled) return to_object(std::move(**polled));
     if (takes_signals) check_signals();
@@ -293,17 +298,13 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::str& mode
   const std::shared_ptr<Pool> pool = self.get();
   const std::shared_ptr<Waits> waits = self.waits_of(*pool);
   const std::uint64_t id = g_next_wait.fetch_add(1, std::memory_order_relaxed);
-  Result<std::optional<Grant>> answer = std::optional<Grant>();
-  {
+  const Deadline deadline(request.timeout);
+  auto answer = [&]() -> Result<std::optional<Grant>> {
     const py::gil_scoped_release released;
-    const Deadline deadline(request.timeout);
     auto pending = pool->begin_acquire(request.model, at(deadline), request.options, true);
-    if (!pending) {
-      answer = fail(pending.error());
-    } else {
-      answer = waits->begin(id, std::move(*pending), deadline.at_ns(), inbox.inbox);
-    }
-  }
+    if (!pending) return fail(pending.error());
+    return waits->begin(id, std::move(*pending), deadline.at_ns(), inbox.inbox);
+  }();
   if (!answer) raise(answer.error());
   if (*answer) return to_object(std::move(**answer));
   return py::int_(id);
@@ -415,11 +416,10 @@ std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir
   options.dir = os_text_of(dir, "dir");
   options.create = create;
   options.coordinator_grace = duration_of(coordinator_grace, "coordinator_grace");
-  Result<Pool> pool = fail(Errc::kClosed, "");
-  {
+  auto pool = [&] {
     const py::gil_scoped_release released;
-    pool = Pool::attach(object->name, options);
-  }
+    return Pool::attach(object->name, options);
+  }();
   object->pool = std::make_shared<Pool>(unwrap(std::move(pool)));
   return object;
 }
