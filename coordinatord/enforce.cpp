@@ -115,11 +115,7 @@ void Enforcer::watch_inherited_stops(const Snapshot& snapshot) {
 // Never signalled, whatever a slot says (P7).
 bool Enforcer::is_protected(pid_t pid) const {
   if (pid <= 1 || pid == getpid() || pid == getppid()) return true;
-  for (std::uint32_t i = 0; i < segment_->workers_reached(); ++i) {
-    const WorkerRecord& row = segment_->worker(i);
-    const bool attached = low_half(row.state.load(std::memory_order_seq_cst)) != 0;
-    if (attached && row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(pid)) return true;
-  }
+  if (attached_processes(*segment_).contains(pid)) return true;
   const auto uid = read_uid(pid);
   return uid && *uid != geteuid();
 }

@@ -29,6 +29,7 @@ namespace {
 // Scans in a row that found more to do, before the loop looks at its other events.
 constexpr int kRoundsMax = 64;
 constexpr std::uint64_t kAgain_ns = kMillisecond_ns;
+constexpr int kWithoutTimer_ms = 100;
 // How long the end of a backend waits for its exit status, which its parent records.
 constexpr std::uint64_t kReapWait_ns = 50 * kMillisecond_ns;
 constexpr std::uint64_t kLockRetry_ns = 10 * kMillisecond_ns;
@@ -40,14 +41,14 @@ sigset_t handled_signals() {
   return set;
 }
 
-void set_timer(const Fd& timer, std::uint64_t at_ns, std::uint64_t every_ns) {
+bool set_timer(const Fd& timer, std::uint64_t at_ns, std::uint64_t every_ns) {
   itimerspec spec{};
   if (at_ns != kNever_ns) {
     at_ns = std::max<std::uint64_t>(at_ns, 1);  // 0 would disarm it
     spec.it_value = {static_cast<time_t>(at_ns / kSecond_ns), static_cast<long>(at_ns % kSecond_ns)};
     spec.it_interval = {static_cast<time_t>(every_ns / kSecond_ns), static_cast<long>(every_ns % kSecond_ns)};
   }
-  timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &spec, nullptr);
+  return timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &spec, nullptr) == 0;
 }
 
 std::string summary(const Snapshot& s) {
@@ -154,7 +155,7 @@ Result<> Loop::set_up() {
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno(errno, "watch a descriptor");
   }
   if (const std::uint64_t every = notifier_.watchdog_interval_ns(); every != 0) {
-    set_timer(watchdog_, now_ns() + every, every);
+    static_cast<void>(set_timer(watchdog_, now_ns() + every, every));
   }
   // Read before the first scan: a ring that comes after it is one to look for.
   std::uint32_t seen = segment_->coordinator().doorbell.load(std::memory_order_seq_cst);
@@ -267,9 +268,7 @@ std::uint64_t Loop::scan() {
     }
     settings_before_ = snapshot.settings;
     watch_->refresh(snapshot);
-    std::set<pid_t> spared;
-    for (const WorkerView& worker : snapshot.workers) spared.insert(worker.process.pid);
-    groups_->spare(std::move(spared));
+    groups_->spare(attached_processes(*segment_));
 
     Facts facts;
     facts.stamp_resolution_ns = stamp_lag_max_ns();
@@ -303,11 +302,12 @@ std::uint64_t Loop::scan() {
 }
 
 void Loop::wait_until(std::uint64_t wake_ns) {
-  set_timer(timer_, wake_ns, 0);
+  // Without its timer it looks again soon rather than never.
+  const int timeout_ms = set_timer(timer_, wake_ns, 0) ? -1 : kWithoutTimer_ms;
   std::array<epoll_event, 16> events;
   int count;
   do {
-    count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+    count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
   } while (count < 0 && errno == EINTR);
   for (int i = 0; i < count; ++i) {
     const int fd = events[static_cast<std::size_t>(i)].data.fd;

@@ -179,6 +179,16 @@ void Worker::return_cell(std::uint32_t cell) {
   free_cells_[cell / 64].fetch_or(std::uint64_t{1} << (cell % 64), std::memory_order_release);
 }
 
+std::set<pid_t> attached_processes(const Segment& segment) {
+  std::set<pid_t> attached;
+  for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
+    const WorkerRecord& row = segment.worker(i);
+    if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
+    attached.insert(static_cast<pid_t>(row.pid.load(std::memory_order_acquire)));
+  }
+  return attached;
+}
+
 Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough) {
   const ProcessIdentity worker = identity_of(segment.worker(index));
   const Liveness liveness = process_liveness(worker);

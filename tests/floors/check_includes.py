@@ -22,7 +22,7 @@ FLOORS = {
         ["modelpool", "handles", "wait_fd", "api", "values", "lease", "waits", "module"],
     ],
     "coordinatord": [
-        ["decide"],
+        ["decide", "thread"],
         ["log", "record", "watch", "groups", "enforce"],
         ["notify", "config", "options", "loop"],
         ["main"],

@@ -96,6 +96,8 @@ struct Broken {
   const char* workload;
   const char* caught;  // part of what the oracle says
   Policy decide;
+
+  friend void PrintTo(const Broken& broken, std::ostream* out) { *out << broken.name; }
 };
 
 // The real one, with a snapshot or facts that are not true.

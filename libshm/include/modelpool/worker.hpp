@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "modelpool/segment.hpp"
@@ -102,6 +103,9 @@ inline void raise_last_used(Word& cell, std::uint64_t when_ns) {
                                                        std::memory_order_relaxed)) {
   }
 }
+
+// Everyone attached, for P7: looks at every row, so that a wrong `workers_reached` hides nobody.
+std::set<pid_t> attached_processes(const Segment& segment);
 
 // Is the worker of this row dead? Exec counts: the process lives, its mapping does not.
 // `thorough` also reads /proc/PID/maps.
