@@ -121,7 +121,8 @@ class Cancel(AsyncTest):
     def test_a_cancelled_task_waits_no_more(self):
         async def main():
             ticket = await self.pool.acquire_async("m")
-            waits = [asyncio.create_task(self.pool.acquire_async("m")) for _ in range(20)]
+            patient = [self.pool.acquire_async("m", timeout=600) for _ in range(20)]
+            waits = [asyncio.create_task(wait) for wait in patient]
             await self.waiters_are(20)
             for wait in waits[:19]:
                 wait.cancel()
