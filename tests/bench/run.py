@@ -33,7 +33,7 @@ def commands(folder, quick):
         "lateness": [f"{folder}/bench_lateness", *few],
         "peers": [sys.executable, f"{FOLDER}/peers.py", *(["--samples", "6"] if quick else [])],
         "handover": [f"{folder}/bench_handover", *few],
-        "scale": [f"{folder}/bench_scale"],
+        "scale": [f"{folder}/bench_scale", *(["--quick"] if quick else [])],
     }
 
 

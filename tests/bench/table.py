@@ -93,7 +93,7 @@ def targets():
     at_most(0, "idle coordinator: wake-ups in 10 s",
             lambda m: m.get("scale", "coordinator_idle_wakeups"), "{:.0f}")  # fmt: skip
     at_most(0.0, "idle coordinator: CPU",
-            lambda m: round(m.get("scale", "coordinator_cpu_percent"), 1), "{:.1f} %")  # fmt: skip
+            lambda m: round(m.get("scale", "coordinator_idle_cpu_percent"), 1), "{:.1f} %")  # fmt: skip
     return rows
 
 
