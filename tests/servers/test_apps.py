@@ -116,7 +116,7 @@ class Applications(ServerTest):
             self.assertRegex(models.tag_of(empty), "^req-[0-9a-f]{12}$")
 
 
-def call_wsgi(application, method, path, body):
+def call_wsgi(application, method, path, body, kind="application/json"):
     reply = {}
 
     def start_response(status, headers):
@@ -127,6 +127,7 @@ def call_wsgi(application, method, path, body):
         "REQUEST_METHOD": method,
         "PATH_INFO": path,
         "CONTENT_LENGTH": str(len(body)),
+        "CONTENT_TYPE": kind,
         "wsgi.input": io.BytesIO(body),
     }
     answer = application(environ, start_response)
@@ -138,7 +139,7 @@ def call_wsgi(application, method, path, body):
     return reply
 
 
-def call_asgi(application, method, path, body):
+def call_asgi(application, method, path, body, kind="application/json"):
     async def main():
         reply = {"chunks": []}
         asked = False
@@ -158,7 +159,8 @@ def call_asgi(application, method, path, body):
             elif message["body"]:
                 reply["chunks"].append(message["body"])
 
-        scope = {"type": "http", "method": method, "path": path, "headers": []}
+        headers = [(b"content-type", kind.encode())]
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
         await application(scope, receive, send)
         reply["body"] = b"".join(reply["chunks"])
         return reply

@@ -62,10 +62,11 @@ async def answer(scope, body, send):
         match scope["method"], scope["path"]:
             case "GET", "/v1/models":
                 await reply.whole(200, models.list_of(MODELS))
-            case "POST", "/v1/chat/completions" as path:
-                await proxy(models.model_of(MODELS, body), path, body, tag, reply)
+            case "POST", path if path in models.PATHS:
+                kind = models.kind_of(headers.get(b"content-type", b"").decode("latin-1"))
+                await proxy(models.model_of(MODELS, kind, body), path, kind, body, tag, reply)
             case _:
-                raise models.Refused(404, "there is only /v1/models and /v1/chat/completions")
+                raise models.no_such_path()
     except Exception as error:
         if reply.begun:
             raise
@@ -93,7 +94,7 @@ class Reply:
         await self.body(body, more=False)
 
 
-async def proxy(model, path, body, tag, reply):
+async def proxy(model, path, kind, body, tag, reply):
     async with POOL.lease_async(
         model.name,
         load=model.load,
@@ -101,7 +102,7 @@ async def proxy(model, path, body, tag, reply):
         tag=tag,
         busy_timeout=model.busy_timeout,
     ) as lease:
-        async for event in exchange(lease.address, path, body, model.silence_timeout):
+        async for event in exchange(lease.address, path, kind, body, model.silence_timeout):
             lease.progress()
             if isinstance(event, h11.Response):
                 kept = (b"content-type", b"content-length")
@@ -112,7 +113,7 @@ async def proxy(model, path, body, tag, reply):
         await reply.body(b"", more=False)
 
 
-async def exchange(address, path, body, silence_timeout):
+async def exchange(address, path, kind, body, silence_timeout):
     """POSTs to the backend; yields h11's Response, then its Data as they come."""
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -120,7 +121,7 @@ async def exchange(address, path, body, silence_timeout):
     try:
         headers = [
             ("Host", address),
-            ("Content-Type", "application/json"),
+            ("Content-Type", kind),
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
         ]

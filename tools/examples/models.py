@@ -14,6 +14,8 @@ import tomllib
 import modelpool
 
 HERE = pathlib.Path(__file__).parent
+PATHS = ("/v1/chat/completions", "/v1/audio/transcriptions")
+FORM_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +97,21 @@ def refused(error):
     return Refused(500, f"{type(error).__name__}: {text}")
 
 
-def model_of(models, body):
-    """The Model that a request's JSON asks for."""
+def kind_of(content_type):
+    """A request's Content-Type as its backend is told: a form, as for audio, or JSON."""
+    is_form = (content_type or "").startswith("multipart/form-data")
+    return content_type if is_form else "application/json"
+
+
+def model_of(models, kind, body):
+    """The Model that a request asks for."""
     try:
-        name = json.loads(body)["model"]
+        if kind == "application/json":
+            name = json.loads(body)["model"]
+        else:
+            name = FORM_MODEL.search(body)[1].decode()
     except (ValueError, KeyError, TypeError):
-        raise Refused(400, 'the body is no JSON object with a "model"') from None
+        raise Refused(400, 'the body is no JSON object or form with a "model"') from None
     if not isinstance(name, str) or name not in models:
         raise Refused(404, f"there is no model {name!r}; GET /v1/models lists them")
     return models[name]
@@ -109,6 +120,10 @@ def model_of(models, body):
 def list_of(models):
     data = [{"id": name, "object": "model", "owned_by": "modelpool"} for name in models]
     return json.dumps({"object": "list", "data": data}).encode()
+
+
+def no_such_path():
+    return Refused(404, f"there is only /v1/models, {' and '.join(PATHS)}")
 
 
 def tag_of(request_id):

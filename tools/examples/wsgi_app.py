@@ -22,13 +22,14 @@ def application(environ, start_response):
             case "GET", "/v1/models":
                 start_response("200 OK", [("Content-Type", "application/json")])
                 return [models.list_of(MODELS)]
-            case "POST", "/v1/chat/completions" as path:
+            case "POST", path if path in models.PATHS:
                 body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-                answer = Answer(models.model_of(MODELS, body), path, body, tag)
+                kind = models.kind_of(environ.get("CONTENT_TYPE"))
+                answer = Answer(models.model_of(MODELS, kind, body), path, kind, body, tag)
                 start_response(answer.status, [*answer.headers, ("X-Request-Id", tag)])
                 return answer
             case _:
-                raise models.Refused(404, "there is only /v1/models and /v1/chat/completions")
+                raise models.no_such_path()
     except Exception as error:
         refused = models.refused(error)
         reason = http.client.responses[refused.status]
@@ -39,7 +40,7 @@ def application(environ, start_response):
 class Answer:
     """A backend's answer, chunk by chunk. The server calls close(), also when a client has left."""
 
-    def __init__(self, model, path, body, tag):
+    def __init__(self, model, path, kind, body, tag):
         with contextlib.ExitStack() as stack:
             self._lease = stack.enter_context(
                 POOL.lease(
@@ -54,7 +55,7 @@ class Answer:
                 self._lease.address, timeout=model.silence_timeout
             )
             stack.callback(connection.close)
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            connection.request("POST", path, body, {"Content-Type": kind})
             self._response = connection.getresponse()
             self._stack = stack.pop_all()
         self.status = f"{self._response.status} {self._response.reason}"
