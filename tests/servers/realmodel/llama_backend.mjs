@@ -6,7 +6,7 @@ import http from "node:http";
 import {TokenBias, getLlama} from "node-llama-cpp";
 
 const [, , path, port] = process.argv;
-const kMaxLifetimeMs = 180_000;
+const kMaxLifetimeMs = 280_000;
 setTimeout(() => process.exit(3), kMaxLifetimeMs).unref();
 
 let answer = null; // (request, token => whether to go on) -> promise, once it is loaded
