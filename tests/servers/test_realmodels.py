@@ -54,7 +54,8 @@ def _install():
     except subprocess.TimeoutExpired:
         return f"npm had no answer within {INSTALL_TIMEOUT_S} s"
     if done.returncode != 0:
-        return f"npm install failed: {done.stderr.strip()[-400:]}"
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
+        return f"npm install failed: {'; '.join(reasons[:3])}"
     installed.write_text(str(PACKAGES))
     return None
 
@@ -208,7 +209,7 @@ class RealModels(ServerTest):
         self.assertTrue(rest.endswith(b"data: [DONE]\n\n"))
 
     def check_wedged_model(self, server):
-        """A backend that stands still loses its request, by name, and its memory; the next loads."""
+        """A backend that stands still loses its request, by name, and its memory."""
         options = {"stream": True, "max_tokens": 450}
         connection, response = open_chat(server.port, "large-2", tag="wedged-7", **options)
         response.readline()
@@ -249,11 +250,14 @@ class RealModels(ServerTest):
     def ask(self, server, model):
         """A stream, whole, from the model that was asked for: its name is read from its file."""
         reply = chat(server.port, model, stream=True, max_tokens=16)
-        self.assertEqual(reply.status, 200, reply.body)
+        self.assertEqual(reply.status, 200, (reply.body, self.said_by(model), self.log()))
         events = reply.body.decode().split("\n\n")
         self.assertEqual(events[-2:], ["data: [DONE]", ""])
         answered = [json.loads(event.removeprefix("data: "))["model"] for event in events[:-2]]
         self.assertEqual(answered, [model] * 16)
+
+    def said_by(self, model):
+        return pathlib.Path(self.dir, f"{model}.log").read_text()[-2000:]
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def _metadata(name, layers, tokens):
         ("tokenizer.ggml.model", STRING, _text("llama")),
         ("tokenizer.ggml.tokens", ARRAY,
          struct.pack("<IQ", STRING, count) + b"".join(map(_text, texts))),
-        ("tokenizer.ggml.scores", ARRAY, struct.pack(f"<IQ{count}f", FLOAT32, count, *[0.0] * count)),
+        ("tokenizer.ggml.scores", ARRAY,
+         struct.pack(f"<IQ{count}f", FLOAT32, count, *[0.0] * count)),
         ("tokenizer.ggml.token_type", ARRAY, struct.pack(f"<IQ{count}i", INT32, count, *kinds)),
     ]  # fmt: skip
     numbers = {
