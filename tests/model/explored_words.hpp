@@ -1,5 +1,6 @@
 // The library's shared words, explored: layout.hpp includes this instead of std::atomic when
-// tests/model/orders_test.cpp is built. A word that is not under exploration is a plain std::atomic.
+// tests/model/orders_test.cpp is built. A word that is not under exploration is a plain
+// std::atomic.
 #pragma once
 
 #include <atomic>

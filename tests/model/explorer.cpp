@@ -39,7 +39,8 @@ class Choices {
   std::size_t choose(std::size_t count) {
     if (count <= 1) return 0;
     if (next_ == made_.size()) made_.push_back({0, count});
-    if (made_[next_].count != count) throw std::logic_error("the scenario is not the same each time");
+    if (made_[next_].count != count)
+      throw std::logic_error("the scenario is not the same each time");
     return made_[next_++].answer;
   }
   bool next_run() {
@@ -75,10 +76,13 @@ class Machine {
 
   void run(Choices* choices);
 
-  bool knows(const void* word) const { return running_ != nullptr && index_of(word) < scenario_.words.size(); }
+  bool knows(const void* word) const {
+    return running_ != nullptr && index_of(word) < scenario_.words.size();
+  }
   std::uint64_t load(const void* word, std::memory_order order, Site site);
   void store(const void* word, std::uint64_t value, std::memory_order order, Site site);
-  bool change(const void* word, std::uint64_t* expected, std::uint64_t value, std::memory_order order, Site site);
+  bool change(const void* word, std::uint64_t* expected, std::uint64_t value,
+              std::memory_order order, Site site);
   void run_current();
 
  private:
@@ -121,7 +125,8 @@ void Machine::run(Choices* choices) {
   steps_.clear();
   latest_seq_cst_ = {};
   scenario_.begin();
-  for (std::size_t w = 0; w < scenario_.words.size(); ++w) values_[w] = {{scenario_.words[w].now(), View{}}};
+  for (std::size_t w = 0; w < scenario_.words.size(); ++w)
+    values_[w] = {{scenario_.words[w].now(), View{}}};
   threads_.resize(scenario_.threads.size());
   for (Thread& thread : threads_) {
     thread.view = {};
@@ -154,14 +159,17 @@ std::memory_order Machine::step(std::size_t w, Access access, std::memory_order 
   swapcontext(&self->context, &scheduler_);
   if (order != std::memory_order_seq_cst) return order;
   static constexpr std::array kNames = {" load ", " store ", " cas "};
-  const std::string place =
-      std::string(site.function) + kNames[static_cast<std::size_t>(access)] + scenario_.words[w].name;
+  const std::string place = std::string(site.function) + kNames[static_cast<std::size_t>(access)] +
+                            scenario_.words[w].name;
   found_->sites.insert(place);
   if (place != weakened_) return order;
   switch (access) {
-    case Access::kLoad: return std::memory_order_acquire;
-    case Access::kStore: return std::memory_order_release;
-    default: return std::memory_order_acq_rel;
+    case Access::kLoad:
+      return std::memory_order_acquire;
+    case Access::kStore:
+      return std::memory_order_release;
+    default:
+      return std::memory_order_acq_rel;
   }
 }
 
@@ -189,8 +197,9 @@ void Machine::note(std::size_t w, const char* what, std::uint64_t value) {
 std::uint64_t Machine::load(const void* word, std::memory_order order, Site site) {
   const std::size_t w = index_of(word);
   order = step(w, Access::kLoad, order, site);
-  const std::size_t from =
-      order == std::memory_order_seq_cst ? std::max(running_->view[w], latest_seq_cst_[w]) : running_->view[w];
+  const std::size_t from = order == std::memory_order_seq_cst
+                               ? std::max(running_->view[w], latest_seq_cst_[w])
+                               : running_->view[w];
   const std::size_t at = values_[w].size() - 1 - choices_->choose(values_[w].size() - from);
   const std::uint64_t value = read(w, at, order);
   note(w, "reads", value);
@@ -204,13 +213,14 @@ void Machine::store(const void* word, std::uint64_t value, std::memory_order ord
   note(w, "stores", value);
 }
 
-bool Machine::change(const void* word, std::uint64_t* expected, std::uint64_t value, std::memory_order order,
-                     Site site) {
+bool Machine::change(const void* word, std::uint64_t* expected, std::uint64_t value,
+                     std::memory_order order, Site site) {
   const std::size_t w = index_of(word);
   order = step(w, Access::kChange, order, site);
   // It fails on any value it may read that is another one; it succeeds on the last value only.
-  const std::size_t from =
-      order == std::memory_order_seq_cst ? std::max(running_->view[w], latest_seq_cst_[w]) : running_->view[w];
+  const std::size_t from = order == std::memory_order_seq_cst
+                               ? std::max(running_->view[w], latest_seq_cst_[w])
+                               : running_->view[w];
   std::vector<std::size_t> readable;
   for (std::size_t at = values_[w].size(); at-- > from;) {
     if (at + 1 == values_[w].size() || values_[w][at].value != *expected) readable.push_back(at);
@@ -236,8 +246,8 @@ std::uint64_t explored_load(const void* word, std::memory_order order, Site site
 void explored_store(const void* word, std::uint64_t value, std::memory_order order, Site site) {
   g_machine->store(word, value, order, site);
 }
-bool explored_change(const void* word, std::uint64_t* expected, std::uint64_t value, std::memory_order order,
-                     Site site) {
+bool explored_change(const void* word, std::uint64_t* expected, std::uint64_t value,
+                     std::memory_order order, Site site) {
   return g_machine->change(word, expected, value, order, site);
 }
 

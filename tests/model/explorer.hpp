@@ -2,15 +2,15 @@
 // with every value a load may return under C++'s memory orders.
 //
 // The machine: each word has the list of its values, oldest first. Each thread has a view: for each
-// word, the oldest value it may still read. A load returns any value from there on; so a store is as
-// good as delayed, for any reader, until something forbids it:
+// word, the oldest value it may still read. A load returns any value from there on; so a store is
+// as good as delayed, for any reader, until something forbids it:
 //  - acquire loads take over the view that a release store wrote beside its value;
 //  - a seq_cst load reads the latest seq_cst store to its word, or a later value;
 //  - a read-modify-write that changes something reads the last value.
-// This is release/acquire plus the total order of seq_cst accesses; x86 (TSO) allows less, and every
-// store-buffering outcome it does allow is among these. Not explored: a load that returns what is
-// stored only later (load buffering, which acquire loads forbid on every machine), and relaxed
-// stores to one word by two threads that become visible against their order of execution.
+// This is release/acquire plus the total order of seq_cst accesses; x86 (TSO) allows less, and
+// every store-buffering outcome it does allow is among these. Not explored: a load that returns
+// what is stored only later (load buffering, which acquire loads forbid on every machine), and
+// relaxed stores to one word by two threads that become visible against their order of execution.
 //
 // Safety: one thread. The functions run on stacks of their own, one at a time.
 #pragma once
@@ -42,8 +42,8 @@ struct Scenario {
   std::vector<Explored> words;
   std::function<void()> begin;  // makes the words' first values
   std::vector<std::function<void()>> threads;
-  std::function<bool()> went_wrong;  // looked at when all threads have ended
-  std::function<void()> end = [] {}; // takes back what the threads have
+  std::function<bool()> went_wrong;   // looked at when all threads have ended
+  std::function<void()> end = [] {};  // takes back what the threads have
 };
 
 struct Exploration {

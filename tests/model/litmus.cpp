@@ -1,12 +1,12 @@
-// Store buffering on the real code: two processes on two processors, a real segment, the library's own
-// begin, end and scan. In each round both sides run at once; both missing each other is what must
-// never be (P2, and the wake-up of who waits for an end).
+// Store buffering on the real code: two processes on two processors, a real segment, the library's
+// own begin, end and scan. In each round both sides run at once; both missing each other is what
+// must never be (P2, and the wake-up of who waits for an end).
 //
 //   litmus [--rounds N] [--must-miss]
 //
 // Built twice: over the library as it is (litmus), which must not miss, and over one whose seq_cst
-// stores are release stores (litmus_weak, weak_words.hpp), which must: or these rounds could not have
-// seen a miss at all.
+// stores are release stores (litmus_weak, weak_words.hpp), which must: or these rounds could not
+// have seen a miss at all.
 #include <sched.h>
 
 #include <cstdio>
@@ -98,7 +98,8 @@ bool judge_closes(const Segment& segment, Shared& shared, std::uint64_t round) {
 // A lease ends, and the coordinator begins to wait for that.
 void worker_ends(Worker& worker, Shared& shared, std::uint64_t round) {
   LeaseRef lease;
-  if (begin_lease(worker, kBackend, 0, "", &lease) != BeginResult::kGranted) throw std::runtime_error("not granted");
+  if (begin_lease(worker, kBackend, 0, "", &lease) != BeginResult::kGranted)
+    throw std::runtime_error("not granted");
   const HalfWord& bell = worker.segment().coordinator().doorbell;
   const std::uint32_t before = bell.load(std::memory_order_seq_cst);
   shared.finished.store(round);
@@ -140,7 +141,8 @@ std::uint64_t count_misses(std::uint64_t rounds, WorkerSide worker_side, JudgeSi
     }
   });
   std::uint64_t misses = 0;
-  for (std::uint64_t i = 0; i < rounds; ++i) misses += judge_side(*segment, *shared.operator->(), 2 * i + 1);
+  for (std::uint64_t i = 0; i < rounds; ++i)
+    misses += judge_side(*segment, *shared.operator->(), 2 * i + 1);
   if (other.wait() != 0) throw std::runtime_error("the worker's side failed");
   return misses;
 }
@@ -152,9 +154,10 @@ int run(std::uint64_t rounds, bool must_miss) {
   }
   const std::uint64_t cut = count_misses(rounds, worker_begins, judge_closes);
   const std::uint64_t unnoticed = count_misses(rounds, worker_ends, judge_wants);
-  std::printf("%llu rounds each: %llu leases granted that the scan missed, %llu ends that nobody noticed\n",
-              static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(cut),
-              static_cast<unsigned long long>(unnoticed));
+  std::printf(
+      "%llu rounds each: %llu leases granted that the scan missed, %llu ends that nobody noticed\n",
+      static_cast<unsigned long long>(rounds), static_cast<unsigned long long>(cut),
+      static_cast<unsigned long long>(unnoticed));
   if (!must_miss) return cut == 0 && unnoticed == 0 ? 0 : 1;
   return cut > 0 && unnoticed > 0 ? 0 : 1;
 }

@@ -1,5 +1,5 @@
-// The library's shared words, one order too weak: a seq_cst store is a release store, as it would be
-// if somebody "optimised" it. Everything else is std::atomic. For litmus_weak (CMakeLists.txt).
+// The library's shared words, one order too weak: a seq_cst store is a release store, as it would
+// be if somebody "optimised" it. Everything else is std::atomic. For litmus_weak (CMakeLists.txt).
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,8 @@ class WeakWord : public std::atomic<T> {
  public:
   using std::atomic<T>::atomic;
   void store(T value, std::memory_order order) {
-    std::atomic<T>::store(value, order == std::memory_order_seq_cst ? std::memory_order_release : order);
+    std::atomic<T>::store(value,
+                          order == std::memory_order_seq_cst ? std::memory_order_release : order);
   }
 };
 using Word = WeakWord<std::uint64_t>;
