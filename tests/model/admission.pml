@@ -1,8 +1,9 @@
-/* Admission: three workers ask for two models, one place (or LIMIT), the coordinator makes room. Single
+/* Admission: workers ask for one or two models, one place (or LIMIT), the coordinator makes room. Single
  * flight, the limit, the order of the line, tickets lost and failed, and what wakes whom.
  *
  * A step is one access to the segment, as in the function named beside it; each may be the last of its
- * process (`may_die`). Worker 0 and 1 want model 1, worker 2 wants model 2; one request each. RESERVED
+ * process (`may_die`). Worker 0 and 1 want model 1, worker 2 wants model 2; one request each. -DSAME:
+ * there is no worker 2, -DOTHER: there is no worker 1. RESERVED
  * and STARTING are one state, LOADING; how a lease and an eviction meet is in lease.pml and one step
  * here. Time passes only when nothing else can happen: a tick is a slice of a wait, 1 s, and also the
  * patience with a head of the line that does not take its place. -DNO_SLICES: waits have none, so
@@ -30,13 +31,14 @@ bool bell = false;
 
 bool dead[3];             /* and its row is not cleared yet */
 bool process[2];
-byte users[2];            /* leases */
+byte held[3];             /* slot + 1 of a worker's lease */
 byte ticks = 0;
 byte _kills = KILLS; byte _events = EVENTS;
 mtype _answer[3] = NOTHING;
 bool _gone[3];
 bool _judge_lives = false;
 
+#define LEASED(s) (held[0] == (s) + 1 || held[1] == (s) + 1 || held[2] == (s) + 1)
 #define MODEL(w) (1 + (w) / 2)
 #define REF(s) (2 * gen[s] + (s))
 #ifdef FREE_WHEN_SIGNALLED
@@ -112,7 +114,7 @@ look:
     fi;
     seen = REF(s);
     if
-    :: st[s] == READY -> users[s]++; assert(process[s]); _answer[me] = LEASE; goto leave
+    :: st[s] == READY -> held[me] = s + 1; assert(process[s]); _answer[me] = LEASE; goto leave
 #ifdef RESERVED_FOR_ANOTHER
     :: st[s] == LOADING && owner[s] == me + 1 -> goto load
 #endif
@@ -203,12 +205,14 @@ load:
   if
   :: atomic { _events > 0 -> _events-- };                                /* fail() */
 #ifdef FAIL_AFTER_CHANGE
-     atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> st[s] = STOPPING; owner[s] = 0 :: else fi };
+     atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> st[s] = STOPPING :: else fi;
+              if :: REF(s) == seen && owner[s] == me + 1 -> owner[s] = 0 :: else fi };
      wake_waiters(MODEL(me));
      atomic { may_die; failed[MODEL(me)] = seen };
 #else
      atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> failed[MODEL(me)] = seen :: else fi };
-     atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> st[s] = STOPPING; owner[s] = 0 :: else fi };
+     atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> st[s] = STOPPING :: else fi;
+              if :: REF(s) == seen && owner[s] == me + 1 -> owner[s] = 0 :: else fi };
      wake_waiters(MODEL(me));
 #endif
      atomic { may_die; bell = true; _answer[me] = FAILED };
@@ -218,9 +222,9 @@ load:
   atomic {                                                               /* publish_ready() */
     may_die;
 #ifdef READY_WITHOUT_CAS
-    st[s] = READY; users[s]++
+    st[s] = READY; held[me] = s + 1
 #else
-    if :: st[s] == LOADING && REF(s) == seen && owner[s] == me + 1 -> st[s] = READY; users[s]++; owner[s] = 0 :: else -> goto lost fi
+    if :: st[s] == LOADING && REF(s) == seen && owner[s] == me + 1 -> st[s] = READY; held[me] = s + 1; owner[s] = 0 :: else -> goto lost fi
 #endif
   };
   assert(REF(s) == seen && process[s]);                                  /* nobody else's life of the slot */
@@ -234,7 +238,7 @@ leave:
   if
   :: _answer[me] == LEFT || _answer[me] == FAILED || _answer[me] == NO_COORDINATOR -> wake_line()
   :: else                                                                /* the request runs and ends */
-     atomic { may_die; users[s]--; assert(REF(s) == seen) }
+     atomic { may_die; held[me] = 0; assert(REF(s) == seen) }
   fi;
   atomic { bell = true; _gone[me] = true };
   goto over;
@@ -252,7 +256,7 @@ over:
 /* --- The coordinator ------------------------------------------------------------------------------ */
 
 #define NEEDS_ROOM(w) (row[w] && !dead[w] && !IS_SERVED(MODEL(w)))
-#define MAY_EVICT(s) (st[s] == READY && users[s] == 0 && LIVE >= LIMIT && \
+#define MAY_EVICT(s) (st[s] == READY && !LEASED(s) && LIVE >= LIMIT && \
   (NEEDS_ROOM(0) || NEEDS_ROOM(1) || NEEDS_ROOM(2)))
 
 inline free_slot(s) {
@@ -302,8 +306,7 @@ inline reap(w) {
   atomic {
     dead[w] && !_gone[w] && !(st[0] == LOADING && owner[0] == w + 1) && !(st[1] == LOADING && owner[1] == w + 1) ->
     may_die;
-    if :: _answer[w] == TICKET || _answer[w] == LEASE -> users[0] = 0; users[1] = 0 :: else fi;
-    row[w] = false; _gone[w] = true
+    held[w] = 0; row[w] = false; _gone[w] = true
   };
   wake_line()
 }
@@ -325,9 +328,6 @@ dying:
   _judge_lives = false;
   if :: goto start :: skip fi
 }
-
-/* From some moment on nothing more goes wrong. */
-proctype World() { atomic { _kills = 0; _events = 0 } }
 
 /* Only when nothing else can happen. */
 proctype Clock() {
@@ -351,6 +351,17 @@ init {
 #ifndef ABSENT
     run Coordinator();
 #endif
-    run Worker(0); run Worker(1); run Worker(2); run World(); run Clock()
+    run Worker(0);
+#ifdef SAME
+    _answer[2] = LEFT; _gone[2] = true;
+#else
+    run Worker(2);
+#endif
+#ifdef OTHER
+    _answer[1] = LEFT; _gone[1] = true;
+#else
+    run Worker(1);
+#endif
+    run Clock()
   }
 }
