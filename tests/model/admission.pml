@@ -3,7 +3,7 @@
  *
  * A step is one access to the segment, as in the function named beside it; each may be the last of its
  * process (`may_die`). Worker 0 and 1 want model 1, worker 2 wants model 2; one request each. -DSAME:
- * there is no worker 2, -DOTHER: there is no worker 1. RESERVED
+ * there is no worker 2, -DOTHER: there is no worker 1, -DALL_SAME: all three want model 1. RESERVED
  * and STARTING are one state, LOADING; how a lease and an eviction meet is in lease.pml and one step
  * here. Time passes only when nothing else can happen: a tick is a slice of a wait, 1 s, and also the
  * patience with a head of the line that does not take its place. -DNO_SLICES: waits have none, so
@@ -39,7 +39,11 @@ bool _gone[3];
 bool _judge_lives = false;
 
 #define LEASED(s) (held[0] == (s) + 1 || held[1] == (s) + 1 || held[2] == (s) + 1)
+#ifdef ALL_SAME
+#define MODEL(w) 1
+#else
 #define MODEL(w) (1 + (w) / 2)
+#endif
 #define REF(s) (2 * gen[s] + (s))
 #ifdef FREE_WHEN_SIGNALLED
 #define IS_LIVE(s) (st[s] == LOADING || st[s] == READY)
@@ -53,9 +57,9 @@ bool _judge_lives = false;
 #define AHEAD(w, a, m) (row[w] && arrival[w] < a && MODEL(w) != m && !IS_SERVED(MODEL(w)))
 #define may_die if :: _kills > 0 -> _kills--; goto dying :: skip fi
 
-inline wake(w) { if :: row[w] -> woken[w] = true :: else fi }            /* wake_row() */
+inline wake(w, m) { if :: row[w] && MODEL(w) == m -> woken[w] = true :: else fi }   /* wake_row() */
 inline wake_waiters(m) {
-  atomic { may_die; if :: m == 1 -> wake(0); wake(1) :: else -> wake(2) fi }
+  atomic { may_die; wake(0, m); wake(1, m); wake(2, m) }
 }
 inline wake_line() {                                                     /* the heads, as many as places */
   atomic {
@@ -131,7 +135,7 @@ look:
 #ifdef TWO_TAKE_LOST
   if
   :: st[s] == LOADING && REF(s) == seen && dead[owner[s] - 1] ->
-     atomic { may_die; owner[s] = me + 1 };
+     atomic { may_die; owner[s] = me + 1; _answer[me] = TICKET };
      goto load
   :: else
   fi;
@@ -200,7 +204,12 @@ end_waiting:
   fi;
 
 load:
-  atomic { may_die; if :: st[s] == LOADING && REF(s) == seen && owner[s] == me + 1 -> process[s] = true :: else -> goto lost fi };
+  atomic { may_die; if :: st[s] == LOADING && REF(s) == seen && owner[s] == me + 1 ->
+              assert(!process[s]);                                       /* P4: it is started once */
+              process[s] = true
+           :: else -> goto lost
+           fi
+         };
   assert(process[0] + process[1] <= LIMIT);                              /* P3 */
   if
   :: atomic { _events > 0 -> _events-- };                                /* fail() */
@@ -219,6 +228,9 @@ load:
      goto leave
   :: skip
   fi;
+#ifdef WAKE_BEFORE_CHANGE
+  wake_waiters(MODEL(me));
+#endif
   atomic {                                                               /* publish_ready() */
     may_die;
 #ifdef READY_WITHOUT_CAS
@@ -228,7 +240,9 @@ load:
 #endif
   };
   assert(REF(s) == seen && process[s]);                                  /* nobody else's life of the slot */
+#ifndef WAKE_BEFORE_CHANGE
   wake_waiters(MODEL(me));
+#endif
   goto leave;
 lost:                                                                    /* let_go() */
   atomic { may_die; if :: REF(s) == seen && owner[s] == me + 1 -> owner[s] = 0 :: else fi; bell = true; _answer[me] = FAILED };
@@ -260,24 +274,16 @@ over:
   (NEEDS_ROOM(0) || NEEDS_ROOM(1) || NEEDS_ROOM(2)))
 
 inline free_slot(s) {
-#ifdef WAKE_BEFORE_CHANGE
-  m = model[s];
-  wake_waiters(m);
-  wake_line();
-  atomic { may_die; st[s] = FREE; gen[s]++ }
-#else
-  atomic { may_die; m = model[s]; st[s] = FREE; gen[s]++;
+  atomic {
+    may_die; st[s] = FREE; gen[s]++;
 #ifdef RESERVED_FOR_ANOTHER
     if
-    :: NEEDS_ROOM(2) && !AHEAD(0, arrival[2], 2) && !AHEAD(1, arrival[2], 2) -> st[s] = LOADING; model[s] = 2; owner[s] = 3
-    :: NEEDS_ROOM(0) && !AHEAD(2, arrival[0], 1) -> st[s] = LOADING; model[s] = 1; owner[s] = 1
+    :: mutex == 0 && NEEDS_ROOM(2) && !AHEAD(0, arrival[2], 2) -> st[s] = LOADING; model[s] = 2; owner[s] = 3
     :: else
     fi
 #endif
   };
-  wake_waiters(m);
   wake_line()
-#endif
 }
 
 inline judge(s) {
@@ -312,7 +318,6 @@ inline reap(w) {
 }
 
 proctype Coordinator() {
-  byte m = 0;
 start:
   _judge_lives = true;
   woken[0] = row[0]; woken[1] = row[1]; woken[2] = row[2];               /* wake_everyone() */
