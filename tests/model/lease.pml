@@ -25,15 +25,6 @@
 #ifndef GENERATIONS
 #define GENERATIONS 2    /* lives of the slot */
 #endif
-#ifndef ONLY
-#define ONLY NONE        /* the one kind of event that happens; NONE: any */
-#endif
-#define of_kind(k) (ONLY == NONE || ONLY == k)
-#ifdef VICTIM            /* the one process that is killed: 1 and 2 workers, 3 the coordinator; else any */
-#define MORTAL (_pid == VICTIM)
-#else
-#define MORTAL true
-#endif
 /* -DLOADED: the slot begins READY, its loader gone. */
 
 mtype = { FREE, RESERVED, STARTING, READY, EVICTING, STOPPING, GONE }   /* BackendState */
@@ -91,7 +82,7 @@ inline cas(s1, o1, g1, s2, o2, g2) {
 
 /* SIGKILL, here or never: every step begins with it, so each lies between two places of death. A step
  * is one `atomic`: one access to the segment and what follows from it in private. */
-#define may_die if :: _kills > 0 && MORTAL -> _kills--; goto dying :: skip fi
+#define may_die if :: _kills > 0 -> _kills--; goto dying :: skip fi
 #define move(s1, o1, g1, s2, o2, g2) atomic { may_die; cas(s1, o1, g1, s2, o2, g2) }
 
 /* --- A worker ---------------------------------------------------------------------------------- */
@@ -506,7 +497,7 @@ act_on_workers:
   };
 end_asleep:
   if
-  :: d_step { _kills > 0 && MORTAL -> _kills-- }; goto dying
+  :: d_step { _kills > 0 -> _kills-- }; goto dying
   :: bell || dead[0] || dead[1] || due != NONE -> goto scan
   :: process != generation && (state == STARTING || state == READY || state == EVICTING || state == STOPPING) ->
      goto scan                                                            /* its pidfd tells */
@@ -533,13 +524,13 @@ proctype World() {
   byte events = EVENTS;
 end_world:
   do
-  :: d_step { events > 0 && due == NONE && state == READY && of_kind(IDLE) -> events--; due = IDLE }
-  :: d_step { events > 0 && due == NONE && state == READY && of_kind(BUSY) -> events--; due = BUSY }
-  :: d_step { events > 0 && due == NONE && state == EVICTING && of_kind(DRAIN_TIMEOUT) -> events--; due = DRAIN_TIMEOUT }
-  :: d_step { events > 0 && due == NONE && (state == RESERVED || state == STARTING) &&
-              of_kind(LOAD_TIMEOUT) -> events--; due = LOAD_TIMEOUT }
-  :: d_step { events > 0 && !evict_asked && state == READY && of_kind(DRAIN) -> events--; evict_asked = true; bell = true }
-  :: d_step { events > 0 && process != 0 && _told != process && of_kind(CRASHED) -> events--; process = 0 }
+  :: d_step { events > 0 && due == NONE && state == READY -> events--; due = IDLE }
+  :: d_step { events > 0 && due == NONE && state == READY -> events--; due = BUSY }
+  :: d_step { events > 0 && due == NONE && state == EVICTING -> events--; due = DRAIN_TIMEOUT }
+  :: d_step { events > 0 && due == NONE && (state == RESERVED || state == STARTING) ->
+              events--; due = LOAD_TIMEOUT }
+  :: d_step { events > 0 && !evict_asked && state == READY -> events--; evict_asked = true; bell = true }
+  :: d_step { events > 0 && process != 0 && _told != process -> events--; process = 0 }
   od
 }
 

@@ -3,7 +3,7 @@
 // seq_cst access made weaker something does, or it is on the list of those that are stronger than
 // needed.
 //
-// Whoever weakens an order in the library makes NothingGoesWrong... fail; whoever adds a seq_cst
+// Whoever weakens an order in the library makes NothingGoesWrong fail; whoever adds a seq_cst
 // access to these words makes EachSeqCstAccessIsNeeded fail until it is shown to be needed, or
 // listed.
 #include <gtest/gtest.h>

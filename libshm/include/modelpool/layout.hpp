@@ -56,7 +56,7 @@ inline constexpr std::size_t kPage_bytes = 4096;
 inline constexpr std::uint32_t kBackendsMax = 4095;  // 12 bits of a lease word
 inline constexpr std::uint32_t kWorkersMax = 4095;   // 12 bits of a worker reference
 
-#ifdef MODELPOOL_WORDS  // a header with other words: tests/model shows with them which orders are needed
+#ifdef MODELPOOL_WORDS  // tests/model shows with words of its own which orders are needed
 }  // namespace modelpool
 #include MODELPOOL_WORDS
 namespace modelpool {
