@@ -150,7 +150,7 @@ Result<std::string> read_file(const std::string& path) {
   }
 }
 
-// FNV-1a over the file and, where they mean something, over the flags. 0 stands for "none".
+// Over the file and, where they mean something, over the flags. 0 stands for "none".
 std::uint64_t hash_of(std::string_view file, const Overrides& flags) {
   std::string all(file);
   for (const SettingInfo& info : kSettings) {

@@ -327,20 +327,28 @@ bool Enforcer::note_ended(const BackendView& b) {
   BackendView ended = b;
   ended.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
   const bool was_loaded = b.ready_ns != 0 && b.stop.failed == 0;
+  const auto history = was_loaded ? std::nullopt : find_history(*segment_, b.model);
+  const bool is_in_history = history && history->failed_backend == pack_ref(b.ref);
+  const auto note = [&] {
+    record.noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(BackendState::kGone)),
+                       std::memory_order_release);
+    return true;
+  };
+  // A ticket that was given back: nothing was started, and nothing failed.
+  const bool was_decided = b.stop.generation == b.ref.generation;
+  if (!was_loaded && b.process.pid == 0 && !was_decided && !is_in_history) return note();
   EventData event = event_about(ended, kind_of_stop(b.stop, was_loaded));
   if (b.stop.reason == Reason::kCrashed && b.stop.failed != kLoadLost) {
     event.signal = 0;  // it ended by itself; only what it left behind was signalled
   } else if (b.stop.signalled_ns != 0) {
     event.exit_ns = age_ns(now_ns(), b.stop.signalled_ns);
   }
-  if (!was_loaded && field_text(event.text).empty()) {
-    const auto history = find_history(*segment_, b.model);
-    if (history && history->failed_backend == pack_ref(b.ref)) set_field(&event.text, field_text(history->error));
+  if (is_in_history && field_text(event.text).empty()) {
+    set_field(&event.text, field_text(history->error));
   }
   if (!was_loaded && event.worker_pid == 0) event.worker_pid = b.owner_pid;
   recorder_->write(event);
-  record.noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(BackendState::kGone)), std::memory_order_release);
-  return true;
+  return note();
 }
 
 bool Enforcer::finish(const BackendView& b) {

@@ -176,8 +176,10 @@ Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, const Number&
   const bool has_token = token && *token == job.token;
   if (!in_group && !has_token) return Belongs::kNo;
   const auto stat = read_stat(pid);
+  // Gone meanwhile, or not to be read now, as without descriptors.
+  if (!stat) return getpgid(pid) < 0 && errno == ESRCH ? Belongs::kNo : Belongs::kPerhaps;
   // A zombie whose other threads run is alive.
-  if (!stat || (stat->is_zombie() && stat->threads <= 1)) return Belongs::kNo;
+  if (stat->is_zombie() && stat->threads <= 1) return Belongs::kNo;
   if (has_token || number.taken) return Belongs::kYes;
   // Without the token (setproctitle overwrites it, an exec hides it for a moment) only the number of
   // group and session speaks for it; that stays in use while they have members.
@@ -190,7 +192,10 @@ bool Groups::find_members(Watched* watched) {
   bool whole = true;
   Number number;
   if (const auto first = read_stat(job.process.pid)) {
-    number.taken = first->start_ticks == job.process.start_ticks;
+    // A number that is used again may have the same start time: its pidfd tells. A zombie has none.
+    const auto handle = ProcessHandle::open(job.process.pid);
+    number.taken = first->start_ticks == job.process.start_ticks &&
+                   (!handle || handle->identity().is(job.process));
     number.reused = !number.taken;
   }
   // A living member of the group keeps its number taken too.

@@ -62,7 +62,19 @@ class KnownModels {
   std::size_t used_ = 0;
 };
 
-thread_local KnownModels t_known;
+// Null while the thread ends: what else is thread-local may still end leases and begin some.
+KnownModels* known_models() {
+  constinit thread_local static bool ending = false;
+  struct Owner {
+    KnownModels models;
+    ~Owner() { ending = true; }
+  };
+  if (ending) [[unlikely]] {
+    return nullptr;
+  }
+  thread_local Owner owner;
+  return &owner.models;
+}
 
 Result<> check_request(std::string_view model, const AcquireOptions& options) {
   if (auto ok = check_model_name(model); !ok) return ok;
@@ -483,7 +495,9 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline, const Acq
   if (!impl_) return closed("pool");
   const std::uint64_t hash = hash_name(model);
   if (Worker* worker = impl_->present(); worker != nullptr) [[likely]] {
-    const BackendRef* known = t_known.find(KnownModels::key(*worker, hash));
+    KnownModels* models = known_models();
+    const BackendRef* known =
+        models == nullptr ? nullptr : models->find(KnownModels::key(*worker, hash));
     const bool plain =
         options.busy_timeout.count() >= 0 && (options.tag.empty() || check_tag(options.tag));
     if (known != nullptr && plain) {
@@ -509,7 +523,9 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline, const Acq
     if (!polled) return fail(polled.error());
     if (polled->has_value()) {
       if (auto* lease = std::get_if<Lease>(&**polled)) {
-        t_known.put(KnownModels::key(*lease->ref_.worker, hash), lease->ref_.backend);
+        if (KnownModels* models = known_models()) {
+          models->put(KnownModels::key(*lease->ref_.worker, hash), lease->ref_.backend);
+        }
       }
       return std::move(**polled);
     }
@@ -535,18 +551,24 @@ Result<> Pool::touch(std::string_view model) {
   const Segment& segment = *impl_->segment;
   const auto serves_it = [&](BackendRef ref) {
     const StateWord state = load_state(segment, ref.index);
+    // One that is STOPPING may be overdue, and another may serve its model by now.
     return state.generation == ref.generation && is_live(state.state) &&
-           segment.backend(ref.index).model.equals(model);
+           state.state != BackendState::kStopping && segment.backend(ref.index).model.equals(model);
   };
   const std::uint64_t key = KnownModels::key(**worker, hash_name(model));
-  const BackendRef* known = t_known.find(key);
-  if (known == nullptr || !serves_it(*known)) {
+  KnownModels* models = known_models();
+  const BackendRef* known = models == nullptr ? nullptr : models->find(key);
+  std::uint32_t index;
+  if (known != nullptr && serves_it(*known)) {
+    index = known->index;
+  } else {
     auto found = impl_->find_loaded("touch", model);
     if (!found) return fail(found.error());
-    t_known.put(key, found->ref);
-    known = t_known.find(key);
+    if (models != nullptr) models->put(key, found->ref);
+    index = found->ref.index;
   }
-  raise_last_used((*worker)->last_used(known->index), stamp_now_ns());
+  // Precise: a touch right after another model became ready is later than that.
+  raise_last_used((*worker)->last_used(index), now_ns());
   return {};
 }
 

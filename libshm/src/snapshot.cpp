@@ -56,8 +56,8 @@ SnapshotReader::~SnapshotReader() = default;
 void SnapshotReader::Cache::read_backends(const Segment& segment) {
   Snapshot& s = snapshot;
   s.backends.clear();
+  std::fill(position.begin(), position.end(), -1);
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
-    position[i] = -1;
     const BackendRecord& record = segment.backend(i);
     BackendView& slot = slots[i];
     StateWord state = load_state(segment, i);

@@ -132,6 +132,33 @@ class Cancel(AsyncTest):
 
         self.run_async(main())
 
+    def test_a_closed_coroutine_waits_no_more(self):
+        async def main():
+            ticket = await self.pool.acquire_async("m")
+            wait = self.pool.acquire_async("m", timeout=600)
+            wait.send(None)
+            await self.waiters_are(1)
+            wait.close()
+            await self.waiters_are(0)
+            ticket._give_back()
+
+        self.run_async(main())
+
+    def test_a_closed_loop_keeps_no_ticket(self):
+        ticket = self.pool.acquire("m")
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self.pool.acquire_async("m", timeout=600))
+        loop.run_until_complete(asyncio.sleep(0.05))
+        loop.close()
+        ticket._give_back()
+
+        async def main():
+            (await self.pool.acquire_async("m", timeout=30.0))._give_back()
+
+        self.run_async(main())
+        self.assertFalse(task.done())
+        task._log_destroy_pending = False
+
     def test_a_lease_granted_in_that_moment_is_given_back(self):
         async def main():
             ticket = await self.pool.acquire_async("m")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import unittest
 
 import modelpool
@@ -138,6 +139,35 @@ class Loading(PoolTest):
         self.assertEqual(explained["idle_timeout"]["value"], "250ms")
         with self.assertRaisesRegex(modelpool.Invalid, "max_backends"):
             self.pool.acquire("n").ready("127.0.0.1:1", external=True, max_backends=1)
+
+
+    def test_a_load_that_returns_no_address_is_told_so(self):
+        with self.assertRaisesRegex(modelpool.Invalid, "must return the backend's address.*None"):
+            with self.pool.lease("m", load=lambda ticket: None):
+                self.fail("it was not loaded")
+
+    def test_an_interrupted_load_is_no_fault_of_the_model(self):
+        def interrupted(ticket):
+            raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt), self.pool.lease("m", load=interrupted):
+            self.fail("it was not loaded")
+        self.pool.acquire("m", timeout=0)._give_back()
+
+    def test_a_ticket_given_back_is_no_failed_load(self):
+        self.pool.acquire("given back")._give_back()
+        load_ticket = self.pool.acquire("m", timeout=30.0)
+        load_ticket.ready(load(load_ticket)).release()
+        eventually(lambda: any(e["kind"] == "loaded" for e in self.pool.events()))
+        self.assertEqual([e for e in self.pool.events() if e["kind"] == "load_failed"], [])
+
+    def test_a_wait_does_not_spin_when_its_time_is_up(self):
+        ticket = self.pool.acquire("m", timeout=30.0)
+        before = time.thread_time()
+        with self.assertRaises(modelpool.Timeout):
+            self.pool.acquire("m", timeout=1.3)
+        self.assertLess(time.thread_time() - before, 0.3)  # CPU time, of a wait
+        ticket.fail("done")
 
 
 class Leases(PoolTest):

@@ -269,6 +269,22 @@ class Exit(ProcessTest):
         self.assertTrue(eventually(lambda: not self.pool.waiters()))
         held._give_back()
 
+    def test_at_exit_with_daemon_threads_in_every_call(self):
+        for call in ("pool.acquire('x', timeout=0.02, may_load=False)", "pool.status()"):
+            process = self.start(f"""
+                def work():
+                    while True:
+                        try:
+                            {call}
+                        except modelpool.Error:
+                            pass
+                for _ in range(4):
+                    threading.Thread(target=work, daemon=True).start()
+                time.sleep(0.1)
+            """)
+            self.assertEqual(process.communicate(timeout=PATIENCE_S), ("", ""))
+            self.assertEqual(process.returncode, 0)
+
     def test_at_exit_with_an_event_loop_left_in_a_wait(self):
         held = self.pool.acquire("m")
         process = self.start("""

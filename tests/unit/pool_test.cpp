@@ -267,6 +267,43 @@ TEST(PoolSettings, ThatChangeWakeWhoWaits) {
   raiser.join();
 }
 
+TEST(Touch, GoesToTheModelsNewBackendWhenTheOldOneCannotBeKilled) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  load_external(pool, "m").release();
+  ASSERT_TRUE(pool.touch("m"));  // this thread knows slot 0
+  BackendRecord& old = pool.segment().backend(0);
+  const StateWord ready = load_state(pool.segment(), 0);
+  old.state.store(StateWord{ready.generation, 0, BackendState::kStopping}.pack());
+  old.model_hash.store(kHashOverdue);
+  load_external(pool, "m").release();
+  const auto used = [&] { return latest_use_ns(pool.segment(), 1); };
+  const std::uint64_t before = used();
+  while (stamp_now_ns() <= before) std::this_thread::yield();
+  ASSERT_TRUE(pool.touch("m"));
+  EXPECT_GT(used(), before);
+}
+
+// Under the address sanitizer: what the thread knew of models was freed before.
+TEST(ThreadEnd, LeavesAcquireUsableToWhatEndsLater) {
+  const Scratch scratch;
+  static Pool* pool;
+  Pool own = make_pool(scratch);
+  pool = &own;
+  load_external(own, "m").release();
+  static bool leased;
+  leased = false;
+  struct Late {
+    ~Late() { leased = pool->acquire("m", seconds(0)).has_value(); }
+  };
+  std::thread([] {
+    thread_local Late late;
+    static_cast<void>(late);
+    ASSERT_TRUE(pool->acquire("m", seconds(0)));
+  }).join();
+  EXPECT_TRUE(leased);
+}
+
 TEST(Deadline, Of0OrLessIsNowAndNeverWraps) {
   EXPECT_EQ(Deadline(seconds(0)).at_ns(), 0u);
   EXPECT_EQ(Deadline(seconds(-5)).at_ns(), 0u);

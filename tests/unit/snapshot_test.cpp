@@ -221,6 +221,16 @@ TEST_F(Damage, AModelNameThatIsNoneIsReportedAndTheSlotSkipped) {
   EXPECT_EQ(look(segment_).backends.size(), 1u);
 }
 
+// Its slot was read before, so a position in the last snapshot was known.
+TEST_F(Damage, ALeaseOnASlotThatIsSaidToBeUntakenIsOnNoBackend) {
+  SnapshotReader reader(segment_);
+  ASSERT_FALSE(reader.read().leases.empty());
+  segment_->line().backends_reached.store(0);
+  const Snapshot& s = reader.read();
+  EXPECT_TRUE(s.backends.empty());
+  EXPECT_FALSE(s.leases.empty());
+}
+
 TEST_F(Damage, ALeaseThatNamesNoSlotIsReported) {
   segment_->lease(3, 0).word.store(LeaseWord{1, 4000, 1}.pack());
   segment_->worker(3).leases_high.store(1);

@@ -223,6 +223,9 @@ int stop_other_layout(const Context& context, std::uint64_t until, const Error& 
   const auto dir = find_pool_dir(context.pool, context.dir);
   if (!dir) return report(dir.error());
   const std::string path = *dir + "/" + context.pool;
+  // Before the backends are read: who runs may start one more.
+  const Fd users(open((path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  const bool in_use = users && flock(users.get(), LOCK_EX | LOCK_NB) != 0;
   const auto pool = read_frozen(path);
   if (!pool) return report(why);
   if (pool->header.layout_version == kLayoutVersion) {
@@ -234,8 +237,7 @@ int stop_other_layout(const Context& context, std::uint64_t until, const Error& 
     }
     if (!is_of_this_boot(pool->header)) return kDone;
   }
-  const Fd users(open((path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-  if (users && flock(users.get(), LOCK_EX | LOCK_NB) != 0) {
+  if (in_use) {
     return refuse(context.pool,
                   "its coordinator or workers, of another version, still run; stop them first");
   }

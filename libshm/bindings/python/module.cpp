@@ -98,7 +98,7 @@ struct TicketObject : Zeroed {
                   "thread at a time",
                   0, 0});
     }
-    const py::gil_scoped_release released;
+    const ReleasedGil released;
     return call(ticket);
   }
 };
@@ -112,7 +112,7 @@ py::object to_object(Grant grant) {
 template <class Call>
 auto without_gil(const PoolObject& self, const Call& call) {
   const std::shared_ptr<Pool> pool = self.get();
-  const py::gil_scoped_release released;
+  const ReleasedGil released;
   return call(*pool);
 }
 
@@ -129,19 +129,19 @@ void check_signals() {
 }
 
 // Fixed once: the wait's last look and the library's agree on it.
-std::chrono::steady_clock::time_point at(const Deadline& deadline) {
-  return std::chrono::steady_clock::time_point(
-      nanoseconds(static_cast<std::int64_t>(deadline.at_ns())));
+std::uint64_t end_of(nanoseconds timeout) { return Deadline(timeout).at_ns(); }
+std::chrono::steady_clock::time_point at(std::uint64_t ns) {
+  return std::chrono::steady_clock::time_point(nanoseconds(static_cast<std::int64_t>(ns)));
 }
 
 bool is_main_thread() { return getpid() == gettid(); }
 
 // A poll if one is due, else or if it said nothing a short wait. Without the GIL.
-Result<std::optional<Grant>> poll_or_wait(PendingAcquire& pending, const Deadline& deadline,
+Result<std::optional<Grant>> poll_or_wait(PendingAcquire& pending, std::uint64_t end_ns,
                                           std::uint64_t* due_ns) {
-  const py::gil_scoped_release released;
+  const ReleasedGil released;
   if (pending.was_woken() || now_ns() >= *due_ns) {
-    *due_ns = std::min(now_ns() + kWaitSlice_ns, deadline.at_ns());
+    *due_ns = std::min(now_ns() + kWaitSlice_ns, end_ns);
     auto polled = pending.poll();
     if (!polled || *polled) return polled;
   }
@@ -152,11 +152,11 @@ Result<std::optional<Grant>> poll_or_wait(PendingAcquire& pending, const Deadlin
 py::object wait_for_grant(PoolObject& self, const std::shared_ptr<Pool>& pool,
                           const Request& request) {
   const bool takes_signals = is_main_thread();
-  const Deadline deadline(request.timeout);
-  auto pending = unwrap(pool->begin_acquire(request.model, at(deadline), request.options));
+  const std::uint64_t end_ns = end_of(request.timeout);
+  auto pending = unwrap(pool->begin_acquire(request.model, at(end_ns), request.options));
   std::uint64_t due_ns = 0;  // of the next poll, woken or not
   for (;;) {
-    auto polled = poll_or_wait(pending, deadline, &due_ns);
+    auto polled = poll_or_wait(pending, end_ns, &due_ns);
     if (!polled) raise(polled.error());
     if (*polled) return to_object(std::move(**polled));
     if (takes_signals) check_signals();
@@ -298,12 +298,12 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::str& mode
   const std::shared_ptr<Pool> pool = self.get();
   const std::shared_ptr<Waits> waits = self.waits_of(*pool);
   const std::uint64_t id = g_next_wait.fetch_add(1, std::memory_order_relaxed);
-  const Deadline deadline(request.timeout);
+  const std::uint64_t end_ns = end_of(request.timeout);
   auto answer = [&]() -> Result<std::optional<Grant>> {
-    const py::gil_scoped_release released;
-    auto pending = pool->begin_acquire(request.model, at(deadline), request.options, true);
+    const ReleasedGil released;
+    auto pending = pool->begin_acquire(request.model, at(end_ns), request.options, true);
     if (!pending) return fail(pending.error());
-    return waits->begin(id, std::move(*pending), deadline.at_ns(), inbox.inbox);
+    return waits->begin(id, std::move(*pending), end_ns, inbox.inbox);
   }();
   if (!answer) raise(answer.error());
   if (*answer) return to_object(std::move(**answer));
@@ -313,7 +313,7 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::str& mode
 void cancel(PoolObject& self, const InboxObject& inbox, std::uint64_t id) {
   if (!inbox.inbox || inbox.forks != fork_count()) return;
   const std::shared_ptr<Waits> waits = self.forks == fork_count() ? self.waits : nullptr;
-  const py::gil_scoped_release released;
+  const ReleasedGil released;
   if (waits) waits->cancel(id);
   inbox.inbox->drop(id);
 }
@@ -417,7 +417,7 @@ std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir
   options.create = create;
   options.coordinator_grace = duration_of(coordinator_grace, "coordinator_grace");
   auto pool = [&] {
-    const py::gil_scoped_release released;
+    const ReleasedGil released;
     return Pool::attach(object->name, options);
   }();
   object->pool = std::make_shared<Pool>(unwrap(std::move(pool)));

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -18,6 +19,23 @@
 #include "table_json.hpp"
 
 namespace modelpool::python {
+
+// Without the GIL while it lives. At the interpreter's end a thread that wants it back, other than the
+// main one that ends it, is parked by us for ever: Python would end it with pthread_exit, through
+// frames that must not be unwound.
+class ReleasedGil {
+ public:
+  ReleasedGil() : state_(PyEval_SaveThread()) {}
+  ~ReleasedGil() noexcept(false) {
+    while (_Py_IsFinalizing() && gettid() != getpid()) pause();
+    PyEval_RestoreThread(state_);
+  }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
 
 namespace py = pybind11;
 

@@ -18,6 +18,10 @@ Inbox::Inbox() : event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
   if (!event_) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 
+Inbox::~Inbox() {
+  for (auto& [id, answer] : answers_) give_back(std::move(answer));
+}
+
 void Inbox::put(std::uint64_t id, Answer answer) {
   const std::lock_guard lock(mutex_);
   answers_.emplace_back(id, std::move(answer));
@@ -52,6 +56,7 @@ Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pendi
   // From the first poll to its place in the map under the mutex: whoever wakes it after that poll
   // has bumped the word before the thread, which reads the word first, comes to look here.
   const std::lock_guard lock(mutex_);
+  if (closed_) return fail(Errc::kClosed, "unable to wait: the pool was closed");
   auto polled = pending.poll();
   if (!polled || *polled) return polled;
   const std::uint64_t due = std::min(now_ns() + kWaitSlice_ns, deadline_ns);
@@ -88,6 +93,7 @@ void Waits::close() {
     wait.inbox->put(id, fail(Errc::kClosed, "unable to go on waiting: the pool was closed"));
   }
   waits_.clear();
+  closed_ = true;
   wake_server();
 }
 

@@ -23,6 +23,7 @@ using Answer = Result<Grant>;
 class Inbox {
  public:
   Inbox();
+  ~Inbox();  // gives back what nobody took
   int fd() const { return event_.get(); }  // readable when there is something to take
   void put(std::uint64_t id, Answer answer);
   std::vector<std::pair<std::uint64_t, Answer>> take();
@@ -60,6 +61,7 @@ class Waits : public std::enable_shared_from_this<Waits> {
   HalfWord& wake_;
   std::mutex mutex_;
   std::map<std::uint64_t, Wait> waits_;
+  bool closed_ = false;
   bool serving_ = false;
 };
 

@@ -2,7 +2,7 @@
 //
 //   byte 0      Header         written once by the creator, then immutable
 //               LockRecord     the mutex, alone on its cache lines
-//               LineRecord     arrival numbers
+//               LineRecord     arrival numbers; how far rows were ever taken
 //               SettingsRecord limits and rules, two copies and a generation
 //               CoordinatorRecord
 //               ModelRecord    [models]             histories that outlive backends
@@ -18,7 +18,8 @@
 // longer than a word are arrays of such words (SharedText, SharedCopy, Published).
 //
 // Crash: every mutation is one store of a word, or is prepared where nobody reads and committed by
-// one. There is no count, list or index to repair: all of them are derived by scanning.
+// one. There is no count, list or index to repair: all of them are derived by scanning. (How far rows
+// were ever taken only grows, and is stored before the first of them is.)
 //
 // Errors: none here. Shared bytes are input: readers clamp what they read and never assert on it.
 //
@@ -272,17 +273,16 @@ class SharedText {
   std::array<Word, Bytes / 8> words_;
 };
 
-// Names are compared by it first, and in full where it matters. Part of the layout. The products do
-// not wait for each other; the last steps bring what the high bits know to the low ones.
+// Names are compared by it first, and in full where a lease depends on it; the waiting line goes by it
+// alone. Part of the layout. Each word is mixed into all bits before the next comes.
 inline std::uint64_t hash_name(std::string_view name) {
   constexpr std::uint64_t kOdd = 0x9e3779b97f4a7c15;
   std::uint64_t hash = name.size();
-  std::uint64_t key = kOdd;
   for (std::size_t at = 0; at < name.size(); at += 8) {
-    hash += (load_word(name.data() + at, name.size() - at) ^ key) * key;
-    key += 2 * kOdd;
+    hash = (hash ^ load_word(name.data() + at, name.size() - at)) * kOdd;
+    hash ^= hash >> 32;
   }
-  hash = (hash ^ hash >> 32) * kOdd;
+  hash *= kOdd;  // once more for the low bits, which tables go by
   return hash ^ hash >> 32;
 }
 

@@ -115,7 +115,8 @@ class Deadline {
       : Deadline(std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count(), true) {}
   Deadline(std::chrono::steady_clock::time_point at)
       : Deadline(std::chrono::nanoseconds(at.time_since_epoch()).count(), false) {}
-  // A timeout counts from this call on: no clock is read for an acquire that need not wait.
+  // A timeout counts from this call on, and from each call anew: no clock is read for an acquire that
+  // need not wait. Who needs it twice keeps the answer.
   std::uint64_t at_ns() const;
 
  private:

@@ -225,12 +225,22 @@ async def _load_async(ticket, load):
 
 
 def _ready(ticket, result):
-    return result if isinstance(result, Lease) else ticket.ready(result)
+    if isinstance(result, Lease) and result.model == ticket.model:
+        return result
+    if not isinstance(result, str):
+        raise Invalid(
+            f"unable to load {ticket.model}: load must return the backend's address, as a str,"
+            f" or the lease that ticket.ready() gave; it returned {result!r}"
+        )
+    return ticket.ready(result)
 
 
 def _fail(ticket, error):
     # The ticket may be used up or lost by then: what `error` says counts.
     with contextlib.suppress(Error):
+        if not isinstance(error, Exception) and ticket.pid == 0:
+            ticket._give_back()  # it was interrupted: no fault of the model
+            return
         ticket.fail(f"{type(error).__name__}: {error}".encode(errors="replace").decode())
 
 
@@ -254,6 +264,8 @@ class _Mailbox:
     @classmethod
     def of_running_loop(cls):
         loop = asyncio.get_running_loop()
+        for other in [known for known in cls._by_loop if known.is_closed()]:
+            cls._by_loop.pop(other)._leave()  # its tasks will not come for their answers
         found = cls._by_loop.get(loop)
         if found is None or not found.inbox.alive:  # none, or inherited through fork
             found = cls._by_loop[loop] = cls()
@@ -262,22 +274,29 @@ class _Mailbox:
     def __init__(self):
         self.inbox = _modelpool._Inbox()
         self._futures = {}
+        self._pools = {}
+
+    def _leave(self):
+        for wait, pool in self._pools.items():
+            pool._cancel(self.inbox, wait)
 
     async def wait_for(self, pool, wait):
         loop = asyncio.get_running_loop()
         if not self._futures:
             loop.add_reader(self.inbox.fileno(), self._deliver)
         future = self._futures[wait] = loop.create_future()
+        self._pools[wait] = pool
         try:
             return await future
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or the coroutine was closed
             pool._cancel(self.inbox, wait)
             if future.done() and not future.cancelled() and future.exception() is None:
                 _give_back(future.result())
             raise
         finally:
             self._futures.pop(wait, None)
-            if not self._futures:
+            self._pools.pop(wait, None)
+            if not self._futures and not loop.is_closed():
                 loop.remove_reader(self.inbox.fileno())
 
     def _deliver(self):
