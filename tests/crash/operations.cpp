@@ -28,6 +28,12 @@ const std::vector<std::string> kStubborn{"/bin/sh", "-c", "trap '' TERM; exec sl
 LoadTicket ticket_and_process(Pool& pool, const std::vector<std::string>& argv = kBackend) {
   LoadTicket ticket = ticket_for(pool, kFresh);
   must(ticket.spawn(argv));
+  // It is stubborn once its shell has executed the last command.
+  const auto sleeps = [&] {
+    const auto stat = read_stat(ticket.pid());
+    return !stat || stat->command == "sleep";
+  };
+  if (argv == kStubborn && !eventually(sleeps)) throw std::runtime_error("it does not sleep");
   return ticket;
 }
 
