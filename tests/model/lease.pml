@@ -105,7 +105,7 @@ inline end_lease() {
   withdraw_lease();
   atomic { may_die; used[me] = true; _use[me] = UNREAD }
 #else
-  atomic { may_die; used[me] = true; _use[me] = UNREAD };                 /* record_use() */
+  atomic { may_die; used[me] = true; _use[me] = UNREAD };                 /* raise_last_used() */
   withdraw_lease()
 #endif
 }

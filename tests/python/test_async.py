@@ -148,7 +148,8 @@ class Cancel(AsyncTest):
         ticket = self.pool.acquire("m")
         loop = asyncio.new_event_loop()
         task = loop.create_task(self.pool.acquire_async("m", timeout=600))
-        loop.run_until_complete(asyncio.sleep(0.05))
+        while not self.pool.waiters():
+            loop.run_until_complete(asyncio.sleep(0.005))
         loop.close()
         ticket._give_back()
 

@@ -272,15 +272,17 @@ class Exit(ProcessTest):
     def test_at_exit_with_daemon_threads_in_every_call(self):
         for call in ("pool.acquire('x', timeout=0.02, may_load=False)", "pool.status()"):
             process = self.start(f"""
+                begun = threading.Event()
                 def work():
                     while True:
                         try:
                             {call}
                         except modelpool.Error:
                             pass
+                        begun.set()
                 for _ in range(4):
                     threading.Thread(target=work, daemon=True).start()
-                time.sleep(0.1)
+                begun.wait()
             """)
             self.assertEqual(process.communicate(timeout=PATIENCE_S), ("", ""))
             self.assertEqual(process.returncode, 0)
