@@ -294,7 +294,10 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
 }
 
 int parse_signal(std::string_view text) {
-  if (const Result<std::uint64_t> number = parse_count(text, 64)) return static_cast<int>(*number);
+  if (const Result<std::uint64_t> number = parse_count(text, 64)) {
+    const int signal = static_cast<int>(*number);
+    return signal < 32 || signal >= SIGRTMIN ? signal : 0;  // those between are libc's own
+  }
   std::string name(text);
   for (char& c : name) {
     if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');

@@ -134,6 +134,8 @@ TEST(Signal, ReadsBackWhatItPrints) {
   EXPECT_EQ(parse_signal("RTMAX"), SIGRTMAX);
   EXPECT_EQ(parse_signal("SIGSIGTERM"), 0);
   EXPECT_EQ(parse_signal("signal 32"), 0);
+  EXPECT_EQ(parse_signal("32"), 0);
+  EXPECT_EQ(parse_signal("33"), 0);
 }
 
 TEST(Cooldown, TakesARangeOrOneDurationOrOff) {
