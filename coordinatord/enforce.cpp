@@ -75,7 +75,7 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
       }
       return open_again(*b);
     }
-    case ActionKind::kLoseTicket: return lose(action, *b);
+    case ActionKind::kLoseTicket: return lose(action, *b, snapshot);
     case ActionKind::kSignal: return send(action, *b);
     case ActionKind::kMarkOverdue:
       segment_->backend(b->ref.index).model_hash.store(kHashOverdue, std::memory_order_release);
@@ -108,25 +108,27 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
 void Enforcer::watch_inherited_stops(const Snapshot& snapshot) {
   for (const BackendView& b : snapshot.backends) {
     if (b.state.state != BackendState::kStopping || b.stop.signalled_ns == 0) continue;
-    if (!ordered_.contains(pack_ref(b.ref))) order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false);
+    if (ordered_.contains(pack_ref(b.ref))) continue;
+    order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false, is_ours(b.process.pid));
   }
 }
 
-// Never signalled, whatever a slot says (P7).
-bool Enforcer::is_protected(pid_t pid) const {
-  if (pid <= 1 || pid == getpid() || pid == getppid()) return true;
-  if (attached_processes(*segment_).contains(pid)) return true;
+// False: never signalled, whatever a slot says (P7). Nullopt: gone, or out of descriptors.
+std::optional<bool> Enforcer::is_ours(pid_t pid) const {
+  if (pid <= 1 || pid == getpid() || pid == getppid()) return false;
+  if (attached_processes(*segment_).contains(pid)) return false;
   const auto uid = read_uid(pid);
-  return uid && *uid != geteuid();
+  if (!uid) return std::nullopt;
+  return *uid == geteuid();
 }
 
-void Enforcer::order(const BackendView& b, int signal, bool first_signalled) {
+void Enforcer::order(const BackendView& b, int signal, bool first_signalled, std::optional<bool> ours) {
   ordered_.insert(pack_ref(b.ref));
   GroupJob job;
   job.backend = b.ref;
   job.process = b.process;
   // Nothing else is ever written (P7). Who must not be signalled leads no backend: its group is not ours.
-  if (b.group == b.process.pid && !is_protected(b.process.pid)) job.group = b.group;
+  if (b.group == b.process.pid && ours.value_or(true)) job.group = b.group;
   if (b.traits & kTraitToken) job.token = segment_->token(b.ref.index, b.ref.generation);
   job.signal = signal;
   job.first_signalled = first_signalled;
@@ -134,10 +136,18 @@ void Enforcer::order(const BackendView& b, int signal, bool first_signalled) {
 }
 
 // A process that has executed another program lives on, but its leases do not.
+bool Enforcer::has_left(const WorkerView& worker) const {
+  const ProcessHandle* handle = watch_->worker(worker.ref);
+  if (handle == nullptr) return worker_liveness(*segment_, worker.ref.index, true) == Liveness::kDead;
+  const auto maps = maps_file(worker.process.pid, segment_->device(), segment_->inode());
+  // Whose maps these were is known only now: the handle's, if that still lives.
+  return (maps && !*maps) || handle->liveness() == Liveness::kDead;
+}
+
 bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot) {
   for (const WorkerView& view : snapshot.workers) {
     if (view.ref.index != worker) continue;
-    if (worker_liveness(*segment_, worker, true) != Liveness::kDead) return false;
+    if (!has_left(view)) return false;
     watch_->declare_dead(view.ref);
     return true;
   }
@@ -174,13 +184,7 @@ bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b, boo
   }
   StopRecord stop = why;
   stop.stopping_ns = now_ns();
-  if (breaks_a_rule(why.reason)) {
-    set_field(&stop.text, evidence_of(b.process.pid));
-    spdlog::warn("killing {} (pid {}): {} for {}, limit {}; worker {}, tag \"{}\"; {}", escape(b.model), b.process.pid,
-                 why.reason == Reason::kBusy ? "a request has been in flight" : "a request made no progress",
-                 format_age(why.age_ns), format_duration(why.limit_ns), why.worker_pid, escape(field_text(why.tag)),
-                 field_text(stop.text));
-  }
+  if (breaks_a_rule(why.reason)) set_field(&stop.text, evidence_of(b.process.pid));
   segment_->backend(b.ref.index).stop.publish(stop);
   if (!commit_stop(*segment_, b.ref, epoch_)) return false;
   // Whoever waits for this model learns that it is being stopped.
@@ -238,14 +242,9 @@ bool Enforcer::open_again(const BackendView& b) {
 
 // --- Loads -------------------------------------------------------------------------------------------
 
-bool Enforcer::lose(const Action& action, const BackendView& b) {
-  if (action.stop.reason == Reason::kLoadTimeout) {
-    const std::uint32_t holder = (b.state.owner & 0xfff) - 1;
-    if (holder < segment_->capacities().workers && worker_liveness(*segment_, holder, true) == Liveness::kDead) {
-      watch_->declare_dead({holder, high_half(segment_->worker(holder).state.load(std::memory_order_seq_cst))});
-      return true;
-    }
-  }
+bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+  const std::uint32_t holder = (b.state.owner & 0xfff) - 1;
+  if (action.stop.reason == Reason::kLoadTimeout && lease_holder_is_gone(holder, snapshot)) return true;
   StopRecord stop = action.stop;
   stop.stopping_ns = now_ns();
   const BackendRecord& record = segment_->backend(b.ref.index);
@@ -307,13 +306,20 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
   StopRecord stop = action.stop;
   const std::uint64_t now = now_ns();
   if (stop.stopping_ns == 0) stop.stopping_ns = now;
-  const ProcessHandle* first = is_protected(b.process.pid) ? nullptr : watch_->backend(b.ref);
-  const auto uid = read_uid(b.process.pid);  // unknown when out of descriptors: not signalled now
-  const bool sent = first != nullptr && uid && *uid == geteuid() && first->signal(action.signal);
+  const std::optional<bool> ours = is_ours(b.process.pid);
+  const ProcessHandle* first = ours.value_or(false) ? watch_->backend(b.ref) : nullptr;
+  const bool sent = first != nullptr && first->signal(action.signal);
+  const bool is_first = stop.signalled_ns == 0;
   stop.signal = static_cast<std::uint32_t>(action.signal);
-  (stop.signalled_ns == 0 ? stop.signalled_ns : stop.killed_ns) = now;
+  (is_first ? stop.signalled_ns : stop.killed_ns) = now;
   segment_->backend(b.ref.index).stop.publish(stop);
-  order(b, action.signal, sent);
+  order(b, action.signal, sent, ours);
+  if (is_first && breaks_a_rule(stop.reason)) {
+    spdlog::warn("killing {} (pid {}): {} for {}, limit {}; worker {}, tag \"{}\"; {}", escape(b.model), b.process.pid,
+                 stop.reason == Reason::kBusy ? "a request has been in flight" : "a request made no progress",
+                 format_age(stop.age_ns), format_duration(stop.limit_ns), stop.worker_pid,
+                 escape(field_text(stop.tag)), field_text(stop.text));
+  }
   return true;
 }
 

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "decide.hpp"
@@ -35,20 +36,21 @@ class Enforcer {
  private:
   bool carry_out(const Action& action, const Snapshot& snapshot);
   void watch_inherited_stops(const Snapshot& snapshot);
-  bool is_protected(pid_t pid) const;
-  void order(const BackendView& b, int signal, bool first_signalled);
+  std::optional<bool> is_ours(pid_t pid) const;
+  void order(const BackendView& b, int signal, bool first_signalled, std::optional<bool> ours);
   bool close(const Action& action, const BackendView& b);
   bool commit(const Action& action, const BackendView& b);
   bool stop_or_take_back(const Action& action, const BackendView& b, bool was_ready);
   bool evidence_holds(const Action& action, const BackendView& b) const;
   bool open_again(const BackendView& b);
-  bool lose(const Action& action, const BackendView& b);
+  bool lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   bool send(const Action& action, const BackendView& b);
   bool finish(const BackendView& b);
   bool free(const BackendView& b);
   bool note_loaded(const BackendView& b);
   bool note_ended(const BackendView& b);
   bool reap(WorkerRef worker, const Snapshot& snapshot);
+  bool has_left(const WorkerView& worker) const;
   bool lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot);
   void retry_soon();
 

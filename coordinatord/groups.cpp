@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +26,11 @@ constexpr int kPassesMax = 16;  // of one SIGKILL scan, while new members keep a
 void bump(const Fd& bell) {
   const std::uint64_t one = 1;
   static_cast<void>(!write(bell.get(), &one, sizeof one));
+}
+
+std::uint64_t proc_inode(pid_t pid) {
+  struct stat directory;
+  return stat(("/proc/" + std::to_string(pid)).c_str(), &directory) == 0 ? directory.st_ino : 0;
 }
 
 void drain(const Fd& bell) {
@@ -87,6 +93,7 @@ std::vector<BackendRef> Groups::vanished() {
 
 void Groups::run() {
   std::map<std::uint64_t, Watched> all;  // by packed reference
+  static_cast<void>(list_starts());      // now, rather than while somebody waits for the first place
   for (;;) {
     // What to wait for: orders, and the end of every member known.
     std::vector<pollfd> waits{{work_bell_.get(), POLLIN, 0}};
@@ -165,14 +172,36 @@ void Groups::drop_dead_members(Watched* watched) {
   });
 }
 
+bool Groups::list_starts() {
+  const auto pids = list_pids();
+  if (!pids) return false;
+  std::vector<Start> starts;
+  starts.reserve(pids->size());
+  auto known = starts_.begin();
+  for (const pid_t pid : *pids) {  // in the order of their numbers
+    // The inode first: if another process takes the number in between, the time is too late, not too
+    // early.
+    Start start{pid, proc_inode(pid), 0};
+    while (known != starts_.end() && known->pid < pid) ++known;
+    if (known != starts_.end() && known->pid == pid && known->inode == start.inode) {
+      start.ticks = known->ticks;
+    } else if (const auto stat = read_stat(pid)) {
+      start.ticks = stat->start_ticks;
+    } else {
+      start.inode = 0;
+    }
+    if (start.inode == 0) start.ticks = UINT64_MAX;  // not known: as young as can be
+    starts.push_back(start);
+  }
+  starts_ = std::move(starts);
+  return true;
+}
+
 // What it cannot tell counts as "perhaps", which is not signalled (P7) and not gone (P3).
-Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, const Number& number) {
+Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, const Number& number, bool is_older) {
   const GroupJob& job = watched.job;
-  // Most processes are strangers. They are told by these two calls and their environment, at a third
-  // of what reading their stat as well would cost: a place is free only when all have been asked.
-  const bool in_group = getpgid(pid) == job.group || getsid(pid) == job.process.pid;
-  const auto token =
-      job.token.empty() ? std::nullopt : read_environment(pid, "MODELPOOL_BACKEND");
+  const bool in_group = getpgid(pid) == job.group || (!is_older && getsid(pid) == job.process.pid);
+  const auto token = job.token.empty() || is_older ? std::nullopt : read_environment(pid, "MODELPOOL_BACKEND");
   const bool has_token = token && *token == job.token;
   if (!in_group && !has_token) return Belongs::kNo;
   const auto stat = read_stat(pid);
@@ -210,11 +239,11 @@ bool Groups::find_members(Watched* watched) {
     whole &= first.liveness != Liveness::kUnknown;
   }
   if (job.group == 0) return whole;
-  const auto pids = list_pids();
-  if (!pids) return false;
-  for (const pid_t pid : *pids) {
+  if (!list_starts()) return false;
+  for (const auto& [pid, inode, ticks] : starts_) {
     if (pid <= 1 || watched->members.contains(pid)) continue;
-    const Belongs found = belongs(*watched, pid, number);
+    const bool is_older = ticks < job.process.start_ticks;
+    const Belongs found = belongs(*watched, pid, number, is_older);
     if (found == Belongs::kPerhaps) whole = false;
     if (found != Belongs::kYes) continue;
     // Opened first, examined again after: what was examined is what is held (P7).
@@ -223,7 +252,7 @@ bool Groups::find_members(Watched* watched) {
       whole &= handle.error().system == ESRCH;
       continue;
     }
-    if (belongs(*watched, pid, number) == Belongs::kYes) watched->members[pid].handle = std::move(*handle);
+    if (belongs(*watched, pid, number, is_older) == Belongs::kYes) watched->members[pid].handle = std::move(*handle);
   }
   // Out of descriptors or memory, everybody looks absent.
   return whole && read_stat(getpid()).has_value();

@@ -67,30 +67,40 @@ class Groups {
     std::uint64_t scanned_ns = 0;
   };
 
+  // When a process started. A place is free only when everyone has been asked whether they belong to
+  // the backend; who is older than that can neither be in its session nor carry its token.
+  struct Start {
+    pid_t pid = 0;
+    std::uint64_t inode = 0;  // of its directory in /proc: while it is the same, so is the process
+    std::uint64_t ticks = 0;
+  };
+
   Groups(Fd work_bell, Fd vanished_bell);
   void run();
+  bool list_starts();
   enum class Belongs { kNo, kPerhaps, kYes };
   struct Number {         // of the group and session
     bool taken = false;   // by the registered process, alive or zombie, or a living member
     bool reused = false;  // by a process that is not the registered one
   };
-  static Belongs belongs(const Watched& watched, pid_t pid, const Number& number);
-  static bool find_members(Watched* watched);
+  static Belongs belongs(const Watched& watched, pid_t pid, const Number& number, bool is_older);
+  bool find_members(Watched* watched);
   static bool any_lives(const Watched& watched);
   // When a group that is due, or of which no member can be waited for, may be looked at (again).
   static std::uint64_t next_scan_ns(const Watched& watched);
   static void drop_dead_members(Watched* watched);
-  static void scan(Watched* watched, const std::set<pid_t>& spared);
+  void scan(Watched* watched, const std::set<pid_t>& spared);
 
   Fd work_bell_;
   Fd vanished_bell_;
-  std::mutex mutex_;  // guards all below
+  std::mutex mutex_;  // guards what is below, down to stop_
   std::vector<GroupJob> orders_;
   std::vector<BackendRef> forgotten_;
   std::set<pid_t> spared_;
   std::vector<BackendRef> vanished_;
   bool stop_ = false;
   std::thread thread_;
+  std::vector<Start> starts_;  // of all processes at the last look, by PID. Of the thread
 };
 
 }  // namespace modelpool::coordinator

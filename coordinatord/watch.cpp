@@ -114,8 +114,14 @@ std::uint64_t Watch::ended_ns(BackendRef ref) const {
   return it == entries_.end() ? 0 : it->second.ended_ns;
 }
 
-const ProcessHandle* Watch::backend(BackendRef ref) const {
-  const auto it = entries_.find({kBackends, pack_ref(ref)});
+const ProcessHandle* Watch::backend(BackendRef ref) const { return handle({kBackends, pack_ref(ref)}); }
+
+const ProcessHandle* Watch::worker(WorkerRef ref) const {
+  return handle({kWorkers, pack_half(ref.generation, ref.index)});
+}
+
+const ProcessHandle* Watch::handle(const Key& key) const {
+  const auto it = entries_.find(key);
   return it != entries_.end() && it->second.handle ? &it->second.handle : nullptr;
 }
 

@@ -35,6 +35,7 @@ class Watch {
   void declare_dead(WorkerRef worker);
   // The verified handle of a backend's registered process; null if it has ended or is not known.
   const ProcessHandle* backend(BackendRef ref) const;
+  const ProcessHandle* worker(WorkerRef ref) const;  // the same of a worker
   std::uint64_t retry_ns() const { return retry_ns_; }
 
  private:
@@ -50,6 +51,7 @@ class Watch {
   explicit Watch(Fd epoll) : epoll_(std::move(epoll)) {}
   void look(const Key& key, const ProcessIdentity& process, std::uint64_t now);
   void take_ended(std::uint64_t now);
+  const ProcessHandle* handle(const Key& key) const;
 
   Fd epoll_;
   std::map<Key, Entry> entries_;

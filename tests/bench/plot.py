@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
 
-from table import PEERS, TO_US, Measured, Missing  # noqa: E402
+from table import PEERS, Measured, Missing  # noqa: E402
 
 OURS, OTHERS, FLOOR = "#1f6feb", "#8b949e", "#d0d7de"
 
@@ -79,7 +79,7 @@ def scans(measured):
     for result in report.get("results", []):
         found = re.fullmatch(r"scan/(\d+)x(\d+)x(\d+)", result["name"])
         if found and int(found[2]) * int(found[3]) > 0:
-            microseconds = result["median"] * TO_US[result.get("unit", report["unit"])]
+            microseconds = measured.microseconds("scale", result["name"])
             in_use = int(found[2]) * int(found[3])
             lines.setdefault(int(found[1]), []).append((in_use, microseconds))
 

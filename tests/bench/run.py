@@ -124,11 +124,11 @@ def main():
             everything["benchmarks"][name] = report
         all_ran &= report is not None and report["exit_code"] == 0
 
-    print(table.text(everything))
     if options.json:
         with open(options.json, "w") as file:
             json.dump(everything, file, indent=1)
             file.write("\n")
+    print(table.text(everything))
     if options.plot:
         import plot  # needs matplotlib, which nobody else does
 

@@ -146,7 +146,8 @@ def text(everything):
     lines += columns(rows, "<>><")
 
     for name, report in everything["benchmarks"].items():
-        lines += ["", f"{name} ({report['unit']})"]
+        # Where results have different units, each has its own.
+        lines += ["", f"{name} ({report['unit']})" if "unit" in report else name]
         keys = [
             key
             for key in ("median", "p99", "min", "max", "cpu", "spread", "early", "samples", "unit")

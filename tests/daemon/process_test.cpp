@@ -101,7 +101,8 @@ TEST_F(ProcessTest, P9ARegisteredGroupLeaderEndsWithItsGroup) {
   EXPECT_FALSE(is_running(processes.member));
 }
 
-// setproctitle overwrites the environment, and with it the token; the leader is reaped by its worker.
+// setproctitle overwrites the environment, and with it the token; the leader is reaped by its
+// worker.
 TEST_F(ProcessTest, P9ACrashedLeaderDoesNotHideAChildThatLostItsToken) {
   start();
   Pool pool = attach(scratch_);
@@ -128,6 +129,28 @@ TEST_F(ProcessTest, P9ACrashedLeaderDoesNotHideAChildThatLostItsToken) {
   EXPECT_EQ(wait_event("exited", "m")["reason"], "crashed");
   EXPECT_TRUE(eventually([&] { return !read_stat(leader); })) << "the zombie is reaped in the end";
   EXPECT_TRUE(settles());
+}
+
+// Only its token says whose it is: another group, another session, and its parent is gone.
+TEST_F(ProcessTest, P9ADescendantInASessionOfItsOwnEndsWithItsBackend) {
+  start({"--stop-grace", "100ms"});
+  RemoteWorker worker(scratch_);
+  const std::string file = scratch_.path("daemon");
+  ASSERT_EQ(worker.acquire("m"), "ticket");
+  ASSERT_THAT(
+      worker.spawn_program(
+          "m", {"sh", "-c",
+                "(setsid sh -c 'trap \"\" TERM; echo $$ > $0.tmp; mv $0.tmp $0; exec sleep 600' " +
+                    file + " &); exec sleep 601"}),
+      HasSubstr("pid "));
+  ASSERT_EQ(worker.ready("m"), "lease");
+  worker.release("m");
+  ASSERT_TRUE(eventually([&] { return !read_file(file).empty(); }));
+  const pid_t descendant = std::stoi(read_file(file));
+  members_.push_back(descendant);
+  EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
+  EXPECT_FALSE(is_running(descendant)) << "its backend is gone and it is not";
+  EXPECT_EQ(wait_event("evicted", "m")["signal"], "SIGKILL");
 }
 
 // A PID that was reused: the segment names a process of that number and another start time.
