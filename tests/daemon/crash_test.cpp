@@ -13,6 +13,11 @@ using ::testing::HasSubstr;
 
 class CrashTest : public PoolTest {
  protected:
+  bool wait_in_line(RemoteWorker& worker, const std::string& model) {
+    const int before = status()["waiting"].get<int>();
+    worker.begin_acquire(model);
+    return eventually([&] { return status()["waiting"] == before + 1; });
+  }
   std::size_t count_lines(const std::string& file, const std::string& part) {
     std::size_t count = 0;
     const std::string text = read_file(file);
@@ -285,10 +290,8 @@ TEST_F(CrashTest, P5AWaiterKilledAtTheHeadOfTheLineDoesNotHoldItUp) {
   RemoteWorker head(scratch_);
   RemoteWorker second(scratch_);
   holder.load("resident");
-  head.begin_acquire("first");
-  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
-  second.begin_acquire("second");
-  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 2; }));
+  ASSERT_TRUE(wait_in_line(head, "first"));
+  ASSERT_TRUE(wait_in_line(second, "second"));
   head.signal(SIGSTOP);
   holder.release("resident");
   head.kill_now();
@@ -303,10 +306,8 @@ TEST_F(CrashTest, P5AStoppedHeadOfTheLineIsPassedOver) {
   RemoteWorker head(scratch_);
   RemoteWorker second(scratch_);
   holder.load("resident");
-  head.begin_acquire("first");
-  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
-  second.begin_acquire("second");
-  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 2; }));
+  ASSERT_TRUE(wait_in_line(head, "first"));
+  ASSERT_TRUE(wait_in_line(second, "second"));
   head.signal(SIGSTOP);
   holder.release("resident");
   EXPECT_EQ(second.hear(), "ticket");

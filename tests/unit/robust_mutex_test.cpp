@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -26,6 +27,14 @@ class RobustMutex : public ::testing::Test {
     ASSERT_NE(memory, MAP_FAILED);
     record_ = static_cast<LockRecord*>(memory);
     ASSERT_TRUE(init_mutex(*record_));
+  }
+  // The body of a process that says "locked" and holds it until it hears something or dies.
+  std::function<void(Forked::Child&)> holds_it() {
+    return [this](Forked::Child& parent) {
+      const auto guard = lock_for(*record_, 0);
+      parent.say("locked");
+      parent.hear();
+    };
   }
   // Never unmapped: its holder may have died.
   LockRecord* record_ = nullptr;
@@ -83,11 +92,7 @@ TEST_F(RobustMutex, WaitsForAHolderThatLetsGo) {
 }
 
 TEST_F(RobustMutex, NamesAStoppedHolderAndIsNotEarly) {
-  Forked holder([&](Forked::Child& parent) {
-    const auto guard = lock_for(*record_, 0);
-    parent.say("locked");
-    parent.hear();
-  });
+  Forked holder(holds_it());
   ASSERT_EQ(holder.hear(), "locked");
   holder.signal(SIGSTOP);
   ASSERT_TRUE(has_stopped(holder.pid()));
@@ -108,11 +113,7 @@ TEST_F(RobustMutex, NamesAStoppedHolderAndIsNotEarly) {
 }
 
 TEST_F(RobustMutex, TellsTheNextLockerOfItsOwnersDeathOnce) {
-  Forked holder([&](Forked::Child& parent) {
-    const auto guard = lock_for(*record_, 0);
-    parent.say("locked");
-    parent.hear();
-  });
+  Forked holder(holds_it());
   ASSERT_EQ(holder.hear(), "locked");
   holder.kill_now();
   {
@@ -126,11 +127,7 @@ TEST_F(RobustMutex, TellsTheNextLockerOfItsOwnersDeathOnce) {
 }
 
 TEST_F(RobustMutex, WakesAWaiterWhenItsOwnerDies) {
-  Forked holder([&](Forked::Child& parent) {
-    const auto guard = lock_for(*record_, 0);
-    parent.say("locked");
-    parent.hear();
-  });
+  Forked holder(holds_it());
   ASSERT_EQ(holder.hear(), "locked");
   Forked waiter([&](Forked::Child& parent) {
     parent.say("waiting");
@@ -144,11 +141,7 @@ TEST_F(RobustMutex, WakesAWaiterWhenItsOwnerDies) {
 
 // A second fault: who took over died too, before it marked the mutex consistent.
 TEST_F(RobustMutex, SurvivesARecovererThatDiesBeforeItHasRecovered) {
-  Forked holder([&](Forked::Child& parent) {
-    const auto guard = lock_for(*record_, 0);
-    parent.say("locked");
-    parent.hear();
-  });
+  Forked holder(holds_it());
   ASSERT_EQ(holder.hear(), "locked");
   holder.kill_now();
   Forked recoverer([&](Forked::Child& parent) {
