@@ -16,6 +16,8 @@ namespace {
 
 // The mutex is only tried; whoever holds it is quick, or stopped.
 constexpr std::uint64_t kLockRetry_ns = 5 * kMillisecond_ns;
+// Out of descriptors: whom a signal would reach cannot be told.
+constexpr std::uint64_t kBlindRetry_ns = 100 * kMillisecond_ns;
 
 bool breaks_a_rule(Reason reason) { return reason == Reason::kBusy || reason == Reason::kStall; }
 
@@ -306,9 +308,13 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
   StopRecord stop = action.stop;
   const std::uint64_t now = now_ns();
   if (stop.stopping_ns == 0) stop.stopping_ns = now;
+  const ProcessHandle* const first = watch_->backend(b.ref);
   const std::optional<bool> ours = is_ours(b.process.pid);
-  const ProcessHandle* first = ours.value_or(false) ? watch_->backend(b.ref) : nullptr;
-  const bool sent = first != nullptr && first->signal(action.signal);
+  if (!ours && watch_->ended_ns(b.ref) == 0) {
+    retry_ns_ = std::min(retry_ns_, now + kBlindRetry_ns);
+    return false;  // its grace begins with the signal
+  }
+  const bool sent = ours.value_or(false) && first != nullptr && first->signal(action.signal);
   const bool is_first = stop.signalled_ns == 0;
   stop.signal = static_cast<std::uint32_t>(action.signal);
   (is_first ? stop.signalled_ns : stop.killed_ns) = now;

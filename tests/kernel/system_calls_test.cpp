@@ -173,5 +173,30 @@ TEST_F(PoolTest, MoreProcessesThanDescriptorsToWatchThemIsNotDeath) {
   for (const pid_t pid : pids) EXPECT_FALSE(is_running(pid));
 }
 
+TEST_F(PoolTest, P9TheGraceBeginsWithTheSignalNotWithTheWishForIt) {
+  start({"--stop-grace", "200ms"});
+  RemoteWorker worker(scratch_);
+  const std::string seen = scratch_.path("seen");
+  ASSERT_EQ(worker.acquire("m"), "ticket");
+  ASSERT_THAT(worker.spawn_program("m", {"bash", "-c",
+                                         "trap 'echo TERM > " + seen +
+                                             "; exit' TERM; while :; do sleep 0.02; done"}),
+              HasSubstr("pid "));
+  ASSERT_EQ(worker.ready("m"), "lease");
+  worker.release("m");
+  rlimit enough{};
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, nullptr, &enough), 0);
+  const rlimit none{0, enough.rlim_max};
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  ASSERT_TRUE(attach(scratch_).evict("m"));
+  ASSERT_TRUE(wait_state("m", "stopping"));
+  // Longer than the grace, in which nothing can be sent.
+  const std::uint64_t until = now_ns() + 400 * kMillisecond_ns;
+  EXPECT_TRUE(eventually([&] { return now_ns() > until; }));
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, &enough, nullptr), 0);
+  EXPECT_EQ(wait_event("evicted", "m")["signal"], "SIGTERM");
+  EXPECT_EQ(read_file(seen), "TERM\n");
+}
+
 }  // namespace
 }  // namespace modelpool::test
