@@ -120,7 +120,7 @@ look:
     if
     :: st[s] == READY -> held[me] = s + 1; assert(process[s]); _answer[me] = LEASE; goto leave
 #ifdef RESERVED_FOR_ANOTHER
-    :: st[s] == LOADING && owner[s] == me + 1 -> goto load
+    :: st[s] == LOADING && owner[s] == me + 1 -> _answer[me] = TICKET; goto load
 #endif
     :: else
     fi;
@@ -278,7 +278,7 @@ inline free_slot(s) {
     may_die; st[s] = FREE; gen[s]++;
 #ifdef RESERVED_FOR_ANOTHER
     if
-    :: mutex == 0 && NEEDS_ROOM(2) && !AHEAD(0, arrival[2], 2) -> st[s] = LOADING; model[s] = 2; owner[s] = 3
+    :: mutex == 0 && LIVE < LIMIT && NEEDS_ROOM(2) && !AHEAD(0, arrival[2], 2) -> st[s] = LOADING; model[s] = 2; owner[s] = 3
     :: else
     fi
 #endif
