@@ -320,7 +320,13 @@ class Judge {
       Action& action = act(ActionKind::kSignal, b);
       action.signal = signal;
       action.stop = b.stop;
-      if (b.stop.generation != b.ref.generation) {
+      if (b.damaged) {
+        action.stop = why(b, Reason::kCrashed);
+        action.stop.forced = 1;
+        action.stop.failed = b.ready_ns == 0 ? kLoadLost : 0;
+        action.stop.worker_pid = b.owner_pid;
+        set_field(&action.stop.text, "its slot was damaged");
+      } else if (b.stop.generation != b.ref.generation) {
         // Its loader gave it up: nothing was decided here.
         action.stop = why(b, Reason::kNone);
         action.stop.failed = kLoadFailed;

@@ -82,6 +82,21 @@ void drain(const Fd& fd) {
   }
 }
 
+// Nobody else would: who stood there has stood in line again.
+bool free_stray_waiters(const Segment& segment, const Snapshot& snapshot) {
+  bool freed = false;
+  for (const StrayWaiter& stray : snapshot.stray_waiters) {
+    std::uint64_t word = stray.word;
+    if (!segment.waiter(stray.row)
+             .state.compare_exchange_strong(word, pack_half(high_half(word), 0), std::memory_order_seq_cst)) {
+      continue;
+    }
+    spdlog::warn("waiter row {} was damaged: it is free again", stray.row);
+    freed = true;
+  }
+  return freed;
+}
+
 // The lock that makes this coordinator the only one: on the segment's own descriptor, so that it
 // ends with the process, whatever ends that.
 Result<Fd> take_singleton(const Segment& segment) {
@@ -290,7 +305,8 @@ std::uint64_t Loop::scan() {
     // Before the scan that would wait on it, or that scan could miss the lease's end.
     const bool wants_more = (decision.wanted & ~record.wanted.load(std::memory_order_relaxed)) != 0;
     store_wanted(*segment_, decision.wanted);
-    const bool changed = enforcer_->carry_out(decision, snapshot);
+    const bool carried_out = enforcer_->carry_out(decision, snapshot);
+    const bool changed = free_stray_waiters(*segment_, snapshot) || carried_out;
     record.last_scan_ns.store(snapshot.now_ns, std::memory_order_relaxed);
     record.scans.fetch_add(1, std::memory_order_relaxed);
     if (changed || wants_more || unlooked_) continue;

@@ -41,7 +41,9 @@ Head next_head(const Segment& segment, const std::vector<std::uint64_t>& live, s
   Head head;
   for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     const WaiterRecord& row = segment.waiter(i);
-    if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
+    if (low_half(row.state.load(std::memory_order_seq_cst)) != static_cast<std::uint32_t>(WaiterState::kWaiting)) {
+      continue;
+    }
     const std::uint64_t arrival = row.arrival.load(std::memory_order_acquire);
     if (arrival <= after || arrival >= head.arrival) continue;
     if (row.deadline_ns.load(std::memory_order_acquire) < now) continue;  // it has left, or will

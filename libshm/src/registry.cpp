@@ -10,8 +10,12 @@ namespace {
 
 // One arrow of the diagram in registry.hpp. seq_cst: leases validate against this word.
 bool move(const Segment& segment, std::uint32_t backend, StateWord from, StateWord to) {
+  Word& word = segment.backend(backend).state;
   std::uint64_t expected = from.pack();
-  return segment.backend(backend).state.compare_exchange_strong(expected, to.pack(), std::memory_order_seq_cst);
+  if (word.compare_exchange_strong(expected, to.pack(), std::memory_order_seq_cst)) return true;
+  // A damaged word reads as another: then it is the damaged one that has to be there.
+  return StateWord::unpack(expected) == from &&
+         word.compare_exchange_strong(expected, to.pack(), std::memory_order_seq_cst);
 }
 
 tl::unexpected<Error> ticket_lost(const Segment& segment, BackendRef ref) {

@@ -84,16 +84,18 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     slot.drain_failed_ns = record.drain_failed_ns.load(std::memory_order_acquire);
     slot.overdue = slot.state.state == BackendState::kStopping &&
                    record.model_hash.load(std::memory_order_acquire) == kHashOverdue;
+    slot.damaged = !StateWord::is_known(record.state.load(std::memory_order_seq_cst));
     slot.in_flight = 0;
     slot.oldest_start_ns = kNever_ns;
     slot.newest_start_ns = 0;
     slot.last_used_ns = slot.ready_ns;
-    if (slot.ref.generation == 0 || !is_printable_utf8(slot.model) || slot.model.empty()) {
-      s.damage.push_back(slot_name(i) + ": no valid model name");
-      continue;
-    }
     position[i] = static_cast<std::int32_t>(s.backends.size());
     s.backends.push_back(slot);
+    if (slot.damaged) s.damage.push_back(slot_name(i) + ": in no known state");
+    if (!is_printable_utf8(slot.model) || slot.model.empty()) {
+      s.damage.push_back(slot_name(i) + ": no valid model name");
+      s.backends.back().model = "(" + slot_name(i) + ")";  // it has a place, and must come to an end
+    }
   }
 }
 
@@ -133,6 +135,7 @@ const Snapshot& SnapshotReader::read() {
 
   // Before the workers: a waiter whose worker is not among them is one whose worker has gone.
   s.waiters.clear();
+  s.stray_waiters.clear();
   for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     const WaiterRecord& row = segment.waiter(i);
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
@@ -150,8 +153,10 @@ const Snapshot& SnapshotReader::read() {
     waiter.priority = row.priority.load(std::memory_order_acquire);
     waiter.tag = row.tag.load();
     if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
-    if (waiter.model.empty() || !is_printable_utf8(waiter.model)) {
-      s.damage.push_back("waiter row " + std::to_string(i) + ": no valid model name");
+    const bool waits = low_half(state) == static_cast<std::uint32_t>(WaiterState::kWaiting);
+    if (!waits || waiter.model.empty() || !is_printable_utf8(waiter.model)) {
+      s.damage.push_back("waiter row " + std::to_string(i) + (waits ? ": no valid model name" : ": in no known state"));
+      s.stray_waiters.push_back({i, state, waits ? waiter.owner : 0});
       continue;
     }
     s.waiters.push_back(std::move(waiter));
@@ -225,7 +230,8 @@ const Snapshot& SnapshotReader::read() {
         std::max(backend.last_used_ns,
                  segment.last_used(segment.coordinator_row(), backend.ref.index).load(std::memory_order_seq_cst));
   }
-
+  std::erase_if(s.stray_waiters,
+                [&](const StrayWaiter& stray) { return s.find_worker(stray.owner) != nullptr; });
   return s;
 }
 

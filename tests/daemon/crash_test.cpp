@@ -387,5 +387,73 @@ TEST_F(CrashTest, ASlotIsNotTakenFromUnderASlowLeaseHolder) {
   EXPECT_TRUE(settles()) << "the old slot was not freed";
 }
 
+// --- Wild writes ------------------------------------------------------------------------------------
+// A slot or row in no known state was never given back: no rule spoke of it, no CAS expected it.
+
+TEST_F(CrashTest, P6ABackendWhoseStateIsNoneOfOursIsEndedAndItsPlaceIsFree) {
+  start({"--max-backends", "1"});
+  const std::string carried = token();
+  RemoteWorker worker(scratch_);
+  RemoteWorker other(scratch_);
+  const pid_t pid = worker.load("m");
+  const Pool pool = attach(scratch_);
+  pool.segment().backend(0).state.fetch_or(0x80);
+  ring(pool.segment());
+  EXPECT_EQ(other.acquire("n"), "ticket");
+  EXPECT_FALSE(is_running(pid)) << "two backends where one may be";
+  const auto exited = wait_event("exited", "m");
+  EXPECT_EQ(exited["pid"], pid);
+  EXPECT_EQ(exited["reason"], "crashed");
+  EXPECT_THAT(exited["text"].get<std::string>(), HasSubstr("damaged"));
+  worker.release("m");
+  other.release("n");
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(CrashTest, P6ATicketWhoseStateIsNoneOfOursIsLostAndItsPlaceIsFree) {
+  start({"--max-backends", "1"});
+  RemoteWorker worker(scratch_);
+  RemoteWorker other(scratch_);
+  ASSERT_EQ(worker.acquire("m"), "ticket");
+  const Pool pool = attach(scratch_);
+  pool.segment().backend(0).state.fetch_or(0x80);
+  ring(pool.segment());
+  EXPECT_EQ(other.acquire("m"), "ticket") << "a lost ticket goes to who comes next";
+  EXPECT_EQ(worker.spawn("m"), "ticket_lost");
+  worker.release("m");
+  other.release("m");
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(CrashTest, P6ASlotThatWasNeverUsedAndIsInNoKnownStateIsFreedBeforeItCosts) {
+  start({"--max-backends", "2"});
+  RemoteWorker worker(scratch_);
+  const Pool pool = attach(scratch_);
+  pool.segment().backend(0).state.store(0x99);
+  EXPECT_NE(worker.load("a"), 0);
+  EXPECT_NE(worker.load("b"), 0);
+  worker.release("a");
+  worker.release("b");
+  EXPECT_TRUE(eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStopping; }));
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(CrashTest, P6AWaiterRowInNoKnownStateIsFreeAgainAndItsWaiterStandsInLineAnew) {
+  start({"--max-backends", "1"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker waiting(scratch_);
+  holder.load("m");
+  waiting.begin_acquire("n");
+  const Pool pool = attach(scratch_);
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  pool.segment().waiter(0).state.fetch_or(0x100);
+  ring(pool.segment());
+  EXPECT_TRUE(eventually([&] { return low_half(pool.segment().waiter(0).state.load()) <= 1; }));
+  holder.release("m");
+  EXPECT_EQ(waiting.hear(), "ticket");
+  waiting.release("n");
+  EXPECT_TRUE(settles());
+}
+
 }  // namespace
 }  // namespace modelpool::test

@@ -979,6 +979,26 @@ TEST_F(DecideTest, ALoadGivenUpByItsHolderIsStoppedThoughNobodyDecidedIt) {
   EXPECT_EQ(decide().actions[0].stop.worker_pid, 500u);
 }
 
+TEST_F(DecideTest, P11AnEndForItsDamagedSlotSaysSo) {
+  BackendView& a = backend("a", BackendState::kStopping);
+  BackendView& b = loading("b", BackendState::kStopping, kSecond_ns);
+  a.damaged = b.damaged = true;
+  // A drain that was taken back before the damage is not why.
+  a.stop.generation = a.ref.generation;
+  a.stop.reason = Reason::kLru;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGTERM", "signal b SIGTERM"));
+  const Decision decision = decide();
+  EXPECT_EQ(decision.actions.back().stop.failed, kLoadLost) << "nothing cools down for this";
+  const StopRecord& stop = decision.actions[decision.actions.size() - 2].stop;
+  EXPECT_EQ(stop.reason, Reason::kCrashed);
+  EXPECT_EQ(stop.failed, 0u);
+  EXPECT_THAT(field_text(stop.text), HasSubstr("damaged"));
+  a.stop = stop;
+  a.stop.signalled_ns = kNow_ns;
+  b.process.pid = 0;
+  EXPECT_THAT(actions(), ElementsAre("gone b"));
+}
+
 TEST_F(DecideTest, ADeadHolderLetsGoOfItsStoppingAndGoneSlots) {
   BackendView& a = loading("a", BackendState::kStopping, kSecond_ns);
   a.stop.generation = a.ref.generation;

@@ -30,9 +30,9 @@ TEST(StateWord, OfAFreshSegmentIsFree) {
   EXPECT_EQ(StateWord::unpack(0), (StateWord{0, 0, BackendState::kFree}));
 }
 
-TEST(StateWord, ReadsAnUnknownStateAsGone) {
-  EXPECT_EQ(StateWord::unpack(0xff).state, BackendState::kGone);
-  EXPECT_EQ(StateWord::unpack(kBackendStateCount).state, BackendState::kGone);
+TEST(StateWord, ReadsAnUnknownStateAsStopping) {
+  EXPECT_EQ(StateWord::unpack(0xff).state, BackendState::kStopping);
+  EXPECT_EQ(StateWord::unpack(kBackendStateCount).state, BackendState::kStopping);
 }
 
 TEST(StateWord, NamesAWorkerByIndexAndGenerationAndNobodyBy0) {

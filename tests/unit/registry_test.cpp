@@ -111,6 +111,29 @@ TEST_F(Registry, MarksGoneOnlyWhatIsStopping) {
               [&](BackendRef ref) { return mark_gone(*segment_, ref); });
 }
 
+// Such a slot was read as gone, and no CAS ever found it so: it was never freed.
+TEST_F(Registry, AStateThatIsNoneOfOursIsStoppingForEveryone) {
+  const BackendRef ref{3, 5};
+  const auto damage = [&](std::uint32_t owner, unsigned byte) {
+    segment_->backend(3).state.store(StateWord{5, owner, BackendState::kFree}.pack() | byte);
+  };
+  for (const unsigned byte : {7u, 0x83u, 0xffu}) {
+    damage(0, byte);
+    Segment::reach(segment_->line().backends_reached, 3);
+    EXPECT_EQ(count_live(*segment_), 1u) << "what runs there would not count";
+    EXPECT_FALSE(close_to_leases(*segment_, ref, kEpoch));
+    EXPECT_FALSE(free_slot(*segment_, ref));
+    EXPECT_TRUE(mark_gone(*segment_, ref));
+    EXPECT_TRUE(free_slot(*segment_, ref));
+    EXPECT_EQ(state(ref), (StateWord{6, 0, BackendState::kFree}));
+    damage(owner_, byte);
+    give_up(*segment_, ref, owner_);
+    EXPECT_EQ(state(ref), (StateWord{5, 0, BackendState::kStopping}));
+    damage(owner_, byte);
+    EXPECT_TRUE(disown_ticket(*segment_, ref));
+  }
+}
+
 TEST_F(Registry, FreesOnlyWhatIsGoneAndNobodys) {
   expect_only({{BackendState::kGone, BackendState::kFree}},
               [&](BackendRef ref) { return free_slot(*segment_, ref); });

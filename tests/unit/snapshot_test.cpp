@@ -213,12 +213,20 @@ class Damage : public ::testing::Test {
   std::vector<PendingAcquire> pending_;
 };
 
-TEST_F(Damage, AModelNameThatIsNoneIsReportedAndTheSlotSkipped) {
+TEST_F(Damage, AModelNameThatIsNoneIsReportedAndTheSlotKeepsItsPlace) {
   segment_->backend(0).model.store("\xff\xfe");
   // Read before, the name would be remembered: a name changes with the generation only.
   expect_found("backend slot 0: no valid model name");
   EXPECT_EQ(look(segment_).find_model("m"), nullptr);
-  EXPECT_EQ(look(segment_).backends.size(), 1u);
+  EXPECT_EQ(look(segment_).live(), 2u) << "nobody would ever end it";
+}
+
+TEST_F(Damage, AStateThatIsNoneOfOursIsReportedAndShownAsStopping) {
+  segment_->backend(0).state.store(StateWord{1, 0, BackendState::kReady}.pack() | 0x80);
+  expect_found("backend slot 0: in no known state");
+  EXPECT_EQ(look(segment_).find_model("m")->state.state, BackendState::kStopping);
+  EXPECT_TRUE(look(segment_).find_model("m")->damaged);
+  EXPECT_FALSE(look(segment_).find_model("loading")->damaged);
 }
 
 // Its slot was read before, so a position in the last snapshot was known.
@@ -320,6 +328,20 @@ TEST_F(Damage, AWaiterForNoModelIsReportedAndSkipped) {
   segment_->waiter(0).model.store("");
   expect_found("waiter row 0: no valid model name");
   EXPECT_TRUE(look(segment_).waiters.empty());
+  EXPECT_TRUE(look(segment_).stray_waiters.empty()) << "its worker clears it";
+  segment_->waiter(0).owner.store(StateWord::owner_of({20, 1}));
+  EXPECT_EQ(look(segment_).stray_waiters.size(), 1u);
+}
+
+TEST_F(Damage, AWaiterInNoKnownStateIsReportedAndStray) {
+  const std::uint64_t word = segment_->waiter(0).state.load() | 0x400;
+  segment_->waiter(0).state.store(word);
+  expect_found("waiter row 0: in no known state");
+  const Snapshot s = look(segment_);
+  EXPECT_TRUE(s.waiters.empty());
+  ASSERT_EQ(s.stray_waiters.size(), 1u);
+  EXPECT_EQ(s.stray_waiters[0].row, 0u);
+  EXPECT_EQ(s.stray_waiters[0].word, word);
 }
 
 // Shared bytes are input: whatever they are, a look ends, with an answer.

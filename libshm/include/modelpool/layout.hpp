@@ -111,11 +111,13 @@ struct StateWord {
     return std::uint64_t{generation} << 32 | std::uint64_t{owner & kOwnerMask} << 8 |
            static_cast<std::uint64_t>(state);
   }
+  // What a wild write has left, a state that is none of ours, reads as STOPPING: whatever it was, its
+  // processes are ended first, then it is free.
   static constexpr StateWord unpack(std::uint64_t word) {
-    const auto state = static_cast<std::uint8_t>(word);
-    return {static_cast<std::uint32_t>(word >> 32), static_cast<std::uint32_t>(word >> 8) & kOwnerMask,
-            state < kBackendStateCount ? static_cast<BackendState>(state) : BackendState::kGone};
+    const auto state = is_known(word) ? static_cast<BackendState>(word & 0xff) : BackendState::kStopping;
+    return {static_cast<std::uint32_t>(word >> 32), static_cast<std::uint32_t>(word >> 8) & kOwnerMask, state};
   }
+  static constexpr bool is_known(std::uint64_t word) { return (word & 0xff) < kBackendStateCount; }
 };
 
 constexpr bool is_live(BackendState state) {

@@ -51,6 +51,7 @@ struct BackendView {
   std::uint64_t noted = 0;
   std::uint64_t drain_failed_ns = 0;
   bool overdue = false;      // would not die; no longer blocks its model
+  bool damaged = false;      // in no known state; shown as stopping
   // Derived.
   std::uint32_t in_flight = 0;
   std::uint64_t oldest_start_ns = kNever_ns;  // of its leases
@@ -84,6 +85,13 @@ struct WaiterView {
   std::string tag;
 };
 
+// A waiter row that nobody knows as his: in no known state, or of no model and no attached worker.
+struct StrayWaiter {
+  std::uint32_t row = 0;
+  std::uint64_t word = 0;
+  std::uint32_t owner = 0;
+};
+
 struct CoordinatorView {
   CoordinatorIdentity identity;
   std::uint64_t started_ns = 0;
@@ -99,6 +107,7 @@ struct Snapshot {
   std::vector<BackendView> backends;  // not FREE, by slot
   std::vector<WorkerView> workers;    // attached, by row
   std::vector<WaiterView> waiters;    // by arrival
+  std::vector<StrayWaiter> stray_waiters;
   std::vector<LeaseView> leases;      // by worker row, cell
   CoordinatorView coordinator;
   std::vector<std::string> damage;
