@@ -75,7 +75,10 @@ std::unique_ptr<Victim> begin(Stage& stage, const Operation& operation, Places p
     stage.start_judge();
   }
   if (operation.before) operation.before(stage);
-  auto victim = std::make_unique<Victim>(stage.segment_path(), [&] { operation.victim(stage); });
+  const auto places_of =
+      operation.dies == Operation::Dies::kVictim ? PlacesOf::kVictim : PlacesOf::kItsChild;
+  auto victim = std::make_unique<Victim>(
+      stage.segment_path(), [&] { operation.victim(stage); }, places_of);
   if (victim->run_to_mark() != Victim::Stop::kMark) {
     throw std::runtime_error("the victim did not come to its operation: " + victim->where());
   }
@@ -114,6 +117,24 @@ std::string let_other_run(Stage& stage, const Operation& operation, Victim& vict
   return wrong + other.hear();
 }
 
+// The child is dead, its parent lives: it comes to its end, and meanwhile nobody who wants the
+// model waits in vain. Returns what was wrong.
+std::string let_parent_live(Stage& stage, Victim& victim) {
+  victim.kill_child();
+  if (victim.run_on(kPatience) != Victim::Stop::kMark) {
+    return "its parent does not come to its end: " + victim.where();
+  }
+  Forked next([&](Forked::Child& child) {
+    modelpool::Pool pool = stage.attach();
+    // A failed load is an answer too; its cool-down is short here.
+    child.say(eventually([&] { return pool.acquire("fresh", std::chrono::seconds(5)).has_value(); })
+                  ? "got it"
+                  : "nobody else gets the model");
+  });
+  const std::string said = next.hear();
+  return said == "got it" ? "" : said + "; ";
+}
+
 // One kill, or one stop. Returns whether the operation had such a place; beyond the last is its
 // end.
 bool visit(Stage& stage, const Operation& operation, Places places, long place, Tally* tally) {
@@ -122,7 +143,14 @@ bool visit(Stage& stage, const Operation& operation, Places places, long place, 
   const std::string where = victim->where();
   std::string failure;
   if (operation.other && reached) failure = let_other_run(stage, operation, *victim);
-  victim->kill_here();
+  if (operation.dies == Operation::Dies::kChildAlone && reached) {
+    failure = let_parent_live(stage, *victim);
+  }
+  if (operation.dies == Operation::Dies::kParentOfChild && reached) {
+    victim->kill_parent();
+  } else {
+    victim->kill_here();
+  }
   ++tally->kills;
   tally->recoveries += stage.mutex_owner_died();
   stage.start_judge();

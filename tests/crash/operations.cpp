@@ -314,6 +314,30 @@ std::vector<Operation> worker_operations() {
   };
 }
 
+// --- The child that a worker starts --------------------------------------------------------------
+
+std::vector<Operation> child_operations() {
+  const auto spawn = [](const char* name, Operation::Dies dies, std::vector<std::string> argv) {
+    return Operation{.name = name,
+                     .victim =
+                         [argv = std::move(argv)](const Stage& stage) {
+                           Pool pool = stage.attach();
+                           std::optional<LoadTicket> ticket = ticket_for(pool, kFresh);
+                           begins();
+                           if (!ticket->spawn(argv)) ticket.reset();
+                           ends();
+                         },
+                     .dies = dies};
+  };
+  const std::vector<std::string> no_program{"/nowhere/to/be/found"};
+  return {
+      spawn("child", Operation::Dies::kChildAlone, kBackend),
+      spawn("child-orphaned", Operation::Dies::kParentOfChild, kBackend),
+      spawn("child-fails", Operation::Dies::kChildAlone, no_program),
+      spawn("child-fails-orphaned", Operation::Dies::kParentOfChild, no_program),
+  };
+}
+
 // --- The coordinator -----------------------------------------------------------------------------
 
 void judge(const Stage& stage) {
@@ -566,8 +590,8 @@ std::vector<Operation> standing_operations() {
 const std::vector<Operation>& operations() {
   static const std::vector<Operation> all = [] {
     std::vector<Operation> list;
-    for (auto group :
-         {lease_operations, worker_operations, judge_operations, standing_operations}) {
+    for (auto group : {lease_operations, worker_operations, child_operations, judge_operations,
+                       standing_operations}) {
       for (Operation& operation : group()) list.push_back(std::move(operation));
     }
     return list;

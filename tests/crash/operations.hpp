@@ -45,6 +45,8 @@ struct Operation {
   std::function<void(Pool&, Meeting&)> other = nullptr;
   // Only the first place, and the other does all it has to do while the victim stands.
   bool stands_long = false;
+  // The places are those of the child that the victim starts. There one of the two dies.
+  enum class Dies { kVictim, kChildAlone, kParentOfChild } dies = Dies::kVictim;
 };
 
 const std::vector<Operation>& operations();

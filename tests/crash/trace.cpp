@@ -55,8 +55,9 @@ void wait_for_signal(std::chrono::nanoseconds patience) {
 
 void mark() { raise(SIGSTOP); }
 
-Victim::Victim(const std::string& segment_path, const std::function<void()>& body)
-    : segment_path_(segment_path) {
+Victim::Victim(const std::string& segment_path, const std::function<void()>& body,
+               PlacesOf places_of)
+    : segment_path_(segment_path), of_child_(places_of == PlacesOf::kItsChild) {
   sigset_t child;  // waited for by sigtimedwait
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);
@@ -80,7 +81,8 @@ Victim::Victim(const std::string& segment_path, const std::function<void()>& bod
   }
   setpgid(pid_, pid_);
   if (waitpid(pid_, &status_, __WALL) != pid_ || !WIFSTOPPED(status_)) give_up("trace the victim");
-  const long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+  long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+  if (of_child_) options |= PTRACE_O_TRACEFORK | PTRACE_O_TRACEEXEC;
   if (ptrace(PTRACE_SETOPTIONS, pid_, nullptr, options) != 0) give_up("PTRACE_SETOPTIONS");
   threads_[pid_] = 0;
   here_ = pid_;
@@ -94,7 +96,7 @@ void Victim::choose(Places places) {
   places_ = places;
   counting_ = true;
   changed_ = true;
-  if (places != Places::kEveryInstruction) {
+  if (places != Places::kEveryInstruction && !of_child_) {
     find_mapping();
     protect(true);
   }
@@ -125,10 +127,11 @@ Victim::Stop Victim::run_on(std::chrono::nanoseconds patience) {
 
 // Lets a stopped thread go on, to its next place if places count.
 void Victim::resume(pid_t thread) {
+  if (executed_ && thread == child_) return let_child_go();
   auto request = PTRACE_CONT;
-  if (counting_) {
+  if (counting_ && (!of_child_ || thread == child_)) {
     if (places_ == Places::kStoresAndSystemCalls) request = PTRACE_SYSCALL;
-    if (places_ == Places::kEveryInstruction && thread == pid_) request = PTRACE_SINGLESTEP;
+    if (places_ == Places::kEveryInstruction && is_main(thread)) request = PTRACE_SINGLESTEP;
   }
   if (thread == here_) here_ = 0;
   ptrace(request, thread, nullptr, std::exchange(threads_[thread], 0));
@@ -138,7 +141,9 @@ Victim::Stop Victim::wait(std::chrono::nanoseconds patience) {
   const auto until = std::chrono::steady_clock::now() + patience;
   for (;;) {
     int status = 0;
-    const pid_t thread = waitpid(-pid_, &status, WNOHANG | __WALL);
+    pid_t thread = waitpid(-pid_, &status, WNOHANG | __WALL);
+    // It leaves the group.
+    if (thread == 0 && child_ != 0) thread = waitpid(child_, &status, WNOHANG | __WALL);
     if (thread < 0) {
       ended_ = true;
       return Stop::kEnded;
@@ -157,6 +162,7 @@ Victim::Stop Victim::wait(std::chrono::nanoseconds patience) {
 std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
   if (!WIFSTOPPED(status)) {
     threads_.erase(thread);
+    if (thread == child_) child_ = 0;
     if (thread != pid_) return std::nullopt;
     ended_ = true;
     status_ = status;
@@ -164,8 +170,16 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
   }
   const bool is_new = threads_.emplace(thread, 0).second;
   const int signal = WSTOPSIG(status);
+  if (of_child_ && is_new && !is_thread(thread)) {
+    child_ = thread;
+    return place(thread, At::kInstruction);
+  }
+  if (status >> 16 == PTRACE_EVENT_EXEC && thread == child_) {
+    executed_ = true;
+    return place(thread, At::kLeaveCall);
+  }
   if (signal == kSystemCallStop && counting_) {
-    if (thread != pid_ && !reaches_another_process(registers(thread).orig_rax)) {
+    if (!is_main(thread) && !reaches_another_process(registers(thread).orig_rax)) {
       resume(thread);
       return std::nullopt;
     }
@@ -177,7 +191,7 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
       return std::nullopt;
     }
     const Stop left = place(thread, At::kLeaveCall);
-    if (begin_ == 0 && registers(thread).orig_rax == SYS_mmap) {
+    if (begin_ == 0 && !of_child_ && registers(thread).orig_rax == SYS_mmap) {
       find_mapping();
       protect(true);
     }
@@ -282,6 +296,7 @@ void Victim::protect(bool read_only) {
 
 void Victim::kill_here() {
   if (pid_ <= 0) return;
+  if (child_ != 0) kill_child();
   // The kernel marks the mutexes of the dead only where it can write.
   if (read_only_ && here_ != 0 && !ended_) {
     if (at_ == At::kEnterCall) {  // instead of the call it is about to make
@@ -301,6 +316,40 @@ void Victim::kill_here() {
   kill(pid_, SIGKILL);
   while (waitpid(-pid_, nullptr, __WALL) > 0 || errno == EINTR) {
   }
+  ended_ = true;
+  pid_ = -1;
+}
+
+// A thread, not a child.
+bool Victim::is_thread(pid_t id) const {
+  return access(("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(id)).c_str(), F_OK) ==
+         0;
+}
+
+void Victim::let_child_go() {
+  if (here_ == child_) here_ = 0;
+  threads_.erase(child_);
+  ptrace(PTRACE_DETACH, std::exchange(child_, 0), nullptr, 0);
+}
+
+void Victim::kill_child() {
+  if (here_ == child_) here_ = 0;
+  threads_.erase(child_);
+  kill(child_, SIGKILL);
+  waitpid(child_, nullptr, __WALL);  // so that its parent can
+  child_ = 0;
+}
+
+void Victim::kill_parent() {
+  kill(pid_, SIGKILL);
+  // With its threads; a child that has not left the group yet may end too.
+  for (pid_t reaped = 0; reaped != pid_;) {
+    int status = 0;
+    reaped = waitpid(-pid_, &status, WNOHANG | __WALL);
+    if (reaped == 0) wait_for_signal(std::chrono::milliseconds(1));
+    if (reaped > 0 && reaped == child_ && !WIFSTOPPED(status)) child_ = 0;
+  }
+  if (child_ != 0) let_child_go();
   ended_ = true;
   pid_ = -1;
 }

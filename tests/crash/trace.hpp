@@ -11,7 +11,8 @@
 //
 // The stores of all its threads count, and the calls of its main thread. Helper threads mostly
 // look: of their calls those count that reach another process. A child that it starts is not
-// traced.
+// traced; or, if asked for, the child's calls are the places until it executes a program, and only
+// those: it writes nothing to the segment.
 #pragma once
 
 #include <sys/types.h>
@@ -31,13 +32,16 @@ enum class Places {
   kBothSidesOfStores,  // for a victim that goes on: what it reads next may have changed
 };
 
+enum class PlacesOf { kVictim, kItsChild };
+
 // Called in the victim: it stops here for its tracer.
 void mark();
 
 class Victim {
  public:
   // Forks a process that runs `body`, and traces it.
-  Victim(const std::string& segment_path, const std::function<void()>& body);
+  Victim(const std::string& segment_path, const std::function<void()>& body,
+         PlacesOf places_of = PlacesOf::kVictim);
   ~Victim();
   Victim(const Victim&) = delete;
   Victim& operator=(const Victim&) = delete;
@@ -54,6 +58,9 @@ class Victim {
   Stop run_on(std::chrono::nanoseconds patience);
   // SIGKILL right here, and reaped.
   void kill_here();
+  // The same to its child alone, or to it alone while the child stands still; the other goes on.
+  void kill_child();
+  void kill_parent();
   // For people: what it is about to do, or how it ended.
   std::string where() const;
 
@@ -63,6 +70,9 @@ class Victim {
   Stop wait(std::chrono::nanoseconds patience);
   std::optional<Stop> meaning_of(pid_t thread, int status);
   Stop place(pid_t thread, At at);
+  bool is_thread(pid_t id) const;
+  bool is_main(pid_t thread) const { return thread == (of_child_ ? child_ : pid_); }
+  void let_child_go();
   void single_step(pid_t thread);
   void step_over_store(pid_t thread);
   bool is_one_round_more(pid_t thread);
@@ -71,6 +81,9 @@ class Victim {
 
   std::string segment_path_;
   pid_t pid_ = -1;
+  bool of_child_ = false;  // the places are those of its child
+  pid_t child_ = 0;        // while it is traced
+  bool executed_ = false;  // the child, just now
   bool ended_ = false;
   int status_ = 0;
   std::map<pid_t, int> threads_;  // and the signal each is to get when it goes on
