@@ -349,10 +349,6 @@ Result<> LoadTicket::fail(std::string_view reason) {
 
 Result<> LoadTicket::give_back() {
   if (auto ok = check(); !ok) return ok;
-  if (pid_ != 0) {
-    return modelpool::fail(Errc::kInvalid, "unable to give back the ticket for " + escape(model_) + ": process " +
-                                               std::to_string(pid_) + " was started; fail it instead");
-  }
   const Segment& segment = ref_.worker->segment();
   let_go();
   wake_waiters(segment, hash_name(model_));

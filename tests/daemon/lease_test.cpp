@@ -134,6 +134,26 @@ TEST_F(LeaseTest, InterruptedWhileItLoadsItEndsWhatItStarted) {
   EXPECT_EQ(processes_with_environment(token()).size(), 0u);
 }
 
+// It was a failed load: the model cooled down for all because one was impatient.
+TEST_F(LeaseTest, TooImpatientForALoadItEndsWhatItStartedAndNothingCoolsDown) {
+  start({"--load-cooldown", "1h..1h"});
+  RemoteWorker waiter(scratch_);
+  Program loader(
+      argv({"m", "--start", backend("--load-time 1h"), "--timeout", "1s", "--", "true"}));
+  ASSERT_TRUE(wait_state("m", "starting"));
+  waiter.begin_acquire("m");
+  EXPECT_EQ(loader.wait(), 124);
+  EXPECT_THAT(loader.err(), AllOf(HasSubstr("within 1s"), HasSubstr("raise --timeout")));
+  EXPECT_EQ(waiter.hear(), "ticket");
+  EXPECT_EQ(processes_with_environment(token()).size(), 0u);
+  Program interrupted(
+      argv({"n", "--start", backend("--load-time 1h"), "--timeout", "20s", "--", "true"}));
+  ASSERT_TRUE(wait_state("n", "starting"));
+  interrupted.signal(SIGINT);
+  EXPECT_EQ(interrupted.wait(), 128 + SIGINT);
+  EXPECT_EQ(waiter.acquire("n"), "ticket");
+}
+
 TEST_F(LeaseTest, InterruptedWhileItWaitsItLeavesTheLine) {
   start({"--max-backends", "1"});
   Program holder(argv({"m", "--start", backend(), "--", "sleep", "600"}));

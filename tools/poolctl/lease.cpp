@@ -166,15 +166,17 @@ class Load {
       case Answer::kExited:
         return give_up(ticket, "it ended before it was ready", output,
                        how_it_ended(pool_, options_.model, ticket.pid()));
+      // The two that are our own end and not the model's: who comes next may load it at once.
       case Answer::kTimedOut:
-        return give_up(ticket,
-                       "not ready at " + plan.address + " (" + options_.ready + ") within " +
-                           format_duration(options_.timeout_ns),
-                       "raise --timeout; " + output);
+        static_cast<void>(ticket.give_back());
+        complain("unable to load " + escape(options_.model) + ": not ready at " + plan.address +
+                 " (" + options_.ready + ") within " + format_duration(options_.timeout_ns) +
+                 "; raise --timeout; " + escape(output));
+        return kLeaseRefused;
       case Answer::kSignal:
         break;
     }
-    static_cast<void>(ticket.fail("the load was interrupted by a signal"));
+    static_cast<void>(ticket.give_back());
     return interrupted(options_.model, inbox_);
   }
 

@@ -85,8 +85,8 @@ class LoadTicket {
   // The load failed: answers every waiter with the reason, ends what was started, starts the
   // model's cool-down.
   Result<> fail(std::string_view reason);
-  // Whoever was to load it has left before anything was started: no failure, the next waiter gets a
-  // ticket. Errors: kInvalid if a process was started.
+  // Whoever was to load it has left: no failure, the next waiter gets a ticket. What was started is
+  // ended.
   Result<> give_back();
   explicit operator bool() const { return ref_.worker != nullptr; }
 
