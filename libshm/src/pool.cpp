@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 #include <utility>
 
 #include "modelpool/time.hpp"
@@ -27,7 +28,7 @@ class KnownModels {
     return entry.key == 0 ? nullptr : &entry.ref;
   }
   void put(std::uint64_t key, BackendRef ref) {
-    if (2 * (used_ + 1) > entries_.size()) grow();
+    if (2 * (used_ + 1) > entries_.size() && !grow()) return;
     Entry& entry = place(key);
     used_ += entry.key == 0;
     entry = {key, ref};
@@ -48,14 +49,21 @@ class KnownModels {
     while (entries_[i].key != 0 && entries_[i].key != key) i = (i + 1) & mask;
     return entries_[i];
   }
-  void grow() {
-    const std::vector<Entry> old = std::move(entries_);
+  // False without memory: then what it knows is all it will know. The caller has its lease already.
+  bool grow() {
+    std::vector<Entry> old;
+    try {
+      old.resize(entries_.empty() ? kFirst : std::min(2 * entries_.size(), kMost));
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    old.swap(entries_);
     used_ = 0;
-    entries_.assign(old.empty() ? kFirst : std::min(2 * old.size(), kMost), {});
-    if (old.size() == kMost) return;
+    if (old.size() == kMost) return true;
     for (const Entry& entry : old) {
       if (entry.key != 0) put(entry.key, entry.ref);
     }
+    return true;
   }
 
   std::vector<Entry> entries_;
