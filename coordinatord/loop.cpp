@@ -82,6 +82,17 @@ void drain(const Fd& fd) {
   }
 }
 
+// What was set while the config waited to be published is newer than the config.
+void keep_later_sets(const Settings& found, const Settings& now, Settings* config) {
+  for (const SettingInfo& info : kSettings) {
+    const Origin origin = now.pool.origin[static_cast<std::size_t>(info.id)];
+    if (!now.pool.has(info.id) || origin.kind != OriginKind::kSet) continue;
+    const bool was_there = found.pool.has(info.id) && found.get(info.id) == now.get(info.id) &&
+                           found.pool.origin[static_cast<std::size_t>(info.id)].kind == OriginKind::kSet;
+    if (!was_there) config->pool.set(info.id, now.get(info.id), origin);
+  }
+}
+
 // Nobody else would: who stood there has stood in line again.
 bool free_stray_waiters(const Segment& segment, const Snapshot& snapshot) {
   bool freed = false;
@@ -133,12 +144,13 @@ Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings&
   where.settings = &settings;
   auto segment = Segment::attach(options.pool, where);
   if (!segment) return fail(segment.error());
+  const Settings found = (*segment)->settings().settings.load();
   auto singleton = take_singleton(**segment);
   if (!singleton) return fail(singleton.error());
   std::unique_ptr<Loop> loop(new Loop(options, std::move(notifier), std::move(*segment), std::move(*singleton)));
   if (auto ok = loop->set_up(); !ok) return fail(ok.error());
   loop->become_coordinator();
-  loop->apply(settings);
+  loop->apply(settings, found);
   return loop;
 }
 
@@ -227,11 +239,11 @@ void Loop::become_coordinator() {
   wake_everyone(*segment_);  // who waited for a coordinator waits for this one now
 }
 
-// What `poolctl set` changed stays until file or flags change.
-void Loop::apply(const Settings& settings) {
-  const auto& published = segment_->settings().settings;
-  if (published.generation() != 0 && published.load().config_hash == settings.config_hash) return;
+// What `poolctl set` changed stays until file or flags change; `found` is what held before they did.
+void Loop::apply(const Settings& settings, const Settings& found) {
+  if (found.config_hash == settings.config_hash) return;
   pending_ = std::make_unique<Settings>(settings);
+  pending_since_ = found;
   publish_pending();
 }
 
@@ -239,7 +251,9 @@ void Loop::publish_pending() {
   if (!pending_) return;
   auto lock = lock_for(segment_->lock(), 0);
   if (!lock) return;  // tried again by timer: the coordinator does not wait for the mutex
-  segment_->settings().settings.publish(*pending_);
+  auto& published = segment_->settings().settings;
+  keep_later_sets(pending_since_, published.load(), pending_.get());
+  published.publish(*pending_);
   pending_.reset();
   unlooked_ = true;
 }
@@ -392,6 +406,7 @@ void Loop::reload() {
     spdlog::error("{}; the settings in force stay", settings.error().text);
   } else {
     pending_ = std::make_unique<Settings>(std::move(*settings));
+    pending_since_ = segment_->settings().settings.load();
     publish_pending();
     spdlog::info("config read again");
   }

@@ -38,7 +38,7 @@ class Loop {
   Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> segment, Fd singleton);
   Result<> set_up();
   void become_coordinator();
-  void apply(const Settings& settings);
+  void apply(const Settings& settings, const Settings& found);
   void publish_pending();
   std::uint64_t scan();
   void handle_signals();
@@ -72,6 +72,7 @@ class Loop {
   Ending ending_ = Ending::kNo;
   bool unlooked_ = false;                  // something happened after the last scan
   std::unique_ptr<Settings> pending_;      // to be published when the mutex can be had
+  Settings pending_since_;                 // what held when that was decided
   std::shared_ptr<const Settings> settings_before_;  // of the last scan
   std::string status_;
 };

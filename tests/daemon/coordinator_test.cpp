@@ -173,14 +173,37 @@ TEST_F(CoordinatorTest, P10WhatPoolctlSetChangedSurvivesARestartWithTheSameConfi
       << "the new config wins";
 }
 
+// The config waits for the mutex; it overwrote what was set meanwhile.
+TEST_F(CoordinatorTest, WhatIsSetWhileACoordinatorStartsIsNewerThanItsConfig) {
+  start({"--max-backends", "4", "--idle-timeout", "1h"});
+  ASSERT_EQ(poolctl(scratch_, {"set", "max-waiters=7"}).code, 0);
+  daemon_.reset();
+  const Pool pool = attach(scratch_);
+  auto& published = pool.segment().settings().settings;
+  {
+    auto lock = pool.segment().lock_structure();
+    ASSERT_TRUE(lock);
+    start({"--max-backends", "5", "--idle-timeout", "2h"});
+    Settings settings = published.load();
+    settings.pool.set(Setting::kMaxBackends, 3, {OriginKind::kSet, 0});
+    published.publish(settings);
+  }
+  EXPECT_TRUE(eventually(
+      [&] { return published.load().get(Setting::kIdleTimeout) == 2 * 3600 * kSecond_ns; }));
+  EXPECT_EQ(published.load().get(Setting::kMaxBackends), 3u);
+  EXPECT_NE(published.load().get(Setting::kMaxWaiters), 7u) << "a new config takes back old sets";
+}
+
 TEST_F(CoordinatorTest, P11AChangeOfSettingsSaysWhatChangedAndWhere) {
   start({"--idle-timeout", "15m"});
   EXPECT_EQ(poolctl(scratch_, {"set", "idle_timeout=2s", "max_backends=3"}).code, 0);
   ASSERT_TRUE(eventually([&] {
     const auto all = events(scratch_);
-    return !all.empty() && all.back()["kind"] == "settings_changed" && !all.back()["text"].is_null();
+    return !all.empty() && all.back()["kind"] == "settings_changed" &&
+           !all.back()["text"].is_null();
   }));
-  EXPECT_EQ(events(scratch_).back()["text"], "max_backends 0 -> 3 (set), idle_timeout 15m -> 2s (set)");
+  EXPECT_EQ(events(scratch_).back()["text"],
+            "max_backends 0 -> 3 (set), idle_timeout 15m -> 2s (set)");
 }
 
 TEST_F(CoordinatorTest, SighupReadsTheConfigAgain) {

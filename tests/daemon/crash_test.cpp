@@ -387,8 +387,9 @@ TEST_F(CrashTest, ASlotIsNotTakenFromUnderASlowLeaseHolder) {
   EXPECT_TRUE(settles()) << "the old slot was not freed";
 }
 
-// --- Wild writes ------------------------------------------------------------------------------------
-// A slot or row in no known state was never given back: no rule spoke of it, no CAS expected it.
+// --- Wild writes
+// ------------------------------------------------------------------------------------ A slot or
+// row in no known state was never given back: no rule spoke of it, no CAS expected it.
 
 TEST_F(CrashTest, P6ABackendWhoseStateIsNoneOfOursIsEndedAndItsPlaceIsFree) {
   start({"--max-backends", "1"});
@@ -434,7 +435,8 @@ TEST_F(CrashTest, P6ASlotThatWasNeverUsedAndIsInNoKnownStateIsFreedBeforeItCosts
   EXPECT_NE(worker.load("b"), 0);
   worker.release("a");
   worker.release("b");
-  EXPECT_TRUE(eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStopping; }));
+  EXPECT_TRUE(
+      eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStopping; }));
   EXPECT_TRUE(settles());
 }
 
