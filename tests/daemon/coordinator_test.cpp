@@ -1,4 +1,5 @@
 // P10, P13: the coordinator as a program: one a pool, its config, its signals, its ends.
+#include <pwd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -310,6 +311,34 @@ TEST_F(CoordinatorTest, P13ABadConfigIsNamedWithLineAndColumn) {
     }
   }
   EXPECT_NE(access(scratch_.path("default").c_str(), F_OK), 0) << "half-done: a pool was created";
+}
+
+TEST_F(CoordinatorTest, WithUserItBecomesThatUserBeforeItTouchesThePool) {
+  if (geteuid() != 0) {
+    const Finished refused = coordinatord({"--user", "root"});
+    EXPECT_EQ(refused.code, 3);
+    EXPECT_THAT(refused.err, HasSubstr("only root can"));
+    GTEST_SKIP() << "becoming another user needs root";
+  }
+  const passwd* nobody = getpwnam("nobody");
+  ASSERT_NE(nobody, nullptr);
+  const std::string dir = scratch_.path("of-nobody");
+  ASSERT_EQ(mkdir(dir.c_str(), 0700), 0);
+  ASSERT_EQ(chmod(scratch_.dir().c_str(), 0711), 0);
+  ASSERT_EQ(chown(dir.c_str(), nobody->pw_uid, nobody->pw_gid), 0);
+  Program program({MODELPOOL_COORDINATORD, "--dir", dir, "--user", "nobody"});
+  const auto seen = [&] {
+    return run({MODELPOOL_POOLCTL, "--dir", dir, "-o", "json", "status"}).out;  // root may look
+  };
+  EXPECT_TRUE(eventually([&] { return seen().find("\"alive\": true") != std::string::npos; }))
+      << program.err();
+  EXPECT_EQ(read_uid(program.pid()), nobody->pw_uid);
+  EXPECT_EQ(status_number(program.pid(), "Gid"), nobody->pw_gid);
+  struct stat info;
+  ASSERT_EQ(stat((dir + "/default").c_str(), &info), 0);
+  EXPECT_EQ(info.st_uid, nobody->pw_uid);
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.wait(), 0) << program.err();
 }
 
 TEST_F(CoordinatorTest, P13WrongUsageIsNamedAndEndsWithTwo) {

@@ -318,6 +318,54 @@ TEST_F(PoolctlTest, EvictThatTimesOutWithdrawsItsRequest) {
   EXPECT_EQ(worker.acquire("m"), "lease");
 }
 
+// It said that no backend serves it, which is true and no help.
+TEST_F(PoolctlTest, EvictOfABackendThatDoesNotDieSaysSo) {
+  start();
+  RemoteWorker worker(scratch_);
+  const pid_t pid = worker.load_idle("m");
+  daemon().kill_now();  // what follows is the coordinator's part
+  const Pool pool = attach(scratch_);
+  const BackendRef ref = find_backend(pool.segment(), "m")->ref;
+  const std::uint32_t epoch = 77;
+  ASSERT_TRUE(close_to_leases(pool.segment(), ref, epoch) &&
+              commit_stop(pool.segment(), ref, epoch));
+  Word& hash = pool.segment().backend(ref.index).model_hash;
+  const std::uint64_t before = hash.exchange(kHashOverdue);
+  const Finished refused = ctl({"evict", "m"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err,
+              AllOf(HasSubstr("process " + std::to_string(pid)),
+                    HasSubstr("does not die of SIGKILL"), HasSubstr("keeps its place")));
+  hash.store(before);
+  daemon().start();
+  EXPECT_TRUE(wait_state("m", ""));
+}
+
+TEST_F(PoolctlTest, ListWatchPrintsAnewWithEveryEventUntilItIsInterrupted) {
+  start();
+  RemoteWorker worker(scratch_);
+  // By time alone it would print once in ten minutes.
+  Program watch(std::vector<std::string>{MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "-o", "json",
+                                         "list", "--watch", "10m"});
+  const auto last = [&] {
+    const std::string out = watch.out();
+    const std::size_t end = out.rfind('\n');
+    if (end == std::string::npos) return nlohmann::json();
+    const std::size_t begin = end == 0 ? end : out.rfind('\n', end - 1);
+    return nlohmann::json::parse(out.substr(begin == std::string::npos ? 0 : begin + 1,
+                                            end - (begin == std::string::npos ? 0 : begin + 1)));
+  };
+  EXPECT_TRUE(eventually([&] { return last().is_array() && last().empty(); }));
+  worker.load_idle("m");
+  EXPECT_TRUE(eventually([&] { return last().size() == 1 && last()[0]["model"] == "m"; }));
+  EXPECT_EQ(ctl({"evict", "m"}).code, 0);
+  EXPECT_TRUE(eventually([&] { return last().empty(); }));
+  EXPECT_TRUE(watch.running());
+  watch.signal(SIGINT);
+  EXPECT_EQ(watch.wait(), 0);
+  EXPECT_EQ(watch.err(), "");
+}
+
 TEST_F(PoolctlTest, WaitSeesAStateOrSaysWhatItSawInstead) {
   start();
   RemoteWorker worker(scratch_);

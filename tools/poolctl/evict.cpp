@@ -86,6 +86,16 @@ class Eviction {
   BackendRef ref_;
 };
 
+// A backend that is overdue does not serve its model any more, so find_backend does not find it.
+std::optional<pid_t> cannot_be_ended(const std::shared_ptr<Segment>& segment,
+                                     const std::string& model) {
+  SnapshotReader reader(segment);
+  for (const BackendView& backend : reader.read().backends) {
+    if (backend.overdue && backend.model == model) return backend.process.pid;
+  }
+  return std::nullopt;
+}
+
 int evict(const Context& context, const Options& options) {
   // Not through a Pool: that takes a worker's row, and all of them may be in use.
   const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
@@ -93,6 +103,16 @@ int evict(const Context& context, const Options& options) {
   const std::uint64_t start = now_ns();
   const auto found = find_backend(**segment, options.model);
   const std::uint32_t request = kControlEvict | (options.force ? kControlForce : 0);
+  if (!found) {
+    if (const auto pid = cannot_be_ended(*segment, options.model)) {
+      return report({Errc::kTimeout,
+                     "unable to evict " + escape(options.model) + ": process " +
+                         std::to_string(*pid) +
+                         " does not die of SIGKILL; it keeps its place until "
+                         "the kernel lets it go",
+                     0, 0});
+    }
+  }
   if (!found || !set_control(**segment, found->ref, request, 0)) {
     return report({Errc::kNotLoaded,
                    "unable to evict " + escape(options.model) + ": no backend serves it", 0, 0});
