@@ -109,35 +109,35 @@ constexpr const char* kRunDir = "/run/modelpool";
 // Opens the pool's directory and refuses one that others may get into.
 Result<Fd> open_dir(const std::string& path, bool create, bool read_only) {
   const bool made = create && mkdir(path.c_str(), 0700) == 0;
-  if (create && !made && errno != EEXIST) return fail_errno(errno, "create directory " + path);
+  if (create && !made && errno != EEXIST) return fail_errno(errno, "create directory " + escape(path));
   Fd dir(open(path.c_str(), O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY));
   if (!dir) {
     const int error = errno;
     if (error == ENOENT) {
-      return fail(Errc::kNoSuchPool, "unable to open pool directory " + path + ": there is none");
+      return fail(Errc::kNoSuchPool, "unable to open pool directory " + escape(path) + ": there is none");
     }
     if (error == ELOOP || error == ENOTDIR) {
-      return fail(Errc::kPermission, "unable to use " + path +
+      return fail(Errc::kPermission, "unable to use " + escape(path) +
                                          ": it is a symbolic link or no directory; name a directory");
     }
-    return fail_errno(error, "open directory " + path);
+    return fail_errno(error, "open directory " + escape(path));
   }
   struct stat info;
-  if (fstat(dir.get(), &info) != 0) return fail_errno(errno, "examine directory " + path);
+  if (fstat(dir.get(), &info) != 0) return fail_errno(errno, "examine directory " + escape(path));
   const bool inspecting_root = read_only && geteuid() == 0;
   if (info.st_uid != geteuid() && !inspecting_root) {
-    return fail(Errc::kPermission, "unable to use directory " + path + ": it belongs to user " +
+    return fail(Errc::kPermission, "unable to use directory " + escape(path) + ": it belongs to user " +
                                        std::to_string(info.st_uid) + ", not to " +
                                        std::to_string(geteuid()) + "; run as its owner");
   }
   if ((info.st_mode & 077) != 0 && !inspecting_root) {
-    return fail(Errc::kPermission, "unable to use directory " + path +
-                                       ": it is open to other users; chmod 700 " + path);
+    return fail(Errc::kPermission, "unable to use directory " + escape(path) +
+                                       ": it is open to other users; chmod 700 " + escape(path));
   }
   if (!read_only && !is_tmpfs(dir.get())) {
     if (made) rmdir(path.c_str());
     return fail(Errc::kIncompatible,
-                "unable to use directory " + path + ": it is not on a tmpfs; use one under /dev/shm or /run");
+                "unable to use directory " + escape(path) + ": it is not on a tmpfs; use one under /dev/shm or /run");
   }
   return dir;
 }
@@ -148,9 +148,9 @@ Result<> flock_within(int fd, int operation, std::uint64_t wait_ns, const std::s
   const std::uint64_t until = now_ns() + wait_ns;
   while (flock(fd, operation | LOCK_NB) != 0) {
     if (errno == EINTR) continue;
-    if (errno != EWOULDBLOCK) return fail_errno(errno, "lock " + what);
+    if (errno != EWOULDBLOCK) return fail_errno(errno, "lock " + escape(what));
     if (now_ns() >= until) {
-      return fail(Errc::kBusy, "unable to lock " + what + ": another process holds it");
+      return fail(Errc::kBusy, "unable to lock " + escape(what) + ": another process holds it");
     }
     nanosleep(&kRetryPause, nullptr);
   }
@@ -248,13 +248,13 @@ Result<> create(int dir, const std::string& name, const SegmentOptions& options)
 
 Result<Header> read_header(int fd, const std::string& path) {
   const auto refuse = [&](const std::string& why) {
-    return fail(Errc::kIncompatible, "unable to use " + path + ": " + why);
+    return fail(Errc::kIncompatible, "unable to use " + escape(path) + ": " + why);
   };
   Header header;
   const ssize_t got = pread(fd, &header, sizeof header, 0);
-  if (got < 0) return fail_errno(errno, "read " + path);
+  if (got < 0) return fail_errno(errno, "read " + escape(path));
   struct stat info;
-  if (fstat(fd, &info) != 0) return fail_errno(errno, "examine " + path);
+  if (fstat(fd, &info) != 0) return fail_errno(errno, "examine " + escape(path));
   if (got < static_cast<ssize_t>(offsetof(Header, abi_fingerprint)) || header.magic != kSegmentMagic) {
     return refuse("it is not a modelpool segment");
   }
@@ -300,7 +300,7 @@ Result<> check_host(const Header& header, const std::string& path) {
   if (header.pid_namespace != host->pid_namespace || header.time_namespace != host->time_namespace) {
     const bool pid = header.pid_namespace != host->pid_namespace;
     return fail(Errc::kIncompatible,
-                "unable to use " + path + ": it belongs to another " + (pid ? "PID" : "time") +
+                "unable to use " + escape(path) + ": it belongs to another " + (pid ? "PID" : "time") +
                     " namespace (" + std::to_string(pid ? header.pid_namespace : header.time_namespace) +
                     ", here " + std::to_string(pid ? host->pid_namespace : host->time_namespace) +
                     "); run all its processes in one container, or share that namespace");
@@ -320,34 +320,34 @@ Result<Fd> open_segment_file(int dir, const std::string& name, const std::string
   if (!file) {
     const int error = errno;
     if (error == ENOENT) {
-      return fail(Errc::kNoSuchPool, "unable to find pool " + name + ": there is no " + path +
+      return fail(Errc::kNoSuchPool, "unable to find pool " + name + ": there is no " + escape(path) +
                                          "; start coordinatord --pool " + name + ", or name its --dir");
     }
     if (error == ELOOP) {
-      return fail(Errc::kPermission, "unable to use " + path + ": it is a symbolic link");
+      return fail(Errc::kPermission, "unable to use " + escape(path) + ": it is a symbolic link");
     }
     if (error == EACCES) {
-      return fail(Errc::kPermission, "unable to use " + path + ": permission denied; run as its owner");
+      return fail(Errc::kPermission, "unable to use " + escape(path) + ": permission denied; run as its owner");
     }
-    return fail_errno(error, "open " + path);
+    return fail_errno(error, "open " + escape(path));
   }
   struct stat info;
-  if (fstat(file.get(), &info) != 0) return fail_errno(errno, "examine " + path);
+  if (fstat(file.get(), &info) != 0) return fail_errno(errno, "examine " + escape(path));
   if (!S_ISREG(info.st_mode)) {
-    return fail(Errc::kIncompatible, "unable to use " + path + ": it is not a regular file");
+    return fail(Errc::kIncompatible, "unable to use " + escape(path) + ": it is not a regular file");
   }
   if (read_only) return file;
   if (info.st_uid != geteuid()) {
-    return fail(Errc::kPermission, "unable to use " + path + ": it belongs to user " +
+    return fail(Errc::kPermission, "unable to use " + escape(path) + ": it belongs to user " +
                                        std::to_string(info.st_uid) + ", not to " +
                                        std::to_string(geteuid()) + "; run as its owner");
   }
   if ((info.st_mode & 077) != 0) {
     return fail(Errc::kPermission,
-                "unable to use " + path + ": other users may open it; chmod 600 " + path);
+                "unable to use " + escape(path) + ": other users may open it; chmod 600 " + escape(path));
   }
   if (!is_tmpfs(file.get())) {
-    return fail(Errc::kIncompatible, "unable to use " + path + ": it is not on a tmpfs");
+    return fail(Errc::kIncompatible, "unable to use " + escape(path) + ": it is not on a tmpfs");
   }
   return file;
 }
@@ -412,7 +412,7 @@ Result<std::string> find_pool_dir(std::string_view name, const std::string& dir)
 
 Result<std::shared_ptr<Segment>> Segment::map(Opened opened, bool writable) {
   struct stat info;
-  if (fstat(opened.file.get(), &info) != 0) return fail_errno(errno, "examine " + opened.path);
+  if (fstat(opened.file.get(), &info) != 0) return fail_errno(errno, "examine " + escape(opened.path));
   auto segment = std::shared_ptr<Segment>(new Segment());
   namespace bi = boost::interprocess;
   std::byte* base = nullptr;
@@ -423,7 +423,7 @@ Result<std::shared_ptr<Segment>> Segment::map(Opened opened, bool writable) {
     base = static_cast<std::byte*>(region->get_address());
     segment->mapping_ = std::move(region);
   } catch (const bi::interprocess_exception& e) {
-    return fail(Errc::kSystem, "unable to map " + opened.path + ": " + e.what());
+    return fail(Errc::kSystem, "unable to map " + escape(opened.path) + ": " + e.what());
   }
   for (std::size_t i = 0; i < kTableCount; ++i) segment->tables_[i] = base + opened.header.tables[i].offset;
   const auto& tables = opened.header.tables;
@@ -475,7 +475,7 @@ Result<std::shared_ptr<Segment>> Segment::attach(std::string_view name_view, con
       continue;
     }
     struct stat info;
-    if (fstat(file->get(), &info) != 0) return fail_errno(errno, "examine " + path);
+    if (fstat(file->get(), &info) != 0) return fail_errno(errno, "examine " + escape(path));
     if (auto mapped = find_mapped(info.st_dev, info.st_ino)) return mapped;
     auto header = read_header(file->get(), path);
     if (!header) return fail(header.error());
@@ -487,14 +487,14 @@ Result<std::shared_ptr<Segment>> Segment::attach(std::string_view name_view, con
         return fail(ok.error());
       }
       if (!options.create) {
-        return fail(Errc::kNoSuchPool, "unable to use " + path + ": it was left by an earlier boot");
+        return fail(Errc::kNoSuchPool, "unable to use " + escape(path) + ": it was left by an earlier boot");
       }
       continue;
     }
     if (auto ok = check_host(*header, path); !ok) return fail(ok.error());
     return map(Opened{std::move(*file), std::move(*users), path, *header}, true);
   }
-  return fail(Errc::kBusy, "unable to attach to " + path + ": it is being created and removed; try again");
+  return fail(Errc::kBusy, "unable to attach to " + escape(path) + ": it is being created and removed; try again");
 }
 
 Result<std::shared_ptr<Segment>> Segment::open_read_only(std::string_view name_view, const std::string& dir_name) {
@@ -506,7 +506,7 @@ Result<std::shared_ptr<Segment>> Segment::open_read_only(std::string_view name_v
   auto dir = open_dir(*place, false, true);
   if (!dir) {
     if (dir.error().code == Errc::kNoSuchPool) {
-      return fail(Errc::kNoSuchPool, "unable to find pool " + name + ": there is no " + path +
+      return fail(Errc::kNoSuchPool, "unable to find pool " + name + ": there is no " + escape(path) +
                                          "; start coordinatord --pool " + name + ", or name its --dir");
     }
     return fail(dir.error());
@@ -523,7 +523,7 @@ Result<std::shared_ptr<Segment>> Segment::open_file(const std::string& path) {
   auto file = open_segment_file(AT_FDCWD, path, path, true);
   if (!file) {
     if (file.error().code != Errc::kNoSuchPool) return fail(file.error());
-    return fail(Errc::kNoSuchPool, "unable to open " + path + ": there is no such file");
+    return fail(Errc::kNoSuchPool, "unable to open " + escape(path) + ": there is no such file");
   }
   auto header = read_header(file->get(), path);
   if (!header) return fail(header.error());
@@ -575,7 +575,7 @@ Result<> Segment::remove(std::string_view name_view, const std::string& dir_name
       }
     }
   }
-  if (unlinkat(dir->get(), name.c_str(), 0) != 0) return fail_errno(errno, "remove " + path);
+  if (unlinkat(dir->get(), name.c_str(), 0) != 0) return fail_errno(errno, "remove " + escape(path));
   unlinkat(dir->get(), (name + ".users").c_str(), 0);
   return {};
 }

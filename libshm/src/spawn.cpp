@@ -183,13 +183,17 @@ std::vector<std::string> candidates(const std::string& program) {
 std::vector<std::string> environment(const std::vector<std::string>& changes) {
   std::vector<std::string> result;
   const auto name_of = [](std::string_view entry) { return entry.substr(0, entry.find('=')); };
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const bool replaced = std::any_of(changes.begin(), changes.end(), [&](const std::string& change) {
-      return name_of(change) == name_of(*entry);
+  // The last one of a name counts: the backend's token above all.
+  const auto add = [&](std::string_view entry, auto later) {
+    const bool replaced = std::any_of(later, changes.end(), [&](const std::string& change) {
+      return name_of(change) == name_of(entry);
     });
-    if (!replaced) result.emplace_back(*entry);
+    if (!replaced) result.emplace_back(entry);
+  };
+  for (char** entry = environ; *entry != nullptr; ++entry) add(*entry, changes.begin());
+  for (auto change = changes.begin(); change != changes.end(); ++change) {
+    add(*change, std::next(change));
   }
-  result.insert(result.end(), changes.begin(), changes.end());
   return result;
 }
 
@@ -245,6 +249,13 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
                                   const std::function<void()>& on_failed_exec) {
   if (argv.empty() || argv[0].empty()) {
     return fail(Errc::kInvalid, "unable to start a backend: no program is named");
+  }
+  for (const std::string& entry : options.env) {
+    const std::size_t equals = entry.find('=');
+    if (equals == 0 || equals == std::string::npos || entry.find('\0') != std::string::npos) {
+      return fail(Errc::kInvalid, "unable to start a backend: " + quote(entry) +
+                                      " in its environment is not NAME=VALUE");
+    }
   }
   const std::vector<std::string> programs = candidates(argv[0]);
   const std::vector<std::string> env = environment(options.env);

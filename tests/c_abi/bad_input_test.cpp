@@ -254,6 +254,17 @@ TEST_F(BadInput, TextThatIsNoNameIsNamed) {
   EXPECT_TRUE(is_printable_utf8(error_.text)) << error_.text;
 }
 
+TEST_F(BadInput, TheTextOfAnErrorIsUtf8WhateverTheDirectoryIsCalled) {
+  const std::string dir = scratch_.path("\xff\x1b[2J");
+  modelpool_attach_options options = MODELPOOL_ATTACH_OPTIONS_INIT;
+  options.dir = dir.c_str();
+  options.no_create = 1;
+  modelpool_pool pool;
+  EXPECT_EQ(modelpool_attach("default", &options, &pool, &error_), MODELPOOL_NO_SUCH_POOL);
+  EXPECT_TRUE(is_printable_utf8(error_.text)) << error_.text;
+  EXPECT_NE(std::string(error_.text).find("\\xff"), std::string::npos) << error_.text;
+}
+
 TEST_F(BadInput, AnEmptyCommandOrAnEndlessOneIsNamed) {
   const modelpool_ticket ticket = ticket_on(pool_, "m");
   const char* const nothing[] = {nullptr};
@@ -264,6 +275,12 @@ TEST_F(BadInput, AnEmptyCommandOrAnEndlessOneIsNamed) {
   refused(modelpool_spawn(ticket, endless.data(), nullptr, nullptr, &error_), "argv");
   const char* const program[] = {"true", nullptr};
   modelpool_spawn_options options = MODELPOOL_SPAWN_OPTIONS_INIT;
+  for (const char* const entry : {"NAME", "=value", ""}) {
+    const char* const env[] = {"GOOD=yes", entry, nullptr};
+    options.env = env;
+    refused(modelpool_spawn(ticket, program, &options, nullptr, &error_), "NAME=VALUE");
+  }
+  options.env = nullptr;
   options.cwd = "/no/such/directory";
   EXPECT_EQ(modelpool_spawn(ticket, program, &options, nullptr, &error_), MODELPOOL_SPAWN_FAILED);
   options.cwd = nullptr;

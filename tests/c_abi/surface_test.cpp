@@ -49,7 +49,7 @@ TEST(CInterface, LoadsServesAndEvictsARealBackend) {
   for (const std::string& argument : argv) arguments.push_back(argument.c_str());
   arguments.push_back(nullptr);
   const std::string log = scratch.path("backend.log");
-  const char* const env[] = {"C_ABI_TEST=yes", nullptr};
+  const char* const env[] = {"C_ABI_TEST=no", "MODELPOOL_BACKEND=mine", "C_ABI_TEST=yes", nullptr};
   modelpool_spawn_options options = MODELPOOL_SPAWN_OPTIONS_INIT;
   options.env = env;
   options.output = log.c_str();
@@ -57,7 +57,8 @@ TEST(CInterface, LoadsServesAndEvictsARealBackend) {
   ASSERT_EQ(modelpool_spawn(ticket, arguments.data(), &options, &pid, &error), MODELPOOL_OK)
       << error.text;
   EXPECT_TRUE(is_running(pid));
-  EXPECT_EQ(read_environment(pid, "C_ABI_TEST"), "yes");
+  EXPECT_EQ(read_environment(pid, "C_ABI_TEST"), "yes");  // the last one counts
+  EXPECT_NE(read_environment(pid, "MODELPOOL_BACKEND"), "mine");
   modelpool_ticket_info loading = MODELPOOL_TICKET_INFO_INIT;
   ASSERT_EQ(modelpool_ticket_get(ticket, &loading, &error), MODELPOOL_OK);
   EXPECT_STREQ(loading.model, "llama");

@@ -437,7 +437,7 @@ func (t *Ticket) Pid() int { return int(t.get().pid) }
 
 // SpawnOptions are for Ticket.Spawn.
 type SpawnOptions struct {
-	Env         []string // "NAME=value", added to the caller's environment, or replacing
+	Env         []string // "NAME=value", added to the caller's environment, or replacing; ErrInvalid without "="
 	Dir         string   // "": the caller's
 	Output      string   // file that stdout and stderr are appended to; "": /dev/null
 	ErrorOutput string   // another one for stderr; "": as stdout

@@ -303,7 +303,8 @@ MODELPOOL_API modelpool_code modelpool_ticket_get(modelpool_ticket ticket,
 typedef struct modelpool_spawn_options {
   size_t struct_bytes;
   const char* const*
-      env;            /* "NAME=value", then NULL: added to the caller's environment, or replacing */
+      env;            /* "NAME=value", then NULL: added to the caller's environment, or replacing;
+                         INVALID without "=" */
   const char* cwd;    /* NULL: the caller's */
   const char* output; /* file that stdout and stderr are appended to; NULL: /dev/null */
   const char* error_output; /* another one for stderr; NULL: as stdout */

@@ -9,7 +9,8 @@
 //
 // Crash: before record_start the child dies by its parent's death; after it the slot names it.
 //
-// Errors: kSpawnFailed with the program and the reason (not found, not executable), kSystem.
+// Errors: kSpawnFailed with the program and the reason (not found, not executable), kInvalid (no
+// program, an environment entry that is not NAME=VALUE), kSystem.
 #pragma once
 
 #include <functional>
