@@ -1,6 +1,7 @@
 """asyncio: many waits, one thread; cancellation leaves nothing and loses nothing."""
 
 import asyncio
+import gc
 import os
 import threading
 import unittest
@@ -159,6 +160,22 @@ class Cancel(AsyncTest):
         self.run_async(main())
         self.assertFalse(task.done())
         task._log_destroy_pending = False
+
+    def test_a_closed_loop_that_is_collected_gives_its_ticket_back_at_once(self):
+        ticket = self.pool.acquire("m")
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self.pool.acquire_async("m", timeout=600, expected_bytes=9, priority=7))
+        while not self.pool.waiters():
+            loop.run_until_complete(asyncio.sleep(0.005))
+        row = self.pool.waiters()[0]
+        self.assertEqual((row["expected_bytes"], row["priority"]), (9, 7))
+        loop.close()
+        ticket._give_back()
+        self.assertTrue(eventually(lambda: not self.pool.waiters()), "the thread took the ticket")
+        task._log_destroy_pending = False
+        del task, loop
+        gc.collect()
+        self.pool.acquire("m", timeout=PATIENCE_S)._give_back()
 
     def test_a_lease_granted_in_that_moment_is_given_back(self):
         async def main():

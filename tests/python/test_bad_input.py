@@ -1,7 +1,11 @@
 """Bad input gets a named error or does nothing, as documented; never a crash, nothing half-done."""
 
+import asyncio
 import contextlib
 import copy
+import inspect
+import itertools
+import os
 import pickle
 import threading
 import unittest
@@ -44,6 +48,20 @@ class BadInput(PoolTest):
             modelpool.Pool(dir=7)
         with self.assertRaises(modelpool.Error):
             modelpool.Pool(dir=self.dir + "/not/there")
+
+    def test_texts_of_errors_are_unicode_whatever_the_directory_is_called(self):
+        for name in (b"\xff\xfe", b"gone-\xc3", b"\x1b[2J"):
+            directory = os.path.join(os.fsencode(self.dir), name)
+            with self.subTest(name), self.assertRaises(modelpool.NoSuchPool) as raised:
+                modelpool.Pool(dir=directory, create=False)
+            self.assertTrue(str(raised.exception).isprintable(), str(raised.exception))
+            os.mkdir(directory, 0o755)
+            with self.subTest(name), self.assertRaises(modelpool.Permission) as raised:
+                modelpool.Pool(dir=directory)
+            self.assertTrue(str(raised.exception).isprintable(), str(raised.exception))
+            os.chmod(directory, 0o700)
+            with modelpool.Pool(dir=directory) as pool:
+                self.assertTrue(pool.status()["path"].isprintable())
 
     def test_names_of_models(self):
         pool = self.pool
@@ -140,7 +158,7 @@ class BadInput(PoolTest):
         for argv in ([], [""], ["sleep\0"], ["sleep", "\udfff\ud800"]):
             with self.subTest(argv), self.assertRaises(modelpool.Error):
                 ticket.spawn(argv)
-        for env in ({"": "1"}, {"A=B": "1"}, {"A": "1\0"}):
+        for env in ({"": "1"}, {"A=B": "1"}, {"A": "1\0"}, {"A": None}, {None: "1"}):
             with self.subTest(env), self.assertRaises(modelpool.Invalid):
                 ticket.spawn(["sleep", "9"], env=env)
         for env in ({"A": 1}, {7: "1"}):
@@ -204,6 +222,181 @@ class BadInput(PoolTest):
 class Untruthful:
     def __bool__(self):
         return 1 / 0
+
+
+class Unhelpful:
+    """What is asked of it raises: that goes through, whatever it is asked for."""
+
+    def refuse(self, *arguments):
+        return 1 / 0
+
+    __index__ = __float__ = __fspath__ = __iter__ = __bool__ = __getitem__ = refuse
+    keys = items = refuse
+
+
+ODD_VALUES = (
+    None, True, 7, -1, 2**70, 1.5, float("nan"), 2j, b"x", b"\xff\0", "", "x" * 100_000, "\ud800", "a\0b",
+    (), [7], [None], {}, {7: 7}, {"A": None}, {"": ""}, object(), Unhelpful(),
+)
+DURATION = (int, float, str)
+PATH = (str, bytes, type(None))
+# Of each parameter: a value that is taken, and the types that may be; of any other type is Invalid.
+PARAMETERS = {
+    "model": ("m", str),
+    "timeout": (0, DURATION),
+    "tag": ("t", (str, type(None))),
+    "busy_timeout": (None, (*DURATION, type(None))),
+    "may_load": (True, object),
+    "expected_bytes": (None, (int, type(None))),
+    "priority": (0, int),
+    "load": (lambda ticket: ticket.ready("127.0.0.1:1", external=True), type(None)),
+    "force": (False, object),
+    "since": (1, int),
+    "settings": (None, (*DURATION, type(None))),
+    "argv": (["/not/there"], (list, tuple, dict)),  # a dict's keys are iterated over
+    "env": (None, (dict, type(None))),
+    "cwd": (None, PATH),
+    "stdout": (None, PATH),
+    "stderr": (None, PATH),
+    "pid": (2**22 + 1, int),
+    "address": ("127.0.0.1:1", str),
+    "size_bytes": (None, (int, type(None))),
+    "pinned": (False, object),
+    "external": (True, object),
+    "label": ("", str),
+    "device_mask": (0, int),
+    "reason": ("no", str),
+    "name": ("idle_timeout", str),
+    "dir": (None, PATH),
+    "create": (True, object),
+    "coordinator_grace": (10, DURATION),
+}
+
+
+class EveryCallable(PoolTest):
+    """Each public callable, each of its parameters, each odd value."""
+
+    flags = ["--max-backends", "0"]
+
+    def setUp(self):
+        super().setUp()
+        self.numbers = itertools.count()
+        here = os.getcwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir(self.dir)  # files named by odd values go with it
+
+    def callables(self):
+        """(name, function of (*args, **kwargs) on a fresh object, its signature)"""
+        self.load_external("held").release()
+        # Without self; a constructor's is that of the stub, which test_package compares.
+        pool_signature = inspect.signature(lambda name, dir, *, create, coordinator_grace: 0)
+        yield "Pool", lambda *a, **k: modelpool.Pool(*a, **k).close(), pool_signature
+        yield "free_port", modelpool.free_port, inspect.signature(modelpool.free_port)
+        makers = {
+            modelpool.Pool: lambda: self.pool,
+            modelpool.LoadTicket: lambda: self.pool.acquire(f"m{next(self.numbers)}"),
+            modelpool.Lease: lambda: self.pool.acquire("held"),
+        }
+        for kind, make in makers.items():
+            for name in dir(kind):
+                method = getattr(kind, name)
+                if name.startswith("_") or not callable(method) or name == "close":
+                    continue
+                parameters = list(inspect.signature(method).parameters.values())[1:]
+                yield f"{kind.__name__}.{name}", self.on(make, name), inspect.Signature(parameters)
+
+    def on(self, make, name):
+        def call(*arguments, **keywords):
+            thing = make()
+            try:
+                self.end(getattr(thing, name)(*arguments, **keywords))
+            finally:
+                if thing is not self.pool:
+                    self.end(thing)
+
+        return call
+
+    def end(self, result):
+        if inspect.iscoroutine(result):
+            result = asyncio.run(result)
+        if isinstance(result, modelpool.LoadTicket):
+            with contextlib.suppress(modelpool.Error):
+                result._give_back()
+        elif hasattr(result, "__aenter__"):
+
+            async def use():
+                async with result:
+                    pass
+
+            asyncio.run(use())
+        elif hasattr(result, "__enter__"):
+            with contextlib.suppress(modelpool.Closed), result:
+                pass
+
+    def good_arguments(self, signature):
+        keywords = {}
+        for name, parameter in signature.parameters.items():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                continue
+            keywords[name] = self.dir if name == "dir" else PARAMETERS[name][0]
+        return keywords
+
+    def assert_answered(self, call, keywords, must_be_invalid):
+        try:
+            call(**keywords)
+        except ZeroDivisionError:  # an Unhelpful's own
+            return
+        except modelpool.Error as error:
+            self.assertNotIn("incompatible", str(error))
+            str(error).encode()
+            if must_be_invalid:
+                self.assertIsInstance(error, modelpool.Invalid)
+            return
+        self.assertFalse(must_be_invalid, "it was taken")
+
+    def test_answers_each_odd_value_of_each_parameter(self):
+        calls = 0
+        for name, call, signature in self.callables():
+            for parameter in signature.parameters.values():
+                types = PARAMETERS[parameter.name][1]
+                if (name, parameter.name) == ("Pool", "name"):
+                    types = (str, type(None))
+                for value in ODD_VALUES:
+                    keywords = self.good_arguments(signature)
+                    named = "idle_timeout" if parameter.name == "settings" else parameter.name
+                    keywords[named] = value
+                    # A bool is an int to Python, and no number to us.
+                    wrong = not isinstance(value, types) or (value is True and types is not object)
+                    with self.subTest(call=name, parameter=named, value=repr(value)[:40]):
+                        self.assert_answered(call, keywords, wrong and not isinstance(value, Unhelpful))
+                    calls += 1
+        self.assertGreater(calls, 900)
+        self.assertEqual((self.pool.leases(), self.pool.waiters()), ([], []))
+
+    def test_answers_arguments_that_are_missing_too_many_or_unknown(self):
+        for name, call, signature in self.callables():
+            required = [p for p in signature.parameters.values() if p.default is p.empty]
+            takes_any = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
+            wrong = [(range(20), {})]
+            if name == "Pool" or not takes_any:
+                wrong.append(((), {**self.good_arguments(signature), "unknown": 1}))
+            if required and name not in ("Pool", "Pool.set"):
+                wrong.append(((), {}))
+            for arguments, keywords in wrong:
+                with self.subTest(name, arguments=arguments, keywords=keywords):
+                    with self.assertRaises(TypeError) as raised:
+                        call(*arguments, **keywords)
+                    self.assertNotIn("incompatible", str(raised.exception))
+
+    def test_answers_a_self_of_another_kind(self):
+        for kind in (modelpool.Pool, modelpool.LoadTicket, modelpool.Lease):
+            for name in dir(kind):
+                method = getattr(kind, name)
+                if name.startswith("_") or not callable(method) or name.startswith(("lease", "acquire_")):
+                    continue  # those are Python's own functions: AttributeError
+                with self.subTest(kind=kind, name=name), self.assertRaises(TypeError) as raised:
+                    method(7)
+                self.assertNotIn("incompatible", str(raised.exception))
 
 
 class Closed(PoolTest):
@@ -311,7 +504,63 @@ class Closed(PoolTest):
         ticket._give_back()
 
 
+    def test_a_lease_context_serves_one_with_at_a_time(self):
+        with self.assertRaises(modelpool.Invalid):
+            self.pool.lease("m", load=7)
+        context = self.pool.lease("m", load=lambda t: t.ready("127.0.0.1:1", external=True))
+        with self.assertRaises(modelpool.Closed):
+            context.__exit__(None, None, None)
+        for _ in range(2):
+            with context as lease:
+                self.assertEqual(lease.model, "m")
+                with self.assertRaises(modelpool.Busy), context:
+                    self.fail("it was begun twice")
+                lease.progress()
+            self.assertEqual(self.pool.leases(), [])
+        self.pool.evict("m")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        refused = self.pool.lease("m")
+        for _ in range(2):
+            with self.assertRaises(modelpool.NotLoaded), refused:
+                self.fail("it is not loaded")
+
+    def test_an_asynchronous_lease_context_serves_one_with_at_a_time(self):
+        async def main():
+            context = self.pool.lease_async(
+                "m", load=lambda t: t.ready("127.0.0.1:1", external=True)
+            )
+            for _ in range(2):
+                async with context as lease:
+                    lease.progress()
+                    with self.assertRaises(modelpool.Busy):
+                        async with context:
+                            self.fail("it was begun twice")
+            with self.assertRaises(modelpool.Invalid):
+                self.pool.lease_async("m", load="load")
+
+        asyncio.run(main())
+        self.assertEqual(self.pool.leases(), [])
+
+
 class Threads(PoolTest):
+    def test_a_ticket_that_another_thread_uses_is_busy(self):
+        ticket = self.pool.acquire("m")
+        fifo = os.path.join(self.dir, "fifo")
+        os.mkfifo(fifo)
+        spawner = threading.Thread(target=ticket.spawn, args=(["sleep", "60"],), kwargs={"stdout": fifo})
+        spawner.start()  # opening the fifo waits for its reader
+
+        def is_busy():
+            try:
+                ticket.started(1)
+            except modelpool.Error as error:
+                return type(error) is modelpool.Busy
+
+        self.assertTrue(eventually(is_busy))
+        with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)):
+            spawner.join()
+        ticket.fail("enough")
+
     def test_one_ticket_in_two_threads_is_used_by_one(self):
         ticket = self.pool.acquire("m")
         start = threading.Barrier(2)
@@ -322,7 +571,7 @@ class Threads(PoolTest):
             try:
                 ticket.spawn(["sleep", "60"])
                 outcomes.append("spawned")
-            except modelpool.Invalid as error:  # in use, or started already
+            except (modelpool.Busy, modelpool.Invalid) as error:  # in use, or started already
                 outcomes.append(str(error))
 
         threads = [threading.Thread(target=use) for _ in range(2)]

@@ -4,11 +4,12 @@ import ast
 import doctest
 import inspect
 import pathlib
+import subprocess
 import unittest
 
 import modelpool
 from modelpool import _modelpool
-from support import PoolTest
+from support import POOLCTL, PoolTest
 
 PACKAGE = pathlib.Path(modelpool.__file__).parent
 
@@ -138,6 +139,10 @@ class Stubs(unittest.TestCase):
         """Text signatures are text too: what may be passed by name is looked at in a call."""
         with self.assertRaises(modelpool.NoSuchPool):
             modelpool.Pool(name="x", dir="/dev/shm/nowhere", create=False, coordinator_grace=1.0)
+
+    def test_the_version_is_that_of_the_program(self):
+        said = subprocess.run([POOLCTL, "--version"], stdout=subprocess.PIPE, text=True, check=True)
+        self.assertIn(f" {modelpool.__version__},", said.stdout)
 
     def test_the_package_says_that_it_is_typed(self):
         functions = [modelpool.free_port]

@@ -58,6 +58,21 @@ class Loading(PoolTest):
         with self.pool.lease("m", load=lambda t: t.ready("127.0.0.1:1", external=True)) as lease:
             self.assertEqual((lease.address, lease.pid), ("127.0.0.1:1", 0))
 
+    def test_what_is_said_about_a_wait_is_seen(self):
+        ticket = self.pool.acquire("m", expected_bytes=1, priority=1)
+
+        def wait():
+            with self.pool.lease("m", load=print, expected_bytes=1 << 33, priority=7):
+                pass
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        self.wait_for_waiters(1)
+        row = self.pool.waiters()[0]
+        self.assertEqual((row["expected_bytes"], row["priority"]), (1 << 33, 7))
+        ticket.ready("127.0.0.1:1", external=True).release()
+        waiter.join()
+
     def test_lease_without_load_raises_not_loaded(self):
         with self.assertRaises(modelpool.NotLoaded), self.pool.lease("m"):
             self.fail("there is no such backend")

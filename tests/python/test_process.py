@@ -54,6 +54,32 @@ class ProcessTest(PoolTest):
         return all(row["pid"] != process.pid for row in rows)
 
 
+class Subinterpreters(ProcessTest):
+    def test_are_refused_whoever_imports_first(self):
+        for first in ("", "import modelpool"):
+            program = f"""
+                import _xxsubinterpreters as interpreters
+                {first}
+                for _ in range(2):
+                    one = interpreters.create()
+                    try:
+                        interpreters.run_string(one, "import modelpool")
+                    except interpreters.RunFailedError as error:
+                        print("ImportError" in str(error) and "is a subinterpreter" in str(error))
+                    interpreters.destroy(one)
+                import modelpool
+                try:
+                    modelpool.Pool("Not a name")
+                except modelpool.Invalid:
+                    print("main")
+            """
+            done = subprocess.run(
+                [sys.executable, "-c", textwrap.dedent(program)],
+                capture_output=True, text=True, timeout=PATIENCE_S,
+            )
+            self.assertEqual((done.stdout, done.stderr), ("True\nTrue\nmain\n", ""), first)
+
+
 class Signals(ProcessTest):
     def test_ctrl_c_ends_a_wait_and_leaves_no_waiter(self):
         held = self.pool.acquire("m")

@@ -93,9 +93,7 @@ struct TicketObject : Zeroed {
     if (!ticket || forks != fork_count()) raise_closed("ticket");
     const std::unique_lock<std::mutex> turn(in_use, std::try_to_lock);
     if (!turn) {
-      raise(Error{Errc::kInvalid,
-                  "unable to use this ticket: another thread is using it; a ticket is for one "
-                  "thread at a time",
+      raise(Error{Errc::kBusy, "unable to use this ticket: another thread is using it; take turns",
                   0, 0});
     }
     const ReleasedGil released;
@@ -115,6 +113,29 @@ auto without_gil(const PoolObject& self, const Call& call) {
   const ReleasedGil released;
   return call(*pool);
 }
+
+// A class whose methods answer arguments of another number, name or `self` with Invalid instead of
+// pybind11's list of overloads. What stands in the arguments the methods read themselves.
+template <class T>
+class Class : public py::class_<T> {
+ public:
+  using py::class_<T>::class_;
+  using py::class_<T>::def;
+
+  template <class Fn, class... Extra>
+  Class& def(const char* method, Fn&& fn, const Extra&... extra) {
+    py::class_<T>::def(method, std::forward<Fn>(fn), extra...);
+    py::class_<T>::def(method, [what = std::string(method)](const py::args&, const py::kwargs&) {
+      refuse_arguments(what);
+    });
+    return *this;
+  }
+
+  [[noreturn]] static void refuse_arguments(const std::string& what) {
+    raise_invalid("unable to call " + what +
+                  " with these arguments; help(modelpool) says which it takes");
+  }
+};
 
 // --- acquire -------------------------------------------------------------------------------------
 
@@ -178,12 +199,20 @@ py::object acquire(PoolObject& self, const Request& request) {
   return wait_for_grant(self, kept, request);
 }
 
-// --- acquire's arguments, read without the tuple and dict that pybind11 would make
-// ----------------
+// --- acquire's arguments, read without the tuple and dict that pybind11 would make ---------------
 
-enum Argument { kModel, kTimeout, kTag, kBusyTimeout, kMayLoad, kArgumentCount };
-constexpr std::array<const char*, kArgumentCount> kArgumentNames = {"model", "timeout", "tag",
-                                                                    "busy_timeout", "may_load"};
+enum Argument {
+  kModel,
+  kTimeout,
+  kTag,
+  kBusyTimeout,
+  kMayLoad,
+  kExpectedBytes,
+  kPriority,
+  kArgumentCount
+};
+constexpr std::array<const char*, kArgumentCount> kArgumentNames = {
+    "model", "timeout", "tag", "busy_timeout", "may_load", "expected_bytes", "priority"};
 constexpr Py_ssize_t kPositional = 2;
 std::array<PyObject*, kArgumentCount> g_argument_names{};  // interned
 
@@ -202,11 +231,14 @@ void set_argument(Request* request, std::size_t which, PyObject* value) {
     case kBusyTimeout:
       request->options.busy_timeout = limit_of(value, name);
       break;
-    default: {
-      const int truth = PyObject_IsTrue(value);
-      if (truth < 0) throw py::error_already_set();
-      request->options.may_load = truth != 0;
-    }
+    case kMayLoad:
+      request->options.may_load = truth_of(value);
+      break;
+    case kExpectedBytes:
+      if (value != Py_None) request->options.expected_bytes = count_of(value, name);
+      break;
+    default:
+      request->options.priority = count_of(value, name);
   }
 }
 
@@ -214,9 +246,8 @@ Request parse_request(PyObject* const* values, Py_ssize_t count, PyObject* keywo
   Request request;
   unsigned given = 0;
   if (count > kPositional) {
-    PyErr_Format(PyExc_TypeError, "acquire() takes model and timeout by position, %zd were given",
-                 count);
-    throw py::error_already_set();
+    raise_invalid("unable to call acquire: it takes model and timeout by position, " +
+                  std::to_string(count) + " were given");
   }
   for (Py_ssize_t i = 0; i < count; ++i) {
     set_argument(&request, static_cast<std::size_t>(i), values[i]);
@@ -231,15 +262,14 @@ Request parse_request(PyObject* const* values, Py_ssize_t count, PyObject* keywo
       ++which;
     }
     if (which == kArgumentCount || given >> which & 1u) {
-      PyErr_Format(PyExc_TypeError, "acquire() got an unexpected or repeated argument '%U'", name);
-      throw py::error_already_set();
+      raise_invalid("unable to call acquire: the argument " + quote(utf8_of(name, "argument")) +
+                    " is unknown or given twice");
     }
     set_argument(&request, which, values[count + i]);
     given |= 1u << which;
   }
   if ((given & 1u << kModel) == 0) {
-    PyErr_SetString(PyExc_TypeError, "acquire() is missing the argument 'model'");
-    throw py::error_already_set();
+    raise_invalid("unable to call acquire: the argument \"model\" is missing");
   }
   return request;
 }
@@ -262,13 +292,15 @@ PyObject* acquire_method(PyObject* object, PyObject* const* values, Py_ssize_t c
 PyMethodDef g_acquire = {
     "acquire", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(acquire_method)),
     METH_FASTCALL | METH_KEYWORDS,
-    "acquire($self, /, model, timeout=30.0, *, tag='', busy_timeout=None, may_load=True)\n--\n\n"
+    "acquire($self, /, model, timeout=30.0, *, tag='', busy_timeout=None, may_load=True, "
+    "expected_bytes=None, priority=0)\n--\n\n"
     "A Lease if the model is loaded, a LoadTicket if the caller is to load it. Waits for "
     "either.\n\n"
     "timeout: seconds (or \"30s\"); 0 does not wait, None is refused.\n"
     "tag: at most 31 bytes, shown in events and `poolctl leases`.\n"
     "busy_timeout: kill the backend if this very request takes longer.\n"
-    "may_load: False raises NotLoaded instead of granting a ticket.\n\n"
+    "may_load: False raises NotLoaded instead of granting a ticket.\n"
+    "expected_bytes, priority: shown by waiters(); the line is first come, first served.\n\n"
     "Other threads run meanwhile; Ctrl-C ends the wait.\n\n"
     ">>> lease = pool.acquire(\"llama\", timeout=5, tag=\"req-81\")\n"
     ">>> lease.address\n"
@@ -285,16 +317,19 @@ struct InboxObject : Zeroed {
   unsigned forks = fork_count();
 };
 
-py::object begin(PoolObject& self, const InboxObject& inbox, const py::str& model,
+py::object begin(PoolObject& self, const InboxObject& inbox, const py::object& model,
                  const py::object& timeout, const py::object& tag, const py::object& busy_timeout,
-                 bool may_load) {
+                 const py::object& may_load, const py::object& expected_bytes,
+                 const py::object& priority) {
   if (!inbox.inbox || inbox.forks != fork_count()) raise_closed("inbox");
   Request request;
   set_argument(&request, kModel, model.ptr());
   set_argument(&request, kTimeout, timeout.ptr());
   set_argument(&request, kTag, tag.ptr());
   set_argument(&request, kBusyTimeout, busy_timeout.ptr());
-  request.options.may_load = may_load;
+  set_argument(&request, kMayLoad, may_load.ptr());
+  set_argument(&request, kExpectedBytes, expected_bytes.ptr());
+  set_argument(&request, kPriority, priority.ptr());
   const std::shared_ptr<Pool> pool = self.get();
   const std::shared_ptr<Waits> waits = self.waits_of(*pool);
   const std::uint64_t id = g_next_wait.fetch_add(1, std::memory_order_relaxed);
@@ -331,31 +366,51 @@ py::list take(const InboxObject& inbox) {
 
 // --- LoadTicket ----------------------------------------------------------------------------------
 
+// fn(item) for what is iterated over.
+template <class Fn>
+void for_each(const py::object& items, const char* name, const char* wanted, const Fn& fn) {
+  const auto iterator = py::reinterpret_steal<py::object>(PyObject_GetIter(items.ptr()));
+  if (!iterator) {
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+    PyErr_Clear();
+    raise_type(name, wanted, items);
+  }
+  while (const auto item = py::reinterpret_steal<py::object>(PyIter_Next(iterator.ptr()))) fn(item);
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+}
+
+// As os_text_of, but None is no argument.
+std::string argument_of(py::handle text, const char* name) {
+  if (text.is_none()) raise_type(name, "str, bytes or os.PathLike", text);
+  return os_text_of(text, name);
+}
+
 py::object spawn(const py::object& self, const py::object& argv, const py::object& env,
                  const py::object& cwd, const py::object& stdout_path,
                  const py::object& stderr_path) {
   auto& object = py::cast<TicketObject&>(self);
   if (PyUnicode_Check(argv.ptr()) || PyBytes_Check(argv.ptr())) {
-    throw py::type_error("argv: expected a sequence of arguments, not one text");
+    raise_type("argv", "a sequence of arguments", argv);
   }
   std::vector<std::string> arguments;
-  for (const py::handle argument : py::iter(argv)) {
-    if (argument.is_none())
-      throw py::type_error("argv: expected str, bytes or os.PathLike, not None");
-    arguments.push_back(os_text_of(argument, "argv"));
-  }
+  for_each(argv, "argv", "a sequence of arguments",
+           [&](py::handle argument) { arguments.push_back(argument_of(argument, "argv")); });
   SpawnOptions options;
   if (!env.is_none()) {
-    if (!py::hasattr(env, "items"))
-      throw py::type_error("env: expected a mapping of names to values");
-    for (const py::handle item : py::iter(env.attr("items")())) {
-      const auto pair = py::reinterpret_borrow<py::sequence>(item);
-      const std::string name = os_text_of(pair[0], "env");
-      if (name.empty() || name.find('=') != std::string::npos) {
-        raise(Error{Errc::kInvalid, "env: " + quote(name) + " is no name of a variable", 0, 0});
-      }
-      options.env.push_back(name + "=" + os_text_of(pair[1], "env"));
+    constexpr const char* kWanted = "a mapping of names to values";
+    if (PyMapping_Check(env.ptr()) == 0 || !py::hasattr(env, "items")) {
+      raise_type("env", kWanted, env);
     }
+    for_each(env.attr("items")(), "env", kWanted, [&](py::handle item) {
+      if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != 2) {
+        raise_type("env", kWanted, env);
+      }
+      const std::string name = argument_of(PyTuple_GET_ITEM(item.ptr(), 0), "env");
+      if (name.empty() || name.find('=') != std::string::npos) {
+        raise_invalid("env: " + quote(name) + " is no name of a variable");
+      }
+      options.env.push_back(name + "=" + argument_of(PyTuple_GET_ITEM(item.ptr(), 1), "env"));
+    });
   }
   options.cwd = os_text_of(cwd, "cwd");
   options.output = os_text_of(stdout_path, "stdout");
@@ -364,27 +419,27 @@ py::object spawn(const py::object& self, const py::object& argv, const py::objec
   return self;
 }
 
-py::object started(const py::object& self, pid_t pid) {
+py::object started(const py::object& self, const py::object& pid) {
   auto& object = py::cast<TicketObject&>(self);
-  unwrap(object.in_turn([&](LoadTicket& ticket) { return ticket.started(pid); }));
+  const auto process = static_cast<pid_t>(count_of(pid, "pid", INT32_MAX));
+  unwrap(object.in_turn([&](LoadTicket& ticket) { return ticket.started(process); }));
   return self;
 }
 
-py::object ready(TicketObject& self, const py::str& address,
-                 std::optional<std::uint64_t> size_bytes, bool pinned, bool external,
-                 const py::str& label, std::uint64_t device_mask, const py::kwargs& settings) {
+py::object ready(TicketObject& self, const py::object& address, const py::object& size_bytes,
+                 const py::object& pinned, const py::object& external, const py::object& label,
+                 const py::object& device_mask, const py::kwargs& settings) {
   ReadyOptions options;
   const std::string where(utf8_of(address, "address"));
-  options.size_bytes = size_bytes.value_or(0);
-  options.pinned = pinned;
-  options.external = external;
+  if (!size_bytes.is_none()) options.size_bytes = count_of(size_bytes, "size_bytes");
+  options.pinned = truth_of(pinned);
+  options.external = truth_of(external);
   options.label = utf8_of(label, "label");
-  options.device_mask = device_mask;
+  options.device_mask = count_of(device_mask, "device_mask");
   for (const auto& [name, text] : settings_of(settings)) {
     const SettingInfo& info = *find_setting(name);
     if (!info.per_model) {
-      raise(Error{Errc::kInvalid, "unable to set " + name + ": it is the pool's, not a backend's",
-                  0, 0});
+      raise_invalid("unable to set " + name + ": it is the pool's, not a backend's");
     }
     options.overrides.set(info.id, unwrap(parse_setting(info, text)), {OriginKind::kReady, 0});
   }
@@ -392,7 +447,7 @@ py::object ready(TicketObject& self, const py::str& address,
       unwrap(self.in_turn([&](LoadTicket& ticket) { return ticket.ready(where, options); })));
 }
 
-void fail_load(TicketObject& self, const py::str& reason) {
+void fail_load(TicketObject& self, const py::object& reason) {
   const std::string why(utf8_of(reason, "reason"));
   unwrap(self.in_turn([&](LoadTicket& ticket) { return ticket.fail(why); }));
 }
@@ -403,8 +458,8 @@ void give_ticket_back(TicketObject& self) {
 
 // --- Pool ----------------------------------------------------------------------------------------
 
-std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir, bool create,
-                                   const py::object& coordinator_grace) {
+std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir,
+                                   const py::object& create, const py::object& coordinator_grace) {
   auto object = std::make_unique<PoolObject>();
   if (name.is_none()) {
     const char* given = std::getenv("MODELPOOL_POOL");
@@ -414,7 +469,7 @@ std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir
   }
   PoolOptions options;
   options.dir = os_text_of(dir, "dir");
-  options.create = create;
+  options.create = truth_of(create);
   options.coordinator_grace = duration_of(coordinator_grace, "coordinator_grace");
   auto pool = [&] {
     const ReleasedGil released;
@@ -433,10 +488,11 @@ py::object tables(const PoolObject& self, const MakeJson& make) {
   })));
 }
 
-py::object events(const PoolObject& self, std::uint64_t since) {
-  return to_python(without_gil(self, [since](Pool& pool) {
+py::object events(const PoolObject& self, const py::object& since) {
+  const std::uint64_t first = count_of(since, "since");
+  return to_python(without_gil(self, [first](Pool& pool) {
     Json json = Json::array();
-    for (const EventView& event : read_events(pool.segment(), since)) {
+    for (const EventView& event : read_events(pool.segment(), first)) {
       json.push_back(Json::parse(event_json(event.sequence, event.data)));
     }
     return json;
@@ -448,12 +504,11 @@ void set_settings(const PoolObject& self, const py::kwargs& settings) {
   unwrap(without_gil(self, [&](Pool& pool) { return pool.set(values); }));
 }
 
-py::object get_setting(const PoolObject& self, const py::str& name) {
+py::object get_setting(const PoolObject& self, const py::object& name) {
   const std::string wanted(utf8_of(name, "name"));
   const SettingInfo* info = find_setting(wanted);
   if (info == nullptr) {
-    raise(Error{Errc::kInvalid, "unable to get " + escape(wanted) + ": there is no such setting", 0,
-                0});
+    raise_invalid("unable to get " + quote(wanted) + ": there is no such setting");
   }
   const std::shared_ptr<Pool> pool = self.get();
   const Settings* settings = current_settings(pool->segment());
@@ -461,10 +516,13 @@ py::object get_setting(const PoolObject& self, const py::str& name) {
 }
 
 void define_pool(py::module_& module) {
-  py::class_<PoolObject> pool(module, "Pool",
-                              "What this process does with one pool: acquire, look, steer.");
+  Class<PoolObject> pool(module, "Pool",
+                         "What this process does with one pool: acquire, look, steer.");
   pool.def(py::init(&attach), py::arg("name") = py::none(), py::arg("dir") = py::none(),
            py::kw_only(), py::arg("create") = true, py::arg("coordinator_grace") = 10.0);
+  pool.def(py::init([](const py::args&, const py::kwargs&) -> std::unique_ptr<PoolObject> {
+    Class<PoolObject>::refuse_arguments("Pool");
+  }));
   pool.def("close", &PoolObject::close,
            "close(self)\n--\n\n"
            "Leaves the pool: waits end with Closed, leases and tickets that are out stay valid. "
@@ -491,8 +549,10 @@ void define_pool(py::module_& module) {
   pool.attr("acquire") = py::reinterpret_steal<py::object>(
       PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(pool.ptr()), &g_acquire));
   pool.def("_begin", &begin, py::arg("inbox"), py::arg("model"), py::arg("timeout"), py::arg("tag"),
-           py::arg("busy_timeout"), py::arg("may_load"),
-           "_begin(self, inbox, model, timeout, tag, busy_timeout, may_load)\n--\n\n");
+           py::arg("busy_timeout"), py::arg("may_load"), py::arg("expected_bytes"),
+           py::arg("priority"),
+           "_begin(self, inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, "
+           "priority)\n--\n\n");
   pool.def("_cancel", &cancel, "_cancel(self, inbox, id)\n--\n\n");
 
   const auto by_name = [&](const char* method, Result<> (Pool::*call)(std::string_view),
@@ -514,9 +574,10 @@ void define_pool(py::module_& module) {
   by_name("unpin", &Pool::unpin, "unpin(self, model)\n--\n\nEnds pin(). Raises NotLoaded.");
   pool.def(
       "evict",
-      [](const PoolObject& self, const py::object& model, bool force) {
+      [](const PoolObject& self, const py::object& model, const py::object& force) {
         const std::string name(utf8_of(model, "model"));
-        unwrap(self.get()->evict(name, force));
+        const bool cut_leases = truth_of(force);
+        unwrap(self.get()->evict(name, cut_leases));
       },
       py::arg("model"), py::arg("force") = false,
       "evict(self, model, force=False)\n--\n\n"
@@ -589,7 +650,7 @@ void define_pool(py::module_& module) {
 }
 
 void define_ticket(py::module_& module) {
-  py::class_<TicketObject> ticket(
+  Class<TicketObject> ticket(
       module, "LoadTicket",
       "The exclusive right to start the backend of one model: spawn it, wait until it answers, "
       "say\n"
@@ -641,7 +702,22 @@ void define_inbox(py::module_& module) {
 
 }  // namespace
 
-PYBIND11_MODULE(_modelpool, module) {
+namespace {
+
+// What pybind11 and the C API's PyGILState keep is one interpreter's; used from another it hangs.
+PyObject* require_main_interpreter(PyObject*, PyObject*) {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) Py_RETURN_NONE;
+  PyErr_SetString(PyExc_ImportError,
+                  "unable to import modelpool: this is a subinterpreter; use the main interpreter "
+                  "(uWSGI: single-interpreter = true, mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+  return nullptr;
+}
+
+// For the package: Python initialises an extension once, and hands other interpreters a copy.
+PyMethodDef g_require_main_interpreter = {"_require_main_interpreter", require_main_interpreter,
+                                          METH_NOARGS, "_require_main_interpreter()\n--\n\n"};
+
+void define_all(py::module_& module) {
   py::options options;
   options.disable_function_signatures();
   define_errors(module);
@@ -652,6 +728,28 @@ PYBIND11_MODULE(_modelpool, module) {
   // What tests/bench compares a lease with.
   module.def(
       "_nothing", [] {}, "_nothing()\n--\n\n");
+  module.attr("_require_main_interpreter") =
+      py::reinterpret_steal<py::object>(PyCFunction_New(&g_require_main_interpreter, nullptr));
+  module.attr("__version__") = MODELPOOL_VERSION;
+}
+
+}  // namespace
+
+// What PYBIND11_MODULE would write, but for its first line: pybind11 is not to begin elsewhere.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__modelpool() {
+  if (PyObject* none = require_main_interpreter(nullptr, nullptr); none == nullptr) return nullptr;
+  static py::module_::module_def definition;
+  try {
+    py::detail::get_internals();
+    auto module = py::module_::create_extension_module("_modelpool", nullptr, &definition);
+    define_all(module);
+    return module.ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_ImportError, error.what());
+  }
+  return nullptr;
 }
 
 }  // namespace modelpool::python

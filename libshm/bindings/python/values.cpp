@@ -31,12 +31,14 @@ constexpr ErrorClass kErrorClasses[] = {
     {Errc::kNotLoaded, "NotLoaded", "No backend serves the model and none was to be loaded."},
     {Errc::kTicketLost, "TicketLost", "The ticket ended: load_timeout, or it was given up."},
     {Errc::kLeaseLost, "LeaseLost", "The lease's backend was stopped."},
-    {Errc::kInvalid, "Invalid", "An argument is malformed. Also a ValueError."},
+    {Errc::kInvalid, "Invalid",
+     "An argument is of a wrong type or value. Also a ValueError and a TypeError."},
     {Errc::kClosed, "Closed", "The handle is closed, used up, or was inherited through fork."},
     {Errc::kReplaced, "Replaced", "The pool was removed or replaced under this process."},
     {Errc::kCancelled, "Cancelled", "The wait was cancelled."},
     {Errc::kPermission, "Permission", "Owned by another user, or open to others."},
-    {Errc::kBusy, "Busy", "In use: the holder of the pool's mutex did not let go."},
+    {Errc::kBusy, "Busy",
+     "In use by another thread, or the holder of the pool's mutex did not let go."},
     {Errc::kSpawnFailed, "SpawnFailed", "The program could not be executed; the ticket stays."},
     {Errc::kSystem, "System", "The operating system refused; errno says how, if known."},
 };
@@ -45,16 +47,6 @@ constexpr ErrorClass kErrorClasses[] = {
 std::array<PyObject*, 64> g_classes{};
 
 std::atomic<unsigned> g_forks{0};
-
-[[noreturn]] void raise_invalid(const std::string& text) {
-  raise(Error{Errc::kInvalid, text, 0, 0});
-}
-
-[[noreturn]] void raise_type(const char* name, const char* wanted, py::handle given) {
-  PyErr_Format(PyExc_TypeError, "%s: expected %s, not %.100s", name, wanted,
-               Py_TYPE(given.ptr())->tp_name);
-  throw py::error_already_set();
-}
 
 // A number or a text as a setting of that kind is written.
 std::string setting_text(const SettingInfo& info, py::handle value) {
@@ -69,16 +61,7 @@ std::string setting_text(const SettingInfo& info, py::handle value) {
     decimals.insert(0, 9 - decimals.size(), '0');
     return std::to_string(ns / kSecond_ns) + "." + decimals + "s";
   }
-  if (!PyIndex_Check(value.ptr())) raise_type(name.c_str(), "an int, a str or None", value);
-  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
-  if (!number) throw py::error_already_set();
-  // Not str(value): an enum's is its name. A number too long to write is too large for any setting.
-  const auto digits = py::reinterpret_steal<py::object>(PyNumber_ToBase(number.ptr(), 16));
-  if (!digits) throw py::error_already_set();
-  const std::string_view hex = utf8_of(digits, name.c_str());
-  if (hex.size() > 18) raise_invalid("unable to set " + name + ": the number is too large");
-  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return std::string(utf8_of(py::str(number), name.c_str()));
+  return std::to_string(count_of(value, name.c_str()));
 }
 
 }  // namespace
@@ -107,7 +90,8 @@ void define_errors(py::module_& module) {
     if (error.code == Errc::kTimeout) {
       bases = py::make_tuple(py::handle(base), py::handle(PyExc_TimeoutError));
     } else if (error.code == Errc::kInvalid) {
-      bases = py::make_tuple(py::handle(base), py::handle(PyExc_ValueError));
+      bases = py::make_tuple(py::handle(base), py::handle(PyExc_ValueError),
+                             py::handle(PyExc_TypeError));
     }
     const std::string name = std::string("modelpool.") + error.name;
     PyObject* made = PyErr_NewExceptionWithDoc(name.c_str(), error.doc, bases.ptr(), nullptr);
@@ -120,7 +104,10 @@ void define_errors(py::module_& module) {
 
 py::object exception_of(const Error& error) {
   const auto code = static_cast<std::size_t>(error.code);
-  py::object made = py::handle(g_classes[code < g_classes.size() ? code : 0])(error.text);
+  const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+      error.text.data(), static_cast<Py_ssize_t>(error.text.size()), "backslashreplace"));
+  if (!text) throw py::error_already_set();
+  py::object made = py::handle(g_classes[code < g_classes.size() ? code : 0])(text);
   if (error.retry_after_ns != 0) {
     made.attr("retry_after") = static_cast<double>(error.retry_after_ns) / 1e9;
   }
@@ -141,6 +128,13 @@ void raise_closed(const char* what) {
               0, 0});
 }
 
+void raise_invalid(const std::string& text) { raise(Error{Errc::kInvalid, text, 0, 0}); }
+
+void raise_type(const char* name, const char* wanted, py::handle given) {
+  raise_invalid(std::string(name) + ": expected " + wanted + ", not " +
+                Py_TYPE(given.ptr())->tp_name);
+}
+
 std::string_view utf8_of(py::handle text, const char* name) {
   if (!PyUnicode_Check(text.ptr())) raise_type(name, "str", text);
   Py_ssize_t size = 0;
@@ -155,6 +149,7 @@ std::string os_text_of(py::handle text, const char* name) {
   if (text.is_none()) return {};
   const auto path = py::reinterpret_steal<py::object>(PyOS_FSPath(text.ptr()));
   if (!path) {
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
     PyErr_Clear();
     raise_type(name, "str, bytes or os.PathLike", text);
   }
@@ -175,6 +170,26 @@ std::string os_text_of(py::handle text, const char* name) {
   return result;
 }
 
+std::uint64_t count_of(py::handle value, const char* name, std::uint64_t max) {
+  if (PyBool_Check(value.ptr()) || !PyIndex_Check(value.ptr())) raise_type(name, "an int", value);
+  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  if (!number) throw py::error_already_set();
+  const std::uint64_t count = PyLong_AsUnsignedLongLong(number.ptr());
+  const bool fits = PyErr_Occurred() == nullptr;
+  if (!fits && !PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
+  PyErr_Clear();
+  if (!fits || count > max) {
+    raise_invalid(std::string(name) + ": give 0 to " + std::to_string(max));
+  }
+  return count;
+}
+
+bool truth_of(py::handle value) {
+  const int truth = PyObject_IsTrue(value.ptr());
+  if (truth < 0) throw py::error_already_set();
+  return truth != 0;
+}
+
 std::chrono::nanoseconds duration_of(py::handle value, const char* name) {
   if (PyUnicode_Check(value.ptr())) {
     return std::chrono::nanoseconds(
@@ -188,8 +203,11 @@ std::chrono::nanoseconds duration_of(py::handle value, const char* name) {
   }
   const double seconds = PyFloat_AsDouble(value.ptr());
   if (PyErr_Occurred() != nullptr) {
-    if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
+    // A complex number is one without a place on the line.
+    const bool no_number = PyErr_ExceptionMatches(PyExc_TypeError);
+    if (!no_number && !PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
     PyErr_Clear();
+    if (no_number) raise_type(name, "seconds (int or float) or a str like \"15m\"", value);
     raise_invalid(std::string(name) + ": the number is too large");
   }
   if (!(seconds >= 0) || seconds > static_cast<double>(kDurationMax_ns / kSecond_ns)) {

@@ -2,7 +2,8 @@
 //
 // Safety: all but error_of() needs the GIL.
 //
-// Errors: a value of the wrong type is TypeError, a wrong value modelpool.Invalid (P13).
+// Errors: a value of the wrong type, or a wrong value, is modelpool.Invalid (P13). What an object
+// of the caller's raises when it is asked for its value goes through.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -20,9 +21,9 @@
 
 namespace modelpool::python {
 
-// Without the GIL while it lives. At the interpreter's end a thread that wants it back, other than the
-// main one that ends it, is parked by us for ever: Python would end it with pthread_exit, through
-// frames that must not be unwound.
+// Without the GIL while it lives. At the interpreter's end a thread that wants it back, other than
+// the main one that ends it, is parked by us for ever: Python would end it with pthread_exit,
+// through frames that must not be unwound.
 class ReleasedGil {
  public:
   ReleasedGil() : state_(PyEval_SaveThread()) {}
@@ -48,6 +49,8 @@ void define_errors(py::module_& module);
 py::object exception_of(const Error& error);
 [[noreturn]] void raise(const Error& error);
 [[noreturn]] void raise_closed(const char* what);
+[[noreturn]] void raise_invalid(const std::string& text);
+[[noreturn]] void raise_type(const char* name, const char* wanted, py::handle given);
 
 template <class T>
 T unwrap(Result<T> result) {
@@ -59,6 +62,9 @@ T unwrap(Result<T> result) {
 std::string_view utf8_of(py::handle text, const char* name);
 // A path or an argument as the operating system takes it: str, bytes or os.PathLike; None is "".
 std::string os_text_of(py::handle text, const char* name);
+// An int; a bool is none.
+std::uint64_t count_of(py::handle value, const char* name, std::uint64_t max = UINT64_MAX);
+bool truth_of(py::handle value);
 // Seconds (int, float) or a duration ("500ms", "15m").
 std::chrono::nanoseconds duration_of(py::handle value, const char* name);
 // As duration_of; None, 0 and "off" are 0.

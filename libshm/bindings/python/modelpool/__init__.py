@@ -8,7 +8,8 @@
 
 Every wait has a deadline, lets other threads run, and ends on Ctrl-C. Objects may be used from any
 thread. What is closed, released, used up or inherited through fork raises Closed; a Pool attaches
-anew in a forked child. Errors derive from modelpool.Error.
+anew in a forked child. Errors derive from modelpool.Error; an argument of a wrong type or value is
+Invalid. Subinterpreters cannot import it: ImportError.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import asyncio
 import contextlib
 import inspect
 import socket
+import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Union
 
 from . import _modelpool
-from ._modelpool import (
+
+_modelpool._require_main_interpreter()
+
+from ._modelpool import (  # noqa: E402
     AllPinned,
     Busy,
     Cancelled,
@@ -46,6 +51,7 @@ from ._modelpool import (
     TableFull,
     TicketLost,
     Timeout,
+    __version__,
 )
 
 __all__ = [
@@ -99,7 +105,6 @@ class Pool(_modelpool.Pool):
     modelpool.Closed: unable to use this pool: it is closed, used up, or was inherited through fork
     """
 
-    @contextlib.contextmanager
     def lease(
         self,
         model: str,
@@ -108,26 +113,26 @@ class Pool(_modelpool.Pool):
         *,
         tag: str | None = "",
         busy_timeout: _Duration | None = None,
-    ) -> Iterator[Lease]:
+        expected_bytes: int | None = None,
+        priority: int = 0,
+    ) -> contextlib.AbstractContextManager[Lease]:
         """A lease for the time of a `with`; loads the model if nobody has.
 
         load(ticket) starts the backend and returns its address when it answers (or the Lease that
         ticket.ready() gave). It is called only if needed. What it raises fails the load, for those
         who wait for it too. Without `load`, a model that is not loaded raises NotLoaded.
 
-        timeout covers the wait; the load itself is bounded by the pool's load_timeout.
+        timeout covers the wait; the load itself is bounded by the pool's load_timeout. What it
+        returns may serve one `with` after the other; two at once raise Busy.
 
         >>> with pool.lease("llama", load=load_llama, tag="req-81") as lease:
         ...     lease.address
         '127.0.0.1:4321'
         """
-        got = self.acquire(
-            model, timeout, tag=tag, busy_timeout=busy_timeout, may_load=load is not None
+        return _Leasing(
+            self, load, (model, timeout), tag=tag, busy_timeout=busy_timeout,
+            expected_bytes=expected_bytes, priority=priority,
         )
-        if isinstance(got, LoadTicket):
-            got = _load(got, load)
-        with got:
-            yield got
 
     async def acquire_async(
         self,
@@ -137,6 +142,8 @@ class Pool(_modelpool.Pool):
         tag: str | None = "",
         busy_timeout: _Duration | None = None,
         may_load: bool = True,
+        expected_bytes: int | None = None,
+        priority: int = 0,
     ) -> Lease | LoadTicket:
         """acquire() for asyncio: one thread serves all the waits of the process.
 
@@ -150,13 +157,14 @@ class Pool(_modelpool.Pool):
         '127.0.0.1:4321'
         """
         mailbox = _Mailbox.of_running_loop()
-        got = self._begin(mailbox.inbox, model, timeout, tag, busy_timeout, may_load)
+        got = self._begin(
+            mailbox.inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, priority
+        )
         if not isinstance(got, int):
             return got
         return await mailbox.wait_for(self, got)
 
-    @contextlib.asynccontextmanager
-    async def lease_async(
+    def lease_async(
         self,
         model: str,
         load: _LoadAsync | None = None,
@@ -164,7 +172,9 @@ class Pool(_modelpool.Pool):
         *,
         tag: str | None = "",
         busy_timeout: _Duration | None = None,
-    ) -> AsyncIterator[Lease]:
+        expected_bytes: int | None = None,
+        priority: int = 0,
+    ) -> contextlib.AbstractAsyncContextManager[Lease]:
         """lease() for asyncio. `load` is an async function, or one that blocks and gets a thread.
 
         A load goes on when the task that began it is cancelled: others wait for it too.
@@ -175,20 +185,10 @@ class Pool(_modelpool.Pool):
         >>> asyncio.run(main())
         '127.0.0.1:4321'
         """
-        got = await self.acquire_async(
-            model, timeout, tag=tag, busy_timeout=busy_timeout, may_load=load is not None
+        return _LeasingAsync(
+            self, load, (model, timeout), tag=tag, busy_timeout=busy_timeout,
+            expected_bytes=expected_bytes, priority=priority,
         )
-        if isinstance(got, LoadTicket):
-            loading = asyncio.ensure_future(_load_async(got, load))
-            _loads.add(loading)
-            loading.add_done_callback(_loads.discard)
-            try:
-                got = await asyncio.shield(loading)
-            except asyncio.CancelledError:
-                loading.add_done_callback(_release)
-                raise
-        with got:
-            yield got
 
 
 def free_port() -> int:
@@ -200,6 +200,75 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+# --- Leases by `with` -----------------------------------------------------------------------------
+
+
+class _OneAtATime:
+    """What lease() and lease_async() return: a lease for each `with`, one after the other."""
+
+    def __init__(self, pool, load, asked, **options):
+        if load is not None and not callable(load):
+            raise Invalid(f"load: expected a function or None, not {type(load).__name__}")
+        self._pool, self._load, self._asked, self._options = pool, load, asked, options
+        self._options["may_load"] = load is not None
+        self._turn = threading.Lock()
+        self._lease = None
+
+    def _begin(self):
+        if not self._turn.acquire(blocking=False):
+            raise Busy("unable to begin: a `with` uses this already; call the pool's method again")
+
+    def _hold(self, lease):
+        self._lease = lease.__enter__()
+        return lease
+
+    def _end(self):
+        lease, self._lease = self._lease, None
+        if lease is None:
+            raise Closed("unable to end this lease: no `with` has begun it")
+        self._turn.release()
+        lease.release()
+
+
+class _Leasing(_OneAtATime):
+    def __enter__(self):
+        self._begin()
+        try:
+            got = self._pool.acquire(*self._asked, **self._options)
+            if isinstance(got, LoadTicket):
+                got = _load(got, self._load)
+            return self._hold(got)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def __exit__(self, *exc_info):
+        self._end()
+
+
+class _LeasingAsync(_OneAtATime):
+    async def __aenter__(self):
+        self._begin()
+        try:
+            got = await self._pool.acquire_async(*self._asked, **self._options)
+            if isinstance(got, LoadTicket):
+                loading = asyncio.ensure_future(_load_async(got, self._load))
+                _loads.add(loading)
+                loading.add_done_callback(_loads.discard)
+                try:
+                    got = await asyncio.shield(loading)
+                except asyncio.CancelledError:
+                    loading.add_done_callback(_release)
+                    raise
+            return self._hold(got)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    async def __aexit__(self, *exc_info):
+        self._end()
 
 
 # --- Loading --------------------------------------------------------------------------------------
@@ -273,7 +342,9 @@ class _Mailbox:
 
     def __init__(self):
         self.inbox = _modelpool._Inbox()
-        self._futures = {}
+        # Weak: a future holds its loop. So a loop that was closed with tasks waiting can be
+        # collected with them, and each gives back what it was granted.
+        self._futures = weakref.WeakValueDictionary()
         self._pools = {}
 
     def _leave(self):
