@@ -51,6 +51,8 @@ std::vector<Call> pool_calls() {
        [](auto id, auto* e) { return modelpool_list_backends({id}, nullptr, 0, 0, &count, e); }},
       {"leases",
        [](auto id, auto* e) { return modelpool_list_leases({id}, nullptr, 0, 0, &count, e); }},
+      {"workers",
+       [](auto id, auto* e) { return modelpool_list_workers({id}, nullptr, 0, 0, &count, e); }},
       {"waiters",
        [](auto id, auto* e) { return modelpool_list_waiters({id}, nullptr, 0, 0, &count, e); }},
       {"events",

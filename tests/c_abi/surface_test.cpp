@@ -231,6 +231,54 @@ TEST(CInterface, ListsWhoHoldsAndWhoWaits) {
   EXPECT_EQ(count, 0u);  // it left the line
 }
 
+TEST(CInterface, RowsCarryEveryFactOfThePoolctlTables) {
+  const Scratch scratch;
+  const BackendsEnd end(scratch);
+  const Orphans orphans;
+  const Daemon daemon(scratch, {"--stop-grace", "1h"});
+  const CPool pool(scratch);
+  const modelpool_ticket ticket = ticket_on(pool, "m");
+  int port = 0;
+  const std::vector<std::string> argv = backend_argv(&port, {"--ignore-sigterm"});
+  std::vector<const char*> arguments;
+  for (const std::string& argument : argv) arguments.push_back(argument.c_str());
+  arguments.push_back(nullptr);
+  std::int32_t pid = 0;
+  modelpool_error error;
+  ASSERT_EQ(modelpool_spawn(ticket, arguments.data(), nullptr, &pid, &error), MODELPOOL_OK);
+  modelpool_backend row = backends(pool).at(0);
+  EXPECT_EQ(row.group, pid);
+  EXPECT_GE(row.started_ms, 0);
+  EXPECT_STREQ(row.stop_reason, "");
+  EXPECT_EQ(row.stop_decided_ms, MODELPOOL_UNKNOWN);
+  EXPECT_EQ(row.stop_limit_ms, MODELPOOL_UNKNOWN);
+  modelpool_lease lease;
+  ASSERT_EQ(modelpool_ready(ticket, "127.0.0.1:1", nullptr, &lease, &error), MODELPOOL_OK);
+  EXPECT_EQ(leases(pool).at(0).slot, row.slot);
+  EXPECT_EQ(leases(pool).at(0).generation, row.generation);
+
+  modelpool_worker worker;
+  std::size_t count = 0;
+  ASSERT_EQ(modelpool_list_workers(pool, &worker, sizeof worker, 1, &count, &error), MODELPOOL_OK);
+  ASSERT_EQ(count, 1u);
+  EXPECT_EQ(worker.pid, getpid());
+  EXPECT_EQ(worker.alive, 1);
+  EXPECT_EQ(worker.leases, 1u);
+  EXPECT_NE(std::string(worker.command), "");
+
+  modelpool_release(lease);
+  ASSERT_EQ(modelpool_evict(pool, "m", 0, &error), MODELPOOL_OK);
+  ASSERT_TRUE(eventually([&] {
+    row = backends(pool).at(0);
+    return row.stop_signalled_ms >= 0;
+  }));
+  EXPECT_STREQ(row.stop_reason, "requested");
+  EXPECT_EQ(row.stop_signal, SIGTERM);
+  EXPECT_GE(row.stop_stopping_ms, 0);
+  EXPECT_GE(row.stop_decided_ms, row.stop_stopping_ms);
+  EXPECT_EQ(row.stop_killed_ms, MODELPOOL_UNKNOWN);
+}
+
 TEST(CInterface, AListLargerThanItsArrayIsCountedWhole) {
   const Scratch scratch;
   const CPool pool(scratch);

@@ -412,6 +412,23 @@ std::int32_t worker_pid(const Snapshot& snapshot, std::uint32_t row) {
   return found == snapshot.workers.end() ? 0 : found->process.pid;
 }
 
+void write_stop(modelpool_backend* row, std::uint64_t now, const BackendView& backend) {
+  const BackendState state = backend.state.state;
+  const bool ending = state == BackendState::kEvicting || state == BackendState::kStopping;
+  // All fields as for a stop of which nothing is known.
+  const StopRecord stop =
+      ending && backend.stop.generation == backend.ref.generation ? backend.stop : StopRecord{};
+  write_text(row->stop_reason, reason_name(stop.reason));
+  write_text(row->stop_text, escape(field_text(stop.text)));
+  row->stop_decided_ms = age_ms(now, stop.decided_ns);
+  row->stop_stopping_ms = age_ms(now, stop.stopping_ns);
+  row->stop_signalled_ms = age_ms(now, stop.signalled_ns);
+  row->stop_killed_ms = age_ms(now, stop.killed_ns);
+  row->stop_age_ms = ms_of(stop.age_ns);
+  row->stop_limit_ms = ms_of(stop.limit_ns);
+  row->stop_signal = static_cast<std::int32_t>(stop.signal);
+}
+
 modelpool_backend backend_row(const Snapshot& snapshot, const BackendView& backend) {
   const std::uint64_t now = snapshot.now_ns;
   const bool idle = backend.state.state == BackendState::kReady && backend.in_flight == 0;
@@ -434,6 +451,10 @@ modelpool_backend backend_row(const Snapshot& snapshot, const BackendView& backe
   row.pinned = backend.pinned();
   row.external = backend.external();
   row.evict_requested = (backend.control & kControlEvict) != 0;
+  row.group = backend.group;
+  row.started_ms = age_ms(now, backend.started_ns);
+  write_text(row.exit, exit_text(backend.exit_status));
+  write_stop(&row, now, backend);
   return row;
 }
 
@@ -447,6 +468,24 @@ modelpool_lease_row lease_row(const Snapshot& snapshot, const LeaseView& lease) 
   row.limit_ms = lease.limit_ns == 0 ? MODELPOOL_UNKNOWN : ms_of(lease.limit_ns);
   row.worker_pid = worker_pid(snapshot, lease.worker);
   row.backend_pid = backend != nullptr ? backend->process.pid : 0;
+  row.slot = lease.backend.index;
+  row.generation = lease.backend.generation;
+  return row;
+}
+
+std::int32_t alive_of(Liveness liveness) {
+  return liveness == Liveness::kUnknown ? MODELPOOL_UNKNOWN : liveness == Liveness::kAlive;
+}
+
+modelpool_worker worker_row(const Snapshot& snapshot, const WorkerView& worker) {
+  modelpool_worker row{};
+  write_text(row.command, escape(worker.command));
+  row.attached_ms = age_ms(snapshot.now_ns, worker.attached_ns);
+  row.leases = worker.leases;
+  row.row = worker.ref.index;
+  row.generation = worker.ref.generation;
+  row.pid = worker.process.pid;
+  row.alive = alive_of(process_liveness(worker.process));
   return row;
 }
 
@@ -897,8 +936,7 @@ modelpool_code modelpool_get_status(modelpool_pool pool, modelpool_status* statu
     answer.waiting = static_cast<std::uint32_t>(snapshot->waiters.size());
     answer.workers = static_cast<std::uint32_t>(snapshot->workers.size());
     answer.leases = static_cast<std::uint32_t>(snapshot->leases.size());
-    answer.coordinator_alive =
-        alive == Liveness::kUnknown ? MODELPOOL_UNKNOWN : alive == Liveness::kAlive;
+    answer.coordinator_alive = alive_of(alive);
     answer.coordinator_pid = alive == Liveness::kDead ? 0 : coordinator.process.pid;
     answer.coordinator_epoch = coordinator.epoch;
     write_text(answer.pool, segment.name());
@@ -929,6 +967,16 @@ modelpool_code modelpool_list_leases(modelpool_pool pool, modelpool_lease_row* r
     if (!snapshot) return fail(snapshot.error());
     return write_rows(rows, row_bytes, capacity, count, snapshot->leases.size(),
                       [&](std::size_t i) { return lease_row(*snapshot, snapshot->leases[i]); });
+  });
+}
+
+modelpool_code modelpool_list_workers(modelpool_pool pool, modelpool_worker* rows, size_t row_bytes,
+                                      size_t capacity, size_t* count, modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    const auto snapshot = look(pool);
+    if (!snapshot) return fail(snapshot.error());
+    return write_rows(rows, row_bytes, capacity, count, snapshot->workers.size(),
+                      [&](std::size_t i) { return worker_row(*snapshot, snapshot->workers[i]); });
   });
 }
 

@@ -302,11 +302,10 @@ MODELPOOL_API modelpool_code modelpool_ticket_get(modelpool_ticket ticket,
 
 typedef struct modelpool_spawn_options {
   size_t struct_bytes;
-  const char* const*
-      env;            /* "NAME=value", then NULL: added to the caller's environment, or replacing;
-                         INVALID without "=" */
-  const char* cwd;    /* NULL: the caller's */
-  const char* output; /* file that stdout and stderr are appended to; NULL: /dev/null */
+  const char* const* env;   /* "NAME=value", then NULL: added to the caller's environment, or
+                               replacing;   INVALID without "=" */
+  const char* cwd;          /* NULL: the caller's */
+  const char* output;       /* file that stdout and stderr are appended to; NULL: /dev/null */
   const char* error_output; /* another one for stderr; NULL: as stdout */
 } modelpool_spawn_options;
 #define MODELPOOL_SPAWN_OPTIONS_INIT \
@@ -437,6 +436,21 @@ typedef struct modelpool_backend {
   int32_t pinned;
   int32_t external;
   int32_t evict_requested;
+  int32_t group; /* its process group; 0: none of its own, or none known */
+  int32_t reserved;
+  int64_t started_ms; /* since its process was started; -1: not yet */
+  char exit[32];      /* "exit status 1", "signal SIGKILL"; "": runs, or unknown */
+  /* While it is evicting or stopping; else "", -1 and 0. */
+  char stop_reason[32]; /* as of an event */
+  char stop_text[512];
+  int64_t stop_decided_ms;  /* since then */
+  int64_t stop_stopping_ms; /* since it was certain; -1: it may still go back to ready */
+  int64_t stop_signalled_ms;
+  int64_t stop_killed_ms; /* since SIGKILL */
+  int64_t stop_age_ms;    /* measured, and the rule's limit */
+  int64_t stop_limit_ms;
+  int32_t stop_signal; /* the last one sent */
+  int32_t reserved2;
 } modelpool_backend;
 MODELPOOL_API modelpool_code modelpool_list_backends(modelpool_pool pool, modelpool_backend* rows,
                                                      size_t row_bytes, size_t capacity,
@@ -451,10 +465,28 @@ typedef struct modelpool_lease_row {
   int64_t limit_ms;    /* its own busy timeout; -1: none */
   int32_t worker_pid;
   int32_t backend_pid; /* 0: none */
+  uint32_t slot;       /* of its backend */
+  uint32_t generation;
 } modelpool_lease_row;
 MODELPOOL_API modelpool_code modelpool_list_leases(modelpool_pool pool, modelpool_lease_row* rows,
                                                    size_t row_bytes, size_t capacity, size_t* count,
                                                    modelpool_error* error);
+
+typedef struct modelpool_worker {
+  size_t struct_bytes;
+  char command[64];
+  int64_t attached_ms;
+  uint32_t leases;
+  uint32_t row;
+  uint32_t generation;
+  int32_t pid;
+  int32_t alive; /* 1, 0; -1: cannot be told */
+  int32_t reserved;
+} modelpool_worker;
+/* The processes that are attached. */
+MODELPOOL_API modelpool_code modelpool_list_workers(modelpool_pool pool, modelpool_worker* rows,
+                                                    size_t row_bytes, size_t capacity,
+                                                    size_t* count, modelpool_error* error);
 
 typedef struct modelpool_waiter {
   size_t struct_bytes;
