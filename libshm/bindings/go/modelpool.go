@@ -15,8 +15,9 @@
 //
 // Everything may be used from any goroutine, and by several at once; two that use one Ticket at the
 // same time get ErrBusy. A Lease may be released by another goroutine, or thread, than acquired it.
-// A Lease, Ticket or Pool that becomes unreachable is released, given up or closed by a finalizer, at
-// some time: do not rely on it to make room. What a process held when it died is cleared (P6). Waiting costs
+// A Lease, Ticket or Pool that becomes unreachable, with all its copies, is released, given up or closed by a
+// finalizer, at some time: do not rely on it to make room. Of the zero value, and of nil, Release and Close do nothing
+// and all else is ErrClosed. What a process held when it died is cleared (P6). Waiting costs
 // a goroutine, no thread. Programs started with os/exec inherit nothing of a pool.
 //
 // Errors are *Error; errors.Is(err, modelpool.ErrTimeout) and its like tell them apart. Any call may fail with
@@ -53,6 +54,9 @@ const Unknown = -1
 func Version() string { return C.GoString(C.modelpool_version()) }
 
 func pointer(bytes []byte) unsafe.Pointer { return unsafe.Pointer(&bytes[0]) }
+
+// What C takes for a time.
+const longest = 10 * 365 * 24 * time.Hour
 
 // milliseconds rounds up, so that a wait does not end early.
 func milliseconds(d time.Duration) C.int64_t {
@@ -124,7 +128,10 @@ func flag(b bool) C.int32_t {
 }
 
 // A Pool is an attachment of this process to a pool.
-type Pool struct {
+type Pool struct{ attached *attachment }
+
+// What has a finalizer stands apart: a Pool, Lease or Ticket may be copied, or part of another structure.
+type attachment struct {
 	handle C.modelpool_pool
 
 	watching sync.Mutex
@@ -159,25 +166,40 @@ func Attach(name string, options *AttachOptions) (*Pool, error) {
 	if memory.err != nil {
 		return nil, memory.err
 	}
-	pool := &Pool{}
+	attached := &attachment{}
 	var failed C.modelpool_error
-	if code := C.modelpool_attach(wanted, &given, &pool.handle, &failed); code != C.MODELPOOL_OK {
+	if code := C.modelpool_attach(wanted, &given, &attached.handle, &failed); code != C.MODELPOOL_OK {
 		return nil, failure(code, &failed)
 	}
-	runtime.SetFinalizer(pool, func(p *Pool) { p.Close() })
-	return pool, nil
+	runtime.SetFinalizer(attached, (*attachment).close)
+	return &Pool{attached}, nil
+}
+
+// get is never nil.
+func (p *Pool) get() *attachment {
+	if p == nil || p.attached == nil {
+		return &attachment{closed: true}
+	}
+	return p.attached
 }
 
 // Close leaves the pool. Leases and tickets out stay valid; calls to Acquire that wait are answered ErrClosed.
 // Further calls do nothing.
 func (p *Pool) Close() {
-	runtime.SetFinalizer(p, nil)
-	C.modelpool_detach(p.handle)
-	p.watching.Lock()
-	defer p.watching.Unlock()
-	p.closed = true
-	if p.watch != nil {
-		p.watch.stop()
+	if p == nil || p.attached == nil {
+		return
+	}
+	runtime.SetFinalizer(p.attached, nil)
+	p.attached.close()
+}
+
+func (a *attachment) close() {
+	C.modelpool_detach(a.handle)
+	a.watching.Lock()
+	defer a.watching.Unlock()
+	a.closed = true
+	if a.watch != nil {
+		a.watch.stop()
 	}
 }
 
@@ -198,6 +220,9 @@ type Options struct {
 // Errors: ErrTimeout, ErrCancelled, ErrQueueFull, ErrTableFull, ErrAllPinned, ErrCoolingDown, ErrLoadFailed,
 // ErrNoCoordinator, ErrNotLoaded, ErrReplaced.
 func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lease, *Ticket, error) {
+	if ctx == nil {
+		return nil, nil, invalid("unable to acquire: the context is nil")
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, nil, ended(model, err)
 	}
@@ -218,34 +243,37 @@ func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lea
 	if memory.err != nil {
 		return nil, nil, memory.err
 	}
-	defer runtime.KeepAlive(p)
+	a := p.get()
+	defer runtime.KeepAlive(a)
 
 	// Without waiting, first: a loaded model, or a free place.
 	var grant C.modelpool_grant
-	if C.modelpool_acquire(p.handle, name, 0, &given, &grant, nil) == C.MODELPOOL_OK {
+	if C.modelpool_acquire(a.handle, name, 0, &given, &grant, nil) == C.MODELPOOL_OK {
 		return newGrant(&grant)
 	}
-	return p.wait(ctx, model, name, &given)
+	return a.wait(ctx, model, name, &given)
 }
 
 // wait stands in line. It also answers, with its text, what made the first look fail.
-func (p *Pool) wait(ctx context.Context, model string, name *C.char,
+func (a *attachment) wait(ctx context.Context, model string, name *C.char,
 	given *C.modelpool_acquire_options) (*Lease, *Ticket, error) {
 	timeout := DefaultTimeout
 	deadline, bounded := ctx.Deadline()
 	if bounded {
 		if timeout = time.Until(deadline); timeout < 0 {
 			timeout = 0
+		} else if timeout > longest {
+			timeout = longest // the context ends it
 		}
 	}
-	wakes, err := p.wakes()
+	wakes, err := a.wakes()
 	if err != nil {
 		return nil, nil, err
 	}
 	var failed C.modelpool_error
 	var wait C.modelpool_wait
 	var grant C.modelpool_grant
-	if code := C.modelpool_begin(p.handle, name, milliseconds(timeout), given, &wait, &failed); code != C.MODELPOOL_OK {
+	if code := C.modelpool_begin(a.handle, name, milliseconds(timeout), given, &wait, &failed); code != C.MODELPOOL_OK {
 		return nil, nil, failure(code, &failed)
 	}
 	for {
@@ -271,41 +299,42 @@ func (p *Pool) wait(ctx context.Context, model string, name *C.char,
 
 // Touch marks the model's backend used now, without a request in flight. Errors: ErrNotLoaded.
 func (p *Pool) Touch(model string) error {
-	return p.onModel(model, func(name *C.char, failed *C.modelpool_error) C.modelpool_code {
-		return C.modelpool_touch(p.handle, name, failed)
+	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
+		return C.modelpool_touch(pool, name, failed)
 	})
 }
 
 // Pin exempts the model's backend from idle, LRU, group and memory eviction. Errors: ErrNotLoaded.
 func (p *Pool) Pin(model string) error {
-	return p.onModel(model, func(name *C.char, failed *C.modelpool_error) C.modelpool_code {
-		return C.modelpool_pin(p.handle, name, failed)
+	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
+		return C.modelpool_pin(pool, name, failed)
 	})
 }
 
 // Unpin ends a Pin. Errors: ErrNotLoaded.
 func (p *Pool) Unpin(model string) error {
-	return p.onModel(model, func(name *C.char, failed *C.modelpool_error) C.modelpool_code {
-		return C.modelpool_unpin(p.handle, name, failed)
+	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
+		return C.modelpool_unpin(pool, name, failed)
 	})
 }
 
 // Evict asks the coordinator to end the model's backend and returns at once. With force its leases are cut, else
 // it waits for them up to drain_timeout. Errors: ErrNotLoaded.
 func (p *Pool) Evict(model string, force bool) error {
-	return p.onModel(model, func(name *C.char, failed *C.modelpool_error) C.modelpool_code {
-		return C.modelpool_evict(p.handle, name, C.int(flag(force)), failed)
+	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
+		return C.modelpool_evict(pool, name, C.int(flag(force)), failed)
 	})
 }
 
-func (p *Pool) onModel(model string, call func(*C.char, *C.modelpool_error) C.modelpool_code) error {
+func (p *Pool) onModel(model string, call func(C.modelpool_pool, *C.char, *C.modelpool_error) C.modelpool_code) error {
 	name, err := text(model, "model name")
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(p)
+	a := p.get()
+	defer runtime.KeepAlive(a)
 	var failed C.modelpool_error
-	return failure(call(name, &failed), &failed)
+	return failure(call(a.handle, name, &failed), &failed)
 }
 
 // Set changes one of the pool's settings, for every worker of the host, written as everywhere:
@@ -319,9 +348,10 @@ func (p *Pool) Set(name, value string) error {
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(p)
+	a := p.get()
+	defer runtime.KeepAlive(a)
 	var failed C.modelpool_error
-	return failure(C.modelpool_set(p.handle, setting, to, &failed), &failed)
+	return failure(C.modelpool_set(a.handle, setting, to, &failed), &failed)
 }
 
 // Get gives the pool's value of a setting, or its default, as Set takes it.
@@ -330,10 +360,11 @@ func (p *Pool) Get(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer runtime.KeepAlive(p)
+	a := p.get()
+	defer runtime.KeepAlive(a)
 	var failed C.modelpool_error
 	var value [256]C.char
-	if code := C.modelpool_get(p.handle, setting, &value[0], C.size_t(len(value)), &failed); code != C.MODELPOOL_OK {
+	if code := C.modelpool_get(a.handle, setting, &value[0], C.size_t(len(value)), &failed); code != C.MODELPOOL_OK {
 		return "", failure(code, &failed)
 	}
 	return C.GoString(&value[0]), nil
@@ -341,10 +372,11 @@ func (p *Pool) Get(name string) (string, error) {
 
 // Limit is the setting max_backends as a number; 0: no limit (P3).
 func (p *Pool) Limit() (int, error) {
-	defer runtime.KeepAlive(p)
+	a := p.get()
+	defer runtime.KeepAlive(a)
 	var failed C.modelpool_error
 	var limit C.uint32_t
-	code := C.modelpool_limit(p.handle, &limit, &failed)
+	code := C.modelpool_limit(a.handle, &limit, &failed)
 	return int(limit), failure(code, &failed)
 }
 
@@ -353,87 +385,114 @@ func (p *Pool) SetLimit(maxBackends int) error {
 	if maxBackends < 0 || maxBackends > math.MaxUint32 {
 		return invalid(fmt.Sprintf("unable to set max_backends to %d: it takes 0 (no limit) or more", maxBackends))
 	}
-	defer runtime.KeepAlive(p)
+	a := p.get()
+	defer runtime.KeepAlive(a)
 	var failed C.modelpool_error
-	return failure(C.modelpool_set_limit(p.handle, C.uint32_t(maxBackends), &failed), &failed)
+	return failure(C.modelpool_set_limit(a.handle, C.uint32_t(maxBackends), &failed), &failed)
 }
 
 // A Lease is a request in flight. While it is held its backend is not evicted (P2).
-type Lease struct {
+type Lease struct{ granted *grantedLease }
+
+type grantedLease struct {
 	handle C.modelpool_lease
 	once   sync.Once
 	info   *C.modelpool_lease_info // once asked for
 }
 
 func newLease(handle C.modelpool_lease) *Lease {
-	lease := &Lease{handle: handle}
-	runtime.SetFinalizer(lease, func(l *Lease) { l.Release() })
-	return lease
+	granted := &grantedLease{handle: handle}
+	runtime.SetFinalizer(granted, func(g *grantedLease) { C.modelpool_release(g.handle) })
+	return &Lease{granted}
 }
 
 func newGrant(grant *C.modelpool_grant) (*Lease, *Ticket, error) {
 	if grant.kind == C.MODELPOOL_GRANTED_LEASE {
 		return newLease(grant.lease), nil, nil
 	}
-	ticket := &Ticket{handle: grant.ticket}
-	runtime.SetFinalizer(ticket, func(t *Ticket) { t.Fail("given up: its ticket was forgotten") })
-	return nil, ticket, nil
+	granted := &grantedTicket{handle: grant.ticket}
+	runtime.SetFinalizer(granted, func(g *grantedTicket) {
+		(&Ticket{g}).Fail("given up: its ticket was forgotten")
+	})
+	return nil, &Ticket{granted}, nil
 }
 
-func (l *Lease) get() *C.modelpool_lease_info {
-	l.once.Do(func() {
-		l.info = &C.modelpool_lease_info{struct_bytes: C.sizeof_modelpool_lease_info}
-		C.modelpool_lease_get(l.handle, l.info, nil)
+// get is never nil.
+func (l *Lease) get() *grantedLease {
+	if l == nil || l.granted == nil {
+		return &grantedLease{}
+	}
+	return l.granted
+}
+
+func (l *Lease) on() *C.modelpool_lease_info {
+	g := l.get()
+	g.once.Do(func() {
+		g.info = &C.modelpool_lease_info{struct_bytes: C.sizeof_modelpool_lease_info}
+		C.modelpool_lease_get(g.handle, g.info, nil)
 	})
-	return l.info
+	return g.info
 }
 
 // Model is the name of what the lease is on; "" if it was first asked for after Release.
-func (l *Lease) Model() string { return C.GoString(&l.get().model[0]) }
+func (l *Lease) Model() string { return C.GoString(&l.on().model[0]) }
 
 // Address is where the backend answers; "" if it was first asked for after Release.
-func (l *Lease) Address() string { return C.GoString(&l.get().address[0]) }
+func (l *Lease) Address() string { return C.GoString(&l.on().address[0]) }
 
 // Pid is the backend's; 0 for an external one.
-func (l *Lease) Pid() int { return int(l.get().pid) }
+func (l *Lease) Pid() int { return int(l.on().pid) }
 
 // Progress says that the request is getting on: restarts its stall_timeout. For every chunk of a stream.
 // Errors: ErrLeaseLost: its backend was stopped; the text says why. ErrClosed after Release.
 func (l *Lease) Progress() error {
-	defer runtime.KeepAlive(l)
-	if C.modelpool_progress(l.handle, nil) == C.MODELPOOL_OK {
+	g := l.get()
+	defer runtime.KeepAlive(g)
+	if C.modelpool_progress(g.handle, nil) == C.MODELPOOL_OK {
 		return nil
 	}
 	var failed C.modelpool_error
-	return failure(C.modelpool_progress(l.handle, &failed), &failed)
+	return failure(C.modelpool_progress(g.handle, &failed), &failed)
 }
 
 // Release ends the lease. Further calls do nothing.
 func (l *Lease) Release() {
-	runtime.SetFinalizer(l, nil)
-	C.modelpool_release(l.handle)
+	if l == nil || l.granted == nil {
+		return
+	}
+	runtime.SetFinalizer(l.granted, nil)
+	C.modelpool_release(l.granted.handle)
 }
 
 // A Ticket is the exclusive right to start the backend of one model (P4). Ready or Fail use it up.
-type Ticket struct {
-	handle C.modelpool_ticket
+type Ticket struct{ granted *grantedTicket }
+
+type grantedTicket struct{ handle C.modelpool_ticket }
+
+// get is never nil.
+func (t *Ticket) get() *grantedTicket {
+	if t == nil || t.granted == nil {
+		return &grantedTicket{}
+	}
+	return t.granted
 }
 
-func (t *Ticket) get() C.modelpool_ticket_info {
-	defer runtime.KeepAlive(t)
+func (t *Ticket) on() C.modelpool_ticket_info {
+	g := t.get()
+	defer runtime.KeepAlive(g)
 	info := C.modelpool_ticket_info{struct_bytes: C.sizeof_modelpool_ticket_info}
-	C.modelpool_ticket_get(t.handle, &info, nil)
+	C.modelpool_ticket_get(g.handle, &info, nil)
 	return info
 }
 
 // Model is the name of what is to be loaded; "" once the ticket is used up.
 func (t *Ticket) Model() string {
-	info := t.get()
+	info := t.on()
 	return C.GoString(&info.model[0])
 }
 
 // Pid is that of what was started; 0 before, and once the ticket is used up.
-func (t *Ticket) Pid() int { return int(t.get().pid) }
+func (t *Ticket) Pid() int { return int(t.on().pid) }
 
 // SpawnOptions are for Ticket.Spawn.
 type SpawnOptions struct {
@@ -461,9 +520,10 @@ func (t *Ticket) Spawn(argv []string, options SpawnOptions) error {
 	if memory.err != nil {
 		return memory.err
 	}
-	defer runtime.KeepAlive(t)
+	g := t.get()
+	defer runtime.KeepAlive(g)
 	var failed C.modelpool_error
-	return failure(C.modelpool_spawn(t.handle, arguments, &given, nil, &failed), &failed)
+	return failure(C.modelpool_spawn(g.handle, arguments, &given, nil, &failed), &failed)
 }
 
 // Started registers a process the caller started. If it does not lead its own process group
@@ -473,9 +533,10 @@ func (t *Ticket) Started(pid int) error {
 	if pid < math.MinInt32 || pid > math.MaxInt32 {
 		return invalid(fmt.Sprintf("unable to register process %d: it is no PID", pid))
 	}
-	defer runtime.KeepAlive(t)
+	g := t.get()
+	defer runtime.KeepAlive(g)
 	var failed C.modelpool_error
-	return failure(C.modelpool_started(t.handle, C.int32_t(pid), &failed), &failed)
+	return failure(C.modelpool_started(g.handle, C.int32_t(pid), &failed), &failed)
 }
 
 // ReadyOptions are for Ticket.Ready.
@@ -506,13 +567,14 @@ func (t *Ticket) Ready(address string, options ReadyOptions) (*Lease, error) {
 	if memory.err != nil {
 		return nil, memory.err
 	}
-	defer runtime.KeepAlive(t)
+	g := t.get()
+	defer runtime.KeepAlive(g)
 	var failed C.modelpool_error
 	var handle C.modelpool_lease
-	if code := C.modelpool_ready(t.handle, where, &given, &handle, &failed); code != C.MODELPOOL_OK {
+	if code := C.modelpool_ready(g.handle, where, &given, &handle, &failed); code != C.MODELPOOL_OK {
 		return nil, failure(code, &failed)
 	}
-	runtime.SetFinalizer(t, nil)
+	runtime.SetFinalizer(g, nil)
 	return newLease(handle), nil
 }
 
@@ -523,10 +585,11 @@ func (t *Ticket) Fail(reason string) error {
 	if err != nil {
 		why, _ = text("its reason contains a NUL byte", "reason")
 	}
+	g := t.get()
 	var failed C.modelpool_error
-	code := C.modelpool_fail(t.handle, why, &failed)
+	code := C.modelpool_fail(g.handle, why, &failed)
 	if code != C.MODELPOOL_BUSY {
-		runtime.SetFinalizer(t, nil)
+		runtime.SetFinalizer(g, nil)
 	}
 	return failure(code, &failed)
 }

@@ -300,6 +300,9 @@ func TestBadInputIsNamed(t *testing.T) {
 	expect(t, ticket.Spawn(nil, modelpool.SpawnOptions{}), modelpool.ErrInvalid)
 	expect(t, ticket.Spawn([]string{"a\x00b"}, modelpool.SpawnOptions{}), modelpool.ErrInvalid)
 	expect(t, ticket.Spawn([]string{"/no/such/program"}, modelpool.SpawnOptions{}), modelpool.ErrSpawnFailed)
+	for _, entry := range []string{"NAME", "=value", "", "A=\x00"} {
+		expect(t, ticket.Spawn([]string{"true"}, modelpool.SpawnOptions{Env: []string{entry}}), modelpool.ErrInvalid)
+	}
 	expect(t, ticket.Started(os.Getpid()), modelpool.ErrInvalid)
 	expect(t, ticket.Started(1<<40), modelpool.ErrInvalid)
 	for _, address := range []string{"", "a b", "a\x00b", strings.Repeat("x", 256)} {
@@ -315,9 +318,148 @@ func TestBadInputIsNamed(t *testing.T) {
 	if ticket.Model() != "" || ticket.Pid() != 0 {
 		t.Fatal("a used up ticket is for something")
 	}
-	var lease modelpool.Lease // none
+	_, _, err = pool.Acquire(nil, "m", modelpool.Options{}) //lint:ignore SA1012 what it is about
+	expect(t, err, modelpool.ErrInvalid)
+}
+
+// closedOrNothing uses what is not open in every way there is.
+func closedOrNothing(t *testing.T, pool *modelpool.Pool, lease *modelpool.Lease, ticket *modelpool.Ticket) {
+	t.Helper()
 	expect(t, lease.Progress(), modelpool.ErrClosed)
+	if lease.Pid() != 0 || lease.Model() != "" || lease.Address() != "" || ticket.Pid() != 0 || ticket.Model() != "" {
+		t.Fatal("it is on something")
+	}
+	expect(t, ticket.Spawn([]string{"true"}, modelpool.SpawnOptions{}), modelpool.ErrClosed)
+	expect(t, ticket.Started(2), modelpool.ErrClosed)
+	_, err := ticket.Ready("127.0.0.1:1", modelpool.ReadyOptions{})
+	expect(t, err, modelpool.ErrClosed)
+	expect(t, ticket.Fail("why"), modelpool.ErrClosed)
+	_, _, err = pool.Acquire(context.Background(), "m", modelpool.Options{})
+	expect(t, err, modelpool.ErrClosed)
+	expect(t, pool.Touch("m"), modelpool.ErrClosed)
+	expect(t, pool.Set("max_backends", "1"), modelpool.ErrClosed)
+	_, err = pool.Get("max_backends")
+	expect(t, err, modelpool.ErrClosed)
+	_, err = pool.Backends()
+	expect(t, err, modelpool.ErrClosed)
+	_, err = pool.Status()
+	expect(t, err, modelpool.ErrClosed)
+	watchdog := modelpool.NewWatchDog(pool)
+	expect(t, watchdog.Mark("127.0.0.1:1"), modelpool.ErrClosed)
+	watchdog.Shutdown()
+	for i := 0; i < 2; i++ {
+		lease.Release()
+		pool.Close()
+	}
+}
+
+func TestZeroValuesInAStructureAndNilAreClosed(t *testing.T) {
+	server := struct {
+		name   string
+		pool   modelpool.Pool
+		lease  modelpool.Lease
+		ticket modelpool.Ticket
+	}{}
+	closedOrNothing(t, &server.pool, &server.lease, &server.ticket)
+	closedOrNothing(t, nil, nil, nil)
+}
+
+func TestCopiesInAStructureAreTheSame(t *testing.T) {
+	dir := scratch(t)
+	pool := attached(t, dir)
+	server := struct {
+		name   string
+		pool   modelpool.Pool
+		lease  modelpool.Lease
+		ticket modelpool.Ticket
+	}{ticket: *ticketOn(t, pool, "m")}
+	runtime.GC() // what it is a copy of is gone
+	runtime.GC()
+	lease, err := server.ticket.Ready("127.0.0.1:1", modelpool.ReadyOptions{External: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.lease = *lease
+	server.lease.Release()
+	expect(t, lease.Progress(), modelpool.ErrClosed)
+	other, err := modelpool.Attach("default", &modelpool.AttachOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.pool = *other
+	server.pool.Close()
+	closedOrNothing(t, other, lease, &server.ticket)
+}
+
+func TestADeadlineCenturiesAheadIsTaken(t *testing.T) {
+	pool := attached(t, scratch(t))
+	ticket := ticketOn(t, pool, "m")
+	ctx, cancel := context.WithDeadline(context.Background(), time.Now().AddDate(250, 0, 0))
+	defer cancel()
+	waited := make(chan error)
+	go func() {
+		lease, _, err := pool.Acquire(ctx, "m", modelpool.Options{ExpectedBytes: 5, Priority: 7})
+		if err == nil {
+			lease.Release()
+		}
+		waited <- err
+	}()
+	eventually(t, "it waits", func() bool {
+		line, err := pool.Waiters()
+		return err == nil && len(line) == 1 && line[0].ExpectedBytes == 5 && line[0].Priority == 7
+	})
+	if _, err := ticket.Ready("127.0.0.1:1", modelpool.ReadyOptions{External: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRowsCarryEveryFactOfThePoolctlTables(t *testing.T) {
+	dir := scratch(t)
+	daemon(t, dir)
+	pool := attached(t, dir)
+	argv, address := backend(t)
+	ticket := ticketOn(t, pool, "m")
+	if err := ticket.Spawn(append(argv, "--ignore-sigterm"), modelpool.SpawnOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pid := ticket.Pid()
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGKILL) })
+	eventually(t, "the backend answers", func() bool { return answers(address) })
+	lease, err := ticket.Ready(address, modelpool.ReadyOptions{Settings: []string{"stop_grace=1h"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := pool.Backends()
+	if err != nil || before[0].Group != pid || before[0].Started < 0 || before[0].Reserved < before[0].Started ||
+		before[0].Stop != nil || before[0].Exit != "" {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	held, err := pool.Leases()
+	if err != nil || held[0].Slot != before[0].Slot || held[0].Generation != before[0].Generation ||
+		held[0].BackendPid != pid || held[0].Limit != modelpool.Unknown {
+		t.Fatalf("%+v, %v", held, err)
+	}
+	workers, err := pool.Workers()
+	mine := workers[len(workers)-1] // daemon attached, too
+	if err != nil || mine.Pid != os.Getpid() || !mine.Alive || mine.Leases != 1 || mine.Command == "" {
+		t.Fatalf("%+v, %v", workers, err)
+	}
 	lease.Release()
+	if err := pool.Evict("m", false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it was signalled", func() bool {
+		now, err := pool.Backends()
+		if err != nil || len(now) != 1 || now[0].Stop == nil || now[0].Stop.Signalled == modelpool.Unknown {
+			return false
+		}
+		stop := now[0].Stop
+		return stop.Reason == "requested" && stop.Signal == syscall.SIGTERM && stop.Stopping >= 0 &&
+			stop.Killed == modelpool.Unknown && stop.Limit == modelpool.Unknown
+	})
 }
 
 func TestManyGoroutinesAtOnce(t *testing.T) {

@@ -22,18 +22,18 @@ type watch struct {
 }
 
 // wakes gives the pool's watch, started at the first wait.
-func (p *Pool) wakes() (*watch, error) {
-	p.watching.Lock()
-	defer p.watching.Unlock()
-	if p.closed {
+func (a *attachment) wakes() (*watch, error) {
+	a.watching.Lock()
+	defer a.watching.Unlock()
+	if a.closed {
 		return nil, &Error{Code: ErrClosed, Text: "unable to use this pool: it is closed"}
 	}
-	if p.watch != nil {
-		return p.watch, nil
+	if a.watch != nil {
+		return a.watch, nil
 	}
 	var fd C.int
 	var failed C.modelpool_error
-	if code := C.modelpool_wait_fd(p.handle, &fd, &failed); code != C.MODELPOOL_OK {
+	if code := C.modelpool_wait_fd(a.handle, &fd, &failed); code != C.MODELPOOL_OK {
 		return nil, failure(code, &failed)
 	}
 	// A duplicate of our own: the pool closes its descriptor when it likes.
@@ -41,9 +41,9 @@ func (p *Pool) wakes() (*watch, error) {
 	if errno != 0 {
 		return nil, &Error{Code: ErrSystem, Text: fmt.Sprintf("unable to watch the pool: %v", errno), cause: errno}
 	}
-	p.watch = &watch{file: os.NewFile(own, "modelpool wait fd"), woken: make(chan struct{})}
-	go p.watch.run()
-	return p.watch, nil
+	a.watch = &watch{file: os.NewFile(own, "modelpool wait fd"), woken: make(chan struct{})}
+	go a.watch.run()
+	return a.watch, nil
 }
 
 // next is closed at the next wake.
