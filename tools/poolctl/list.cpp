@@ -8,11 +8,10 @@
 #include "json.hpp"
 #include "modelpool/time.hpp"
 #include "stream.hpp"
+#include "tables.hpp"
 
 namespace modelpool::poolctl {
 namespace {
-
-constexpr std::uint64_t kRedrawMin_ns = 50 * kMillisecond_ns;
 
 struct Options {
   std::string file;
@@ -37,6 +36,8 @@ std::string notes_of(const BackendView& backend) {
   if (!backend.label.empty()) add("label " + escape(backend.label));
   return notes;
 }
+
+}  // namespace
 
 std::string list_text(const Snapshot& snapshot, std::size_t width) {
   const std::uint64_t now = snapshot.now_ns;
@@ -74,7 +75,6 @@ std::string title_of(const Segment& segment, const Snapshot& snapshot) {
   return title + ", " + format_wall_clock(wall_clock_ns());
 }
 
-// What fits on the terminal, over the last frame: no line is cleared before it is rewritten.
 std::string draw(const std::string& frame, std::size_t width) {
   winsize size{};
   ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
@@ -82,11 +82,32 @@ std::string draw(const std::string& frame, std::size_t width) {
   std::string drawn = "\x1b[H";
   for (std::size_t at = 0; at < frame.size() && rows_left > 0; --rows_left) {
     const std::size_t end = std::min(frame.find('\n', at), frame.size());
-    drawn += cut(std::string_view(frame).substr(at, end - at), width) + "\x1b[K\n";
+    const std::string_view line = std::string_view(frame).substr(at, end - at);
+    drawn += (width == 0 ? std::string(line) : cut(line, width)) + "\x1b[K\n";
     at = end + 1;
   }
   return drawn + "\x1b[J";
 }
+
+CLI::Option* add_redraw(CLI::App* command, const std::string& name, const std::string& help,
+                        std::uint64_t* every_ns) {
+  return command
+      ->add_option_function<std::string>(
+          name,
+          [every_ns](const std::string& text) {
+            const auto every = parse_duration(text.empty() ? "1s" : text);
+            if (!every) throw BadArgument(every.error().text);
+            if (*every < kRedrawMin_ns) {
+              throw BadArgument("unable to redraw every \"" + escape(text) +
+                                "\": 50ms is the least");
+            }
+            *every_ns = *every;
+          },
+          help)
+      ->type_name("DURATION");
+}
+
+namespace {
 
 int watch(const Context& context, const Options& options) {
   Stream stream;
@@ -179,21 +200,9 @@ void add_list(CLI::App& root, Context& context) {
         }
         return kDone;
       });
-  command
-      ->add_option_function<std::string>(
-          "--watch",
-          [options](const std::string& text) {
-            const auto every = parse_duration(text.empty() ? "1s" : text);
-            if (!every) throw BadArgument(every.error().text);
-            if (*every < kRedrawMin_ns) {
-              throw BadArgument("unable to redraw every \"" + escape(text) +
-                                "\": 50ms is the least");
-            }
-            options->watch_ns = *every;
-          },
-          "Redraw again and again, every DURATION (1s) and at each event")
-      ->expected(0, 1)
-      ->type_name("DURATION");
+  add_redraw(command, "--watch", "Redraw again and again, every DURATION (1s) and at each event",
+             &options->watch_ns)
+      ->expected(0, 1);
   add_file(command, &options->file);
 }
 

@@ -117,6 +117,7 @@ int run(int argc, char** argv) {
 
   add_status(app, context);
   add_list(app, context);
+  add_top(app, context);
   add_workers(app, context);
   add_leases(app, context);
   add_waiters(app, context);
