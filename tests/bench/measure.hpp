@@ -26,8 +26,10 @@ class Report {
  public:
   Report(const std::string& benchmark, const std::string& unit);
   void note(const std::string& key, const nlohmann::json& value) { report_[key] = value; }
+  void remark(const std::string& text) { report_["notes"].push_back(text); }  // beneath the table
   // p99 is the smallest sample that at least 99 % of them do not exceed. REQUIRES: not empty.
   nlohmann::json& add(const std::string& name, std::vector<double> samples);
+  void add(const nlohmann::json& result) { report_["results"].push_back(result); }
   void print() const;
 
  private:

@@ -32,6 +32,7 @@ def commands(folder, quick):
             "--benchmark_report_aggregates_only",
         ],
         "counts": [sys.executable, f"{FOLDER}/counts.py", "--program", f"{folder}/bench_counts"],
+        "clock": [f"{folder}/bench_clock", *(["--seconds", "1"] if quick else [])],
         "lateness": [f"{folder}/bench_lateness", *few],
         "peers": [sys.executable, f"{FOLDER}/peers.py", *(["--samples", "6"] if quick else [])],
         "handover": [f"{folder}/bench_handover", *few],

@@ -72,6 +72,10 @@ def targets():
         ratio(1.5, f"CPU time, 4 threads, {which} backend / 1 thread",
               f"threads_{which}/threads:4", f"threads_{which}", "cpu")  # fmt: skip
 
+    for when, name in (("all CPUs at work", "saturated"), ("after a sleep", "woken")):
+        # 8 as in stamp_lag_max_ns().
+        at_most(8, f"coarse clock behind the precise one, {when}",
+                lambda m, name=name: m.get("clock", f"clock_lag/{name}", "max"), "{:.2f} ticks")  # fmt: skip
 
     ms = "{:.3f} ms"
 
