@@ -9,29 +9,25 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "decide.hpp"
-#include "modelpool/pool.hpp"
-#include "modelpool/time.hpp"
+#include "measure.hpp"
+#include "operations.hpp"
 
+namespace modelpool::bench {
 namespace {
 
-using namespace modelpool;  // NOLINT(google-build-using-namespace)
-using Json = nlohmann::json;
-
-[[noreturn]] void give_up(const std::string& why) {
-  std::fprintf(stderr, "scale: %s\n", why.c_str());
-  std::exit(1);
-}
 template <class T>
 T checked(Result<T> result) {
   if (!result) give_up(result.error().text);
@@ -58,17 +54,13 @@ Settings timeouts_of_minutes(std::uint32_t limit) {
 // begun on backends at random.
 class FilledPool {
  public:
-  FilledPool(Size size, Capacities capacities)
-      : dir_("/dev/shm/modelpool-scale-" + std::to_string(getpid())) {
-    std::filesystem::remove_all(dir_);
-    std::filesystem::create_directory(dir_);
-    std::filesystem::permissions(dir_, std::filesystem::perms::owner_all);
+  FilledPool(Size size, Capacities capacities) {
     const Settings settings = timeouts_of_minutes(size.backends);
     PoolOptions options;
-    options.dir = dir_;
+    options.dir = scratch_.dir();
     options.settings = &settings;
     options.capacities = capacities;
-    pool_ = std::make_unique<Pool>(checked(Pool::attach("scale", options)));
+    pool_.emplace(checked(Pool::attach("scale", options)));
     std::vector<BackendRef> backends;
     for (std::uint32_t i = 0; i < size.backends; ++i) {
       const std::string model = "llama-3-8b-instruct-" + std::to_string(i);
@@ -92,17 +84,13 @@ class FilledPool {
       }
     }
   }
-  ~FilledPool() {
-    pool_.reset();
-    std::filesystem::remove_all(dir_);
-  }
 
   Pool& pool() { return *pool_; }
-  const std::string& dir() const { return dir_; }
+  const std::string& dir() const { return scratch_.dir(); }
 
  private:
-  std::string dir_;
-  std::unique_ptr<Pool> pool_;
+  test::Scratch scratch_;
+  std::optional<Pool> pool_;
   std::vector<Worker*> workers_;
 };
 
@@ -113,15 +101,6 @@ Capacities capacities_for(Size size) {
   capacities.leases = std::max(64u, size.leases);
   capacities.models = size.backends;
   return capacities;
-}
-
-Json statistics(const std::string& name, std::vector<double> samples) {
-  std::sort(samples.begin(), samples.end());
-  const auto at = [&](double part) {
-    return samples[static_cast<std::size_t>(part * static_cast<double>(samples.size() - 1))];
-  };
-  return {{"name", name},           {"median", at(0.5)},     {"p99", at(0.99)},
-          {"min", samples.front()}, {"max", samples.back()}, {"samples", samples.size()}};
 }
 
 template <class Work>
@@ -135,21 +114,18 @@ std::vector<double> time_us(std::size_t rounds, Work work) {
   return samples;
 }
 
-Json measure_scan(const std::string& name, FilledPool& filled, std::size_t rounds) {
+void measure_scan(Report& report, const std::string& name, FilledPool& filled, std::size_t rounds) {
   SnapshotReader reader(filled.pool().shared_segment());
   coordinator::Facts facts;
   facts.stamp_resolution_ns = stamp_lag_max_ns();
   facts.epoch = 1;
-  std::size_t actions = 0;
-  const auto look = [&] { actions = coordinator::decide(reader.read(), facts).actions.size(); };
+  const auto look = [&] { use(coordinator::decide(reader.read(), facts).actions.size()); };
   for (int i = 0; i < 3; ++i) look();
-  Json result = statistics(name, time_us(rounds, look));
-  result["unit"] = "us";
-  return result;
+  report.add(name, time_us(rounds, look));
 }
 
 // A tool's look while two threads begin and end leases as fast as they can.
-Json measure_snapshot_under_churn(Size size) {
+void measure_snapshot_under_churn(Report& report, Size size) {
   FilledPool filled(size, capacities_for(size));
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
@@ -160,19 +136,18 @@ Json measure_snapshot_under_churn(Size size) {
       }
     });
   }
-  Json result = statistics("snapshot_under_churn/" + size.text(),
-                           time_us(200, [&] { checked(filled.pool().snapshot()); }));
-  result["unit"] = "us";
+  report.add("snapshot_under_churn/" + size.text(),
+             time_us(200, [&] { checked(filled.pool().snapshot()); }));
   stop.store(true);
   for (auto& thread : threads) thread.join();
-  return result;
 }
 
 // --- The daemon itself ---------------------------------------------------------------------------
 
-class Daemon {
+// A coordinatord that tells when it serves, to the microsecond.
+class Coordinator {
  public:
-  explicit Daemon(const std::string& dir) {
+  explicit Coordinator(const std::string& dir) {
     int notify[2];
     if (pipe(notify) != 0) give_up("no pipe");
     begun_ns_ = now_ns();
@@ -195,12 +170,12 @@ class Daemon {
     ready_ns_ = now_ns();
     close(notify[0]);
   }
-  ~Daemon() {
+  ~Coordinator() {
     kill(pid_, SIGTERM);
     waitpid(pid_, nullptr, 0);
   }
   double start_us() const { return static_cast<double>(ready_ns_ - begun_ns_) / 1000.0; }
-  // Times its threads went to sleep, and CPU time in clock ticks.
+  // How often its threads went to sleep.
   std::uint64_t switches() const {
     std::uint64_t total = 0;
     for (const auto& thread :
@@ -213,19 +188,15 @@ class Daemon {
     return total;
   }
   double cpu_seconds() const {
-    const auto stat = read_stat(pid_);
-    static_cast<void>(stat);
     std::ifstream file("/proc/" + std::to_string(pid_) + "/stat");
-    std::string text((std::istreambuf_iterator<char>(file)), {});
-    std::istringstream rest(text.substr(text.rfind(')') + 2));
-    std::string field;
-    std::uint64_t user = 0, system = 0;
-    for (int i = 3; i <= 15; ++i) {
-      rest >> field;
-      if (i == 14) user = std::stoull(field);
-      if (i == 15) system = std::stoull(field);
-    }
-    return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+    const std::string text((std::istreambuf_iterator<char>(file)), {});
+    std::istringstream fields(text.substr(text.rfind(')') + 2));  // from the third on: proc(5)
+    std::string skipped;
+    for (int i = 3; i < 14; ++i) fields >> skipped;
+    std::uint64_t user_ticks = 0, system_ticks = 0;
+    fields >> user_ticks >> system_ticks;
+    return static_cast<double>(user_ticks + system_ticks) /
+           static_cast<double>(sysconf(_SC_CLK_TCK));
   }
 
  private:
@@ -234,26 +205,24 @@ class Daemon {
   std::uint64_t ready_ns_ = 0;
 };
 
-Json single(const std::string& name, double value, const std::string& unit) {
+nlohmann::json single(const std::string& name, double value, const std::string& unit) {
   return {{"name", name}, {"median", value}, {"samples", 1}, {"unit", unit}};
 }
 
-void measure_daemon(Json* results, unsigned seconds) {
-  const Size size{16, 8, 16};
-  FilledPool filled(size, Capacities{});
-  const Daemon daemon(filled.dir());
+void measure_coordinator(Report& report, unsigned seconds) {
+  FilledPool filled({16, 8, 16}, Capacities{});
+  const Coordinator coordinator(filled.dir());
   sleep(1);
-  const auto over = [&](const std::string& name, double leases_before) {
-    const std::uint64_t switches = daemon.switches();
-    const double cpu = daemon.cpu_seconds();
+  const auto watch = [&](const std::string& name) {
+    const std::uint64_t switches = coordinator.switches();
+    const double cpu_seconds = coordinator.cpu_seconds();
     sleep(seconds);
-    results->push_back(single(name + "_wakeups", static_cast<double>(daemon.switches() - switches),
-                              "in " + std::to_string(seconds) + " s"));
-    results->push_back(
-        single(name + "_cpu_percent", 100 * (daemon.cpu_seconds() - cpu) / seconds, "%"));
-    static_cast<void>(leases_before);
+    report.add(single(name + "_wakeups", static_cast<double>(coordinator.switches() - switches),
+                      "in " + std::to_string(seconds) + " s"));
+    report.add(single(name + "_cpu_percent",
+                      100 * (coordinator.cpu_seconds() - cpu_seconds) / seconds, "%"));
   };
-  over("coordinator_idle", 0);
+  watch("coordinator_idle");
   std::atomic<bool> stop{false};
   std::atomic<std::uint64_t> leases{0};
   std::vector<std::thread> threads;
@@ -271,63 +240,62 @@ void measure_daemon(Json* results, unsigned seconds) {
       leases += count;
     });
   }
-  over("coordinator_under_leases", 0);
+  watch("coordinator_under_leases");
   stop.store(true);
   for (auto& thread : threads) thread.join();
-  results->push_back(
-      single("leases_per_second", static_cast<double>(leases.load()) / seconds, "1/s"));
+  report.add(single("leases_per_second", static_cast<double>(leases.load()) / seconds, "1/s"));
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  CLI::App app{"Measures what looking at a pool costs. Prints one JSON object."};
-  unsigned rounds = 300;
-  unsigned seconds = 10;
-  bool quick = false;
-  app.add_option("--rounds", rounds, "Samples of each scan")->capture_default_str();
-  app.add_option("--seconds", seconds, "How long to watch the coordinator")->capture_default_str();
-  app.add_flag("--quick", quick, "Only the sizes that have a target, 2 s of the coordinator");
-  CLI11_PARSE(app, argc, argv);
-  if (quick) seconds = 2;
-
-  Json results = Json::array();
-  const std::vector<std::uint32_t> lease_counts =
-      quick ? std::vector<std::uint32_t>{16} : std::vector<std::uint32_t>{0, 16, 256};
-  for (const std::uint32_t backends :
-       quick ? std::vector<std::uint32_t>{16, 128} : std::vector<std::uint32_t>{16, 128, 1024}) {
+int run(unsigned rounds, unsigned seconds, bool quick) {
+  Report report("scale", "us");
+  using Counts = std::vector<std::uint32_t>;
+  for (const std::uint32_t backends : quick ? Counts{16, 128} : Counts{16, 128, 1024}) {
     for (const std::uint32_t workers : {8u, 128u, 1024u}) {
-      for (const std::uint32_t leases : lease_counts) {
+      for (const std::uint32_t leases : quick ? Counts{16} : Counts{0, 16, 256}) {
         const Size size{backends, workers, leases};
         if (quick && size.text() != "16x8x16" && size.text() != "128x128x16") continue;
-        std::fprintf(stderr, "scan %s\n", size.text().c_str());
+        std::cerr << "scale: scan " << size.text() << std::endl;
         FilledPool filled(size, capacities_for(size));
         const std::size_t samples = std::max<std::size_t>(
             10, std::min<std::size_t>(rounds, 3'000'000 / (std::size_t{backends} * workers)));
-        results.push_back(measure_scan("scan/" + size.text(), filled, samples));
-        results.push_back(single("segment_bytes/" + size.text(),
-                                 static_cast<double>(filled.pool().segment().header().total_bytes),
-                                 "bytes"));
+        measure_scan(report, "scan/" + size.text(), filled, samples);
+        report.add(single("segment_bytes/" + size.text(),
+                          static_cast<double>(filled.pool().segment().header().total_bytes),
+                          "bytes"));
       }
     }
   }
   {
-    const Size size{16, 8, 16};
-    FilledPool filled(size, capacities_for({1024, 1024, 256}));
-    results.push_back(measure_scan("scan_in_large_segment/16x8x16", filled, rounds));
+    FilledPool filled({16, 8, 16}, capacities_for({1024, 1024, 256}));
+    measure_scan(report, "scan_in_large_segment/16x8x16", filled, rounds);
   }
-  results.push_back(measure_snapshot_under_churn({16, 8, 16}));
-  results.push_back(measure_snapshot_under_churn({128, 128, 16}));
+  std::cerr << "scale: snapshots under churn, start of a coordinator" << std::endl;
+  measure_snapshot_under_churn(report, {16, 8, 16});
+  measure_snapshot_under_churn(report, {128, 128, 16});
   {
     const Size size = quick ? Size{128, 128, 16} : Size{1024, 1024, 256};
     FilledPool filled(size, capacities_for(size));
-    std::vector<double> starts;
-    for (int i = 0; i < 5; ++i) starts.push_back(Daemon(filled.dir()).start_us());
-    Json result = statistics("start_full_segment/" + size.text(), starts);
-    result["unit"] = "us";
-    results.push_back(result);
+    std::vector<double> starts_us;
+    for (int i = 0; i < 5; ++i) starts_us.push_back(Coordinator(filled.dir()).start_us());
+    report.add("start_full_segment/" + size.text(), starts_us);
   }
-  measure_daemon(&results, seconds);
-  std::cout << Json{{"benchmark", "scale"}, {"results", results}}.dump(1) << "\n";
+  std::cerr << "scale: coordinator, idle and under leases" << std::endl;
+  measure_coordinator(report, seconds);
+  report.print();
   return 0;
+}
+
+}  // namespace
+}  // namespace modelpool::bench
+
+int main(int argc, char** argv) {
+  CLI::App app{"Measures what looking at a pool costs. JSON on stdout."};
+  unsigned rounds = 300;
+  unsigned seconds = 10;
+  bool quick = false;
+  app.add_option("--rounds", rounds, "samples of each scan")->capture_default_str();
+  app.add_option("--seconds", seconds, "how long to watch the coordinator")->capture_default_str();
+  app.add_flag("--quick", quick, "only the sizes that have a target, 2 s of the coordinator");
+  CLI11_PARSE(app, argc, argv);
+  return modelpool::bench::run(rounds, quick ? 2 : seconds, quick);
 }
