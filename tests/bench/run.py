@@ -116,6 +116,7 @@ def main():
         "kernel": platform.release(),
         "commit": commit(),
         "load_before": os.getloadavg()[0],
+        "only": options.only or [],
         "benchmarks": {},
     }
     all_ran = True
