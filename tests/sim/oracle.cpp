@@ -70,8 +70,9 @@ std::vector<const Request*> Oracle::line() const {
     if (r.arrival == 0 || r.dead || r.deadline_ns <= truth_.now_ns ||
         truth_.serving(r.model) != nullptr)
       continue;
-    const auto same = std::find_if(first.begin(), first.end(),
-                                   [&](const Request* o) { return o->model == r.model; });
+    const auto same = std::find_if(first.begin(), first.end(), [model = r.model](const Request* o) {
+      return o->model == model;
+    });
     if (same == first.end()) {
       first.push_back(&r);
     } else if (r.arrival < (*same)->arrival) {

@@ -265,8 +265,9 @@ bool World::has_turn(const Request& r, std::uint64_t places) const {
     if (other.arrival == 0 || other.arrival > arrival || other.deadline_ns < truth_.now_ns)
       continue;
     if (truth_.serving(other.model) != nullptr) continue;
-    const auto same = std::find_if(heads.begin(), heads.end(),
-                                   [&](const auto& head) { return head.second == other.model; });
+    const auto same =
+        std::find_if(heads.begin(), heads.end(),
+                     [model = other.model](const auto& head) { return head.second == model; });
     if (same != heads.end() && same->first < other.arrival) continue;
     if (same != heads.end()) heads.erase(same);
     heads.emplace(other.arrival, other.model);
