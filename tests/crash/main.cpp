@@ -181,7 +181,9 @@ Tally sweep(const Operation& operation, const Flags& flags) {
   auto stage =
       std::make_unique<Stage>(flags.must_fail.empty() ? kPatience : std::chrono::seconds(5));
   if (flags.place) {
-    visit(*stage, operation, places, *flags.place, &tally);
+    if (!visit(*stage, operation, places, *flags.place, &tally) && !operation.stands_long) {
+      std::puts("there is no such place: it was killed at the operation's end");
+    }
     ++tally.places;
     return tally;
   }
