@@ -1,9 +1,11 @@
 """What is promised in text: examples run, stubs match, files are where a type checker looks."""
 
 import ast
+import builtins
 import doctest
 import inspect
 import pathlib
+import re
 import subprocess
 import unittest
 
@@ -89,6 +91,26 @@ def runtime_signature(function):
     plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
     only = inspect.Parameter.POSITIONAL_ONLY  # what C calls `$self, /`
     return [(p.name, plain if p.kind == only else p.kind, p.default) for p in parameters]
+
+
+class Readme(unittest.TestCase):
+    README = pathlib.Path(__file__).parents[2] / "README.md"
+
+    def test_its_example_uses_nothing_that_it_does_not_define(self):
+        blocks = re.findall(r"```python\n(.*?)```", self.README.read_text(), re.DOTALL)
+        self.assertTrue(blocks)
+        for block in blocks:
+            nodes = list(ast.walk(ast.parse(block)))
+            known = set(dir(builtins))
+            known |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            known |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+            known |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+            known |= {a.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
+            used = {node.id for node in nodes if isinstance(node, ast.Name)}
+            self.assertEqual(used - known, set())
+            for node in nodes:
+                if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "modelpool":
+                    self.assertTrue(hasattr(modelpool, node.attr), node.attr)
 
 
 class Stubs(unittest.TestCase):
