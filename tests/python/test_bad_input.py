@@ -481,8 +481,9 @@ class Closed(PoolTest):
             copy.copy(lease)
         ticket = self.pool.acquire("n")
         for thing in (self.pool, lease, ticket):
-            with self.assertRaises(TypeError):
-                pickle.dumps(thing)
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+                with self.subTest(thing, protocol=protocol), self.assertRaises(TypeError):
+                    pickle.loads(pickle.dumps(thing, protocol))
         with self.assertRaises(TypeError):
             modelpool.Lease()
         with self.assertRaises(TypeError):

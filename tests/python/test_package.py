@@ -117,7 +117,7 @@ class Stubs(unittest.TestCase):
     stub = members(ast.parse((PACKAGE / "_modelpool.pyi").read_text()).body)
 
     def names(self, thing):
-        ignored = {"__module__", "__doc__", "__new__", "__dict__", "__weakref__"}
+        ignored = {"__module__", "__doc__", "__new__", "__dict__", "__weakref__", "__reduce__"}
         return {name for name in vars(thing) if name not in ignored}
 
     def test_name_what_the_extension_has(self):

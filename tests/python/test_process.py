@@ -80,6 +80,37 @@ class Subinterpreters(ProcessTest):
             self.assertEqual((done.stdout, done.stderr), ("True\nTrue\nmain\n", ""), first)
 
 
+class Resources(ProcessTest):
+    def test_without_descriptors_every_call_answers(self):
+        out = self.run_to_end("""
+            import resource
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+            async def main():
+                taken = []
+                try:
+                    while True:
+                        taken.append(os.dup(0))
+                except OSError:
+                    pass
+                for call in (
+                    lambda: pool.acquire_async("a"),
+                    lambda: asyncio.sleep(0, pool.acquire("b").spawn(["true"])),
+                    lambda: asyncio.sleep(0, modelpool.Pool(dir=sys.argv[1])),
+                ):
+                    try:
+                        await call()
+                    except modelpool.System as error:
+                        print(error.errno == 24, end=" ")
+                for descriptor in taken:
+                    os.close(descriptor)
+                (await pool.acquire_async("a"))._give_back()
+
+            asyncio.run(main())
+        """)
+        self.assertEqual(out, "True True True ")
+
+
 class Signals(ProcessTest):
     def test_ctrl_c_ends_a_wait_and_leaves_no_waiter(self):
         held = self.pool.acquire("m")

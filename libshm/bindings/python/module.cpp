@@ -16,6 +16,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include "lease.hpp"
 #include "modelpool/time.hpp"
@@ -129,6 +130,17 @@ class Class : public py::class_<T> {
       refuse_arguments(what);
     });
     return *this;
+  }
+
+  // Old protocols of pickle make an instance of pybind11's own base, which ends the process.
+  void refuse_copies() {
+    py::class_<T>::def(
+        "__reduce__",
+        [](const py::object& self, const py::args&) {
+          raise_invalid("unable to copy or pickle a " + std::string(Py_TYPE(self.ptr())->tp_name) +
+                        ": it is this process's own");
+        },
+        "__reduce__(self)\n--\n\n");
   }
 
   [[noreturn]] static void refuse_arguments(const std::string& what) {
@@ -518,6 +530,7 @@ py::object get_setting(const PoolObject& self, const py::object& name) {
 void define_pool(py::module_& module) {
   Class<PoolObject> pool(module, "Pool",
                          "What this process does with one pool: acquire, look, steer.");
+  pool.refuse_copies();
   pool.def(py::init(&attach), py::arg("name") = py::none(), py::arg("dir") = py::none(),
            py::kw_only(), py::arg("create") = true, py::arg("coordinator_grace") = 10.0);
   pool.def(py::init([](const py::args&, const py::kwargs&) -> std::unique_ptr<PoolObject> {
@@ -656,6 +669,7 @@ void define_ticket(py::module_& module) {
       "say\n"
       "ready(); or fail(). For one thread at a time.\n\n"
       "One that is collected unused has failed; one whose process dies goes to the next waiter.");
+  ticket.refuse_copies();
   ticket.def_property_readonly(
       "model", [](const TicketObject& self) { return self.ticket.model(); }, "The model's name.");
   ticket.def_property_readonly(
@@ -690,8 +704,15 @@ void define_ticket(py::module_& module) {
 }
 
 void define_inbox(py::module_& module) {
-  py::class_<InboxObject> inbox(module, "_Inbox");
-  inbox.def(py::init<>());
+  Class<InboxObject> inbox(module, "_Inbox");
+  inbox.refuse_copies();
+  inbox.def(py::init([] {
+    try {
+      return std::make_unique<InboxObject>();
+    } catch (const std::system_error& error) {
+      raise(fail_errno(error.code().value(), "create an eventfd").value());
+    }
+  }));
   inbox.def_property_readonly("alive",
                               [](const InboxObject& self) { return self.forks == fork_count(); });
   inbox.def(
