@@ -28,10 +28,10 @@
  * (modelpool_wait_fd) after the fork. After exec everything is gone; the next attach or the
  * coordinator clears what was held (P6). Signal handlers: only modelpool_version and
  * modelpool_code_name are async-signal-safe. A handler that calls another function while its thread
- * is inside one is answered MODELPOOL_BUSY; one that interrupts malloc is not, and may deadlock.
- * Write to a pipe, or set a flag, and call later. Cancellation: a thread must not be cancelled
- * (pthread_cancel) inside a call, except by the end of the process. Unloading: the library stays in
- * the process once loaded.
+ * is inside one is answered MODELPOOL_BUSY; one that interrupts malloc or fork is not, and may
+ * deadlock. Write to a pipe, or set a flag, and call later. Cancellation: a thread must not be
+ * cancelled (pthread_cancel) inside a call, except by the end of the process. Unloading: the
+ * library stays in the process once loaded.
  *
  * Crash
  *   Whatever a process held when it died, the coordinator clears (P6); backends it loaded stay.
