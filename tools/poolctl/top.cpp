@@ -41,7 +41,6 @@ class Screen {
     }
     sigprocmask(SIG_BLOCK, &taken, nullptr);
     signals_ = Fd(signalfd(-1, &taken, SFD_NONBLOCK | SFD_CLOEXEC));
-    has_keys_ = tcgetattr(STDIN_FILENO, &before_) == 0;
   }
   ~Screen() { leave(); }
   Screen(const Screen&) = delete;
@@ -71,6 +70,9 @@ class Screen {
   bool enter() {
     if (!in_foreground()) return false;
     if (shown_) return true;
+    // Read once, here: in the background they are those of the shell's own line.
+    if (!entered_) has_keys_ = tcgetattr(STDIN_FILENO, &before_) == 0;
+    entered_ = true;
     if (has_keys_) {
       termios keys = before_;
       keys.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
@@ -139,6 +141,7 @@ class Screen {
   Fd signals_;
   termios before_{};
   bool has_keys_ = false;  // stdin is a terminal
+  bool entered_ = false;   // at least once
   bool shown_ = false;
 };
 

@@ -207,9 +207,9 @@ func (a *attachment) close() {
 type Options struct {
 	Tag           string        // who asks, at most 31 bytes, shown in events and lists
 	BusyTimeout   time.Duration // of this request alone; 0: only the pool's rules
-	ExpectedBytes uint64        // what loading it will take; 0: unknown
-	Priority      uint64
-	NoLoad        bool // ErrNotLoaded instead of a ticket
+	ExpectedBytes uint64        // what loading it will take; 0: unknown. Shown in lists
+	Priority      uint64        // shown in lists; the line is first come, first served (P5)
+	NoLoad        bool          // ErrNotLoaded instead of a ticket
 }
 
 // Acquire gives a lease if the model is loaded, or a ticket if the caller is to load it (P4: one loader at a
