@@ -1,4 +1,4 @@
-"""Draws what was measured: the hot path, lateness beside the peers, and scans by leases in use.
+"""Draws what was measured: the hot path, lateness beside the peers, hand-over, scans by leases in use.
 
 A panel whose numbers are missing is left out.
 """
@@ -69,8 +69,20 @@ def lateness(measured):
             rows.append(("lateness", name, f"modelpool {rule}{under}", OURS))
         rows += [("peers", f"{peer}/{load}", f"{peer}{under}", OTHERS) for peer in PEERS]
     bars = [bar for bar in measured_bars(measured, rows) if bar[0] > 0]
-    title = "Past a timeout until enforced (median ms, log scale)"
+    title = "Past a timeout (median ms, log scale)"
     return bars and (lambda axes: draw_bars(axes, bars, title, "ms"))
+
+
+def handover(measured):
+    rows = []
+    for ours, label, floor, floor_label in (
+        ("exit_to_grant", "a victim's exit: a waiter's grant", "exit_to_pidfd", "floor: its pidfd"),
+        ("ready_to_64", "ready: 64 waiters", "futex_to_64", "floor: 64 futexes"),
+        ("kill_to_clear", "a worker's kill: its leases cleared", "kill_to_pidfd", "floor: its pidfd "),
+    ):
+        rows += [("handover", ours, label, OURS), ("handover", floor, floor_label, FLOOR)]
+    bars = measured_bars(measured, rows)
+    return bars and (lambda axes: draw_bars(axes, bars, "Hand-over (median ms, log scale)", "ms"))
 
 
 def scans(measured):
@@ -94,7 +106,7 @@ def scans(measured):
         axes.minorticks_off()
         axes.set_xlabel("leases in use", fontsize=8)
         axes.legend(frameon=False, fontsize=8)
-        axes.set_title("Coordinator's scan + decision (us, log scale)", loc="left", fontsize=10,
+        axes.set_title("One scan + decision (us, log scale)", loc="left", fontsize=10,
                        fontweight="bold")  # fmt: skip
 
     return lines and draw_lines
@@ -102,16 +114,19 @@ def scans(measured):
 
 def draw(everything, path):
     measured = Measured(everything)
-    panels = [panel for make in (hot_path, lateness, scans) if (panel := make(measured))]
+    panels = [panel for make in (hot_path, lateness, handover, scans) if (panel := make(measured))]
     if not panels:
         return
     pyplot.rcParams.update(
         {"svg.fonttype": "none", "svg.hashsalt": "modelpool", "font.family": "sans-serif"}
     )
+    rows = (len(panels) + 1) // 2
     figure, all_axes = pyplot.subplots(
-        1, len(panels), figsize=(5.2 * len(panels), 3.6), squeeze=False, layout="constrained"
+        rows, 2, figsize=(10.4, 3.6 * rows), squeeze=False, layout="constrained"
     )
-    for axes, panel in zip(all_axes[0], panels):
+    for axes in all_axes.flat[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(all_axes.flat, panels):
         panel(axes)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
