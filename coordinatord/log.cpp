@@ -1,12 +1,18 @@
 #include "log.hpp"
 
+#include <limits.h>
+#include <poll.h>
 #include <spdlog/formatter.h>
-#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "modelpool/event_json.hpp"
@@ -85,10 +91,41 @@ class BareFormatter final : public spdlog::formatter {
   }
 };
 
+// Standard error, as far as somebody reads it: a logger that has stopped, a terminal after Ctrl-S
+// or a journal that hangs must not stop the judge. The descriptor itself stays blocking, it is not
+// only ours.
+class PatientSink final : public spdlog::sinks::base_sink<std::mutex> {
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    const char* rest = line.data();
+    const char* const end = rest + line.size();
+    while (rest < end && is_writable()) {
+      // A pipe with room takes so much at once.
+      const auto bytes = std::min<std::size_t>(static_cast<std::size_t>(end - rest), PIPE_BUF);
+      const ssize_t written = write(STDERR_FILENO, rest, bytes);
+      if (written < 0 && errno != EINTR) break;
+      if (written > 0) rest += written;
+    }
+    is_read_ = rest == end;
+  }
+  void flush_() override {}
+
+ private:
+  static constexpr int kPatience_ms = 20;  // once; then none, until somebody reads again
+
+  bool is_writable() const {
+    pollfd error{STDERR_FILENO, POLLOUT, 0};
+    return poll(&error, 1, is_read_ ? kPatience_ms : 0) > 0;
+  }
+
+  bool is_read_ = true;
+};
+
 std::shared_ptr<spdlog::logger> make_logger(const std::string& name, LogLevel level,
                                             std::unique_ptr<spdlog::formatter> formatter) {
-  auto logger =
-      std::make_shared<spdlog::logger>(name, std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>(name, std::make_shared<PatientSink>());
   logger->set_formatter(std::move(formatter));
   logger->set_level(kLevels[static_cast<std::size_t>(level)]);
   logger->flush_on(spdlog::level::trace);

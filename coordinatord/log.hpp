@@ -4,7 +4,7 @@
 // through log_event, so that the JSON line is the object that `poolctl events` prints.
 //
 // Safety: set_up_log from one thread, before others log; the rest from any thread. A closed stderr
-// loses lines and nothing else, provided the process ignores SIGPIPE.
+// loses lines and nothing else, provided the process ignores SIGPIPE; so does one that nobody reads.
 //
 // Errors: none.
 #pragma once

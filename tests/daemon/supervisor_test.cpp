@@ -1,5 +1,6 @@
 // Readiness and liveness for a supervisor: systemd's protocol on a socket of the test's own, and a
 // real s6-supervise.
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -59,6 +60,29 @@ class SupervisorTest : public PoolTest {
     daemon_ = std::make_unique<Daemon>(scratch_, std::move(flags), options);
   }
 };
+
+// A logger that has stopped, a terminal after Ctrl-S: the record is in the segment.
+TEST_F(PoolTest, P8ALogThatNobodyReadsStopsNoDecision) {
+  const std::string log = scratch_.path("log");
+  ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);
+  const Fd reader(open(log.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_GT(fcntl(reader.get(), F_SETPIPE_SZ, 4096), 0);
+  Program judge({"sh", "-c",
+                 "exec " MODELPOOL_COORDINATORD " --dir " + scratch_.dir() +
+                     " --idle-timeout 100ms 2> " + log});
+  ASSERT_TRUE(eventually([&] { return poolctl(scratch_, {"status"}).code == 0; }));
+  // More than the pipe holds.
+  RemoteWorker worker(scratch_);
+  for (int i = 0; i < 40; ++i) {
+    const std::string model = "m" + std::to_string(i);
+    ASSERT_EQ(worker.acquire(model), "ticket");
+    ASSERT_EQ(worker.ready_external(model), "lease");
+    worker.release(model);
+  }
+  EXPECT_EQ(wait_event("evicted", "m39")["reason"], "idle");
+  judge.signal(SIGTERM);
+  EXPECT_TRUE(eventually([&] { return !judge.running(); }));
+}
 
 TEST_F(SupervisorTest, SystemdHearsReadyStatusReloadingAndStopping) {
   Supervisor systemd(scratch_.path("notify"));
