@@ -1,5 +1,6 @@
 #include "groups.hpp"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -7,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "modelpool/time.hpp"
@@ -22,10 +24,49 @@ constexpr std::uint64_t kRescanMin_ns = 2 * kMillisecond_ns;
 // sent, look again after this.
 constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
 constexpr int kPassesMax = 16;  // of one SIGKILL scan, while new members keep appearing
+// On a busy host somebody always ends between being listed and being asked: as often is looked again.
+constexpr int kUnsettledPassesMax = 8;
 
 void bump(const Fd& bell) {
   const std::uint64_t one = 1;
   static_cast<void>(!write(bell.get(), &one, sizeof one));
+}
+
+// What /proc/PID/FILE holds; nullopt with errno if it cannot be read.
+std::optional<std::string> read_proc(pid_t pid, const char* file) {
+  const Fd fd(open(("/proc/" + std::to_string(pid) + "/" + file).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return std::nullopt;
+  std::string text;
+  std::array<char, 16384> chunk;
+  for (;;) {
+    const ssize_t got = read(fd.get(), chunk.data(), chunk.size());
+    if (got < 0) return std::nullopt;
+    if (got == 0) return text;
+    text.append(chunk.data(), static_cast<std::size_t>(got));
+  }
+}
+
+enum class Token { kNo, kYes, kHidden };  // hidden: nobody could tell now
+
+Token read_token(pid_t pid, const std::string& token) {
+  auto environment = read_proc(pid, "environ");
+  if (!environment) return errno == EACCES || errno == EPERM ? Token::kNo : Token::kHidden;
+  if (environment->empty()) return Token::kHidden;
+  environment->insert(0, 1, '\0');
+  environment->push_back('\0');
+  const std::string entry = std::string(1, '\0') + "MODELPOOL_BACKEND=" + token + '\0';
+  return environment->find(entry) == std::string::npos ? Token::kNo : Token::kYes;
+}
+
+// The kernel is replacing its program: for a moment it has neither environment nor arguments, or what
+// was opened was the old one's. A kernel's thread never has any.
+bool is_between_programs(const ProcessStat& stat) {
+  constexpr pid_t kKernelThreads = 2;
+  if (stat.pid == kKernelThreads || stat.parent == kKernelThreads) return false;
+  const auto arguments = read_proc(stat.pid, "cmdline");
+  if (arguments && arguments->empty()) return true;
+  const auto environment = read_proc(stat.pid, "environ");
+  return environment && !environment->empty();
 }
 
 std::uint64_t proc_inode(pid_t pid) {
@@ -181,10 +222,11 @@ bool Groups::list_starts() {
   for (const pid_t pid : *pids) {  // in the order of their numbers
     // The inode first: if another process takes the number in between, the time is too late, not too
     // early.
-    Start start{pid, proc_inode(pid), 0};
+    Start start{pid, proc_inode(pid), 0, false};
     while (known != starts_.end() && known->pid < pid) ++known;
     if (known != starts_.end() && known->pid == pid && known->inode == start.inode) {
       start.ticks = known->ticks;
+      start.has_ended = known->has_ended;
     } else if (const auto stat = read_stat(pid)) {
       start.ticks = stat->start_ticks;
     } else {
@@ -200,25 +242,28 @@ bool Groups::list_starts() {
 // What it cannot tell counts as "perhaps", which is not signalled (P7) and not gone (P3).
 Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, const Number& number, bool is_older) {
   const GroupJob& job = watched.job;
-  const bool in_group = getpgid(pid) == job.group || (!is_older && getsid(pid) == job.process.pid);
-  const auto token = job.token.empty() || is_older ? std::nullopt : read_environment(pid, "MODELPOOL_BACKEND");
-  const bool has_token = token && *token == job.token;
-  if (!in_group && !has_token) return Belongs::kNo;
+  const pid_t group = getpgid(pid);
+  if (group < 0 && errno == ESRCH) return Belongs::kEnded;
+  const bool in_group = group == job.group || (!is_older && getsid(pid) == job.process.pid);
+  const Token token = job.token.empty() || is_older ? Token::kNo : read_token(pid, job.token);
+  const bool has_token = token == Token::kYes;
+  if (!in_group && token == Token::kNo) return Belongs::kNo;
   const auto stat = read_stat(pid);
   // Gone meanwhile, or not to be read now, as without descriptors.
-  if (!stat) return getpgid(pid) < 0 && errno == ESRCH ? Belongs::kNo : Belongs::kPerhaps;
+  if (!stat) return getpgid(pid) < 0 && errno == ESRCH ? Belongs::kEnded : Belongs::kPerhaps;
   // A zombie whose other threads run is alive.
-  if (stat->is_zombie() && stat->threads <= 1) return Belongs::kNo;
+  if (stat->is_zombie() && stat->threads <= 1) return Belongs::kEnded;
+  if (!in_group && !has_token) return is_between_programs(*stat) ? Belongs::kHidden : Belongs::kNo;
   if (has_token || number.taken) return Belongs::kYes;
   // Without the token (setproctitle overwrites it, an exec hides it for a moment) only the number of
   // group and session speaks for it; that stays in use while they have members.
   return number.reused ? Belongs::kNo : Belongs::kPerhaps;
 }
 
-// One look at everyone. Returns whether what it saw is the whole truth.
-bool Groups::find_members(Watched* watched) {
+// One look at everyone.
+Groups::Look Groups::find_members(Watched* watched) {
   const GroupJob& job = watched->job;
-  bool whole = true;
+  Look look;
   Number number;
   if (const auto first = read_stat(job.process.pid)) {
     // A number that is used again may have the same start time: its pidfd tells. A zombie has none.
@@ -233,29 +278,41 @@ bool Groups::find_members(Watched* watched) {
     number.taken |= stat && stat->group == job.group && member.handle.liveness() == Liveness::kAlive;
   }
 
+  bool first_had_ended = false;
   if (!watched->members.contains(job.process.pid)) {
     auto first = ProcessHandle::open(job.process);
     if (first.liveness == Liveness::kAlive) watched->members[job.process.pid].handle = std::move(first.handle);
-    whole &= first.liveness != Liveness::kUnknown;
+    look.whole &= first.liveness != Liveness::kUnknown;
+    first_had_ended = first.liveness == Liveness::kDead;
   }
-  if (job.group == 0) return whole;
-  if (!list_starts()) return false;
-  for (const auto& [pid, inode, ticks] : starts_) {
-    if (pid <= 1 || watched->members.contains(pid)) continue;
-    const bool is_older = ticks < job.process.start_ticks;
-    const Belongs found = belongs(*watched, pid, number, is_older);
-    if (found == Belongs::kPerhaps) whole = false;
-    if (found != Belongs::kYes) continue;
-    // Opened first, examined again after: what was examined is what is held (P7).
-    auto handle = ProcessHandle::open(pid);
-    if (!handle) {
-      whole &= handle.error().system == ESRCH;
-      continue;
+  if (job.group == 0) return look;
+  if (!list_starts()) return {false, true, false};
+  for (Start& start : starts_) {
+    const pid_t pid = start.pid;
+    if (pid <= 1 || start.has_ended || watched->members.contains(pid)) continue;
+    const bool is_older = start.ticks < job.process.start_ticks;
+    Belongs found = belongs(*watched, pid, number, is_older);
+    if (found == Belongs::kYes) {
+      // Opened first, examined again after: what was examined is what is held (P7).
+      auto handle = ProcessHandle::open(pid);
+      if (handle) {
+        found = belongs(*watched, pid, number, is_older);
+        if (found == Belongs::kYes) watched->members[pid].handle = std::move(*handle);
+      } else {
+        found = handle.error().system == ESRCH ? Belongs::kEnded : Belongs::kPerhaps;
+      }
     }
-    if (belongs(*watched, pid, number, is_older) == Belongs::kYes) watched->members[pid].handle = std::move(*handle);
+    if (found == Belongs::kEnded) {
+      // Since it was listed, for all we know, and it may have left a child.
+      start.has_ended = start.inode != 0 && getpgid(pid) >= 0;
+      look.settled &= pid == job.process.pid && first_had_ended;
+    }
+    look.whole &= found != Belongs::kPerhaps;
+    look.hidden |= found == Belongs::kHidden;
   }
   // Out of descriptors or memory, everybody looks absent.
-  return whole && read_stat(getpid()).has_value();
+  look.whole &= read_stat(getpid()).has_value();
+  return look;
 }
 
 void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
@@ -266,7 +323,7 @@ void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
   for (int pass = 0; pass < kPassesMax; ++pass) {
     drop_dead_members(watched);  // who is dead before the look cannot fork during it
     const bool had_members = !watched->members.empty();
-    const bool whole = find_members(watched);
+    const Look look = find_members(watched);
     const bool has_members = !watched->members.empty();
     if (job.first_signalled) {
       if (const auto it = watched->members.find(job.process.pid); it != watched->members.end()) {
@@ -286,10 +343,13 @@ void Groups::scan(Watched* watched, const std::set<pid_t>& spared) {
       sent |= was_sent;
     }
     if (watched->members.empty()) {
-      if (!whole) {
+      const bool is_settled = look.settled && !look.hidden;
+      if (look.whole && !is_settled && pass < kUnsettledPassesMax) continue;
+      if (!look.whole) {
         watched->again = true;
         return;
       }
+      if (look.hidden) break;
       if (!had_members && !has_members) {
         watched->vanished = true;
         return;

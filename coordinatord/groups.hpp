@@ -73,18 +73,26 @@ class Groups {
     pid_t pid = 0;
     std::uint64_t inode = 0;  // of its directory in /proc: while it is the same, so is the process
     std::uint64_t ticks = 0;
+    bool has_ended = false;   // found a zombie at an earlier look
   };
 
   Groups(Fd work_bell, Fd vanished_bell);
   void run();
   bool list_starts();
-  enum class Belongs { kNo, kPerhaps, kYes };
+  // kEnded: after it was listed, perhaps, and what it forked is not listed. kHidden: it is being
+  // replaced by another program, and its token is not to be read for that moment.
+  enum class Belongs { kNo, kEnded, kHidden, kPerhaps, kYes };
   struct Number {         // of the group and session
     bool taken = false;   // by the registered process, alive or zombie, or a living member
     bool reused = false;  // by a process that is not the registered one
   };
   static Belongs belongs(const Watched& watched, pid_t pid, const Number& number, bool is_older);
-  bool find_members(Watched* watched);
+  struct Look {
+    bool whole = true;    // nobody is "perhaps"
+    bool settled = true;  // nobody ended between being listed and being asked
+    bool hidden = false;  // somebody's token was
+  };
+  Look find_members(Watched* watched);
   static bool any_lives(const Watched& watched);
   // When a group that is due, or of which no member can be waited for, may be looked at (again).
   static std::uint64_t next_scan_ns(const Watched& watched);

@@ -4,11 +4,13 @@
 
 #include "modelpool/registry.hpp"
 #include "pool_test.hpp"
+#include "support/pool.hpp"
 
 namespace modelpool::test {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 class ProcessTest : public PoolTest {
  protected:
@@ -151,6 +153,34 @@ TEST_F(ProcessTest, P9ADescendantInASessionOfItsOwnEndsWithItsBackend) {
   EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
   EXPECT_FALSE(is_running(descendant)) << "its backend is gone and it is not";
   EXPECT_EQ(wait_event("evicted", "m")["signal"], "SIGKILL");
+}
+
+// While it changes programs its token is not to be read, and its session is its own.
+TEST_F(ProcessTest, P3ADaemonThatIsJustExecutingIsNotTakenForGone) {
+  start({"--stop-grace", "20ms", "--load-cooldown", "off"});
+  Pool pool = attach(scratch_);
+  // From one program to the next without an end; the first one leaves at once.
+  const std::string script = scratch_.path("again");
+  write_file(script, "trap '' TERM\nexec sh " + script + "\n");
+  for (int i = 0; i < 40; ++i) {
+    LoadTicket ticket = ticket_for(pool, "m");
+    ASSERT_TRUE(ticket.spawn({"sh", "-c", "setsid sh " + script + " & sleep 0.01"}));
+    ASSERT_TRUE(eventually([&] { return state_of(pool, "m") == "none"; }));
+    ASSERT_THAT(processes_with_environment(token()), IsEmpty());
+  }
+}
+
+// Forks and leaves, once more after a moment: whoever was listed has ended before it was asked.
+TEST_F(ProcessTest, P3AChildForkedDuringTheLookIsNotMissed) {
+  start({"--stop-grace", "20ms", "--load-cooldown", "off"});
+  Pool pool = attach(scratch_);
+  for (int i = 0; i < 40; ++i) {
+    LoadTicket ticket = ticket_for(pool, "m");
+    // (Each bracket is a process that forks the next one and ends.)
+    ASSERT_TRUE(ticket.spawn({"sh", "-c", "((((((((sleep 600 &) &) &) &) &) &) &) &)"}));
+    ASSERT_TRUE(eventually([&] { return state_of(pool, "m") == "none"; }));
+    ASSERT_THAT(processes_with_environment(token()), IsEmpty());
+  }
 }
 
 // A PID that was reused: the segment names a process of that number and another start time.
