@@ -155,11 +155,17 @@ class Top(PoolTest):
             self.load_external("x" * 150 + str(i)).release()
         self.assertTrue(terminal.shows(lambda text: "MODEL" in text))
         termios.tcflow(terminal.slave, termios.TCOOFF)  # Ctrl-S
-        time.sleep(0.3)  # frames that it cannot write
+        self.assertTrue(eventually(lambda: self.waits_without_end(terminal.process.pid)))
         terminal.process.send_signal(signal.SIGTERM)
         self.assertTrue(eventually(lambda: terminal.process.poll() is not None))
         self.assertEqual(terminal.process.returncode, 0)
         self.assertEqual(termios.tcgetattr(terminal.slave), terminal.before)
+
+    def waits_without_end(self, pid):
+        """It is in poll(2) without a timeout: for the terminal, which takes no frame."""
+        with open(f"/proc/{pid}/syscall") as syscall:
+            number, *arguments = syscall.read().split()
+        return number == "7" and int(arguments[2], 16) & 0xFFFFFFFF == 0xFFFFFFFF
 
     def test_says_that_the_pool_is_gone_on_the_terminal_that_was_given_back(self):
         terminal = self.top()

@@ -51,7 +51,7 @@ from ._modelpool import (  # noqa: E402
     TableFull,
     TicketLost,
     Timeout,
-    __version__,
+    __version__ as __version__,
 )
 
 __all__ = [
