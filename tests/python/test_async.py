@@ -164,7 +164,8 @@ class Cancel(AsyncTest):
     def test_a_closed_loop_that_is_collected_gives_its_ticket_back_at_once(self):
         ticket = self.pool.acquire("m")
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self.pool.acquire_async("m", timeout=600, expected_bytes=9, priority=7))
+        wait = self.pool.acquire_async("m", timeout=600, expected_bytes=9, priority=7)
+        task = loop.create_task(wait)
         while not self.pool.waiters():
             loop.run_until_complete(asyncio.sleep(0.005))
         row = self.pool.waiters()[0]
@@ -173,7 +174,7 @@ class Cancel(AsyncTest):
         ticket._give_back()
         self.assertTrue(eventually(lambda: not self.pool.waiters()), "the thread took the ticket")
         task._log_destroy_pending = False
-        del task, loop
+        del wait, task, loop
         gc.collect()
         self.pool.acquire("m", timeout=PATIENCE_S)._give_back()
 

@@ -102,12 +102,13 @@ class Readme(unittest.TestCase):
         for block in blocks:
             nodes = list(ast.walk(ast.parse(block)))
             known = set(dir(builtins))
-            known |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            names = [node for node in nodes if isinstance(node, ast.Name)]
+            known |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
             known |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
             known |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-            known |= {a.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
-            used = {node.id for node in nodes if isinstance(node, ast.Name)}
-            self.assertEqual(used - known, set())
+            imports = [node for node in nodes if isinstance(node, ast.Import)]
+            known |= {alias.name.split(".")[0] for node in imports for alias in node.names}
+            self.assertEqual({name.id for name in names} - known, set())
             for node in nodes:
                 if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "modelpool":
                     self.assertTrue(hasattr(modelpool, node.attr), node.attr)

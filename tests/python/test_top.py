@@ -182,7 +182,8 @@ class Top(PoolTest):
         command = [POOLCTL, "--dir", self.dir, "top"]
         piped = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
         self.assertEqual((piped.returncode, piped.stderr), (0, ""))
-        self.assertRegex(piped.stdout, r"^pool default: 1 live of 3, 0 leases[^\n]*\n\nMODEL[^\n]*\nm ")
+        title = r"^pool default: 1 live of 3, 0 leases[^\n]*"
+        self.assertRegex(piped.stdout, title + r"\n\nMODEL[^\n]*\nm ")
         self.assertNotIn("\x1b", piped.stdout)
         dumb = self.top(environment={"TERM": "dumb"})
         self.assertEqual(dumb.ended(), 0)
@@ -196,7 +197,8 @@ class Top(PoolTest):
             (("--pool", "none", "top"), 3, "none"),
         ):
             done = subprocess.run(
-                [POOLCTL, "--dir", self.dir, *arguments], capture_output=True, text=True, timeout=PATIENCE_S
+                [POOLCTL, "--dir", self.dir, *arguments],
+                capture_output=True, text=True, timeout=PATIENCE_S,
             )
             self.assertEqual((done.returncode, done.stdout), (code, ""), done)
             self.assertIn(word, done.stderr)

@@ -193,7 +193,7 @@ typedef struct modelpool_acquire_options {
   int64_t busy_timeout_ms; /* of this request alone; 0: only the pool's rules */
   uint64_t expected_bytes; /* what loading it will take; 0: unknown. Shown in lists */
   uint64_t priority;       /* shown in lists; the line is first come, first served (P5) */
-  int32_t no_load; /* 1: NOT_LOADED instead of a ticket */
+  int32_t no_load;         /* 1: NOT_LOADED instead of a ticket */
   int32_t reserved;
 } modelpool_acquire_options;
 #define MODELPOOL_ACQUIRE_OPTIONS_INIT \
