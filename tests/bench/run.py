@@ -44,7 +44,11 @@ def from_google_benchmark(report):
     """Aggregates of Google Benchmark in our form: median wall and CPU time of one operation, ns."""
     to_ns = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
     results = {}
-    for entry in report["benchmarks"]:
+    # They ran interleaved; shown in the order in which hot_path.cpp has them.
+    def order(entry):
+        return entry["family_index"], entry["per_family_instance_index"]
+
+    for entry in sorted(report["benchmarks"], key=order):
         name = table.plain_name(entry["run_name"])
         result = results.setdefault(name, {"name": name})
         if entry.get("aggregate_name") == "median":
