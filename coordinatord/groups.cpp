@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 
 #include "modelpool/time.hpp"
 #include "thread.hpp"
@@ -26,6 +27,7 @@ constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
 constexpr int kPassesMax = 16;  // of one SIGKILL scan, while new members keep appearing
 // On a busy host somebody always ends between being listed and being asked: as often is looked again.
 constexpr int kUnsettledPassesMax = 8;
+constexpr std::uint64_t kExecMax_ns = kSecond_ns;
 
 void bump(const Fd& bell) {
   const std::uint64_t one = 1;
@@ -48,8 +50,22 @@ std::optional<std::string> read_proc(pid_t pid, const char* file) {
 
 enum class Token { kNo, kYes, kHidden };  // hidden: nobody could tell now
 
-Token read_token(pid_t pid, const std::string& token) {
+// A process whose first thread has left shows its environment through the others.
+std::optional<std::string> read_environ(pid_t pid) {
   auto environment = read_proc(pid, "environ");
+  bool is_without = environment ? environment->empty() : errno == ESRCH;
+  if (!is_without) return environment;
+  std::error_code error;
+  std::filesystem::directory_iterator task("/proc/" + std::to_string(pid) + "/task", error);
+  for (; task != end(task) && is_without; task.increment(error)) {
+    environment = read_proc(pid, ("task/" + task->path().filename().string() + "/environ").c_str());
+    is_without = environment ? environment->empty() : errno == ESRCH;
+  }
+  return environment;
+}
+
+Token read_token(pid_t pid, const std::string& token) {
+  auto environment = read_environ(pid);
   if (!environment) return errno == EACCES || errno == EPERM ? Token::kNo : Token::kHidden;
   if (environment->empty()) return Token::kHidden;
   environment->insert(0, 1, '\0');
@@ -222,11 +238,12 @@ bool Groups::list_starts() {
   for (const pid_t pid : *pids) {  // in the order of their numbers
     // The inode first: if another process takes the number in between, the time is too late, not too
     // early.
-    Start start{pid, proc_inode(pid), 0, false};
+    Start start{pid, proc_inode(pid)};
     while (known != starts_.end() && known->pid < pid) ++known;
     if (known != starts_.end() && known->pid == pid && known->inode == start.inode) {
       start.ticks = known->ticks;
       start.has_ended = known->has_ended;
+      start.hidden_since_ns = known->hidden_since_ns;
     } else if (const auto stat = read_stat(pid)) {
       start.ticks = stat->start_ticks;
     } else {
@@ -308,7 +325,10 @@ Groups::Look Groups::find_members(Watched* watched) {
       look.settled &= pid == job.process.pid && first_had_ended;
     }
     look.whole &= found != Belongs::kPerhaps;
-    look.hidden |= found == Belongs::kHidden;
+    if (found != Belongs::kHidden) continue;
+    // No exec takes that long: it has no environment, and no token.
+    if (start.hidden_since_ns == 0) start.hidden_since_ns = now_ns();
+    look.hidden |= now_ns() - start.hidden_since_ns < kExecMax_ns;
   }
   // Out of descriptors or memory, everybody looks absent.
   look.whole &= read_stat(getpid()).has_value();

@@ -74,6 +74,7 @@ class Groups {
     std::uint64_t inode = 0;  // of its directory in /proc: while it is the same, so is the process
     std::uint64_t ticks = 0;
     bool has_ended = false;   // found a zombie at an earlier look
+    std::uint64_t hidden_since_ns = 0;  // without environment and arguments; 0: it was not found so
   };
 
   Groups(Fd work_bell, Fd vanished_bell);

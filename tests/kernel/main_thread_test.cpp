@@ -14,6 +14,7 @@ namespace {
 
 // Leaves its main thread; the other waits for a signal. The kernel ends it with the process.
 [[noreturn]] void leave_main_thread() {
+  alarm(60);  // nobody finds it by its environment
   std::thread([] {
     for (;;) pause();
   }).detach();
@@ -31,6 +32,14 @@ bool is_gone(pid_t pid) {
 }
 
 TEST(MainThreadInAProgram, DISABLED_LeavesAndIgnoresNothing) { leave_main_thread(); }
+TEST(MainThreadInAProgram, DISABLED_LeavesInASessionOfItsOwn) {
+  if (fork() > 0) {
+    for (;;) pause();
+  }
+  setsid();
+  signal(SIGTERM, SIG_IGN);
+  leave_main_thread();
+}
 TEST(MainThreadInAProgram, DISABLED_LeavesAndIgnoresSigterm) {
   signal(SIGTERM, SIG_IGN);
   leave_main_thread();
@@ -38,6 +47,10 @@ TEST(MainThreadInAProgram, DISABLED_LeavesAndIgnoresSigterm) {
 
 class MainThread : public PoolTest {
  protected:
+  void TearDown() override {
+    for (const pid_t pid : headless_) kill(pid, SIGKILL);
+    PoolTest::TearDown();
+  }
   // A ready backend without a main thread, not in use.
   pid_t load_headless(RemoteWorker* worker, const std::string& model, const std::string& program) {
     EXPECT_EQ(worker->acquire(model), "ticket");
@@ -45,11 +58,13 @@ class MainThread : public PoolTest {
         worker->spawn_program(model, own_argv("MainThreadInAProgram.DISABLED_" + program));
     EXPECT_TRUE(spawned.starts_with("pid ")) << spawned;
     const pid_t pid = std::stoi(spawned.substr(4));
+    headless_.push_back(pid);
     EXPECT_TRUE(eventually([pid] { return is_headless(pid); }));
     EXPECT_EQ(worker->ready(model), "lease");
     worker->release(model);
     return pid;
   }
+  std::vector<pid_t> headless_;
 };
 
 TEST_F(MainThread, OfABackendMayEndAndItStaysReadyAndCounts) {
@@ -78,6 +93,38 @@ TEST_F(MainThread, OfABackendMayEndAndItIsStoppedBeforeItsPlaceIsFree) {
   EXPECT_EQ(worker.acquire("next"), "ticket");
   EXPECT_TRUE(is_gone(deaf));
   EXPECT_EQ(wait_event("evicted", "stubborn")["signal"], "SIGKILL");
+}
+
+TEST_F(MainThread, OfAStrangerMayEndAndHoldsUpNoPlace) {
+  start({"--max-backends", "1"});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("m");
+  Program stranger(
+      own_argv("MainThreadInAProgram.DISABLED_LeavesAndIgnoresNothing"));  // younger than m
+  ASSERT_TRUE(eventually([&] { return is_headless(stranger.pid()); }));
+  EXPECT_EQ(worker.acquire("next"), "ticket");
+}
+
+TEST_F(MainThread, OfADescendantInASessionOfItsOwnMayEndAndItIsEnded) {
+  start({"--stop-grace", "100ms"});
+  RemoteWorker worker(scratch_);
+  ASSERT_EQ(worker.acquire("m"), "ticket");
+  ASSERT_THAT(
+      worker.spawn_program("m", own_argv("MainThreadInAProgram.DISABLED_LeavesInASessionOfItsOwn")),
+      ::testing::HasSubstr("pid "));
+  const pid_t first = entry("m")["pid"];
+  const auto find = [&]() -> pid_t {
+    const std::string children = read_file("/proc/" + std::to_string(first) + "/task/" +
+                                           std::to_string(first) + "/children");
+    return children.empty() ? 0 : std::stoi(children);
+  };
+  ASSERT_TRUE(eventually([&] { return find() != 0 && is_headless(find()); }));
+  const pid_t descendant = find();
+  headless_.push_back(descendant);
+  ASSERT_EQ(worker.ready("m"), "lease");
+  worker.release("m");
+  EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
+  EXPECT_TRUE(is_gone(descendant)) << "its backend is gone and it is not";
 }
 
 TEST_F(MainThread, OfAWorkerMayEndAndItsLeasePins) {
