@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "modelpool/admission.hpp"
 #include "modelpool/time.hpp"
 
 namespace modelpool::coordinator {
@@ -21,7 +22,8 @@ struct Head {
 
 class Judge {
  public:
-  Judge(const Snapshot& snapshot, const Facts& facts) : s_(snapshot), facts_(facts), now_(snapshot.now_ns) {
+  Judge(const Snapshot& snapshot, const Facts& facts)
+      : s_(snapshot), facts_(facts), now_(add_ns(snapshot.now_ns, facts.ahead_ns)) {
     static const Settings kDefaults;
     const Settings& settings = s_.settings ? *s_.settings : kDefaults;
     rules_.reserve(s_.backends.size());
@@ -31,7 +33,9 @@ class Judge {
     acted_.resize(s_.backends.size());
     sort_leases();
     for (const WaiterView& w : s_.waiters) {  // by arrival: the first of each model stays
-      if (w.deadline_ns > now_) first_arrival_.emplace(w.model, w.arrival);
+      if (w.deadline_ns <= now_) continue;
+      first_waiter_.emplace(w.model, &w);
+      if (add_ns(w.since_ns, kHeadPatience_ns) > now_) first_fresh_waiter_.emplace(w.model, &w);
     }
   }
 
@@ -70,7 +74,8 @@ class Judge {
     stop.decided_ns = now_;
     return stop;
   }
-  StopRecord why(const BackendView& b, Reason reason, std::uint64_t age, std::uint64_t limit) const {
+  StopRecord why(const BackendView& b, Reason reason, std::uint64_t age,
+                 std::uint64_t limit) const {
     StopRecord stop = why(b, reason);
     stop.age_ns = age;
     stop.limit_ns = limit;
@@ -82,9 +87,16 @@ class Judge {
     const WorkerView* worker = s_.find_worker(owner);
     return worker == nullptr || facts_.is_dead(worker->ref);
   }
-  bool has_waiter(const BackendView& b, std::uint64_t before_arrival = kNever_ns) const {
-    const auto found = first_arrival_.find(b.model);
-    return found != first_arrival_.end() && found->second < before_arrival;
+  // Who waits for a backend that is open has it in a moment; who has not by now is stopped, and
+  // keeps nobody's place (P5).
+  bool is_awaited(const BackendView& b, std::uint64_t before_arrival = kNever_ns) {
+    const auto first = first_waiter_.find(b.model);
+    if (first == first_waiter_.end() || first->second->arrival >= before_arrival) return false;
+    if (!due(add_ns(facts_.open_since_ns(b), kHeadPatience_ns))) return true;
+    const auto fresh = first_fresh_waiter_.find(b.model);
+    if (fresh == first_fresh_waiter_.end() || fresh->second->arrival >= before_arrival)
+      return false;
+    return !due(add_ns(fresh->second->since_ns, kHeadPatience_ns));
   }
   // Its leases are a list: first_lease_ of the backend, then next_lease_ of each.
   void sort_leases() {
@@ -128,13 +140,19 @@ class Judge {
 
   void judge(const BackendView& b, const Effective& rules) {
     switch (b.state.state) {
-      case BackendState::kFree: return;
+      case BackendState::kFree:
+        return;
       case BackendState::kReserved:
-      case BackendState::kStarting: return judge_load(b, rules);
-      case BackendState::kReady: return judge_ready(b, rules);
-      case BackendState::kEvicting: return judge_closed(b, rules);
-      case BackendState::kStopping: return judge_stopping(b, rules);
-      case BackendState::kGone: return judge_gone(b);
+      case BackendState::kStarting:
+        return judge_load(b, rules);
+      case BackendState::kReady:
+        return judge_ready(b, rules);
+      case BackendState::kEvicting:
+        return judge_closed(b, rules);
+      case BackendState::kStopping:
+        return judge_stopping(b, rules);
+      case BackendState::kGone:
+        return judge_gone(b);
     }
   }
 
@@ -188,7 +206,7 @@ class Judge {
     const std::uint64_t idle = rules.get(Setting::kIdleTimeout);
     if (idle == 0 || b.pinned()) return;
     // A waiter is about to use it; a lease may end at any time without telling: look again then.
-    if (b.in_flight > 0 || has_waiter(b)) {
+    if (b.in_flight > 0 || is_awaited(b)) {
       static_cast<void>(due(add_ns(now_, idle)));
       return;
     }
@@ -214,7 +232,8 @@ class Judge {
 
   void close_crashed(const BackendView& b) {
     if (exit_may_come(b)) return;
-    Action& action = act(b.state.state == BackendState::kReady ? ActionKind::kClose : ActionKind::kCommit, b);
+    Action& action =
+        act(b.state.state == BackendState::kReady ? ActionKind::kClose : ActionKind::kCommit, b);
     action.stop = why(b, Reason::kCrashed);
     action.stop.forced = 1;
     set_field(&action.stop.text, "its process ended");
@@ -245,7 +264,8 @@ class Judge {
         stop.lease_word = lease->word;
         stop.lease_stamp_ns = stamp;
         for (const WorkerView& worker : s_.workers) {
-          if (worker.ref.index == lease->worker) stop.worker_pid = static_cast<std::uint32_t>(worker.process.pid);
+          if (worker.ref.index == lease->worker)
+            stop.worker_pid = static_cast<std::uint32_t>(worker.process.pid);
         }
         set_field(&stop.tag, lease->tag);
         found = stop;
@@ -283,7 +303,8 @@ class Judge {
       act(ActionKind::kReopen, b);
       return;
     }
-    if (reason == Reason::kLru && !facts_.ending) return;  // make_room judges it, with all the others
+    if (reason == Reason::kLru && !facts_.ending)
+      return;  // make_room judges it, with all the others
     if (reason == Reason::kNone || reason == Reason::kIdle) {
       act(ActionKind::kReopen, b);  // these are not held closed
       return;
@@ -339,16 +360,19 @@ class Judge {
       if (due(kill_at)) send(kSigkill);
       return;
     }
-    if (due(add_ns(kill_at, kUnkillableAfterGrace_ns)) && !b.overdue) act(ActionKind::kMarkOverdue, b);
+    if (due(add_ns(kill_at, kUnkillableAfterGrace_ns)) && !b.overdue)
+      act(ActionKind::kMarkOverdue, b);
   }
 
   // STOPPING reached from READY before a scan saw it ready: still a load to be recorded.
   void note_loaded_if_it_served(const BackendView& b) {
-    if (b.ready_ns != 0 && b.stop.failed == 0 && b.stop.generation == b.ref.generation) note_loaded(b);
+    if (b.ready_ns != 0 && b.stop.failed == 0 && b.stop.generation == b.ref.generation)
+      note_loaded(b);
   }
 
   void judge_gone(const BackendView& b) {
-    if (high_half(b.noted) != b.ref.generation || low_half(b.noted) < static_cast<std::uint32_t>(BackendState::kGone)) {
+    if (high_half(b.noted) != b.ref.generation ||
+        low_half(b.noted) < static_cast<std::uint32_t>(BackendState::kGone)) {
       act(ActionKind::kNoteFailed, b);
     }
     if (b.state.owner != 0) {
@@ -381,14 +405,16 @@ class Judge {
     WhenBusy when_busy;
     bool held;
   };
-  static std::uint64_t last_use(const BackendView& b) { return std::max(b.last_used_ns, b.newest_start_ns); }
+  static std::uint64_t last_use(const BackendView& b) {
+    return std::max(b.last_used_ns, b.newest_start_ns);
+  }
   // Idle before busy, then whose last drain failed longest ago, then least recently used; ties by
   // age and slot, so that the order is the same whoever looks.
   static bool goes_before(const Candidate& x, const Candidate& y) {
     const auto key = [](const Candidate& c) {
       const BackendView& b = *c.backend;
-      return std::make_tuple(b.in_flight > 0, b.in_flight > 0 ? b.drain_failed_ns : 0, last_use(b), b.ready_ns,
-                             b.ref.index);
+      return std::make_tuple(b.in_flight > 0, b.in_flight > 0 ? b.drain_failed_ns : 0, last_use(b),
+                             b.ready_ns, b.ref.index);
     };
     return key(x) < key(y);
   }
@@ -451,13 +477,16 @@ class Judge {
     for (; next_held < held.size(); ++next_held) act(ActionKind::kReopen, *held[next_held].backend);
   }
 
-  bool ours(const BackendView& b) const { return b.state.owner == StateWord::owner_of_epoch(facts_.epoch); }
+  bool ours(const BackendView& b) const {
+    return b.state.owner == StateWord::owner_of_epoch(facts_.epoch);
+  }
   bool acted_on(const BackendView& b) const { return acted_[position(b)]; }
   // Another rule ends it in this very decision.
   bool ends_now(const BackendView& b) const {
     if (!acted_on(b)) return false;
     return std::any_of(decision_.actions.begin(), decision_.actions.end(), [&](const Action& a) {
-      return a.backend == b.ref && (a.kind == ActionKind::kClose || a.kind == ActionKind::kCommit) &&
+      return a.backend == b.ref &&
+             (a.kind == ActionKind::kClose || a.kind == ActionKind::kCommit) &&
              (a.stop.forced != 0 || b.in_flight == 0);
     });
   }
@@ -490,7 +519,7 @@ class Judge {
         want(b);
         continue;
       }
-      if (head != nullptr && has_waiter(b, head->arrival)) continue;
+      if (head != nullptr && is_awaited(b, head->arrival)) continue;
       const std::uint64_t resident = rules_of(b).get(Setting::kMinResident);
       if (resident != 0 && !due(add_ns(b.ready_ns, resident))) continue;
       // Lowering the limit cuts no lease, whatever when_busy says.
@@ -525,8 +554,8 @@ class Judge {
   std::vector<bool> acted_;               // by position in s_.backends: more than noted as loaded
   std::vector<std::size_t> first_lease_;  // by position in s_.backends
   std::vector<std::size_t> next_lease_;   // by position in s_.leases
-  std::unordered_map<std::string_view, std::uint64_t>
-      first_arrival_;  // of those who wait, by model
+  // Of those who wait for a model, and of those of them who have not done so for long.
+  std::unordered_map<std::string_view, const WaiterView*> first_waiter_, first_fresh_waiter_;
   Decision decision_;
 };
 
@@ -537,10 +566,19 @@ bool contains(const std::vector<T>& all, const T& one) {
 
 }  // namespace
 
+std::uint64_t Facts::open_since_ns(const BackendView& ready) const {
+  std::uint64_t since = std::max(ready.ready_ns, began_ns);
+  for (const auto& [ref, when] : reopened) {
+    if (ref == ready.ref) since = std::max(since, when);
+  }
+  return since;
+}
 bool Facts::has_exited(BackendRef ref) const { return contains(exited, ref); }
 bool Facts::has_vanished(BackendRef ref) const { return contains(vanished, ref); }
 bool Facts::is_dead(WorkerRef worker) const { return contains(dead_workers, worker); }
 
-Decision decide(const Snapshot& snapshot, const Facts& facts) { return Judge(snapshot, facts).decide(); }
+Decision decide(const Snapshot& snapshot, const Facts& facts) {
+  return Judge(snapshot, facts).decide();
+}
 
 }  // namespace modelpool::coordinator

@@ -22,6 +22,7 @@ namespace modelpool::coordinator {
 
 // What the effects know and the segment does not say.
 struct Facts {
+  std::uint64_t ahead_ns = 0;             // decide as if it were that much later: a rehearsal
   std::uint64_t stamp_resolution_ns = 0;  // how far a stamp may lie before what it stamps
   std::uint32_t epoch = 0;                // this coordinator's
   bool ending = false;                    // every backend is to be stopped (on-exit stop, replaced)
@@ -29,11 +30,14 @@ struct Facts {
   // Of those exited: whose exit status is not recorded yet, and until when it is worth waiting for.
   std::vector<std::pair<BackendRef, std::uint64_t>> unreaped;
   std::vector<BackendRef> vanished;       // no process of the backend is left
+  std::uint64_t began_ns = 0;             // when this coordinator did
+  std::vector<std::pair<BackendRef, std::uint64_t>> reopened;  // by it, lately, and when
   std::vector<WorkerRef> dead_workers;    // proved
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;
   bool is_dead(WorkerRef worker) const;
+  std::uint64_t open_since_ns(const BackendView& ready) const;
 };
 
 enum class ActionKind {

@@ -44,6 +44,19 @@ bool Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) {
   return changed;
 }
 
+void Enforcer::rehearse(const Decision& decision, const Snapshot& snapshot) const {
+  for (const Action& action : decision.actions) {
+    const BackendView* b = snapshot.find(action.backend);
+    if (b == nullptr || b->process.pid <= 1) continue;
+    static_cast<void>(is_ours(b->process.pid));
+    if (!breaks_a_rule(action.stop.reason)) continue;
+    static_cast<void>(evidence_of(b->process.pid));
+    for (const WorkerView& worker : snapshot.workers) {
+      if (worker.ref.index == action.stop.worker) static_cast<void>(has_left(worker));
+    }
+  }
+}
+
 bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
   if (action.kind == ActionKind::kClearWaiter) {
     std::uint64_t waiting =
@@ -156,6 +169,12 @@ bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapsh
   return false;
 }
 
+std::vector<std::pair<BackendRef, std::uint64_t>> Enforcer::reopened() const {
+  std::vector<std::pair<BackendRef, std::uint64_t>> result;
+  for (const auto& [packed, when] : reopened_ns_) result.emplace_back(BackendRef{low_half(packed), high_half(packed)}, when);
+  return result;
+}
+
 void Enforcer::examine_after_restart(const Snapshot& snapshot) {
   for (const WorkerView& worker : snapshot.workers) lease_holder_is_gone(worker.ref.index, snapshot);
 }
@@ -223,7 +242,7 @@ bool Enforcer::evidence_holds(const Action& action, const BackendView& b) const 
       // Is the room still needed? The waiter it is for must still be there.
       for (std::uint32_t i = 0; i < segment_->waiters_reached(); ++i) {
         const WaiterRecord& row = segment_->waiter(i);
-        if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
+        if (low_half(row.state.load(std::memory_order_seq_cst)) != static_cast<std::uint32_t>(WaiterState::kWaiting)) continue;
         if (row.arrival.load(std::memory_order_acquire) != why.for_arrival) continue;
         return row.deadline_ns.load(std::memory_order_acquire) > now_ns();
       }
@@ -238,6 +257,7 @@ bool Enforcer::open_again(const BackendView& b) {
   const StateWord now = load_state(*segment_, b.ref.index);
   if (now.generation != b.ref.generation || now.state != BackendState::kEvicting) return false;
   if (!reopen(*segment_, b.ref, now.owner)) return false;
+  reopened_ns_[pack_ref(b.ref)] = now_ns();
   wake_waiters(*segment_, hash_name(b.model));
   return true;
 }
@@ -282,6 +302,8 @@ bool Enforcer::note_loaded(const BackendView& b) {
     LoadHistory history = find_history(*segment_, b.model).value_or(LoadHistory{});
     ++history.loads;
     history.failures = 0;
+    // It was about to be called failed when it became ready.
+    if (history.failed_backend == pack_ref(b.ref)) history.failed_backend = 0;
     history.cooldown_until_ns = 0;
     history.load_ns = age_ns(b.ready_ns, b.reserved_ns);
     history.size_bytes = b.size_bytes;
@@ -306,15 +328,15 @@ bool Enforcer::note_loaded(const BackendView& b) {
 
 bool Enforcer::send(const Action& action, const BackendView& b) {
   StopRecord stop = action.stop;
-  const std::uint64_t now = now_ns();
-  if (stop.stopping_ns == 0) stop.stopping_ns = now;
   const ProcessHandle* const first = watch_->backend(b.ref);
   const std::optional<bool> ours = is_ours(b.process.pid);
   if (!ours && watch_->ended_ns(b.ref) == 0) {
-    retry_ns_ = std::min(retry_ns_, now + kBlindRetry_ns);
+    retry_ns_ = std::min(retry_ns_, now_ns() + kBlindRetry_ns);
     return false;  // its grace begins with the signal
   }
   const bool sent = ours.value_or(false) && first != nullptr && first->signal(action.signal);
+  const std::uint64_t now = now_ns();  // after it: no grace is shorter than it should be
+  if (stop.stopping_ns == 0) stop.stopping_ns = now;
   const bool is_first = stop.signalled_ns == 0;
   stop.signal = static_cast<std::uint32_t>(action.signal);
   (is_first ? stop.signalled_ns : stop.killed_ns) = now;
@@ -358,6 +380,9 @@ bool Enforcer::note_ended(const BackendView& b) {
   if (is_in_history && field_text(event.text).empty()) {
     set_field(&event.text, field_text(history->error));
   }
+  if (!was_loaded && event.reason == Reason::kNone && field_text(event.text).empty()) {
+    set_field(&event.text, "its loader gave it up");
+  }
   if (!was_loaded && event.worker_pid == 0) event.worker_pid = b.owner_pid;
   recorder_->write(event);
   return note();
@@ -368,6 +393,7 @@ bool Enforcer::finish(const BackendView& b) {
   if (!mark_gone(*segment_, b.ref)) return false;
   groups_->forget(b.ref);
   ordered_.erase(pack_ref(b.ref));
+  reopened_ns_.erase(pack_ref(b.ref));
   wake_waiters(*segment_, hash_name(b.model));
   wake_line(*segment_);
   return true;

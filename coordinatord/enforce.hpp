@@ -10,9 +10,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "decide.hpp"
 #include "groups.hpp"
@@ -28,8 +31,13 @@ class Enforcer {
 
   // Returns whether anything changed, so that it is worth looking again at once.
   bool carry_out(const Decision& decision, const Snapshot& snapshot);
+  // Does nothing but look where a decision that is due in a moment will make it look: what comes out of
+  // cold caches then does not hold up the signal.
+  void rehearse(const Decision& decision, const Snapshot& snapshot) const;
   // Something could not be done because the mutex was taken: try again then.
   std::uint64_t retry_ns() const { return retry_ns_; }
+  // Which backends were opened again of late, and when.
+  std::vector<std::pair<BackendRef, std::uint64_t>> reopened() const;
   // What an earlier coordinator left: rows of workers that executed another program since.
   void examine_after_restart(const Snapshot& snapshot);
 
@@ -61,6 +69,7 @@ class Enforcer {
   Recorder* recorder_;
   std::uint64_t retry_ns_ = kNever_ns;
   std::uint32_t live_at_scan_ = 0;
+  std::map<std::uint64_t, std::uint64_t> reopened_ns_;  // by packed reference
   std::set<std::uint64_t> ordered_;  // backends whose processes are being watched to their end
 };
 

@@ -193,9 +193,9 @@ Result<Granted> Acquisition::look() {
       switch (begin_lease(worker_, found->ref, options_.busy_limit_ns, options_.tag, &lease)) {
         case BeginResult::kGranted: return Granted{lease};
         case BeginResult::kNoCell:
-          return fail(refusal(Errc::kTableFull, "this worker holds " +
-                                                    std::to_string(segment_.capacities().leases) +
-                                                    " leases already; create the pool with more --leases"));
+          return fail(refusal(Errc::kTableFull, "this worker's " + std::to_string(segment_.capacities().leases) +
+                                                    " leases are all held, or kept by its threads, which keep up to half; "
+                                                    "create the pool with more --leases"));
         case BeginResult::kNotReady: continue;
       }
     }
@@ -291,7 +291,7 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
 
   live_hashes(segment_);  // allocates here what has_turn uses under the mutex
   {
-    auto lock = segment_.lock_structure();
+    auto lock = lock_line();
     if (!lock) return fail(lock.error());
     if (!find_backend(segment_, model_, hash_)) {
       const std::uint32_t limit_now = limit_of(current_settings(segment_));
@@ -337,11 +337,17 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
   }
   if (now >= options_.deadline_ns) return fail(refusal(Errc::kTimeout, "timed out: " + for_what));
   if (!row_) {
-    auto lock = segment_.lock_structure();
+    auto lock = lock_line();
     if (!lock) return fail(lock.error());
     if (auto joined = join_line(*lock, now); !joined) return fail(joined.error());
   }
   return Granted{Pending{}};
+}
+
+// A stopped holder holds nobody up for longer than they would wait.
+Result<LockGuard> Acquisition::lock_line() const {
+  const std::uint64_t left_ns = age_ns(options_.deadline_ns, now_ns());
+  return lock_for(segment_.lock(), std::clamp(left_ns, kLockWaitMin_ns, kLockWaitMax_ns));
 }
 
 Result<> Acquisition::join_line(const LockGuard&, std::uint64_t now) {

@@ -102,6 +102,21 @@ std::optional<ProcessStat> parse_stat(std::string_view text) {
   return stat;
 }
 
+// "start-end rights offset major:minor inode path", of /proc/PID/maps: does it map this file?
+std::optional<bool> maps_line_is(std::string_view line, dev_t device, ino_t inode) {
+  for (int i = 0; i < 3; ++i) take_word(line);
+  const std::string_view numbers = take_word(line);
+  const std::size_t colon = numbers.find(':');
+  unsigned major_number = 0;
+  unsigned minor_number = 0;
+  std::uint64_t mapped = 0;
+  if (colon == std::string_view::npos || !parse_number(numbers.substr(0, colon), major_number, 16) ||
+      !parse_number(numbers.substr(colon + 1), minor_number, 16) || !parse_number(take_word(line), mapped)) {
+    return std::nullopt;
+  }
+  return mapped == inode && makedev(major_number, minor_number) == device;
+}
+
 // The rest of the line of /proc/PID/status that starts with `name`.
 std::optional<std::string> read_status_line(pid_t pid, std::string_view name) {
   std::string status;
@@ -305,30 +320,23 @@ std::optional<std::vector<pid_t>> list_pids() {
 }
 
 std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode) {
-  std::string maps;
-  if (pid <= 0 || read_file(proc_path(pid, "maps"), maps) != 0 || maps.empty()) {
-    return std::nullopt;
-  }
-  std::string_view rest = maps;
-  while (!rest.empty()) {
-    std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(line.size() < rest.size() ? line.size() + 1 : rest.size());
-    // "start-end rights offset major:minor inode path"
-    for (int i = 0; i < 3; ++i) take_word(line);
-    const std::string_view numbers = take_word(line);
-    const std::size_t colon = numbers.find(':');
-    unsigned major_number = 0;
-    unsigned minor_number = 0;
-    std::uint64_t mapped = 0;
-    if (colon == std::string_view::npos ||
-        !parse_number(numbers.substr(0, colon), major_number, 16) ||
-        !parse_number(numbers.substr(colon + 1), minor_number, 16) ||
-        !parse_number(take_word(line), mapped)) {
-      return std::nullopt;
+  if (pid <= 0) return std::nullopt;
+  const Fd file(retry_eintr([&] { return ::open(proc_path(pid, "maps").c_str(), O_RDONLY | O_CLOEXEC); }));
+  if (!file) return std::nullopt;
+  std::string text;  // lines, the last of them perhaps not whole
+  std::array<char, 16384> chunk;
+  for (bool is_empty = true;; is_empty = false) {
+    const ssize_t got = retry_eintr([&] { return ::read(file.get(), chunk.data(), chunk.size()); });
+    if (got < 0 || (got == 0 && (is_empty || !text.empty()))) return std::nullopt;
+    if (got == 0) return false;
+    text.append(chunk.data(), static_cast<std::size_t>(got));
+    std::size_t start = 0;
+    for (std::size_t end; (end = text.find('\n', start)) != text.npos; start = end + 1) {
+      const auto maps = maps_line_is(std::string_view(text).substr(start, end - start), device, inode);
+      if (!maps || *maps) return maps;  // the rest, often thousands of lines, is not asked for
     }
-    if (mapped == inode && makedev(major_number, minor_number) == device) return true;
+    text.erase(0, start);
   }
-  return false;
 }
 
 Result<ProcessHandle> ProcessHandle::open(pid_t pid) {

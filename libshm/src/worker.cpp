@@ -64,6 +64,13 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
     return fail(Errc::kSystem, "unable to attach to pool " + segment->name() +
                                    ": /proc/self/stat cannot be read; mount /proc");
   }
+  // Workers are never signalled (P7), backends must be (P9): nobody can be both.
+  const char* const token = getenv("MODELPOOL_BACKEND");
+  if (token != nullptr && std::string_view(token).starts_with(segment->uuid_text() + "/")) {
+    return fail(Errc::kInvalid, "unable to attach to pool " + segment->name() +
+                                    ": this process belongs to a backend of it (MODELPOOL_BACKEND); "
+                                    "a worker is started by somebody else");
+  }
   const std::string command = own_command();
   const std::uint32_t cells = segment->capacities().leases;
 

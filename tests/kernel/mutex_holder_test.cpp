@@ -48,6 +48,23 @@ TEST_F(MutexHolder, StoppedIsNamedAndHoldsUpNoEnforcement) {
   EXPECT_EQ(worker.acquire("new"), "ticket");
 }
 
+TEST_F(MutexHolder, StoppedHoldsNobodyUpForLongerThanTheyWouldWait) {
+  start();
+  RemoteWorker worker(scratch_);
+  worker.load_idle("attached");
+  const auto holder = hold([](Forked::Child& parent) { parent.hear(); });
+  holder->signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(holder->pid()));
+  const std::uint64_t before = now_ns();
+  EXPECT_EQ(worker.acquire("new", 100), "busy");
+  // Beside one that would wait for longer than anybody waits for the mutex.
+  const std::uint64_t between = now_ns();
+  EXPECT_EQ(worker.acquire("new", 60'000), "busy");
+  EXPECT_LT(between - before, now_ns() - between);
+  holder->signal(SIGCONT);
+  holder->say("let go");
+}
+
 // A failed load is written down under the mutex; it is only late.
 TEST_F(MutexHolder, StoppedDelaysTheEndOfAFailedLoadAndLosesItNot) {
   start({"--load-timeout", "200ms"});

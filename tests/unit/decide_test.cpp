@@ -166,6 +166,7 @@ class Scene {
     view.owner = StateWord::owner_of(owner);
     view.model = model;
     view.arrival = arrival != 0 ? arrival : 100 + view.row;
+    view.since_ns = kNow_ns - 10 * kMillisecond_ns;
     view.deadline_ns = kNow_ns + 30 * kSecond_ns;
     snapshot.waiters.push_back(view);
     return snapshot.waiters.back();
@@ -340,12 +341,13 @@ TEST_F(DecideTest, ANeverUsedBackendIsIdleSinceItWasReady) {
 TEST_F(DecideTest, P2NeitherALeaseNorAWaiterNorAPinLetsABackendGoIdle) {
   set(Setting::kIdleTimeout, kSecond_ns);
   lease(backend("leased"), 3600 * kSecond_ns, kOther);
-  backend("waited-for");
-  waiter("waited-for");
   backend("pinned").control = kControlPinned;
   EXPECT_THAT(actions(), IsEmpty());
   EXPECT_EQ(sleep_ns(), kSecond_ns)
       << "a lease may end without telling; look again after a full timeout";
+  backend("waited-for");
+  waiter("waited-for");
+  EXPECT_THAT(actions(), IsEmpty());
 }
 
 TEST_F(DecideTest, AWaiterWhoseDeadlineHasPassedKeepsNothingLoaded) {
@@ -647,6 +649,25 @@ TEST_F(RoomTest, P5AResidentWhoseOwnWaiterCameEarlierIsNoVictimOfALaterOne) {
   EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
   snapshot.waiters[0].arrival = 7;
   EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, P5AWaiterThatDoesNotTakeWhatIsOpenKeepsItForASecond) {
+  set(Setting::kMaxBackends, 1);
+  BackendView& a = used("a", 100);
+  waiter("a", 5).since_ns = kNow_ns - kSecond_ns;
+  waiter("c", 6);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+  facts.reopened = {{a.ref, kNow_ns - kSecond_ns / 2}};  // it could not be had before
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns / 2);
+  facts.reopened.clear();
+  facts.began_ns = kNow_ns - kSecond_ns / 4;  // nor, for all this one knows, before it began
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns * 3 / 4);
+  facts.began_ns = 0;
+  waiter("a", 4);  // another, who came just now
+  std::swap(snapshot.waiters[0], snapshot.waiters[2]);
+  EXPECT_THAT(actions(), IsEmpty());
 }
 
 TEST_F(RoomTest, P5WaitersForOneModelCostOnePlace) {

@@ -86,6 +86,20 @@ TEST(Worker, WritesItsIdentityIntoARow) {
   EXPECT_EQ(worker_liveness(*segment, worker.ref().index, true), Liveness::kAlive);
 }
 
+TEST(Worker, P9ABackendCannotBeAWorkerOfItsOwnPool) {
+  const Scratch scratch;
+  const auto segment = make_segment(scratch);
+  setenv("MODELPOOL_BACKEND", segment->token(3, 1).c_str(), 1);
+  const auto refused = Worker::attach(segment);
+  setenv("MODELPOOL_BACKEND", "0123456789abcdef0123456789abcdef/3/1", 1);
+  const auto of_another_pool = Worker::attach(segment);
+  unsetenv("MODELPOOL_BACKEND");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::kInvalid);
+  EXPECT_NE(refused.error().text.find("belongs to a backend"), std::string::npos);
+  EXPECT_TRUE(of_another_pool);
+}
+
 TEST(Worker, AttachedTwiceHasTwoRows) {
   const Scratch scratch;
   const auto segment = make_segment(scratch);

@@ -69,6 +69,7 @@ class Acquisition {
   Result<Granted> look_at_backend(const FoundBackend& found, std::uint64_t now);
   Result<Granted> ask_for_place(std::uint64_t now);
   Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator, const std::string& for_what);
+  Result<LockGuard> lock_line() const;
   Result<> join_line(const LockGuard& guard, std::uint64_t now);
   bool has_turn(std::uint64_t now, std::uint32_t places);
   std::optional<Error> failure_of_awaited(std::uint64_t now);

@@ -17,6 +17,7 @@
 
 namespace modelpool {
 
+inline constexpr std::uint64_t kLockWaitMin_ns = 50 * kMillisecond_ns;
 inline constexpr std::uint64_t kLockWaitMax_ns = 2 * kSecond_ns;
 
 // clang's thread safety analysis, where there is one.
