@@ -19,6 +19,7 @@
 #include "config.hpp"
 #include "log.hpp"
 #include "modelpool/admission.hpp"
+#include "modelpool/text.hpp"
 #include "modelpool/time.hpp"
 #include "spdlog/spdlog.h"
 #include "thread.hpp"
@@ -112,13 +113,13 @@ bool free_stray_waiters(const Segment& segment, const Snapshot& snapshot) {
 // ends with the process, whatever ends that.
 Result<Fd> take_singleton(const Segment& segment) {
   Fd file(open(segment.path().c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-  if (!file) return fail_errno(errno, "open " + segment.path());
+  if (!file) return fail_errno(errno, "open " + escape(segment.path()));
   struct stat info;
   if (fstat(file.get(), &info) != 0 || info.st_ino != segment.inode() || info.st_dev != segment.device()) {
     return fail(Errc::kReplaced, "unable to serve pool " + segment.name() + ": it was replaced just now; start again");
   }
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return fail_errno(errno, "lock " + segment.path());
+    if (errno != EWOULDBLOCK) return fail_errno(errno, "lock " + escape(segment.path()));
     const CoordinatorIdentity first = read_coordinator(segment);
     return fail(Errc::kBusy, "unable to serve pool " + segment.name() + ": process " +
                                  (first.epoch == 0 ? std::string("(unknown)") : std::to_string(first.process.pid)) +
@@ -176,7 +177,7 @@ Result<> Loop::set_up() {
     if (!*fd) return fail_errno(errno, "create the coordinator's descriptors");
   }
   if (inotify_add_watch(name_.get(), segment_->path().c_str(), IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF) < 0) {
-    return fail_errno(errno, "watch " + segment_->path());
+    return fail_errno(errno, "watch " + escape(segment_->path()));
   }
   for (const int fd : {signals_.get(), timer_.get(), watchdog_.get(), bell_.get(), name_.get(), watch_->fd(), groups_->fd()}) {
     epoll_event event{};
@@ -268,7 +269,7 @@ Loop::~Loop() {
 
 int Loop::run() {
   notifier_.ready("serving pool " + segment_->name());
-  spdlog::info("serving pool {} ({}), epoch {}", segment_->name(), segment_->path(), epoch_);
+  spdlog::info("serving pool {} ({}), epoch {}", segment_->name(), escape(segment_->path()), epoch_);
   for (;;) {
     const std::uint64_t wake = scan();
     if (ending_ == Ending::kLeave) break;
@@ -362,7 +363,7 @@ void Loop::wait_until(std::uint64_t wake_ns) {
       if (name_is_lost() && ending_ != Ending::kReplaced) {
         // From here on everyone knows, and nothing more is granted.
         segment_->line().replaced.store(1, std::memory_order_seq_cst);
-        spdlog::error("the pool's name {} was removed or given to another: draining what is here", segment_->path());
+        spdlog::error("the pool's name {} was removed or given to another: draining what is here", escape(segment_->path()));
         ending_ = Ending::kReplaced;
         notifier_.stopping("pool replaced, draining");
       }

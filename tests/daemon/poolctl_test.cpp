@@ -481,7 +481,7 @@ TEST_F(PoolctlTest, HelpAndVersionAreNoErrors) {
     EXPECT_EQ(run({MODELPOOL_COORDINATORD, flag}).code, 0);
   }
   for (const char* command :
-       {"status", "list", "workers", "leases", "waiters", "events", "explain", "dump", "check",
+       {"status", "list", "top", "workers", "leases", "waiters", "events", "explain", "dump", "check",
         "set", "touch", "pin", "unpin", "evict", "wait", "lease", "remove"}) {
     const Finished done = ctl({command, "--help"});
     EXPECT_EQ(done.code, 0) << command;
