@@ -34,7 +34,7 @@ class Enforcer {
   // Does nothing but look where a decision that is due in a moment will make it look: what comes out of
   // cold caches then does not hold up the signal.
   void rehearse(const Decision& decision, const Snapshot& snapshot) const;
-  // Something could not be done because the mutex was taken: try again then.
+  // Something could not be done (the mutex was taken, or no descriptors were left): try again then.
   std::uint64_t retry_ns() const { return retry_ns_; }
   // Which backends were opened again of late, and when.
   std::vector<std::pair<BackendRef, std::uint64_t>> reopened() const;
@@ -59,6 +59,7 @@ class Enforcer {
   bool note_ended(const BackendView& b);
   bool reap(WorkerRef worker, const Snapshot& snapshot);
   bool has_left(const WorkerView& worker) const;
+  // Declares who has executed another program dead, too.
   bool lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot);
   void retry_soon();
 

@@ -24,8 +24,9 @@ constexpr std::uint64_t kRescanMin_ns = 2 * kMillisecond_ns;
 // Without a known member to wait for (no descriptor could be had), or with a signal that could not be
 // sent, look again after this.
 constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
-constexpr int kPassesMax = 16;  // of one SIGKILL scan, while new members keep appearing
-// On a busy host somebody always ends between being listed and being asked: as often is looked again.
+constexpr int kPassesMax = 16;  // of one scan, while signals were sent or nobody is left to be proved
+// On a busy host somebody always ends between being listed and being asked: this often it is looked
+// again, then the look is believed.
 constexpr int kUnsettledPassesMax = 8;
 constexpr std::uint64_t kExecMax_ns = kSecond_ns;
 

@@ -38,9 +38,8 @@ constexpr const char* kFooter =
     "refused\n"
     "and the old one kept), SIGUSR1 logs the table of backends.\n"
     "Environment: MODELPOOL_POOL, MODELPOOL_DIR; NOTIFY_SOCKET, WATCHDOG_USEC (systemd).\n"
-    "Exit codes: 0 done, 1 a finding, 2 wrong usage or a config with errors, 3 no such pool or "
-    "not\n"
-    "usable.";
+    "Exit codes: 0 done, 1 another coordinator is there or the system refused (try again),\n"
+    "2 wrong usage or a config with errors, 3 no such pool or not usable.";
 
 // Names on the left, texts wrapped on the right: it fits 100 columns.
 class HelpFormatter final : public CLI::Formatter {

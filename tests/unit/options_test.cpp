@@ -174,7 +174,7 @@ TEST_F(OptionsTest, HelpShowsEverySettingWithItsDefaultAndTheExitCodes) {
     EXPECT_THAT(outcome->answer, HasSubstr(flag + " " + std::string(info.placeholder)));
     EXPECT_THAT(outcome->answer, HasSubstr("[" + format_setting(info, info.default_value) + "]"));
   }
-  EXPECT_THAT(outcome->answer, HasSubstr("Exit codes: 0 done, 1 a finding, 2 wrong usage"));
+  EXPECT_THAT(outcome->answer, HasSubstr("Exit codes: 0 done, 1 another coordinator is there"));
   EXPECT_THAT(outcome->answer, HasSubstr("Capacity (only when the pool is created):"));
   for (std::size_t at = 0; at < outcome->answer.size();) {
     const std::string line = outcome->answer.substr(at, outcome->answer.find('\n', at) - at);

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by tools/check and tools/demo: from a bare Debian 12 and a checkout to built programs.
+# Sourced by tools/check, tools/demo and tools/bench: from a bare Debian 12 and a checkout to built programs.
 
 readonly build_packages=(
   g++ cmake ninja-build pkg-config python3

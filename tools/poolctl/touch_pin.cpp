@@ -46,7 +46,7 @@ void add_touch_pin(CLI::App& root, Context& context) {
   add("touch", "Count a model as used now: its idle time starts again", "",
       [&context](const std::string& model) { return touch(context, model); });
   add("pin", "Exempt a loaded model from idle and LRU eviction",
-      "Until unpin, or until its backend ends. The busy timeout still applies.\n",
+      "Until unpin, or until its backend ends. The busy and stall timeouts still apply.\n",
       [&context](const std::string& model) { return change_pin(context, model, true); });
   add("unpin", "Let a model be evicted again", "",
       [&context](const std::string& model) { return change_pin(context, model, false); });

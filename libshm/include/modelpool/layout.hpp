@@ -363,7 +363,7 @@ enum class EventKind : std::uint32_t {
   kSettingsChanged, kRecovered,
 };
 inline constexpr std::size_t kEventKindCount = 10;
-enum class Reason : std::uint32_t {
+enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
   kNone = 0, kLru, kIdle, kGroup, kMemory, kBusy, kStall, kLoadTimeout, kRequested, kCrashed,
   kShutdown,
 };

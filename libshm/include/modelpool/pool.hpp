@@ -141,7 +141,7 @@ struct AcquireOptions {
   std::stop_token stop;                         // cancels the wait
   std::chrono::nanoseconds busy_timeout{0};     // this request's own; 0 = only the pool's rules
   std::uint64_t expected_bytes = 0;
-  std::uint64_t priority = 0;
+  std::uint64_t priority = 0;                   // shown by `waiters`; the line is first come, first served
   bool may_load = true;                         // false: kNotLoaded instead of a ticket
 };
 
