@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 import unittest
+import unittest.mock
 
 import modelpool
 from support import PoolTest, eventually
@@ -285,6 +286,9 @@ class EveryCallable(PoolTest):
         here = os.getcwd()
         self.addCleanup(os.chdir, here)
         os.chdir(self.dir)  # files named by odd values go with it
+        environment = unittest.mock.patch.dict(os.environ, MODELPOOL_DIR=self.dir)
+        environment.start()  # and so does the pool of who names no directory
+        self.addCleanup(environment.stop)
 
     def callables(self):
         """(name, function of (*args, **kwargs) on a fresh object, its signature)"""
