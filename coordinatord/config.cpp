@@ -12,9 +12,9 @@
 #include <tuple>
 #include <utility>
 
-#include "modelpool/layout.hpp"
-#include "modelpool/process.hpp"
-#include "modelpool/text.hpp"
+#include "segment/layout.hpp"
+#include "base/process.hpp"
+#include "base/text.hpp"
 
 namespace modelpool::coordinator {
 namespace {

@@ -7,8 +7,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "modelpool/admission.hpp"
-#include "modelpool/time.hpp"
+#include "protocol/acquisition.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::coordinator {
 namespace {

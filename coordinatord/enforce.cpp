@@ -7,8 +7,8 @@
 #include <set>
 
 #include "log.hpp"
-#include "modelpool/admission.hpp"
-#include "modelpool/time.hpp"
+#include "protocol/acquisition.hpp"
+#include "base/time.hpp"
 #include "spdlog/spdlog.h"
 
 namespace modelpool::coordinator {

@@ -12,7 +12,7 @@
 #include <cerrno>
 #include <filesystem>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "thread.hpp"
 
 namespace modelpool::coordinator {

@@ -26,7 +26,7 @@
 #include <thread>
 #include <vector>
 
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 
 namespace modelpool::coordinator {
 

@@ -15,9 +15,9 @@
 #include <mutex>
 #include <utility>
 
-#include "modelpool/event_json.hpp"
-#include "modelpool/text.hpp"
-#include "modelpool/time.hpp"
+#include "json/event_json.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::coordinator {
 namespace {

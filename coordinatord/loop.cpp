@@ -18,9 +18,9 @@
 
 #include "config.hpp"
 #include "log.hpp"
-#include "modelpool/admission.hpp"
-#include "modelpool/text.hpp"
-#include "modelpool/time.hpp"
+#include "protocol/acquisition.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 #include "spdlog/spdlog.h"
 #include "thread.hpp"
 

@@ -16,7 +16,7 @@
 #include <cstring>
 #include <utility>
 
-#include "modelpool/text.hpp"
+#include "base/text.hpp"
 
 namespace modelpool::coordinator {
 namespace {

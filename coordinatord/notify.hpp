@@ -19,9 +19,9 @@
 #include <string>
 #include <string_view>
 
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 #include "modelpool/result.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::coordinator {
 

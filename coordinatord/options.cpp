@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "config.hpp"
-#include "modelpool/text.hpp"
+#include "base/text.hpp"
 
 namespace modelpool::coordinator {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "log.hpp"
-#include "modelpool/layout.hpp"
+#include "segment/layout.hpp"
 #include "modelpool/result.hpp"
 #include "modelpool/settings.hpp"
 

@@ -4,7 +4,7 @@
 #include <fstream>
 
 #include "log.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::coordinator {
 namespace {

@@ -5,7 +5,7 @@
 #include <array>
 #include <cerrno>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::coordinator {
 namespace {

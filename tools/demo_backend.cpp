@@ -27,10 +27,10 @@
 #include <utility>
 #include <vector>
 
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 #include "modelpool/settings.hpp"
-#include "modelpool/text.hpp"
-#include "modelpool/time.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

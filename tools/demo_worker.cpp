@@ -30,9 +30,9 @@
 #include <vector>
 
 #include "modelpool/pool.hpp"
-#include "modelpool/process.hpp"
-#include "modelpool/text.hpp"
-#include "modelpool/time.hpp"
+#include "base/process.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

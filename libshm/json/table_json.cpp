@@ -1,6 +1,6 @@
-#include "table_json.hpp"
+#include "json/table_json.hpp"
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 

@@ -8,7 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "modelpool/event_json.hpp"
+#include "json/event_json.hpp"
 #include "modelpool/snapshot.hpp"
 
 namespace modelpool {

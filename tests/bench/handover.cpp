@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "measure.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 

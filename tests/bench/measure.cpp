@@ -11,7 +11,7 @@
 #include <iostream>
 #include <stdexcept>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::bench {
 namespace {

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "modelpool/pool.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::bench {

@@ -6,7 +6,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::test {
 namespace {

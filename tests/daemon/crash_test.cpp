@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "pool_test.hpp"
 
 namespace modelpool::test {

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <sstream>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::test {
 namespace {

@@ -8,7 +8,7 @@
 #include <set>
 #include <sstream>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "pool_test.hpp"
 
 namespace modelpool::test {

@@ -2,7 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 #include "pool_test.hpp"
 #include "support/pool.hpp"
 

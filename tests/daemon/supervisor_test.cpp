@@ -11,7 +11,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "pool_test.hpp"
 
 namespace modelpool::test {

@@ -8,7 +8,7 @@
 #include <cstdio>
 #include <thread>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "pool_test.hpp"
 
 namespace modelpool::test {

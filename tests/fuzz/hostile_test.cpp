@@ -1,7 +1,7 @@
 // Defects that hostile bytes found, one test each.
 #include <gtest/gtest.h>
 
-#include "modelpool/worker.hpp"
+#include "protocol/worker.hpp"
 #include "support/pool.hpp"
 
 namespace modelpool::test {

@@ -15,9 +15,9 @@
 
 #include "common.hpp"
 #include "decide.hpp"
-#include "modelpool/admission.hpp"
+#include "protocol/acquisition.hpp"
 #include "modelpool/pool.hpp"
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 #include "modelpool/snapshot.hpp"
 #include "targets.hpp"
 

@@ -8,8 +8,8 @@
 
 #include "config.hpp"
 #include "modelpool/settings.hpp"
-#include "modelpool/text.hpp"
-#include "modelpool/time.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 #include "targets.hpp"
 
 namespace modelpool::fuzz {

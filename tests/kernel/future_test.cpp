@@ -2,7 +2,7 @@
 // spins or dies, and what is due by good stamps is still done (P8). The decisions alone are tested
 // in tests/unit; here it is the whole, on a live segment.
 #include "daemon/pool_test.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "support/pool.hpp"
 
 namespace modelpool::test {

@@ -13,8 +13,8 @@
 #include <memory>
 
 #include "explorer.hpp"
-#include "modelpool/leases.hpp"
-#include "modelpool/registry.hpp"
+#include "protocol/leases.hpp"
+#include "protocol/slots.hpp"
 #include "modelpool/snapshot.hpp"
 #include "support/scratch.hpp"
 

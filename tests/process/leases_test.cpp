@@ -1,4 +1,4 @@
-#include "modelpool/leases.hpp"
+#include "protocol/leases.hpp"
 
 #include <gtest/gtest.h>
 #include <signal.h>

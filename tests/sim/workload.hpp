@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "modelpool/settings.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::sim {
 

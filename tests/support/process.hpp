@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 
 namespace modelpool::test {
 

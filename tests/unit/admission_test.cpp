@@ -1,4 +1,4 @@
-#include "modelpool/admission.hpp"
+#include "protocol/acquisition.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -10,7 +10,7 @@
 #include <fstream>
 #include <string>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::coordinator {
 namespace {

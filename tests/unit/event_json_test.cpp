@@ -1,4 +1,4 @@
-#include "modelpool/event_json.hpp"
+#include "json/event_json.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "modelpool/leases.hpp"
+#include "protocol/leases.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 #include "support/pool.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::coordinator {
 namespace {

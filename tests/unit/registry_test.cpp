@@ -1,4 +1,4 @@
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "modelpool/robust_mutex.hpp"
+#include "segment/mutex.hpp"
 
 #include <gtest/gtest.h>
 #include <signal.h>

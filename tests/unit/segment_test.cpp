@@ -1,4 +1,4 @@
-#include "modelpool/segment.hpp"
+#include "segment/segment.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -7,7 +7,7 @@
 #include <random>
 #include <string>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 using namespace modelpool;  // NOLINT(google-build-using-namespace)
 

@@ -1,4 +1,4 @@
-#include "modelpool/spawn.hpp"
+#include "protocol/spawn.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "modelpool/layout.hpp"
+#include "segment/layout.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 

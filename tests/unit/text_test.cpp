@@ -1,4 +1,4 @@
-#include "modelpool/text.hpp"
+#include "base/text.hpp"
 
 #include <gtest/gtest.h>
 

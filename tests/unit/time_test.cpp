@@ -1,4 +1,4 @@
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "modelpool/worker.hpp"
+#include "protocol/worker.hpp"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "modelpool/admission.hpp"
+#include "protocol/acquisition.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 

@@ -15,8 +15,8 @@
 #include <cstring>
 #include <thread>
 
-#include "modelpool/text.hpp"
-#include "modelpool/time.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "command.hpp"
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 #include "modelpool/result.hpp"
 
 namespace modelpool::poolctl {

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -3,8 +3,8 @@
 #include <optional>
 
 #include "common.hpp"
-#include "modelpool/event_json.hpp"
-#include "modelpool/time.hpp"
+#include "json/event_json.hpp"
+#include "base/time.hpp"
 #include "stream.hpp"
 
 namespace modelpool::poolctl {

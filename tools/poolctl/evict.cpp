@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "json.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

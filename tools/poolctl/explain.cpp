@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "json.hpp"
-#include "modelpool/event_json.hpp"
-#include "modelpool/time.hpp"
+#include "json/event_json.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

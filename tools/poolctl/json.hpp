@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common.hpp"
-#include "table_json.hpp"
+#include "json/table_json.hpp"
 
 namespace modelpool::poolctl {
 

@@ -6,9 +6,9 @@
 
 #include "answer.hpp"
 #include "command.hpp"
-#include "modelpool/event_json.hpp"
+#include "json/event_json.hpp"
 #include "modelpool/pool.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

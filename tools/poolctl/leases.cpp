@@ -1,6 +1,6 @@
 // poolctl leases: the requests in flight.
 #include "json.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 

@@ -6,7 +6,7 @@
 
 #include "frozen.hpp"
 #include "json.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "stream.hpp"
 #include "tables.hpp"
 

@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "frozen.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -1,6 +1,6 @@
 // poolctl status: the pool in a dozen numbers.
 #include "json.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

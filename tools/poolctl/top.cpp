@@ -18,7 +18,7 @@
 #include <cstdlib>
 #include <tuple>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "tables.hpp"
 
 namespace modelpool::poolctl {

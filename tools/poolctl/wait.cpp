@@ -3,7 +3,7 @@
 #include <array>
 
 #include "common.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -1,6 +1,6 @@
 // poolctl workers: the processes attached to the pool.
 #include "json.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 

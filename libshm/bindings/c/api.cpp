@@ -15,7 +15,7 @@
 #include "handles.hpp"
 #include "modelpool/modelpool.h"
 #include "modelpool/pool.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "wait_fd.hpp"
 
 namespace modelpool::c {

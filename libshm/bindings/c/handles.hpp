@@ -26,7 +26,7 @@
 #include <optional>
 #include <utility>
 
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 
 namespace modelpool::c {
 

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::c {
 namespace {

@@ -17,7 +17,7 @@
 #include <functional>
 #include <memory>
 
-#include "modelpool/admission.hpp"
+#include "protocol/acquisition.hpp"
 
 namespace modelpool::c {
 

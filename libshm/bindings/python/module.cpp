@@ -19,7 +19,7 @@
 #include <system_error>
 
 #include "lease.hpp"
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 #include "waits.hpp"
 
 namespace modelpool::python {

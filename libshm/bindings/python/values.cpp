@@ -5,7 +5,7 @@
 #include <array>
 #include <cmath>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::python {
 namespace {

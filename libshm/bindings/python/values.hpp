@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "modelpool/pool.hpp"
-#include "table_json.hpp"
+#include "json/table_json.hpp"
 
 namespace modelpool::python {
 

@@ -10,7 +10,7 @@
 #include <system_error>
 #include <thread>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool::python {
 

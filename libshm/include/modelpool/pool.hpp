@@ -30,9 +30,9 @@
 #include <variant>
 #include <vector>
 
-#include "modelpool/admission.hpp"
+#include "protocol/acquisition.hpp"
 #include "modelpool/snapshot.hpp"
-#include "modelpool/spawn.hpp"
+#include "protocol/spawn.hpp"
 
 namespace modelpool {
 

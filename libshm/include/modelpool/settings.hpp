@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "modelpool/result.hpp"
-#include "modelpool/text.hpp"
+#include "base/text.hpp"
 
 namespace modelpool {
 

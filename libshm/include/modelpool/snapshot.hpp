@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 
 namespace modelpool {
 

@@ -1,4 +1,4 @@
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 #include <time.h>
 
@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <optional>
 
-#include "modelpool/text.hpp"
+#include "base/text.hpp"
 
 namespace modelpool {
 namespace {

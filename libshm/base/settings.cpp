@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <optional>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

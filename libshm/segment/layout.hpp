@@ -42,10 +42,10 @@
 #include <string_view>
 #include <type_traits>
 
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 #include "modelpool/settings.hpp"
-#include "modelpool/text.hpp"
-#include "modelpool/time.hpp"
+#include "base/text.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 

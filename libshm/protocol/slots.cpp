@@ -1,9 +1,9 @@
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 
 #include <algorithm>
 #include <cstdio>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

@@ -12,7 +12,7 @@
 
 #include <cstdint>
 
-#include "modelpool/layout.hpp"
+#include "segment/layout.hpp"
 #include "modelpool/result.hpp"
 
 namespace modelpool {

@@ -1,8 +1,8 @@
-#include "modelpool/leases.hpp"
+#include "protocol/leases.hpp"
 
 #include <array>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

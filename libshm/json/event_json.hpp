@@ -17,7 +17,7 @@
 #include <string>
 #include <string_view>
 
-#include "modelpool/layout.hpp"
+#include "segment/layout.hpp"
 
 namespace modelpool {
 

@@ -22,7 +22,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "modelpool/worker.hpp"
+#include "protocol/worker.hpp"
 
 namespace modelpool {
 

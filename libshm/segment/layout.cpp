@@ -1,4 +1,4 @@
-#include "modelpool/layout.hpp"
+#include "segment/layout.hpp"
 
 namespace modelpool {
 namespace {

@@ -1,4 +1,4 @@
-#include "modelpool/spawn.hpp"
+#include "protocol/spawn.hpp"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -19,8 +19,8 @@
 #include <fstream>
 #include <iterator>
 
-#include "modelpool/layout.hpp"
-#include "modelpool/segment.hpp"
+#include "segment/layout.hpp"
+#include "segment/segment.hpp"
 
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC (1U << 2)

@@ -7,7 +7,7 @@
 #include <new>
 #include <utility>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

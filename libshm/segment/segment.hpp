@@ -16,10 +16,10 @@
 #include <string_view>
 #include <vector>
 
-#include "modelpool/layout.hpp"
-#include "modelpool/process.hpp"
+#include "segment/layout.hpp"
+#include "base/process.hpp"
 #include "modelpool/result.hpp"
-#include "modelpool/robust_mutex.hpp"
+#include "segment/mutex.hpp"
 
 namespace modelpool {
 

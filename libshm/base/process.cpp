@@ -1,4 +1,4 @@
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
 #include <map>
 #include <set>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

@@ -1,4 +1,4 @@
-#include "modelpool/segment.hpp"
+#include "segment/segment.hpp"
 
 #include <fcntl.h>
 #include <gnu/libc-version.h>
@@ -21,7 +21,7 @@
 #include <filesystem>
 #include <new>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

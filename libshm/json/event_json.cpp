@@ -1,4 +1,4 @@
-#include "modelpool/event_json.hpp"
+#include "json/event_json.hpp"
 
 namespace modelpool {
 namespace {

@@ -1,4 +1,4 @@
-#include "modelpool/worker.hpp"
+#include "protocol/worker.hpp"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {

@@ -18,7 +18,7 @@
 #include <set>
 #include <vector>
 
-#include "modelpool/segment.hpp"
+#include "segment/segment.hpp"
 
 namespace modelpool {
 

@@ -1,11 +1,11 @@
-#include "modelpool/robust_mutex.hpp"
+#include "segment/mutex.hpp"
 
 #include <unistd.h>
 
 #include <cerrno>
 #include <ctime>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "modelpool/process.hpp"
+#include "base/process.hpp"
 #include "modelpool/result.hpp"
 
 namespace modelpool {

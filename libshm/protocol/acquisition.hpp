@@ -23,7 +23,7 @@
 #include <string>
 #include <variant>
 
-#include "modelpool/registry.hpp"
+#include "protocol/slots.hpp"
 
 namespace modelpool {
 

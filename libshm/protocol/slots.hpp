@@ -24,7 +24,7 @@
 #include <string>
 #include <string_view>
 
-#include "modelpool/leases.hpp"
+#include "protocol/leases.hpp"
 
 namespace modelpool {
 

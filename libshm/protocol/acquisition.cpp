@@ -1,10 +1,10 @@
-#include "modelpool/admission.hpp"
+#include "protocol/acquisition.hpp"
 
 #include <algorithm>
 #include <array>
 #include <vector>
 
-#include "modelpool/time.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 namespace {
