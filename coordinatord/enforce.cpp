@@ -8,6 +8,7 @@
 
 #include "log.hpp"
 #include "protocol/acquisition.hpp"
+#include "protocol/histories.hpp"
 #include "base/time.hpp"
 #include "spdlog/spdlog.h"
 

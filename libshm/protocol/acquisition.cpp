@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/time.hpp"
+#include "protocol/histories.hpp"
 
 namespace modelpool {
 namespace {

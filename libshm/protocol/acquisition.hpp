@@ -23,7 +23,7 @@
 #include <string>
 #include <variant>
 
-#include "protocol/slots.hpp"
+#include "protocol/waiters.hpp"
 
 namespace modelpool {
 
@@ -95,11 +95,5 @@ class Acquisition {
   std::uint64_t stuck_since_ns_ = 0;
   std::uint64_t passed_arrival_ = 0;
 };
-
-// Wakes who waits for this model.
-void wake_waiters(const Segment& segment, std::uint64_t model_hash);
-// Wakes the head of the line, as many models as there are free places.
-void wake_line(const Segment& segment);
-void wake_everyone(const Segment& segment);
 
 }  // namespace modelpool

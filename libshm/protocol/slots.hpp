@@ -32,6 +32,8 @@ namespace modelpool {
 // longer blocks its own model (it still counts).
 inline constexpr std::uint64_t kUnkillableAfterGrace_ns = 10 * kSecond_ns;
 
+inline std::uint64_t pack_ref(BackendRef ref) { return pack_half(ref.generation, ref.index); }
+
 struct FoundBackend {
   BackendRef ref;
   StateWord state;
@@ -91,17 +93,5 @@ bool lose_ticket(const Segment& segment, BackendRef ref, StateWord seen);  // ->
 bool mark_gone(const Segment& segment, BackendRef ref);                    // STOPPING -> GONE
 bool disown_ticket(const Segment& segment, BackendRef ref);                // owner proved dead
 bool free_slot(const Segment& segment, BackendRef ref);                    // GONE, unowned -> FREE
-
-// Histories of models.
-std::optional<LoadHistory> find_history(const Segment& segment, std::string_view model);
-// The caller holds the mutex. Takes the place of the longest untouched history when all are in use.
-void write_history(const Segment& segment, const LockGuard& guard, std::string_view model,
-                   const LoadHistory& history);
-// A failed load: counts it, starts the cool-down, keeps the text. Under the mutex, before the
-// transition that tells the waiters.
-void write_failure(const Segment& segment, const LockGuard& guard, std::string_view model,
-                   BackendRef ref, std::string_view error, std::uint32_t packed_exit,
-                   std::uint64_t now);
-inline std::uint64_t pack_ref(BackendRef ref) { return pack_half(ref.generation, ref.index); }
 
 }  // namespace modelpool

@@ -1,8 +1,6 @@
 #include "modelpool/snapshot.hpp"
 
 #include <algorithm>
-#include <map>
-#include <set>
 
 #include "base/time.hpp"
 
@@ -281,77 +279,6 @@ std::vector<HistoryView> read_histories(const Segment& segment) {
     result.push_back({record.name.load(), record.history.load()});
   }
   return result;
-}
-
-std::vector<EventView> read_events(const Segment& segment, std::uint64_t first) {
-  const std::uint64_t capacity = segment.capacities().events;
-  // acquire: pairs with the coordinator's store after it wrote the event
-  const std::uint64_t next = segment.coordinator().next_event.load(std::memory_order_acquire);
-  std::vector<EventView> result;
-  if (next == 0) return result;
-  const std::uint64_t oldest = next > capacity ? next - capacity : 1;
-  for (std::uint64_t sequence = std::max({first, oldest, std::uint64_t{1}}); sequence < next; ++sequence) {
-    const EventRecord& record = segment.event(sequence % capacity);
-    if (record.sequence.load(std::memory_order_acquire) != sequence) continue;
-    EventView event{sequence, record.data.load()};
-    if (record.sequence.load(std::memory_order_acquire) == sequence) result.push_back(event);
-  }
-  return result;
-}
-
-std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
-  std::vector<std::string> findings = s.damage;
-  const auto find = [&](const std::string& text) { findings.push_back(text); };
-
-  std::map<std::string, std::uint32_t> serving;
-  for (const BackendView& b : s.backends) {
-    const std::string name = slot_name(b.ref.index) + " (" + escape(b.model) + ")";
-    const BackendState state = b.state.state;
-    const bool has_process = b.process.pid > 1;
-    if (state == BackendState::kReserved || state == BackendState::kStarting) {
-      if (b.state.owner == 0) find(name + ": has a ticket that nobody holds");
-      if (settled && s.find_worker(b.state.owner) == nullptr) {
-        find(name + ": its ticket's worker is not attached");
-      }
-    }
-    if (state == BackendState::kStarting && !has_process) find(name + ": starting without a process");
-    if (state == BackendState::kReady || state == BackendState::kEvicting) {
-      if (!has_process && !b.external()) find(name + ": serves without a process");
-      if (b.address.empty() || !is_printable_utf8(b.address)) find(name + ": serves at no valid address");
-    }
-    if (state == BackendState::kReady && b.state.owner != 0) find(name + ": ready, yet has an owner");
-    if (b.overdue && settled) find(name + ": does not die of SIGKILL; keeps a place");
-    if (state == BackendState::kEvicting && settled &&
-        b.state.owner != StateWord::owner_of_epoch(s.coordinator.identity.epoch)) {
-      find(name + ": left closed by an earlier coordinator");
-    }
-    if (state == BackendState::kGone && settled && b.state.owner == 0 && b.in_flight == 0) {
-      find(name + ": gone, but its slot was not freed");
-    }
-    if (b.last_used_ns > add_ns(s.now_ns, kSecond_ns)) find(name + ": last used in the future");
-    // STOPPING may be overdue and then does not serve its model any more.
-    if (b.live() && state != BackendState::kStopping) {
-      const auto [it, fresh] = serving.emplace(b.model, b.ref.index);
-      if (!fresh) find(name + ": a second backend of its model, beside slot " + std::to_string(it->second));
-    }
-  }
-
-  for (const LeaseView& lease : s.leases) {
-    const BackendView* backend = s.find(lease.backend);
-    const bool valid = backend != nullptr && backend->state.state >= BackendState::kStarting;
-    if (settled && !valid) {
-      find("lease " + std::to_string(lease.worker) + "/" + std::to_string(lease.cell) +
-           ": names a backend that is not there");
-    }
-  }
-
-  std::set<std::uint64_t> arrivals;
-  for (const WaiterView& waiter : s.waiters) {
-    const std::string name = "waiter row " + std::to_string(waiter.row);
-    if (!arrivals.insert(waiter.arrival).second) find(name + ": shares its arrival number");
-    if (settled && s.find_worker(waiter.owner) == nullptr) find(name + ": its worker is not attached");
-  }
-  return findings;
 }
 
 }  // namespace modelpool

@@ -16,6 +16,7 @@
 #include "common.hpp"
 #include "decide.hpp"
 #include "protocol/acquisition.hpp"
+#include "protocol/histories.hpp"
 #include "modelpool/pool.hpp"
 #include "protocol/slots.hpp"
 #include "modelpool/snapshot.hpp"

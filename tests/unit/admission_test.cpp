@@ -1,4 +1,5 @@
 #include "protocol/acquisition.hpp"
+#include "protocol/histories.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "protocol/slots.hpp"
+#include "protocol/histories.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

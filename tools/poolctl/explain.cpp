@@ -3,6 +3,7 @@
 
 #include "json.hpp"
 #include "json/event_json.hpp"
+#include "protocol/histories.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::poolctl {

@@ -8,6 +8,7 @@
 #include "command.hpp"
 #include "json/event_json.hpp"
 #include "modelpool/pool.hpp"
+#include "protocol/histories.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::poolctl {
