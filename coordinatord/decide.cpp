@@ -3,46 +3,42 @@
 #include <algorithm>
 #include <optional>
 #include <string>
-#include <tuple>
-#include <unordered_map>
-#include <unordered_set>
 
-#include "protocol/acquisition.hpp"
 #include "base/time.hpp"
+#include "policy/line.hpp"
+#include "policy/rules.hpp"
+#include "policy/victims.hpp"
+#include "protocol/outlook.hpp"
 
 namespace modelpool::coordinator {
 namespace {
 
-// A model that waits for a place, with the arrival of its first waiter.
-struct Head {
-  std::uint64_t arrival;
-  std::uint64_t deadline;
-  const std::string* model;
-};
-
 class Judge {
  public:
   Judge(const Snapshot& snapshot, const Facts& facts)
-      : s_(snapshot), facts_(facts), now_(add_ns(snapshot.now_ns, facts.ahead_ns)) {
+      : s_(snapshot), facts_(facts), now_(add_ns(snapshot.now_ns, facts.ahead_ns)), alarm_(now_) {
     static const Settings kDefaults;
     const Settings& settings = s_.settings ? *s_.settings : kDefaults;
     rules_.reserve(s_.backends.size());
+    residents_.reserve(s_.backends.size());
     for (const BackendView& b : s_.backends) {
       rules_.push_back(effective_settings(settings, b.model, &b.overrides));
+      residents_.push_back(resident_of(b));
     }
     acted_.resize(s_.backends.size());
     sort_leases();
-    for (const WaiterView& w : s_.waiters) {  // by arrival: the first of each model stays
-      if (w.deadline_ns <= now_) continue;
-      first_waiter_.emplace(w.model, &w);
-      if (add_ns(w.since_ns, kHeadPatience_ns) > now_) first_fresh_waiter_.emplace(w.model, &w);
+    for (const WaiterView& w : s_.waiters) {
+      if (!owner_is_dead(w.owner)) waiting_.push_back(waiting_of(w));
     }
+    heads_.resize(waiting_.size());
+    heads_.resize(find_heads(waiting_, residents_, now_, heads_));
   }
 
   Decision decide() {
     reap_workers();
     for (std::size_t i = 0; i < s_.backends.size(); ++i) judge(s_.backends[i], rules_[i]);
-    if (!facts_.ending) make_room();
+    if (!facts_.ending) make_places();
+    decision_.wake_ns = alarm_.wake_ns();
     return std::move(decision_);
   }
 
@@ -50,11 +46,7 @@ class Judge {
   // --- Helpers -------------------------------------------------------------------------------
 
   // Is it due? If not, the coordinator wakes when it is.
-  bool due(std::uint64_t at_ns) {
-    if (at_ns <= now_) return true;
-    decision_.wake_ns = std::min(decision_.wake_ns, at_ns);
-    return false;
-  }
+  bool due(std::uint64_t at_ns) { return alarm_.passed_or_wakes(at_ns); }
   Action& act(ActionKind kind, const BackendView& b) {
     Action action;
     action.kind = kind;
@@ -74,11 +66,10 @@ class Judge {
     stop.decided_ns = now_;
     return stop;
   }
-  StopRecord why(const BackendView& b, Reason reason, std::uint64_t age,
-                 std::uint64_t limit) const {
+  StopRecord why(const BackendView& b, Reason reason, const Finding& finding) const {
     StopRecord stop = why(b, reason);
-    stop.age_ns = age;
-    stop.limit_ns = limit;
+    if (finding.since_ns != kNever_ns) stop.age_ns = age_ns(now_, finding.since_ns);
+    stop.limit_ns = finding.limit_ns;
     return stop;
   }
   void want(const BackendView& b) { decision_.wanted |= std::uint64_t{1} << (b.ref.index & 63); }
@@ -87,34 +78,56 @@ class Judge {
     const WorkerView* worker = s_.find_worker(owner);
     return worker == nullptr || facts_.is_dead(worker->ref);
   }
-  // Who waits for a backend that is open has it in a moment; who has not by now is stopped, and
-  // keeps nobody's place (P5).
-  bool is_awaited(const BackendView& b, std::uint64_t before_arrival = kNever_ns) {
-    const auto first = first_waiter_.find(b.model);
-    if (first == first_waiter_.end() || first->second->arrival >= before_arrival) return false;
-    if (!due(add_ns(facts_.open_since_ns(b), kHeadPatience_ns))) return true;
-    const auto fresh = first_fresh_waiter_.find(b.model);
-    if (fresh == first_fresh_waiter_.end() || fresh->second->arrival >= before_arrival)
-      return false;
-    return !due(add_ns(fresh->second->since_ns, kHeadPatience_ns));
+  // The first of those who wait for it and will take it when they look.
+  const Waiting* first_waiter(const BackendView& b) const {
+    return first_waiter_for(waiting_, residents_[position(b)].model, now_);
   }
-  // Its leases are a list: first_lease_ of the backend, then next_lease_ of each.
+  Case case_of(const BackendView& b) {
+    const std::size_t i = position(b);
+    Case subject{residents_[i], rules_[i], leases_of(b)};
+    subject.stamp_lag_ns = facts_.stamp_resolution_ns;
+    subject.pool_ends = facts_.ending;
+    const bool has_process = b.state.state != BackendState::kReserved;
+    if (has_process && facts_.has_exited(b.ref)) subject.ended_ns = exit_status_until_ns(b.ref);
+    if (const Waiting* waiter = first_waiter(b); waiter != nullptr) {
+      subject.awaited_until_ns = present_until_ns(*waiter);
+    }
+    return subject;
+  }
+
+  // The leases by backend: those of the backend at position i are leases_[lease_begin_[i]] up to
+  // lease_begin_[i + 1]. lease_view_ leads back to the snapshot.
   void sort_leases() {
+    constexpr std::size_t kNone = SIZE_MAX;
     std::vector<std::size_t> position_of_slot;
     for (std::size_t i = 0; i < s_.backends.size(); ++i) {
       position_of_slot.resize(s_.backends[i].ref.index + 1, kNone);
       position_of_slot[s_.backends[i].ref.index] = i;
     }
-    first_lease_.assign(s_.backends.size(), kNone);
-    next_lease_.assign(s_.leases.size(), kNone);
-    for (std::size_t i = s_.leases.size(); i-- > 0;) {
-      const BackendRef ref = s_.leases[i].backend;
-      const std::size_t at =
-          ref.index < position_of_slot.size() ? position_of_slot[ref.index] : kNone;
-      if (at == kNone || s_.backends[at].ref != ref) continue;
-      next_lease_[i] = first_lease_[at];
-      first_lease_[at] = i;
+    const auto position_of = [&](const LeaseView& lease) {
+      const std::uint32_t slot = lease.backend.index;
+      const std::size_t at = slot < position_of_slot.size() ? position_of_slot[slot] : kNone;
+      return at == kNone || s_.backends[at].ref != lease.backend ? kNone : at;
+    };
+    lease_begin_.assign(s_.backends.size() + 1, 0);
+    for (const LeaseView& lease : s_.leases) {
+      if (const std::size_t at = position_of(lease); at != kNone) ++lease_begin_[at + 1];
     }
+    for (std::size_t i = 1; i < lease_begin_.size(); ++i) lease_begin_[i] += lease_begin_[i - 1];
+    leases_.resize(lease_begin_.back());
+    lease_view_.resize(lease_begin_.back());
+    std::vector<std::size_t> next(lease_begin_.begin(), lease_begin_.end());
+    for (const LeaseView& lease : s_.leases) {
+      const std::size_t at = position_of(lease);
+      if (at == kNone) continue;
+      const std::size_t place = next[at]++;
+      leases_[place] = {lease.start_ns, lease.progress_ns, lease.limit_ns};
+      lease_view_[place] = &lease;
+    }
+  }
+  std::span<const LeaseInFlight> leases_of(const BackendView& b) const {
+    const std::size_t i = position(b);
+    return std::span(leases_).subspan(lease_begin_[i], lease_begin_[i + 1] - lease_begin_[i]);
   }
 
   // --- The dead ------------------------------------------------------------------------------
@@ -144,9 +157,9 @@ class Judge {
         return;
       case BackendState::kReserved:
       case BackendState::kStarting:
-        return judge_load(b, rules);
+        return judge_load(b);
       case BackendState::kReady:
-        return judge_ready(b, rules);
+        return judge_ready(b);
       case BackendState::kEvicting:
         return judge_closed(b, rules);
       case BackendState::kStopping:
@@ -156,22 +169,21 @@ class Judge {
     }
   }
 
-  void judge_load(const BackendView& b, const Effective& rules) {
-    StopRecord stop;
-    const std::uint64_t limit = rules.get(Setting::kLoadTimeout);
+  void judge_load(const BackendView& b) {
+    Finding finding;
+    const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
+    StopRecord stop = why(b, broken, finding);
     if (owner_is_dead(b.state.owner)) {
       stop = why(b, Reason::kCrashed);
-      set_field(&stop.text, "the worker that was loading it died");
       stop.failed = kLoadLost;
-    } else if (b.state.state == BackendState::kStarting && facts_.has_exited(b.ref)) {
-      if (exit_may_come(b)) return;
-      stop = why(b, Reason::kCrashed);
+      set_field(&stop.text, "the worker that was loading it died");
+    } else if (broken == Reason::kCrashed) {
       stop.failed = kLoadFailed;
       set_field(&stop.text, "its process ended before it was ready");
-    } else if (limit != 0 && due(add_ns(b.reserved_ns, limit))) {
-      stop = why(b, Reason::kLoadTimeout, age_ns(now_, b.reserved_ns), limit);
+    } else if (broken == Reason::kLoadTimeout) {
       stop.failed = kLoadFailed;
-      set_field(&stop.text, "not ready within " + format_duration(limit) + " (load_timeout)");
+      set_field(&stop.text,
+                "not ready within " + format_duration(finding.limit_ns) + " (load_timeout)");
     } else if (facts_.ending) {
       stop = why(b, Reason::kShutdown);
       stop.failed = kLoadFailed;
@@ -183,37 +195,34 @@ class Judge {
     act(ActionKind::kLoseTicket, b).stop = stop;
   }
 
-  void judge_ready(const BackendView& b, const Effective& rules) {
+  void judge_ready(const BackendView& b) {
     note_loaded(b);
-    if (facts_.has_exited(b.ref)) return close_crashed(b);
-    if (facts_.ending) {
-      Action& action = act(ActionKind::kClose, b);
-      action.stop = why(b, Reason::kShutdown);
-      action.hold = true;
-      return;
+    Finding finding;
+    const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
+    if (broken == Reason::kNone) return;
+    Action& action = act(ActionKind::kClose, b);
+    action.stop = why_broken(b, broken, finding);
+    action.hold = reason_row(broken).holds_closed;
+  }
+
+  // The stop record of a broken rule, with the lease that broke it.
+  StopRecord why_broken(const BackendView& b, Reason reason, const Finding& finding) const {
+    StopRecord stop = why(b, reason, finding);
+    const bool asked_to_cut = reason == Reason::kRequested && (b.control & kControlForce) != 0;
+    stop.forced = reason_row(reason).cuts == Cuts::kAlways || asked_to_cut;
+    if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended");
+    if (finding.lease == kNoLease) return stop;
+    const LeaseView& lease = *lease_view_[lease_begin_[position(b)] + finding.lease];
+    stop.worker = lease.worker;
+    stop.lease = lease.cell;
+    stop.lease_word = lease.word;
+    stop.lease_stamp_ns = finding.since_ns;
+    for (const WorkerView& worker : s_.workers) {
+      if (worker.ref.index != lease.worker) continue;
+      stop.worker_pid = static_cast<std::uint32_t>(worker.process.pid);
     }
-    if (b.control & kControlEvict) {
-      Action& action = act(ActionKind::kClose, b);
-      action.stop = why(b, Reason::kRequested);
-      action.stop.forced = (b.control & kControlForce) != 0;
-      action.hold = true;
-      return;
-    }
-    if (const auto stop = broken_rule(b, rules)) {
-      act(ActionKind::kClose, b).stop = *stop;
-      return;
-    }
-    const std::uint64_t idle = rules.get(Setting::kIdleTimeout);
-    if (idle == 0 || b.pinned()) return;
-    // A waiter is about to use it; a lease may end at any time without telling: look again then.
-    if (b.in_flight > 0 || is_awaited(b)) {
-      static_cast<void>(due(add_ns(now_, idle)));
-      return;
-    }
-    const std::uint64_t limit = add_ns(idle, facts_.stamp_resolution_ns);
-    if (due(add_ns(b.last_used_ns, limit))) {
-      act(ActionKind::kClose, b).stop = why(b, Reason::kIdle, age_ns(now_, b.last_used_ns), idle);
-    }
+    set_field(&stop.tag, lease.tag);
+    return stop;
   }
 
   void note_loaded(const BackendView& b) {
@@ -223,57 +232,11 @@ class Judge {
   }
 
   // Who spawned it reaps it and records how it ended; that is worth a moment, for those who wait.
-  bool exit_may_come(const BackendView& b) {
-    for (const auto& [ref, until] : facts_.unreaped) {
-      if (ref == b.ref) return !due(until);
+  std::uint64_t exit_status_until_ns(BackendRef ref) const {
+    for (const auto& [unreaped, until] : facts_.unreaped) {
+      if (unreaped == ref) return until;
     }
-    return false;
-  }
-
-  void close_crashed(const BackendView& b) {
-    if (exit_may_come(b)) return;
-    Action& action =
-        act(b.state.state == BackendState::kReady ? ActionKind::kClose : ActionKind::kCommit, b);
-    action.stop = why(b, Reason::kCrashed);
-    action.stop.forced = 1;
-    set_field(&action.stop.text, "its process ended");
-  }
-
-  // The lease that has been too long in flight, or without progress: the one that broke its rule
-  // first. A lease that begins after this scan can break it only a full timeout from now.
-  std::optional<StopRecord> broken_rule(const BackendView& b, const Effective& rules) {
-    const std::uint64_t busy = rules.get(Setting::kBusyTimeout);
-    const std::uint64_t stall = rules.get(Setting::kStallTimeout);
-    if (busy != 0) static_cast<void>(due(add_ns(now_, busy)));
-    if (stall != 0) static_cast<void>(due(add_ns(now_, stall)));
-    std::optional<StopRecord> found;
-    std::uint64_t first = kNever_ns;
-    for (std::size_t i = first_lease_[position(b)]; i != kNone; i = next_lease_[i]) {
-      const LeaseView* lease = &s_.leases[i];
-      std::uint64_t own = busy;
-      if (lease->limit_ns != 0 && (own == 0 || lease->limit_ns < own)) own = lease->limit_ns;
-      const auto consider = [&](Reason reason, std::uint64_t limit, std::uint64_t stamp) {
-        if (limit == 0) return;
-        const std::uint64_t at = add_ns(stamp, add_ns(limit, facts_.stamp_resolution_ns));
-        if (!due(at) || at >= first) return;
-        first = at;
-        StopRecord stop = why(b, reason, age_ns(now_, stamp), limit);
-        stop.forced = 1;
-        stop.worker = lease->worker;
-        stop.lease = lease->cell;
-        stop.lease_word = lease->word;
-        stop.lease_stamp_ns = stamp;
-        for (const WorkerView& worker : s_.workers) {
-          if (worker.ref.index == lease->worker)
-            stop.worker_pid = static_cast<std::uint32_t>(worker.process.pid);
-        }
-        set_field(&stop.tag, lease->tag);
-        found = stop;
-      };
-      consider(Reason::kBusy, own, lease->start_ns);
-      consider(Reason::kStall, stall, lease->progress_ns);
-    }
-    return found;
+    return 0;
   }
 
   // EVICTING: finish what was begun, or take it back.
@@ -282,11 +245,12 @@ class Judge {
       act(ActionKind::kReopen, b);  // an earlier coordinator's, which did not get to the end
       return;
     }
-    if (facts_.has_exited(b.ref)) return close_crashed(b);
-    if (const auto stop = broken_rule(b, rules)) {
-      act(ActionKind::kCommit, b).stop = *stop;
+    Finding finding;
+    if (const Reason broken = find_broken_rule(case_of(b), alarm_, &finding); broken != Reason::kNone) {
+      act(ActionKind::kCommit, b).stop = why_broken(b, broken, finding);
       return;
     }
+    if (facts_.has_exited(b.ref)) return;  // its exit status may still come
     const Reason reason = b.stop.reason;
     const bool by_request = reason == Reason::kRequested;
     if (by_request && (b.control & kControlEvict) == 0) {
@@ -304,9 +268,9 @@ class Judge {
       return;
     }
     if (reason == Reason::kLru && !facts_.ending)
-      return;  // make_room judges it, with all the others
-    if (reason == Reason::kNone || reason == Reason::kIdle) {
-      act(ActionKind::kReopen, b);  // these are not held closed
+      return;  // make_places judges it, with all the others
+    if (!reason_row(reason).holds_closed) {
+      act(ActionKind::kReopen, b);
       return;
     }
     want(b);  // also for a commit: a publication that is not validated may stand in its way
@@ -383,128 +347,78 @@ class Judge {
     if (b.in_flight == 0) act(ActionKind::kFree, b);
   }
 
-  // --- Room: the global LRU limit -------------------------------------------------------------
+  // --- Room -----------------------------------------------------------------------------------
 
-  std::vector<Head> line() const {
-    std::vector<Head> heads;
-    if (s_.waiters.empty()) return heads;
-    std::unordered_set<std::string_view>
-        served;  // models with a backend that counts, or in the line
-    for (const BackendView& b : s_.backends) {
-      if (b.live() && !b.overdue) served.insert(b.model);
-    }
-    for (const WaiterView& w : s_.waiters) {  // by arrival
-      if (w.deadline_ns <= now_ || s_.find_worker(w.owner) == nullptr) continue;
-      if (served.insert(w.model).second) heads.push_back({w.arrival, w.deadline_ns, &w.model});
-    }
-    return heads;
-  }
-
-  struct Candidate {
-    const BackendView* backend;
-    WhenBusy when_busy;
-    bool held;
-  };
-  static std::uint64_t last_use(const BackendView& b) {
-    return std::max(b.last_used_ns, b.newest_start_ns);
-  }
-  // Idle before busy, then whose last drain failed longest ago, then least recently used; ties by
-  // age and slot, so that the order is the same whoever looks.
-  static bool goes_before(const Candidate& x, const Candidate& y) {
-    const auto key = [](const Candidate& c) {
-      const BackendView& b = *c.backend;
-      return std::make_tuple(b.in_flight > 0, b.in_flight > 0 ? b.drain_failed_ns : 0, last_use(b),
-                             b.ready_ns, b.ref.index);
-    };
-    return key(x) < key(y);
-  }
-
-  void make_room() {
-    const std::uint64_t limit = s_.max_backends();
-    std::uint64_t live = 0;
-    std::uint64_t leaving = 0;
-    std::vector<Candidate> held;
-    std::vector<Candidate> candidates;
+  void make_places() {
+    std::vector<Holding> holdings;
+    std::vector<std::size_t> positions;  // of the holdings in s_.backends
     for (std::size_t i = 0; i < s_.backends.size(); ++i) {
-      const BackendView& b = s_.backends[i];
-      if (!b.live()) continue;
-      ++live;
-      const auto when_busy = static_cast<WhenBusy>(rules_[i].get(Setting::kWhenBusy));
-      if (b.state.state == BackendState::kStopping) {
-        leaving += !b.overdue;
-      } else if (ends_now(b)) {
-        ++leaving;
-      } else if (b.state.state == BackendState::kEvicting && ours(b)) {
-        if (b.stop.reason == Reason::kLru) {
-          if (!b.pinned()) held.push_back({&b, when_busy, true});
-        } else {
-          leaving += b.in_flight == 0;
+      if (!s_.backends[i].live()) continue;
+      holdings.push_back(holding_of(s_.backends[i]));
+      positions.push_back(i);
+    }
+    const Limits limits{s_.max_backends()};
+    const RoomPlan plan = make_room(holdings, heads_, limits, alarm_);
+    for (const std::size_t i : plan.awaited_ends) want(s_.backends[positions[i]]);
+    for (const RoomStep& step : plan.steps) {
+      const BackendView& b = s_.backends[positions[step.holding]];
+      switch (step.kind) {
+        case RoomStep::Kind::kClose: {
+          Action& action = act(ActionKind::kClose, b);
+          action.stop = why(b, Reason::kLru);
+          action.stop.age_ns = age_ns(now_, last_use_ns(holdings[step.holding].resident));
+          action.stop.forced = step.forced;
+          action.stop.for_arrival = step.for_arrival;
+          action.hold = step.hold;
+          break;
         }
-      } else if (b.state.state == BackendState::kReady && !b.pinned() && !acted_on(b)) {
-        candidates.push_back({&b, when_busy, false});
+        case RoomStep::Kind::kCommit: {
+          Action& action = act(ActionKind::kCommit, b);
+          action.stop = b.stop;
+          action.stop.forced = step.forced;
+          action.stop.for_arrival = step.for_arrival;
+          break;
+        }
+        case RoomStep::Kind::kReopen:
+          act(ActionKind::kReopen, b).drain_failed = step.drain_failed;
+          break;
       }
     }
-    const std::vector<Head> heads = line();
-    const std::uint64_t staying = live - std::min(live, leaving);
-    const std::uint64_t demand = staying + heads.size();
-    std::uint64_t needed = limit == 0 || demand <= limit ? 0 : demand - limit;
-    needed = std::min<std::uint64_t>(needed, live);
-    // The first evictions bring the pool down to its limit, the others make room for the line.
-    const std::uint64_t over = staying > limit ? staying - limit : 0;
-    const std::uint64_t free_places = staying < limit ? limit - staying : 0;
-
-    std::sort(held.begin(), held.end(), goes_before);
-    std::sort(candidates.begin(), candidates.end(), goes_before);
-    std::size_t next_held = 0;
-    for (std::uint64_t i = 0; i < needed; ++i) {
-      const Head* head = nullptr;
-      if (i >= over) {
-        const std::uint64_t position = free_places + (i - over);
-        if (position < heads.size()) head = &heads[position];
-      }
-      if (next_held == held.size()) {
-        choose_victim(&candidates, head, false);
-        continue;
-      }
-      // Somebody who has fallen idle meanwhile goes before one that is still being drained.
-      const bool busy = held[next_held].backend->in_flight > 0;
-      if (busy && choose_victim(&candidates, head, true)) continue;
-      keep_draining(held[next_held++], head);
-    }
-    for (const Head& head : heads) {
-      if (!held.empty()) static_cast<void>(due(head.deadline));  // it may be for nobody by then
-    }
-    for (; next_held < held.size(); ++next_held) act(ActionKind::kReopen, *held[next_held].backend);
   }
 
-  bool ours(const BackendView& b) const {
-    return b.state.owner == StateWord::owner_of_epoch(facts_.epoch);
+  Holding holding_of(const BackendView& b) const {
+    const Effective& rules = rules_[position(b)];
+    Holding holding;
+    holding.resident = residents_[position(b)];
+    holding.role = role_of(b);
+    holding.when_busy = static_cast<WhenBusy>(rules.get(Setting::kWhenBusy));
+    holding.min_resident_ns = rules.get(Setting::kMinResident);
+    holding.drain_timeout_ns = rules.get(Setting::kDrainTimeout);
+    holding.closed_ns = b.stop.decided_ns;
+    if (const Waiting* waiter = first_waiter(b); waiter != nullptr) {
+      holding.awaited_arrival = waiter->arrival;
+      holding.awaited_until_ns = present_until_ns(*waiter);
+    }
+    return holding;
   }
-  bool acted_on(const BackendView& b) const { return acted_[position(b)]; }
+
+  Holding::Role role_of(const BackendView& b) const {
+    using Role = Holding::Role;
+    if (b.state.state == BackendState::kStopping) return b.overdue ? Role::kStays : Role::kLeaving;
+    if (acted_[position(b)]) return ends_now(b) ? Role::kLeaving : Role::kStays;
+    if (b.state.state == BackendState::kReady) return b.pinned() ? Role::kStays : Role::kCandidate;
+    const bool ours = b.state.owner == StateWord::owner_of_epoch(facts_.epoch);
+    if (b.state.state != BackendState::kEvicting || !ours) return Role::kStays;
+    if (b.stop.reason == Reason::kLru) return b.pinned() ? Role::kStays : Role::kDraining;
+    return b.in_flight == 0 ? Role::kLeaving : Role::kStays;
+  }
   // Another rule ends it in this very decision.
   bool ends_now(const BackendView& b) const {
-    if (!acted_on(b)) return false;
     return std::any_of(decision_.actions.begin(), decision_.actions.end(), [&](const Action& a) {
       return a.backend == b.ref &&
              (a.kind == ActionKind::kClose || a.kind == ActionKind::kCommit) &&
              (a.stop.forced != 0 || b.in_flight == 0);
     });
-  }
-  const Effective& rules_of(const BackendView& b) const { return rules_[position(b)]; }
-
-  void keep_draining(const Candidate& c, const Head* head) {
-    const BackendView& b = *c.backend;
-    if (acted_on(b)) return;
-    const bool force = head != nullptr && c.when_busy == WhenBusy::kForce;
-    want(b);
-    if (b.in_flight == 0 || force) {
-      Action& action = act(ActionKind::kCommit, b);
-      action.stop = b.stop;
-      action.stop.forced = force;
-      action.stop.for_arrival = head != nullptr ? head->arrival : 0;
-      return;
-    }
-    if (drained_long_enough(b, rules_of(b))) act(ActionKind::kReopen, b).drain_failed = true;
   }
 
   bool drained_long_enough(const BackendView& b, const Effective& rules) {
@@ -512,50 +426,19 @@ class Judge {
     return limit != 0 && due(add_ns(b.stop.decided_ns, limit));
   }
 
-  bool choose_victim(std::vector<Candidate>* candidates, const Head* head, bool only_idle) {
-    for (auto it = candidates->begin(); it != candidates->end(); ++it) {
-      const BackendView& b = *it->backend;
-      if (only_idle && b.in_flight > 0) {
-        want(b);
-        continue;
-      }
-      if (head != nullptr && is_awaited(b, head->arrival)) continue;
-      const std::uint64_t resident = rules_of(b).get(Setting::kMinResident);
-      if (resident != 0 && !due(add_ns(b.ready_ns, resident))) continue;
-      // Lowering the limit cuts no lease, whatever when_busy says.
-      const bool force = head != nullptr && it->when_busy == WhenBusy::kForce;
-      if (b.in_flight > 0 && it->when_busy == WhenBusy::kWait) {
-        want(b);
-        continue;
-      }
-      const std::uint64_t drain = rules_of(b).get(Setting::kDrainTimeout);
-      if (b.in_flight > 0 && !force && b.drain_failed_ns != 0 && drain != 0 &&
-          !due(add_ns(b.drain_failed_ns, drain))) {
-        want(b);  // open again for as long as it was closed
-        continue;
-      }
-      Action& action = act(ActionKind::kClose, b);
-      action.stop = why(b, Reason::kLru, age_ns(now_, last_use(b)), kNever_ns);
-      action.stop.forced = force && b.in_flight > 0;
-      action.stop.for_arrival = head != nullptr ? head->arrival : 0;
-      action.hold = it->when_busy != WhenBusy::kWait;
-      candidates->erase(it);
-      return true;
-    }
-    return false;
-  }
-
   static constexpr int kSigkill = 9;
-  static constexpr std::size_t kNone = SIZE_MAX;
   const Snapshot& s_;
   const Facts& facts_;
   const std::uint64_t now_;
-  std::vector<Effective> rules_;
-  std::vector<bool> acted_;               // by position in s_.backends: more than noted as loaded
-  std::vector<std::size_t> first_lease_;  // by position in s_.backends
-  std::vector<std::size_t> next_lease_;   // by position in s_.leases
-  // Of those who wait for a model, and of those of them who have not done so for long.
-  std::unordered_map<std::string_view, const WaiterView*> first_waiter_, first_fresh_waiter_;
+  Alarm alarm_;
+  std::vector<Effective> rules_;       // by position in s_.backends, as the next two
+  std::vector<Resident> residents_;
+  std::vector<bool> acted_;            // more than noted as loaded
+  std::vector<Waiting> waiting_;       // by arrival; of workers that live
+  std::vector<Waiting> heads_;
+  std::vector<LeaseInFlight> leases_;  // see sort_leases
+  std::vector<const LeaseView*> lease_view_;
+  std::vector<std::size_t> lease_begin_;
   Decision decision_;
 };
 
@@ -566,13 +449,6 @@ bool contains(const std::vector<T>& all, const T& one) {
 
 }  // namespace
 
-std::uint64_t Facts::open_since_ns(const BackendView& ready) const {
-  std::uint64_t since = std::max(ready.ready_ns, began_ns);
-  for (const auto& [ref, when] : reopened) {
-    if (ref == ready.ref) since = std::max(since, when);
-  }
-  return since;
-}
 bool Facts::has_exited(BackendRef ref) const { return contains(exited, ref); }
 bool Facts::has_vanished(BackendRef ref) const { return contains(vanished, ref); }
 bool Facts::is_dead(WorkerRef worker) const { return contains(dead_workers, worker); }

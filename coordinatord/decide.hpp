@@ -1,8 +1,8 @@
 // What to do now: a pure function from a snapshot, and what is known besides it, to actions.
 //
-// Every rule of the pool is here and nowhere else: busy, stall, idle and load timeouts, the LRU
-// limit, draining, stopping, clearing up after the dead. Nothing here reads a clock, a file or a
-// shared word, so the same code is tested as a table, simulated over years, and run.
+// The rules themselves, whose turn it is and who makes room are libshm/policy's. Here they are applied
+// to every backend in its state: loads, drains, stops, clearing up after the dead. Nothing here reads a
+// clock, a file or a shared word, so the same code is tested as a table, simulated over years, and run.
 //
 // Safety: pure; any thread.
 //
@@ -30,14 +30,11 @@ struct Facts {
   // Of those exited: whose exit status is not recorded yet, and until when it is worth waiting for.
   std::vector<std::pair<BackendRef, std::uint64_t>> unreaped;
   std::vector<BackendRef> vanished;       // no process of the backend is left
-  std::uint64_t began_ns = 0;             // when this coordinator did
-  std::vector<std::pair<BackendRef, std::uint64_t>> reopened;  // by it, lately, and when
   std::vector<WorkerRef> dead_workers;    // proved
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;
   bool is_dead(WorkerRef worker) const;
-  std::uint64_t open_since_ns(const BackendView& ready) const;
 };
 
 enum class ActionKind {

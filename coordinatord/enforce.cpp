@@ -7,6 +7,8 @@
 #include <set>
 
 #include "log.hpp"
+#include "policy/line.hpp"
+#include "policy/rules.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
 #include "base/time.hpp"
@@ -20,7 +22,21 @@ constexpr std::uint64_t kLockRetry_ns = 5 * kMillisecond_ns;
 // Out of descriptors: whom a signal would reach cannot be told.
 constexpr std::uint64_t kBlindRetry_ns = 100 * kMillisecond_ns;
 
-bool breaks_a_rule(Reason reason) { return reason == Reason::kBusy || reason == Reason::kStall; }
+// A lease has broken a rule: who holds it is looked at before its backend ends.
+bool breaks_a_rule(Reason reason) { return reason_row(reason).lease_breaks_it; }
+
+Evidence evidence_of_action(const Action& action, const BackendView& seen, std::uint32_t live) {
+  Evidence evidence;
+  evidence.reason = action.stop.reason;
+  evidence.forced = action.stop.forced != 0;
+  evidence.was_idle = action.kind == ActionKind::kClose && seen.in_flight == 0;
+  evidence.last_used_ns = seen.last_used_ns;
+  evidence.lease_word = action.stop.lease_word;
+  evidence.lease_stamp_ns = action.stop.lease_stamp_ns;
+  evidence.for_arrival = action.stop.for_arrival;
+  evidence.live = live;
+  return evidence;
+}
 
 }  // namespace
 
@@ -73,13 +89,13 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
           lease_holder_is_gone(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
         return true;
       }
-      return close(action, *b);
+      return close(action, *b, snapshot);
     case ActionKind::kCommit:
       if (breaks_a_rule(action.stop.reason) &&
           lease_holder_is_gone(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
         return true;
       }
-      return commit(action, *b);
+      return commit(action, *b, snapshot);
     case ActionKind::kReopen: {
       bool holders_gone = false;
       if (action.drain_failed) {
@@ -170,32 +186,30 @@ bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapsh
   return false;
 }
 
-std::vector<std::pair<BackendRef, std::uint64_t>> Enforcer::reopened() const {
-  std::vector<std::pair<BackendRef, std::uint64_t>> result;
-  for (const auto& [packed, when] : reopened_ns_) result.emplace_back(BackendRef{low_half(packed), high_half(packed)}, when);
-  return result;
-}
-
 void Enforcer::examine_after_restart(const Snapshot& snapshot) {
   for (const WorkerView& worker : snapshot.workers) lease_holder_is_gone(worker.ref.index, snapshot);
 }
 
 // --- Eviction: close, read the evidence again, stop or take back ---------------------------------
 
-bool Enforcer::close(const Action& action, const BackendView& b) {
+bool Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   // Why goes first: a backend that is found EVICTING has its reason.
   segment_->backend(b.ref.index).stop.publish(action.stop);
   if (!close_to_leases(*segment_, b.ref, epoch_)) return false;
-  return stop_or_take_back(action, b, true);
+  return stop_or_take_back(action, b, snapshot, true);
 }
 
-bool Enforcer::commit(const Action& action, const BackendView& b) { return stop_or_take_back(action, b, false); }
+bool Enforcer::commit(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+  return stop_or_take_back(action, b, snapshot, false);
+}
 
-bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b, bool was_ready) {
+bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b, const Snapshot& snapshot,
+                                 bool was_ready) {
   const StopRecord& why = action.stop;
   // The leases first: one that ends between the two has left its mark in last-used.
   const bool is_leased = why.forced == 0 && any_lease_names(*segment_, b.ref);
-  if (!evidence_holds(action, b)) {
+  const Evidence seen = evidence_of_action(action, b, live_at_scan_);
+  if (!reason_row(why.reason).still_true(seen, look_again(why, b, snapshot))) {
     open_again(b);
     return true;
   }
@@ -214,51 +228,48 @@ bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b, boo
   return true;
 }
 
-// Read after the slot was closed: nothing can change it to a backend's disadvantage any more.
-bool Enforcer::evidence_holds(const Action& action, const BackendView& b) const {
-  const StopRecord& why = action.stop;
-  switch (why.reason) {
-    case Reason::kBusy:
-    case Reason::kStall: {
-      if (why.worker >= segment_->capacities().workers || why.lease >= segment_->capacities().leases) return false;
-      const LeaseRecord& lease = segment_->lease(why.worker, why.lease);
-      const Word& stamp = why.reason == Reason::kBusy ? lease.start_ns : lease.progress_ns;
-      return lease.word.load(std::memory_order_seq_cst) == why.lease_word &&
-             stamp.load(std::memory_order_acquire) == why.lease_stamp_ns &&
-             lease.word.load(std::memory_order_seq_cst) == why.lease_word;
-    }
-    case Reason::kIdle:
-      return std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns) == b.last_used_ns &&
-             (load_control(*segment_, b.ref) & kControlPinned) == 0;
-    case Reason::kLru: {
-      if (load_control(*segment_, b.ref) & kControlPinned) return false;
-      if (why.forced == 0 && action.kind == ActionKind::kClose && b.in_flight == 0 &&
-          std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns) != b.last_used_ns) {
-        return false;
-      }
-      const Settings* settings = current_settings(*segment_);
-      const std::uint64_t limit = settings == nullptr ? 0 : settings->get(Setting::kMaxBackends);
-      if (limit == 0 || count_live(*segment_) < live_at_scan_) return false;
-      if (why.for_arrival == 0) return count_live(*segment_) > limit;
-      // Is the room still needed? The waiter it is for must still be there.
-      for (std::uint32_t i = 0; i < segment_->waiters_reached(); ++i) {
-        const WaiterRecord& row = segment_->waiter(i);
-        if (low_half(row.state.load(std::memory_order_seq_cst)) != static_cast<std::uint32_t>(WaiterState::kWaiting)) continue;
-        if (row.arrival.load(std::memory_order_acquire) != why.for_arrival) continue;
-        return row.deadline_ns.load(std::memory_order_acquire) > now_ns();
-      }
-      return false;
-    }
-    case Reason::kRequested: return (load_control(*segment_, b.ref) & kControlEvict) != 0;
-    default: return true;
+// To be read after the slot was closed (policy/rules.hpp).
+Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Snapshot& snapshot) {
+  Fresh fresh;
+  fresh.control = load_control(*segment_, b.ref);
+  fresh.last_used_ns = std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns);
+  const Capacities& capacities = segment_->capacities();
+  if (why.lease_word != 0 && why.worker < capacities.workers && why.lease < capacities.leases) {
+    const LeaseRecord& lease = segment_->lease(why.worker, why.lease);
+    fresh.lease_word = lease.word.load(std::memory_order_seq_cst);
+    fresh.start_ns = lease.start_ns.load(std::memory_order_acquire);
+    fresh.progress_ns = lease.progress_ns.load(std::memory_order_acquire);
+    // Stamps belong to the lease whose word stood there before and after them.
+    if (lease.word.load(std::memory_order_seq_cst) != fresh.lease_word) fresh.lease_word = 0;
   }
+  fresh.live = count_live(*segment_);
+  if (const Settings* settings = current_settings(*segment_); settings != nullptr) {
+    fresh.limits.max_backends = static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
+  }
+  fresh.waiter_is_there = why.for_arrival != 0 && waiter_is_there(why.for_arrival, snapshot);
+  return fresh;
+}
+
+// Room is made for this waiter: it waits, and its process will take what is made.
+bool Enforcer::waiter_is_there(std::uint64_t arrival, const Snapshot& snapshot) {
+  for (std::uint32_t i = 0; i < segment_->waiters_reached(); ++i) {
+    const WaiterRecord& row = segment_->waiter(i);
+    const auto state = low_half(row.state.load(std::memory_order_seq_cst));
+    if (state != static_cast<std::uint32_t>(WaiterState::kWaiting)) continue;
+    if (row.arrival.load(std::memory_order_acquire) != arrival) continue;
+    Waiting waiter;
+    waiter.deadline_ns = row.deadline_ns.load(std::memory_order_acquire);
+    waiter.looked_ns = row.looked_ns.load(std::memory_order_acquire);
+    const std::uint32_t worker = (row.owner.load(std::memory_order_acquire) & 0xfff) - 1;
+    return is_present(waiter, now_ns()) && !lease_holder_is_gone(worker, snapshot);
+  }
+  return false;
 }
 
 bool Enforcer::open_again(const BackendView& b) {
   const StateWord now = load_state(*segment_, b.ref.index);
   if (now.generation != b.ref.generation || now.state != BackendState::kEvicting) return false;
   if (!reopen(*segment_, b.ref, now.owner)) return false;
-  reopened_ns_[pack_ref(b.ref)] = now_ns();
   wake_waiters(*segment_, hash_name(b.model));
   return true;
 }
@@ -372,7 +383,7 @@ bool Enforcer::note_ended(const BackendView& b) {
   // A ticket that was given back: nothing was started, and nothing failed.
   const bool was_decided = b.stop.generation == b.ref.generation;
   if (!was_loaded && b.process.pid == 0 && !was_decided && !is_in_history) return note();
-  EventData event = event_about(ended, kind_of_stop(b.stop, was_loaded));
+  EventData event = event_about(ended, event_of_end(b.stop.reason, was_loaded, b.stop.forced != 0));
   if (b.stop.reason == Reason::kCrashed && b.stop.failed != kLoadLost) {
     event.signal = 0;  // it ended by itself; only what it left behind was signalled
   } else if (b.stop.signalled_ns != 0) {
@@ -394,7 +405,6 @@ bool Enforcer::finish(const BackendView& b) {
   if (!mark_gone(*segment_, b.ref)) return false;
   groups_->forget(b.ref);
   ordered_.erase(pack_ref(b.ref));
-  reopened_ns_.erase(pack_ref(b.ref));
   wake_waiters(*segment_, hash_name(b.model));
   wake_line(*segment_);
   return true;

@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -19,6 +18,7 @@
 
 #include "decide.hpp"
 #include "groups.hpp"
+#include "policy/rules.hpp"
 #include "record.hpp"
 #include "watch.hpp"
 
@@ -36,8 +36,6 @@ class Enforcer {
   void rehearse(const Decision& decision, const Snapshot& snapshot) const;
   // Something could not be done (the mutex was taken, or no descriptors were left): try again then.
   std::uint64_t retry_ns() const { return retry_ns_; }
-  // Which backends were opened again of late, and when.
-  std::vector<std::pair<BackendRef, std::uint64_t>> reopened() const;
   // What an earlier coordinator left: rows of workers that executed another program since.
   void examine_after_restart(const Snapshot& snapshot);
 
@@ -46,10 +44,12 @@ class Enforcer {
   void watch_inherited_stops(const Snapshot& snapshot);
   std::optional<bool> is_ours(pid_t pid) const;
   void order(const BackendView& b, int signal, bool first_signalled, std::optional<bool> ours);
-  bool close(const Action& action, const BackendView& b);
-  bool commit(const Action& action, const BackendView& b);
-  bool stop_or_take_back(const Action& action, const BackendView& b, bool was_ready);
-  bool evidence_holds(const Action& action, const BackendView& b) const;
+  bool close(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  bool commit(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  bool stop_or_take_back(const Action& action, const BackendView& b, const Snapshot& snapshot,
+                         bool was_ready);
+  Fresh look_again(const StopRecord& why, const BackendView& b, const Snapshot& snapshot);
+  bool waiter_is_there(std::uint64_t arrival, const Snapshot& snapshot);
   bool open_again(const BackendView& b);
   bool lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   bool send(const Action& action, const BackendView& b);
@@ -70,7 +70,6 @@ class Enforcer {
   Recorder* recorder_;
   std::uint64_t retry_ns_ = kNever_ns;
   std::uint32_t live_at_scan_ = 0;
-  std::map<std::uint64_t, std::uint64_t> reopened_ns_;  // by packed reference
   std::set<std::uint64_t> ordered_;  // backends whose processes are being watched to their end
 };
 

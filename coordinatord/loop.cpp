@@ -310,8 +310,6 @@ std::uint64_t Loop::scan() {
     facts.exited = watch_->exited();
     facts.dead_workers = watch_->dead_workers();
     facts.vanished = groups_->vanished();
-    facts.began_ns = record.started_ns.load(std::memory_order_relaxed);
-    facts.reopened = enforcer_->reopened();
     for (const BackendRef ref : facts.exited) {
       const BackendView* b = snapshot.find(ref);
       if (b == nullptr || b->exit_status != 0 || !(b->traits & kTraitToken)) continue;

@@ -58,19 +58,6 @@ EventData event_about(const BackendView& b, EventKind kind) {
   return event;
 }
 
-EventKind kind_of_stop(const StopRecord& stop, bool was_loaded) {
-  if (!was_loaded) return EventKind::kLoadFailed;
-  switch (stop.reason) {
-    case Reason::kBusy:
-    case Reason::kStall:
-    case Reason::kLoadTimeout: return EventKind::kKilled;
-    case Reason::kRequested: return stop.forced != 0 ? EventKind::kKilled : EventKind::kEvicted;
-    case Reason::kCrashed:
-    case Reason::kNone: return EventKind::kExited;
-    default: return EventKind::kEvicted;
-  }
-}
-
 std::string evidence_of(pid_t pid) {
   const auto stat = read_stat(pid);
   if (!stat) return "its process is not there";

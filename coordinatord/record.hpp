@@ -26,8 +26,6 @@ class Recorder {
 
 // An event about this backend, filled with what its slot and stop record say.
 EventData event_about(const BackendView& b, EventKind kind);
-// How a stop counts: what was evicted, killed, failed to load or ended by itself.
-EventKind kind_of_stop(const StopRecord& stop, bool was_loaded);
 
 // What a hung process looks like from /proc: state, wchan, syscall, threads, RSS.
 std::string evidence_of(pid_t pid);

@@ -54,7 +54,7 @@ void keep_until_gone(const Segment& segment, BackendRef backend) {
     const std::uint32_t seen = bell.load(std::memory_order_seq_cst);
     const StateWord state = load_state(segment, backend.index);
     if (state.generation != backend.generation || !is_live(state.state)) return;
-    futex_wait(bell, seen, now_ns() + kWaitSlice_ns);
+    futex_wait(bell, seen, now_ns() + kLookEvery_ns);
   }
 }
 

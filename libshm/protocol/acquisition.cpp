@@ -1,81 +1,15 @@
 #include "protocol/acquisition.hpp"
 
 #include <algorithm>
-#include <array>
-#include <vector>
 
 #include "base/time.hpp"
+#include "policy/fit.hpp"
+#include "policy/line.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/outlook.hpp"
 
 namespace modelpool {
 namespace {
-
-// At most this many places are handed out at once; those behind are woken as these are taken.
-constexpr std::uint32_t kLineWidth = 64;
-
-// The hashes of the models that are live, sorted. Allocated once per thread, outside the mutex.
-std::vector<std::uint64_t>& live_hashes(const Segment& segment) {
-  thread_local std::vector<std::uint64_t> hashes;
-  hashes.reserve(segment.capacities().backends);
-  hashes.clear();
-  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
-    if (!is_live(load_state(segment, i).state)) continue;
-    hashes.push_back(segment.backend(i).model_hash.load(std::memory_order_acquire));
-  }
-  std::sort(hashes.begin(), hashes.end());
-  return hashes;
-}
-
-std::uint32_t limit_of(const Settings* settings) {
-  return settings == nullptr ? 0 : static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
-}
-
-struct Head {
-  std::uint64_t arrival = kNever_ns;
-  std::uint64_t hash = 0;
-  std::uint32_t row = 0;
-};
-
-// The earliest waiter for a place that arrived after `after` and whose model is not in `skip`.
-Head next_head(const Segment& segment, const std::vector<std::uint64_t>& live, std::uint64_t after,
-               const std::uint64_t* skip, std::size_t skip_count, std::uint64_t now) {
-  Head head;
-  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
-    const WaiterRecord& row = segment.waiter(i);
-    if (low_half(row.state.load(std::memory_order_seq_cst)) != static_cast<std::uint32_t>(WaiterState::kWaiting)) {
-      continue;
-    }
-    const std::uint64_t arrival = row.arrival.load(std::memory_order_acquire);
-    if (arrival <= after || arrival >= head.arrival) continue;
-    if (row.deadline_ns.load(std::memory_order_acquire) < now) continue;  // it has left, or will
-    const std::uint64_t hash = row.model_hash.load(std::memory_order_acquire);
-    if (std::find(skip, skip + skip_count, hash) != skip + skip_count) continue;
-    if (std::binary_search(live.begin(), live.end(), hash)) continue;  // waits for a load, not a place
-    head = {arrival, hash, i};
-  }
-  return head;
-}
-
-void wake_row(const Segment& segment, WaiterRecord& row) {
-  row.wake.fetch_add(1, std::memory_order_seq_cst);
-  futex_wake_all(row.wake);
-  if ((row.flags.load(std::memory_order_acquire) & kWaiterAsync) == 0) return;
-  const std::uint32_t index = (row.owner.load(std::memory_order_acquire) & 0xfff) - 1;
-  if (index >= segment.capacities().workers) return;
-  HalfWord& worker_wake = segment.worker(index).wake;
-  worker_wake.fetch_add(1, std::memory_order_seq_cst);
-  futex_wake_all(worker_wake);
-}
-
-bool all_live_are_pinned(const Segment& segment) {
-  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
-    const StateWord state = load_state(segment, i);
-    if (!is_live(state.state)) continue;
-    if (state.state != BackendState::kReady && state.state != BackendState::kEvicting) return false;
-    if ((load_control(segment, {i, state.generation}) & kControlPinned) == 0) return false;
-  }
-  return true;
-}
 
 // Is the worker that a ticket's owner field names proved dead?
 bool holder_died(const Segment& segment, std::uint32_t owner) {
@@ -86,40 +20,12 @@ bool holder_died(const Segment& segment, std::uint32_t owner) {
   return worker_liveness(segment, index, false) == Liveness::kDead;
 }
 
+std::uint64_t max_waiters_of(const Settings* settings) {
+  return settings == nullptr ? setting_info(Setting::kMaxWaiters).default_value
+                             : settings->get(Setting::kMaxWaiters);
+}
+
 }  // namespace
-
-void wake_waiters(const Segment& segment, std::uint64_t model_hash) {
-  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
-    WaiterRecord& row = segment.waiter(i);
-    if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
-    if (row.model_hash.load(std::memory_order_acquire) == model_hash) wake_row(segment, row);
-  }
-}
-
-void wake_line(const Segment& segment) {
-  const std::uint32_t limit = limit_of(current_settings(segment));
-  const std::uint32_t live = count_live(segment);
-  if (limit != 0 && live >= limit) return;
-  const std::uint32_t places = limit == 0 ? kLineWidth : std::min(kLineWidth, limit - live);
-  const std::vector<std::uint64_t>& hashes = live_hashes(segment);
-  std::array<std::uint64_t, kLineWidth> woken;
-  const std::uint64_t now = now_ns();
-  std::uint64_t after = 0;
-  for (std::uint32_t i = 0; i < places; ++i) {
-    const Head head = next_head(segment, hashes, after, woken.data(), i, now);
-    if (head.arrival == kNever_ns) return;
-    wake_row(segment, segment.waiter(head.row));
-    woken[i] = head.hash;
-    after = head.arrival;
-  }
-}
-
-void wake_everyone(const Segment& segment) {
-  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
-    WaiterRecord& row = segment.waiter(i);
-    if (low_half(row.state.load(std::memory_order_seq_cst)) != 0) wake_row(segment, row);
-  }
-}
 
 Acquisition::Acquisition(Worker& worker, std::string model, AcquisitionOptions options)
     : worker_(worker),
@@ -153,6 +59,7 @@ Result<Granted> Acquisition::poll() {
       continue;
     }
     const bool was_in_line = row_.has_value();
+    if (was_in_line) note_look();
     auto result = look();
     const bool pending = result && std::holds_alternative<Pending>(*result);
     if (!pending) {
@@ -164,9 +71,19 @@ Result<Granted> Acquisition::poll() {
   }
 }
 
+// Others count on a waiter that looks (policy/line.hpp). One that was taken for stopped tells the judge
+// that it is back.
+void Acquisition::note_look() {
+  Word& looked = segment_.waiter(*row_).looked_ns;
+  const std::uint64_t now = now_ns();
+  const std::uint64_t before = looked.load(std::memory_order_relaxed);  // ours
+  looked.store(now, std::memory_order_release);
+  if (add_ns(before, kAbsentAfter_ns) <= now) ring(segment_);
+}
+
 void Acquisition::wait(std::uint64_t at_most_ns) {
   const HalfWord& word = *wake_word_.load(std::memory_order_relaxed);
-  const std::uint64_t until = std::min(now_ns() + std::min(at_most_ns, kWaitSlice_ns), options_.deadline_ns);
+  const std::uint64_t until = std::min(now_ns() + std::min(at_most_ns, kLookEvery_ns), options_.deadline_ns);
   futex_wait(word, seen_wake_, until);
 }
 
@@ -273,52 +190,62 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
       coordinator_liveness(segment_) != Liveness::kDead) {
     return fail(refusal(Errc::kNoCoordinator, "the pool is being shut down"));
   }
-  const Settings* settings = current_settings(segment_);
-  if (settings == nullptr) {
+  prepare_outlook(segment_);
+  const Outlook outlook = read_outlook(segment_, now);
+  if (!outlook.has_settings) {
     return keep_waiting(now, true, "the pool has no settings yet; start coordinatord");
   }
-  const std::uint32_t limit = limit_of(settings);
-  const std::uint32_t live = count_live(segment_);
-  if (limit != 0 && live >= limit && all_live_are_pinned(segment_)) {
+  const std::uint32_t limit = outlook.limits.max_backends;
+  const std::uint32_t live = count_live(outlook.residents);
+  const std::uint32_t places = outlook.places();
+  if (places == 0 && all_are_pinned(outlook.residents)) {
     return fail(refusal(Errc::kAllPinned, "all " + std::to_string(live) +
                                               " backends are pinned; unpin one or raise max_backends"));
   }
-  const std::uint32_t places = limit == 0 ? kLineWidth : limit > live ? std::min(kLineWidth, limit - live) : 0;
-  const bool turn = limit == 0 || has_turn(now, places);
   const std::string for_what =
       "no place is free (" + std::to_string(live) + " of " + std::to_string(limit) + " in use)";
   const bool expired = now >= options_.deadline_ns;
+  const bool turn = has_turn(outlook.heads, hash_, arrival_, places);
   if (!turn && (row_ || expired)) return keep_waiting(now, places == 0, for_what);
 
-  live_hashes(segment_);  // allocates here what has_turn uses under the mutex
+  Taken taken;
   {
     auto lock = lock_line();
     if (!lock) return fail(lock.error());
-    if (!find_backend(segment_, model_, hash_)) {
-      const std::uint32_t limit_now = limit_of(current_settings(segment_));
-      const std::uint32_t live_now = count_live(segment_);
-      const std::uint32_t places_now =
-          limit_now == 0 ? kLineWidth : limit_now > live_now ? std::min(kLineWidth, limit_now - live_now) : 0;
-      if (limit_now == 0 || has_turn(now, places_now)) {
-        const auto reserved = reserve(segment_, *lock, worker_.ref(), model_, now_ns());
-        if (reserved) {
-          worker_.hold();
-          awaited_.reset();
-          ring(segment_);
-          return Granted{TicketRef{&worker_, *reserved}};
-        }
-        // A slot whose backend is gone comes free when its last lease and its ticket have let go.
-        if (live_now >= segment_.capacities().backends || expired) {
-          return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().backends) +
-                                                    " backend slots are taken; create the pool with more --backends"));
-        }
-      }
-    }
-    if (!row_ && !expired) {
-      if (auto joined = join_line(*lock, now); !joined) return fail(joined.error());
-    }
+    taken = take_place(*lock, now);
+    if (taken.answer == Taken::kNoPlace && !row_ && !expired) taken.answer = join_line(*lock, now);
   }
-  return keep_waiting(now, false, for_what);
+  switch (taken.answer) {
+    case Taken::kTicket:
+      worker_.hold();
+      awaited_.reset();
+      ring(segment_);
+      return Granted{TicketRef{&worker_, taken.ticket}};
+    case Taken::kNoSlot:
+      return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().backends) +
+                                                " backend slots are taken; create the pool with more --backends"));
+    case Taken::kNoPlace:
+    case Taken::kJoined:
+      return keep_waiting(now, false, for_what);
+    case Taken::kQueueFull:
+    case Taken::kNoRow:
+      return fail(line_refusal(taken.answer));
+  }
+  return Granted{Pending{}};
+}
+
+// Under the mutex: everything is looked at again in the hold that reserves (P3, P4, P5).
+Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t now) {
+  if (find_backend(segment_, model_, hash_)) return {};
+  const Outlook outlook = read_outlook(segment_, now);
+  const std::uint32_t places = outlook.places();
+  if (!has_turn(outlook.heads, hash_, arrival_, places)) return {};
+  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns())) {
+    return {Taken::kTicket, *reserved};
+  }
+  // A slot whose backend is gone comes free when its last lease and its ticket have let go.
+  const bool none_comes_free = count_live(outlook.residents) >= segment_.capacities().backends;
+  return {none_comes_free || now >= options_.deadline_ns ? Taken::kNoSlot : Taken::kNoPlace, {}};
 }
 
 // Pending, unless the wait is over. A waiter of a live model joins the line too: its row is where
@@ -340,7 +267,10 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
   if (!row_) {
     auto lock = lock_line();
     if (!lock) return fail(lock.error());
-    if (auto joined = join_line(*lock, now); !joined) return fail(joined.error());
+    if (const Taken::Answer answer = join_line(*lock, now); answer != Taken::kJoined) {
+      lock = tl::unexpected(Error{});  // nothing allocates under the mutex
+      return fail(line_refusal(answer));
+    }
   }
   return Granted{Pending{}};
 }
@@ -351,11 +281,8 @@ Result<LockGuard> Acquisition::lock_line() const {
   return lock_for(segment_.lock(), std::clamp(left_ns, kLockWaitMin_ns, kLockWaitMax_ns));
 }
 
-Result<> Acquisition::join_line(const LockGuard&, std::uint64_t now) {
-  const Settings* settings = current_settings(segment_);
-  const std::uint64_t max_waiters = settings == nullptr
-                                        ? setting_info(Setting::kMaxWaiters).default_value
-                                        : settings->get(Setting::kMaxWaiters);
+Acquisition::Taken::Answer Acquisition::join_line(const LockGuard&, std::uint64_t now) {
+  const std::uint64_t max_waiters = max_waiters_of(current_settings(segment_));
   std::optional<std::uint32_t> place;
   std::uint64_t waiting = 0;
   for (std::uint32_t i = 0; i < segment_.capacities().waiters; ++i) {
@@ -365,13 +292,8 @@ Result<> Acquisition::join_line(const LockGuard&, std::uint64_t now) {
       place = i;
     }
   }
-  if (waiting >= max_waiters) {
-    return fail(refusal(Errc::kQueueFull, std::to_string(waiting) + " are waiting already (max_waiters)"));
-  }
-  if (!place) {
-    return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().waiters) +
-                                              " waiter rows are taken; create the pool with more --waiters"));
-  }
+  if (waiting >= max_waiters) return Taken::kQueueFull;
+  if (!place) return Taken::kNoRow;
   Segment::reach(segment_.line().waiters_reached, *place);
   WaiterRecord& row = segment_.waiter(*place);
   const std::uint32_t generation = high_half(row.state.load(std::memory_order_relaxed)) + 1;
@@ -383,6 +305,7 @@ Result<> Acquisition::join_line(const LockGuard&, std::uint64_t now) {
   row.arrival.store(arrival_, std::memory_order_release);
   row.since_ns.store(now, std::memory_order_release);
   row.deadline_ns.store(options_.deadline_ns, std::memory_order_release);
+  row.looked_ns.store(now, std::memory_order_release);
   row.expected_bytes.store(options_.expected_bytes, std::memory_order_release);
   row.priority.store(options_.priority, std::memory_order_release);
   row.model_hash.store(hash_, std::memory_order_release);
@@ -395,38 +318,16 @@ Result<> Acquisition::join_line(const LockGuard&, std::uint64_t now) {
   // seq_cst: whoever changes something after this store sees the row and wakes it
   row.state.store(pack_half(generation, static_cast<std::uint32_t>(WaiterState::kWaiting)), std::memory_order_seq_cst);
   ring(segment_);
-  return {};
+  return Taken::kJoined;
 }
 
-// Is this waiter's model among the first `places` of the line?
-bool Acquisition::has_turn(std::uint64_t now, std::uint32_t places) {
-  if (places == 0) {
-    stuck_arrival_ = 0;
-    passed_arrival_ = 0;
-    return false;
+Error Acquisition::line_refusal(Taken::Answer answer) const {
+  if (answer == Taken::kQueueFull) {
+    return refusal(Errc::kQueueFull, std::to_string(max_waiters_of(current_settings(segment_))) +
+                                         " are waiting already (max_waiters)");
   }
-  const std::vector<std::uint64_t>& live = live_hashes(segment_);
-  std::array<std::uint64_t, kLineWidth> ahead;
-  std::uint64_t after = passed_arrival_;
-  std::uint64_t first = 0;
-  for (std::uint32_t i = 0; i < places; ++i) {
-    const Head head = next_head(segment_, live, after, ahead.data(), i, now);
-    if (head.arrival == kNever_ns || head.hash == hash_ || head.arrival > arrival_) return true;
-    if (i == 0) first = head.arrival;
-    ahead[i] = head.hash;
-    after = head.arrival;
-  }
-  // A place is free, and those before us do not take it. One second of that and the first of them
-  // is passed over, for this one place.
-  if (first != stuck_arrival_) {
-    stuck_arrival_ = first;
-    stuck_since_ns_ = now;
-  } else if (now - stuck_since_ns_ >= kHeadPatience_ns) {
-    passed_arrival_ = first;
-    stuck_arrival_ = 0;
-    return has_turn(now, places);
-  }
-  return false;
+  return refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().waiters) +
+                                       " waiter rows are taken; create the pool with more --waiters");
 }
 
 void Acquisition::leave(bool granted) {

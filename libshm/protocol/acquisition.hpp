@@ -6,7 +6,8 @@
 //
 // Safety: one thread at a time per Acquisition. In a forked child it does nothing.
 //
-// Crash: a dead waiter's row is cleared by the coordinator; those behind it pass it over after 1 s.
+// Crash: a dead waiter's row is cleared by the coordinator; without one those behind it pass it over when
+// it has not looked for 2 s (policy/line.hpp).
 //
 // Invariants:
 //  1. A free place goes to the first in line, who takes it itself under the mutex; nobody reserves
@@ -23,12 +24,10 @@
 #include <string>
 #include <variant>
 
+#include "policy/line.hpp"
 #include "protocol/waiters.hpp"
 
 namespace modelpool {
-
-inline constexpr std::uint64_t kWaitSlice_ns = kSecond_ns;      // a waker may die before it wakes
-inline constexpr std::uint64_t kHeadPatience_ns = kSecond_ns;   // then a stuck head is passed over
 
 struct AcquisitionOptions {
   std::string tag;
@@ -58,20 +57,30 @@ class Acquisition {
   // One look. After anything but Pending the acquisition is over.
   Result<Granted> poll();
   // Waits until something may have changed since the last poll began, at most a slice.
-  void wait(std::uint64_t at_most_ns = kWaitSlice_ns);
+  void wait(std::uint64_t at_most_ns = kLookEvery_ns);
   // Has somebody woken it since the last poll began? If not, a poll is due after a slice.
   bool was_woken() const;
   // From any thread: makes the current or next wait return and poll say kCancelled.
   void cancel();
 
  private:
+  // What came of trying to take a place or to join the line, as a value: under the mutex nothing
+  // allocates.
+  struct Taken {
+    enum Answer { kNoPlace, kTicket, kNoSlot, kJoined, kQueueFull, kNoRow };
+    Answer answer = kNoPlace;
+    BackendRef ticket;
+  };
+
   Result<Granted> look();
   Result<Granted> look_at_backend(const FoundBackend& found, std::uint64_t now);
   Result<Granted> ask_for_place(std::uint64_t now);
   Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator, const std::string& for_what);
+  void note_look();
   Result<LockGuard> lock_line() const;
-  Result<> join_line(const LockGuard& guard, std::uint64_t now);
-  bool has_turn(std::uint64_t now, std::uint32_t places);
+  Taken take_place(const LockGuard& guard, std::uint64_t now);
+  Taken::Answer join_line(const LockGuard& guard, std::uint64_t now);
+  Error line_refusal(Taken::Answer answer) const;
   std::optional<Error> failure_of_awaited(std::uint64_t now);
   void leave(bool granted);
   void forget_row();
@@ -91,9 +100,6 @@ class Acquisition {
   std::atomic<HalfWord*> wake_word_{&own_wake_};
   std::atomic<bool> cancelled_{false};
   std::uint64_t absent_since_ns_ = 0;
-  std::uint64_t stuck_arrival_ = 0;
-  std::uint64_t stuck_since_ns_ = 0;
-  std::uint64_t passed_arrival_ = 0;
 };
 
 }  // namespace modelpool

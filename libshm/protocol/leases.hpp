@@ -26,13 +26,6 @@
 
 namespace modelpool {
 
-struct BackendRef {
-  std::uint32_t index = 0;
-  std::uint32_t generation = 0;
-
-  bool operator==(const BackendRef&) const = default;
-};
-
 struct LeaseRef {
   Worker* worker = nullptr;
   BackendRef backend;

@@ -147,6 +147,7 @@ const Snapshot& SnapshotReader::read() {
     waiter.arrival = row.arrival.load(std::memory_order_acquire);
     waiter.since_ns = row.since_ns.load(std::memory_order_acquire);
     waiter.deadline_ns = row.deadline_ns.load(std::memory_order_acquire);
+    waiter.looked_ns = row.looked_ns.load(std::memory_order_acquire);
     waiter.expected_bytes = row.expected_bytes.load(std::memory_order_acquire);
     waiter.priority = row.priority.load(std::memory_order_acquire);
     waiter.tag = row.tag.load();

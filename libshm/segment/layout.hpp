@@ -47,7 +47,7 @@
 namespace modelpool {
 
 inline constexpr std::uint64_t kSegmentMagic = 0x314c4f4f504c444d;  // "MDLPOOL1"
-inline constexpr std::uint32_t kLayoutVersion = 2;
+inline constexpr std::uint32_t kLayoutVersion = 3;
 
 // --- Records -------------------------------------------------------------------------------------
 
@@ -119,20 +119,6 @@ struct alignas(kCacheLine_bytes) SettingsRecord {
   Published<Settings> settings;
 };
 
-enum class EventKind : std::uint32_t {
-  kLoaded = 1, kLoadFailed, kEvicted, kKilled, kExited, kWorkerDied, kCoordinatorStarted,
-  kSettingsChanged, kRecovered,
-};
-inline constexpr std::size_t kEventKindCount = 10;
-enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
-  kNone = 0, kLru, kIdle, kGroup, kMemory, kBusy, kStall, kLoadTimeout, kRequested, kCrashed,
-  kShutdown,
-};
-inline constexpr std::size_t kReasonCount = 11;
-std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
-std::string_view reason_name(Reason reason);       // "" for kNone
-std::string_view backend_state_name(BackendState state);
-
 inline constexpr std::uint32_t kLeavingForGood = 2;
 
 struct alignas(kCacheLine_bytes) CoordinatorRecord {
@@ -198,18 +184,6 @@ struct alignas(kCacheLine_bytes) WorkerRecord {
   // Bumped by wakers for waiters without a thread of their own.
   alignas(kCacheLine_bytes) HalfWord wake;
 };
-
-// How a process ended, in a word of its generation's low half: 0 not known.
-enum class ExitKind : std::uint32_t { kUnknown = 0, kExited = 1, kSignalled = 2 };
-constexpr std::uint32_t pack_exit(ExitKind kind, std::uint32_t status) {
-  return static_cast<std::uint32_t>(kind) << 16 | (status & 0xffff);
-}
-std::string exit_text(std::uint32_t packed);  // "exit status 1", "signal SIGKILL", "" if unknown
-
-// Low half of a control word.
-inline constexpr std::uint32_t kControlPinned = 1;
-inline constexpr std::uint32_t kControlEvict = 2;
-inline constexpr std::uint32_t kControlForce = 4;
 
 // Low half of BackendRecord::traits.
 inline constexpr std::uint32_t kTraitExternal = 1;  // has no process of ours: counted, never signalled
@@ -290,6 +264,9 @@ struct alignas(kCacheLine_bytes) WaiterRecord {
   Word model_hash;
   HalfWord pid;
   HalfWord spare;
+  // When its owner last looked whether it may go on: one that has not for long is stopped, and holds
+  // nobody up (policy/line.hpp). Written by the owner at each look.
+  Word looked_ns;
   alignas(kCacheLine_bytes) HalfWord wake;
   SharedText<32> tag;
   SharedText<192> model;

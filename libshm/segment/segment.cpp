@@ -49,7 +49,7 @@ std::uint64_t fingerprint() {
       offsetof(BackendRecord, exit_status), offsetof(BackendRecord, model_hash),
       offsetof(BackendRecord, address), offsetof(BackendRecord, overrides),
       offsetof(BackendRecord, noted), offsetof(BackendRecord, drain_failed_ns),
-      offsetof(WaiterRecord, arrival), offsetof(WaiterRecord, model_hash), offsetof(WaiterRecord, model),
+      offsetof(WaiterRecord, arrival), offsetof(WaiterRecord, looked_ns), offsetof(WaiterRecord, model_hash), offsetof(WaiterRecord, model),
       offsetof(LeaseRecord, start_ns), offsetof(LeaseRecord, tag), offsetof(StopRecord, decided_ns),
       offsetof(StopRecord, for_arrival), offsetof(StopRecord, text), offsetof(EventData, count),
       offsetof(EventData, model), offsetof(EventData, text), offsetof(LoadHistory, error),

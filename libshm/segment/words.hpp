@@ -19,6 +19,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "base/kinds.hpp"
+
 namespace modelpool {
 
 inline constexpr std::size_t kCacheLine_bytes = 64;
@@ -39,25 +41,6 @@ static_assert(Word::is_always_lock_free && HalfWord::is_always_lock_free);
 static_assert(sizeof(Word) == 8 && sizeof(HalfWord) == 4);
 
 // --- Words made of fields ------------------------------------------------------------------------
-
-enum class BackendState : std::uint8_t {
-  kFree = 0,
-  kReserved,  // a ticket is out, no process yet
-  kStarting,  // its process is known
-  kReady,     // leases are granted
-  kEvicting,  // closed to new leases; may return to kReady
-  kStopping,  // irreversible; its processes are being ended
-  kGone,      // its processes are gone; a lease word or a ticket holder may still name it
-};
-inline constexpr std::uint8_t kBackendStateCount = 7;
-
-// A reference to a worker row that goes stale with the row's next owner.
-struct WorkerRef {
-  std::uint32_t index = 0;
-  std::uint32_t generation = 0;
-
-  bool operator==(const WorkerRef&) const = default;
-};
 
 //   63            32 31          8 7     0
 //  |   generation   |   owner     | state |
@@ -89,10 +72,6 @@ struct StateWord {
   }
   static constexpr bool is_known(std::uint64_t word) { return (word & 0xff) < kBackendStateCount; }
 };
-
-constexpr bool is_live(BackendState state) {
-  return state != BackendState::kFree && state != BackendState::kGone;
-}
 
 //   63            32 31       20 19       0
 //  |   generation   |  backend  | sequence |     0 = no lease

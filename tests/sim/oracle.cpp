@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <set>
 
+#include "policy/line.hpp"
+#include "policy/rules.hpp"
+#include "protocol/outlook.hpp"
+
 namespace modelpool::sim {
 namespace {
 
@@ -84,6 +88,28 @@ std::vector<const Request*> Oracle::line() const {
   return first;
 }
 
+// The backend as the rules see it, with true times instead of stamps.
+Oracle::Subject Oracle::subject_of(const Slot& slot) const {
+  Subject subject;
+  subject.resident = resident_of(slot.view);
+  subject.resident.last_used_ns = slot.used_ns;
+  subject.resident.in_flight = 0;
+  subject.settings = effective_settings(*truth_.settings, slot.view.model, &slot.view.overrides);
+  for (const auto& [id, r] : truth_.requests) {
+    if (r.arrival != 0 && r.model == slot.model) subject.awaited = true;
+    if (r.phase != Request::Phase::kLeased || r.backend != slot.view.ref) continue;
+    ++subject.resident.in_flight;
+    if (!r.dead) subject.leases.push_back({r.begun_ns, r.progressed_ns, r.limit_ns});
+  }
+  return subject;
+}
+
+Finding Oracle::judge(Reason reason, const Subject& subject) const {
+  Case truth{subject.resident, subject.settings, subject.leases};
+  if (subject.awaited) truth.awaited_until_ns = kNever_ns;
+  return reason_row(reason).judge(truth, truth_.now_ns);
+}
+
 // The latest moment at which a rule is to end it, or to take its next step.
 std::uint64_t Oracle::due_ns(const Slot& slot) const {
   const BackendView& b = slot.view;
@@ -91,31 +117,16 @@ std::uint64_t Oracle::due_ns(const Slot& slot) const {
   const auto consider = [&](std::uint64_t from, std::uint64_t limit) {
     if (limit != 0) due = std::min(due, add_ns(from, limit + workload_.stamp_resolution_ns));
   };
-  const BackendState state = b.state.state;
-  const bool serves = state == BackendState::kReady || state == BackendState::kEvicting;
-  if (state == BackendState::kReserved || state == BackendState::kStarting) {
-    consider(b.reserved_ns, truth_.setting(Setting::kLoadTimeout, &slot));
+  const Subject subject = subject_of(slot);
+  for (const ReasonRow& row : kReasonRows) {
+    const Finding finding = judge(row.reason, subject);
+    if (finding.since_ns != kNever_ns) consider(finding.since_ns, finding.limit_ns);
   }
+  const BackendState state = b.state.state;
   if (state >= BackendState::kStarting && state <= BackendState::kEvicting && slot.exited_ns != 0) {
     consider(std::max(slot.exited_ns, truth_.judge.since_ns), kReapWait_ns);
   }
-  bool leased = false;
-  for (const auto& [id, r] : truth_.requests) {
-    if (!serves || r.phase != Request::Phase::kLeased || r.backend != b.ref) continue;
-    leased = true;
-    if (r.dead) continue;  // is reaped with its worker
-    consider(r.begun_ns, truth_.setting(Setting::kBusyTimeout, &slot));
-    consider(r.begun_ns, r.limit_ns);
-    consider(r.progressed_ns, truth_.setting(Setting::kStallTimeout, &slot));
-  }
-  const bool awaited =
-      std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
-        return entry.second.arrival != 0 && entry.second.model == slot.model;
-      });
-  if (state == BackendState::kReady && !leased && !awaited && !b.pinned()) {
-    consider(slot.used_ns, truth_.setting(Setting::kIdleTimeout, &slot));
-  }
-  if (state == BackendState::kEvicting && leased) {
+  if (state == BackendState::kEvicting && subject.resident.in_flight > 0) {
     consider(b.stop.decided_ns, truth_.setting(Setting::kDrainTimeout, &slot));
   }
   if (state == BackendState::kStopping && !slot.ended() && b.stop.signalled_ns != 0 &&
@@ -216,12 +227,12 @@ void Oracle::decided(const Decision& decision) {
 
 void Oracle::check_close(const Action& action, const Slot& slot) {
   const StopRecord& why = action.stop;
-  const bool may_cut =
-      why.reason == Reason::kBusy || why.reason == Reason::kStall ||
-      why.reason == Reason::kCrashed ||
+  const bool asked_to_cut =
       (why.reason == Reason::kRequested && (slot.view.control & kControlForce)) ||
       (why.reason == Reason::kLru && why.for_arrival != 0 &&
        truth_.setting(Setting::kWhenBusy, &slot) == static_cast<std::uint64_t>(WhenBusy::kForce));
+  const Cuts cuts = reason_row(why.reason).cuts;
+  const bool may_cut = cuts == Cuts::kAlways || (cuts == Cuts::kWhenForced && asked_to_cut);
   if (why.forced != 0 && !may_cut) violated("P2: leases on " + slot.view.model + " would be cut");
   check_rule(why, slot);
   if (why.reason == Reason::kLru && action.kind == ActionKind::kClose) check_victim(slot);
@@ -229,31 +240,21 @@ void Oracle::check_close(const Action& action, const Slot& slot) {
 
 void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
   const std::string& name = slot.view.model;
-  const std::uint64_t now = truth_.now_ns;
-  const auto broke = [&](bool progress) {
-    return std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
-      const Request& r = entry.second;
-      if (r.phase != Request::Phase::kLeased || r.backend != slot.view.ref) return false;
-      std::uint64_t limit =
-          truth_.setting(progress ? Setting::kStallTimeout : Setting::kBusyTimeout, &slot);
-      if (!progress && r.limit_ns != 0 && (limit == 0 || r.limit_ns < limit)) limit = r.limit_ns;
-      return limit != 0 && (progress ? r.progressed_ns : r.begun_ns) + limit <= now;
-    });
-  };
+  const Finding finding = judge(why.reason, subject_of(slot));
+  if (reason_row(why.reason).spares_pinned && slot.view.pinned()) {
+    violated(name + " is pinned, yet it ends (" + std::string(reason_name(why.reason)) + ")");
+  }
   switch (why.reason) {
     case Reason::kBusy:
     case Reason::kStall:
-      if (!broke(why.reason == Reason::kStall))
-        violated("P8: no request on " + name + " has broken a rule");
+      if (finding.at_ns > truth_.now_ns) violated("P8: no request on " + name + " has broken a rule");
       break;
-    case Reason::kIdle: {
-      const std::uint64_t limit = truth_.setting(Setting::kIdleTimeout, &slot);
+    case Reason::kIdle:
       if (truth_.is_leased(slot)) violated("P2: " + name + " is not idle, it has a lease");
-      if (slot.view.pinned()) violated(name + " is pinned, yet idle ends it");
-      if (limit == 0 || slot.used_ns + limit > now)
+      if (finding.at_ns > truth_.now_ns) {
         violated("P8: " + name + " has not been idle for that long");
+      }
       break;
-    }
     case Reason::kCrashed:
       if (slot.process) violated("P7: " + name + " has not crashed");
       break;
@@ -261,10 +262,14 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
       if ((slot.view.control & kControlEvict) == 0) violated("nobody asked to evict " + name);
       break;
     case Reason::kLru:
-      if (slot.view.pinned()) violated(name + " is pinned, yet it makes room");
-      break;
-    default:
+      break;  // check_victim
+    case Reason::kNone:
+    case Reason::kGroup:
+    case Reason::kMemory:
+    case Reason::kLoadTimeout:
+    case Reason::kShutdown:
       violated("no such reason to end " + name);
+      break;
   }
 }
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "decide.hpp"
+#include "policy/rules.hpp"
 #include "workload.hpp"
 
 namespace modelpool::sim {
@@ -37,6 +38,7 @@ struct Request {
   std::uint64_t arrival = 0;  // in line, 0 = not
   std::uint64_t since_ns = 0;
   std::uint64_t deadline_ns = 0;
+  std::uint64_t looked_ns = 0;
   std::uint32_t looks = 0;          // only the look planned last takes place
   std::uint64_t judge_away_ns = 0;  // since when it has met no coordinator
   std::optional<BackendRef> awaited;
@@ -121,6 +123,14 @@ class Oracle {
   const std::vector<std::string>& violations() const { return violations_; }
 
  private:
+  struct Subject {
+    Resident resident;
+    Effective settings;
+    std::vector<LeaseInFlight> leases;
+    bool awaited = false;
+  };
+  Subject subject_of(const Slot& slot) const;
+  Finding judge(Reason reason, const Subject& subject) const;
   void check_close(const coordinator::Action& action, const Slot& slot);
   void check_victim(const Slot& slot);
   void check_rule(const StopRecord& why, const Slot& slot);

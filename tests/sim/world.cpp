@@ -3,6 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "policy/fit.hpp"
+#include "policy/line.hpp"
+#include "policy/rules.hpp"
+#include "protocol/outlook.hpp"
+
 namespace modelpool::sim {
 namespace {
 
@@ -10,7 +15,6 @@ using coordinator::Action;
 using coordinator::ActionKind;
 using coordinator::Facts;
 
-constexpr std::uint64_t kSlice_ns = kSecond_ns;  // a waiter sleeps no longer
 constexpr std::uint64_t kReapWait_ns = 50 * kMillisecond_ns;
 constexpr std::uint64_t kJudgeGrace_ns = 10 * kSecond_ns;
 constexpr std::uint64_t kHour_ns = 3600 * kSecond_ns;
@@ -199,6 +203,7 @@ Request* World::arrive() {
 
 void World::look(Request& r) {
   if (r.phase != Request::Phase::kWaiting) return;
+  r.looked_ns = truth_.now_ns;
   Slot* slot = truth_.serving(r.model);
   if (slot == nullptr) return ask_for_place(r);
   switch (slot->view.state.state) {
@@ -239,44 +244,36 @@ bool World::answer_failure(Request& r) {
 
 void World::ask_for_place(Request& r) {
   if (answer_failure(r)) return;
-  const std::uint64_t limit = truth_.settings->get(Setting::kMaxBackends);
-  const std::uint64_t taken = truth_.places_taken();
-  const auto blocks = [](const Slot& slot) {
-    const BackendState state = slot.view.state.state;
-    const bool open = state == BackendState::kReady || state == BackendState::kEvicting;
-    return slot.view.live() && !(open && slot.view.pinned());
-  };
-  if (limit != 0 && taken >= limit &&
-      std::none_of(truth_.slots.begin(), truth_.slots.end(), blocks)) {
-    leave_line(r, false);  // all of them are pinned
+  const Limits limits{static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends))};
+  const std::vector<Resident> there = residents();
+  const std::uint32_t places = places_now(there, limits);
+  if (places == 0 && all_are_pinned(there)) {
+    leave_line(r, false);
     truth_.requests.erase(r.id);
     return;
   }
-  const std::uint64_t places = limit == 0 ? kSlots : limit > taken ? limit - taken : 0;
-  if (limit == 0 || has_turn(r, places)) return reserve(r);
+  const std::uint64_t arrival = r.arrival == 0 ? kNever_ns : r.arrival;
+  if (has_turn(heads(there), hash_name(model_name(r.model)), arrival, places)) return reserve(r);
   keep_waiting(r, places == 0);
 }
 
-// Is its model among the first that wait for a place?
-bool World::has_turn(const Request& r, std::uint64_t places) const {
-  const std::uint64_t arrival = r.arrival == 0 ? kNever_ns : r.arrival;
-  std::map<std::uint64_t, std::uint32_t> heads;  // model by its first arrival
-  for (const auto& [id, other] : truth_.requests) {
-    if (other.arrival == 0 || other.arrival > arrival || other.deadline_ns < truth_.now_ns)
-      continue;
-    if (truth_.serving(other.model) != nullptr) continue;
-    const auto same =
-        std::find_if(heads.begin(), heads.end(),
-                     [model = other.model](const auto& head) { return head.second == model; });
-    if (same != heads.end() && same->first < other.arrival) continue;
-    if (same != heads.end()) heads.erase(same);
-    heads.emplace(other.arrival, other.model);
+std::vector<Resident> World::residents() const {
+  std::vector<Resident> residents;
+  for (const Slot& slot : truth_.slots) {
+    if (slot.view.live()) residents.push_back(resident_of(slot.view));
   }
-  for (const auto& [first, model] : heads) {
-    if (places-- == 0) return false;
-    if (model == r.model) return true;
+  return residents;
+}
+
+std::vector<Waiting> World::heads(const std::vector<Resident>& residents) const {
+  std::vector<Waiting> waiting;
+  for (const auto& [id, r] : truth_.requests) {
+    if (r.arrival == 0) continue;
+    waiting.push_back({r.arrival, r.deadline_ns, r.looked_ns, hash_name(model_name(r.model)), 0});
   }
-  return places > 0;
+  std::vector<Waiting> heads(waiting.size());
+  heads.resize(find_heads(waiting, residents, truth_.now_ns, heads));
+  return heads;
 }
 
 void World::keep_waiting(Request& r, bool needs_judge) {
@@ -294,7 +291,7 @@ void World::keep_waiting(Request& r, bool needs_judge) {
     ring();
     look_later(r, draw(kWake));  // its row was published just now: it looks again
   } else {
-    look_later(r, std::min(kSlice_ns, r.deadline_ns - truth_.now_ns));
+    look_later(r, std::min(kLookEvery_ns, r.deadline_ns - truth_.now_ns));
   }
 }
 
@@ -595,6 +592,7 @@ void World::take_snapshot() {
       waiter.arrival = r.arrival;
       waiter.since_ns = r.since_ns;
       waiter.deadline_ns = r.deadline_ns;
+      waiter.looked_ns = r.looked_ns;
       snapshot_.waiters.push_back(std::move(waiter));
     }
     if (r.phase != Request::Phase::kLeased) continue;
@@ -688,42 +686,42 @@ bool World::any_lease_names(const Slot& slot) const {
   });
 }
 
-bool World::evidence_holds(const Action& action, const Slot& slot) const {
+bool World::still_true(const Action& action, const Slot& slot) const {
   const StopRecord& why = action.stop;
   const BackendView* seen = snapshot_.find(action.backend);
-  const bool used =
-      seen == nullptr || std::max(slot.view.last_used_ns, slot.view.ready_ns) != seen->last_used_ns;
-  switch (why.reason) {
-    case Reason::kBusy:
-    case Reason::kStall: {
-      const auto it = truth_.requests.find(why.lease_word);
-      if (it == truth_.requests.end() || it->second.phase != Request::Phase::kLeased) return false;
-      return why.lease_stamp_ns == (why.reason == Reason::kBusy ? it->second.begun_stamp_ns
-                                                                : it->second.progress_stamp_ns);
-    }
-    case Reason::kIdle:
-      return !used && !slot.view.pinned();
-    case Reason::kLru: {
-      if (slot.view.pinned()) return false;
-      if (why.forced == 0 && action.kind == ActionKind::kClose && seen->in_flight == 0 && used)
-        return false;
-      const std::uint64_t limit = truth_.settings->get(Setting::kMaxBackends);
-      if (limit == 0 || truth_.places_taken() < live_at_scan_) return false;
-      if (why.for_arrival == 0) return truth_.places_taken() > limit;
-      return std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
-        return entry.second.arrival == why.for_arrival && entry.second.deadline_ns > truth_.now_ns;
-      });
-    }
-    case Reason::kRequested:
-      return (slot.view.control & kControlEvict) != 0;
-    default:
-      return true;
+  Evidence evidence;
+  evidence.reason = why.reason;
+  evidence.forced = why.forced != 0;
+  evidence.was_idle = action.kind == ActionKind::kClose && seen->in_flight == 0;
+  evidence.last_used_ns = seen->last_used_ns;
+  evidence.lease_word = why.lease_word;
+  evidence.lease_stamp_ns = why.lease_stamp_ns;
+  evidence.for_arrival = why.for_arrival;
+  evidence.live = live_at_scan_;
+  Fresh fresh;
+  fresh.control = slot.view.control;
+  fresh.last_used_ns = std::max(slot.view.last_used_ns, slot.view.ready_ns);
+  const auto blamed = truth_.requests.find(why.lease_word);
+  if (blamed != truth_.requests.end() && blamed->second.phase == Request::Phase::kLeased) {
+    fresh.lease_word = blamed->first;
+    fresh.start_ns = blamed->second.begun_stamp_ns;
+    fresh.progress_ns = blamed->second.progress_stamp_ns;
   }
+  fresh.live = static_cast<std::uint32_t>(truth_.places_taken());
+  fresh.limits.max_backends =
+      static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends));
+  fresh.waiter_is_there =
+      std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
+        const Request& r = entry.second;
+        return !r.dead && r.arrival != 0 && r.arrival == why.for_arrival &&
+               r.deadline_ns > truth_.now_ns;
+      });
+  return reason_row(why.reason).still_true(evidence, fresh);
 }
 
 bool World::stop_or_take_back(const Action& action, Slot& slot, bool was_ready) {
   const bool is_leased = action.stop.forced == 0 && any_lease_names(slot);
-  if (!evidence_holds(action, slot) || (is_leased && was_ready && !action.hold)) {
+  if (!still_true(action, slot) || (is_leased && was_ready && !action.hold)) {
     set_state(slot, BackendState::kReady, 0);
     wake(slot.model);
     return true;
@@ -736,8 +734,7 @@ bool World::stop_or_take_back(const Action& action, Slot& slot, bool was_ready) 
   stop.stopping_ns = truth_.now_ns;
   oracle_.stopping(slot, stop);
   slot.view.stop = stop;
-  const bool rule = stop.reason == Reason::kBusy || stop.reason == Reason::kStall;
-  ++(rule ? counters_.kills : counters_.evictions);
+  ++(reason_row(stop.reason).lease_breaks_it ? counters_.kills : counters_.evictions);
   set_state(slot, BackendState::kStopping, 0);
   wake(slot.model);
   return true;

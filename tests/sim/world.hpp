@@ -1,10 +1,10 @@
 // A pool without processes: workers, backends, a coordinator and a clock, all simulated, around the
 // real `decide`. The same seed gives the same history, whatever the machine.
 //
-// What is real: decide, settings, and the types it works on. What is modelled, after admission.cpp,
-// registry.cpp and enforce.cpp: the line, the state words, the evidence that is read again before a
-// stop, the rings of the doorbell. Nothing happens "at once": a scan comes some time after the
-// ring, requests come between a look and its effects, wakes get lost.
+// What is real: decide, the settings, and all of libshm/policy: whose turn it is, what fits, whether
+// evidence is still true. What is modelled, after acquisition.cpp, slots.cpp and enforce.cpp: the state
+// words, what is read again before a stop, the rings of the doorbell. Nothing happens "at once": a scan
+// comes some time after the ring, requests come between a look and its effects, wakes get lost.
 //
 // Safety: one thread. Errors: what the oracle finds is in `violations`, with the time.
 #pragma once
@@ -20,6 +20,7 @@
 
 #include "decide.hpp"
 #include "oracle.hpp"
+#include "policy/values.hpp"
 #include "workload.hpp"
 
 namespace modelpool::sim {
@@ -103,7 +104,8 @@ class World {
   void look(Request& r);
   void look_later(Request& r, std::uint64_t delay_ns);
   void ask_for_place(Request& r);
-  bool has_turn(const Request& r, std::uint64_t places) const;
+  std::vector<Resident> residents() const;
+  std::vector<Waiting> heads(const std::vector<Resident>& residents) const;
   bool answer_failure(Request& r);
   void keep_waiting(Request& r, bool needs_judge);
   void begin(Request& r, Slot& slot);
@@ -131,7 +133,7 @@ class World {
   coordinator::Facts facts() const;
   bool carry_out(const coordinator::Action& action);
   bool stop_or_take_back(const coordinator::Action& action, Slot& slot, bool was_ready);
-  bool evidence_holds(const coordinator::Action& action, const Slot& slot) const;
+  bool still_true(const coordinator::Action& action, const Slot& slot) const;
   bool any_lease_names(const Slot& slot) const;
   bool reap(WorkerRef worker);
   void judge_starts();

@@ -168,6 +168,7 @@ class Scene {
     view.arrival = arrival != 0 ? arrival : 100 + view.row;
     view.since_ns = kNow_ns - 10 * kMillisecond_ns;
     view.deadline_ns = kNow_ns + 30 * kSecond_ns;
+    view.looked_ns = view.deadline_ns;  // it goes on looking until then
     snapshot.waiters.push_back(view);
     return snapshot.waiters.back();
   }
@@ -651,23 +652,45 @@ TEST_F(RoomTest, P5AResidentWhoseOwnWaiterCameEarlierIsNoVictimOfALaterOne) {
   EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
 }
 
-TEST_F(RoomTest, P5AWaiterThatDoesNotTakeWhatIsOpenKeepsItForASecond) {
+TEST_F(RoomTest, P5AWaiterThatHasNotLookedForTwoSecondsKeepsNothingLoaded) {
   set(Setting::kMaxBackends, 1);
-  BackendView& a = used("a", 100);
-  waiter("a", 5).since_ns = kNow_ns - kSecond_ns;
+  used("a", 100);
+  waiter("a", 5).looked_ns = kNow_ns - 2 * kSecond_ns;
   waiter("c", 6);
   EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
-  facts.reopened = {{a.ref, kNow_ns - kSecond_ns / 2}};  // it could not be had before
+  snapshot.waiters[0].looked_ns += 1;
   EXPECT_THAT(actions(), IsEmpty());
-  EXPECT_EQ(sleep_ns(), kSecond_ns / 2);
-  facts.reopened.clear();
-  facts.began_ns = kNow_ns - kSecond_ns / 4;  // nor, for all this one knows, before it began
-  EXPECT_THAT(actions(), IsEmpty());
-  EXPECT_EQ(sleep_ns(), kSecond_ns * 3 / 4);
-  facts.began_ns = 0;
-  waiter("a", 4);  // another, who came just now
+  EXPECT_EQ(sleep_ns(), 1u);
+  snapshot.waiters[0].looked_ns -= 1;
+  waiter("a", 4);  // another one, who looks
   std::swap(snapshot.waiters[0], snapshot.waiters[2]);
   EXPECT_THAT(actions(), IsEmpty());
+}
+
+TEST_F(RoomTest, P5NoRoomIsMadeForAWaiterThatDoesNotLook) {
+  set(Setting::kMaxBackends, 1);
+  used("a", 100);
+  WaiterView& stopped = waiter("b", 5);
+  stopped.looked_ns = kNow_ns - 2 * kSecond_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  stopped.looked_ns = kNow_ns;  // it goes on
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(RoomTest, P5NoRoomIsMadeForAWaiterWhoseWorkerIsDead) {
+  set(Setting::kMaxBackends, 1);
+  used("a", 100);
+  waiter("b", 5, kOther);
+  facts.dead_workers = {kOther};
+  EXPECT_THAT(actions(), ElementsAre("reap 1"));
+}
+
+TEST_F(RoomTest, P5ADrainIsLookedAtAgainWhenItsWaiterMayHaveStopped) {
+  set(Setting::kMaxBackends, 1).set(Setting::kDrainTimeout, 60 * kSecond_ns);
+  lease(closed("a", Reason::kLru), kSecond_ns);
+  waiter("b").looked_ns = kNow_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 2 * kSecond_ns);
 }
 
 TEST_F(RoomTest, P5WaitersForOneModelCostOnePlace) {
@@ -777,7 +800,8 @@ TEST_F(RoomTest, ADrainGoesOnUntilDrainTimeoutAndNoNanosecondLonger) {
 TEST_F(RoomTest, ADrainTimeoutThatIsOffWaitsForAsLongAsTheLeasesTake) {
   set(Setting::kMaxBackends, 1).set(Setting::kDrainTimeout, 0);
   lease(closed("a", Reason::kLru, 100'000 * kSecond_ns), 200'000 * kSecond_ns);
-  waiter("b").deadline_ns = kNever_ns;
+  waiter("b").looked_ns = kNever_ns;
+  snapshot.waiters[0].deadline_ns = kNever_ns;
   EXPECT_THAT(actions(), IsEmpty());
   EXPECT_EQ(sleep_ns(), kNever_ns);
 }

@@ -70,7 +70,7 @@ void WaitFd::run() {
     const Outlook outlook = outlook_();
     if (outlook.any) static_cast<void>(eventfd_write(fd_, 1));  // full is readable too
     futex_wait(wake_word_, seen,
-               outlook.any ? std::min(outlook.deadline_ns, now_ns() + kWaitSlice_ns) : kNever_ns);
+               outlook.any ? std::min(outlook.deadline_ns, now_ns() + kLookEvery_ns) : kNever_ns);
   }
   close(fd_);
 }

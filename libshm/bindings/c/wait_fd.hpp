@@ -8,7 +8,7 @@
 // Errors: kSystem.
 //
 // Invariants:
-//  1. Between two looks of the thread lies at most kWaitSlice_ns while anyone waits: a waker may
+//  1. Between two looks of the thread lies at most kLookEvery_ns while anyone waits: a waker may
 //  die.
 #pragma once
 

@@ -174,7 +174,7 @@ Result<std::optional<Grant>> poll_or_wait(PendingAcquire& pending, std::uint64_t
                                           std::uint64_t* due_ns) {
   const ReleasedGil released;
   if (pending.was_woken() || now_ns() >= *due_ns) {
-    *due_ns = std::min(now_ns() + kWaitSlice_ns, end_ns);
+    *due_ns = std::min(now_ns() + kLookEvery_ns, end_ns);
     auto polled = pending.poll();
     if (!polled || *polled) return polled;
   }

@@ -59,7 +59,7 @@ Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pendi
   if (closed_) return fail(Errc::kClosed, "unable to wait: the pool was closed");
   auto polled = pending.poll();
   if (!polled || *polled) return polled;
-  const std::uint64_t due = std::min(now_ns() + kWaitSlice_ns, deadline_ns);
+  const std::uint64_t due = std::min(now_ns() + kLookEvery_ns, deadline_ns);
   waits_.emplace(id, Wait{std::move(pending), deadline_ns, due, std::move(inbox)});
   if (serving_) {
     wake_server();  // its sleep may be too long for this deadline
@@ -118,7 +118,7 @@ void Waits::serve() {
             at = waits_.erase(at);
             continue;
           }
-          wait.due_ns = std::min(now + kWaitSlice_ns, wait.deadline_ns);
+          wait.due_ns = std::min(now + kLookEvery_ns, wait.deadline_ns);
         }
         next = std::min(next, wait.due_ns);
         ++at;

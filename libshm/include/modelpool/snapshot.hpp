@@ -80,6 +80,7 @@ struct WaiterView {
   std::uint64_t arrival = 0;
   std::uint64_t since_ns = 0;
   std::uint64_t deadline_ns = 0;
+  std::uint64_t looked_ns = 0;  // when it last looked whether it may go on
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;
   std::string tag;

@@ -1,4 +1,8 @@
-#include "segment/layout.hpp"
+#include "base/kinds.hpp"
+
+#include <array>
+
+#include "modelpool/settings.hpp"
 
 namespace modelpool {
 namespace {

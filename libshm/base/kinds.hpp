@@ -1,0 +1,72 @@
+// The kinds of things that rules, records and messages speak of, and references to rows of tables.
+//
+// Safety: plain values.
+//
+// Errors: none. A value that came from the segment may be out of range: its name is "unknown".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace modelpool {
+
+enum class BackendState : std::uint8_t {
+  kFree = 0,
+  kReserved,  // a ticket is out, no process yet
+  kStarting,  // its process is known
+  kReady,     // leases are granted
+  kEvicting,  // closed to new leases; may return to kReady
+  kStopping,  // irreversible; its processes are being ended
+  kGone,      // its processes are gone; a lease word or a ticket holder may still name it
+};
+inline constexpr std::uint8_t kBackendStateCount = 7;
+
+// A reference to a worker row that goes stale with the row's next owner.
+struct WorkerRef {
+  std::uint32_t index = 0;
+  std::uint32_t generation = 0;
+
+  bool operator==(const WorkerRef&) const = default;
+};
+
+constexpr bool is_live(BackendState state) {
+  return state != BackendState::kFree && state != BackendState::kGone;
+}
+
+// A reference to a backend slot that goes stale with the slot's next life.
+struct BackendRef {
+  std::uint32_t index = 0;
+  std::uint32_t generation = 0;
+
+  bool operator==(const BackendRef&) const = default;
+};
+
+// What was asked of a backend: the low half of its control word.
+inline constexpr std::uint32_t kControlPinned = 1;
+inline constexpr std::uint32_t kControlEvict = 2;
+inline constexpr std::uint32_t kControlForce = 4;
+
+enum class EventKind : std::uint32_t {
+  kLoaded = 1, kLoadFailed, kEvicted, kKilled, kExited, kWorkerDied, kCoordinatorStarted,
+  kSettingsChanged, kRecovered,
+};
+inline constexpr std::size_t kEventKindCount = 10;
+enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
+  kNone = 0, kLru, kIdle, kGroup, kMemory, kBusy, kStall, kLoadTimeout, kRequested, kCrashed,
+  kShutdown,
+};
+inline constexpr std::size_t kReasonCount = 11;
+std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
+std::string_view reason_name(Reason reason);       // "" for kNone
+std::string_view backend_state_name(BackendState state);
+
+// How a process ended, in a word of its generation's low half: 0 not known.
+enum class ExitKind : std::uint32_t { kUnknown = 0, kExited = 1, kSignalled = 2 };
+constexpr std::uint32_t pack_exit(ExitKind kind, std::uint32_t status) {
+  return static_cast<std::uint32_t>(kind) << 16 | (status & 0xffff);
+}
+std::string exit_text(std::uint32_t packed);  // "exit status 1", "signal SIGKILL", "" if unknown
+
+}  // namespace modelpool

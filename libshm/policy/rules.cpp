@@ -1,0 +1,253 @@
+#include "policy/rules.hpp"
+
+namespace modelpool {
+namespace {
+
+// --- When each rule ends a backend ---------------------------------------------------------------
+
+Finding judge_never(const Case&, std::uint64_t) { return {}; }
+
+// Room is made by victims.hpp, which compares backends with each other.
+Finding judge_for_room(const Case&, std::uint64_t) { return {}; }
+
+bool is_loading(const Case& subject) {
+  return subject.resident.state == BackendState::kReserved ||
+         subject.resident.state == BackendState::kStarting;
+}
+
+// Of its leases the one that breaks the rule first. One that begins after this look breaks it a full
+// limit from now at the earliest.
+Finding judge_leases(const Case& subject, std::uint64_t now_ns, std::uint64_t limit_ns,
+                     std::uint64_t LeaseInFlight::*stamp, bool has_own_limit) {
+  Finding finding;
+  if (!subject.resident.can_be_closed()) return finding;
+  if (limit_ns != 0) finding.look_ns = add_ns(now_ns, limit_ns);
+  for (std::size_t i = 0; i < subject.leases.size(); ++i) {
+    const LeaseInFlight& lease = subject.leases[i];
+    std::uint64_t limit = limit_ns;
+    if (has_own_limit && lease.limit_ns != 0 && (limit == 0 || lease.limit_ns < limit)) {
+      limit = lease.limit_ns;
+    }
+    if (limit == 0) continue;
+    const std::uint64_t at = add_ns(lease.*stamp, add_ns(limit, subject.stamp_lag_ns));
+    if (at >= finding.at_ns) continue;
+    finding.at_ns = at;
+    finding.since_ns = lease.*stamp;
+    finding.limit_ns = limit;
+    finding.lease = i;
+  }
+  return finding;
+}
+
+Finding judge_busy(const Case& subject, std::uint64_t now_ns) {
+  return judge_leases(subject, now_ns, subject.settings.get(Setting::kBusyTimeout),
+                      &LeaseInFlight::start_ns, true);
+}
+
+Finding judge_stall(const Case& subject, std::uint64_t now_ns) {
+  return judge_leases(subject, now_ns, subject.settings.get(Setting::kStallTimeout),
+                      &LeaseInFlight::progress_ns, false);
+}
+
+Finding judge_idle(const Case& subject, std::uint64_t now_ns) {
+  Finding finding;
+  const std::uint64_t limit = subject.settings.get(Setting::kIdleTimeout);
+  const Resident& resident = subject.resident;
+  if (limit == 0 || resident.pinned() || resident.state != BackendState::kReady) return finding;
+  if (resident.in_flight > 0) {
+    finding.look_ns = add_ns(now_ns, limit);  // a lease ends without telling
+    return finding;
+  }
+  if (subject.awaited_until_ns > now_ns) {
+    finding.look_ns = subject.awaited_until_ns;
+    return finding;
+  }
+  finding.at_ns = add_ns(resident.last_used_ns, add_ns(limit, subject.stamp_lag_ns));
+  finding.since_ns = resident.last_used_ns;
+  finding.limit_ns = limit;
+  return finding;
+}
+
+Finding judge_load_timeout(const Case& subject, std::uint64_t) {
+  Finding finding;
+  const std::uint64_t limit = subject.settings.get(Setting::kLoadTimeout);
+  if (limit == 0 || !is_loading(subject)) return finding;
+  finding.at_ns = add_ns(subject.resident.reserved_ns, limit);
+  finding.since_ns = subject.resident.reserved_ns;
+  finding.limit_ns = limit;
+  return finding;
+}
+
+Finding judge_requested(const Case& subject, std::uint64_t) {
+  Finding finding;
+  if (subject.resident.state == BackendState::kReady && (subject.resident.control & kControlEvict)) {
+    finding.at_ns = 0;
+  }
+  return finding;
+}
+
+Finding judge_crashed(const Case& subject, std::uint64_t) {
+  Finding finding;
+  finding.at_ns = subject.ended_ns;
+  return finding;
+}
+
+Finding judge_shutdown(const Case& subject, std::uint64_t) {
+  Finding finding;
+  if (subject.pool_ends && subject.resident.state == BackendState::kReady) finding.at_ns = 0;
+  return finding;
+}
+
+// --- Whether it is still true --------------------------------------------------------------------
+
+bool never(const Evidence&, const Fresh&) { return false; }
+bool always(const Evidence&, const Fresh&) { return true; }
+
+bool same_lease(const Evidence& seen, const Fresh& fresh, std::uint64_t stamp_ns) {
+  return fresh.lease_word == seen.lease_word && stamp_ns == seen.lease_stamp_ns;
+}
+bool still_busy(const Evidence& seen, const Fresh& fresh) {
+  return same_lease(seen, fresh, fresh.start_ns);
+}
+bool still_stalled(const Evidence& seen, const Fresh& fresh) {
+  return same_lease(seen, fresh, fresh.progress_ns);
+}
+
+bool is_pinned(const Fresh& fresh) { return (fresh.control & kControlPinned) != 0; }
+
+bool still_idle(const Evidence& seen, const Fresh& fresh) {
+  return !is_pinned(fresh) && fresh.last_used_ns == seen.last_used_ns;
+}
+
+bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
+  if (is_pinned(fresh)) return false;
+  if (seen.was_idle && !seen.forced && fresh.last_used_ns != seen.last_used_ns) return false;
+  const std::uint32_t limit = fresh.limits.max_backends;
+  if (limit == 0 || fresh.live < seen.live) return false;  // somebody left: decide anew
+  return seen.for_arrival == 0 ? fresh.live > limit : fresh.waiter_is_there;
+}
+
+bool still_requested(const Evidence&, const Fresh& fresh) {
+  return (fresh.control & kControlEvict) != 0;
+}
+
+}  // namespace
+
+constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
+    {.reason = Reason::kNone,
+     .event = EventKind::kExited,
+     .judge = judge_never,
+     .still_true = never},
+    {.reason = Reason::kLru,
+     .event = EventKind::kEvicted,
+     .cuts = Cuts::kWhenForced,
+     .spares_pinned = true,
+     .holds_closed = true,
+     .judge = judge_for_room,
+     .still_true = still_in_the_way},
+    {.reason = Reason::kIdle,
+     .event = EventKind::kEvicted,
+     .spares_pinned = true,
+     .rank = 4,
+     .judge = judge_idle,
+     .still_true = still_idle},
+    // Nobody decides the next two yet: what they close is opened again.
+    {.reason = Reason::kGroup,
+     .event = EventKind::kEvicted,
+     .spares_pinned = true,
+     .judge = judge_never,
+     .still_true = never},
+    {.reason = Reason::kMemory,
+     .event = EventKind::kEvicted,
+     .spares_pinned = true,
+     .judge = judge_never,
+     .still_true = never},
+    {.reason = Reason::kBusy,
+     .event = EventKind::kKilled,
+     .cuts = Cuts::kAlways,
+     .lease_breaks_it = true,
+     .rank = 3,
+     .judge = judge_busy,
+     .still_true = still_busy},
+    {.reason = Reason::kStall,
+     .event = EventKind::kKilled,
+     .cuts = Cuts::kAlways,
+     .lease_breaks_it = true,
+     .rank = 3,
+     .judge = judge_stall,
+     .still_true = still_stalled},
+    {.reason = Reason::kLoadTimeout,  // a load is no lease: its ticket is lost, no evidence is weighed
+     .event = EventKind::kKilled,
+     .rank = 3,
+     .judge = judge_load_timeout,
+     .still_true = never},
+    {.reason = Reason::kRequested,
+     .event = EventKind::kEvicted,
+     .forced_event = EventKind::kKilled,
+     .cuts = Cuts::kWhenForced,
+     .holds_closed = true,
+     .rank = 2,
+     .judge = judge_requested,
+     .still_true = still_requested},
+    {.reason = Reason::kCrashed,
+     .event = EventKind::kExited,
+     .cuts = Cuts::kAlways,
+     .rank = 0,
+     .judge = judge_crashed,
+     .still_true = always},
+    {.reason = Reason::kShutdown,
+     .event = EventKind::kEvicted,
+     .cuts = Cuts::kWhenForced,
+     .holds_closed = true,
+     .rank = 1,
+     .judge = judge_shutdown,
+     .still_true = always},
+}};
+
+namespace {
+
+constexpr bool is_complete() {
+  for (std::size_t i = 0; i < kReasonCount; ++i) {
+    const ReasonRow& row = kReasonRows[i];
+    if (row.reason != static_cast<Reason>(i) || row.judge == nullptr || row.still_true == nullptr) {
+      return false;
+    }
+  }
+  return true;
+}
+static_assert(is_complete(), "a row for each Reason, in their order");
+
+}  // namespace
+
+const ReasonRow& reason_row(Reason reason) {
+  const auto index = static_cast<std::size_t>(reason);
+  return kReasonRows[index < kReasonCount ? index : 0];
+}
+
+Reason find_broken_rule(const Case& subject, Alarm& alarm, Finding* finding) {
+  Reason broken = Reason::kNone;
+  const auto goes_first = [&](const ReasonRow& row, const Finding& found) {
+    if (broken == Reason::kNone) return true;
+    const int rank = reason_row(broken).rank;
+    return row.rank != rank ? row.rank < rank : found.at_ns < finding->at_ns;
+  };
+  for (const ReasonRow& row : kReasonRows) {
+    // Its process has ended: nothing else can be said of it any more.
+    if (subject.ended_ns != kNever_ns && row.reason != Reason::kCrashed) continue;
+    const Finding found = row.judge(subject, alarm.now_ns());
+    alarm.wake_at(found.at_ns);
+    alarm.wake_at(found.look_ns);
+    if (!alarm.passed(found.at_ns) || !goes_first(row, found)) continue;
+    broken = row.reason;
+    *finding = found;
+  }
+  return broken;
+}
+
+EventKind event_of_end(Reason reason, bool was_loaded, bool forced) {
+  if (!was_loaded) return EventKind::kLoadFailed;
+  const ReasonRow& row = reason_row(reason);
+  return forced ? row.forced_event : row.event;
+}
+
+}  // namespace modelpool

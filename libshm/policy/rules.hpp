@@ -1,0 +1,95 @@
+// Why a backend ends: a row for each Reason, and everything about a rule in its row. Judge, evidence,
+// events, `explain` and the simulator's oracle go through these rows, so that they cannot disagree. A
+// reason without a row does not compile.
+#pragma once
+
+#include <array>
+#include <span>
+
+#include "modelpool/settings.hpp"
+#include "policy/values.hpp"
+
+namespace modelpool {
+
+// A lease on a backend.
+struct LeaseInFlight {
+  std::uint64_t start_ns = 0;
+  std::uint64_t progress_ns = 0;
+  std::uint64_t limit_ns = 0;  // the request's own busy timeout, 0 = none
+};
+
+// One backend, and all that rules ask of it.
+struct Case {
+  const Resident& resident;
+  const Effective& settings;
+  std::span<const LeaseInFlight> leases;
+  std::uint64_t stamp_lag_ns = 0;      // how far a request's stamp may lie before what it stamps
+  std::uint64_t ended_ns = kNever_ns;  // from when on the end of its process counts; it lives: never
+  std::uint64_t awaited_until_ns = 0;  // somebody is about to use it, or is not there from then on
+  bool pool_ends = false;              // every backend is to be ended
+};
+
+inline constexpr std::size_t kNoLease = SIZE_MAX;
+
+struct Finding {
+  std::uint64_t at_ns = kNever_ns;    // when the rule ends it; kNever_ns: not as things stand
+  std::uint64_t look_ns = kNever_ns;  // when something may have begun that tells nobody
+  std::uint64_t since_ns = kNever_ns; // what is measured began then; kNever_ns: nothing is
+  std::uint64_t limit_ns = kNever_ns; // and may take so long
+  std::size_t lease = kNoLease;       // which one broke it, or will first
+};
+
+// What the decision to end a backend rests on.
+struct Evidence {
+  Reason reason = Reason::kNone;
+  bool forced = false;              // leases may be cut
+  bool was_idle = false;            // open and without a lease
+  std::uint64_t last_used_ns = 0;
+  std::uint64_t lease_word = 0;     // of the lease that broke the rule
+  std::uint64_t lease_stamp_ns = 0; // its start or progress
+  std::uint64_t for_arrival = 0;    // the waiter that room is made for, 0 = none
+  std::uint32_t live = 0;           // backends that took a place
+};
+
+// The same, read again after the backend was closed to new leases: nothing can change to its
+// disadvantage any more.
+struct Fresh {
+  std::uint32_t control = 0;
+  std::uint64_t last_used_ns = 0;
+  std::uint64_t lease_word = 0;
+  std::uint64_t start_ns = 0;
+  std::uint64_t progress_ns = 0;
+  std::uint32_t live = 0;
+  Limits limits;
+  bool waiter_is_there = false;  // it waits, in time, and its process lives
+};
+
+// May an end for this reason cut leases in flight (P2)?
+enum class Cuts { kNever, kWhenForced, kAlways };
+
+struct ReasonRow {
+  Reason reason;
+  EventKind event;                        // what an end is recorded as,
+  EventKind forced_event = event;         // and one that was forced
+  Cuts cuts = Cuts::kNever;
+  bool spares_pinned = false;
+  bool holds_closed = false;     // the backend may stay closed while its leases finish
+  bool lease_breaks_it = false;  // one request is to blame
+  int rank = 9;  // of two rules that are due the lower gives the reason; equal: the earlier due
+  Finding (*judge)(const Case&, std::uint64_t now_ns) = nullptr;
+  bool (*still_true)(const Evidence&, const Fresh&) = nullptr;
+};
+
+extern const std::array<ReasonRow, kReasonCount> kReasonRows;  // indexed by Reason
+
+// The row of a reason. One that came from the segment and is none of ours has kNone's.
+const ReasonRow& reason_row(Reason reason);
+
+// The rule that ends it first, among those that are due; kNone if none is. Wakes the alarm when another
+// may be. What `finding` says is the rule's.
+Reason find_broken_rule(const Case& subject, Alarm& alarm, Finding* finding);
+
+// What the end of a backend, or of a load, is recorded as.
+EventKind event_of_end(Reason reason, bool was_loaded, bool forced);
+
+}  // namespace modelpool

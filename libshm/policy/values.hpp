@@ -1,0 +1,77 @@
+// What a rule may look at: plain values, read from the segment by whoever asks (protocol/outlook.hpp
+// for workers, the snapshot for the judge), or made up by a test or the simulator.
+//
+// Safety: values and pure functions. Nothing on this floor reads a clock, a file or a shared word, takes
+// a lock or allocates, but for the plans that only the judge asks for (victims.hpp).
+//
+// Errors: none. Values come from shared memory: times may lie in the future and hashes may collide.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "base/kinds.hpp"
+#include "base/time.hpp"
+
+namespace modelpool {
+
+// A backend that is not FREE.
+struct Resident {
+  BackendRef ref;
+  BackendState state = BackendState::kFree;
+  bool overdue = false;  // it does not die of SIGKILL: it keeps its place, but serves its model no more
+  std::uint32_t control = 0;    // kControl... bits
+  std::uint32_t in_flight = 0;  // leases
+  std::uint64_t model = 0;      // hash of its name
+  std::uint64_t reserved_ns = 0;
+  std::uint64_t ready_ns = 0;
+  std::uint64_t last_used_ns = 0;     // end of a lease or touch; at least ready_ns
+  std::uint64_t newest_start_ns = 0;  // of its leases
+  std::uint64_t drain_failed_ns = 0;  // when a drain of it last gave up, 0 = never
+
+  bool live() const { return is_live(state); }
+  bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model
+  bool pinned() const { return (control & kControlPinned) != 0; }
+  bool can_be_closed() const {
+    return state == BackendState::kReady || state == BackendState::kEvicting;
+  }
+};
+
+// A request that waits.
+struct Waiting {
+  std::uint64_t arrival = 0;  // its number in the line; lower came earlier
+  std::uint64_t deadline_ns = 0;
+  std::uint64_t looked_ns = 0;  // when it last looked whether it may go on
+  std::uint64_t model = 0;      // hash of the name it waits for
+  std::uint32_t row = 0;        // where it stands in the table of waiters
+};
+
+// The pool's limits.
+struct Limits {
+  std::uint32_t max_backends = 0;  // 0 = no limit
+};
+
+// The time that rules judge by, and the next time at which they may judge otherwise.
+class Alarm {
+ public:
+  explicit Alarm(std::uint64_t now_ns) : now_ns_(now_ns) {}
+
+  std::uint64_t now_ns() const { return now_ns_; }
+  std::uint64_t wake_ns() const { return wake_ns_; }  // kNever_ns: nothing is planned
+  bool passed(std::uint64_t at_ns) const { return at_ns <= now_ns_; }
+  void wake_at(std::uint64_t at_ns) {
+    if (!passed(at_ns)) wake_ns_ = std::min(wake_ns_, at_ns);
+  }
+  // Has it passed? If not, the alarm wakes when it has.
+  bool passed_or_wakes(std::uint64_t at_ns) {
+    wake_at(at_ns);
+    return passed(at_ns);
+  }
+
+ private:
+  std::uint64_t now_ns_;
+  std::uint64_t wake_ns_ = kNever_ns;
+};
+
+}  // namespace modelpool

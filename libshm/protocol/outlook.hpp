@@ -1,0 +1,40 @@
+// The segment as the rules see it: rows of backends and waiters as values (policy/values.hpp). Workers
+// read them here, the judge takes them from its snapshot.
+//
+// Safety: any thread, lock-free; under the mutex nothing of it changes to a taker's disadvantage. What a
+// thread reads is valid until its next read. Allocates at a thread's first use only (`prepare`).
+//
+// Crash: rows of the dead are read as they are.
+//
+// Errors: none.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "modelpool/snapshot.hpp"
+#include "policy/line.hpp"
+
+namespace modelpool {
+
+// At most this many models of the line are looked at: those behind are woken as these are served.
+inline constexpr std::uint32_t kLineWidth = 64;
+
+// Backends, and whose turn it is.
+struct Outlook {
+  std::span<const Resident> residents;
+  std::span<const Waiting> heads;
+  Limits limits;
+  bool has_settings = false;  // the pool was given its limits
+
+  std::uint32_t places() const;  // free now and handed out at once
+};
+
+// Allocates what read_outlook needs in this thread: to be called before the mutex is taken.
+void prepare_outlook(const Segment& segment);
+Outlook read_outlook(const Segment& segment, std::uint64_t now_ns);
+
+Resident resident_of(const BackendView& backend);
+Waiting waiting_of(const WaiterView& waiter);
+
+}  // namespace modelpool
