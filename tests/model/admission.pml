@@ -5,8 +5,8 @@
  * process (`may_die`). Worker 0 and 1 want model 1, worker 2 wants model 2; one request each. -DSAME:
  * there is no worker 2, -DOTHER: there is no worker 1, -DALL_SAME: all three want model 1. RESERVED
  * and STARTING are one state, LOADING; how a lease and an eviction meet is in lease.pml and one step
- * here. Time passes only when nothing else can happen: a tick is a slice of a wait, 1 s, and also the
- * patience with a head of the line that does not take its place. -DNO_SLICES: waits have none, so
+ * here. Time passes only when nothing else can happen: a tick is a slice of a wait, 1 s; a waiter that has
+ * not looked for two of them is not counted (policy/line.hpp). -DNO_SLICES: waits have none, so
  * every wake-up that is lost shows. Names with an underscore are known to the model only.
  */
 #ifndef LIMIT
@@ -25,7 +25,7 @@ mtype = { NOTHING, LEASE, TICKET, FAILED, LEFT, NO_COORDINATOR }
 
 mtype st[2] = FREE; byte gen[2] = 1; byte model[2]; byte owner[2];       /* BackendRecord */
 byte failed[3];           /* LoadHistory::failed_backend, by model: a REF */
-bool row[3]; byte arrival[3]; byte next_arrival = 0; bool woken[3];      /* WaiterRecord */
+bool row[3]; byte arrival[3]; byte looked[3]; byte next_arrival = 0; bool woken[3];   /* WaiterRecord */
 byte mutex = 0;           /* robust */
 bool bell = false;
 
@@ -53,8 +53,9 @@ bool _judge_lives = false;
 #define LIVE (IS_LIVE(0) + IS_LIVE(1))
 #define SERVES(s, m) (model[s] == m && (st[s] == LOADING || st[s] == READY || st[s] == STOPPING))
 #define IS_SERVED(m) (SERVES(0, m) || SERVES(1, m))
+#define IS_PRESENT(w) (row[w] && looked[w] + 2 > ticks)
 /* Does w wait for a place, before arrival a, for another model than m? */
-#define AHEAD(w, a, m) (row[w] && arrival[w] < a && MODEL(w) != m && !IS_SERVED(MODEL(w)))
+#define AHEAD(w, a, m) (IS_PRESENT(w) && arrival[w] < a && MODEL(w) != m && !IS_SERVED(MODEL(w)))
 #define may_die if :: _kills > 0 -> _kills--; goto dying :: skip fi
 
 inline wake(w, m) { if :: row[w] && MODEL(w) == m -> woken[w] = true :: else fi }   /* wake_row() */
@@ -65,49 +66,40 @@ inline wake_line() {                                                     /* the 
   atomic {
     may_die;
     if
-    :: LIVE < LIMIT && row[0] && !IS_SERVED(1) && !(LIMIT - LIVE == 1 && AHEAD(2, arrival[0], 1)) &&
-       !(row[1] && arrival[1] < arrival[0]) -> woken[0] = true
+    :: LIVE < LIMIT && IS_PRESENT(0) && !IS_SERVED(1) && !(LIMIT - LIVE == 1 && AHEAD(2, arrival[0], 1)) &&
+       !(IS_PRESENT(1) && arrival[1] < arrival[0]) -> woken[0] = true
     :: else
     fi;
     if
-    :: LIVE < LIMIT && row[1] && !IS_SERVED(1) && !(LIMIT - LIVE == 1 && AHEAD(2, arrival[1], 1)) &&
-       !(row[0] && arrival[0] < arrival[1]) -> woken[1] = true
+    :: LIVE < LIMIT && IS_PRESENT(1) && !IS_SERVED(1) && !(LIMIT - LIVE == 1 && AHEAD(2, arrival[1], 1)) &&
+       !(IS_PRESENT(0) && arrival[0] < arrival[1]) -> woken[1] = true
     :: else
     fi;
     if
-    :: LIVE < LIMIT && row[2] && !IS_SERVED(2) &&
+    :: LIVE < LIMIT && IS_PRESENT(2) && !IS_SERVED(2) &&
        !(LIMIT - LIVE == 1 && (AHEAD(0, arrival[2], 2) || AHEAD(1, arrival[2], 2))) -> woken[2] = true
     :: else
     fi
   }
 }
 
-/* has_turn(): nobody of another model comes first, or who does was passed over for a second. Only one
- * other model exists here, so it takes at most one place. */
+/* has_turn(): nobody of another model comes first. Only one other model exists here, so it takes at
+ * most one place. */
 inline has_turn() {
-  other = 0;
-  if
-  :: me != 2 && AHEAD(2, mine, MODEL(me)) -> other = arrival[2]
-  :: me == 2 && AHEAD(0, mine, 2) && !(AHEAD(1, mine, 2) && arrival[1] < arrival[0]) -> other = arrival[0]
-  :: me == 2 && AHEAD(1, mine, 2) && !(AHEAD(0, mine, 2) && arrival[0] < arrival[1]) -> other = arrival[1]
-  :: else
-  fi;
-  turn = LIVE < LIMIT && (other == 0 || other == passed || LIMIT - LIVE > 1);
-  if
-  :: LIVE >= LIMIT -> stuck = 0; passed = 0
-  :: LIVE < LIMIT && !turn && stuck != other -> stuck = other; since = ticks
-  :: LIVE < LIMIT && !turn && stuck == other && ticks > since -> passed = other; stuck = 0; turn = true
-  :: else
-  fi
+  turn = LIVE < LIMIT && (LIMIT - LIVE > 1 ||
+         !((me != 2 && AHEAD(2, mine, MODEL(me))) || (me == 2 && (AHEAD(0, mine, 2) || AHEAD(1, mine, 2)))))
 }
 
 proctype Worker(byte me) {
   byte mine = 255;        /* arrival_, kNever without a row */
-  byte s = 0; byte awaited = 0; byte seen = 0; byte other = 0; byte stuck = 0; byte passed = 0; byte since = 0;
+  byte s = 0; byte awaited = 0; byte seen = 0;
   byte tick = 0; bool turn = false; bool fresh = false;
 
 poll:
-  atomic { may_die; woken[me] = false; fresh = false };                  /* read the word, then look */
+  atomic {                                                               /* read the word, then look */
+    may_die; woken[me] = false; fresh = false;
+    if :: row[me] -> looked[me] = ticks :: else fi                       /* note_look() */
+  };
 look:
   atomic {                                                               /* find_backend() */
     may_die;
@@ -180,7 +172,7 @@ join:                                                                    /* join
   atomic {
     may_die;
     if
-    :: mine == 255 -> next_arrival++; mine = next_arrival; arrival[me] = mine; row[me] = true; fresh = true
+    :: mine == 255 -> next_arrival++; mine = next_arrival; arrival[me] = mine; looked[me] = ticks; row[me] = true; fresh = true
     :: else
     fi
   };
@@ -261,7 +253,7 @@ dying:
   atomic {
     dead[me] = true;
     if :: mutex == me + 1 -> mutex = 0 :: else fi;
-    mine = 0; s = 0; awaited = 0; seen = 0; other = 0; stuck = 0; passed = 0; since = 0; tick = 0; turn = false; fresh = false
+    mine = 0; s = 0; awaited = 0; seen = 0; tick = 0; turn = false; fresh = false
   };
 over:
   skip
@@ -269,7 +261,7 @@ over:
 
 /* --- The coordinator ------------------------------------------------------------------------------ */
 
-#define NEEDS_ROOM(w) (row[w] && !dead[w] && !IS_SERVED(MODEL(w)))
+#define NEEDS_ROOM(w) (IS_PRESENT(w) && !dead[w] && !IS_SERVED(MODEL(w)))
 #define MAY_EVICT(s) (st[s] == READY && !LEASED(s) && LIVE >= LIMIT && \
   (NEEDS_ROOM(0) || NEEDS_ROOM(1) || NEEDS_ROOM(2)))
 
