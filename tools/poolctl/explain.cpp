@@ -5,6 +5,11 @@
 #include "json/event_json.hpp"
 #include "protocol/histories.hpp"
 #include "base/time.hpp"
+#include "policy/fit.hpp"
+#include "policy/line.hpp"
+#include "policy/rules.hpp"
+#include "policy/victims.hpp"
+#include "protocol/outlook.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -17,11 +22,13 @@ struct Verdict {
 };
 
 struct Subject {
+  const Segment& segment;
   const Snapshot& snapshot;
   std::string model;
   const BackendView* backend;  // null: not loaded
   std::optional<LoadHistory> history;
   Effective effective;
+  Liveness judge;
 
   std::uint64_t get(Setting id) const { return effective.get(id); }
   std::uint64_t now() const { return snapshot.now_ns; }
@@ -29,129 +36,262 @@ struct Subject {
 
 std::string limit_text(std::uint64_t limit) { return format_duration(limit); }
 
-// The time left until `limit` after the stamp has passed.
-std::uint64_t left(const Subject& subject, std::uint64_t stamp, std::uint64_t limit) {
-  return age_ns(add_ns(stamp, limit), subject.now());
+// "killed in 3.2s", as the judge would; without a judge nothing is ended.
+std::string outcome(const Subject& subject, std::string_view what, std::uint64_t due) {
+  if (subject.judge == Liveness::kDead) {
+    return std::string(what) + (due == 0 ? " is due" : " would be due in " + format_age(due)) +
+           ", but no coordinator is running: nothing is ended until one is";
+  }
+  return std::string(what) + (due == 0 ? " now" : " in " + format_age(due));
 }
 
-Verdict judge_leases(const Subject& subject, std::string_view rule, Setting setting,
-                     std::uint64_t LeaseView::*stamp) {
-  Verdict verdict{std::string(rule), "off", kNever_ns};
-  const std::uint64_t pool_limit = subject.get(setting);
-  if (pool_limit != 0) verdict.text = "no lease";
+// The leases of the backend, and the same as the rules see them.
+std::vector<const LeaseView*> leases_on(const Subject& subject) {
+  std::vector<const LeaseView*> leases;
   for (const LeaseView& lease : subject.snapshot.leases) {
-    if (!(lease.backend == subject.backend->ref)) continue;
-    std::uint64_t limit = pool_limit;
-    if (setting == Setting::kBusyTimeout && lease.limit_ns != 0) {
-      limit = limit == 0 ? lease.limit_ns : std::min(limit, lease.limit_ns);
-    }
-    if (limit == 0) continue;
-    const std::uint64_t due = left(subject, lease.*stamp, limit);
-    if (due >= verdict.due_ns) continue;
-    verdict.due_ns = due;
-    verdict.text =
-        age_text(subject.now(), lease.*stamp) + " of " + limit_text(limit) +
-        (lease.tag.empty() ? "" : ", tag " + escape(lease.tag)) + ": killed in " + format_age(due) +
-        (setting == Setting::kBusyTimeout ? " unless the lease ends" : " unless it makes progress");
+    if (lease.backend == subject.backend->ref) leases.push_back(&lease);
   }
+  return leases;
+}
+
+std::vector<Waiting> waiting_for_all(const Snapshot& snapshot) {
+  std::vector<Waiting> waiting;
+  for (const WaiterView& waiter : snapshot.waiters) waiting.push_back(waiting_of(waiter));
+  return waiting;
+}
+
+std::vector<Resident> residents(const Snapshot& snapshot) {
+  std::vector<Resident> residents;
+  for (const BackendView& backend : snapshot.backends) {
+    if (backend.live()) residents.push_back(resident_of(backend));
+  }
+  return residents;
+}
+
+// The finding of the rule's own row (libshm/policy/rules.hpp).
+Finding find(const Subject& subject, Reason reason, const std::vector<const LeaseView*>& views) {
+  std::vector<LeaseInFlight> leases;
+  for (const LeaseView* view : views) {
+    leases.push_back({view->start_ns, view->progress_ns, view->limit_ns});
+  }
+  const Resident resident = resident_of(*subject.backend);
+  const std::vector<Waiting> waiting = waiting_for_all(subject.snapshot);
+  Case one{resident, subject.effective, leases};
+  const Waiting* const waiter = first_waiter_for(waiting, resident.model, subject.now());
+  if (waiter != nullptr) one.awaited_until_ns = present_until_ns(*waiter);
+  return reason_row(reason).judge(one, subject.now());
+}
+
+Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
+  const std::vector<const LeaseView*> leases = leases_on(subject);
+  const Finding finding = find(subject, reason, leases);
+  Verdict verdict{std::string(reason_name(reason)), "off", kNever_ns};
+  if (subject.get(setting) != 0) verdict.text = "no lease";
+  if (finding.at_ns == kNever_ns) return verdict;
+  verdict.due_ns = age_ns(finding.at_ns, subject.now());
+  const std::string& tag = leases[finding.lease]->tag;
+  verdict.text = age_text(subject.now(), finding.since_ns) + " of " + limit_text(finding.limit_ns) +
+                 (tag.empty() ? "" : ", tag " + escape(tag)) + ": " +
+                 outcome(subject, "killed", verdict.due_ns) +
+                 (reason == Reason::kBusy ? " unless the lease ends" : " unless it makes progress");
   return verdict;
 }
 
-Verdict judge_idle(const Subject& subject) {
+Verdict explain_idle(const Subject& subject) {
   const BackendView& backend = *subject.backend;
-  const std::uint64_t limit = subject.get(Setting::kIdleTimeout);
-  if (limit == 0) return {"idle", "off", kNever_ns};
-  if (backend.pinned()) return {"idle", "exempt: pinned", kNever_ns};
+  const std::string rule(reason_name(Reason::kIdle));
+  if (subject.get(Setting::kIdleTimeout) == 0) return {rule, "off", kNever_ns};
+  if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
   if (backend.in_flight > 0) {
-    return {"idle", "not idle: " + count_text(backend.in_flight, "lease") + " in flight",
-            kNever_ns};
+    return {rule, "not idle: " + count_text(backend.in_flight, "lease") + " in flight", kNever_ns};
   }
-  const std::uint64_t due = left(subject, backend.last_used_ns, limit);
-  return {"idle",
-          "idle for " + age_text(subject.now(), backend.last_used_ns) + " of " + limit_text(limit) +
-              ": evicted in " + format_age(due) + " unless used",
+  const Finding finding = find(subject, Reason::kIdle, {});
+  if (finding.at_ns == kNever_ns) return {rule, "not idle: a waiter is about to use it", kNever_ns};
+  const std::uint64_t due = age_ns(finding.at_ns, subject.now());
+  return {rule,
+          "idle for " + age_text(subject.now(), finding.since_ns) + " of " +
+              limit_text(finding.limit_ns) + ": " + outcome(subject, "evicted", due) + " unless used",
           due};
 }
 
-Verdict judge_room(const Subject& subject) {
+Verdict explain_room(const Subject& subject) {
   const BackendView& backend = *subject.backend;
+  const std::string rule(reason_name(Reason::kLru));
   const std::uint64_t max_backends = subject.snapshot.max_backends();
-  if (max_backends == 0) return {"lru", "no limit: nothing is evicted for room", kNever_ns};
-  if (backend.pinned()) return {"lru", "exempt: pinned", kNever_ns};
-  const std::uint64_t min_resident =
-      left(subject, backend.ready_ns, subject.get(Setting::kMinResident));
-  if (min_resident > 0) {
-    return {"lru", "not for another " + format_age(min_resident) + " (min_resident)", kNever_ns};
+  if (max_backends == 0) return {rule, "no limit: nothing is evicted for room", kNever_ns};
+  if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
+  const std::uint64_t fresh_for =
+      age_ns(add_ns(backend.ready_ns, subject.get(Setting::kMinResident)), subject.now());
+  if (fresh_for > 0) {
+    return {rule, "not for another " + format_age(fresh_for) + " (min_resident)", kNever_ns};
   }
   if (backend.in_flight > 0) {
     const std::string busy = count_text(backend.in_flight, "lease") + " in flight; when_busy is ";
     switch (static_cast<WhenBusy>(subject.get(Setting::kWhenBusy))) {
       case WhenBusy::kWait:
-        return {"lru", busy + "wait: not while busy", kNever_ns};
+        return {rule, busy + "wait: not while busy", kNever_ns};
       case WhenBusy::kForce:
-        return {"lru", busy + "force: its leases may be cut for room", kNever_ns};
+        return {rule, busy + "force: its leases may be cut for room", kNever_ns};
       case WhenBusy::kDrain:
         break;
     }
-    return {"lru",
+    return {rule,
             busy + "drain: with no idle victim it may be closed for " +
                 limit_text(subject.get(Setting::kDrainTimeout)) + " while its leases end",
             kNever_ns};
   }
+  const Resident self = resident_of(backend);
   std::size_t before = 0;
   std::size_t idle = 0;
-  for (const BackendView& other : subject.snapshot.backends) {
-    if (other.state.state != BackendState::kReady || other.in_flight > 0 || other.pinned())
-      continue;
+  for (const Resident& other : residents(subject.snapshot)) {
+    if (other.state != BackendState::kReady || other.in_flight > 0 || other.pinned()) continue;
     ++idle;
-    before += other.last_used_ns < backend.last_used_ns;
+    before += goes_before(other, self);
   }
-  return {"lru",
+  return {rule,
           std::to_string(subject.snapshot.live()) + " of " + std::to_string(max_backends) +
               " places taken; number " + std::to_string(before + 1) + " of " +
               std::to_string(idle) + " to go when one is needed, least recently used first",
           kNever_ns};
 }
 
+std::uint64_t since_ns(const Snapshot& snapshot, std::uint32_t row) {
+  for (const WaiterView& waiter : snapshot.waiters) {
+    if (waiter.row == row) return waiter.since_ns;
+  }
+  return 0;
+}
+
+// Whether, and when, somebody who acquires the model may load it.
+Verdict explain_admission(const Subject& subject) {
+  const Snapshot& snapshot = subject.snapshot;
+  if (!snapshot.settings) {
+    return {"load", "no: the pool has no settings yet; start coordinatord", kNever_ns};
+  }
+  const std::uint64_t cooling =
+      subject.history ? age_ns(subject.history->cooldown_until_ns, subject.now()) : 0;
+  if (cooling > 0) return {"load", "cooling down for another " + format_age(cooling), cooling};
+  const std::vector<Resident> there = residents(snapshot);
+  const Limits limits{snapshot.max_backends()};
+  const std::string taken = std::to_string(count_live(there)) + " of " +
+                            std::to_string(limits.max_backends) + " places are taken";
+  const std::uint32_t places = places_now(there, limits);
+  if (places == 0 && all_are_pinned(there)) {
+    return {"load", "no: " + taken + ", all by pinned backends; unpin one or raise max_backends",
+            kNever_ns};
+  }
+  std::vector<Waiting> waiting = waiting_for_all(snapshot);
+  std::vector<Waiting> heads(waiting.size());
+  heads.resize(find_heads(waiting, there, subject.now(), heads));
+  const std::uint64_t model = hash_name(subject.model);
+  const auto in_line = std::find_if(heads.begin(), heads.end(),
+                                    [model](const Waiting& head) { return head.model == model; });
+  const std::string without_judge =
+      subject.judge == Liveness::kDead ? "; no coordinator is running, so nobody makes room" : "";
+  if (in_line != heads.end()) {
+    const auto waiters = std::count_if(waiting.begin(), waiting.end(), [model](const Waiting& w) {
+      return w.model == model;
+    });
+    return {"load",
+            "waits in line for " + age_text(subject.now(), since_ns(snapshot, in_line->row)) +
+                ", number " + std::to_string(in_line - heads.begin() + 1) + " of " +
+                count_text(heads.size(), "model") + ", with " +
+                count_text(static_cast<std::uint64_t>(waiters), "request") + "; " + taken +
+                (places == 0 ? without_judge : ""),
+            kNever_ns};
+  }
+  const std::uint64_t most = subject.snapshot.settings->get(Setting::kMaxWaiters);
+  if (waiting.size() >= most) {
+    return {"load", "no: " + count_text(waiting.size(), "request") + " wait already (max_waiters)",
+            kNever_ns};
+  }
+  if (has_turn(heads, model, kNever_ns, places)) {
+    return {"load", "may be loaded by whoever acquires it", kNever_ns};
+  }
+  return {"load",
+          "whoever acquires it waits for room: " + taken + ", " + count_text(heads.size(), "model") +
+              " in line" + without_judge,
+          kNever_ns};
+}
+
+// Why it is not loaded any more: the last event about its end that the pool remembers.
+std::optional<Verdict> explain_last_end(const Subject& subject) {
+  std::optional<EventView> last;
+  for (const EventView& event : read_events(subject.segment, 1)) {
+    const bool is_end = event.data.kind == EventKind::kEvicted || event.data.kind == EventKind::kKilled ||
+                        event.data.kind == EventKind::kExited || event.data.kind == EventKind::kLoadFailed;
+    if (is_end && field_text(event.data.model) == subject.model) last = event;
+  }
+  if (!last) return std::nullopt;
+  const EventData& data = last->data;
+  std::string text = std::string(event_kind_name(data.kind)) + " at " + format_wall_clock(data.time_ns);
+  if (data.reason != Reason::kNone) text += " (" + std::string(reason_name(data.reason)) + ")";
+  if (data.age_ns != kNever_ns) text += ", measured " + format_age(data.age_ns);
+  if (data.limit_ns != kNever_ns) text += ", limit " + format_duration(data.limit_ns);
+  if (const auto tag = field_text(data.tag); !tag.empty()) text += ", tag " + escape(tag);
+  if (const auto why = field_text(data.text); !why.empty()) text += ": " + escape(why);
+  return Verdict{"ended", text, kNever_ns};
+}
+
+Verdict explain_load(const Subject& subject) {
+  const std::string rule(reason_name(Reason::kLoadTimeout));
+  const Finding finding = find(subject, Reason::kLoadTimeout, {});
+  if (finding.at_ns == kNever_ns) return {rule, "off", kNever_ns};
+  const std::uint64_t due = age_ns(finding.at_ns, subject.now());
+  return {rule,
+          "loading for " + age_text(subject.now(), finding.since_ns) + " of " +
+              limit_text(finding.limit_ns) + ": " + outcome(subject, "ended", due) + " unless ready",
+          due};
+}
+
+Verdict explain_end(const Subject& subject) {
+  const BackendView& backend = *subject.backend;
+  const StopRecord& stop = backend.stop;
+  std::string text(backend_state_name(backend.state.state));
+  if (stop.generation != backend.ref.generation) return {"stop", text, kNever_ns};
+  text += " for " + age_text(subject.now(), stop.decided_ns);
+  if (stop.signal != 0) text += ", sent " + signal_text(static_cast<int>(stop.signal));
+  if (const auto why = field_text(stop.text); !why.empty()) text += ": " + escape(why);
+  std::uint64_t due = kNever_ns;
+  const std::uint64_t grace = subject.get(Setting::kStopGrace);
+  const bool is_stopping = backend.state.state == BackendState::kStopping;
+  if (is_stopping && stop.signalled_ns != 0 && stop.killed_ns == 0 && grace != 0) {
+    due = age_ns(add_ns(stop.signalled_ns, grace), subject.now());
+    text += "; " + outcome(subject, "SIGKILL", due) + " unless it ends";
+  }
+  if (backend.overdue) text += "; it does not die of SIGKILL and keeps its place";
+  if (backend.state.state == BackendState::kEvicting && backend.in_flight > 0) {
+    const std::uint64_t limit = subject.get(Setting::kDrainTimeout);
+    text += "; " + count_text(backend.in_flight, "lease") + " may finish";
+    if (limit != 0) {
+      due = age_ns(add_ns(stop.decided_ns, limit), subject.now());
+      text += ", it opens again in " + format_age(due) + " (drain_timeout)";
+    }
+  }
+  return {std::string(reason_name(stop.reason)), text, due};
+}
+
 std::vector<Verdict> judge(const Subject& subject) {
   if (subject.backend == nullptr) {
-    if (!subject.snapshot.settings) {
-      return {{"load", "no: the pool has no settings yet; start coordinatord", kNever_ns}};
-    }
-    const std::uint64_t cooling =
-        subject.history ? age_ns(subject.history->cooldown_until_ns, subject.now()) : 0;
-    if (cooling > 0) return {{"load", "cooling down for another " + format_age(cooling), cooling}};
-    return {{"load", "may be loaded by whoever acquires it", kNever_ns}};
+    std::vector<Verdict> verdicts{explain_admission(subject)};
+    if (const auto end = explain_last_end(subject)) verdicts.push_back(*end);
+    return verdicts;
   }
-  const BackendView& backend = *subject.backend;
-  switch (backend.state.state) {
+  switch (subject.backend->state.state) {
     case BackendState::kReserved:
-    case BackendState::kStarting: {
-      const std::uint64_t limit = subject.get(Setting::kLoadTimeout);
-      if (limit == 0) return {{"load_timeout", "off", kNever_ns}};
-      const std::uint64_t due = left(subject, backend.reserved_ns, limit);
-      return {{"load_timeout",
-               "loading for " + age_text(subject.now(), backend.reserved_ns) + " of " +
-                   limit_text(limit) + ": ended in " + format_age(due) + " unless ready",
-               due}};
-    }
+    case BackendState::kStarting:
+      return {explain_load(subject)};
     case BackendState::kReady:
-      return {judge_leases(subject, "busy", Setting::kBusyTimeout, &LeaseView::start_ns),
-              judge_leases(subject, "stall", Setting::kStallTimeout, &LeaseView::progress_ns),
-              judge_idle(subject), judge_room(subject)};
-    default: {
-      std::string text(backend_state_name(backend.state.state));
-      if (backend.stop.generation == backend.ref.generation) {
-        text += " for " + age_text(subject.now(), backend.stop.decided_ns);
-        if (backend.stop.signal != 0)
-          text += ", sent " + signal_text(static_cast<int>(backend.stop.signal));
-        if (const auto why = field_text(backend.stop.text); !why.empty())
-          text += ": " + escape(why);
-        return {{std::string(reason_name(backend.stop.reason)), text, kNever_ns}};
-      }
-      return {{"stop", text, kNever_ns}};
-    }
+      return {explain_leases(subject, Reason::kBusy, Setting::kBusyTimeout),
+              explain_leases(subject, Reason::kStall, Setting::kStallTimeout),
+              explain_idle(subject), explain_room(subject)};
+    case BackendState::kFree:
+    case BackendState::kEvicting:
+    case BackendState::kStopping:
+    case BackendState::kGone:
+      break;
   }
+  return {explain_end(subject)};
 }
 
 std::string rule_text(const Subject& subject, const SettingInfo& info) {
@@ -253,9 +393,11 @@ void add_explain(CLI::App& root, Context& context) {
         const Settings& settings = settings_of(seen->snapshot);
         const BackendView* backend = seen->snapshot.find_model(options->model);
         const Subject subject{
-            seen->snapshot, options->model, backend, find_history(*seen->segment, options->model),
+            *seen->segment, seen->snapshot, options->model, backend,
+            find_history(*seen->segment, options->model),
             effective_settings(settings, options->model,
-                               backend != nullptr ? &backend->overrides : nullptr)};
+                               backend != nullptr ? &backend->overrides : nullptr),
+            options->file.empty() ? coordinator_liveness(*seen->segment) : Liveness::kUnknown};
         if (context.json) {
           print_json(explain_json(subject, settings));
         } else {
