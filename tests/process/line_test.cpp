@@ -4,10 +4,14 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "policy/line.hpp"
+#include "protocol/outlook.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
@@ -120,6 +124,120 @@ TEST(P5Fair, AHeadThatDoesNotTakeItsPlaceIsPassedOver) {
   // Only once: the head is still the head.
   EXPECT_EQ(look(pool).waiters.size(), 1u);
   EXPECT_EQ(look(pool).waiters[0].model, "head");
+}
+
+// Until the waiters have not looked for so long that nobody counts on them.
+bool are_absent(const Pool& pool) {
+  return eventually([&] {
+    const Snapshot s = look(pool);
+    return std::none_of(s.waiters.begin(), s.waiters.end(), [&](const WaiterView& waiter) {
+      return is_present(waiting_of(waiter), s.now_ns);
+    });
+  });
+}
+
+// Each stopped waiter kept a free place for a second, one after the other.
+TEST(P5Fair, AStoppedWorkerWithManyWaitsIsPassedOverOnce) {
+  constexpr std::size_t kThreads = 12;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}, {"load_cooldown", "off"}});
+  LoadTicket ticket = ticket_for(pool, "resident");
+  Forked stopped([&scratch](Forked::Child&) {
+    Pool mine = attach(scratch);
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 0; i < kThreads; ++i) {
+      threads.emplace_back([&mine, i] {
+        static_cast<void>(mine.acquire("m" + std::to_string(i), std::chrono::seconds(60)));
+      });
+    }
+  });
+  ASSERT_TRUE(are_waiting(pool, kThreads));
+  const auto next = waiter_for(scratch, "next", std::chrono::seconds(9));
+  ASSERT_TRUE(are_waiting(pool, kThreads + 1));
+  stopped.signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(stopped.pid()));
+  ASSERT_TRUE(ticket.fail("makes room"));
+  EXPECT_EQ(next->hear(), "loaded");
+}
+
+class RoomForNobody : public ::testing::Test {
+ protected:
+  RoomForNobody() {
+    Lease resident = load_external(pool_, "resident");
+    EXPECT_TRUE(eventually([&] { return look(pool_).coordinator.scans > 0; }));
+    daemon_.program().signal(SIGSTOP);
+    EXPECT_TRUE(has_stopped(daemon_.pid()));
+    resident.release();
+  }
+  // The judge goes on, and has cleared up after the waiter.
+  void judge() {
+    daemon_.program().signal(SIGCONT);
+    EXPECT_TRUE(eventually([&] { return look(pool_).waiters.empty(); }));
+  }
+  void expect_that_nobody_was_evicted() {
+    EXPECT_EQ(state_of(pool_, "resident"), "ready");
+    EXPECT_FALSE(find_event(scratch_, "evicted", "resident"));
+  }
+
+  Scratch scratch_;
+  Pool pool_ = make_pool(scratch_, {{"max_backends", "1"}});
+  Daemon daemon_{scratch_, {"--max-backends", "1"}};
+};
+
+TEST_F(RoomForNobody, P5IsNotMadeWhenTheWaiterDiedUnseen) {
+  const auto waiter = waiter_for(scratch_, "wanted");
+  ASSERT_TRUE(are_waiting(pool_, 1));
+  waiter->kill_now();
+  judge();
+  expect_that_nobody_was_evicted();
+}
+
+TEST_F(RoomForNobody, P5IsNotMadeWhenTheWaiterDiedWithoutAJudge) {
+  daemon_.kill_now();
+  const auto waiter = waiter_for(scratch_, "wanted");
+  ASSERT_TRUE(are_waiting(pool_, 1));
+  waiter->kill_now();
+  daemon_.start();
+  judge();
+  expect_that_nobody_was_evicted();
+}
+
+TEST_F(RoomForNobody, P5IsNotMadeWhenTheWaiterHasExecutedAnotherProgram) {
+  Forked waiter([this](Forked::Child& parent) {
+    Pool mine = attach(scratch_);
+    auto pending = mine.begin_acquire("wanted", std::chrono::seconds(60));
+    static_cast<void>(pending->poll());
+    parent.say("waits");
+    parent.hear();
+    execlp("sleep", "sleep", "60", nullptr);
+  });
+  ASSERT_EQ(waiter.hear(), "waits");
+  waiter.say("go");
+  ASSERT_TRUE(eventually([&] { return read_stat(waiter.pid())->command == "sleep"; }));
+  judge();
+  expect_that_nobody_was_evicted();
+}
+
+// It was evicted and loaded again for each of its own requests.
+TEST(P5Fair, AStoppedWaiterCostsNoResidentItsPlaceAndIsServedWhenItGoesOn) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}});
+  const Daemon daemon(scratch, {"--max-backends", "1", "--when-busy", "wait"});
+  Lease resident = load_external(pool, "resident");
+  const auto stopped = waiter_for(scratch, "stopped");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  stopped->signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(stopped->pid()));
+  ASSERT_TRUE(are_absent(pool));
+  for (int i = 0; i < 20; ++i) {
+    resident.release();
+    resident = lease_on(pool, "resident");
+  }
+  EXPECT_FALSE(find_event(scratch, "evicted", "resident"));
+  resident.release();
+  EXPECT_EQ(state_of(pool, "resident"), "ready");
+  stopped->signal(SIGCONT);
+  EXPECT_EQ(stopped->hear(), "loaded");
 }
 
 TEST(P6AnyProcessMayDie, AWaiterKilledAtTheHeadOfTheLineMakesWay) {
