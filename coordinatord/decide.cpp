@@ -210,7 +210,7 @@ class Judge {
     StopRecord stop = why(b, reason, finding);
     const bool asked_to_cut = reason == Reason::kRequested && (b.control & kControlForce) != 0;
     stop.forced = reason_row(reason).cuts == Cuts::kAlways || asked_to_cut;
-    if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended");
+    if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended" + requests_cut(b));
     if (finding.lease == kNoLease) return stop;
     const LeaseView& lease = *lease_view_[lease_begin_[position(b)] + finding.lease];
     stop.worker = lease.worker;
@@ -223,6 +223,20 @@ class Judge {
     }
     set_field(&stop.tag, lease.tag);
     return stop;
+  }
+
+  // "; 2 requests were cut, tags: a, b": whose they were, as far as they said.
+  std::string requests_cut(const BackendView& b) const {
+    const std::size_t i = position(b);
+    if (lease_begin_[i] == lease_begin_[i + 1]) return {};
+    const std::size_t count = lease_begin_[i + 1] - lease_begin_[i];
+    std::string text = "; " + std::to_string(count) + (count == 1 ? " request was" : " requests were") + " cut";
+    std::string tags;
+    for (std::size_t at = lease_begin_[i]; at < lease_begin_[i + 1]; ++at) {
+      const std::string& tag = lease_view_[at]->tag;
+      if (!tag.empty()) tags += (tags.empty() ? "" : ", ") + escape(tag);
+    }
+    return tags.empty() ? text : text + ", tags: " + tags;
   }
 
   void note_loaded(const BackendView& b) {
@@ -369,6 +383,7 @@ class Judge {
           action.stop.age_ns = age_ns(now_, last_use_ns(holdings[step.holding].resident));
           action.stop.forced = step.forced;
           action.stop.for_arrival = step.for_arrival;
+          set_field(&action.stop.text, room_for(step.for_arrival));
           action.hold = step.hold;
           break;
         }
@@ -377,6 +392,7 @@ class Judge {
           action.stop = b.stop;
           action.stop.forced = step.forced;
           action.stop.for_arrival = step.for_arrival;
+          set_field(&action.stop.text, room_for(step.for_arrival));
           break;
         }
         case RoomStep::Kind::kReopen:
@@ -384,6 +400,17 @@ class Judge {
           break;
       }
     }
+  }
+
+  // For whom somebody goes: "room for llama, asked for by process 81, tag req-7".
+  std::string room_for(std::uint64_t arrival) const {
+    for (const WaiterView& waiter : s_.waiters) {
+      if (arrival == 0 || waiter.arrival != arrival) continue;
+      return "room for " + escape(waiter.model) + ", asked for by process " +
+             std::to_string(waiter.pid) +
+             (waiter.tag.empty() ? "" : ", tag " + escape(waiter.tag));
+    }
+    return "the pool is above max_backends";
   }
 
   Holding holding_of(const BackendView& b) const {

@@ -448,6 +448,19 @@ TEST_F(DecideTest, ABackendWhoseProcessEndedIsClosedWhateverItsState) {
                                      "close c crashed forced"));
 }
 
+TEST_F(DecideTest, P11ACrashNamesTheRequestsItCut) {
+  BackendView& a = backend("a");
+  lease(a, kSecond_ns, kWorker, "req-1");
+  lease(a, kSecond_ns, kOther);
+  lease(a, kSecond_ns, kOther, "req-2");
+  BackendView& idle = backend("idle");
+  facts.exited = {a.ref, idle.ref};
+  const Decision decision = decide();
+  EXPECT_EQ(field_text(decision.actions[0].stop.text),
+            "its process ended; 3 requests were cut, tags: req-1, req-2");
+  EXPECT_EQ(field_text(decision.actions[1].stop.text), "its process ended");
+}
+
 TEST_F(DecideTest, P10WhatAnEarlierCoordinatorClosedIsOpenedAgain) {
   closed("a", Reason::kLru, 0, kEpoch - 1);
   BackendView& b = closed("b", Reason::kRequested, 0, kEpoch - 1);
@@ -532,6 +545,18 @@ TEST_F(RoomTest, P1TheVictimIsTheLeastRecentlyUsedWhoeverUsedIt) {
   EXPECT_EQ(decision.actions[0].stop.for_arrival, 77u);
   EXPECT_EQ(decision.actions[0].stop.age_ns, 30 * kSecond_ns);
   EXPECT_EQ(decision.actions[0].stop.limit_ns, kNever_ns);
+}
+
+TEST_F(RoomTest, P11AnEvictionForRoomSaysForWhom) {
+  set(Setting::kMaxBackends, 1);
+  used("a", 10);
+  WaiterView& asker = waiter("b", 77);
+  asker.pid = 81;
+  asker.tag = "req-7";
+  EXPECT_EQ(field_text(decide().actions[0].stop.text), "room for b, asked for by process 81, tag req-7");
+  snapshot.waiters.clear();
+  used("c", 20);
+  EXPECT_EQ(field_text(decide().actions[0].stop.text), "the pool is above max_backends");
 }
 
 TEST_F(RoomTest, NobodyGoesWhileAPlaceIsFreeOrThereIsNoLimit) {
