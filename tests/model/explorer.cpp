@@ -147,6 +147,9 @@ void Machine::run(Choices* choices) {
     swapcontext(&scheduler_, &running_->context);
     running_ = nullptr;
   }
+  for (const Scenario::Outcome& outcome : scenario_.outcomes) {
+    if (outcome.came_about()) found_->outcomes.insert(outcome.name);
+  }
   if (scenario_.went_wrong()) {
     found_->violated = true;
     found_->steps = steps_;

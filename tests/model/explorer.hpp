@@ -44,6 +44,12 @@ struct Scenario {
   std::vector<std::function<void()>> threads;
   std::function<bool()> went_wrong;   // looked at when all threads have ended
   std::function<void()> end = [] {};  // takes back what the threads have
+  // What must come about in some execution, or the scenario shows nothing: each side of the race won.
+  struct Outcome {
+    std::string name;
+    std::function<bool()> came_about;
+  };
+  std::vector<Outcome> outcomes;
 };
 
 struct Exploration {
@@ -51,6 +57,7 @@ struct Exploration {
   bool violated = false;
   std::string steps;            // of the execution that went wrong
   std::set<std::string> sites;  // every seq_cst access that was met: "function access word"
+  std::set<std::string> outcomes;
 };
 
 // Stops at the first execution that goes wrong. `weakened` is one of the sites: its seq_cst becomes

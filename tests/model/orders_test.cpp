@@ -50,6 +50,9 @@ class Stage {
     segment_->coordinator().horizon_ns.store(kNever_ns, std::memory_order_seq_cst);
     segment_->line().backends_reached.store(1, std::memory_order_seq_cst);
     segment_->line().workers_reached.store(1, std::memory_order_seq_cst);
+    for (std::size_t row = 0; row <= segment_->coordinator_row(); ++row) {
+      segment_->last_used(row, kBackend.index).store(0, std::memory_order_seq_cst);
+    }
   }
   LeaseRef begin_now() const {
     LeaseRef lease;
@@ -100,9 +103,10 @@ Stage& stage() {
 }
 
 // enforce.cpp, stop_or_take_back() of an eviction: close, scan, stop if nobody is there.
-bool evict() {
+bool evict(bool* closed = nullptr) {
   const Segment& segment = stage().segment();
   if (!close_to_leases(segment, kBackend, kEpoch)) return false;
+  if (closed != nullptr) *closed = true;
   if (any_lease_names(segment, kBackend)) return false;
   return commit_stop(segment, kBackend, kEpoch);
 }
@@ -130,7 +134,8 @@ Scenario begin_against_evict() {
           [=] { return result->granted && result->stopped; },
           [=] {
             if (result->granted) end_lease(result->lease);
-          }};
+          },
+          {{"granted", [=] { return result->granted; }}, {"stopped", [=] { return result->stopped; }}}};
 }
 
 // The same for the first lease of a worker that attaches just now: rows and cells that a scan
@@ -164,13 +169,15 @@ Scenario first_begin_against_evict() {
           [=] {
             if (result->granted) end_lease(result->lease);
             result->worker->close();
-          }};
+          },
+          {{"granted", [=] { return result->granted; }}, {"stopped", [=] { return result->stopped; }}}};
 }
 
 // The loader publishes its own lease, then opens the backend: it must not be evicted under it.
 Scenario ready_against_evict() {
   struct Result {
     bool ready = false;
+    bool closed = false;
     bool stopped = false;
     LeaseRef lease;
   };
@@ -190,40 +197,79 @@ Scenario ready_against_evict() {
                                            stage().worker().owner_word(), "x:1", {})
                                  .has_value();
            },
-           [=] { result->stopped = evict(); }},
+           [=] { result->stopped = evict(&result->closed); }},
           [=] { return result->ready && result->stopped; },
-          [=] { withdraw_lease(result->lease); }};
+          [=] { withdraw_lease(result->lease); },
+          {{"ready", [=] { return result->ready; }},
+           {"closed too early", [=] { return result->ready && !result->closed; }},
+           {"found leased", [=] { return result->closed; }}}};
 }
+
+// The judge's side of an eviction for idleness that was decided when last-used was `seen_ns`: close, scan
+// the leases, read last-used again.
+struct IdleEviction {
+  std::uint64_t seen_ns = 0;
+  bool found_lease = false;
+  bool found_none = false;
+  bool stopped = false;
+
+  void run() {
+    const Segment& segment = stage().segment();
+    if (!close_to_leases(segment, kBackend, kEpoch)) return;
+    (any_lease_names(segment, kBackend) ? found_lease : found_none) = true;
+    if (found_none && latest_use_ns(segment, kBackend.index) == seen_ns) {
+      stopped = commit_stop(segment, kBackend, kEpoch);
+    }
+  }
+  static std::vector<Scenario::Outcome> outcomes(const std::shared_ptr<IdleEviction>& eviction) {
+    return {{"the lease was found", [=] { return eviction->found_lease; }},
+            {"its end was read from last-used", [=] { return eviction->found_none; }}};
+  }
+};
 
 // A lease that was in flight when idleness was decided ends while its backend is closed: it left
 // its mark in last-used before its word was cleared.
 Scenario end_against_idle_evict() {
-  struct Result {
-    bool stopped = false;
-    LeaseRef lease;
-  };
-  auto result = std::make_shared<Result>();
-  Word& used = stage().segment().last_used(0, kBackend.index);
+  auto eviction = std::make_shared<IdleEviction>();
+  auto lease = std::make_shared<LeaseRef>();
   return {"end against the last-used evidence",
           {{stage().backend().state, "state"},
            {stage().lease_record().word, "lease"},
-           {used, "last_used"}},
-          [=, &used] {
-            *result = {};
+           {stage().segment().last_used(0, kBackend.index), "last_used"}},
+          [=] {
+            *eviction = {};
             stage().make_ready();
-            result->lease = stage().begin_now();
-            used.store(1, std::memory_order_seq_cst);
+            *lease = stage().begin_now();
           },
-          {[=] { end_lease(result->lease); },
-           [=] {
-             const Segment& segment = stage().segment();
-             if (!close_to_leases(segment, kBackend, kEpoch)) return;
-             const bool leased = any_lease_names(segment, kBackend);
-             if (!leased && latest_use_ns(segment, kBackend.index) == 1) {
-               result->stopped = commit_stop(segment, kBackend, kEpoch);
-             }
-           }},
-          [=] { return result->stopped; }};
+          {[=] { end_lease(*lease); }, [=] { eviction->run(); }},
+          [=] { return eviction->stopped; },
+          [] {},
+          IdleEviction::outcomes(eviction)};
+}
+
+// The same for a lease of a dead worker that is cleared by somebody else: a worker that attaches
+// clears what an earlier program of its process left.
+Scenario clear_against_idle_evict() {
+  auto eviction = std::make_shared<IdleEviction>();
+  WorkerRecord& row = stage().segment().worker(0);
+  const WorkerRef dead = stage().worker().ref();
+  return {"clearing a dead worker's row against the last-used evidence",
+          {{stage().backend().state, "state"},
+           {stage().lease_record().word, "lease"},
+           {stage().segment().last_used(0, kBackend.index), "last_used"}},
+          [=] {
+            *eviction = {};
+            stage().make_ready();
+            stage().lease_record().word.store(LeaseWord{kBackend.generation, kBackend.index, 9}.pack(),
+                                              std::memory_order_seq_cst);
+          },
+          {[=] { clear_worker_row(stage().segment(), dead, 0); }, [=] { eviction->run(); }},
+          [=] { return eviction->stopped; },
+          [=, &row] {
+            row.state.store(pack_half(dead.generation, static_cast<std::uint32_t>(WorkerState::kAttached)),
+                            std::memory_order_seq_cst);
+          },
+          IdleEviction::outcomes(eviction)};
 }
 
 // The last lease ends while the coordinator begins to wait for that: it sees it, or is rung.
@@ -248,7 +294,10 @@ Scenario end_against_wanted() {
          store_wanted(stage().segment(), 1);
          result->seen_in_flight = stage().in_flight();
        }},
-      [=] { return result->seen_in_flight && stage().rings() == result->rings; }};
+      [=] { return result->seen_in_flight && stage().rings() == result->rings; },
+      [] {},
+      {{"seen in flight", [=] { return result->seen_in_flight; }},
+       {"rung", [=] { return stage().rings() != result->rings; }}}};
 }
 
 // A lease with a limit of its own begins while the coordinator decides when to look next: it is
@@ -295,7 +344,8 @@ Scenario begin_against_horizon(bool fresh) {
           [=] {
             if (result->granted) end_lease(result->lease);
             if (fresh) result->worker->close();
-          }};
+          },
+          {{"planned", [=] { return result->planned; }}, {"rung", [=] { return result->rings != 0; }}}};
 }
 
 // A slot that was never used gets its first backend, which is leased with a limit, while the
@@ -343,13 +393,14 @@ Scenario first_backend_against_horizon() {
           [=] { return result->granted && !result->planned && result->rings == 0; },
           [=] {
             if (result->granted) end_lease(result->lease);
-          }};
+          },
+          {{"planned", [=] { return result->planned; }}, {"rung", [=] { return result->rings != 0; }}}};
 }
 
 std::vector<Scenario> scenarios() {
   return {begin_against_evict(),       first_begin_against_evict(),    ready_against_evict(),
-          end_against_idle_evict(),    end_against_wanted(),           begin_against_horizon(false),
-          begin_against_horizon(true), first_backend_against_horizon()};
+          end_against_idle_evict(),    clear_against_idle_evict(),     end_against_wanted(),
+          begin_against_horizon(false), begin_against_horizon(true), first_backend_against_horizon()};
 }
 
 // seq_cst accesses that could be weaker, and why. They cost nothing where they are.
@@ -358,8 +409,8 @@ const std::map<std::string, std::string>& stronger_than_needed() {
       {"attach load row", "under the mutex; free rows are taken by nobody else"},
       {"attach store leases_high",
        "what a scan may read instead is the last owner's: higher, so it looks further"},
-      {"raise_last_used cas last_used", "released by the lease word's store, which follows it"},
-      {"latest_use_ns load last_used", "acquired by the scan of the lease words before it"},
+      {"clear_worker_row cas lease", "it releases the stamp before it to the scan that reads it"},
+      {"clear_worker_row load lease", "a CAS of the same word decides"},
       {"load_state load state", "looked at before a CAS that decides"},
   };
   return kList;
@@ -371,6 +422,11 @@ TEST(MemoryOrders, NothingGoesWrongWithTheOrdersAsTheyStand) {
     EXPECT_FALSE(found.violated) << scenario.name << " went wrong:\n" << found.steps;
     std::cout << scenario.name << ": " << found.executions << " executions\n";
     EXPECT_GT(found.executions, 10u) << scenario.name;
+    EXPECT_FALSE(scenario.outcomes.empty()) << scenario.name << " does not say what it shows";
+    for (const Scenario::Outcome& outcome : scenario.outcomes) {
+      EXPECT_TRUE(found.outcomes.contains(outcome.name))
+          << scenario.name << ": \"" << outcome.name << "\" never came about";
+    }
   }
 }
 
