@@ -103,9 +103,10 @@ TEST_F(WakeTest, P5ARaisedLimitWakesTheLine) {
 
 // The slot stays: its lease was cut and is still held. So it is the end itself that has to wake.
 TEST_F(WakeTest, P5TheEndOfABackendWakesTheLine) {
+  const Daemon daemon(scratch_, {"--max-backends", "1", "--when-busy", "wait"});
   const Lease cut = load_external(pool_, "resident");
   const auto waiter = start_waiter("b");
-  const Daemon daemon(scratch_, {"--max-backends", "1", "--when-busy", "force"});
+  ASSERT_TRUE(pool_.evict("resident", true));
   EXPECT_EQ(waiter->hear(), "ticket");
   EXPECT_TRUE(was_woken());
 }
