@@ -33,8 +33,8 @@ void add_check(CLI::App& root, Context& context) {
         }
         return findings.empty() ? kDone : kNo;
       });
-  command->add_flag("--settled", options->settled,
-                    "Nothing is going on: states that only pass are findings too");
+  add_flag(command, "--settled", &options->settled,
+           "Nothing is going on: states that only pass are findings too");
   add_file(command, &options->file);
 }
 

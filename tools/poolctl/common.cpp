@@ -1,5 +1,6 @@
 #include "common.hpp"
 
+#include <CLI/CLI.hpp>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -19,15 +20,20 @@ const Settings kNoSettings;
 template <class Parse>
 CLI::Option* add_checked(CLI::App* command, const std::string& name, const std::string& type,
                          const std::string& help, Parse parse) {
-  return command
-      ->add_option_function<std::string>(
-          name,
-          [name, parse](const std::string& text) {
-            if (auto read = parse(text); !read) throw BadArgument(read.error().text);
-          },
-          help)
-      ->type_name(type);
+  const auto take = [parse](const std::string& text) {
+    if (auto read = parse(text); !read) throw BadArgument(read.error().text);
+  };
+  return add_text(command, name, type, take, help);
 }
+
+class UsageFormatter : public CLI::Formatter {
+ public:
+  explicit UsageFormatter(std::string line) : line_(std::move(line)) {}
+  std::string make_usage(const CLI::App*, std::string) const override { return line_; }
+
+ private:
+  std::string line_;
+};
 
 }  // namespace
 
@@ -88,8 +94,40 @@ CLI::Option* add_model(CLI::App* command, std::string* into) {
 }
 
 CLI::Option* add_file(CLI::App* command, std::string* into) {
-  return command->add_option("--file", *into, "Look at a copied segment instead of a pool")
-      ->type_name("PATH");
+  return add_text(command, "--file", "PATH", into, "Look at a copied segment instead of a pool");
+}
+
+CLI::Option* add_flag(CLI::App* command, const std::string& name, bool* into,
+                      const std::string& help) {
+  return command->add_flag(name, *into, help);
+}
+
+CLI::Option* add_text(CLI::App* command, const std::string& name, const std::string& type,
+                      std::string* into, const std::string& help) {
+  return command->add_option(name, *into, help)->type_name(type);
+}
+
+CLI::Option* add_text(CLI::App* command, const std::string& name, const std::string& type,
+                      const TakeText& take, const std::string& help) {
+  return command->add_option_function<std::string>(name, take, help)->type_name(type);
+}
+
+CLI::Option* add_texts(CLI::App* command, const std::string& name, const std::string& type,
+                       const TakeTexts& take, const std::string& help) {
+  CLI::Option* option =
+      command->add_option_function<std::vector<std::string>>(name, take, help)->type_name(type);
+  // One text each time that it is given, not all up to the next option.
+  return name.starts_with("-") ? option->allow_extra_args(false) : option;
+}
+
+void require(CLI::Option* option) { option->required(); }
+void make_value_optional(CLI::Option* option) { option->expected(0, 1); }
+void needs(CLI::Option* option, CLI::Option* other) { option->needs(other); }
+void excludes(CLI::Option* option, CLI::Option* other) { option->excludes(other); }
+
+void set_usage(CLI::App* command, const std::string& line) {
+  command->formatter(std::make_shared<UsageFormatter>(line));
+  command->get_formatter()->column_width(kHelpColumn);
 }
 
 void complain(std::string_view text) {

@@ -9,16 +9,22 @@
 // code it stands for (P13).
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "modelpool/snapshot.hpp"
+
+// CLI11 is known to common.cpp and main.cpp alone: its header costs seconds in each file.
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
 
 namespace modelpool::poolctl {
 
@@ -61,12 +67,28 @@ CLI::Option* add_count(CLI::App* command, const std::string& name, std::uint64_t
 CLI::Option* add_model(CLI::App* command, std::string* into);
 // --file PATH, for commands that only look.
 CLI::Option* add_file(CLI::App* command, std::string* into);
+CLI::Option* add_flag(CLI::App* command, const std::string& name, bool* into,
+                      const std::string& help);
+CLI::Option* add_text(CLI::App* command, const std::string& name, const std::string& type,
+                      std::string* into, const std::string& help);
+// `take` gets the text, or all the texts of an option that may be repeated or of positionals. It
+// throws BadArgument for one that is wrong.
+using TakeText = std::function<void(const std::string&)>;
+using TakeTexts = std::function<void(const std::vector<std::string>&)>;
+CLI::Option* add_text(CLI::App* command, const std::string& name, const std::string& type,
+                      const TakeText& take, const std::string& help);
+CLI::Option* add_texts(CLI::App* command, const std::string& name, const std::string& type,
+                       const TakeTexts& take, const std::string& help);
+void require(CLI::Option* option);
+void make_value_optional(CLI::Option* option);
+void needs(CLI::Option* option, CLI::Option* other);
+void excludes(CLI::Option* option, CLI::Option* other);
+// What `command --help` says instead of the usage line that CLI11 makes.
+void set_usage(CLI::App* command, const std::string& line);
 
 // A text that was wrong on the command line: thrown while it is parsed, caught in main.
-class BadArgument : public CLI::ParseError {
- public:
-  explicit BadArgument(const std::string& text)
-      : CLI::ParseError("BadArgument", text, kWrongUsage) {}
+struct BadArgument : std::runtime_error {
+  using std::runtime_error::runtime_error;
 };
 
 // Prints the message to stderr.

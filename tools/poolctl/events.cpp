@@ -163,30 +163,25 @@ void add_events(CLI::App& root, Context& context) {
                                : print_events(context, *options, **segment);
       });
   CLI::Option* follows =
-      command->add_flag("-f,--follow", options->follow, "Go on as events happen");
-  command
-      ->add_option_function<std::string>(
-          "--since",
-          [options](const std::string& text) {
-            const auto sequence = parse_count(text, kNever_ns - 1);
-            if (!sequence) throw BadArgument(sequence.error().text);
-            options->since = std::max<std::uint64_t>(1, *sequence);
-          },
-          "Only events from this sequence number on")
-      ->type_name("SEQ");
+      add_flag(command, "-f,--follow", &options->follow, "Go on as events happen");
+  add_text(
+      command, "--since", "SEQ",
+      [options](const std::string& text) {
+        const auto sequence = parse_count(text, kNever_ns - 1);
+        if (!sequence) throw BadArgument(sequence.error().text);
+        options->since = std::max<std::uint64_t>(1, *sequence);
+      },
+      "Only events from this sequence number on");
   add_count(command, "--count", &options->count, kNever_ns - 1,
             "At most N: the newest, with --since or --follow the first");
-  command
-      ->add_option_function<std::vector<std::string>>(
-          "--kind",
-          [options](const std::vector<std::string>& texts) {
-            for (const std::string& text : texts) options->kinds.push_back(kind_named(text));
-          },
-          "Only events of this kind; may be repeated")
-      ->type_name("KIND")
-      ->allow_extra_args(false);
-  command->add_option("--model", options->model, "Only events of this model")->type_name("MODEL");
-  add_file(command, &options->file)->excludes(follows);
+  add_texts(
+      command, "--kind", "KIND",
+      [options](const std::vector<std::string>& texts) {
+        for (const std::string& text : texts) options->kinds.push_back(kind_named(text));
+      },
+      "Only events of this kind; may be repeated");
+  add_text(command, "--model", "MODEL", &options->model, "Only events of this model");
+  excludes(add_file(command, &options->file), follows);
 }
 
 }  // namespace modelpool::poolctl

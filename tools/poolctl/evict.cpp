@@ -150,7 +150,7 @@ void add_evict(CLI::App& root, Context& context) {
                   "  poolctl evict llama-3-8b --force --timeout 20s\n",
                   [&context, options] { return evict(context, *options); });
   add_model(command, &options->model);
-  command->add_flag("--force", options->force, "Cut its leases");
+  add_flag(command, "--force", &options->force, "Cut its leases");
   add_duration(command, "--timeout", &options->timeout_ns,
                "Wait at most this long (1m); 0: only ask, and leave the request");
 }

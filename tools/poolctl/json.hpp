@@ -6,8 +6,6 @@
 
 namespace modelpool::poolctl {
 
-inline void print_json(const Json& json) {
-  print(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-}
+void print_json(const Json& json);
 
 }  // namespace modelpool::poolctl

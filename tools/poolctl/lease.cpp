@@ -200,14 +200,6 @@ class Load {
   std::uint64_t until_ns_;
 };
 
-// The usage line ends with what CLI11 never sees.
-class LeaseFormatter : public CLI::Formatter {
- public:
-  std::string make_usage(const CLI::App*, std::string) const override {
-    return "Usage: poolctl lease MODEL [OPTIONS] -- COMMAND...\n";
-  }
-};
-
 Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inbox) {
   AcquireOptions asked;
   asked.tag = options.tag;
@@ -307,42 +299,33 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
       "  poolctl lease tts --start 'tts --socket /tmp/tts.sock' --address unix:/tmp/tts.sock -- "
       "./say hello\n",
       [&context, options, &command_line] { return lease(context, *options, command_line); });
-  command->formatter(std::make_shared<LeaseFormatter>());
-  command->get_formatter()->column_width(kHelpColumn);
+  // CLI11 never sees COMMAND.
+  set_usage(command, "Usage: poolctl lease MODEL [OPTIONS] -- COMMAND...\n");
   add_model(command, &options->model);
-  CLI::Option* start =
-      command
-          ->add_option_function<std::string>(
-              "--start",
-              [options](const std::string& text) {
-                if (text.find_first_not_of(" \t\n") == std::string::npos) {
-                  throw BadArgument(
-                      "unable to start a backend: --start is empty; give its command line");
-                }
-                options->start = text;
-              },
-              "Load the model with this command line if need be")
-          ->type_name("CMD");
-  command->add_option("--address", options->address, "Where the backend answers (127.0.0.1:{port})")
-      ->type_name("ADDRESS")
-      ->needs(start);
-  command
-      ->add_option("--ready", options->ready,
-                   "How to see that it answers: tcp, http:/path, delay:D (tcp)")
-      ->type_name("CHECK")
-      ->needs(start);
-  command->add_option("--log", options->log, "File its output is appended to (discarded)")
-      ->type_name("FILE")
-      ->needs(start);
-  add_size(command, "--size", &options->size_bytes, "Memory the backend needs (unknown)")
-      ->needs(start);
-  command->add_flag("--pin", options->pin, "Pin the backend when it is loaded here")->needs(start);
+  CLI::Option* start = add_text(
+      command, "--start", "CMD",
+      [options](const std::string& text) {
+        if (text.find_first_not_of(" \t\n") == std::string::npos) {
+          throw BadArgument("unable to start a backend: --start is empty; give its command line");
+        }
+        options->start = text;
+      },
+      "Load the model with this command line if need be");
+  for (CLI::Option* option :
+       {add_text(command, "--address", "ADDRESS", &options->address,
+                 "Where the backend answers (127.0.0.1:{port})"),
+        add_text(command, "--ready", "CHECK", &options->ready,
+                 "How to see that it answers: tcp, http:/path, delay:D (tcp)"),
+        add_text(command, "--log", "FILE", &options->log,
+                 "File its output is appended to (discarded)"),
+        add_size(command, "--size", &options->size_bytes, "Memory the backend needs (unknown)"),
+        add_flag(command, "--pin", &options->pin, "Pin the backend when it is loaded here")})
+    needs(option, start);
   add_duration(command, "--timeout", &options->timeout_ns,
                "Wait at most this long (30s); 0: do not wait");
   add_duration(command, "--busy-timeout", &options->busy_timeout_ns,
                "Kill the backend if this lease lasts longer (the pool's rules only)", true);
-  command->add_option("--tag", options->tag, "Text shown with the lease, at most 31 bytes")
-      ->type_name("TEXT");
+  add_text(command, "--tag", "TEXT", &options->tag, "Text shown with the lease, at most 31 bytes");
 }
 
 }  // namespace modelpool::poolctl

@@ -91,20 +91,17 @@ std::string draw(const std::string& frame, std::size_t width) {
 
 CLI::Option* add_redraw(CLI::App* command, const std::string& name, const std::string& help,
                         std::uint64_t* every_ns) {
-  return command
-      ->add_option_function<std::string>(
-          name,
-          [every_ns](const std::string& text) {
-            const auto every = parse_duration(text.empty() ? "1s" : text);
-            if (!every) throw BadArgument(every.error().text);
-            if (*every < kRedrawMin_ns) {
-              throw BadArgument("unable to redraw every \"" + escape(text) +
-                                "\": 50ms is the least");
-            }
-            *every_ns = *every;
-          },
-          help)
-      ->type_name("DURATION");
+  return add_text(
+      command, name, "DURATION",
+      [every_ns](const std::string& text) {
+        const auto every = parse_duration(text.empty() ? "1s" : text);
+        if (!every) throw BadArgument(every.error().text);
+        if (*every < kRedrawMin_ns) {
+          throw BadArgument("unable to redraw every \"" + escape(text) + "\": 50ms is the least");
+        }
+        *every_ns = *every;
+      },
+      help);
 }
 
 namespace {
@@ -200,9 +197,9 @@ void add_list(CLI::App& root, Context& context) {
         }
         return kDone;
       });
-  add_redraw(command, "--watch", "Redraw again and again, every DURATION (1s) and at each event",
-             &options->watch_ns)
-      ->expected(0, 1);
+  make_value_optional(
+      add_redraw(command, "--watch", "Redraw again and again, every DURATION (1s) and at each event",
+                 &options->watch_ns));
   add_file(command, &options->file);
 }
 

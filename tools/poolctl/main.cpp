@@ -1,4 +1,5 @@
 // poolctl: shows and steers a pool of model backends.
+#include <CLI/CLI.hpp>
 #include <unistd.h>
 
 #include <cerrno>

@@ -337,7 +337,7 @@ void add_remove(CLI::App& root, Context& context) {
       "A pool of an older or newer version is removed in the same way.\n\n"
       "Examples:\n  poolctl remove\n  poolctl --pool test remove --stop --timeout 30s\n",
       [&context, options] { return remove(context, *options); });
-  command->add_flag("--stop", options->stop, "End the backends and the coordinator first");
+  add_flag(command, "--stop", &options->stop, "End the backends and the coordinator first");
   add_duration(command, "--timeout", &options->timeout_ns,
                "With --stop: wait at most this long (1m)");
 }

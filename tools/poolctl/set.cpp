@@ -80,21 +80,19 @@ void add_set(CLI::App& root, Context& context) {
         }
         return change(context, *options);
       });
-  command
-      ->add_option_function<std::vector<std::string>>(
-          "KEY=VALUE",
-          [options](const std::vector<std::string>& texts) {
-            for (const std::string& text : texts) {
-              const std::size_t equals = text.find('=');
-              if (equals == std::string::npos || equals == 0) {
-                throw BadArgument("unable to set \"" + escape(text) +
-                                  "\": it is not KEY=VALUE; write it like idle-timeout=15m");
-              }
-              options->values.emplace_back(text.substr(0, equals), text.substr(equals + 1));
-            }
-          },
-          "Settings to change")
-      ->type_name("");
+  add_texts(
+      command, "KEY=VALUE", "",
+      [options](const std::vector<std::string>& texts) {
+        for (const std::string& text : texts) {
+          const std::size_t equals = text.find('=');
+          if (equals == std::string::npos || equals == 0) {
+            throw BadArgument("unable to set \"" + escape(text) +
+                              "\": it is not KEY=VALUE; write it like idle-timeout=15m");
+          }
+          options->values.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+        }
+      },
+      "Settings to change");
   add_file(command, &options->file);
 }
 

@@ -77,21 +77,18 @@ void add_wait(CLI::App& root, Context& context) {
                   "  poolctl wait llama-3-8b --state gone --timeout 0   # look once\n",
                   [&context, options] { return wait_for(context, *options); });
   add_model(command, &options->model);
-  command
-      ->add_option_function<std::string>(
-          "--state",
-          [options](const std::string& text) {
-            if (std::find(kStates.begin(), kStates.end(), text) == kStates.end()) {
-              std::string known;
-              for (const std::string_view state : kStates) known += " " + std::string(state);
-              throw BadArgument("unable to wait for \"" + escape(text) +
-                                "\": there is no such state; the states are" + known);
-            }
-            options->state = text;
-          },
-          "The state to wait for")
-      ->type_name("STATE")
-      ->required();
+  require(add_text(
+      command, "--state", "STATE",
+      [options](const std::string& text) {
+        if (std::find(kStates.begin(), kStates.end(), text) == kStates.end()) {
+          std::string known;
+          for (const std::string_view state : kStates) known += " " + std::string(state);
+          throw BadArgument("unable to wait for \"" + escape(text) +
+                            "\": there is no such state; the states are" + known);
+        }
+        options->state = text;
+      },
+      "The state to wait for"));
   add_duration(command, "--timeout", &options->timeout_ns,
                "Give up after this long (30s); 0: look once");
 }
