@@ -1,10 +1,23 @@
 # shellcheck shell=bash
 # Sourced by tools/check, tools/demo and tools/bench: from a bare Debian 12 and a checkout to built programs.
 
-readonly build_packages=(
-  g++ cmake ninja-build pkg-config python3
-  libboost-dev libcli11-dev libcpp-httplib-dev libexpected-dev libgmock-dev libgtest-dev
+# tests/install/check_packages.py compares these lists with what is configured and run.
+# shellcheck disable=SC2034  # used by those who source this
+readonly build_packages=(  # libmodelpool, coordinatord, poolctl and the demo
+  g++ cmake ninja-build pkg-config
+  libboost-dev libcli11-dev libcpp-httplib-dev libexpected-dev
   libspdlog-dev libsystemd-dev libtomlplusplus-dev nlohmann-json3-dev
+)
+# shellcheck disable=SC2034
+readonly test_packages=(  # the Python package and the tests, beside those
+  libgmock-dev libgtest-dev pybind11-dev python3 python3-dev
+  clang curl golang-go gunicorn libclang-rt-14-dev patch procps s6 spin strace systemd
+  uvicorn uwsgi-core uwsgi-plugin-python3 valgrind
+)
+# shellcheck disable=SC2034
+readonly bench_packages=(  # what is measured beside the pool, and the drawing
+  libbenchmark-dev libgmock-dev libgtest-dev libhiredis-dev python3 python3-matplotlib
+  gunicorn patch php8.2-fpm redis-server uwsgi-core uwsgi-plugin-python3 valgrind
 )
 
 fail() {
@@ -55,12 +68,16 @@ need_packages() {
     env DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install "${missing[@]}"
 }
 
+# configure PRESET [CMAKE_OPTION...]
+configure() {
+  step "build/$1.log" "configure ($1)" cmake --preset "$@"
+}
+
 # build PRESET [TARGET...]: what the build preset names, or these targets.
 build() {
   local preset=$1 target=()
   shift
   if (($# > 0)); then target=(--target "$@"); fi
-  step "build/$preset.log" "configure ($preset)" cmake --preset "$preset"
   step "build/$preset.log" "build ($preset)" \
     cmake --build --preset "$preset" --parallel "$(nproc)" "${target[@]}"
 }
