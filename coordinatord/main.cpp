@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <string>
 
+#include "base/program.hpp"
 #include "config.hpp"
 #include "log.hpp"
 #include "loop.hpp"
@@ -48,9 +49,7 @@ int exit_code(const Error& error) {
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   auto parsed = parse_command_line(argc, argv);
   if (!parsed) return complain(parsed.error(), kExitUsage);
   if (!parsed->answer.empty()) {
@@ -80,4 +79,10 @@ int main(int argc, char** argv) {
   auto loop = Loop::make(options, *settings, std::move(*notifier));
   if (!loop) return complain(loop.error(), exit_code(loop.error()));
   return (*loop)->run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run_program("coordinatord", {kExitNoPool, kExitFinding}, [&] { return run(argc, argv); });
 }

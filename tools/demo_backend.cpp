@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "base/process.hpp"
+#include "base/program.hpp"
 #include "modelpool/settings.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
@@ -432,17 +433,18 @@ Result<Options> read_options(int argc, char** argv, std::string& help) {
 }  // namespace modelpool
 
 int main(int argc, char** argv) {
-  std::string help;
-  // Static: threads use it until _exit.
-  static const modelpool::Result<modelpool::Options> options =
-      modelpool::read_options(argc, argv, help);
-  if (!options) {
-    std::fprintf(stderr, "%s\n", options.error().text.c_str());
-    return modelpool::kExitUsage;
-  }
-  if (!help.empty()) {
+  constexpr int kFailed = modelpool::kExitFailed;
+  return modelpool::run_program("demo_backend", {kFailed, kFailed}, [&]() -> int {
+    std::string help;
+    // Static: threads use it until _exit.
+    static const modelpool::Result<modelpool::Options> options =
+        modelpool::read_options(argc, argv, help);
+    if (!options) {
+      std::fprintf(stderr, "%s\n", options.error().text.c_str());
+      return modelpool::kExitUsage;
+    }
+    if (help.empty()) modelpool::run(*options);
     std::fputs(help.c_str(), stdout);
     return 0;
-  }
-  modelpool::run(*options);
+  });
 }

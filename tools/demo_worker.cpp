@@ -31,12 +31,14 @@
 
 #include "modelpool/pool.hpp"
 #include "base/process.hpp"
+#include "base/program.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 
 namespace modelpool {
 namespace {
 
+constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 constexpr int kExitNoPool = 3;
 constexpr int kThreadsMax = 256;
@@ -555,15 +557,17 @@ Result<Options> read_options(int argc, char** argv, std::string& help) {
 }  // namespace modelpool
 
 int main(int argc, char** argv) {
-  std::string help;
-  const modelpool::Result<modelpool::Options> options = modelpool::read_options(argc, argv, help);
-  if (!options) {
-    std::fprintf(stderr, "%s\n", options.error().text.c_str());
-    return modelpool::kExitUsage;
-  }
-  if (!help.empty()) {
+  constexpr int kFailed = modelpool::kExitFailed;
+  return modelpool::run_program("demo_worker", {kFailed, kFailed}, [&] {
+    std::string help;
+    const modelpool::Result<modelpool::Options> options =
+        modelpool::read_options(argc, argv, help);
+    if (!options) {
+      std::fprintf(stderr, "%s\n", options.error().text.c_str());
+      return modelpool::kExitUsage;
+    }
+    if (help.empty()) return modelpool::run(*options);
     std::fputs(help.c_str(), stdout);
     return 0;
-  }
-  return modelpool::run(*options);
+  });
 }

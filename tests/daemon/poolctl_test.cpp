@@ -29,6 +29,10 @@ const std::vector<std::vector<std::string>> kLooks = {
     {"status"}, {"list"},         {"workers"}, {"leases"}, {"waiters"},
     {"events"}, {"explain", "m"}, {"dump"},    {"check"},  {"set"}};
 
+const std::vector<const char*> kCommands = {
+    "status", "list",  "top", "workers", "leases", "waiters", "events", "explain", "dump",
+    "check",  "set",   "touch", "pin",   "unpin",  "evict",   "wait",   "lease",   "remove"};
+
 TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
   start({"--max-backends", "1"});
   {
@@ -480,13 +484,28 @@ TEST_F(PoolctlTest, HelpAndVersionAreNoErrors) {
     EXPECT_NE(done.out, "");
     EXPECT_EQ(run({MODELPOOL_COORDINATORD, flag}).code, 0);
   }
-  for (const char* command :
-       {"status", "list", "top", "workers", "leases", "waiters", "events", "explain", "dump", "check",
-        "set", "touch", "pin", "unpin", "evict", "wait", "lease", "remove"}) {
+  for (const char* command : kCommands) {
     const Finished done = ctl({command, "--help"});
     EXPECT_EQ(done.code, 0) << command;
     EXPECT_THAT(done.out, HasSubstr("Example")) << command;
   }
+}
+
+// CLI11 2.3 took "KEY=VALUE" as the name of a positional; with 2.4 every command aborted.
+TEST_F(PoolctlTest, NamesAreThoseThatNewerVersionsOfCLI11TakeAsWell) {
+  std::size_t names = 0;
+  for (const char* command : kCommands) {
+    std::istringstream lines(ctl({command, "--help"}).out);
+    for (std::string line; std::getline(lines, line) && line != "Positionals:";) {
+    }
+    for (std::string line; std::getline(lines, line) && line.starts_with("  ");) {
+      const std::string name = line.substr(2, line.find(' ', 2) - 2);
+      if (name.empty()) continue;  // a text that goes on
+      ++names;
+      EXPECT_THAT(name, Not(::testing::ContainsRegex("[=:{!]"))) << command;
+    }
+  }
+  EXPECT_GE(names, 8u) << "this test looks in the wrong way";
 }
 
 }  // namespace

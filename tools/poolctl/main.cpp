@@ -1,11 +1,7 @@
 // poolctl: shows and steers a pool of model backends.
 #include <CLI/CLI.hpp>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-
+#include "base/program.hpp"
 #include "common.hpp"
 
 #ifndef MODELPOOL_VERSION
@@ -86,8 +82,7 @@ std::string explain_misuse(const CLI::App& app, const Line& line, const CLI::Par
          " --help";
 }
 
-int run(int argc, char** argv) {
-  const Line line = split(argc, argv);
+int run(const Line& line) {
   const int wrong_usage = line.command == "lease" ? kLeaseFailed : kWrongUsage;
 
   Context context;
@@ -156,10 +151,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   namespace poolctl = modelpool::poolctl;
-  int code = poolctl::run(argc, argv);
-  if (std::fflush(stdout) != 0 && errno != EPIPE) {
-    poolctl::complain(std::string("unable to write the output: ") + std::strerror(errno));
-    if (code == poolctl::kDone) code = poolctl::kUnusable;
-  }
-  return code;
+  const poolctl::Line line = poolctl::split(argc, argv);
+  const int failed = line.command == "lease" ? poolctl::kLeaseFailed : poolctl::kUnusable;
+  return modelpool::run_program("poolctl", {failed, failed}, [&] { return poolctl::run(line); });
 }

@@ -81,7 +81,7 @@ void add_set(CLI::App& root, Context& context) {
         return change(context, *options);
       });
   add_texts(
-      command, "KEY=VALUE", "",
+      command, "SETTING", "",  // CLI11 2.4 takes no "=" in a name
       [options](const std::vector<std::string>& texts) {
         for (const std::string& text : texts) {
           const std::size_t equals = text.find('=');
@@ -92,7 +92,7 @@ void add_set(CLI::App& root, Context& context) {
           options->values.emplace_back(text.substr(0, equals), text.substr(equals + 1));
         }
       },
-      "Settings to change");
+      "KEY=VALUE: settings to change");
   add_file(command, &options->file);
 }
 
