@@ -15,13 +15,14 @@
 #include <mutex>
 #include <utility>
 
-#include "json/event_json.hpp"
-#include "base/text.hpp"
+#include "base/journal.hpp"
 #include "base/time.hpp"
+#include "json/event_json.hpp"
 
 namespace modelpool::coordinator {
 namespace {
 
+constexpr const char* kEventLogger = "events";
 constexpr std::array<std::string_view, 5> kLevelNames = {"trace", "debug", "info", "warn", "error"};
 constexpr std::array<spdlog::level::level_enum, 5> kLevels = {
     spdlog::level::trace, spdlog::level::debug, spdlog::level::info,
@@ -45,50 +46,53 @@ void append(spdlog::memory_buf_t& line, std::string_view text) {
   line.append(text.data(), text.data() + text.size());
 }
 
-// "2026-03-01T12:00:00.000Z info  message"
-class TextFormatter final : public spdlog::formatter {
+// Of syslog, as the journal takes it: "<4>".
+std::string priority_of(spdlog::level::level_enum level) {
+  switch (level) {
+    case spdlog::level::trace:
+    case spdlog::level::debug:
+      return "<7>";
+    case spdlog::level::info:
+      return "<6>";
+    case spdlog::level::warn:
+      return "<4>";
+    default:
+      return "<3>";
+  }
+}
+
+// A line, or a line for each of the message's: "2026-03-01T12:00:00.000Z info  message" or
+// {"time":"2026-03-01T12:00:00.000Z","level":"info","message":"..."}.
+class LineFormatter final : public spdlog::formatter {
  public:
+  LineFormatter(LogFormat format, bool to_journal) : format_(format), to_journal_(to_journal) {}
+
   void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& line) override {
-    const std::string_view level = level_name(message.level);
-    append(line, time_of(message));
-    append(line, " ");
-    append(line, level);
-    append(line, std::string_view("      ").substr(level.size()));
-    append(line, {message.payload.data(), message.payload.size()});
+    const std::string_view text{message.payload.data(), message.payload.size()};
+    const std::string before = to_journal_ ? priority_of(message.level) : std::string();
+    append(line, format_ == LogFormat::kJson ? before + json_line(message, text)
+                                             : prefix_lines(before + text_head(message), text));
     append(line, "\n");
   }
   std::unique_ptr<spdlog::formatter> clone() const override {
-    return std::make_unique<TextFormatter>();
+    return std::make_unique<LineFormatter>(format_, to_journal_);
   }
-};
 
-// {"time":"2026-03-01T12:00:00.000Z","level":"info","message":"..."}
-class JsonFormatter final : public spdlog::formatter {
- public:
-  void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& line) override {
-    append(line, "{\"time\":\"");
-    append(line, time_of(message));
-    append(line, "\",\"level\":\"");
-    append(line, level_name(message.level));
-    append(line, "\",\"message\":");
-    append(line, json_quoted({message.payload.data(), message.payload.size()}));
-    append(line, "}\n");
+ private:
+  static std::string text_head(const spdlog::details::log_msg& message) {
+    std::string level(level_name(message.level));
+    level.resize(6, ' ');
+    return time_of(message) + " " + level;
   }
-  std::unique_ptr<spdlog::formatter> clone() const override {
-    return std::make_unique<JsonFormatter>();
+  // An event is the object itself.
+  static std::string json_line(const spdlog::details::log_msg& message, std::string_view text) {
+    if (message.logger_name == kEventLogger) return std::string(text);
+    return "{\"time\":\"" + time_of(message) + "\",\"level\":\"" + std::string(level_name(message.level)) +
+           "\",\"message\":" + json_quoted(text) + "}";
   }
-};
 
-// The payload is the line.
-class BareFormatter final : public spdlog::formatter {
- public:
-  void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& line) override {
-    append(line, {message.payload.data(), message.payload.size()});
-    append(line, "\n");
-  }
-  std::unique_ptr<spdlog::formatter> clone() const override {
-    return std::make_unique<BareFormatter>();
-  }
+  LogFormat format_;
+  bool to_journal_;
 };
 
 // Standard error, as far as somebody reads it: a logger that has stopped, a terminal after Ctrl-S
@@ -123,58 +127,23 @@ class PatientSink final : public spdlog::sinks::base_sink<std::mutex> {
   bool is_read_ = true;
 };
 
-std::shared_ptr<spdlog::logger> make_logger(const std::string& name, LogLevel level,
-                                            std::unique_ptr<spdlog::formatter> formatter) {
+std::shared_ptr<spdlog::logger> make_logger(const char* name, LogLevel level, LogFormat format) {
   auto logger = std::make_shared<spdlog::logger>(name, std::make_shared<PatientSink>());
-  logger->set_formatter(std::move(formatter));
+  logger->set_formatter(std::make_unique<LineFormatter>(format, stderr_is_journal()));
   logger->set_level(kLevels[static_cast<std::size_t>(level)]);
   logger->flush_on(spdlog::level::trace);
   logger->set_error_handler([](const std::string&) {});  // it would write to the same stderr
   return logger;
 }
 
-// Null: events are messages of the default logger, as text.
-std::shared_ptr<spdlog::logger>& event_logger() {
-  static std::shared_ptr<spdlog::logger> logger;
-  return logger;
-}
-
-spdlog::level::level_enum level_of(EventKind kind) {
-  switch (kind) {
-    case EventKind::kKilled:
-    case EventKind::kLoadFailed:
-    case EventKind::kWorkerDied:
-      return spdlog::level::warn;
-    default:
-      return spdlog::level::info;
-  }
-}
-
-// key=value pairs behind the event's kind; unknown values are not added.
-class PairWriter {
- public:
-  explicit PairWriter(std::string_view kind) : line_(kind) {}
-
-  void text(std::string_view key, std::string_view value) {
-    if (value.empty()) return;
-    line_ += ' ';
-    line_ += key;
-    line_ += '=';
-    line_ += value.find_first_of(" \"\\") == std::string_view::npos && is_printable_utf8(value)
-                 ? std::string(value)
-                 : json_quoted(value);
-  }
-  void number(std::string_view key, std::uint64_t value, std::uint64_t unknown) {
-    if (value != unknown) text(key, std::to_string(value));
-  }
-  void age(std::string_view key, std::uint64_t age_ns) {
-    if (age_ns != kNever_ns) text(key, format_age(age_ns));
-  }
-  std::string finish() && { return std::move(line_); }
-
- private:
-  std::string line_;
+struct EventLog {
+  std::shared_ptr<spdlog::logger> logger;  // null before set_up_log
+  LogFormat format = LogFormat::kText;
 };
+EventLog& event_log() {
+  static EventLog log;
+  return log;
+}
 
 }  // namespace
 
@@ -192,42 +161,19 @@ std::optional<LogFormat> parse_log_format(std::string_view name) {
 }
 
 void set_up_log(LogLevel level, LogFormat format) {
-  if (format == LogFormat::kJson) {
-    spdlog::set_default_logger(
-        make_logger("coordinatord", level, std::make_unique<JsonFormatter>()));
-    event_logger() = make_logger("events", level, std::make_unique<BareFormatter>());
-  } else {
-    spdlog::set_default_logger(
-        make_logger("coordinatord", level, std::make_unique<TextFormatter>()));
-    event_logger() = nullptr;
-  }
+  spdlog::set_default_logger(make_logger("coordinatord", level, format));
+  event_log() = {make_logger(kEventLogger, level, format), format};
 }
 
 void log_event(std::uint64_t sequence, const EventData& event) {
-  const spdlog::level::level_enum level = level_of(event.kind);
-  if (event_logger() != nullptr) {
-    if (event_logger()->should_log(level)) event_logger()->log(level, event_json(sequence, event));
-  } else if (spdlog::should_log(level)) {
-    spdlog::default_logger_raw()->log(level, event_text(event));
-  }
-}
-
-std::string event_text(const EventData& event) {
-  PairWriter pairs(event_kind_name(event.kind));
-  pairs.text("model", field_text(event.model));
-  pairs.number("pid", event.pid, 0);
-  pairs.text("reason", reason_name(event.reason));
-  pairs.age("age", event.age_ns);
-  if (event.limit_ns != kNever_ns) pairs.text("limit", format_duration(event.limit_ns));
-  if (event.signal != 0) pairs.text("signal", signal_text(static_cast<int>(event.signal)));
-  pairs.age("exit", event.exit_ns);
-  pairs.text("ended", exit_text(event.exit_status));
-  pairs.age("load", event.load_ns);
-  pairs.number("worker", event.worker_pid, 0);
-  pairs.text("tag", field_text(event.tag));
-  pairs.number("count", event.count, kNever_ns);
-  pairs.text("text", field_text(event.text));
-  return std::move(pairs).finish();
+  const auto& [logger, format] = event_log();
+  const auto level = is_warning(event.kind) ? spdlog::level::warn : spdlog::level::info;
+  if (logger == nullptr || !logger->should_log(level)) return;
+  // At the event's own time: its line says when it was in either format.
+  const spdlog::log_clock::time_point at{
+      std::chrono::duration_cast<spdlog::log_clock::duration>(std::chrono::nanoseconds(event.time_ns))};
+  logger->log(at, spdlog::source_loc{}, level,
+              format == LogFormat::kJson ? event_json(sequence, event) : event_text(sequence, event));
 }
 
 }  // namespace modelpool::coordinator

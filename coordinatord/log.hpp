@@ -1,7 +1,9 @@
-// What the coordinator says: lines on stderr, as text for people or as one JSON object a line.
+// What the coordinator says: lines on stderr, as text for people or as one JSON object a line. Both
+// have one schema: time and level, then a message, or an event with the keys that `poolctl events`
+// prints (event_json.hpp). Where stderr is systemd's journal, each line begins with its priority.
 //
 // Messages go through spdlog's default logger (spdlog::info and so on) once set_up_log ran; events
-// through log_event, so that the JSON line is the object that `poolctl events` prints.
+// through log_event.
 //
 // Safety: set_up_log from one thread, before others log; the rest from any thread. A closed stderr
 // loses lines and nothing else, provided the process ignores SIGPIPE; so does one that nobody reads.
@@ -26,11 +28,6 @@ std::optional<LogFormat> parse_log_format(std::string_view name);  // text json
 
 void set_up_log(LogLevel level, LogFormat format);
 
-// killed, load_failed and worker_died are warnings, all others information.
 void log_event(std::uint64_t sequence, const EventData& event);
-
-// "evicted model=llama pid=123 reason=idle age=15m0s limit=15m signal=SIGTERM exit=812ms": what is
-// unknown is left out (P11). Values with blanks or quotes stand in double quotes.
-std::string event_text(const EventData& event);
 
 }  // namespace modelpool::coordinator

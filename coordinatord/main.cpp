@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <string>
 
+#include "base/journal.hpp"
 #include "base/program.hpp"
 #include "config.hpp"
 #include "log.hpp"
@@ -22,7 +23,8 @@ using namespace modelpool;               // NOLINT: the program's own names
 using namespace modelpool::coordinator;  // NOLINT
 
 int complain(const Error& error, int code) {
-  std::fprintf(stderr, "coordinatord: %s\n", error.text.c_str());
+  const char* const prefix = stderr_is_journal() ? "<3>coordinatord: " : "coordinatord: ";
+  std::fprintf(stderr, "%s\n", prefix_lines(prefix, error.text).c_str());
   return code;
 }
 

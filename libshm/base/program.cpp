@@ -5,13 +5,16 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <string>
 #include <system_error>
+
+#include "base/journal.hpp"
 
 namespace modelpool {
 namespace {
 
 int complain(const char* name, const char* what, const char* why, int code) {
-  std::fprintf(stderr, "%s: unable to %s: %s\n", name, what, why);
+  std::fprintf(stderr, "%s%s: unable to %s: %s\n", stderr_is_journal() ? "<3>" : "", name, what, why);
   return code;
 }
 
@@ -30,11 +33,10 @@ int run_program(const char* name, ProgramExits exits, const std::function<int()>
   } catch (const std::system_error& error) {
     return complain(name, "go on", error.what(), exits.refused);
   } catch (const std::exception& error) {
-    std::fprintf(stderr,
-                 "%s: unable to go on: %s; this is a fault of the program or of a library that it uses, "
-                 "report it\n",
-                 name, error.what());
-    return exits.faulty;
+    const std::string why = error.what();
+    return complain(name, "go on",
+                    (why + "; this is a fault of the program or of a library that it uses: report it").c_str(),
+                    exits.faulty);
   }
 }
 

@@ -229,5 +229,17 @@ TEST_F(S6Test, S6DoesNotTryAgainWhatNeedsAPerson) {
   })) << test::run({"s6-svstat", service_}).out;
 }
 
+// Its refusals at start had no priority: the journal took them for information.
+TEST(JournalTest, ARefusalAtStartIsAnErrorOfTheJournal) {
+  const std::string refused = "\"$0\" --config /nowhere";
+  const test::Finished plain = test::run({"sh", "-c", "exec " + refused, MODELPOOL_COORDINATORD});
+  EXPECT_EQ(plain.code, 2);
+  EXPECT_TRUE(plain.err.starts_with("coordinatord: unable to ")) << plain.err;
+  const test::Finished journal = test::run(
+      {"sh", "-c", "JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) exec " + refused, MODELPOOL_COORDINATORD});
+  EXPECT_EQ(journal.code, 2);
+  EXPECT_TRUE(journal.err.starts_with("<3>coordinatord: unable to ")) << journal.err;
+}
+
 }  // namespace
 }  // namespace modelpool::test

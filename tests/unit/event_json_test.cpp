@@ -3,8 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -40,7 +44,7 @@ TEST(EventJsonTest, TheLineIsTheContractKeyByKey) {
   set_field(&event.tag, "req-81");
   set_field(&event.text, "state=S");
   EXPECT_EQ(event_json(42, event),
-            "{\"seq\":42,\"time\":\"2026-03-01T12:00:00.123Z\",\"kind\":\"evicted\","
+            "{\"seq\":42,\"time\":\"2026-03-01T12:00:00.123Z\",\"level\":\"info\",\"kind\":\"evicted\","
             "\"reason\":\"idle\",\"model\":\"llama\",\"pid\":123,\"worker_pid\":77,"
             "\"age_ms\":900000,\"limit_ms\":900000,\"signal\":\"SIGTERM\",\"exit_ms\":812,"
             "\"exit\":\"signal SIGTERM\",\"load_ms\":2,\"tag\":\"req-81\",\"count\":3,"
@@ -132,14 +136,12 @@ TEST(LayoutNamesTest, AnExitReadsAsWhatHappened) {
 TEST(EventTextTest, AnEventIsOneReadableLine) {
   EventData event = evicted_event();
   event.exit_status = 0;
-  EXPECT_EQ(
-      coordinator::event_text(event),
-      "evicted model=llama pid=123 reason=idle age=15m0s limit=15m signal=SIGTERM exit=812ms");
+  EXPECT_EQ(event_text(42, event),
+            "evicted seq=42 reason=idle model=llama pid=123 age_ms=900000 limit_ms=900000 "
+            "signal=SIGTERM exit_ms=812");
 }
 
-TEST(EventTextTest, P11UnknownIsLeftOut) {
-  EXPECT_EQ(coordinator::event_text(EventData{}), "loaded");
-}
+TEST(EventTextTest, P11UnknownIsLeftOut) { EXPECT_EQ(event_text(1, EventData{}), "loaded seq=1"); }
 
 TEST(EventTextTest, ValuesThatWouldReadAsSomethingElseAreQuoted) {
   EventData event;
@@ -147,9 +149,28 @@ TEST(EventTextTest, ValuesThatWouldReadAsSomethingElseAreQuoted) {
   event.exit_status = pack_exit(ExitKind::kExited, 1);
   set_field(&event.model, "a reason=lru");
   set_field(&event.text, "out of\nmemory");
-  EXPECT_EQ(
-      coordinator::event_text(event),
-      "load_failed model=\"a reason=lru\" ended=\"exit status 1\" text=\"out of\\\\x0amemory\"");
+  EXPECT_EQ(event_text(1, event),
+            "load_failed seq=1 model=\"a reason=lru\" exit=\"exit status 1\" "
+            "text=\"out of\\\\x0amemory\"");
+}
+
+// The text said exit=812ms where JSON's "exit" is how the process ended, and worker for worker_pid.
+TEST(EventTextTest, ItsKeysAndValuesAreThoseOfTheJson) {
+  EventData event = evicted_event();
+  event.worker_pid = 77;
+  event.load_ns = 2'500 * kMicrosecond_ns;
+  event.count = 3;
+  set_field(&event.tag, "req-81");
+  set_field(&event.text, "plain");
+  const auto json = nlohmann::ordered_json::parse(event_json(42, event));
+  std::string expected = json["kind"];
+  for (const auto& [key, value] : json.items()) {
+    ASSERT_FALSE(value.is_null()) << key << ": give it a value here";
+    if (key == "time" || key == "level" || key == "kind") continue;
+    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    expected += " " + key + "=" + (text.find(' ') == std::string::npos ? text : value.dump());
+  }
+  EXPECT_EQ(event_text(42, event), expected);
 }
 
 TEST(LogTest, JsonLinesOfEventsAreTheEventsThemselves) {
@@ -169,7 +190,62 @@ TEST(LogTest, TextLinesCarryTimeLevelAndEvent) {
   coordinator::log_event(43, evicted_event());  // information: below the level
   EXPECT_THAT(::testing::internal::GetCapturedStderr(),
               ::testing::MatchesRegex(
-                  "[0-9]+-[0-9]+-[0-9]+T[0-9:.]+Z warn  killed model=llama pid=123 [^\n]+\n"));
+                  "2026-03-01T12:00:00.123Z warn  killed seq=42 reason=idle model=llama [^\n]+\n"));
+}
+
+TEST(LogTest, EveryJsonLineCarriesTimeAndLevel) {
+  EventData killed = evicted_event();
+  killed.kind = EventKind::kKilled;
+  ::testing::internal::CaptureStderr();
+  coordinator::set_up_log(coordinator::LogLevel::kInfo, coordinator::LogFormat::kJson);
+  coordinator::log_event(41, evicted_event());
+  coordinator::log_event(42, killed);
+  spdlog::error("two\nlines");
+  std::istringstream lines(::testing::internal::GetCapturedStderr());
+  std::vector<std::string> levels;
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = nlohmann::json::parse(line);
+    EXPECT_TRUE(json["time"].is_string()) << line;
+    levels.push_back(json["level"]);
+  }
+  EXPECT_THAT(levels, ElementsAre("info", "warn", "error"));
+}
+
+class JournalTest : public ::testing::Test {
+ protected:
+  ~JournalTest() override { unsetenv("JOURNAL_STREAM"); }
+
+  // What is logged with each of these levels while JOURNAL_STREAM says that, or is right.
+  static std::string logged(coordinator::LogFormat format, const char* stream = nullptr) {
+    ::testing::internal::CaptureStderr();
+    struct stat info {};
+    EXPECT_EQ(fstat(STDERR_FILENO, &info), 0);
+    const std::string right = std::to_string(info.st_dev) + ":" + std::to_string(info.st_ino);
+    setenv("JOURNAL_STREAM", stream == nullptr ? right.c_str() : stream, 1);
+    coordinator::set_up_log(coordinator::LogLevel::kDebug, format);
+    spdlog::debug("d");
+    spdlog::info("one\ntwo");
+    spdlog::warn("w");
+    spdlog::error("e");
+    EventData killed = evicted_event();
+    killed.kind = EventKind::kKilled;
+    coordinator::log_event(42, killed);
+    return ::testing::internal::GetCapturedStderr();
+  }
+};
+
+TEST_F(JournalTest, EachLineBeginsWithItsPriorityWhereStderrIsTheJournal) {
+  EXPECT_THAT(logged(coordinator::LogFormat::kText),
+              ::testing::MatchesRegex("<7>[^\n]+d\n<6>[^\n]+one\n<6>[^\n]+two\n<4>[^\n]+w\n<3>[^\n]+e\n"
+                                      "<4>[^\n]+killed [^\n]+\n"));
+  EXPECT_THAT(logged(coordinator::LogFormat::kJson),
+              ::testing::MatchesRegex("<7>\\{[^\n]+\n<6>\\{[^\n]+\n<4>\\{[^\n]+\n<3>\\{[^\n]+\n<4>\\{[^\n]+\n"));
+}
+
+TEST_F(JournalTest, NoLineDoesWhereItIsAnythingElse) {
+  for (const char* other : {"", "1:1", "garbage"}) {
+    EXPECT_THAT(logged(coordinator::LogFormat::kText, other), Not(HasSubstr("<"))) << other;
+  }
 }
 
 }  // namespace
