@@ -8,19 +8,19 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <tuple>
 #include <utility>
 
-#include "segment/layout.hpp"
+#include "base/nearest.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
 
 namespace modelpool::coordinator {
 namespace {
 
-constexpr std::size_t kNearestMax_edits = 3;
-constexpr std::size_t kNearestGivenMax_bytes = 64;
+constexpr std::size_t kProblemsMax = 20;  // told at once
 
 // Columns of the summary.
 constexpr std::size_t kNameWidth = 16;
@@ -39,28 +39,6 @@ struct Position {
 
 Position position_of(const toml::source_region& source) {
   return {source.begin.line, source.begin.column};
-}
-
-// How many characters must be added, taken or replaced to make `b` of `a`.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t above = row[j];
-      const std::size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      row[j] = std::min({above + 1, row[j - 1] + 1, replaced});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-std::string did_you_mean(std::string_view given, const std::vector<std::string_view>& known) {
-  const std::string_view nearest = nearest_name(given, known);
-  return nearest.empty() ? std::string() : "; did you mean " + std::string(nearest) + "?";
 }
 
 std::string listed(const std::vector<std::string_view>& names) {
@@ -175,11 +153,48 @@ void store_path(std::array<char, 256>& field, const std::string& path) {
   set_field(&field, absolute);
 }
 
-// Turns the parsed document into settings. toml++ hands out keys in alphabetical order, so all is
-// read and the problem that stands first in the file is kept.
+// What is wrong with a file: every problem, in the file's order, whatever order they are found in.
+class Problems {
+ public:
+  void add(Position at, std::string reason) { found_.emplace(at, std::move(reason)); }
+  // Of a line that cannot be read nothing else is told: it would follow from that.
+  void add_unreadable(Position at, std::string reason) {
+    unreadable_.try_emplace(at.line, at, std::move(reason));
+  }
+  bool is_unreadable(std::uint32_t line) const { return unreadable_.contains(line); }
+
+  // Nothing, or a line for each.
+  Result<> result(const std::string& path) const {
+    std::multimap<Position, std::string> all;
+    for (const auto& [at, reason] : found_) {
+      if (!is_unreadable(at.line)) all.emplace(at, reason);
+    }
+    for (const auto& [line, problem] : unreadable_) all.insert(problem);
+    if (all.empty()) return {};
+    const std::string head = "unable to read config " + escape(path);
+    std::string text;
+    std::size_t told = 0;
+    for (const auto& [at, reason] : all) {
+      if (told++ == kProblemsMax) {
+        text += "\n" + head + ": " + std::to_string(all.size() - kProblemsMax) + " more errors";
+        break;
+      }
+      text += (text.empty() ? "" : "\n") + head + ":" + std::to_string(at.line) + ":" +
+              std::to_string(at.column) + ": " + reason;
+    }
+    return fail(Errc::kInvalid, text);
+  }
+
+ private:
+  std::multimap<Position, std::string> found_;
+  std::map<std::uint32_t, std::pair<Position, std::string>> unreadable_;  // by line
+};
+
+// Turns the parsed document into settings. toml++ hands out keys in alphabetical order.
 class Reader {
  public:
-  explicit Reader(Settings& settings) : settings_(settings) {}
+  Reader(Settings& settings, GivenCapacities& capacities, Problems& problems)
+      : settings_(settings), capacities_(capacities), problems_(problems) {}
 
   void read(const toml::table& document) {
     for (const auto& [key, node] : document) {
@@ -187,43 +202,67 @@ class Reader {
         read_pool(key, node);
       } else if (key.str() == "model") {
         read_rules(key, node);
+      } else if (key.str() == "capacity") {
+        read_capacities(key, node);
       } else {
         report(key, unknown_table(key.str()));
       }
     }
   }
 
-  struct Problem {
-    Position at;
-    std::string reason;
-  };
-  const std::optional<Problem>& problem() const { return problem_; }
-
  private:
   template <class Located>
   void report(const Located& where, std::string reason) {
-    const Position at = position_of(where.source());
-    if (!problem_ || at < problem_->at) problem_ = Problem{at, std::move(reason)};
+    problems_.add(position_of(where.source()), std::move(reason));
   }
 
   static std::string unknown_table(std::string_view name) {
     if (find_setting(name) != nullptr) {
       return std::string(name) + " stands outside of a table; write [pool] above it";
     }
-    const std::string hint = did_you_mean(name, {"pool", "model"});
+    if (find_capacity(name) != nullptr) {
+      return std::string(name) + " stands outside of a table; write [capacity] above it";
+    }
+    const std::string hint = did_you_mean(name, {"pool", "model", "capacity"});
     return "unknown table or key " + quote(name) +
-           (hint.empty() ? "; there are [pool] and [[model]]" : hint);
+           (hint.empty() ? "; there are [pool], [[model]] and [capacity]" : hint);
+  }
+
+  // The one table of that name, or null and a problem.
+  const toml::table* one_table(const toml::key& key, const toml::node& node) {
+    const toml::table* table = node.as_table();
+    if (table == nullptr) {
+      const std::string name(key.str());
+      report(key, name + " is " +
+                      std::string(node.is_array() ? "given more than once" : type_name(node)) +
+                      "; write it as one table, [" + name + "]");
+    }
+    return table;
   }
 
   void read_pool(const toml::key& key, const toml::node& node) {
-    const toml::table* table = node.as_table();
-    if (table == nullptr) {
-      report(key, "pool is " +
-                      std::string(node.is_array() ? "given more than once" : type_name(node)) +
-                      "; write it as one table, [pool]");
-      return;
+    if (const toml::table* table = one_table(key, node)) read_settings(*table, false, settings_.pool);
+  }
+
+  void read_capacities(const toml::key& table_key, const toml::node& table_node) {
+    const toml::table* table = one_table(table_key, table_node);
+    if (table == nullptr) return;
+    for (const auto& [key, node] : *table) {
+      const CapacityInfo* info = find_capacity(key.str());
+      if (info == nullptr) {
+        std::vector<std::string_view> known;
+        for (const CapacityInfo& one : kCapacities) known.push_back(one.name);
+        const std::string hint = did_you_mean(key.str(), known);
+        report(key, "unknown capacity " + quote(key.str()) + (hint.empty() ? "; there are " + listed(known) : hint));
+        continue;
+      }
+      const toml::value<std::int64_t>* number = node.as_integer();
+      if (number == nullptr || number->get() < 1 || static_cast<std::uint64_t>(number->get()) > info->max) {
+        report(node, std::string(info->name) + " takes a number from 1 to " + std::to_string(info->max));
+        continue;
+      }
+      capacities_.set(*info, static_cast<std::uint32_t>(number->get()));
     }
-    read_settings(*table, false, settings_.pool);
   }
 
   void read_rules(const toml::key& key, const toml::node& node) {
@@ -286,10 +325,8 @@ class Reader {
     const Position here = position_of(key.source());
     const Position first = std::min(here, before);
     const Position second = std::max(here, before);
-    if (problem_ && problem_->at < second) return;
-    problem_ =
-        Problem{second, std::string(info.name) + " is set twice, first in line " +
-                            std::to_string(first.line) + "; dashes and underscores are the same"};
+    problems_.add(second, std::string(info.name) + " is set twice, first in line " +
+                              std::to_string(first.line) + "; dashes and underscores are the same");
   }
 
   static std::string unknown_setting(std::string_view name, bool is_rule) {
@@ -341,25 +378,89 @@ class Reader {
   }
 
   Settings& settings_;
-  std::optional<Problem> problem_;
+  GivenCapacities& capacities_;
+  Problems& problems_;
 };
 
-tl::unexpected<Error> fail_at(const std::string& path, Position at, const std::string& reason) {
-  return fail(Errc::kInvalid, "unable to read config " + escape(path) + ":" +
-                                  std::to_string(at.line) + ":" + std::to_string(at.column) + ": " +
-                                  reason);
+// The n-th line, from 1, without its end.
+std::string_view line_of(std::string_view text, std::uint32_t n) {
+  std::size_t begin = 0;
+  for (std::uint32_t i = 1; i < n && begin < text.size(); ++i) {
+    begin = std::min(text.find('\n', begin), text.size() - 1) + 1;
+  }
+  return text.substr(begin, text.find('\n', begin) - begin);
 }
 
-Result<> read_document(const std::string& path, std::string_view bytes, Settings& settings) {
-  try {
-    const toml::table document = toml::parse(bytes);
-    Reader reader(settings);
-    reader.read(document);
-    if (reader.problem()) return fail_at(path, reader.problem()->at, reader.problem()->reason);
-  } catch (const toml::parse_error& error) {
-    return fail_at(path, position_of(error.source()), one_line(error.description()));
+// "key = value # comment", told apart by eye: where TOML cannot read it.
+struct Assignment {
+  std::string key;
+  std::string value;
+  std::size_t value_at = 0;  // in the line
+};
+std::optional<Assignment> assignment_in(std::string_view line) {
+  constexpr std::string_view kBlank = " \t\r";
+  const auto trimmed = [&](std::string_view text) {
+    const std::size_t first = std::min(text.find_first_not_of(kBlank), text.size());
+    text.remove_prefix(first);
+    return text.substr(0, text.find_last_not_of(kBlank) + 1);
+  };
+  const std::size_t equals = line.find('=');
+  if (equals == std::string_view::npos || trimmed(line).starts_with('[')) return std::nullopt;
+  Assignment found;
+  found.key = trimmed(line.substr(0, equals));
+  const std::string_view rest = line.substr(equals + 1);
+  found.value = trimmed(rest.substr(0, rest.find('#')));
+  found.value_at = equals + 1 + std::min(rest.find_first_not_of(kBlank), rest.size());
+  return found;
+}
+
+// What toml++ says of a value without quotes is about the digits it hoped for.
+std::optional<std::string> missing_quotes(const Assignment& line) {
+  if (line.value.empty() || line.value.find_first_of("\"'[]{},") != std::string::npos) return std::nullopt;
+  const SettingInfo* info = find_setting(line.key);
+  const bool is_text = info != nullptr ? info->kind != SettingKind::kCount : line.key == "match";
+  if (!is_text) return std::nullopt;
+  return escape(line.key) + " = " + escape(line.value) + ": the quotes are missing; write " +
+         escape(line.key) + " = \"" + escape(line.value) + "\"";
+}
+
+// Makes that line readable, so that what follows it is read as well. False: only a guess at what it
+// was to be could do that.
+bool mend_line(std::string& text, std::uint32_t number, bool again) {
+  const std::string_view line = line_of(text, number);
+  const auto found = assignment_in(line);
+  if (!found) return false;
+  const auto begin = static_cast<std::size_t>(line.data() - text.data());
+  if (again) {
+    text.replace(begin, line.size(), line.size(), ' ');
+  } else {
+    text.replace(begin + found->value_at, line.size() - found->value_at, "\"\"");
   }
-  return {};
+  return true;
+}
+
+Result<> read_document(const std::string& path, std::string_view bytes, Settings& settings,
+                       GivenCapacities& capacities) {
+  Problems problems;
+  std::string text(bytes);
+  for (std::size_t tries = 0; tries <= 2 * kProblemsMax; ++tries) {
+    try {
+      Reader(settings, capacities, problems).read(toml::parse(text));
+      break;
+    } catch (const toml::parse_error& error) {
+      const Position at = position_of(error.source());
+      const bool again = problems.is_unreadable(at.line);
+      const auto line = assignment_in(line_of(text, at.line));
+      const auto quotes = line ? missing_quotes(*line) : std::nullopt;
+      const Position value{at.line, line ? static_cast<std::uint32_t>(line->value_at + 1) : at.column};
+      problems.add_unreadable(quotes ? value : at, quotes ? *quotes : one_line(error.description()));
+      // What stands before it is read all the same.
+      if (!mend_line(text, at.line, again)) {
+        text.resize(static_cast<std::size_t>(line_of(text, at.line).data() - text.data()));
+      }
+    }
+  }
+  return problems.result(path);
 }
 
 void append_line(std::string& text, std::string_view name, std::string_view value,
@@ -375,46 +476,34 @@ void append_line(std::string& text, std::string_view name, std::string_view valu
 
 }  // namespace
 
-std::string_view nearest_name(std::string_view given, const std::vector<std::string_view>& known) {
-  if (given.size() > kNearestGivenMax_bytes) return {};
-  std::string wanted(given);
-  for (char& c : wanted) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    if (c == '-') c = '_';
+const CapacityInfo* find_capacity(std::string_view name) {
+  for (const CapacityInfo& info : kCapacities) {
+    if (info.name == name) return &info;
   }
-  // A third of the characters may be wrong: more than that is another word.
-  std::size_t least = std::min(kNearestMax_edits, given.size() / 3) + 1;
-  std::string_view nearest;
-  for (const std::string_view name : known) {
-    std::string own(name);
-    std::replace(own.begin(), own.end(), '-', '_');
-    const std::size_t distance = edit_distance(wanted, own);
-    if (distance < least) {
-      least = distance;
-      nearest = name;
-    }
-  }
-  return nearest;
+  return nullptr;
 }
 
-Result<Settings> load_config(const std::string& path, const Overrides& flags) {
+Result<Settings> load_config(const std::string& path, const Overrides& flags,
+                             GivenCapacities* capacities) {
   Settings settings;
+  GivenCapacities given;
   std::string bytes;
   if (!path.empty()) {
     Result<std::string> file = read_file(path);
     if (!file) return fail(std::move(file.error()));
     bytes = std::move(*file);
-    if (Result<> read = read_document(path, bytes, settings); !read) return fail(read.error());
+    if (Result<> read = read_document(path, bytes, settings, given); !read) return fail(read.error());
     store_path(settings.config_path, path);
   }
   for (const SettingInfo& info : kSettings) {
     if (flags.has(info.id)) settings.pool.set(info.id, flags.get(info.id), {OriginKind::kFlag, 0});
   }
   settings.config_hash = hash_of(bytes, flags);
+  if (capacities != nullptr) *capacities = given;
   return settings;
 }
 
-std::string config_summary(const Settings& settings) {
+std::string config_summary(const Settings& settings, const GivenCapacities& capacities) {
   const auto origin_of = [&settings](const Overrides& overrides, Setting id) {
     const Origin origin =
         overrides.has(id) ? overrides.origin[static_cast<std::size_t>(id)] : Origin{};
@@ -434,6 +523,10 @@ std::string config_summary(const Settings& settings) {
       append_line(text, info.name, format_setting(info, rule.overrides.get(info.id)),
                   origin_of(rule.overrides, info.id));
     }
+  }
+  if (capacities.given != 0) text += "[capacity] of a pool that is created\n";
+  for (const CapacityInfo& info : kCapacities) {
+    if (capacities.has(info)) text += "  " + std::string(info.name) + " " + std::to_string(capacities.values.*info.member) + "\n";
   }
   return text;
 }

@@ -141,7 +141,7 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
 Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings, Notifier notifier) {
   SegmentOptions where;
   where.dir = options.dir;
-  where.capacities = options.capacities;
+  where.capacities = options.capacities.values;
   where.settings = &settings;
   auto segment = Segment::attach(options.pool, where);
   if (!segment) return fail(segment.error());
@@ -152,6 +152,7 @@ Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings&
   if (auto ok = loop->set_up(); !ok) return fail(ok.error());
   loop->become_coordinator();
   loop->apply(settings, found);
+  loop->warn_of_other_capacities();
   return loop;
 }
 
@@ -246,6 +247,17 @@ void Loop::apply(const Settings& settings, const Settings& found) {
   pending_ = std::make_unique<Settings>(settings);
   pending_since_ = found;
   publish_pending();
+}
+
+// They are fixed by whoever creates the pool: what is asked for afterwards would be ignored in silence.
+void Loop::warn_of_other_capacities() const {
+  for (const CapacityInfo& info : kCapacities) {
+    const std::uint32_t wanted = options_.capacities.values.*info.member;
+    const std::uint32_t found = segment_->capacities().*info.member;
+    if (!options_.capacities.has(info) || found == wanted) continue;
+    spdlog::warn("the pool was created with {} {}, not {}: to change that, `poolctl --pool {} remove` it and start again",
+                 found, info.name, wanted, segment_->name());
+  }
 }
 
 void Loop::publish_pending() {

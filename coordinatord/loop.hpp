@@ -39,6 +39,7 @@ class Loop {
   Result<> set_up();
   void become_coordinator();
   void apply(const Settings& settings, const Settings& found);
+  void warn_of_other_capacities() const;
   void publish_pending();
   std::uint64_t scan();
   void handle_signals();

@@ -58,15 +58,21 @@ int run(int argc, char** argv) {
     std::fputs(parsed->answer.c_str(), stdout);
     return kExitDone;
   }
-  const Options& options = parsed->options;
+  Options& options = parsed->options;
   if (!options.user.empty()) {
     if (auto ok = become_user(options.user); !ok) return complain(ok.error(), exit_code(ok.error()));
   }
-  const auto settings = load_config(options.config_path, options.flags);
+  GivenCapacities of_config;
+  const auto settings = load_config(options.config_path, options.flags, &of_config);
   if (!settings) return complain(settings.error(), kExitUsage);
+  for (const CapacityInfo& info : kCapacities) {
+    if (of_config.has(info) && !options.capacities.has(info)) {
+      options.capacities.set(info, of_config.values.*info.member);
+    }
+  }
   if (options.check_config) {
     const std::string name = options.config_path.empty() ? "flags" : options.config_path;
-    std::printf("%s: ok\n%s", name.c_str(), config_summary(*settings).c_str());
+    std::printf("%s: ok\n%s", name.c_str(), config_summary(*settings, options.capacities).c_str());
     return kExitDone;
   }
   // A pidfd for each worker and backend.

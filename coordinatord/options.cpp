@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "config.hpp"
+#include "base/nearest.hpp"
 #include "base/text.hpp"
 
 namespace modelpool::coordinator {
@@ -90,6 +90,8 @@ std::string with_dashes(std::string_view name) {
   return text;
 }
 
+std::string flag_of(const CapacityInfo& info) { return "--" + std::string(info.name); }
+
 tl::unexpected<Error> wrong_usage(std::string text) {
   return fail(Errc::kInvalid, std::move(text) + "; see coordinatord --help");
 }
@@ -109,21 +111,6 @@ struct Texts {
   std::string pool, dir, config, log_level, log_format, notify_fd, on_exit, user;
   std::array<std::string, kSettingCount> settings;
 };
-
-struct CapacityFlag {
-  const char* flag;
-  std::uint32_t Capacities::*member;
-  std::uint64_t max;
-  const char* help;
-};
-constexpr std::array<CapacityFlag, 6> kCapacityFlags = {{
-    {"--backends", &Capacities::backends, kBackendsMax, "backend slots"},
-    {"--workers", &Capacities::workers, kWorkersMax, "workers attached at once"},
-    {"--leases", &Capacities::leases, 65'536, "leases of one worker at once"},
-    {"--waiters", &Capacities::waiters, 65'536, "requests waiting at once"},
-    {"--events", &Capacities::events, 1 << 20, "events kept"},
-    {"--models", &Capacities::models, 65'536, "models whose load history is kept"},
-}};
 
 // "--max_backends=2" -> "--max-backends=2". Behind a lone "--" stand no flags.
 std::vector<std::string> normalized(int argc, const char* const* argv) {
@@ -154,12 +141,11 @@ class CommandLine {
         "where its segment lies [MODELPOOL_DIR, else /run/modelpool, else /dev/shm/modelpool-UID]");
 
     add("Rules", "--config", "FILE", texts_.config,
-        "TOML: [pool] and [[model]] tables with the settings below; read at start and on SIGHUP "
-        "[none]");
+        "TOML: [pool] and [[model]] tables with the settings below, [capacity]; read at start and "
+        "on SIGHUP [none]");
     app_.add_flag(
             "--check-config", checks_config_,
-            "only read the config: print what holds and end with 0, or the first error and end "
-            "with 2")
+            "only read the config: print what holds and end with 0, or its errors and end with 2")
         ->group("Rules");
     for (const SettingInfo& info : kSettings) {
       add("Rules", "--" + with_dashes(info.name), info.placeholder,
@@ -177,11 +163,11 @@ class CommandLine {
     add("Service", "--log-format", "text|json", texts_.log_format,
         "lines for people, or one JSON object a line; on stderr [text]");
 
-    for (std::size_t i = 0; i < kCapacityFlags.size(); ++i) {
-      const CapacityFlag& flag = kCapacityFlags[i];
-      add("Capacity (only when the pool is created)", flag.flag, "N", capacities_[i],
-          std::string(flag.help) + ", 1 to " + std::to_string(flag.max) + " [" +
-              std::to_string(Capacities{}.*flag.member) + "]");
+    for (std::size_t i = 0; i < kCapacities.size(); ++i) {
+      const CapacityInfo& info = kCapacities[i];
+      add("Capacity (only when the pool is created)", flag_of(info), "N", capacities_[i],
+          std::string(info.help) + ", 1 to " + std::to_string(info.max) + " [" +
+              std::to_string(Capacities{}.*info.member) + "]");
     }
 
     app_.set_help_flag("-h,--help", "print this and end")->group("Help");
@@ -253,15 +239,15 @@ class CommandLine {
       if (!value) return wrong_usage(value.error().text);
       options.flags.set(info.id, *value, {OriginKind::kFlag, 0});
     }
-    for (std::size_t i = 0; i < kCapacityFlags.size(); ++i) {
-      const CapacityFlag& flag = kCapacityFlags[i];
-      if (!given(flag.flag)) continue;
-      const Result<std::uint64_t> value = parse_count(capacities_[i], flag.max);
+    for (std::size_t i = 0; i < kCapacities.size(); ++i) {
+      const CapacityInfo& info = kCapacities[i];
+      const std::string flag = flag_of(info);
+      if (!given(flag.c_str())) continue;
+      const Result<std::uint64_t> value = parse_count(capacities_[i], info.max);
       if (!value || *value == 0) {
-        return bad_value(flag.flag, capacities_[i],
-                         "a number from 1 to " + std::to_string(flag.max));
+        return bad_value(flag, capacities_[i], "a number from 1 to " + std::to_string(info.max));
       }
-      options.capacities.*flag.member = static_cast<std::uint32_t>(*value);
+      options.capacities.set(info, static_cast<std::uint32_t>(*value));
     }
     return {};
   }
@@ -330,7 +316,7 @@ class CommandLine {
 
   CLI::App app_{kDescription, "coordinatord"};
   Texts texts_;
-  std::array<std::string, kCapacityFlags.size()> capacities_;
+  std::array<std::string, kCapacities.size()> capacities_;
   bool checks_config_ = false;
   std::vector<std::string> names_;
 };

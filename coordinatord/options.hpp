@@ -8,8 +8,8 @@
 
 #include <string>
 
+#include "config.hpp"
 #include "log.hpp"
-#include "segment/layout.hpp"
 #include "modelpool/result.hpp"
 #include "modelpool/settings.hpp"
 
@@ -25,7 +25,7 @@ struct Options {
   std::string dir;          // empty: the library looks for it
   std::string config_path;  // empty: none
   Overrides flags;          // one flag per setting; origin kFlag
-  Capacities capacities;    // of a pool that is created
+  GivenCapacities capacities;  // of a pool that is created
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;
   int notify_fd = -1;  // -1: none

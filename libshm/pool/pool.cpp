@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "pool/known_models.hpp"
 
@@ -309,8 +310,7 @@ Result<> change_settings(const Segment& segment, const std::vector<std::pair<std
   for (const auto& [name, text] : values) {
     const SettingInfo* info = find_setting(name);
     if (info == nullptr) {
-      return fail(Errc::kInvalid, "unable to set " + quote(name) +
-                                      ": there is no such setting; `poolctl set` lists them");
+      return fail(Errc::kInvalid, "unable to set " + quote(name) + ": " + no_such_setting(name));
     }
     const auto value = parse_setting(*info, text);
     if (!value) return fail(value.error());

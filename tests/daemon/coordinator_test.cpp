@@ -275,8 +275,35 @@ TEST_F(CoordinatorTest, CheckConfigSaysWhatHoldsAndTouchesNoPool) {
   EXPECT_NE(access(scratch_.path("default").c_str(), F_OK), 0) << "a pool was created";
 }
 
+TEST_F(CoordinatorTest, CapacitiesMayStandInTheConfigAndFlagsOverrideThem) {
+  const std::string config = scratch_.path("pool.toml");
+  write_file(config, "[capacity]\nbackends = 8\nwaiters = 16\n");
+  start({"--config", config, "--waiters", "32"});
+  const auto found = poolctl_json(scratch_, {"dump"})["header"]["capacities"];
+  EXPECT_EQ(found["backends"], 8);
+  EXPECT_EQ(found["waiters"], 32);
+  EXPECT_EQ(found["workers"], 64);
+  EXPECT_EQ(daemon().log().find("was created with"), std::string::npos);
+  // What a pool that exists does not have is said, not ignored in silence.
+  daemon().kill_now();
+  write_file(config, "[capacity]\nbackends = 9\n");
+  daemon().start();
+  EXPECT_THAT(daemon().log(), HasSubstr("the pool was created with 8 backends, not 9: to change that"));
+}
+
 // --- Bad input
 // -------------------------------------------------------------------------------------
+
+TEST_F(CoordinatorTest, P13AllErrorsOfABadConfigAreToldALineEach) {
+  const std::string config = scratch_.path("pool.toml");
+  write_file(config, "[pool]\nidle_timeout = 15m\nmax_backend = 2\n");
+  const Finished refused = coordinatord({"--config", config});
+  EXPECT_EQ(refused.code, 2);
+  const std::string head = "coordinatord: unable to read config " + config;
+  EXPECT_EQ(refused.err,
+            head + ":2:16: idle_timeout = 15m: the quotes are missing; write idle_timeout = \"15m\"\n" +
+                head + ":3:1: unknown setting \"max_backend\"; did you mean max_backends?\n");
+}
 
 TEST_F(CoordinatorTest, P13ABadConfigIsNamedWithLineAndColumn) {
   struct Row {

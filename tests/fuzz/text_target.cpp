@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -38,7 +39,9 @@ void config(Bytes bytes) {
   if (ftruncate(file, 0) != 0 || pwrite(file, bytes.data(), bytes.size(), 0) < 0) return;
   const auto settings = coordinator::load_config(path, Overrides{});
   if (!settings) {
-    hold(!settings.error().text.empty(), "a refusal says why");
+    const std::string& text = settings.error().text;
+    hold(!text.empty(), "a refusal says why");
+    hold(std::count(text.begin(), text.end(), '\n') <= 20, "a refusal has an end");
     return;
   }
   hold(settings->config_hash != 0, "a config has a hash");

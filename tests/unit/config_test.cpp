@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include "base/time.hpp"
 
@@ -131,7 +133,7 @@ TEST_F(ConfigTest, P13AnUnknownSettingIsNamedWithItsPlaceAndTheNearestOne) {
 
 TEST_F(ConfigTest, P13AnUnknownTableIsNamedWithItsPlace) {
   EXPECT_THAT(error_of("[pol]\n"), EndsWith("unknown table or key \"pol\"; did you mean pool?"));
-  EXPECT_THAT(error_of("[zebra]\n"), EndsWith("; there are [pool] and [[model]]"));
+  EXPECT_THAT(error_of("[zebra]\n"), EndsWith("; there are [pool], [[model]] and [capacity]"));
   EXPECT_EQ(error_of("max_backends = 2\n"),
             ":1:1: max_backends stands outside of a table; write [pool] above it");
   EXPECT_THAT(error_of("[model]\nmatch = \"a\"\n"), HasSubstr("write each rule as [[model]]"));
@@ -201,8 +203,88 @@ TEST_F(ConfigTest, P13MoreRulesThanFitAreRefused) {
             ":129:1: there are more than 64 [[model]] tables; merge some into wider globs");
 }
 
-TEST_F(ConfigTest, P13TheFirstProblemInTheFileIsReported) {
+TEST_F(ConfigTest, P13TheFirstProblemInTheFileComesFirst) {
   EXPECT_THAT(error_of("[pool]\nzz = 1\naa = 1\n"), StartsWith(":2:1: unknown setting \"zz\""));
+}
+
+// Each run told of one error only.
+TEST_F(ConfigTest, P13EveryProblemOfAFileIsToldAtOnceInItsOrder) {
+  write(
+      "[pool]\n"
+      "max_backend = 2\n"                // 2: unknown
+      "idle_timeout = 15m\n"             // 3: no quotes
+      "when_busy = \"never\"\n"          // 4: no such value
+      "busy_timeout = = 5\n"             // 5: no TOML
+      "[[model]]\n"                      // 6: without match
+      "max_waiters = 3\n"                // 7: not for models
+      "[[model]]\n"
+      "match = llama-*   # all of them\n"  // 9: no quotes
+      "stop_grace = 30\n"                // 10: no unit
+      "[capacity]\n"
+      "backends = 0\n");                 // 12: out of range
+  const auto settings = load_config(path_.string(), {});
+  ASSERT_FALSE(settings);
+  std::istringstream lines(settings.error().text);
+  std::vector<std::string> places;
+  for (std::string line; std::getline(lines, line);) {
+    const std::string prefix = "unable to read config " + path_.string() + ":";
+    ASSERT_THAT(line, StartsWith(prefix));
+    places.push_back(line.substr(prefix.size(), line.find(':', prefix.size()) - prefix.size()));
+  }
+  EXPECT_THAT(places, ::testing::ElementsAre("2", "3", "4", "5", "6", "7", "9", "10", "12"))
+      << settings.error().text;
+}
+
+TEST_F(ConfigTest, P13AFileFullOfErrorsIsToldInPart) {
+  std::string text = "[pool]\n";
+  for (int i = 0; i < 100; ++i) text += "z" + std::to_string(i) + " = 1\n";
+  const std::string error = error_of(text);
+  EXPECT_THAT(error, StartsWith(":2:1: unknown setting \"z0\""));
+  EXPECT_THAT(error, EndsWith(": 80 more errors"));
+}
+
+TEST_F(ConfigTest, P13WhatStandsBeforeABrokenTableIsToldToo) {
+  const std::string error = error_of("[pool]\nzebra = 1\n[[model\nmatch = \"a\"\n");
+  EXPECT_THAT(error, StartsWith(":2:1: unknown setting \"zebra\""));
+  EXPECT_THAT(error, HasSubstr("\nunable to read config " + path_.string() + ":3:"));
+}
+
+// "expected digit, saw 'm'"
+TEST_F(ConfigTest, P13AValueWithoutQuotesSaysWhatToWrite) {
+  EXPECT_EQ(error_of("[pool]\nidle_timeout = 15m\n"),
+            ":2:16: idle_timeout = 15m: the quotes are missing; write idle_timeout = \"15m\"");
+  EXPECT_EQ(error_of("[pool]\n  stop-signal=SIGINT # or so\n"),
+            ":2:15: stop-signal = SIGINT: the quotes are missing; write stop-signal = \"SIGINT\"");
+  EXPECT_EQ(error_of("[pool]\r\nload_cooldown = 10s..5m\r\n"),
+            ":2:17: load_cooldown = 10s..5m: the quotes are missing; write load_cooldown = \"10s..5m\"");
+  EXPECT_EQ(error_of("[[model]]\nmatch = llama-*"),
+            ":2:9: match = llama-*: the quotes are missing; write match = \"llama-*\"");
+  EXPECT_EQ(error_of("[pool]\nwhen_busy = wait\n"),
+            ":2:13: when_busy = wait: the quotes are missing; write when_busy = \"wait\"");
+  EXPECT_EQ(error_of("[pool]\nmin_resident = off\n"),
+            ":2:16: min_resident = off: the quotes are missing; write min_resident = \"off\"");
+}
+
+TEST_F(ConfigTest, CapacitiesAreReadAndThoseNotGivenKeepTheirDefaults) {
+  GivenCapacities capacities;
+  write("[capacity]\nbackends = 8\nwaiters = 16\n[pool]\nmax_backends = 2\n");
+  const auto settings = load_config(path_.string(), {}, &capacities);
+  ASSERT_TRUE(settings) << settings.error().text;
+  EXPECT_EQ(capacities.values.backends, 8u);
+  EXPECT_EQ(capacities.values.waiters, 16u);
+  EXPECT_EQ(capacities.values.workers, Capacities{}.workers);
+  EXPECT_TRUE(capacities.has(*find_capacity("backends")));
+  EXPECT_FALSE(capacities.has(*find_capacity("workers")));
+  EXPECT_THAT(config_summary(*settings, capacities), HasSubstr("  waiters 16\n"));
+}
+
+TEST_F(ConfigTest, P13ACapacityOutOfRangeOrUnknownIsRefused) {
+  EXPECT_EQ(error_of("[capacity]\nbackends = 0\n"), ":2:12: backends takes a number from 1 to 4095");
+  EXPECT_THAT(error_of("[capacity]\nbackends = \"8\"\n"), HasSubstr("a number from 1 to 4095"));
+  EXPECT_THAT(error_of("[capacity]\nbackend = 8\n"), HasSubstr("did you mean backends?"));
+  EXPECT_THAT(error_of("[capacity]\nzebra = 8\n"), HasSubstr("there are backends, workers"));
+  EXPECT_THAT(error_of("workers = 8\n"), HasSubstr("write [capacity] above it"));
+  EXPECT_THAT(error_of("[[capacity]]\n"), HasSubstr("write it as one table, [capacity]"));
 }
 
 TEST_F(ConfigTest, P13BrokenTomlHasAPlaceAndNoControlCharacters) {
@@ -254,14 +336,6 @@ TEST_F(ConfigTest, TheSummaryShowsEveryValueAndWhereItCameFrom) {
   EXPECT_THAT(summary, HasSubstr("  max_waiters     7            flag\n"));
   EXPECT_THAT(summary, HasSubstr("  busy_timeout    off          default\n"));
   EXPECT_THAT(summary, HasSubstr("[[model]] \"a*\"\n  idle_timeout    5m           line 5\n"));
-}
-
-TEST(NearestNameTest, OnlyANameThatIsNearIsSuggested) {
-  EXPECT_EQ(nearest_name("busy-timeuot", {"idle_timeout", "busy_timeout"}), "busy_timeout");
-  EXPECT_EQ(nearest_name("POOL", {"pool"}), "pool");
-  EXPECT_EQ(nearest_name("zebra", {"pool", "model"}), "");
-  EXPECT_EQ(nearest_name("", {"pool"}), "");
-  EXPECT_EQ(nearest_name(std::string(100'000, 'a'), {"pool"}), "");
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ TEST_F(OptionsTest, WithoutArgumentsTheDefaultsHold) {
   EXPECT_EQ(options.dir, "");
   EXPECT_EQ(options.config_path, "");
   EXPECT_EQ(options.flags.given, 0u);
-  EXPECT_EQ(options.capacities, Capacities{});
+  EXPECT_EQ(options.capacities.values, Capacities{});
+  EXPECT_EQ(options.capacities.given, 0u);
   EXPECT_EQ(options.log_level, LogLevel::kInfo);
   EXPECT_EQ(options.log_format, LogFormat::kText);
   EXPECT_EQ(options.notify_fd, -1);
@@ -109,9 +110,9 @@ TEST_F(OptionsTest, EveryOtherFlagIsRead) {
   EXPECT_TRUE(options.stop_on_exit);
   EXPECT_TRUE(options.check_config);
   EXPECT_EQ(options.user, "modelpool");
-  EXPECT_EQ(options.capacities.backends, 8u);
-  EXPECT_EQ(options.capacities.models, 9u);
-  EXPECT_EQ(options.capacities.workers, Capacities{}.workers);
+  EXPECT_EQ(options.capacities.values.backends, 8u);
+  EXPECT_EQ(options.capacities.values.models, 9u);
+  EXPECT_EQ(options.capacities.values.workers, Capacities{}.workers);
 }
 
 TEST_F(OptionsTest, UnderscoresInNamesAreDashes) {

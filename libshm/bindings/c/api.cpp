@@ -15,6 +15,7 @@
 #include "handles.hpp"
 #include "modelpool/modelpool.h"
 #include "modelpool/pool.hpp"
+#include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "wait_fd.hpp"
 
@@ -880,8 +881,7 @@ modelpool_code modelpool_get(modelpool_pool pool, const char* name, char* value,
     if (auto ok = required_pointer(value, "value"); !ok) return ok;
     const SettingInfo* info = find_setting(*setting);
     if (info == nullptr) {
-      return invalid("unable to get " + quote(*setting) +
-                     ": there is no such setting; `poolctl set` lists them");
+      return invalid("unable to get " + quote(*setting) + ": " + no_such_setting(*setting));
     }
     const Settings* settings = current_settings((**held)->pool.segment());
     const std::string text =

@@ -19,6 +19,7 @@
 #include <system_error>
 
 #include "lease.hpp"
+#include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "waits.hpp"
 
@@ -520,7 +521,7 @@ py::object get_setting(const PoolObject& self, const py::object& name) {
   const std::string wanted(utf8_of(name, "name"));
   const SettingInfo* info = find_setting(wanted);
   if (info == nullptr) {
-    raise_invalid("unable to get " + quote(wanted) + ": there is no such setting");
+    raise_invalid("unable to get " + quote(wanted) + ": " + no_such_setting(wanted));
   }
   const std::shared_ptr<Pool> pool = self.get();
   const Settings* settings = current_settings(pool->segment());

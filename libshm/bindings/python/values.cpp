@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 
+#include "base/nearest.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::python {
@@ -226,7 +227,7 @@ std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& v
     const std::string name(utf8_of(key, "a setting's name"));
     const SettingInfo* info = find_setting(name);
     if (info == nullptr) {
-      raise_invalid("unable to set " + escape(name) + ": there is no such setting");
+      raise_invalid("unable to set " + escape(name) + ": " + no_such_setting(name));
     }
     result.emplace_back(info->name, setting_text(*info, value));
   }

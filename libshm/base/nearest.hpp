@@ -1,0 +1,23 @@
+// "Did you mean": the known name that was probably meant by a wrong one.
+//
+// Safety: pure functions.
+//
+// Errors: none.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace modelpool {
+
+// The entry of `known` that was probably meant, or "" if none is near. Dashes are underscores.
+std::string_view nearest_name(std::string_view given, const std::vector<std::string_view>& known);
+
+// "; did you mean NAME?", or "" if none is near.
+std::string did_you_mean(std::string_view given, const std::vector<std::string_view>& known);
+
+// "there is no such setting; did you mean NAME?", or where the settings are listed.
+std::string no_such_setting(std::string_view given);
+
+}  // namespace modelpool
