@@ -193,7 +193,7 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
   prepare_outlook(segment_);
   const Outlook outlook = read_outlook(segment_, now);
   if (!outlook.has_settings) {
-    return keep_waiting(now, true, "the pool has no settings yet; start coordinatord");
+    return keep_waiting(now, true, "the pool has no settings yet");
   }
   const std::uint32_t limit = outlook.limits.max_backends;
   const std::uint32_t live = count_live(outlook.residents);
@@ -261,7 +261,7 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
   if (absent && (now >= options_.deadline_ns ||
                  now - absent_since_ns_ >= options_.coordinator_grace_ns)) {
     return fail(refusal(Errc::kNoCoordinator,
-                        for_what + " and no coordinator is running; start coordinatord --pool " + segment_.name()));
+                        for_what + ", and no coordinator is running; start coordinatord --pool " + segment_.name()));
   }
   if (now >= options_.deadline_ns) return fail(refusal(Errc::kTimeout, "timed out: " + for_what));
   if (!row_) {

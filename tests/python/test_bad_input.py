@@ -268,6 +268,7 @@ PARAMETERS = {
     "label": ("", str),
     "device_mask": (0, int),
     "reason": ("no", str),
+    "check": ("delay:0", str),
     "name": ("idle_timeout", str),
     "dir": (None, PATH),
     "create": (True, object),

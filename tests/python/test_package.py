@@ -4,12 +4,18 @@ import ast
 import builtins
 import doctest
 import inspect
+import os
 import pathlib
+import pydoc
 import re
+import shutil
 import subprocess
+import sys
+import tempfile
 import unittest
 
 import modelpool
+import modelpool.testing
 from modelpool import _modelpool
 from support import POOLCTL, PoolTest
 
@@ -20,6 +26,7 @@ class Examples(PoolTest):
     def docstrings(self):
         """(name, docstring) of the package and of every public class, method and function."""
         yield "modelpool", modelpool.__doc__
+        yield "modelpool.testing", modelpool.testing.__doc__
         for name in modelpool.__all__:
             thing = getattr(modelpool, name)
             yield name, thing.__doc__
@@ -91,6 +98,62 @@ def runtime_signature(function):
     plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
     only = inspect.Parameter.POSITIONAL_ONLY  # what C calls `$self, /`
     return [(p.name, plain if p.kind == only else p.kind, p.default) for p in parameters]
+
+
+class Help(unittest.TestCase):
+    def test_it_does_not_begin_with_pages_of_exceptions(self):
+        text = pydoc.plain(pydoc.render_doc(modelpool))
+        classes = re.findall(r"^    class (\w+)\(", text, re.MULTILINE)
+        self.assertEqual(classes, ["Lease", "LoadTicket", "Pool"])
+        self.assertLess(text.count("\n"), 500)
+        # But it says which there are, and where they are explained.
+        for name in modelpool.errors.__all__:
+            self.assertIn(name, modelpool.__doc__)
+            self.assertIs(getattr(modelpool, name), getattr(modelpool.errors, name))
+        self.assertIn("class CoolingDown", pydoc.plain(pydoc.render_doc(modelpool.errors)))
+
+    def test_a_ticket_says_what_it_is(self):
+        with modelpool.testing.pool() as pool:
+            ticket = pool.acquire("llama")
+            self.assertEqual(repr(ticket), '<modelpool.LoadTicket for "llama", nothing started>')
+            ticket.spawn(["sleep", "60"])
+            self.assertEqual(repr(ticket), f'<modelpool.LoadTicket for "llama", pid {ticket.pid}>')
+            ticket.fail("the test is over")
+            self.assertEqual(repr(ticket), "<modelpool.LoadTicket used up>")
+
+
+class BuiltForAnother(unittest.TestCase):
+    """It said "partially initialized module ... (most likely due to a circular import)"."""
+
+    def why(self, compiled):
+        with tempfile.TemporaryDirectory() as place:
+            copy = pathlib.Path(place, "modelpool")
+            shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+            if compiled:
+                (copy / compiled).write_bytes(b"")
+            done = subprocess.run(
+                [sys.executable, "-c", "import modelpool"],
+                env={**os.environ, "PYTHONPATH": place},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        self.assertEqual(done.returncode, 1)
+        self.assertNotIn("circular", done.stderr)
+        return done.stderr.splitlines()[-1]
+
+    def test_it_names_the_python_it_was_built_for(self):
+        other = "_modelpool.cpython-39-x86_64-linux-gnu.so"
+        said = self.why(other)
+        self.assertIn("ImportError: unable to import modelpool: it was built for another", said)
+        self.assertIn(other, said)
+        self.assertIn(f"this is cpython {sys.version_info[0]}.{sys.version_info[1]};", said)
+
+    def test_it_says_that_it_was_not_built(self):
+        self.assertIn("its compiled part is not in", self.why(None))
+
+    def test_another_failure_is_told_as_it_is(self):
+        mine = pathlib.Path(_modelpool.__file__).name
+        self.assertIn("file too short", self.why(mine))
 
 
 class Readme(unittest.TestCase):

@@ -7,8 +7,6 @@ import math
 import os
 import pathlib
 import re
-import select
-import time
 import tomllib
 
 import modelpool
@@ -37,30 +35,10 @@ class Model:
         port = modelpool.free_port()
         command = [argument.replace("{port}", str(port)) for argument in self.command]
         ticket.spawn(command, cwd=HERE, stdout=self.log)
-        self._wait_until_ready(ticket.pid, port)
-        return ticket.ready(f"127.0.0.1:{port}", size_bytes=self.size_bytes)
-
-    def _wait_until_ready(self, pid, port):
-        until = time.monotonic() + self.load_timeout
-        process = os.pidfd_open(pid)
-        try:
-            while not self._answers(port):
-                if time.monotonic() > until:
-                    raise TimeoutError(f"not ready within {self.load_timeout} s")
-                if select.select([process], [], [], 0.05)[0]:
-                    raise RuntimeError("it ended before it was ready")
-        finally:
-            os.close(process)
-
-    def _answers(self, port):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", self.ready)
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        address = ticket.wait_ready(
+            f"127.0.0.1:{port}", f"http:{self.ready}", timeout=self.load_timeout
+        )
+        return ticket.ready(address, size_bytes=self.size_bytes)
 
 
 def read_models(path=None):

@@ -671,6 +671,12 @@ void define_ticket(py::module_& module) {
       "ready(); or fail(). For one thread at a time.\n\n"
       "One that is collected unused has failed; one whose process dies goes to the next waiter.");
   ticket.refuse_copies();
+  ticket.def("__repr__", [](const TicketObject& self) -> std::string {
+    if (!self.ticket || self.forks != fork_count()) return "<modelpool.LoadTicket used up>";
+    const pid_t pid = self.ticket.pid();
+    return "<modelpool.LoadTicket for " + quote(self.ticket.model()) +
+           (pid == 0 ? ", nothing started>" : ", pid " + std::to_string(pid) + ">");
+  });
   ticket.def_property_readonly(
       "model", [](const TicketObject& self) { return self.ticket.model(); }, "The model's name.");
   ticket.def_property_readonly(
@@ -750,6 +756,13 @@ void define_all(py::module_& module) {
   // What tests/bench compares a lease with.
   module.def(
       "_nothing", [] {}, "_nothing()\n--\n\n");
+  module.def(
+      "_seconds",
+      [](const py::object& value, const py::object& name) {
+        const std::string what(utf8_of(name, "name"));
+        return std::chrono::duration<double>(duration_of(value, what.c_str())).count();
+      },
+      py::arg("value"), py::arg("name"), "_seconds(value, name)\n--\n\n");
   module.attr("_require_main_interpreter") =
       py::reinterpret_steal<py::object>(PyCFunction_New(&g_require_main_interpreter, nullptr));
   module.attr("__version__") = MODELPOOL_VERSION;

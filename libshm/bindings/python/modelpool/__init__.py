@@ -8,8 +8,14 @@
 
 Every wait has a deadline, lets other threads run, and ends on Ctrl-C. Objects may be used from any
 thread. What is closed, released, used up or inherited through fork raises Closed; a Pool attaches
-anew in a forked child. Errors derive from modelpool.Error; an argument of a wrong type or value is
-Invalid. Subinterpreters cannot import it: ImportError.
+anew in a forked child. Subinterpreters cannot import it: ImportError.
+
+Errors derive from modelpool.Error; help(modelpool.errors) explains each. A wait may end with Timeout,
+Cancelled, QueueFull, TableFull, AllPinned, CoolingDown, LoadFailed, NoCoordinator, NotLoaded or
+Replaced; a Pool may raise NoSuchPool, Incompatible or Permission; a ticket TicketLost or SpawnFailed;
+a lease LeaseLost. Any call may raise Invalid (an argument), Closed, Busy and System.
+
+modelpool.testing has a pool for the tests of an application, without a daemon.
 """
 
 from __future__ import annotations
@@ -23,64 +29,33 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Union
 
-from . import _modelpool
+try:
+    from . import _modelpool
+except ImportError:
+    from ._missing import why_missing
+
+    if why_missing():
+        raise ImportError(why_missing()) from None
+    raise
 
 _modelpool._require_main_interpreter()
 
-from ._modelpool import (  # noqa: E402
-    AllPinned,
-    Busy,
-    Cancelled,
-    Closed,
-    CoolingDown,
-    Error,
-    Incompatible,
-    Invalid,
-    Lease,
-    LeaseLost,
-    LoadFailed,
-    LoadTicket,
-    NoCoordinator,
-    NoSuchPool,
-    NotLoaded,
-    Permission,
-    QueueFull,
-    Replaced,
-    SpawnFailed,
-    System,
-    TableFull,
-    TicketLost,
-    Timeout,
-    __version__ as __version__,
-)
+from ._modelpool import Lease, LoadTicket, __version__ as __version__  # noqa: E402
+from ._ready import wait_ready as _wait_ready  # noqa: E402
+from . import errors as errors  # noqa: E402
+from .errors import *  # noqa: E402, F403
+from .errors import Busy, Closed, Error, Invalid  # noqa: E402
 
-__all__ = [
-    "AllPinned",
-    "Busy",
-    "Cancelled",
-    "Closed",
-    "CoolingDown",
-    "Error",
-    "Incompatible",
-    "Invalid",
-    "Lease",
-    "LeaseLost",
-    "LoadFailed",
-    "LoadTicket",
-    "NoCoordinator",
-    "NoSuchPool",
-    "NotLoaded",
-    "Permission",
-    "Pool",
-    "QueueFull",
-    "Replaced",
-    "SpawnFailed",
-    "System",
-    "TableFull",
-    "TicketLost",
-    "Timeout",
-    "free_port",
-]
+LoadTicket.wait_ready = _wait_ready
+
+__all__ = ["Lease", "LoadTicket", "Pool", "errors", "free_port"]
+__all__ += errors.__all__
+
+
+def __dir__():
+    """Without the errors, whose pages would fill the start of help(modelpool); dir(errors) has them."""
+    return sorted(globals().keys() - set(errors.__all__))
+
 
 
 _Duration = Union[float, str]  # seconds, or "15m"

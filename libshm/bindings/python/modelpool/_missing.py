@@ -1,0 +1,25 @@
+"""Why the compiled part of the package cannot be imported."""
+
+import glob
+import importlib.machinery
+import os
+import sys
+
+
+def why_missing():
+    """What to tell where there is none for this interpreter; "" where there is one."""
+    stem = os.path.join(os.path.dirname(__file__), "_modelpool")
+    if any(os.path.exists(stem + end) for end in importlib.machinery.EXTENSION_SUFFIXES):
+        return ""
+    found = ", ".join(sorted(map(os.path.basename, glob.glob(stem + ".*.so"))))
+    if not found:
+        return "unable to import modelpool: its compiled part is not in %s; build and install it" % (
+            os.path.dirname(__file__)
+        )
+    return "unable to import modelpool: it was built for another Python (%s), this is %s %d.%d; %s" % (
+        found,
+        sys.implementation.name,
+        sys.version_info[0],
+        sys.version_info[1],
+        "run it with that one, or build it for this one",
+    )
