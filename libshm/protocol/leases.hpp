@@ -11,12 +11,15 @@
 // EVICTING; both cannot miss (P2). Each seq_cst here is needed: with release/acquire both miss, on
 // real hardware, thousands of times a minute.
 //
-// Safety: any thread of the owning process; no lock, no system call but the vDSO clock, writes only
-// to cache lines of the own row. In a forked child the inherited handles do nothing.
+// Safety: any thread of the owning process. No lock, and no system call but the vDSO clock, unless the
+// coordinator is to be rung (it waits for the end of a lease, or the lease has a limit of its own). Writes
+// only to cache lines of the own row, and to the doorbell when it rings. In a forked child the inherited
+// handles do nothing.
 //
-// Crash: a word left by a dead worker is cleared by the coordinator, which stamps last-used for it.
+// Crash: a word left by a dead worker is cleared by the coordinator, or by the next program of the same
+// process that attaches. Whoever clears it stamps last-used first.
 //
-// Errors: kTableFull when the row's cells are all in use.
+// Errors: kNoCell when the row's cells are all in use.
 #pragma once
 
 #include <cstdint>

@@ -9,9 +9,12 @@
 //    |                  v                      v                     v
 //   (g+1) <----------- GONE <-------------- STOPPING <---------------+
 //                               gone
-// Every arrow is one CAS of the state word and is written down once, here.
+// Also: RESERVED -> READY for an external backend, which has no process (publish_ready); RESERVED -> GONE
+// and STARTING -> STOPPING when the holder gives its ticket up (give_up), as when it is lost. GONE and
+// STOPPING keep the holder's name until it lets go (give_up) or is proved dead (disown_ticket).
+// Every arrow is one CAS of the state word.
 //
-// Safety: any thread; reserve and the histories under the mutex, all else lock-free.
+// Safety: any thread; reserve under the mutex, all else lock-free.
 //
 // Crash: before the CAS nothing has happened, after it everything has. A ticket whose worker died
 // is seen by its owner field; EVICTING of a dead epoch goes back to READY by whoever proves it dead.

@@ -1,6 +1,6 @@
 /* One backend slot, two workers, the coordinator: lease, evict, kill, stop, reuse and restart, with
  * SIGKILL of any of them between any two steps. Memory is sequentially consistent here; what the
- * processor may reorder is the business of orders.cpp.
+ * processor may reorder is the business of orders_test.cpp.
  *
  * A step is one access to the segment, as in the code named beside it. What a step leaves out:
  *  - clocks. "Idle for too long", "busy for too long", "not ready in time" and "drained too long" come
