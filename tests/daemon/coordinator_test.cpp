@@ -153,8 +153,7 @@ TEST_F(CoordinatorTest, WhenTheSegmentIsUnlinkedTheCoordinatorDrainsAndExitsWith
   EXPECT_THAT(daemon().log(), HasSubstr("was removed or given to another"));
 }
 
-// --- Settings
-// --------------------------------------------------------------------------------------
+// --- Settings ------------------------------------------------------------------------------------
 
 TEST_F(CoordinatorTest, P10WhatPoolctlSetChangedSurvivesARestartWithTheSameConfig) {
   const std::string config = scratch_.path("pool.toml");
@@ -291,8 +290,7 @@ TEST_F(CoordinatorTest, CapacitiesMayStandInTheConfigAndFlagsOverrideThem) {
   EXPECT_THAT(daemon().log(), HasSubstr("the pool was created with 8 backends, not 9: to change that"));
 }
 
-// --- Bad input
-// -------------------------------------------------------------------------------------
+// --- Bad input -----------------------------------------------------------------------------------
 
 TEST_F(CoordinatorTest, P13AllErrorsOfABadConfigAreToldALineEach) {
   const std::string config = scratch_.path("pool.toml");

@@ -26,8 +26,7 @@ class CrashTest : public PoolTest {
   }
 };
 
-// --- The coordinator
-// -------------------------------------------------------------------------------
+// --- The coordinator -----------------------------------------------------------------------------
 
 TEST_F(CrashTest, P10AStopGoesOnAfterTheCoordinatorWasKilledInTheMiddleOfIt) {
   start({"--stop-grace", "1s"});
@@ -193,8 +192,7 @@ TEST_F(CrashTest, AStoppedCoordinatorDelaysDecisionsAndLosesNone) {
   EXPECT_EQ(wait_event("evicted", "m")["reason"], "idle");
 }
 
-// --- Workers
-// ---------------------------------------------------------------------------------------
+// --- Workers -------------------------------------------------------------------------------------
 
 TEST_F(CrashTest, P6AWorkerKilledWithLeasesATicketAndAPlaceInTheLineLeavesNothing) {
   start({"--max-backends", "2", "--when-busy", "wait"});
@@ -348,8 +346,7 @@ TEST_F(CrashTest, P6AHungRequestOfADeadWorkerKillsNobody) {
   EXPECT_TRUE(is_running(pid));
 }
 
-// --- Backends
-// ---------------------------------------------------------------------------------------
+// --- Backends ------------------------------------------------------------------------------------
 
 TEST_F(CrashTest, ABackendThatCrashesIsExplainedAndItsModelCanBeLoadedAgain) {
   start({"--load-cooldown", "60s..60s"});
@@ -387,9 +384,8 @@ TEST_F(CrashTest, ASlotIsNotTakenFromUnderASlowLeaseHolder) {
   EXPECT_TRUE(settles()) << "the old slot was not freed";
 }
 
-// --- Wild writes
-// ------------------------------------------------------------------------------------ A slot or
-// row in no known state was never given back: no rule spoke of it, no CAS expected it.
+// --- Wild writes ---------------------------------------------------------------------------------
+// A slot or row in no known state was never given back: no rule spoke of it, no CAS expected it.
 
 TEST_F(CrashTest, P6ABackendWhoseStateIsNoneOfOursIsEndedAndItsPlaceIsFree) {
   start({"--max-backends", "1"});

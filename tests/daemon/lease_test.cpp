@@ -166,8 +166,7 @@ TEST_F(LeaseTest, InterruptedWhileItWaitsItLeavesTheLine) {
   EXPECT_TRUE(wait_state("m", "ready")) << "its place in the line cost the resident its place";
 }
 
-// --- Refusals
-// ----------------------------------------------------------------------------------------
+// --- Refusals ------------------------------------------------------------------------------------
 
 TEST_F(LeaseTest, P13WhatIsRefusedOrTimesOutEndsWith124AndTheReason) {
   start({"--max-backends", "1", "--when-busy", "wait", "--load-cooldown", "off"});

@@ -125,8 +125,7 @@ TEST_F(LimitTest, P9ALeaderThatEndsAtOnceDoesNotHideItsGrandchildren) {
   EXPECT_EQ(processes_with_environment(carried).size(), 0u);
 }
 
-// --- Making room for the line
-// ------------------------------------------------------------------------
+// --- Making room for the line --------------------------------------------------------------------
 
 TEST_F(LimitTest, P2ADrainLetsTheRunningLeaseFinishAndClosesItsBackendToNewOnes) {
   start({"--max-backends", "1"});

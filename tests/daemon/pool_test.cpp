@@ -184,8 +184,7 @@ pid_t RemoteWorker::load_idle(const std::string& model, const std::vector<std::s
   return pid;
 }
 
-// --- PoolTest
-// --------------------------------------------------------------------------------------
+// --- PoolTest ------------------------------------------------------------------------------------
 
 Daemon& PoolTest::start(std::vector<std::string> flags) {
   daemon_ = std::make_unique<Daemon>(scratch_, std::move(flags));
@@ -243,8 +242,7 @@ std::size_t PoolTest::count_events(const std::string& kind, const std::string& m
 
 std::string PoolTest::token() { return "MODELPOOL_BACKEND=" + status()["uuid"].get<std::string>(); }
 
-// --- Observer
-// --------------------------------------------------------------------------------------
+// --- Observer ------------------------------------------------------------------------------------
 
 Observer::Observer(std::string token)
     : thread_([this, token = std::move(token)](const std::stop_token& stop) {
@@ -262,8 +260,7 @@ void Observer::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-// --- Looking
-// ---------------------------------------------------------------------------------------
+// --- Looking -------------------------------------------------------------------------------------
 
 bool listens(int port) {
   const Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));

@@ -162,8 +162,7 @@ TEST_F(PoolctlTest, ExplainSaysWhichRuleApplies) {
   EXPECT_THAT(ctl({"explain", "whisper"}).out, Not(HasSubstr("pool.toml:6")));
 }
 
-// --- Events
-// ----------------------------------------------------------------------------------------
+// --- Events --------------------------------------------------------------------------------------
 
 TEST_F(PoolctlTest, P11EveryEndIsExplained) {
   start({"--max-backends", "1", "--load-cooldown", "off"});
@@ -268,8 +267,7 @@ TEST_F(PoolctlTest, TheRingOfEventsKeepsTheNewest) {
   })) << ctl({"events"}).out;
 }
 
-// --- Evict, wait, touch, pin, remove
-// ---------------------------------------------------------------
+// --- Evict, wait, touch, pin, remove -------------------------------------------------------------
 
 TEST_F(PoolctlTest, EvictReturnsWhenTheBackendIsGone) {
   start({"--stop-grace", "200ms"});
@@ -405,8 +403,7 @@ TEST_F(PoolctlTest, RemoveTakesAPoolAwayOnlyWhenNobodyIsInItUnlessToldToStopIt) 
   EXPECT_EQ(ctl({"status"}).code, 3);
 }
 
-// --- Bad input
-// -------------------------------------------------------------------------------------
+// --- Bad input -----------------------------------------------------------------------------------
 
 TEST_F(PoolctlTest, P13EachWrongLineHasItsExitCodeAndItsReason) {
   start();

@@ -134,8 +134,7 @@ TEST_F(SupervisorTest, ASupervisorThatIsGoneStopsNobody) {
   EXPECT_TRUE(daemon().program().running());
 }
 
-// --- s6
-// --------------------------------------------------------------------------------------------
+// --- s6 ------------------------------------------------------------------------------------------
 
 class S6Test : public PoolTest {
  protected:

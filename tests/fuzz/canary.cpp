@@ -69,8 +69,7 @@ void wait_until(const char* what, Condition holds) {
   }
 }
 
-// --- Bystanders
-// --------------------------------------------------------------------------------------
+// --- Bystanders ----------------------------------------------------------------------------------
 
 struct Shared {                                    // by all processes of the run
   std::atomic<std::uint64_t> got[kBystandersMax];  // a bit a signal
@@ -143,8 +142,7 @@ void start_group(
   });
 }
 
-// --- The pool in use
-// ----------------------------------------------------------------------------------
+// --- The pool in use -----------------------------------------------------------------------------
 
 PoolOptions pool_options(const std::string& dir) {
   PoolOptions options;
@@ -169,8 +167,7 @@ PoolOptions pool_options(const std::string& dir) {
   }
 }
 
-// --- The bytes
-// ------------------------------------------------------------------------------------------
+// --- The bytes -----------------------------------------------------------------------------------
 
 class Bytes {
  public:
@@ -294,8 +291,7 @@ class Bytes {
   std::vector<std::uint8_t> clean_;
 };
 
-// --- The run
-// ----------------------------------------------------------------------------------------------
+// --- The run -------------------------------------------------------------------------------------
 
 ProcessIdentity identity_of(pid_t pid) {
   const auto handle = ProcessHandle::open(pid);  // never of PID 1

@@ -25,8 +25,7 @@ bool is_open(const Slot& slot) { return slot.view.state.state == BackendState::k
 
 std::string model_name(std::uint32_t model) { return "m" + std::to_string(model); }
 
-// --- The truth
-// ---------------------------------------------------------------------------------------
+// --- The truth -----------------------------------------------------------------------------------
 
 Slot* Truth::find(BackendRef ref) {
   const bool here = ref.index < slots.size() && slots[ref.index].view.ref == ref &&
@@ -58,8 +57,7 @@ bool Truth::is_leased(const Slot& slot) const {
   });
 }
 
-// --- The oracle
-// ----------------------------------------------------------------------------------------
+// --- The oracle ----------------------------------------------------------------------------------
 
 void Oracle::violated(const std::string& what) {
   const std::uint64_t ms = truth_.now_ns / kMillisecond_ns;

@@ -4,10 +4,12 @@
 //
 //   P2  a running request is cut by busy, stall, force or a crash only
 //   P3  never more than max_backends groups of processes and tickets; gone means gone
-//   P4  one backend of a model starts or serves; a failed load answers its waiters, the model cools
-//   down P5  places go to the first of the line; under force, or drain with short requests, it
-//   moves P8  nothing before its limit, and nothing that is due is slept through P10 a restart
-//   forgets nothing: all of the above holds across it
+//   P4  one backend of a model starts or serves; a failed load answers its waiters, and the model
+//       cools down
+//   P5  places go to the first of the line; under force, or drain with short requests, it moves
+//   P8  nothing before its limit, and nothing that is due is slept through
+//   P10 a restart forgets nothing: all of the above holds across it
+//
 // And: eviction takes who was used least recently, never somebody for nobody, and a scan comes to
 // rest.
 #pragma once

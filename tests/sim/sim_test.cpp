@@ -88,8 +88,7 @@ TEST(Simulation, LivesThroughEverythingItHasRulesFor) {
   }
 }
 
-// --- A decide that is wrong on purpose
-// ------------------------------------------------------------------
+// --- A decide that is wrong on purpose -----------------------------------------------------------
 
 struct Broken {
   const char* name;

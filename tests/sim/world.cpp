@@ -69,8 +69,7 @@ void World::run(std::uint64_t time_ns, std::uint64_t decisions) {
   }
 }
 
-// --- Chance and time
-// -------------------------------------------------------------------------------
+// --- Chance and time -----------------------------------------------------------------------------
 
 double World::uniform() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
 
@@ -182,8 +181,7 @@ void World::happen(const Event& event) {
   }
 }
 
-// --- Requests: admission.cpp
-// -------------------------------------------------------------------------
+// --- Requests: admission.cpp ---------------------------------------------------------------------
 
 Request* World::arrive() {
   const std::uint32_t worker = pick(workload_.workers);
@@ -350,8 +348,7 @@ void World::finish(std::uint64_t id) {
   truth_.requests.erase(id);
 }
 
-// --- Loads: registry.cpp
-// ---------------------------------------------------------------------------------
+// --- Loads: registry.cpp -------------------------------------------------------------------------
 
 void World::reserve(Request& r) {
   const auto free = std::find_if(truth_.slots.begin(), truth_.slots.end(), [](const Slot& slot) {
@@ -458,8 +455,7 @@ void World::write_failure(Slot& slot) {
       cooldown_ns(range, static_cast<std::uint32_t>(std::min<std::uint64_t>(history.failures, 64)));
 }
 
-// --- Processes
-// ----------------------------------------------------------------------------------------------
+// --- Processes -----------------------------------------------------------------------------------
 
 void World::process_ended(Slot& slot) {
   if (!slot.process && slot.exited_ns == 0) {
@@ -549,8 +545,7 @@ void World::change_control() {
   ring();
 }
 
-// --- The coordinator: loop.cpp and enforce.cpp
-// ------------------------------------------------------------
+// --- The coordinator: loop.cpp and enforce.cpp ---------------------------------------------------
 
 void World::judge_starts() {
   ++counters_.restarts;

@@ -59,8 +59,7 @@ void end_backend(const Pool& pool, const std::string& model) {
   wake_line(segment);
 }
 
-// --- Granted
-// ---------------------------------------------------------------------------------------
+// --- Granted -------------------------------------------------------------------------------------
 
 TEST(Acquire, GivesATicketForAModelThatNobodyHasAndALeaseOnOneThatIsLoaded) {
   const Scratch scratch;
@@ -148,8 +147,7 @@ TEST(Acquire, WritesWhoWaitsForWhatSinceWhen) {
   EXPECT_NE(s.find_worker(waiter.owner), nullptr);
 }
 
-// --- P5: the line
-// ------------------------------------------------------------------------------------
+// --- P5: the line --------------------------------------------------------------------------------
 
 TEST(P5Fair, AFreePlaceGoesToTheFirstInLineWhoeverAsks) {
   const Scratch scratch;
@@ -223,8 +221,7 @@ TEST(P5Fair, AResidentIsLeasedPastTheLine) {
   EXPECT_TRUE(lease_on(pool, "resident", seconds(0)));
 }
 
-// --- P3: the limit
-// -----------------------------------------------------------------------------------
+// --- P3: the limit -------------------------------------------------------------------------------
 
 TEST(P3TheLimitIsReal, EveryLiveStateHoldsAPlaceAndGoneDoesNot) {
   const Scratch scratch;
@@ -263,8 +260,7 @@ TEST(P3TheLimitIsReal, ARaisedLimitIsRoomAtOnce) {
   EXPECT_EQ(poll(waiter), "ticket");
 }
 
-// --- Refused
-// -----------------------------------------------------------------------------------------
+// --- Refused -------------------------------------------------------------------------------------
 
 TEST(P13BadInput, ModelNamesAndTagsThatDoNotFitAreRefused) {
   const Scratch scratch;

@@ -474,8 +474,7 @@ TEST_F(DecideTest, AClosedBackendWithoutAReasonIsOpenedAgain) {
   EXPECT_THAT(actions(), ElementsAre("reopen a"));
 }
 
-// --- Requested evictions
-// ---------------------------------------------------------------------------
+// --- Requested evictions -------------------------------------------------------------------------
 
 TEST_F(DecideTest, ARequestedEvictionIsHeldClosedAndCutsLeasesOnlyWhenForced) {
   BackendView& a = backend("a");
@@ -512,8 +511,7 @@ TEST_F(DecideTest, ARequestedEvictionEndsWhenTheLastLeaseHasEndedAndIsTakenBackW
   EXPECT_THAT(actions(), ElementsAre("commit drained requested", "reopen withdrawn"));
 }
 
-// --- Room: the limit
-// -------------------------------------------------------------------------------
+// --- Room: the limit -----------------------------------------------------------------------------
 
 class RoomTest : public DecideTest {
  protected:
@@ -972,8 +970,7 @@ TEST_F(RoomTest, LoadsUnderWayAndUnreadyBackendsAreNoVictims) {
   EXPECT_THAT(actions(), IsEmpty());
 }
 
-// --- Stopping
-// --------------------------------------------------------------------------------------
+// --- Stopping ------------------------------------------------------------------------------------
 
 TEST_F(DecideTest, AStoppingBackendGetsItsStopSignalOnce) {
   set(Setting::kStopGrace, 15 * kSecond_ns);
@@ -1102,8 +1099,7 @@ TEST_F(DecideTest, AStopReachedBeforeAnyScanSawTheBackendReadyIsRecordedAsALoadF
   EXPECT_THAT(actions(), ElementsAre("note a", "signal a SIGTERM"));
 }
 
-// --- Ending
-// ----------------------------------------------------------------------------------------
+// --- Ending --------------------------------------------------------------------------------------
 
 TEST_F(DecideTest, WhenThePoolEndsEveryBackendIsClosedAndLoadsAreStopped) {
   facts.ending = true;
@@ -1151,8 +1147,7 @@ TEST_F(DecideTest, WhenThePoolEndsNobodyMakesRoom) {
   EXPECT_THAT(actions(), IsEmpty());
 }
 
-// --- Sleep
-// -----------------------------------------------------------------------------------------
+// --- Sleep ---------------------------------------------------------------------------------------
 
 TEST_F(DecideTest, P8WithNothingDueThereIsNoNextLook) {
   set(Setting::kMaxBackends, 200);

@@ -178,8 +178,7 @@ TEST_F(Registry, DisownsOnlyWhatIsEnding) {
   }
 }
 
-// --- Tickets
-// ---------------------------------------------------------------------------------------
+// --- Tickets -------------------------------------------------------------------------------------
 
 TEST_F(Registry, ReservesASlotWithNothingOfItsLastLife) {
   const BackendRef first = ready_one("first");
@@ -320,8 +319,7 @@ TEST_F(Registry, AReadyBackendIsNotItsLoadersToGiveUp) {
   EXPECT_EQ(state(ref).state, BackendState::kReady);
 }
 
-// --- Looking up
-// ------------------------------------------------------------------------------------
+// --- Looking up ----------------------------------------------------------------------------------
 
 TEST_F(Registry, FindsTheLiveBackendOfAModel) {
   const BackendRef ref = ready_one("m");
@@ -358,8 +356,7 @@ TEST_F(Registry, KeepsTheFirstExitStatusOfAGeneration) {
   EXPECT_EQ(exit_text(look(segment_).find(ref)->exit_status), "exit status 3");
 }
 
-// --- Histories
-// -------------------------------------------------------------------------------------
+// --- Histories -----------------------------------------------------------------------------------
 
 TEST_F(Registry, RemembersFailuresAndCoolsDownLongerEachTime) {
   ASSERT_TRUE(change_settings(*segment_, {{"load_cooldown", "10s..30s"}}, Origin{}));

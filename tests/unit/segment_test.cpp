@@ -229,8 +229,7 @@ TEST(Segment, ReplacesATemporaryFileThatSomebodyLeft) {
   EXPECT_FALSE(fs::exists(scratch.path("default.tmp")));
 }
 
-// --- Refusals
-// --------------------------------------------------------------------------------------
+// --- Refusals ------------------------------------------------------------------------------------
 
 // Each leaves what it refused as it was.
 class RefusedSegment : public ::testing::Test {
@@ -399,8 +398,7 @@ TEST(P13BadInput, AFullTmpfsIsAnErrorAndNotASignalLater) {
   EXPECT_NE(answer.find("smaller capacities"), std::string::npos) << answer;
 }
 
-// --- Another boot
-// ----------------------------------------------------------------------------------
+// --- Another boot --------------------------------------------------------------------------------
 
 TEST(Segment, OfAnotherBootIsReplaced) {
   const Scratch scratch;
@@ -426,8 +424,7 @@ TEST(Segment, OfAnotherBootIsNoPoolToWhoMayNotCreateOne) {
   EXPECT_EQ(code_of(Segment::attach("default", options)), Errc::kNoSuchPool);
 }
 
-// --- Where it lies
-// -----------------------------------------------------------------------------------
+// --- Where it lies -------------------------------------------------------------------------------
 
 // In a process of its own: what is set here is nobody else's business.
 int in_a_child(const std::function<void()>& body) {
@@ -513,8 +510,7 @@ TEST_F(DefaultPlaces, APoolInBothIsAnErrorThatNamesBoth) {
   });
 }
 
-// --- Replaced, removed
-// -----------------------------------------------------------------------------
+// --- Replaced, removed ---------------------------------------------------------------------------
 
 TEST(Segment, KnowsWhenItsNameIsGone) {
   const Scratch scratch;
@@ -617,8 +613,7 @@ TEST(Segment, ThatIsNotThereCannotBeRemoved) {
   EXPECT_TRUE(fs::is_empty(scratch.dir()));
 }
 
-// --- Looking
-// -----------------------------------------------------------------------------------------
+// --- Looking -------------------------------------------------------------------------------------
 
 TEST(P12LookingChangesNothing, AReadOnlyLookLeavesNoTrace) {
   const Scratch scratch;
@@ -665,8 +660,7 @@ TEST(P12LookingChangesNothing, WhatIsNotThereIsNotMade) {
   EXPECT_TRUE(fs::is_empty(scratch.dir()));
 }
 
-// --- Words that wake
-// -------------------------------------------------------------------------------
+// --- Words that wake -----------------------------------------------------------------------------
 
 TEST(Futex, WaitsForAWakeOfAnotherProcessAlsoThroughAReadOnlyMap) {
   const Scratch scratch;
@@ -693,8 +687,7 @@ TEST(Futex, ReturnsAtOnceForAWordThatDiffersAndNotBeforeItsTime) {
   EXPECT_GE(now_ns(), until);
 }
 
-// --- Coordinator, settings
-// -------------------------------------------------------------------------
+// --- Coordinator, settings -----------------------------------------------------------------------
 
 TEST(Coordinator, ThatNeverWasIsDead) {
   const Scratch scratch;

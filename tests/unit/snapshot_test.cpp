@@ -182,8 +182,7 @@ TEST(P12LookingChangesNothing, ASnapshotTakesNoLockAndCountsAsNoUse) {
   EXPECT_TRUE(read_file(scratch.path("default")) == before) << "a byte of the segment has changed";
 }
 
-// --- Damage
-// ------------------------------------------------------------------------------------------
+// --- Damage --------------------------------------------------------------------------------------
 
 // A pool with one of everything in it, and a way to break it.
 class Damage : public ::testing::Test {

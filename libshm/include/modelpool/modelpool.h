@@ -17,21 +17,23 @@
  *
  * Safety
  *   Threads: every function may be called from any thread at any time, on any handle. Leases and
- *   waits may move between threads. What one handle cannot do twice at once (two threads that use
- *   the same ticket or poll the same wait) is answered MODELPOOL_BUSY, and nothing happens. There
- * is no state of a call outside its arguments: no errno, no last error. Handles: plain numbers,
- * copied freely; all zeros is none. One that is closed, released, used up, made up or of another
- * kind is answered MODELPOOL_CLOSED, also long after its number was given to somebody else's
- * object: a number is never given out twice. Fork: in a child, inherited leases, tickets and waits
- * are inert: every function answers MODELPOOL_CLOSED and changes nothing for the parent. An
- * inherited pool works: it attaches the child at its first use. Create the wait fd
- * (modelpool_wait_fd) after the fork. After exec everything is gone; the next attach or the
- * coordinator clears what was held (P6). Signal handlers: only modelpool_version and
- * modelpool_code_name are async-signal-safe. A handler that calls another function while its thread
- * is inside one is answered MODELPOOL_BUSY; one that interrupts malloc or fork is not, and may
- * deadlock. Write to a pipe, or set a flag, and call later. Cancellation: a thread must not be
- * cancelled (pthread_cancel) inside a call, except by the end of the process. Unloading: the
- * library stays in the process once loaded.
+ *     waits may move between threads. What one handle cannot do twice at once (two threads that use
+ *     the same ticket or poll the same wait) is answered MODELPOOL_BUSY, and nothing happens. There
+ *     is no state of a call outside its arguments: no errno, no last error.
+ *   Handles: plain numbers, copied freely; all zeros is none. One that is closed, released, used
+ *     up, made up or of another kind is answered MODELPOOL_CLOSED, also long after its number was
+ *     given to somebody else's object: a number is never given out twice.
+ *   Fork: in a child, inherited leases, tickets and waits are inert: every function answers
+ *     MODELPOOL_CLOSED and changes nothing for the parent. An inherited pool works: it attaches the
+ *     child at its first use. Create the wait fd (modelpool_wait_fd) after the fork. After exec
+ *     everything is gone; the next attach or the coordinator clears what was held (P6).
+ *   Signal handlers: only modelpool_version and modelpool_code_name are async-signal-safe. A
+ *     handler that calls another function while its thread is inside one is answered
+ *     MODELPOOL_BUSY; one that interrupts malloc or fork is not, and may deadlock. Write to a pipe,
+ *     or set a flag, and call later.
+ *   Cancellation: a thread must not be cancelled (pthread_cancel) inside a call, except by the end
+ *     of the process.
+ *   Unloading: the library stays in the process once loaded.
  *
  * Crash
  *   Whatever a process held when it died, the coordinator clears (P6); backends it loaded stay.
@@ -39,16 +41,16 @@
  * Errors
  *   A function that can fail returns a modelpool_code: MODELPOOL_OK, or what went wrong, with the
  *   details in `error` (NULL: not wanted). On failure nothing was done, unless said otherwise, and
- *   handles and structures to be written are zeroed where that is said. No function throws, aborts,
- * or sets a signal disposition. Any of them may answer MODELPOOL_INVALID (an argument; the text
- * names it), MODELPOOL_CLOSED (the handle), MODELPOOL_BUSY (as above, or the pool's mutex was not
- * let go for 2 s) and MODELPOOL_SYSTEM (out of memory, descriptors, /proc); listed below is what
- * else.
+ *   handles and structures to be written are zeroed where that is said. No function throws, aborts
+ *   or sets a signal disposition. Any of them may answer MODELPOOL_INVALID (an argument; the text
+ *   names it), MODELPOOL_CLOSED (the handle), MODELPOOL_BUSY (as above, or the pool's mutex was not
+ *   let go for 2 s) and MODELPOOL_SYSTEM (out of memory, descriptors, /proc); listed below is what
+ *   else.
  *
  * Text
  *   UTF-8, NUL-terminated. A model's name has 1 to 191 bytes, an address 1 to 255, a tag or label
- * at most 31, all printable. Arguments are copied before a call returns. What is printed was
- * escaped.
+ *   at most 31, all printable. Arguments are copied before a call returns. What is printed was
+ *   escaped.
  *
  * Times are milliseconds (_ms), of CLOCK_MONOTONIC: no suspend, no clock steps. Sizes are bytes.
  * Unknown, or does not apply, is -1, never 0 (P11).
@@ -56,8 +58,9 @@
  * Growth
  *   Structures of options and of answers begin with struct_bytes, which the caller sets to its own
  *   sizeof (the ..._INIT macros do); fields are only ever added at the end, zero meaning "as
- * before". A library that is older than a caller's option refuses it with MODELPOOL_INVALID instead
- * of ignoring it. Functions and codes are only added. What breaks this changes the soname.
+ *   before". A library that is older than a caller's option refuses it with MODELPOOL_INVALID
+ *   instead of ignoring it. Functions and codes are only added. What breaks this changes the
+ *   soname.
  */
 #ifndef MODELPOOL_MODELPOOL_H_
 #define MODELPOOL_MODELPOOL_H_
