@@ -12,7 +12,7 @@
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
 #include "base/time.hpp"
-#include "spdlog/spdlog.h"
+#include <spdlog/spdlog.h>
 
 namespace modelpool::coordinator {
 namespace {

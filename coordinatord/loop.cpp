@@ -21,7 +21,7 @@
 #include "protocol/acquisition.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
-#include "spdlog/spdlog.h"
+#include <spdlog/spdlog.h>
 #include "thread.hpp"
 
 namespace modelpool::coordinator {

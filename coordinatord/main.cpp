@@ -15,7 +15,7 @@
 #include "log.hpp"
 #include "loop.hpp"
 #include "options.hpp"
-#include "spdlog/spdlog.h"
+#include <spdlog/spdlog.h>
 
 namespace {
 

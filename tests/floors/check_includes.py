@@ -1,77 +1,104 @@
 #!/usr/bin/env python3
-"""A file includes only from floors below its own, or from its floor what is listed before it.
+"""A file includes only from floors below its own, and within a floor in no circle.
 
-Usage: check_includes.py SOURCE_ROOT. Exits 1 and names each include that goes up, and each file
-that stands on no floor.
+Usage: check_includes.py SOURCE_ROOT. Exits 1 and names each include that goes up, each circle, each
+file that stands on no floor, and each "include" of a file that is not there.
 """
 
 import pathlib
 import re
 import sys
 
-# Bottom up; one line is one floor. A .hpp and the .cpp of its name stand together.
-FLOORS = {
-    "libshm": [
-        ["result", "text", "time", "settings", "process"],
-        ["layout", "event_json"],
-        ["robust_mutex", "segment", "worker", "leases"],
-        ["registry", "spawn", "admission", "snapshot"],
-        ["pool"],
-        ["table_json"],
-        # The bindings: C, then Python.
-        ["modelpool", "handles", "wait_fd", "api", "values", "lease", "waits", "module"],
-    ],
-    "coordinatord": [
-        ["decide", "thread"],
-        ["log", "record", "watch", "groups", "enforce"],
-        ["notify", "config", "options", "loop"],
-        ["main"],
-    ],
-}
-# Who may include from whom. Inside tools a command includes what it likes.
-BELOW = {"libshm": [], "coordinatord": ["libshm"], "tools": ["libshm"]}
+# Bottom up.
+FLOORS = ["base", "segment", "policy", "protocol", "pool", "json", "bindings"]
+# What applications include, all in one folder: the floor that each stands on.
+PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": "pool",
+          "modelpool": "bindings"}
+# Beside each other, above the library.
+PROGRAMS = ["coordinatord", "tools"]
 
-INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
-def ranks(part):
-    return {name: rank for rank, name in enumerate(sum(FLOORS.get(part, []), []))}
+def floor_of(where):
+    """The rank of a file, or None; of a program its name."""
+    if where.parts[0] in PROGRAMS:
+        return where.parts[0]
+    if where.parts[1:3] == ("include", "modelpool"):
+        name = PUBLIC.get(where.stem)
+    else:
+        name = where.parts[1]
+    return FLOORS.index(name) if name in FLOORS else None
+
+
+def may_include(mine, other):
+    if isinstance(mine, str):
+        return other == mine or not isinstance(other, str)
+    return not isinstance(other, str) and other <= mine
 
 
 def resolve(root, path, included):
     """The file of ours that an #include in `path` names, or None."""
-    for folder in (path.parent, root / "libshm/include", root / "libshm/src", root / "coordinatord",
-                   root / "tools"):
+    for folder in (path.parent, root / "libshm/include", root / "libshm", root / "libshm/bindings",
+                   root / "coordinatord", root / "tools"):
         candidate = (folder / included).resolve()
         if candidate.is_file() and candidate.is_relative_to(root):
             return candidate
     return None
 
 
+def circle(edges):
+    """One circle of units that include each other, or None."""
+    done, path = set(), []
+
+    def visit(unit):
+        if unit in path:
+            return path[path.index(unit):] + [unit]
+        if unit in done:
+            return None
+        path.append(unit)
+        for other in sorted(edges.get(unit, ())):
+            if found := visit(other):
+                return found
+        path.pop()
+        done.add(unit)
+        return None
+
+    return next((found for unit in sorted(edges) if (found := visit(unit))), None)
+
+
+def check(root):
+    findings, edges = [], {}
+    files = [path for part in ["libshm", *PROGRAMS] for path in sorted((root / part).rglob("*"))
+             if path.suffix in (".hpp", ".h", ".cpp", ".c")]
+    for path in files:
+        where = path.relative_to(root)
+        mine = floor_of(where)
+        if mine is None:
+            findings.append(f"{where}: on no floor; add it to {pathlib.Path(__file__).name}")
+            continue
+        # A .hpp and the .cpp of its name are one unit.
+        unit = str(where.with_suffix(""))
+        for bracket, included in INCLUDE.findall(path.read_text(encoding="utf-8")):
+            header = resolve(root, path, included)
+            if header is None:
+                if bracket == '"':
+                    findings.append(f'{where}: "{included}" is no file of ours; write <{included}>')
+                continue
+            other = header.relative_to(root)
+            if not may_include(mine, floor_of(other)):
+                findings.append(f"{where}: includes {included}, which stands above or beside it")
+            if (included_unit := str(other.with_suffix(""))) != unit:
+                edges.setdefault(unit, set()).add(included_unit)
+    if found := circle(edges):
+        findings.append("include each other: " + " -> ".join(found))
+    return findings, len(files)
+
+
 def main(root):
-    findings = []
-    count = 0
-    for part, below in BELOW.items():
-        rank = ranks(part)
-        for path in sorted((root / part).rglob("*")):
-            if path.suffix not in (".hpp", ".h", ".cpp"):
-                continue
-            count += 1
-            where = path.relative_to(root)
-            if rank and path.stem not in rank:
-                findings.append(f"{where}: on no floor; add it to FLOORS in {__file__}")
-                continue
-            for included in INCLUDE.findall(path.read_text(encoding="utf-8")):
-                header = resolve(root, path, included)
-                if header is None:
-                    continue
-                other = header.relative_to(root).parts[0]
-                if other != part and other not in below:
-                    findings.append(f"{where}: {part} may not include {included} of {other}")
-                elif other == part and rank and rank.get(header.stem, -1) > rank[path.stem]:
-                    findings.append(f"{where}: includes {included}, which stands above it")
+    findings, count = check(root)
     print("\n".join(findings) or f"{count} files, every include goes down")
-    return 1 if findings else 0
+    return 1 if findings or count == 0 else 0
 
 
 if __name__ == "__main__":

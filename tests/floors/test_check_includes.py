@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""check_includes.py finds what it is there to find."""
+
+import pathlib
+import tempfile
+import unittest
+
+import check_includes
+
+
+class Findings(unittest.TestCase):
+    def findings(self, files):
+        with tempfile.TemporaryDirectory() as folder:
+            root = pathlib.Path(folder).resolve()
+            for name, text in files.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text(text)
+            return check_includes.check(root)[0]
+
+    def one(self, files, text):
+        found = self.findings(files)
+        self.assertEqual(len(found), 1, found)
+        self.assertIn(text, found[0])
+
+    def test_down_is_fine(self):
+        self.assertEqual(self.findings({
+            "libshm/base/text.hpp": "#include <string>\n",
+            "libshm/include/modelpool/pool.hpp": '#include "base/text.hpp"\n',
+            "libshm/segment/words.hpp": '#include "base/text.hpp"\n',
+            "libshm/segment/words.cpp": '#include "segment/words.hpp"\n',
+            "coordinatord/loop.cpp": '#include "modelpool/pool.hpp"\n',
+        }), [])
+
+    def test_up_is_found(self):
+        self.one({"libshm/base/text.hpp": '#include "segment/words.hpp"\n',
+                  "libshm/segment/words.hpp": ""},
+                 "libshm/base/text.hpp: includes segment/words.hpp")
+
+    def test_up_to_a_public_header_is_found(self):
+        self.one({"libshm/policy/rules.cpp": "#include <modelpool/pool.hpp>\n",
+                  "libshm/include/modelpool/pool.hpp": ""},
+                 "libshm/policy/rules.cpp: includes modelpool/pool.hpp")
+
+    def test_the_library_includes_no_program(self):
+        self.one({"libshm/bindings/c/api.cpp": '#include "decide.hpp"\n',
+                  "coordinatord/decide.hpp": ""}, "includes decide.hpp")
+
+    def test_a_program_includes_no_other(self):
+        self.one({"tools/poolctl/list.cpp": '#include "decide.hpp"\n',
+                  "coordinatord/decide.hpp": ""}, "includes decide.hpp")
+
+    def test_a_circle_is_found(self):
+        self.one({"coordinatord/a.hpp": '#include "b.hpp"\n', "coordinatord/b.hpp": "",
+                  "coordinatord/b.cpp": '#include "a.hpp"\n'},
+                 "coordinatord/a -> coordinatord/b -> coordinatord/a")
+
+    def test_a_file_on_no_floor_is_found(self):
+        self.one({"libshm/src/text.cpp": ""}, "libshm/src/text.cpp: on no floor")
+
+    def test_a_header_that_is_not_there_is_found(self):
+        self.one({"libshm/base/text.cpp": '#include "base/gone.hpp"\n'}, '"base/gone.hpp" is no file')
+
+
+if __name__ == "__main__":
+    unittest.main()
