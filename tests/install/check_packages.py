@@ -35,6 +35,7 @@ PACKAGES = {
     ("module", "cpp-httplib"): "libcpp-httplib-dev",
     ("module", "hiredis"): "libhiredis-dev",
     ("module", "libsystemd"): "libsystemd-dev",
+    ("module", "openssl"): "libssl-dev",
     ("module", "python3"): "python3-dev",
     ("path", "pybind11/pybind11.h"): "pybind11-dev",
     ("program", "patch"): "patch",

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# Sourced by tools/check, tools/demo and tools/bench: from a bare Debian 12 and a checkout to built programs.
+# Sourced by tools/check, tools/demo and tools/bench: from a bare Debian and a checkout to built programs.
 
 # tests/install/check_packages.py compares these lists with what is configured and run.
 # shellcheck disable=SC2034  # used by those who source this
 readonly build_packages=(  # libmodelpool, coordinatord, poolctl and the demo
   g++ cmake ninja-build pkg-config
   libboost-dev libcli11-dev libcpp-httplib-dev libexpected-dev
-  libspdlog-dev libsystemd-dev libtomlplusplus-dev nlohmann-json3-dev
+  libspdlog-dev libssl-dev libsystemd-dev libtomlplusplus-dev nlohmann-json3-dev
 )
 # shellcheck disable=SC2034
 readonly test_packages=(  # the Python package and the tests, beside those
   libgmock-dev libgtest-dev pybind11-dev python3 python3-dev
-  clang curl golang-go gunicorn libclang-rt-14-dev patch procps s6 spin strace systemd
+  clang curl golang-go gunicorn libclang-rt-dev patch procps s6 spin strace systemd
   uvicorn uwsgi-core uwsgi-plugin-python3 valgrind
 )
 # shellcheck disable=SC2034
