@@ -30,6 +30,7 @@
 #include <vector>
 
 #include "modelpool/pool.hpp"
+#include "base/guarded.hpp"
 #include "base/process.hpp"
 #include "base/program.hpp"
 #include "base/text.hpp"
@@ -84,7 +85,7 @@ class Journal {
 
   void loaded(const std::string& model, pid_t pid, const std::string& address,
               std::uint64_t took_ns) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ++loads_[model];
     own_.insert(pid);
     if (!detailed_) return;
@@ -93,7 +94,7 @@ class Journal {
   }
   void answered(const std::string& model, const std::string& tag, pid_t pid,
                 std::uint64_t took_ns) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ++requests_[model];
     const bool own = own_.count(pid) != 0;
     ++(own ? on_own_loads_ : on_shared_loads_);
@@ -103,12 +104,12 @@ class Journal {
   }
   void failed(std::string_view kind, const std::string& model, const std::string& tag,
               const std::string& text) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     ++errors_[std::string(kind)];
     print(std::string(kind) + " " + escape(model) + ": " + tag + ": " + escape(text));
   }
   void summary() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto total = [](const std::map<std::string, std::uint64_t>& counts) {
       std::uint64_t sum = 0;
       for (const auto& [name, count] : counts) sum += count;
@@ -128,7 +129,7 @@ class Journal {
   }
 
  private:
-  void print(const std::string& text) {
+  void print(const std::string& text) MODELPOOL_REQUIRES(mutex_) {
     const std::string line = name_ + " " + text + "\n";
     std::fwrite(line.data(), 1, line.size(), stdout);
     std::fflush(stdout);
@@ -136,13 +137,13 @@ class Journal {
 
   const std::string name_;
   const bool detailed_;
-  std::mutex mutex_;  // guards all below, and stdout
-  std::map<std::string, std::uint64_t> requests_;
-  std::map<std::string, std::uint64_t> loads_;
-  std::map<std::string, std::uint64_t> errors_;
-  std::uint64_t on_own_loads_ = 0;
-  std::uint64_t on_shared_loads_ = 0;
-  std::set<pid_t> own_;  // the backends loaded here
+  Mutex mutex_;  // guards stdout too
+  std::map<std::string, std::uint64_t> requests_ MODELPOOL_GUARDED_BY(mutex_);
+  std::map<std::string, std::uint64_t> loads_ MODELPOOL_GUARDED_BY(mutex_);
+  std::map<std::string, std::uint64_t> errors_ MODELPOOL_GUARDED_BY(mutex_);
+  std::uint64_t on_own_loads_ MODELPOOL_GUARDED_BY(mutex_) = 0;
+  std::uint64_t on_shared_loads_ MODELPOOL_GUARDED_BY(mutex_) = 0;
+  std::set<pid_t> own_ MODELPOOL_GUARDED_BY(mutex_);  // the backends loaded here
 };
 
 // A TCP port of 127.0.0.1 that nobody has now; 0 if there is none.
@@ -197,7 +198,7 @@ class Worker {
 
   // Cuts the request that hangs on purpose: it would outlive this worker's end.
   void cut_hanging() {
-    const std::lock_guard lock(hanging_mutex_);
+    const MutexLock lock(hanging_mutex_);
     if (hanging_ != nullptr) hanging_->stop();
   }
 
@@ -329,12 +330,12 @@ class Worker {
   void send_hanging(Lease& lease, const std::string& tag, const std::stop_token& stop) {
     httplib::Client client = client_for(lease.address());
     {
-      const std::lock_guard lock(hanging_mutex_);
+      const MutexLock lock(hanging_mutex_);
       hanging_ = &client;
     }
     const auto response = client.Get("/hang");
     {
-      const std::lock_guard lock(hanging_mutex_);
+      const MutexLock lock(hanging_mutex_);
       hanging_ = nullptr;
     }
     if (stop.stop_requested()) return;
@@ -361,8 +362,8 @@ class Worker {
   std::atomic<std::size_t> mix_{0};
   std::atomic<std::uint64_t> requests_{0};
   std::atomic<bool> hang_pending_;
-  std::mutex hanging_mutex_;
-  httplib::Client* hanging_ = nullptr;  // guarded by hanging_mutex_
+  Mutex hanging_mutex_;
+  httplib::Client* hanging_ MODELPOOL_GUARDED_BY(hanging_mutex_) = nullptr;
 };
 
 sigset_t signals_taken() {

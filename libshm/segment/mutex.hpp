@@ -20,15 +20,6 @@ namespace modelpool {
 inline constexpr std::uint64_t kLockWaitMin_ns = 50 * kMillisecond_ns;
 inline constexpr std::uint64_t kLockWaitMax_ns = 2 * kSecond_ns;
 
-// clang's thread safety analysis, where there is one.
-#if defined(__clang__)
-#define MODELPOOL_CAPABILITY(name) __attribute__((capability(name)))
-#define MODELPOOL_SCOPED_CAPABILITY __attribute__((scoped_lockable))
-#else
-#define MODELPOOL_CAPABILITY(name)
-#define MODELPOOL_SCOPED_CAPABILITY
-#endif
-
 class LockGuard {
  public:
   LockGuard(LockGuard&& other) noexcept

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <system_error>
 #include <thread>
 
@@ -23,27 +24,29 @@ Inbox::~Inbox() {
 }
 
 void Inbox::put(std::uint64_t id, Answer answer) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   answers_.emplace_back(id, std::move(answer));
   static_cast<void>(eventfd_write(event_.get(), 1));
 }
 
 std::vector<std::pair<std::uint64_t, Answer>> Inbox::take() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   eventfd_t count = 0;
   static_cast<void>(eventfd_read(event_.get(), &count));
   return std::exchange(answers_, {});
 }
 
 void Inbox::drop(std::uint64_t id) {
-  std::unique_lock lock(mutex_);
-  const auto found = std::find_if(answers_.begin(), answers_.end(),
-                                  [&](const auto& answer) { return answer.first == id; });
-  if (found == answers_.end()) return;
-  Answer answer = std::move(found->second);
-  answers_.erase(found);
-  lock.unlock();
-  give_back(std::move(answer));
+  std::optional<Answer> dropped;
+  {
+    const MutexLock lock(mutex_);
+    const auto found = std::find_if(answers_.begin(), answers_.end(),
+                                    [&](const auto& answer) { return answer.first == id; });
+    if (found == answers_.end()) return;
+    dropped = std::move(found->second);
+    answers_.erase(found);
+  }
+  give_back(std::move(*dropped));
 }
 
 void give_back(Answer answer) {
@@ -55,7 +58,7 @@ Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pendi
                                           std::uint64_t deadline_ns, std::shared_ptr<Inbox> inbox) {
   // From the first poll to its place in the map under the mutex: whoever wakes it after that poll
   // has bumped the word before the thread, which reads the word first, comes to look here.
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (closed_) return fail(Errc::kClosed, "unable to wait: the pool was closed");
   auto polled = pending.poll();
   if (!polled || *polled) return polled;
@@ -83,12 +86,12 @@ Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pendi
 }
 
 void Waits::cancel(std::uint64_t id) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   waits_.erase(id);
 }
 
 void Waits::close() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (auto& [id, wait] : waits_) {
     wait.inbox->put(id, fail(Errc::kClosed, "unable to go on waiting: the pool was closed"));
   }
@@ -107,7 +110,7 @@ void Waits::serve() {
     const std::uint32_t seen = wake_.load(std::memory_order_seq_cst);
     std::uint64_t next = kNever_ns;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       for (auto at = waits_.begin(); at != waits_.end();) {
         Wait& wait = at->second;
         const std::uint64_t now = now_ns();

@@ -10,9 +10,9 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <vector>
 
+#include "base/guarded.hpp"
 #include "modelpool/pool.hpp"
 
 namespace modelpool::python {
@@ -31,8 +31,8 @@ class Inbox {
 
  private:
   Fd event_;
-  std::mutex mutex_;
-  std::vector<std::pair<std::uint64_t, Answer>> answers_;
+  Mutex mutex_;
+  std::vector<std::pair<std::uint64_t, Answer>> answers_ MODELPOOL_GUARDED_BY(mutex_);
 };
 
 // Ends a grant that nobody asked for any more; a ticket goes to the next waiter.
@@ -59,10 +59,10 @@ class Waits : public std::enable_shared_from_this<Waits> {
   void wake_server();
 
   HalfWord& wake_;
-  std::mutex mutex_;
-  std::map<std::uint64_t, Wait> waits_;
-  bool closed_ = false;
-  bool serving_ = false;
+  Mutex mutex_;
+  std::map<std::uint64_t, Wait> waits_ MODELPOOL_GUARDED_BY(mutex_);
+  bool closed_ MODELPOOL_GUARDED_BY(mutex_) = false;
+  bool serving_ MODELPOOL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace modelpool::python
