@@ -141,7 +141,7 @@ bool is_other_thread(pid_t pid) {
 // Sets errno. ESRCH here, as everywhere, proves that no process has the PID.
 Fd open_pidfd(pid_t pid) {
   for (int attempt = 0;; ++attempt) {
-    Fd fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0U)));
+    Fd fd = above_stdio(Fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0U))));
     // EINVAL, or ENOENT from newer kernels, is a PID that no process has but a thread: the one that
     // had it is gone. It is also what a process reaped during the call looks like, so look again.
     if (fd || (errno != EINVAL && errno != ENOENT)) return fd;
@@ -266,15 +266,6 @@ Result<std::uint64_t> read_namespace(const char* path) {
 }
 
 }  // namespace
-
-void Fd::reset(int fd) {
-  if (fd_ >= 0 && fd_ != fd) {
-    const int saved = errno;  // a destructor runs between a failure and whoever asks for its cause
-    ::close(fd_);             // not again after EINTR: Linux has closed it by then
-    errno = saved;
-  }
-  fd_ = fd;
-}
 
 std::optional<ProcessStat> read_stat(pid_t pid) {
   std::string text;

@@ -8,6 +8,7 @@
 #include <string>
 #include <system_error>
 
+#include "base/fd.hpp"
 #include "base/journal.hpp"
 
 namespace modelpool {
@@ -21,6 +22,7 @@ int complain(const char* name, const char* what, const char* why, int code) {
 }  // namespace
 
 int run_program(const char* name, ProgramExits exits, const std::function<int()>& body) {
+  fill_stdio();
   try {
     const int code = body();
     errno = 0;

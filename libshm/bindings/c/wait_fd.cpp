@@ -20,7 +20,7 @@ constexpr std::size_t kStack_bytes = 256 * 1024;
 Result<std::shared_ptr<WaitFd>> WaitFd::start(const HalfWord& wake_word,
                                               std::function<Outlook()> outlook) {
   const std::shared_ptr<WaitFd> started(new WaitFd(wake_word, std::move(outlook)));
-  Fd fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  Fd fd = above_stdio(Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)));
   if (!fd) return fail_errno(errno, "create an eventfd");
   started->fd_ = fd.get();
 

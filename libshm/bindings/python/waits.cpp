@@ -15,7 +15,7 @@
 
 namespace modelpool::python {
 
-Inbox::Inbox() : event_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+Inbox::Inbox() : event_(above_stdio(Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)))) {
   if (!event_) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 
