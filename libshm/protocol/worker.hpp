@@ -18,6 +18,7 @@
 #include <set>
 #include <vector>
 
+#include "segment/current_settings.hpp"
 #include "segment/segment.hpp"
 
 namespace modelpool {

@@ -97,6 +97,13 @@ struct Header {
   std::array<char, 32> libc{};        // for messages
 };
 
+// Where the pool's name is: the path by which its coordinator last served it, "" if that is longer than
+// the field. Written by the creator, then by the coordinator; read by who wants to create a pool there,
+// to find one that has lost the name (lost.hpp). Behind the header on its page, in every layout.
+inline constexpr std::size_t kHomeOffset = 2048;
+inline constexpr std::size_t kHomeCapacity_bytes = 2048;
+using HomeRecord = SharedText<kHomeCapacity_bytes>;
+
 // The mutex. `holder` is a note for messages: written by the holder after locking and before
 // unlocking, read by who waits in vain.
 struct alignas(kCacheLine_bytes) LockRecord {
@@ -106,7 +113,7 @@ struct alignas(kCacheLine_bytes) LockRecord {
 
 struct alignas(kCacheLine_bytes) LineRecord {
   Word next_arrival;  // Written under the mutex; a crash after it leaves a gap, which harms nobody.
-  HalfWord replaced;  // 1: the segment's name is gone. Written by who finds out; read before a grant.
+  HalfWord replaced;  // 1: the segment's name is lost. Written by the coordinator; read before a grant.
   // Rows from here on were never taken: a scan may stop there. Raised under the mutex, seq_cst,
   // before the first such row is taken; a crash in between leaves a row more to look at.
   HalfWord workers_reached;
@@ -140,6 +147,14 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   alignas(kCacheLine_bytes) HalfWord doorbell;
   // Bumped by the coordinator after each event; waited on by readers, also through read-only maps.
   HalfWord event_bell;
+  // By these a reader tells a coordinator that hangs from one that has nothing to do (judge.hpp).
+  // When the ring it has not answered yet came: written by who rings, if it is 0, before the ring;
+  // set to 0 by the coordinator before each scan.
+  Word rung_ns;
+  // Since when it works without having waited, 0 while it waits; the doorbell as of its last scan.
+  // Written by the coordinator.
+  Word working_since_ns;
+  HalfWord answered;
   alignas(kCacheLine_bytes) Word last_scan_ns;
   Word scans;
   Word settings_noted;  // generation of the settings an event was last written for
@@ -312,7 +327,7 @@ static_assert(offsetof(BackendRecord, state) == 0 && offsetof(BackendRecord, pid
               offsetof(BackendRecord, group) == 12 && offsetof(BackendRecord, start_ticks) == 16 &&
               offsetof(BackendRecord, pidfd_inode) == 24);
 static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, tables) == 32);
-static_assert(sizeof(Header) <= kPage_bytes);
+static_assert(sizeof(Header) <= kHomeOffset && kHomeOffset + sizeof(HomeRecord) == kPage_bytes);
 static_assert(sizeof(EventData) % 8 == 0 && sizeof(StopRecord) % 8 == 0);
 
 }  // namespace modelpool

@@ -1,37 +1,25 @@
-// The segment: where it lies, how it comes to be, who may map it, and typed access to its tables.
+// The segment, mapped: typed access to its tables, and whether its name still leads to it.
 //
 // Safety: a Segment is immutable after attach and may be used from any thread, also in a forked
 // child. A writable mapping is never unmapped: a robust mutex whose holder unmapped it stays locked
 // for ever. Attaching twice in one process yields the same mapping.
 //
-// Crash: a segment is built completely as NAME.tmp and then renamed, so a half-built one never
-// carries the name (P6). NAME.users is locked (shared) by every process that has it mapped.
+// Crash: nothing but the mapping and its descriptors, which end with the process.
 //
-// Errors: kNoSuchPool, kIncompatible, kPermission, kInvalid, kReplaced, kBusy, kSystem; the text
-// says what differs and what to do.
+// Errors: those of place.hpp, and kSystem if it cannot be mapped.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
+#include "segment/futex.hpp"
+#include "segment/judge.hpp"
 #include "segment/layout.hpp"
-#include "base/process.hpp"
-#include "modelpool/result.hpp"
 #include "segment/mutex.hpp"
+#include "segment/place.hpp"
 
 namespace modelpool {
-
-struct SegmentOptions {
-  std::string dir;                   // empty: MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
-  bool create = true;                // if there is none
-  Capacities capacities;             // of a pool that is created here
-  const Settings* settings = nullptr;  // its first settings; without any it grants no ticket
-};
-
-// Where the pool of that name lies, or would be created. An error if it lies in two places.
-Result<std::string> find_pool_dir(std::string_view name, const std::string& dir);
 
 class Segment {
  public:
@@ -40,8 +28,9 @@ class Segment {
   static Result<std::shared_ptr<Segment>> open_read_only(std::string_view name, const std::string& dir);
   // A segment or a copy of one, wherever it lies.
   static Result<std::shared_ptr<Segment>> open_file(const std::string& path);
-  // Takes the name away. Errors: kBusy while processes have it mapped or backends are live.
-  static Result<> remove(std::string_view name, const std::string& dir);
+  static Result<> remove(std::string_view name, const std::string& dir) { return remove_pool(name, dir); }
+  // One that has lost its name, for the coordinator that ends its backends.
+  static Result<std::shared_ptr<Segment>> adopt(Fd file, const std::string& home);
 
   ~Segment();
   Segment(const Segment&) = delete;
@@ -57,9 +46,13 @@ class Segment {
   std::string uuid_text() const;
   // What a backend of this slot carries in MODELPOOL_BACKEND: "uuid/slot/generation".
   std::string token(std::uint32_t backend, std::uint32_t generation) const;
-  // Does the name no longer lead to this segment? Then nothing more is granted (the coordinator says
-  // so in the segment, for everyone).
+  // Has it lost its name, as far as this process can see? Then nothing more is granted. The coordinator
+  // says so in the segment, for everyone.
   bool is_replaced() const;
+  // Does the path lead to it now?
+  bool has_name() const;
+  // The coordinator's: the name it serves the pool under.
+  void set_home(const std::string& path) const;
 
   LockRecord& lock() const { return *at<LockRecord>(Table::kLock, 0); }
   LineRecord& line() const { return *at<LineRecord>(Table::kLine, 0); }
@@ -97,9 +90,8 @@ class Segment {
   Result<LockGuard> lock_structure() const { return lock_for(lock(), kLockWaitMax_ns); }
 
  private:
-  struct Opened;
   Segment() = default;
-  static Result<std::shared_ptr<Segment>> map(Opened opened, bool writable);
+  static Result<std::shared_ptr<Segment>> map(OpenSegment opened, bool writable);
   static std::uint32_t reached(const HalfWord& mark, std::uint32_t capacity) {
     const std::uint32_t rows = mark.load(std::memory_order_seq_cst);
     return rows < capacity ? rows : capacity;
@@ -118,29 +110,23 @@ class Segment {
   bool writable_ = false;
   dev_t device_ = 0;
   ino_t inode_ = 0;
+  std::byte* base_ = nullptr;
   Fd users_;
+  Fd file_;  // if writable: by it others find a pool that has lost its name (lost.hpp)
   std::shared_ptr<void> mapping_;  // kept for ever if writable
 };
 
-// The pool's settings as published now; nullptr while it never had any. Copied once per generation
-// and thread; valid until the thread's next call. Does not allocate after a thread's first call.
-const Settings* current_settings(const Segment& segment);
-
-// Wakes everyone who waits on a shared word. Also works on words in read-only maps.
-void futex_wake_all(const HalfWord& word);
-// Waits until woken, the word differs from `seen`, or the time has come. Spurious returns happen.
-void futex_wait(const HalfWord& word, std::uint32_t seen, std::uint64_t until_ns);
-
-// Rings the coordinator: something to look at.
-void ring(const Segment& segment);
-
-// The coordinator's identity and epoch, read so that they belong together.
-struct CoordinatorIdentity {
-  std::uint32_t epoch = 0;
-  ProcessIdentity process;
-};
-CoordinatorIdentity read_coordinator(const Segment& segment);
-// Dead only when proved: gone, replaced by a later epoch, or never there.
-Liveness coordinator_liveness(const Segment& segment, CoordinatorIdentity* found = nullptr);
+inline void ring(const Segment& segment) { ring(segment.coordinator()); }
+inline CoordinatorIdentity read_coordinator(const Segment& segment) {
+  return read_coordinator(segment.coordinator());
+}
+inline Liveness coordinator_liveness(const Segment& segment, CoordinatorIdentity* found = nullptr) {
+  return coordinator_liveness(segment.coordinator(), found);
+}
+inline JudgeView look_at_judge(const Segment& segment, std::uint64_t now_ns) {
+  return look_at_judge(segment.coordinator(), now_ns);
+}
+// What is wrong with a judge that is dead or hangs, and what to do.
+std::string explain_absence(const Segment& segment, const JudgeView& judge, std::uint64_t now_ns);
 
 }  // namespace modelpool

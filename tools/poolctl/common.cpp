@@ -167,13 +167,8 @@ const Settings& settings_of(const Snapshot& snapshot) {
   return snapshot.settings ? *snapshot.settings : kNoSettings;
 }
 
-bool is_of_this_boot(const Header& header) {
-  const auto host = read_host_identity();
-  return host && host->boot_id[0] == header.boot_id[0] && host->boot_id[1] == header.boot_id[1];
-}
-
 void settle_clock(const Segment& segment, Snapshot* snapshot) {
-  if (is_of_this_boot(segment.header())) return;
+  if (is_of_this_boot(segment.header()).value_or(false)) return;
   std::uint64_t last = snapshot->coordinator.last_scan_ns;
   const auto count_in = [&last](std::uint64_t stamp) {
     if (stamp != kNever_ns) last = std::max(last, stamp);

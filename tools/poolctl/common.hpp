@@ -108,7 +108,6 @@ struct Seen {
 Result<Seen> look(const Context& context, const std::string& file);
 // The pool's settings; defaults if it never had any.
 const Settings& settings_of(const Snapshot& snapshot);
-bool is_of_this_boot(const Header& header);
 // A copy from an earlier boot or another host has no present: its ages count from the last thing
 // that happened in it.
 void settle_clock(const Segment& segment, Snapshot* snapshot);

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "frozen.hpp"
 #include "json.hpp"
 #include "base/time.hpp"
+#include "segment/frozen.hpp"
 #include "stream.hpp"
 #include "tables.hpp"
 
@@ -145,9 +145,9 @@ int watch(const Context& context, const Options& options) {
 
 // Of another layout version only states and processes are known; the rest prints as unknown (P11).
 int list_other_layout(const Context& context, const Error& why) {
-  const auto dir = find_pool_dir(context.pool, context.dir);
-  if (!dir) return report(dir.error());
-  const auto pool = read_frozen(*dir + "/" + context.pool);
+  const auto named = open_named(context.pool, context.dir, Purpose::kLook);
+  if (!named) return report(named.error());
+  const auto pool = read_frozen(named->file.get(), named->path);
   if (!pool || pool->header.layout_version == kLayoutVersion) return report(why);
   complain("pool " + escape(context.pool) + " has layout version " +
            std::to_string(pool->header.layout_version) + ", this program knows " +
@@ -161,7 +161,7 @@ int list_other_layout(const Context& context, const Error& why) {
     for (auto& value : entry) value = nullptr;
     entry["state"] = state;
     entry["pid"] = json_pid(backend.process.pid);
-    entry["generation"] = backend.ref.generation;
+    entry["generation"] = backend.generation;
     json.push_back(std::move(entry));
   }
   if (context.json) {

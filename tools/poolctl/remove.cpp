@@ -11,8 +11,9 @@
 #include <cerrno>
 #include <cstring>
 
-#include "frozen.hpp"
 #include "base/time.hpp"
+#include "common.hpp"
+#include "segment/frozen.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -25,6 +26,7 @@ constexpr std::uint64_t kKillMax_ns = kSecond_ns;  // how long SIGKILL may take
 
 struct Options {
   bool stop = false;
+  bool container_ended = false;
   std::uint64_t timeout_ns = kDefaultRemoveTimeout_ns;
 };
 
@@ -77,9 +79,13 @@ int stop_through_coordinator(const Segment& segment, SnapshotReader& reader,
       return refuse(segment.name(), "not all is gone in time: " + who_is_in(segment, snapshot) +
                                         "; wait longer with --timeout");
     }
-    if (coordinator_liveness(segment) == Liveness::kDead) {
+    const JudgeView judge = look_at_judge(segment, now_ns());
+    if (judge.state == JudgeState::kDead) {
       return refuse(segment.name(),
                     "the coordinator died while it stopped the backends; run this again");
+    }
+    if (judge.state == JudgeState::kHangs) {
+      return refuse(segment.name(), explain_absence(segment, judge, now_ns()) + ", then run this again");
     }
     poll(nullptr, 0, kLookEvery_ms);
   }
@@ -219,14 +225,11 @@ int stop_without_coordinator(const Segment& segment, SnapshotReader& reader,
 
 // --- Stopping a pool of another layout -----------------------------------------------------------
 
-int stop_other_layout(const Context& context, std::uint64_t until, const Error& why) {
-  const auto dir = find_pool_dir(context.pool, context.dir);
-  if (!dir) return report(dir.error());
-  const std::string path = *dir + "/" + context.pool;
+int stop_other_layout(const Context& context, const NamedFile& named, std::uint64_t until, const Error& why) {
   // Before the backends are read: who runs may start one more.
-  const Fd users(open((path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  const Fd users(open((named.path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   const bool in_use = users && flock(users.get(), LOCK_EX | LOCK_NB) != 0;
-  const auto pool = read_frozen(path);
+  const auto pool = read_frozen(named.file.get(), named.path);
   if (!pool) return report(why);
   if (pool->header.layout_version == kLayoutVersion) {
     // Of another build. PIDs and start times of another namespace name nobody here.
@@ -235,7 +238,6 @@ int stop_other_layout(const Context& context, std::uint64_t until, const Error& 
         pool->header.time_namespace != host->time_namespace) {
       return report(why);
     }
-    if (!is_of_this_boot(pool->header)) return kDone;
   }
   if (in_use) {
     return refuse(context.pool,
@@ -256,14 +258,24 @@ int stop_other_layout(const Context& context, std::uint64_t until, const Error& 
 
 // --- The command ---------------------------------------------------------------------------------
 
-int stop_backends(const Context& context, std::uint64_t until) {
+bool is_left_by_earlier_boot(const NamedFile& named) {
+  const auto header = read_header(named.file.get(), named.path, "");
+  return header && !is_of_this_boot(*header).value_or(true);
+}
+
+bool is_same(const Segment& segment, const NamedFile& named) {
+  struct stat info;
+  return fstat(named.file.get(), &info) == 0 && info.st_dev == segment.device() && info.st_ino == segment.inode();
+}
+
+int stop_backends(const Context& context, const NamedFile& named, std::uint64_t until) {
+  if (is_left_by_earlier_boot(named)) return kDone;  // everyone in it is dead
   const auto looked = Segment::open_read_only(context.pool, context.dir);
   if (!looked) {
     return looked.error().code == Errc::kIncompatible
-               ? stop_other_layout(context, until, looked.error())
+               ? stop_other_layout(context, named, until, looked.error())
                : report(looked.error());
   }
-  if (!is_of_this_boot((*looked)->header())) return kDone;  // everyone in it is dead
   // Workers would load again what is stopped here, and hold the pool: nothing is stopped for
   // nothing.
   {
@@ -280,6 +292,7 @@ int stop_backends(const Context& context, std::uint64_t until) {
   }
   const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
   if (!segment) return report(segment.error());
+  if (!is_same(**segment, named)) return refuse(context.pool, "another pool has taken its name; run this again");
   SnapshotReader reader(*segment);
   CoordinatorIdentity coordinator;
   return coordinator_liveness(**segment, &coordinator) == Liveness::kDead
@@ -289,11 +302,11 @@ int stop_backends(const Context& context, std::uint64_t until) {
 
 // In a process of its own: a writable mapping lasts as long as its process, and with it the lock
 // that removal needs exclusively.
-int stop_in_child(const Context& context, std::uint64_t until) {
+int stop_in_child(const Context& context, const NamedFile& named, std::uint64_t until) {
   const pid_t child = fork();
   if (child < 0) return report(fail_errno(errno, "start a process").value());
   if (child == 0) {
-    const int code = stop_backends(context, until);
+    const int code = stop_backends(context, named, until);
     _exit(code);
   }
   int status = 0;
@@ -305,10 +318,13 @@ int stop_in_child(const Context& context, std::uint64_t until) {
 
 int remove(const Context& context, const Options& options) {
   const std::uint64_t until = add_ns(now_ns(), options.timeout_ns);
+  // Held open: what is stopped is what is removed, not a pool that takes its name meanwhile.
+  const auto named = open_named(context.pool, context.dir);
+  if (!named) return report(named.error());
   if (options.stop) {
-    if (const int code = stop_in_child(context, until); code != kDone) return code;
+    if (const int code = stop_in_child(context, *named, until); code != kDone) return code;
   }
-  const auto removed = Segment::remove(context.pool, context.dir);
+  const auto removed = remove_pool(context.pool, context.dir, {&*named, options.stop, options.container_ended});
   if (removed) return kDone;
   if (removed.error().code != Errc::kBusy) return report(removed.error());
   if (const auto seen = look(context, "")) {
@@ -338,6 +354,8 @@ void add_remove(CLI::App& root, Context& context) {
       "Examples:\n  poolctl remove\n  poolctl --pool test remove --stop --timeout 30s\n",
       [&context, options] { return remove(context, *options); });
   add_flag(command, "--stop", &options->stop, "End the backends and the coordinator first");
+  add_flag(command, "--container-ended", &options->container_ended,
+           "The pool was left by a container that has ended, whose processes cannot be seen from here");
   add_duration(command, "--timeout", &options->timeout_ns,
                "With --stop: wait at most this long (1m)");
 }

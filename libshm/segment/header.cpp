@@ -1,0 +1,214 @@
+#include "segment/header.hpp"
+
+#include <gnu/libc-version.h>
+#include <fcntl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/interprocess/exceptions.hpp>
+#include <boost/interprocess/mapped_region.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "base/text.hpp"
+#include "base/time.hpp"
+#include "segment/mappable.hpp"
+#include "segment/mutex.hpp"
+
+namespace modelpool {
+namespace {
+
+std::uint64_t round_up(std::uint64_t bytes, std::uint64_t to) { return (bytes + to - 1) / to * to; }
+
+std::uint64_t fingerprint() {
+  const std::uint64_t facts[] = {
+      sizeof(Header),         sizeof(LockRecord),        sizeof(LineRecord),
+      sizeof(SettingsRecord), sizeof(CoordinatorRecord), sizeof(ModelRecord),
+      sizeof(WorkerRecord),   sizeof(BackendRecord),     sizeof(WaiterRecord),
+      sizeof(EventRecord),    sizeof(LeaseRecord),       sizeof(pthread_mutex_t),
+      sizeof(Settings),       sizeof(StopRecord),        sizeof(EventData),
+      sizeof(LoadHistory),    sizeof(void*),             offsetof(LockRecord, holder_pid),
+      offsetof(CoordinatorRecord, wanted), offsetof(CoordinatorRecord, doorbell),
+      offsetof(WorkerRecord, leases_high), offsetof(BackendRecord, model),
+      offsetof(BackendRecord, stop),       offsetof(WaiterRecord, wake), kSettingCount,
+      offsetof(CoordinatorRecord, horizon_ns), offsetof(CoordinatorRecord, event_bell),
+      offsetof(CoordinatorRecord, last_scan_ns), offsetof(CoordinatorRecord, next_event),
+      offsetof(CoordinatorRecord, counters), offsetof(WorkerRecord, wake),
+      offsetof(WorkerRecord, command), offsetof(BackendRecord, control),
+      offsetof(BackendRecord, exit_status), offsetof(BackendRecord, model_hash),
+      offsetof(BackendRecord, address), offsetof(BackendRecord, overrides),
+      offsetof(BackendRecord, noted), offsetof(BackendRecord, drain_failed_ns),
+      offsetof(WaiterRecord, arrival), offsetof(WaiterRecord, looked_ns), offsetof(WaiterRecord, model_hash), offsetof(WaiterRecord, model),
+      offsetof(LeaseRecord, start_ns), offsetof(LeaseRecord, tag), offsetof(StopRecord, decided_ns),
+      offsetof(StopRecord, for_arrival), offsetof(StopRecord, text), offsetof(EventData, count),
+      offsetof(EventData, model), offsetof(EventData, text), offsetof(LoadHistory, error),
+  };
+  return hash_name({reinterpret_cast<const char*>(facts), sizeof facts}) ^ hash_name("glibc");
+}
+
+// The tables of a pool of these capacities, in order, each on a page of its own.
+std::uint64_t place_tables(const Capacities& c, std::array<TableInfo, 16>* tables) {
+  const std::uint64_t row = round_up(c.backends * sizeof(Word), kCacheLine_bytes);
+  const TableInfo sizes[kTableCount] = {
+      {0, sizeof(LockRecord), 1},          {0, sizeof(LineRecord), 1},
+      {0, sizeof(SettingsRecord), 1},      {0, sizeof(CoordinatorRecord), 1},
+      {0, sizeof(ModelRecord), c.models},  {0, sizeof(WorkerRecord), c.workers},
+      {0, sizeof(BackendRecord), c.backends}, {0, sizeof(WaiterRecord), c.waiters},
+      {0, sizeof(EventRecord), c.events},  {0, row, std::uint64_t{c.workers} + 1},
+      {0, sizeof(LeaseRecord), std::uint64_t{c.workers} * c.leases},
+  };
+  std::uint64_t offset = kPage_bytes;
+  for (std::size_t i = 0; i < kTableCount; ++i) {
+    (*tables)[i] = sizes[i];
+    (*tables)[i].offset = offset;
+    offset = round_up(offset + sizes[i].stride * sizes[i].count, kPage_bytes);
+  }
+  return offset;
+}
+
+}  // namespace
+
+Result<> check_capacities(const Capacities& c) {
+  const auto in_range = [](std::uint32_t n, std::uint32_t max) { return n >= 1 && n <= max; };
+  if (in_range(c.backends, kBackendsMax) && in_range(c.workers, kWorkersMax) &&
+      in_range(c.leases, 65536) && in_range(c.waiters, 65536) && in_range(c.events, 1u << 20) &&
+      in_range(c.models, 65536)) {
+    return {};
+  }
+  return fail(Errc::kInvalid,
+              "unable to create a pool: capacities must be 1 to 4095 backends and workers, 1 to "
+              "65536 leases, waiters and models, 1 to 1048576 events");
+}
+
+Result<> build_segment(int fd, const SegmentPlan& plan) {
+  const auto host = read_host_identity();
+  if (!host) return fail(host.error());
+  Header header;
+  header.magic = kSegmentMagic;
+  header.layout_version = kLayoutVersion;
+  header.header_bytes = sizeof(Header);
+  header.total_bytes = place_tables(plan.capacities, &header.tables);
+  header.abi_fingerprint = fingerprint();
+  header.boot_id[0] = host->boot_id[0];
+  header.boot_id[1] = host->boot_id[1];
+  header.pid_namespace = host->pid_namespace;
+  header.time_namespace = host->time_namespace;
+  if (getrandom(header.uuid, sizeof header.uuid, 0) != sizeof header.uuid) {
+    return fail_errno(errno, "draw a random number for pool " + plan.name);
+  }
+  header.created_ns = wall_clock_ns();
+  header.uid = geteuid();
+  header.mutex_bytes = sizeof(pthread_mutex_t);
+  plan.name.copy(header.name.data(), header.name.size() - 1);
+  std::snprintf(header.libc.data(), header.libc.size(), "glibc %s", gnu_get_libc_version());
+
+  int error;
+  do {
+    error = posix_fallocate(fd, 0, static_cast<off_t>(header.total_bytes));
+  } while (error == EINTR);
+  if (error != 0) {
+    return fail_errno(error, "create pool " + plan.name,
+                      "it needs " + format_size(header.total_bytes) +
+                          " on its tmpfs; free some, or choose smaller capacities");
+  }
+  namespace bi = boost::interprocess;
+  try {
+    const bi::mapped_region region(MappableFile{fd}, bi::read_write, 0, header.total_bytes);
+    auto* base = static_cast<std::byte*>(region.get_address());
+    std::memcpy(base, &header, sizeof header);
+    if (plan.home.size() < kHomeCapacity_bytes) reinterpret_cast<HomeRecord*>(base + kHomeOffset)->store(plan.home);
+    const auto offset = [&](Table t) { return header.tables[static_cast<std::size_t>(t)].offset; };
+    auto* lock = reinterpret_cast<LockRecord*>(base + offset(Table::kLock));
+    if (auto made = init_mutex(*lock); !made) return made;
+    if (plan.settings != nullptr) {
+      reinterpret_cast<SettingsRecord*>(base + offset(Table::kSettingsBlock))
+          ->settings.publish(*plan.settings);
+    }
+  } catch (const bi::interprocess_exception& e) {
+    return fail(Errc::kSystem, "unable to map pool " + plan.name + ": " + e.what());
+  }
+  return {};
+}
+
+Result<Header> read_header(int fd, const std::string& path, const std::string& advice) {
+  const auto refuse = [&](const std::string& why) {
+    return fail(Errc::kIncompatible, "unable to use " + escape(path) + ": " + why);
+  };
+  Header header;
+  const ssize_t got = pread(fd, &header, sizeof header, 0);
+  if (got < 0) return fail_errno(errno, "read " + escape(path));
+  struct stat info;
+  if (fstat(fd, &info) != 0) return fail_errno(errno, "examine " + escape(path));
+  if (got < static_cast<ssize_t>(offsetof(Header, abi_fingerprint)) || header.magic != kSegmentMagic) {
+    return refuse("it is not a modelpool segment");
+  }
+  if (header.layout_version != kLayoutVersion) {
+    return refuse("it has layout version " + std::to_string(header.layout_version) +
+                  ", this program knows " + std::to_string(kLayoutVersion) +
+                  "; " + advice);
+  }
+  if (got < static_cast<ssize_t>(sizeof header) ||
+      static_cast<std::uint64_t>(info.st_size) < header.total_bytes) {
+    return refuse("it is too short (" + std::to_string(info.st_size) + " of " +
+                  std::to_string(header.total_bytes) + " bytes)");
+  }
+  if (header.abi_fingerprint != fingerprint()) {
+    header.libc.back() = 0;
+    return refuse("it was created by a build with another memory layout (" +
+                  escape(header.libc.data()) +
+                  "); use one build everywhere, or " + advice);
+  }
+  Capacities c;
+  const auto count = [&](Table t) {
+    return static_cast<std::uint32_t>(header.tables[static_cast<std::size_t>(t)].count);
+  };
+  c.models = count(Table::kModels);
+  c.workers = count(Table::kWorkers);
+  c.backends = count(Table::kBackends);
+  c.waiters = count(Table::kWaiters);
+  c.events = count(Table::kEvents);
+  c.leases = c.workers == 0 ? 0 : count(Table::kLeases) / c.workers;
+  std::array<TableInfo, 16> expected{};
+  if (!check_capacities(c) || place_tables(c, &expected) != header.total_bytes ||
+      expected != header.tables) {
+    return refuse("its table of contents is damaged");
+  }
+  header.name.back() = 0;
+  header.libc.back() = 0;
+  return header;
+}
+
+Result<> check_host(const Header& header, const std::string& path) {
+  const auto host = read_host_identity();
+  if (!host) return fail(host.error());
+  if (header.pid_namespace != host->pid_namespace || header.time_namespace != host->time_namespace) {
+    const bool pid = header.pid_namespace != host->pid_namespace;
+    return fail(Errc::kIncompatible,
+                "unable to use " + escape(path) + ": it belongs to another " + (pid ? "PID" : "time") +
+                    " namespace (" + std::to_string(pid ? header.pid_namespace : header.time_namespace) +
+                    ", here " + std::to_string(pid ? host->pid_namespace : host->time_namespace) +
+                    "); run all its processes in one container, or share that namespace");
+  }
+  return {};
+}
+
+Result<bool> is_of_this_boot(const Header& header) {
+  const auto host = read_host_identity();
+  if (!host) return fail(host.error());
+  return header.boot_id[0] == host->boot_id[0] && header.boot_id[1] == host->boot_id[1];
+}
+
+bool is_segment(int fd) {
+  std::uint64_t magic = 0;
+  return pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic == kSegmentMagic;
+}
+
+std::string read_home(int fd) {
+  std::array<char, kHomeCapacity_bytes> home{};
+  if (pread(fd, home.data(), home.size(), kHomeOffset) != static_cast<ssize_t>(home.size())) return {};
+  return std::string(field_text(home));
+}
+
+}  // namespace modelpool
