@@ -108,6 +108,7 @@ def main():
     parser.add_argument("--bin", required=True, help="directory of the built programs")
     parser.add_argument("--command", default="tests/bench/run.py", help="how this was called")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true", help="end with 1 if a target is missed")
     parser.add_argument("--only", action="append")
     parser.add_argument("--json")
     parser.add_argument("--plot")
@@ -141,6 +142,11 @@ def main():
         import plot  # needs matplotlib, which nobody else does
 
         plot.draw(everything, options.plot)
+    if options.check:
+        missed = [what for what, _, _, reached in table.outcomes(everything) if reached != "yes"]
+        for what in missed:
+            print(f"missed: {what}")
+        all_ran &= not missed
     sys.exit(0 if all_ran else 1)
 
 

@@ -121,6 +121,18 @@ def best_peer_ratio(measured):
     return measured.get("lateness", "busy/light/signalled/due") / min(medians)
 
 
+def outcomes(everything):
+    """(what, measured, at most, "yes", "NO" or "not measured") of each target."""
+    measured = Measured(everything)
+    for what, measure, limit, form in targets():
+        try:
+            value = measure(measured)
+            yield what, form.format(value), form.format(limit), "yes" if value <= limit else "NO"
+        except Missing:
+            if not everything["only"]:  # else it is no surprise
+                yield what, "-", form.format(limit), "not measured"
+
+
 def columns(rows, align):
     """Rows of texts as lines; align has < or > for each column."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(align))]
@@ -145,16 +157,7 @@ def text(everything):
         "",
         "Targets",
     ]
-    measured = Measured(everything)
-    rows = [("what", "measured", "at most", "reached")]
-    for what, measure, limit, form in targets():
-        try:
-            value = measure(measured)
-            rows.append((what, form.format(value), form.format(limit),
-                         "yes" if value <= limit else "NO"))  # fmt: skip
-        except Missing:
-            if not everything["only"]:  # else it is no surprise
-                rows.append((what, "-", form.format(limit), "not measured"))
+    rows = [("what", "measured", "at most", "reached"), *outcomes(everything)]
     lines += columns(rows, "<>><")
 
     for name, report in everything["benchmarks"].items():
