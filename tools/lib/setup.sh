@@ -11,9 +11,11 @@ readonly build_packages=(  # libmodelpool, coordinatord, poolctl and the demo
 # shellcheck disable=SC2034
 readonly test_packages=(  # the Python package and the tests, beside those
   libgmock-dev libgtest-dev pybind11-dev python3 python3-dev
-  clang curl golang-go gunicorn libclang-rt-dev patch procps s6 spin strace systemd
-  uvicorn uwsgi-core uwsgi-plugin-python3 valgrind
+  clang clang-format clang-tidy curl golang-go gunicorn libclang-rt-dev patch procps s6 spin strace
+  systemd uvicorn uwsgi-core uwsgi-plugin-python3 valgrind
 )
+# shellcheck disable=SC2034
+readonly system_packages=(debootstrap)  # the tests with label system, beside those
 # shellcheck disable=SC2034
 readonly bench_packages=(  # what is measured beside the pool, and the drawing
   libbenchmark-dev libgmock-dev libgtest-dev libhiredis-dev python3 python3-matplotlib
