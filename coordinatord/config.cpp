@@ -158,8 +158,8 @@ class Problems {
  public:
   void add(Position at, std::string reason) { found_.emplace(at, std::move(reason)); }
   // Of a line that cannot be read nothing else is told: it would follow from that.
-  void add_unreadable(Position at, std::string reason) {
-    unreadable_.try_emplace(at.line, at, std::move(reason));
+  void add_unreadable(Position at, const std::string& reason) {
+    unreadable_.try_emplace(at.line, at, reason);
   }
   bool is_unreadable(std::uint32_t line) const { return unreadable_.contains(line); }
 
@@ -212,8 +212,8 @@ class Reader {
 
  private:
   template <class Located>
-  void report(const Located& where, std::string reason) {
-    problems_.add(position_of(where.source()), std::move(reason));
+  void report(const Located& where, const std::string& reason) {
+    problems_.add(position_of(where.source()), reason);
   }
 
   static std::string unknown_table(std::string_view name) {

@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -29,9 +28,10 @@
 
 #include "base/process.hpp"
 #include "base/program.hpp"
-#include "modelpool/settings.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
+#include "flags/flags.hpp"
+#include "modelpool/settings.hpp"
 
 namespace modelpool {
 namespace {
@@ -360,62 +360,41 @@ Result<std::string> bind(httplib::Server& server, const Options& options) {
   end(options, kExitFailed);
 }
 
-// A flag whose value one of our parsers reads.
-void add_parsed(CLI::App& app, const char* flag, const char* placeholder, std::uint64_t& to,
-                Result<std::uint64_t> (*parse)(std::string_view), const char* help) {
-  app.add_option_function<std::string>(
-         flag,
-         [&to, parse](const std::string& text) {
-           const Result<std::uint64_t> value = parse(text);
-           if (!value) throw CLI::ValidationError(value.error().text);
-           to = *value;
-         },
-         help)
-      ->option_text(placeholder);
-}
-
 Result<Options> read_options(int argc, char** argv, std::string& help) {
   Options options;
-  CLI::App app{
+  Flags flags(
       "A small HTTP model server on 127.0.0.1 or a Unix socket, for modelpool's demo and tests.\n"
       "GET /health, /slow?ms=N, /hang, /crash; POST /v1/completions {prompt, max_tokens, ms, "
       "stream}.",
-      "demo_backend"};
-  app.add_option("--port", options.port, "on 127.0.0.1; 0 takes a free one and prints it")
-      ->option_text("N");
-  app.add_option("--unix", options.unix_path, "listen on this socket instead")->option_text("PATH");
-  app.add_option("--name", options.name, "the model it serves [demo]")->option_text("MODEL");
-  add_parsed(app, "--memory", "SIZE", options.memory_bytes, parse_size,
+      "demo_backend");
+  flags.add("--port", "N", &options.port, "on 127.0.0.1; 0 takes a free one and prints it");
+  flags.add("--unix", "PATH", &options.unix_path, "listen on this socket instead");
+  flags.add("--name", "MODEL", &options.name, "the model it serves [demo]");
+  flags.take("--memory", "SIZE", parsed(&options.memory_bytes, parse_size),
              "memory it holds, resident [0]");
-  add_parsed(app, "--load-time", "DURATION", options.load_time_ns, parse_duration,
+  flags.take("--load-time", "DURATION", parsed(&options.load_time_ns, parse_duration),
              "until it listens [0]");
-  app.add_option("--fail-load", options.fail_load, "print this after the load time, end with 1")
-      ->option_text("TEXT");
-  app.add_flag("--ignore-sigterm", options.ignore_sigterm, "it and its grandchildren go on");
-  app.add_option("--grandchildren", options.grandchildren,
-                 "processes it forks that sleep until killed [0]")
-      ->option_text("N");
-  add_parsed(app, "--stop-time", "DURATION", options.stop_time_ns, parse_duration,
+  flags.add("--fail-load", "TEXT", &options.fail_load,
+            "print this after the load time, end with 1");
+  flags.add("--ignore-sigterm", "", &options.ignore_sigterm, "it and its grandchildren go on");
+  flags.add("--grandchildren", "N", &options.grandchildren,
+            "processes it forks that sleep until killed [0]");
+  flags.take("--stop-time", "DURATION", parsed(&options.stop_time_ns, parse_duration),
              "from a signal to its end [0]");
-  add_parsed(app, "--exit-after", "DURATION", options.exit_after_ns, parse_duration,
+  flags.take("--exit-after", "DURATION", parsed(&options.exit_after_ns, parse_duration),
              "end by itself so long after it listens [off]");
-  add_parsed(app, "--max-lifetime", "DURATION", options.max_lifetime_ns, parse_duration,
+  flags.take("--max-lifetime", "DURATION", parsed(&options.max_lifetime_ns, parse_duration),
              "end in any case, grandchildren too [10m]");
-  app.add_option("--report", options.report,
-                 "append a line for each signal, with the requests in service then")
-      ->option_text("FILE");
+  flags.add("--report", "FILE", &options.report,
+            "append a line for each signal, with the requests in service then");
   const auto wrong = [](const std::string& reason) {
     return fail(Errc::kInvalid,
                 "unable to read arguments: " + reason + "; see demo_backend --help");
   };
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    help = app.help();
-    return options;
-  } catch (const CLI::ParseError& error) {
-    return wrong(error.what());
-  }
+  const Result<std::string> asked = flags.parse(argc, argv);
+  if (!asked) return wrong(asked.error().text);
+  help = *asked;
+  if (!help.empty()) return options;
   if ((options.port >= 0) != options.unix_path.empty()) return wrong("give --port or --unix");
   if (options.port > 65535) return wrong("a port is 0 to 65535");
   if (options.unix_path.size() > 107) return wrong("the path of --unix is longer than 107 bytes");

@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -29,12 +28,13 @@
 #include <utility>
 #include <vector>
 
-#include "modelpool/pool.hpp"
 #include "base/guarded.hpp"
 #include "base/process.hpp"
 #include "base/program.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
+#include "flags/flags.hpp"
+#include "modelpool/pool.hpp"
 
 namespace modelpool {
 namespace {
@@ -449,20 +449,6 @@ Result<Mix> parse_mix(const std::string& text) {
   return mix;
 }
 
-// A flag whose value one of our parsers reads.
-void add_parsed(CLI::App& app, const char* flag, const char* placeholder, std::uint64_t& to,
-                Result<std::uint64_t> (*parse)(std::string_view), const char* help) {
-  app.add_option_function<std::string>(
-         flag,
-         [&to, parse](const std::string& text) {
-           const Result<std::uint64_t> value = parse(text);
-           if (!value) throw CLI::ValidationError(value.error().text);
-           to = *value;
-         },
-         help)
-      ->option_text(placeholder);
-}
-
 Result<std::uint64_t> parse_seed(std::string_view text) { return parse_count(text, UINT32_MAX); }
 
 Result<> check(const Options& options) {
@@ -493,61 +479,51 @@ Result<> check(const Options& options) {
 
 Result<Options> read_options(int argc, char** argv, std::string& help) {
   Options options;
-  CLI::App app{
+  Flags flags(
       "A small worker of a model server for modelpool's demo and tests. It requests models at\n"
       "random, loads with demo_backend what is not loaded, and ends with a JSON summary on stdout\n"
       "after --duration or on SIGTERM. SIGUSR1: go on with the next --models.",
-      "demo_worker"};
-  app.add_option("--pool", options.pool, "pool to attach to [default]")->option_text("NAME");
-  app.add_option("--dir", options.dir, "directory of its segment")->option_text("DIR");
-  app.add_option("--name", options.name, "what its lines begin with [worker]")->option_text("NAME");
-  app.add_option_function<std::vector<std::string>>(
-         "--models",
-         [&options](const std::vector<std::string>& texts) {
-           for (const std::string& text : texts) {
-             Result<Mix> mix = parse_mix(text);
-             if (!mix) throw CLI::ValidationError(mix.error().text);
-             options.mixes.push_back(std::move(*mix));
-           }
-         },
-         "models to request, with weights [1]; given again: what SIGUSR1 goes on with")
-      ->option_text("MODEL[=WEIGHT],...")
-      ->allow_extra_args(false)
-      ->required();
-  app.add_option("--backend", options.backend, "the program demo_backend")
-      ->option_text("PATH")
-      ->required();
-  app.add_option("--backend-output", options.backend_output,
-                 "append what backends print [discarded]")
-      ->option_text("FILE");
-  app.add_option("--requests-per-second", options.requests_per_second, "of all threads [10]")
-      ->option_text("N");
-  app.add_option("--threads", options.threads, "requests at once [2]")->option_text("N");
-  add_parsed(app, "--request-time", "DURATION", options.request_time_ns, parse_duration,
+      "demo_worker");
+  flags.add("--pool", "NAME", &options.pool, "pool to attach to [default]");
+  flags.add("--dir", "DIR", &options.dir, "directory of its segment");
+  flags.add("--name", "NAME", &options.name, "what its lines begin with [worker]");
+  flags.take_each(
+      "--models", "MODEL[=WEIGHT],...",
+      [&options](const std::string& text) -> Result<> {
+        Result<Mix> mix = parse_mix(text);
+        if (!mix) return fail(mix.error());
+        options.mixes.push_back(std::move(*mix));
+        return {};
+      },
+      "models to request, with weights [1]; given again: what SIGUSR1 goes on with");
+  flags.require("--models");
+  flags.add("--backend", "PATH", &options.backend, "the program demo_backend");
+  flags.require("--backend");
+  flags.add("--backend-output", "FILE", &options.backend_output,
+            "append what backends print [discarded]");
+  flags.add("--requests-per-second", "N", &options.requests_per_second, "of all threads [10]");
+  flags.add("--threads", "N", &options.threads, "requests at once [2]");
+  flags.take("--request-time", "DURATION", parsed(&options.request_time_ns, parse_duration),
              "of one request, half of it to half as much again [100ms]");
-  add_parsed(app, "--duration", "DURATION", options.duration_ns, parse_duration,
+  flags.take("--duration", "DURATION", parsed(&options.duration_ns, parse_duration),
              "end after that long [off]");
-  add_parsed(app, "--seed", "N", options.seed, parse_seed, "of its random choices [1]");
-  add_parsed(app, "--memory", "SIZE", options.memory_bytes, parse_size,
+  flags.take("--seed", "N", parsed(&options.seed, parse_seed), "of its random choices [1]");
+  flags.take("--memory", "SIZE", parsed(&options.memory_bytes, parse_size),
              "of each backend, resident [0]");
-  add_parsed(app, "--load-time", "DURATION", options.load_time_ns, parse_duration,
+  flags.take("--load-time", "DURATION", parsed(&options.load_time_ns, parse_duration),
              "of each backend [0]");
-  app.add_option("--hang-once", options.hang_once,
-                 "the first request of this model never ends by itself; its tag ends in -hang")
-      ->option_text("MODEL");
-  app.add_option("--tag-prefix", options.tag_prefix, "of the tags, before their number [none]")
-      ->option_text("TEXT");
-  app.add_flag("--log", options.log,
-               "a line for each load and each answer too, not only for errors");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    help = app.help();
-    return options;
-  } catch (const CLI::ParseError& error) {
-    return fail(Errc::kInvalid, std::string("unable to read arguments: ") + error.what() +
-                                    "; see demo_worker --help");
+  flags.add("--hang-once", "MODEL", &options.hang_once,
+            "the first request of this model never ends by itself; its tag ends in -hang");
+  flags.add("--tag-prefix", "TEXT", &options.tag_prefix, "of the tags, before their number [none]");
+  flags.add("--log", "", &options.log,
+            "a line for each load and each answer too, not only for errors");
+  const Result<std::string> asked = flags.parse(argc, argv);
+  if (!asked) {
+    return fail(Errc::kInvalid,
+                "unable to read arguments: " + asked.error().text + "; see demo_worker --help");
   }
+  help = *asked;
+  if (!help.empty()) return options;
   if (const Result<> valid = check(options); !valid) {
     return fail(Errc::kInvalid, valid.error().text + "; see demo_worker --help");
   }

@@ -361,7 +361,8 @@ void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on
       },
       job.get());
   pthread_attr_destroy(&attributes);
-  if (error == 0) job.release();  // the thread's now; without it a zombie stays, which is not live
+  // The thread's now. Without a thread a zombie stays, which is not live.
+  if (error == 0) static_cast<void>(job.release());
 }
 
 }  // namespace modelpool

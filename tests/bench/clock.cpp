@@ -6,7 +6,6 @@
 // loaded the machine. For a long watch: bench_clock --seconds 3600
 #include <time.h>
 
-#include <CLI/CLI.hpp>
 #include <array>
 #include <atomic>
 #include <iostream>
@@ -18,6 +17,7 @@
 #include <x86intrin.h>
 #endif
 
+#include "flags/flags.hpp"
 #include "measure.hpp"
 #include "operations.hpp"
 
@@ -151,11 +151,10 @@ int run(std::uint64_t seconds) {
 }  // namespace modelpool::bench
 
 int main(int argc, char** argv) {
-  CLI::App app{"Measures what clocks cost and how far the coarse one lags. JSON on stdout."};
+  modelpool::Flags flags(
+      "Measures what clocks cost and how far the coarse one lags. JSON on stdout.", "bench_clock");
   std::uint64_t seconds = 10;
-  app.add_option("--seconds", seconds, "how long to watch the lag, twice")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  CLI11_PARSE(app, argc, argv);
+  flags.add_positive("--seconds", "N", &seconds, "how long to watch the lag, twice [10]");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   return modelpool::bench::run(seconds);
 }

@@ -19,8 +19,8 @@
 // never becomes readable, as the pidfd of a process that lives; the linker sends the library's
 // calls to it (--wrap). No operation that is counted calls it.
 extern "C" {
-long __real_syscall(long number, ...);
-long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f) {
+long __real_syscall(long number, ...);  // NOLINT: the linker's names
+long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f) {  // NOLINT
   if (number == SYS_pidfd_open) return eventfd(0, EFD_CLOEXEC);
   return __real_syscall(number, a, b, c, d, e, f);
 }

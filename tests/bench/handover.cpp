@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <sys/prctl.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
@@ -17,8 +16,9 @@
 #include <thread>
 #include <vector>
 
-#include "measure.hpp"
 #include "base/time.hpp"
+#include "flags/flags.hpp"
+#include "measure.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 
@@ -252,12 +252,11 @@ int run(int samples) {
 }  // namespace modelpool::bench
 
 int main(int argc, char** argv) {
-  CLI::App app{"Measures how fast places, models and leases pass on. JSON on stdout."};
+  modelpool::Flags flags("Measures how fast places, models and leases pass on. JSON on stdout.",
+                         "bench_handover");
   int samples = 100;
-  app.add_option("--samples", samples, "of each hand-over")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  CLI11_PARSE(app, argc, argv);
+  flags.add_positive("--samples", "N", &samples, "of each hand-over [100]");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   try {
     return modelpool::bench::run(samples);
   } catch (const std::exception& e) {

@@ -9,7 +9,6 @@
 //
 // The samples come from several models at once, each begun at a random moment, so that no sample
 // depends on when another ended.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <future>
@@ -19,8 +18,9 @@
 #include <string>
 #include <vector>
 
-#include "measure.hpp"
 #include "base/time.hpp"
+#include "flags/flags.hpp"
+#include "measure.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 
@@ -191,12 +191,12 @@ int run(int samples) {
 }  // namespace modelpool::bench
 
 int main(int argc, char** argv) {
-  CLI::App app{"Measures how late busy, idle and load timeouts are enforced. JSON on stdout."};
+  modelpool::Flags flags(
+      "Measures how late busy, idle and load timeouts are enforced. JSON on stdout.",
+      "bench_lateness");
   int samples = 200;
-  app.add_option("--samples", samples, "of each rule under each load")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  CLI11_PARSE(app, argc, argv);
+  flags.add_positive("--samples", "N", &samples, "of each rule under each load [200]");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   try {
     return modelpool::bench::run(samples);
   } catch (const std::exception& e) {

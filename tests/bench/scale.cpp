@@ -6,7 +6,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
@@ -22,6 +21,7 @@
 #include <vector>
 
 #include "decide.hpp"
+#include "flags/flags.hpp"
 #include "measure.hpp"
 #include "operations.hpp"
 
@@ -289,13 +289,13 @@ int run(unsigned rounds, unsigned seconds, bool quick) {
 }  // namespace modelpool::bench
 
 int main(int argc, char** argv) {
-  CLI::App app{"Measures what looking at a pool costs. JSON on stdout."};
+  modelpool::Flags flags("Measures what looking at a pool costs. JSON on stdout.", "bench_scale");
   unsigned rounds = 300;
   unsigned seconds = 10;
   bool quick = false;
-  app.add_option("--rounds", rounds, "samples of each scan")->capture_default_str();
-  app.add_option("--seconds", seconds, "how long to watch the coordinator")->capture_default_str();
-  app.add_flag("--quick", quick, "only the sizes that have a target, 2 s of the coordinator");
-  CLI11_PARSE(app, argc, argv);
+  flags.add("--rounds", "N", &rounds, "samples of each scan [300]");
+  flags.add("--seconds", "N", &seconds, "how long to watch the coordinator [10]");
+  flags.add("--quick", "", &quick, "only the sizes that have a target, 2 s of the coordinator");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   return modelpool::bench::run(rounds, quick ? 2 : seconds, quick);
 }

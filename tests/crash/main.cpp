@@ -7,14 +7,15 @@
 //   crash_sweep --operation attach --every         every instruction instead of its usual places
 #include <signal.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <optional>
 #include <string>
 
+#include "base/text.hpp"
 #include "crash/operations.hpp"
+#include "flags/flags.hpp"
 
 namespace {
 
@@ -166,7 +167,7 @@ bool visit(Stage& stage, const Operation& operation, Places places, long place, 
   return reached && !operation.stands_long;
 }
 
-struct Flags {
+struct Chosen {
   std::vector<std::string> operations;
   bool list = false;
   bool every = false;
@@ -174,14 +175,14 @@ struct Flags {
   std::string must_fail;
 };
 
-Tally sweep(const Operation& operation, const Flags& flags) {
-  const std::size_t failures_shown = flags.must_fail.empty() ? 3 : 1;
+Tally sweep(const Operation& operation, const Chosen& chosen) {
+  const std::size_t failures_shown = chosen.must_fail.empty() ? 3 : 1;
   Tally tally;
-  const Places places = flags.every ? Places::kEveryInstruction : operation.places;
+  const Places places = chosen.every ? Places::kEveryInstruction : operation.places;
   auto stage =
-      std::make_unique<Stage>(flags.must_fail.empty() ? kPatience : std::chrono::seconds(5));
-  if (flags.place) {
-    if (!visit(*stage, operation, places, *flags.place, &tally) && !operation.stands_long) {
+      std::make_unique<Stage>(chosen.must_fail.empty() ? kPatience : std::chrono::seconds(5));
+  if (chosen.place) {
+    if (!visit(*stage, operation, places, *chosen.place, &tally) && !operation.stands_long) {
       std::puts("there is no such place: it was killed at the operation's end");
     }
     ++tally.places;
@@ -197,31 +198,48 @@ Tally sweep(const Operation& operation, const Flags& flags) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app(
-      "Kills a victim at every place of an operation and examines what the survivors find.");
-  Flags flags;
-  std::vector<std::string> known;
-  for (const Operation& operation : operations()) known.push_back(operation.name);
-  app.add_option("--operation", flags.operations, "Which ones; default: all")
-      ->check(CLI::IsMember(known));
-  app.add_option("--place", flags.place, "Only this kill");
-  app.add_flag("--every", flags.every, "Every instruction is a place, whatever the operation");
-  app.add_flag("--list", flags.list, "Print the operations");
-  app.add_option("--must-fail", flags.must_fail,
-                 "Of a broken variant: succeed if a failure is found whose text contains this");
-  CLI11_PARSE(app, argc, argv);
+  Chosen chosen;
+  modelpool::Flags flags(
+      "Kills a victim at every place of an operation and examines what the survivors find.",
+      "crash_sweep");
+  flags.take_each(
+      "--operation", "NAME",
+      [&chosen](const std::string& text) -> modelpool::Result<> {
+        const auto is_it = [&](const Operation& operation) { return operation.name == text; };
+        if (std::ranges::none_of(operations(), is_it)) {
+          return modelpool::fail(modelpool::Errc::kInvalid,
+                                 "there is no operation \"" + text + "\"; --list names them");
+        }
+        chosen.operations.push_back(text);
+        return {};
+      },
+      "which ones [all]");
+  flags.take(
+      "--place", "N",
+      [&chosen](const std::string& text) -> modelpool::Result<> {
+        const auto place = modelpool::parse_count(text, INT32_MAX);
+        if (!place) return modelpool::fail(place.error());
+        chosen.place = static_cast<long>(*place);
+        return {};
+      },
+      "only this kill");
+  flags.add("--every", "", &chosen.every, "every instruction is a place, whatever the operation");
+  flags.add("--list", "", &chosen.list, "print the operations");
+  flags.add("--must-fail", "TEXT", &chosen.must_fail,
+            "of a broken variant: succeed if a failure is found whose text contains this");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
 
   Tally total;
   for (const Operation& operation : operations()) {
-    if (flags.list) {
+    if (chosen.list) {
       std::puts(operation.name.c_str());
       continue;
     }
-    if (!flags.operations.empty() && std::ranges::count(flags.operations, operation.name) == 0) {
+    if (!chosen.operations.empty() && std::ranges::count(chosen.operations, operation.name) == 0) {
       continue;
     }
     try {
-      const Tally tally = sweep(operation, flags);
+      const Tally tally = sweep(operation, chosen);
       tally.print(operation.name);
       total.add(tally);
     } catch (const std::exception& e) {
@@ -229,11 +247,11 @@ int main(int argc, char** argv) {
       std::puts(total.failures.back().c_str());
     }
   }
-  if (flags.list) return 0;
+  if (chosen.list) return 0;
   total.print("total");
-  if (flags.must_fail.empty()) return total.failures.empty() ? 0 : 1;
+  if (chosen.must_fail.empty()) return total.failures.empty() ? 0 : 1;
   const bool caught = std::ranges::any_of(total.failures, [&](const std::string& failure) {
-    return failure.find(flags.must_fail) != std::string::npos;
+    return failure.find(chosen.must_fail) != std::string::npos;
   });
   std::puts(caught ? "caught, as it must be" : "NOT CAUGHT: this sweep proves nothing");
   return caught ? 0 : 1;

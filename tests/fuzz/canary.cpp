@@ -18,7 +18,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -30,6 +29,7 @@
 #include <string>
 #include <vector>
 
+#include "flags/flags.hpp"
 #include "modelpool/pool.hpp"
 #include "modelpool/snapshot.hpp"
 
@@ -554,11 +554,11 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   modelpool::canary::Options options;
   options.coordinatord = MODELPOOL_COORDINATORD;
-  CLI::App app("coordinatord on a segment whose bytes change at random");
-  app.add_option("--seconds", options.seconds, "How long")->capture_default_str();
-  app.add_option("--seed", options.seed, "Of the changes")->capture_default_str();
-  app.add_option("--coordinatord", options.coordinatord,
-                 "Another build of it, such as one with sanitizers");
-  CLI11_PARSE(app, argc, argv);
+  modelpool::Flags flags("coordinatord on a segment whose bytes change at random", "canary");
+  flags.add("--seconds", "N", &options.seconds, "how long [15]");
+  flags.add("--seed", "N", &options.seed, "of the changes [1]");
+  flags.add("--coordinatord", "PATH", &options.coordinatord,
+            "another build of it, such as one with sanitizers");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   return modelpool::canary::run(options);
 }

@@ -29,7 +29,7 @@ class ExploredWord {
   static constexpr bool is_always_lock_free = std::atomic<T>::is_always_lock_free;
 
   ExploredWord() = default;
-  constexpr ExploredWord(T value) : raw_(value) {}
+  constexpr ExploredWord(T value) : raw_(value) {}  // NOLINT: implicit, as std::atomic's
 
   T load(std::memory_order order, const char* function = __builtin_FUNCTION(),
          const char* file = __builtin_FILE()) const {

@@ -1,9 +1,9 @@
 // Simulates pools by hand: sim_run --workload busy --seed 7 --seeds 100 --years 2. Ends with 1 and
 // the seed if the oracle found something.
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <ctime>
 
+#include "flags/flags.hpp"
 #include "world.hpp"
 
 namespace modelpool::sim {
@@ -62,17 +62,17 @@ int run(const std::string& only, std::uint64_t first, std::uint64_t seeds, doubl
 }  // namespace modelpool::sim
 
 int main(int argc, char** argv) {
-  CLI::App app("Simulates pools around the real decide");
+  modelpool::Flags flags("Simulates pools around the real decide", "sim_run");
   std::string only;
   std::uint64_t seed = 1;
   std::uint64_t seeds = 1;
   std::uint64_t decisions = 100'000;
   double years = 0;
-  app.add_option("--workload", only, "busy, drain, force or quiet; all of them if none is named");
-  app.add_option("--seed", seed, "The first")->capture_default_str();
-  app.add_option("--seeds", seeds, "So many, one after the other")->capture_default_str();
-  app.add_option("--years", years, "Of virtual time; 0: no limit");
-  app.add_option("--decisions", decisions, "At most, per seed")->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  flags.add("--workload", "NAME", &only, "busy, drain, force or quiet [all of them]");
+  flags.add("--seed", "N", &seed, "the first [1]");
+  flags.add("--seeds", "N", &seeds, "so many, one after the other [1]");
+  flags.add("--years", "N", &years, "of virtual time; 0: no limit [0]");
+  flags.add("--decisions", "N", &decisions, "at most, per seed [100000]");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   return modelpool::sim::run(only, seed, seeds, years, decisions);
 }

@@ -21,6 +21,13 @@
 
 namespace modelpool::python {
 
+// Public since 3.13, and the private name went then.
+#if PY_VERSION_HEX >= 0x030D0000
+inline bool is_finalizing() { return Py_IsFinalizing() != 0; }
+#else
+inline bool is_finalizing() { return _Py_IsFinalizing() != 0; }
+#endif
+
 // Without the GIL while it lives. At the interpreter's end a thread that wants it back, other than
 // the main one that ends it, is parked by us for ever: Python would end it with pthread_exit,
 // through frames that must not be unwound.
@@ -28,7 +35,7 @@ class ReleasedGil {
  public:
   ReleasedGil() : state_(PyEval_SaveThread()) {}
   ~ReleasedGil() noexcept(false) {
-    while (_Py_IsFinalizing() && gettid() != getpid()) pause();
+    while (is_finalizing() && gettid() != getpid()) pause();
     PyEval_RestoreThread(state_);
   }
   ReleasedGil(const ReleasedGil&) = delete;
