@@ -49,19 +49,21 @@ type Error struct {
 	Code       Code
 	Text       string        // "unable to VERB OBJECT: reason; what to do"
 	RetryAfter time.Duration // with ErrCoolingDown and ErrLoadFailed: until the next load may start
-	cause      error         // the context's error, or an errno; nil for none
+	context    error         // context.Canceled or DeadlineExceeded if the context ended the call
+	cause      error         // the context's cause, or an errno; nil for none
 }
 
 func (e *Error) Error() string { return e.Text }
 
-// Is makes errors.Is(err, ErrTimeout) and its like hold.
+// Is makes errors.Is(err, ErrTimeout) and its like hold, and errors.Is(err, context.Canceled) or
+// context.DeadlineExceeded if the context ended the call.
 func (e *Error) Is(target error) bool {
 	code, ok := target.(Code)
-	return ok && code == e.Code
+	return ok && code == e.Code || e.context != nil && target == e.context
 }
 
-// Unwrap gives context.Canceled or context.DeadlineExceeded if the context ended the call, and the
-// syscall.Errno with ErrSystem, else nil.
+// Unwrap gives the context's cause if the context ended the call (context.WithCancelCause, from Go 1.20 on; else
+// context.Canceled or context.DeadlineExceeded), and the syscall.Errno with ErrSystem, else nil.
 func (e *Error) Unwrap() error { return e.cause }
 
 func failure(code C.modelpool_code, from *C.modelpool_error) error {
@@ -81,13 +83,31 @@ func failure(code C.modelpool_code, from *C.modelpool_error) error {
 
 func invalid(text string) error { return &Error{Code: ErrInvalid, Text: text} }
 
-// ended is the error of a call that its context ended.
-func ended(model string, cause error) error {
-	code := ErrCancelled
-	if errors.Is(cause, context.DeadlineExceeded) {
-		code = ErrTimeout
+// ended is the error of a call that its context ended while it was waiting for something.
+func ended(ctx context.Context, model, waitedFor string) error {
+	e := &Error{Code: ErrCancelled, context: ctx.Err(), cause: causeOf(ctx)}
+	if errors.Is(e.context, context.DeadlineExceeded) {
+		e.Code = ErrTimeout
 	}
-	return &Error{Code: code, Text: "unable to acquire " + model + ": " + cause.Error(), cause: cause}
+	e.Text = "unable to acquire " + model + ": " + e.context.Error()
+	if e.cause != e.context {
+		e.Text += " (" + e.cause.Error() + ")"
+	}
+	if waitedFor != "" {
+		e.Text += ", waiting: " + waitedFor
+	}
+	return e
+}
+
+// reasonOf takes from "unable to acquire m: timed out: no place is free" what comes after the model, whose name
+// may have colons of its own.
+func reasonOf(text string) string {
+	for _, before := range []string{": timed out: ", ": "} {
+		if at := strings.LastIndex(text, before); at >= 0 {
+			return text[at+len(before):]
+		}
+	}
+	return text
 }
 
 // text as C takes it, in Go's memory. C would read a text with a NUL in it as a shorter one.

@@ -1,17 +1,44 @@
 // Package modelpool shares model backends between all workers of a host: at most one process serves
 // a model, a limit holds for all workers together, and one judge, coordinatord, ends what is idle or
-// hangs. It is a thin layer over libmodelpool.so; <modelpool/modelpool.h> has every detail, the
-// project's README the meaning of each word and of the promises P1 to P13.
+// hangs. It is a thin layer over libmodelpool.so; <modelpool/modelpool.h> has every detail.
 //
-//	pool, err := modelpool.Attach("default", nil)
+//	pool, err := modelpool.Attach("default", modelpool.AttachOptions{})
 //	lease, ticket, err := pool.Acquire(ctx, "llama-3-8b", modelpool.Options{Tag: "req-81"})
-//	if ticket != nil { // not loaded, and we are the one to load it
-//		err = ticket.Spawn([]string{"llama-server", "--port", "4321"}, modelpool.SpawnOptions{})
-//		// ... wait until it answers ...
-//		lease, err = ticket.Ready("127.0.0.1:4321", modelpool.ReadyOptions{})
+//	if err != nil {
+//		return err // errors.Is(err, modelpool.ErrQueueFull)...
+//	}
+//	if ticket != nil { // nobody has it loaded, and we are the one to load it; everybody else waits
+//		lease, err = load(ctx, ticket)
+//		if err != nil {
+//			ticket.Fail(err.Error()) // answers everybody who waits; does nothing to a lost ticket
+//			return err
+//		}
 //	}
 //	defer lease.Release()
-//	// ... send the request to lease.Address() ...
+//	// ... send the request to lease.Address(); in a long stream call lease.Progress() ...
+//
+// The load itself, from the free port to the lease:
+//
+//	func load(ctx context.Context, ticket *modelpool.Ticket) (*modelpool.Lease, error) {
+//		port, err := modelpool.FreePort()
+//		if err != nil {
+//			return nil, err
+//		}
+//		argv := []string{"llama-server", "--port", strconv.Itoa(port)}
+//		if err := ticket.Spawn(argv, modelpool.SpawnOptions{Output: "/var/log/llama.log"}); err != nil {
+//			return nil, err
+//		}
+//		address := fmt.Sprintf("127.0.0.1:%d", port)
+//		if err := ticket.WaitReady(ctx, address, "http:/health"); err != nil {
+//			return nil, err
+//		}
+//		return ticket.Ready(address, modelpool.ReadyOptions{SizeBytes: 7_000_000_000})
+//	}
+//
+// A context that ends here ends the request and not the load, for which others may be waiting: give load one of
+// its own, that outlives the request, and let the pool's load_timeout bound it.
+//
+// Options are values, and the zero value of each structure is its defaults.
 //
 // Everything may be used from any goroutine, and by several at once; two that use one Ticket at the
 // same time get ErrBusy. A Lease may be released by another goroutine, or thread, than acquired it.
@@ -22,7 +49,20 @@
 //
 // Errors are *Error; errors.Is(err, modelpool.ErrTimeout) and its like tell them apart. Any call may fail with
 // ErrInvalid (an argument), ErrClosed and ErrSystem; listed is what else. Durations are counted in milliseconds,
-// rounded up, by CLOCK_MONOTONIC. The zero value of an options structure is its defaults.
+// rounded up, by CLOCK_MONOTONIC.
+//
+// The promises that are cited here; the project's README has them all:
+//
+//   - P1: every decision counts the leases of every worker on the host.
+//   - P2: a granted lease is never cut by an eviction for idleness, room, group or memory.
+//   - P3: at most max_backends are live at any instant, those that start and those that die included.
+//   - P4: one backend of a model is started, and everybody waits for that one.
+//   - P5: first come, first served across all workers of the host.
+//   - P6: any process may die anywhere; the others go on, and what it held is cleared.
+//   - P7: a signal reaches the process that was registered, or nobody.
+//   - P9: a backend that is stopped is stopped to the end, with its whole process group.
+//   - P11: every decision leaves a record; what is unknown reads as unknown, never as 0.
+//   - P12: looking changes nothing.
 //
 // To build, let pkg-config find modelpool.pc (PKG_CONFIG_PATH, if the library is not under /usr).
 package modelpool
@@ -139,7 +179,7 @@ type attachment struct {
 	closed   bool
 }
 
-// AttachOptions are for Attach; nil gives the defaults.
+// AttachOptions are for Attach.
 type AttachOptions struct {
 	Dir              string        // "": MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
 	NoCreate         bool          // ErrNoSuchPool instead of a new pool
@@ -147,12 +187,28 @@ type AttachOptions struct {
 	CoordinatorGrace time.Duration // how long its absence goes unnoticed; 0: 10 s
 }
 
+// attachOptions is what Attach takes: AttachOptions, like the options of every other call. Programs of before
+// give nil or a pointer to them.
+type attachOptions interface{ forAttach() }
+
+func (AttachOptions) forAttach() {}
+
 // Attach joins the pool of that name, [a-z0-9_-]{1,64}, creating it if there is none. The empty name is
-// MODELPOOL_POOL, else "default". Errors: ErrNoSuchPool, ErrIncompatible, ErrPermission, ErrTableFull.
-func Attach(name string, options *AttachOptions) (*Pool, error) {
-	if options == nil {
-		options = &AttachOptions{}
+// MODELPOOL_POOL, else "default". options is an AttachOptions; nil and a pointer to one are taken as well.
+// Errors: ErrNoSuchPool, ErrIncompatible, ErrPermission, ErrTableFull.
+func Attach(name string, options attachOptions) (*Pool, error) {
+	switch given := options.(type) {
+	case AttachOptions:
+		return attach(name, given)
+	case *AttachOptions:
+		if given != nil {
+			return attach(name, *given)
+		}
 	}
+	return attach(name, AttachOptions{})
+}
+
+func attach(name string, options AttachOptions) (*Pool, error) {
 	var memory cMemory
 	defer memory.free()
 	given := C.modelpool_attach_options{
@@ -223,8 +279,8 @@ func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lea
 	if ctx == nil {
 		return nil, nil, invalid("unable to acquire: the context is nil")
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, nil, ended(model, err)
+	if ctx.Err() != nil {
+		return nil, nil, ended(ctx, model, "")
 	}
 	name, err := text(model, "model name")
 	if err != nil {
@@ -248,22 +304,24 @@ func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lea
 
 	// Without waiting, first: a loaded model, or a free place.
 	var grant C.modelpool_grant
-	if C.modelpool_acquire(a.handle, name, 0, &given, &grant, nil) == C.MODELPOOL_OK {
+	var failed C.modelpool_error
+	if C.modelpool_acquire(a.handle, name, 0, &given, &grant, &failed) == C.MODELPOOL_OK {
 		return newGrant(&grant)
 	}
-	return a.wait(ctx, model, name, &given)
+	return a.wait(ctx, model, name, &given, reasonOf(C.GoString(&failed.text[0])))
 }
 
-// wait stands in line. It also answers, with its text, what made the first look fail.
+// wait stands in line. It also answers, with its text, what made the first look fail; why that was, if it could be
+// waited for, is the reason.
 func (a *attachment) wait(ctx context.Context, model string, name *C.char,
-	given *C.modelpool_acquire_options) (*Lease, *Ticket, error) {
+	given *C.modelpool_acquire_options, reason string) (*Lease, *Ticket, error) {
 	timeout := DefaultTimeout
 	deadline, bounded := ctx.Deadline()
 	if bounded {
 		if timeout = time.Until(deadline); timeout < 0 {
 			timeout = 0
 		} else if timeout > longest {
-			timeout = longest // the context ends it
+			timeout, bounded = longest, false // the context ends it
 		}
 	}
 	wakes, err := a.wakes()
@@ -276,12 +334,15 @@ func (a *attachment) wait(ctx context.Context, model string, name *C.char,
 	if code := C.modelpool_begin(a.handle, name, milliseconds(timeout), given, &wait, &failed); code != C.MODELPOOL_OK {
 		return nil, nil, failure(code, &failed)
 	}
-	for {
+	for over := 0; ; {
 		woken := wakes.next() // before the look, so that no wake is missed
 		if code := C.modelpool_poll(wait, &grant, &failed); code != C.MODELPOOL_OK {
-			err := failure(code, &failed)
-			if bounded && code == C.MODELPOOL_TIMEOUT {
-				err.(*Error).cause = context.DeadlineExceeded
+			err := failure(code, &failed).(*Error)
+			if bounded && !time.Now().Before(deadline) {
+				err.context = context.DeadlineExceeded
+				if err.cause == nil {
+					err.cause = context.DeadlineExceeded
+				}
 			}
 			return nil, nil, err
 		}
@@ -291,10 +352,30 @@ func (a *attachment) wait(ctx context.Context, model string, name *C.char,
 		select {
 		case <-woken:
 		case <-ctx.Done():
+			// At its deadline, which is the wait's own but for rounding, the library says why.
+			if over++; bounded && ctx.Err() == context.DeadlineExceeded && over < 100 {
+				time.Sleep(time.Millisecond)
+				continue
+			}
 			C.modelpool_cancel(wait)
-			return nil, nil, ended(model, ctx.Err())
+			return nil, nil, ended(ctx, model, a.waitsFor(name, reason))
 		}
 	}
+}
+
+// waitsFor says why a model cannot be had now: if it is not loaded, for the reason that there was before.
+func (a *attachment) waitsFor(name *C.char, before string) string {
+	given := C.modelpool_acquire_options{struct_bytes: C.sizeof_modelpool_acquire_options, no_load: 1}
+	var grant C.modelpool_grant
+	var failed C.modelpool_error
+	switch C.modelpool_acquire(a.handle, name, 0, &given, &grant, &failed) {
+	case C.MODELPOOL_OK:
+		C.modelpool_release(grant.lease)
+		return ""
+	case C.MODELPOOL_NOT_LOADED:
+		return before
+	}
+	return reasonOf(C.GoString(&failed.text[0]))
 }
 
 // Touch marks the model's backend used now, without a request in flight. Errors: ErrNotLoaded.

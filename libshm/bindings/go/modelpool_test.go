@@ -521,3 +521,129 @@ func BenchmarkAcquireRelease(b *testing.B) {
 		lease.Release()
 	}
 }
+
+func TestOptionsOfAttachAreAValueAsAllOthersAre(t *testing.T) {
+	dir := scratch(t)
+	// Programs of before gave a pointer, or nil.
+	for _, options := range []interface{}{
+		modelpool.AttachOptions{Dir: dir}, &modelpool.AttachOptions{Dir: dir},
+	} {
+		var pool *modelpool.Pool
+		var err error
+		switch given := options.(type) {
+		case modelpool.AttachOptions:
+			pool, err = modelpool.Attach("default", given)
+		case *modelpool.AttachOptions:
+			pool, err = modelpool.Attach("default", given)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool.Close()
+	}
+	t.Setenv("MODELPOOL_DIR", dir)
+	for _, attach := range []func() (*modelpool.Pool, error){
+		func() (*modelpool.Pool, error) { return modelpool.Attach("default", nil) },
+		func() (*modelpool.Pool, error) { return modelpool.Attach("default", (*modelpool.AttachOptions)(nil)) },
+	} {
+		pool, err := attach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool.Close()
+	}
+}
+
+// It said "context deadline exceeded" and nothing else.
+func TestAContextsEndKeepsTheReasonOfTheWait(t *testing.T) {
+	dir := scratch(t)
+	daemon(t, dir, "--max-backends", "1")
+	pool := attached(t, dir)
+	ticket := ticketOn(t, pool, "first")
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, _, err := pool.Acquire(ctx, "second", modelpool.Options{})
+	expect(t, err, modelpool.ErrTimeout)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no place is free (1 of 1 in use)") {
+		t.Fatal(err)
+	}
+
+	for model, reason := range map[string]string{"first": "it is being loaded", "second": "no place is free (1 of 1 in use)"} {
+		cancelled, stop := context.WithCancel(context.Background())
+		answer := make(chan error)
+		go func() {
+			_, _, err := pool.Acquire(cancelled, model, modelpool.Options{})
+			answer <- err
+		}()
+		eventually(t, "it waits", func() bool {
+			line, err := pool.Waiters()
+			return err == nil && len(line) == 1
+		})
+		stop()
+		err = <-answer
+		expect(t, err, modelpool.ErrCancelled)
+		if !errors.Is(err, context.Canceled) || !strings.HasSuffix(err.Error(), "canceled, waiting: "+reason) {
+			t.Fatal(err)
+		}
+	}
+	ticket.Fail("the test is over")
+}
+
+func TestWaitReadySeesAnswersAndTheEndOfTheProcess(t *testing.T) {
+	// Asked through a proxy that is none, a backend would never be ready.
+	t.Setenv("http_proxy", "http://127.0.0.1:9")
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:9")
+	dir := scratch(t)
+	daemon(t, dir)
+	pool := attached(t, dir)
+	for _, check := range []string{"tcp", "http:/health", "delay:10ms"} {
+		ticket := ticketOn(t, pool, check)
+		argv, address := backend(t)
+		if err := ticket.Spawn(argv, modelpool.SpawnOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := ticket.WaitReady(context.Background(), address, check); err != nil {
+			t.Fatal(err)
+		}
+		if check == "delay:10ms" {
+			eventually(t, "it answers", func() bool { return answers(address) })
+		}
+		lease, err := ticket.Ready(address, modelpool.ReadyOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease.Release()
+	}
+
+	failing := ticketOn(t, pool, "failing")
+	argv, address := backend(t)
+	if err := failing.Spawn(append(argv, "--fail-load", "out of memory"), modelpool.SpawnOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	err := failing.WaitReady(context.Background(), address, "tcp")
+	expect(t, err, modelpool.ErrLoadFailed)
+	if !strings.Contains(err.Error(), "ended before it was ready at "+address) {
+		t.Fatal(err)
+	}
+	failing.Fail(err.Error())
+
+	slow := ticketOn(t, pool, "slow")
+	if err := slow.Spawn(append(argv, "--load-time", "60s"), modelpool.SpawnOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err = slow.WaitReady(ctx, address, "http:/health")
+	expect(t, err, modelpool.ErrTimeout)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "it does not answer at "+address) {
+		t.Fatal(err)
+	}
+	for _, wrong := range []string{"", "https:/", "http:health", "http://x/", "http:/a b", "delay:soon", "delay:-1s"} {
+		expect(t, slow.WaitReady(context.Background(), address, wrong), modelpool.ErrInvalid)
+	}
+	for _, wrong := range []string{"", "127.0.0.1", "127.0.0.1:"} {
+		expect(t, slow.WaitReady(context.Background(), wrong, "tcp"), modelpool.ErrInvalid)
+	}
+	slow.Fail("the test is over")
+	expect(t, slow.WaitReady(context.Background(), address, "tcp"), modelpool.ErrClosed)
+}

@@ -1,6 +1,6 @@
 /* modelpool in C: attach to a pool, acquire a model, hold a lease while a request runs, load the
- * model when handed the ticket. The meaning of each word and the promises P1 to P13 are those of
- * the README; this header is the stable surface of libmodelpool.so that other languages bind to.
+ * model when handed the ticket. Words mean what they mean in the README; this header is the stable
+ * surface of libmodelpool.so that other languages bind to.
  *
  *   modelpool_error error;
  *   modelpool_pool pool;
@@ -14,6 +14,17 @@
  *   }
  *   ... send the request to the lease's address ...
  *   modelpool_release(grant.lease);
+ *
+ * Promises that are cited here; the README has them all
+ *   P2: a granted lease is never cut by an eviction for idleness, room, group or memory.
+ *   P3: at most max_backends are live at any instant, those that start and those that die included.
+ *   P4: one backend of a model is started, and everybody waits for that one.
+ *   P5: first come, first served across all workers of the host.
+ *   P6: any process may die anywhere; the others go on, and what it held is cleared.
+ *   P7: a signal reaches the process that was registered, or nobody.
+ *   P9: a backend that is stopped is stopped to the end, with its whole process group.
+ *   P11: every decision leaves a record; what is unknown reads as unknown, never as 0.
+ *   P12: looking changes nothing.
  *
  * Safety
  *   Threads: every function may be called from any thread at any time, on any handle. Leases and

@@ -17,7 +17,12 @@
 //
 // Crash: whatever a worker held when it died, the coordinator clears (P6); backends it loaded stay.
 //
-// Errors: Result carries an Error with a code and a text (P13). Nothing throws.
+// Errors: Result carries an Error with a code and a text (P13); each call lists its codes, and any may
+// fail with kInvalid (an argument), kClosed, kBusy (the pool's mutex) or kSystem. Nothing throws.
+//
+// Promises that are cited (the README has them all): P2: a lease is never cut by idle or LRU eviction.
+// P4: one backend of a model is started, and everybody waits for that one. P6: any process may die
+// anywhere. P7: a signal reaches the registered process, or nobody. P13: bad input gets an answer.
 #pragma once
 
 #include <chrono>
@@ -129,11 +134,12 @@ class Deadline {
 inline constexpr std::chrono::seconds kDefaultTimeout{30};
 
 struct PoolOptions {
-  std::string dir;                     // see SegmentOptions
-  bool create = true;
-  Capacities capacities;
-  const Settings* settings = nullptr;  // of a pool created here
-  std::chrono::nanoseconds coordinator_grace = std::chrono::seconds(10);
+  std::string dir;                     // "": MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
+  bool create = true;                  // false: kNoSuchPool instead of a new pool
+  Capacities capacities;               // of a pool created here
+  const Settings* settings = nullptr;  // of a pool created here; null: it grants no ticket before a
+                                       // coordinator has run
+  std::chrono::nanoseconds coordinator_grace = std::chrono::seconds(10);  // its absence goes unnoticed
 };
 
 struct AcquireOptions {
@@ -151,7 +157,7 @@ class PendingAcquire {
   PendingAcquire(PendingAcquire&&) noexcept;
   PendingAcquire& operator=(PendingAcquire&&) noexcept;
   ~PendingAcquire();
-  // Nothing yet: std::nullopt. Never blocks.
+  // Nothing yet: std::nullopt. Never blocks. Errors: those of Pool::acquire; they end it.
   Result<std::optional<Grant>> poll();
   // Blocks until a poll may say something new, a signal came, or the time is over; at most a second.
   void wait(std::chrono::nanoseconds at_most = std::chrono::seconds(1));
@@ -169,14 +175,16 @@ class PendingAcquire {
 
 class Pool {
  public:
-  // Joins the pool of that name, creating it if there is none (and options.create).
+  // Joins the pool of that name, creating it if there is none (and options.create). Errors:
+  // kNoSuchPool, kIncompatible, kPermission, kTableFull, kReplaced.
   static Result<Pool> attach(std::string_view name = "default", const PoolOptions& options = {});
   Pool(Pool&&) noexcept;
   Pool& operator=(Pool&&) noexcept;
   ~Pool();  // leases and tickets out stay valid
 
   // A lease if the model is loaded, a ticket if the caller is to load it. Waits for either until
-  // the deadline. Errors: see admission.hpp.
+  // the deadline. Errors: kTimeout, kQueueFull, kTableFull, kAllPinned, kCoolingDown, kLoadFailed,
+  // kNoCoordinator, kNotLoaded, kReplaced, kCancelled.
   Result<Grant> acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
                         const AcquireOptions& options = {});
   // `wake_worker`: wakers also bump wake_word(), for one helper thread that serves many waits.
@@ -185,9 +193,11 @@ class Pool {
 
   // The model's backend was used now, without a request in flight. Errors: kNotLoaded.
   Result<> touch(std::string_view model);
+  // Exempts it from idle and LRU eviction, until unpin. Errors: kNotLoaded.
   Result<> pin(std::string_view model);
   Result<> unpin(std::string_view model);
-  // Asks the coordinator to end the model's backend; force cuts its leases. Does not wait.
+  // Asks the coordinator to end the model's backend; force cuts its leases. Does not wait. Errors:
+  // kNotLoaded.
   Result<> evict(std::string_view model, bool force = false);
 
   Result<std::uint32_t> limit();                     // max_backends, 0 = no limit

@@ -3,14 +3,18 @@
 //
 // Safety: plain values; safe everywhere but in signal handlers (texts allocate).
 //
-// Errors: a text reads "unable to VERB OBJECT: reason; what to do" (P13).
+// Errors: a text reads "unable to VERB OBJECT: reason; what to do" (P13: bad input gets an answer).
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <tl/expected.hpp>
 #include <utility>
+
+#if !__has_include(<tl/expected.hpp>)
+#error "modelpool's C++ headers need tl::expected: apt-get install libexpected-dev"
+#endif
+#include <tl/expected.hpp>
 
 namespace modelpool {
 

@@ -127,7 +127,7 @@ Effective effective_settings(const Settings& settings, std::string_view model,
 // Where a value came from: "default", "config.toml:12", "flag", "set", "ready".
 std::string origin_text(const Settings& settings, Origin origin);
 
-// Values that came from shared memory, forced into their ranges (P13: bytes are input).
+// Values that came from shared memory, forced into their ranges (bytes are input).
 std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value);
 
 int parse_signal(std::string_view text);  // "SIGTERM", "term", "15", "RTMIN+1"; 0 if there is none

@@ -1,5 +1,5 @@
 // A copy of everything in the segment, as values, and the invariants it must satisfy. The one
-// reader path: coordinator, tools and tests look through it (P12).
+// reader path: coordinator, tools and tests look through it (P12: looking changes nothing).
 //
 // Safety: reads only, takes no lock, works on read-only maps and copied files. One thread per reader.
 //
