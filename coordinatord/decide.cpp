@@ -177,6 +177,9 @@ class Judge {
       stop = why(b, Reason::kCrashed);
       stop.failed = kLoadLost;
       set_field(&stop.text, "the worker that was loading it died");
+    } else if (broken == Reason::kRequested) {
+      stop.failed = kLoadEnded;
+      set_field(&stop.text, "evicted while it was loading");
     } else if (broken == Reason::kCrashed) {
       stop.failed = kLoadFailed;
       set_field(&stop.text, "its process ended before it was ready");
@@ -186,7 +189,7 @@ class Judge {
                 "not ready within " + format_duration(finding.limit_ns) + " (load_timeout)");
     } else if (facts_.ending) {
       stop = why(b, Reason::kShutdown);
-      stop.failed = kLoadFailed;
+      stop.failed = kLoadEnded;
       set_field(&stop.text, "the pool is being shut down");
     } else {
       return;
@@ -326,7 +329,7 @@ class Judge {
         action.stop.worker_pid = b.owner_pid;
         set_field(&action.stop.text, "its slot was damaged");
       } else if (b.stop.generation != b.ref.generation) {
-        // Its loader gave it up: nothing was decided here.
+        // Its loader gave it back or said that it failed: nothing was decided here.
         action.stop = why(b, Reason::kNone);
         action.stop.failed = kLoadFailed;
         action.stop.worker_pid = b.owner_pid;

@@ -281,24 +281,30 @@ bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& 
   if (action.stop.reason == Reason::kLoadTimeout && lease_holder_is_gone(holder, snapshot)) return true;
   StopRecord stop = action.stop;
   stop.stopping_ns = now_ns();
-  const BackendRecord& record = segment_->backend(b.ref.index);
+  BackendRecord& record = segment_->backend(b.ref.index);
   if (b.process.pid != static_cast<pid_t>(record.pid.load(std::memory_order_acquire)) ||
       b.process.start_ticks != record.start_ticks.load(std::memory_order_acquire)) {
     return true;  // another process was started since: the evidence was about the one before
   }
+  if (stop.reason == Reason::kRequested && (load_control(*segment_, b.ref) & kControlEvict) == 0) {
+    return true;  // it was withdrawn
+  }
+  const auto end = [&] {
+    record.stop.publish(stop);
+    return lose_ticket(*segment_, b.ref, action.seen);
+  };
+  bool ended;
   if (stop.failed == kLoadFailed) {
-    // The waiters look for the text when they see the transition, so it goes first.
     auto lock = lock_for(segment_->lock(), 0);
     if (!lock) {
       retry_soon();
       return false;
     }
-    const std::uint32_t exit =
-        low_half(segment_->backend(b.ref.index).exit_status.load(std::memory_order_acquire));
-    write_failure(*segment_, *lock, b.model, b.ref, field_text(stop.text), exit, now_ns());
+    ended = fail_load(*segment_, *lock, b.model, b.ref, field_text(stop.text), now_ns(), end);
+  } else {
+    ended = end();
   }
-  segment_->backend(b.ref.index).stop.publish(stop);
-  if (!lose_ticket(*segment_, b.ref, action.seen)) return false;
+  if (!ended) return false;
   wake_waiters(*segment_, hash_name(b.model));
   wake_line(*segment_);
   return true;
@@ -330,6 +336,7 @@ bool Enforcer::note_loaded(const BackendView& b) {
   event.tag.fill(0);
   event.load_ns = age_ns(b.ready_ns, b.reserved_ns);
   event.worker_pid = b.owner_pid;
+  if (b.traits & kTraitUnproved) set_field(&event.text, "whose listener answers could not be told");
   recorder_->write(event);
   segment_->backend(b.ref.index)
       .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(b.state.state)), std::memory_order_release);
@@ -392,8 +399,10 @@ bool Enforcer::note_ended(const BackendView& b) {
   if (is_in_history && field_text(event.text).empty()) {
     set_field(&event.text, field_text(history->error));
   }
-  if (!was_loaded && event.reason == Reason::kNone && field_text(event.text).empty()) {
-    set_field(&event.text, "its loader gave it up");
+  if (!was_loaded && event.reason == Reason::kNone && !is_in_history) {
+    event.kind = EventKind::kEvicted;
+    event.reason = Reason::kRequested;
+    set_field(&event.text, "its loader gave it back");
   }
   if (!was_loaded && event.worker_pid == 0) event.worker_pid = b.owner_pid;
   recorder_->write(event);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -16,12 +17,12 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/text.hpp"
+#include "base/time.hpp"
 #include "config.hpp"
 #include "log.hpp"
 #include "protocol/acquisition.hpp"
-#include "base/text.hpp"
-#include "base/time.hpp"
-#include <spdlog/spdlog.h>
+#include "protocol/histories.hpp"
 #include "thread.hpp"
 
 namespace modelpool::coordinator {
@@ -265,7 +266,9 @@ void Loop::publish_pending() {
   auto lock = lock_for(segment_->lock(), 0);
   if (!lock) return;  // tried again by timer: the coordinator does not wait for the mutex
   auto& published = segment_->settings().settings;
-  keep_later_sets(pending_since_, published.load(), pending_.get());
+  const Settings before = published.load();
+  keep_later_sets(pending_since_, before, pending_.get());
+  reset_changed_cooldowns(*segment_, *lock, before, *pending_);
   published.publish(*pending_);
   pending_.reset();
   unlooked_ = true;

@@ -4,13 +4,12 @@
 // The main thread takes the signals; the others serve, a request at a time each. Every line it
 // prints is one write and begins with its name; the last one is a JSON summary.
 #include <httplib.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -29,6 +28,7 @@
 #include <vector>
 
 #include "base/guarded.hpp"
+#include "base/port.hpp"
 #include "base/process.hpp"
 #include "base/program.hpp"
 #include "base/text.hpp"
@@ -146,20 +146,6 @@ class Journal {
   std::set<pid_t> own_ MODELPOOL_GUARDED_BY(mutex_);  // the backends loaded here
 };
 
-// A TCP port of 127.0.0.1 that nobody has now; 0 if there is none.
-int pick_port() {
-  const Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  if (!fd || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
-      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    return 0;
-  }
-  return ntohs(address.sin_port);
-}
-
 // A client for "host:port". Whoever loads for this demo registers such addresses.
 httplib::Client client_for(const std::string& address) {
   const std::size_t colon = address.rfind(':');
@@ -264,26 +250,36 @@ class Worker {
     }
   }
 
-  // Starts demo_backend and waits until it answers. On an error the ticket has been given up.
+  // Starts demo_backend and waits until it answers. On an error the ticket has been used up: given
+  // back where the trouble is ours.
   Result<Lease> load(LoadTicket& ticket, const std::stop_token& stop) {
     const std::uint64_t started_ns = now_ns();
-    const auto give_up = [&ticket](const std::string& reason) {
+    const auto text_of = [&ticket](const std::string& reason) {
+      return "unable to load " + escape(ticket.model()) + ": " + reason;
+    };
+    const auto give_up = [&](const std::string& reason) {
+      const std::string text = text_of(reason);
       const Result<> failed = ticket.fail(reason);
-      const std::string text = "unable to load " + escape(ticket.model()) + ": " + reason;
       return fail(failed ? Errc::kLoadFailed : failed.error().code, text);
     };
-    const int port = pick_port();
-    if (port == 0) return give_up("no port of 127.0.0.1 is free");
+    const auto give_back = [&](const std::string& reason) {
+      const std::string text = text_of(reason);
+      static_cast<void>(ticket.give_back());
+      return fail(Errc::kCancelled, text);
+    };
+    const Result<HeldPort> port = hold_free_port();
+    if (!port) return give_back(port.error().text);
     SpawnOptions spawn;
     spawn.output = options_.backend_output;
-    const Result<> spawned =
-        ticket.spawn({options_.backend, "--name", ticket.model(), "--port", std::to_string(port),
-                      "--memory", std::to_string(options_.memory_bytes), "--load-time",
-                      format_duration(options_.load_time_ns)},
-                     spawn);
-    if (!spawned) return give_up(spawned.error().text);
+    const Result<> spawned = ticket.spawn(
+        {options_.backend, "--name", ticket.model(), "--port", std::to_string(port->number()),
+         "--memory", std::to_string(options_.memory_bytes), "--load-time",
+         format_duration(options_.load_time_ns)},
+        spawn);
+    if (!spawned) return give_back(spawned.error().text);
     const Result<ProcessHandle> process = ProcessHandle::open(ticket.pid());
-    const std::string address = "127.0.0.1:" + std::to_string(port);
+    if (!process && process.error().system != ESRCH) return give_back(process.error().text);
+    const std::string address = "127.0.0.1:" + std::to_string(port->number());
     httplib::Client client = client_for(address);
     client.set_read_timeout(kConnectMax);
     for (;;) {
@@ -296,7 +292,7 @@ class Worker {
       if (answers) break;
       if (now_ns() - started_ns > kReadyMax_ns) return give_up("demo_backend does not answer");
       if (!pause_until(std::chrono::steady_clock::now() + kHealthPause, stop)) {
-        return give_up("the worker that was loading it is ending");
+        return give_back("the worker that was loading it is ending");
       }
     }
     ReadyOptions ready;
@@ -305,7 +301,7 @@ class Worker {
     const std::string model = ticket.model();
     Result<Lease> lease = ticket.ready(address, ready);
     if (lease) journal_.loaded(model, pid, address, now_ns() - started_ns);
-    return lease;
+    return lease;  // a ticket that stays with an error is given back at its end
   }
 
   void send(Lease& lease, const std::string& tag, std::uint64_t duration_ms) {

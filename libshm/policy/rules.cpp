@@ -80,9 +80,8 @@ Finding judge_load_timeout(const Case& subject, std::uint64_t) {
 
 Finding judge_requested(const Case& subject, std::uint64_t) {
   Finding finding;
-  if (subject.resident.state == BackendState::kReady && (subject.resident.control & kControlEvict)) {
-    finding.at_ns = 0;
-  }
+  const bool can_be_ended = subject.resident.state == BackendState::kReady || is_loading(subject);
+  if (can_be_ended && (subject.resident.control & kControlEvict)) finding.at_ns = 0;
   return finding;
 }
 
@@ -245,7 +244,9 @@ Reason find_broken_rule(const Case& subject, Alarm& alarm, Finding* finding) {
 }
 
 EventKind event_of_end(Reason reason, bool was_loaded, bool forced) {
-  if (!was_loaded) return EventKind::kLoadFailed;
+  // A load that was asked to end, or ended with the pool, has not failed.
+  const bool failed = reason != Reason::kRequested && reason != Reason::kShutdown;
+  if (!was_loaded) return failed ? EventKind::kLoadFailed : EventKind::kEvicted;
   const ReasonRow& row = reason_row(reason);
   return forced ? row.forced_event : row.event;
 }

@@ -7,6 +7,7 @@
 #include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "pool/known_models.hpp"
+#include "protocol/histories.hpp"
 
 namespace modelpool {
 namespace {
@@ -15,7 +16,8 @@ Result<> check_request(std::string_view model, const AcquireOptions& options) {
   if (auto ok = check_model_name(model); !ok) return ok;
   if (auto ok = check_tag(options.tag); !ok) return ok;
   if (options.busy_timeout.count() < 0) {
-    return fail(Errc::kInvalid, "unable to acquire " + escape(model) + ": busy_timeout is negative");
+    return fail(Errc::kInvalid,
+                "unable to acquire " + escape(model) + ": busy_timeout is negative, or no number");
   }
   return {};
 }
@@ -55,7 +57,7 @@ Result<std::optional<Grant>> PendingAcquire::poll() {
   return std::optional<Grant>();
 }
 
-void PendingAcquire::wait(std::chrono::nanoseconds at_most) {
+void PendingAcquire::wait(Duration at_most) {
   if (state_) state_->acquisition.wait(static_cast<std::uint64_t>(std::max<std::int64_t>(0, at_most.count())));
 }
 
@@ -265,6 +267,14 @@ Result<> Pool::evict(std::string_view model, bool force) {
   return {};
 }
 
+Result<> Pool::reset(std::string_view model) {
+  if (!impl_) return closed("pool");
+  if (impl_->closed.load()) return closed("pool");
+  if (auto forgotten = reset_failures(*impl_->segment, model); !forgotten)
+    return fail(forgotten.error());
+  return {};
+}
+
 Result<std::uint32_t> Pool::limit() {
   if (!impl_) return closed("pool");
   if (impl_->closed.load()) return closed("pool");
@@ -320,8 +330,10 @@ Result<> change_settings(const Segment& segment, const std::vector<std::pair<std
     auto lock = segment.lock_structure();
     if (!lock) return fail(lock.error());
     auto& published = segment.settings().settings;
-    Settings settings = published.generation() == 0 ? Settings{} : published.load();
+    const Settings before = published.generation() == 0 ? Settings{} : published.load();
+    Settings settings = before;
     for (const auto& [id, value] : parsed) settings.pool.set(id, value, origin);
+    reset_changed_cooldowns(segment, *lock, before, settings);
     published.publish(settings);
   }
   wake_everyone(segment);
@@ -333,7 +345,10 @@ Result<> publish_settings(const Segment& segment, const Settings& settings) {
   {
     auto lock = segment.lock_structure();
     if (!lock) return fail(lock.error());
-    segment.settings().settings.publish(settings);
+    auto& published = segment.settings().settings;
+    reset_changed_cooldowns(segment, *lock,
+                            published.generation() == 0 ? Settings{} : published.load(), settings);
+    published.publish(settings);
   }
   wake_everyone(segment);
   ring(segment);

@@ -1,8 +1,10 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
+#include "base/listener.hpp"
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
 #include "protocol/histories.hpp"
@@ -56,6 +58,78 @@ void keep_until_gone(const Segment& segment, BackendRef backend) {
     if (state.generation != backend.generation || !is_live(state.state)) return;
     futex_wait(bell, seen, now_ns() + kLookEvery_ns);
   }
+}
+
+// Is the worker that an owner field names proved dead?
+bool has_died(const Segment& segment, std::uint32_t owner) {
+  const std::uint32_t index = (owner & 0xfff) - 1;
+  return index < segment.capacities().workers &&
+         worker_liveness(segment, index, false) == Liveness::kDead;
+}
+
+// Has it an address that leads to a process of its own?
+bool has_own_address(const Segment& segment, std::uint32_t index, StateWord state) {
+  const BackendRecord& record = segment.backend(index);
+  return is_live(state.state) && state.state >= BackendState::kReady &&
+         (low_half(record.traits.load(std::memory_order_acquire)) & kTraitExternal) == 0 &&
+         record.model_hash.load(std::memory_order_acquire) != kHashOverdue;
+}
+
+// The backends that have an address of their own, and which of them has this one.
+struct Addresses {
+  std::vector<std::uint64_t> seen;  // packed references
+  std::optional<std::string> model_at;
+};
+Addresses look_at_addresses(const Segment& segment, std::string_view address) {
+  Addresses found;
+  const std::string place = place_of(address);
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
+    const StateWord state = load_state(segment, i);
+    if (!has_own_address(segment, i, state)) continue;
+    const BackendRecord& record = segment.backend(i);
+    const std::string model = record.model.load();
+    const bool is_there = place_of(record.address.load()) == place;
+    const StateWord again = load_state(segment, i);
+    if (again.generation != state.generation || !is_live(again.state)) continue;
+    found.seen.push_back(pack_ref({i, state.generation}));
+    if (is_there) found.model_at = model;
+  }
+  return found;
+}
+
+// Under the mutex, and so without allocating: is there one that was not looked at?
+bool are_all_seen(const Segment& segment, const Addresses& addresses) {
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
+    const StateWord state = load_state(segment, i);
+    if (has_own_address(segment, i, state) &&
+        std::find(addresses.seen.begin(), addresses.seen.end(), pack_ref({i, state.generation})) ==
+            addresses.seen.end()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Who listens at the address, as far as that can be told.
+Listener listener_of(const TicketRef& ticket, pid_t pid, std::string_view address) {
+  const auto place = parse_address(address);
+  if (!place) return {};
+  const Segment& segment = ticket.worker->segment();
+  const BackendRef backend = ticket.backend;
+  const std::string token = segment.token(backend.index, backend.generation);
+  const auto group =
+      static_cast<pid_t>(segment.backend(backend.index).group.load(std::memory_order_acquire));
+  return find_listener(*place, {pid, group, token});
+}
+
+// An answer counts from a listener that is the backend's.
+Result<> refuse_another(const Listener& found, const std::string& model, std::string_view address) {
+  if (found.by != ListenedBy::kAnother) return {};
+  return fail(Errc::kInvalid,
+              "unable to make " + escape(model) + " ready: at " + escape(address) +
+                  " listens process " + std::to_string(found.pid) + " (" + escape(found.command) +
+                  "), which is none of its backend's; give the backend an address of its own, or "
+                  "say any_listener if that process answers for it");
 }
 
 bool any_worker_in_group(const Segment& segment, pid_t group) {
@@ -133,7 +207,7 @@ LoadTicket::LoadTicket(LoadTicket&& other) noexcept
 
 LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
   if (this != &other) {
-    if (ref_.worker != nullptr) static_cast<void>(fail("given up"));
+    if (ref_.worker != nullptr) static_cast<void>(give_back());
     ref_ = std::exchange(other.ref_, TicketRef{});
     model_ = std::move(other.model_);
     tag_ = std::move(other.tag_);
@@ -144,7 +218,7 @@ LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
 }
 
 LoadTicket::~LoadTicket() {
-  if (ref_.worker != nullptr) static_cast<void>(fail("given up"));
+  if (ref_.worker != nullptr) static_cast<void>(give_back());
 }
 
 Result<> LoadTicket::check() const {
@@ -153,9 +227,30 @@ Result<> LoadTicket::check() const {
 }
 
 void LoadTicket::let_go() {
-  give_up(ref_.worker->segment(), ref_.backend, ref_.worker->owner_word());
+  const Segment& segment = ref_.worker->segment();
+  give_up(segment, ref_.backend, ref_.worker->owner_word());
   ref_.worker->drop();
   ref_ = TicketRef{};
+  wake_waiters(segment, hash_name(model_));
+  wake_line(segment);
+  ring(segment);
+}
+
+std::uint32_t LoadTicket::waiting() const {
+  if (!check()) return 0;
+  const Segment& segment = ref_.worker->segment();
+  const std::uint64_t hash = hash_name(model_);
+  const std::uint64_t now = now_ns();
+  std::uint32_t count = 0;
+  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
+    const WaiterRecord& row = segment.waiter(i);
+    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
+    count += low_half(state) == static_cast<std::uint32_t>(WaiterState::kWaiting) &&
+             row.model_hash.load(std::memory_order_acquire) == hash && row.model.equals(model_) &&
+             row.deadline_ns.load(std::memory_order_acquire) > now &&
+             !has_died(segment, row.owner.load(std::memory_order_acquire));
+  }
+  return count;
 }
 
 Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOptions& options) {
@@ -212,6 +307,33 @@ Result<> LoadTicket::started(pid_t pid) {
   return {};
 }
 
+Result<> LoadTicket::check_listener(std::string_view address) const {
+  if (auto ok = check(); !ok) return ok;
+  if (pid_ == 0) return {};
+  return refuse_another(listener_of(ref_, pid_, address), model_, address);
+}
+
+// Two processes at one address: one of them would answer for the other. External backends are the
+// application's to know: one server may serve several models.
+Result<> LoadTicket::publish_alone(std::string_view address, const ReadyOptions& options) {
+  constexpr int kAttempts = 16;  // others become ready meanwhile; then the last look counts
+  const Segment& segment = ref_.worker->segment();
+  for (int attempt = 1;; ++attempt) {
+    const Addresses addresses = look_at_addresses(segment, address);
+    if (addresses.model_at) {
+      return modelpool::fail(Errc::kInvalid,
+                             "unable to make " + escape(model_) + " ready: " +
+                                 escape(*addresses.model_at) + " is served at " + escape(address) +
+                                 " already; give each backend an address of its own");
+    }
+    // So that of two loads with one address the second is refused. Whoever holds the mutex for long
+    // is stopped, and a good load does not fail for that.
+    const auto lock = segment.lock_structure();
+    if (lock && attempt < kAttempts && !are_all_seen(segment, addresses)) continue;
+    return publish_ready(segment, ref_.backend, ref_.worker->owner_word(), address, options);
+  }
+}
+
 Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& options) {
   if (auto ok = check(); !ok) return modelpool::fail(ok.error());
   if (auto ok = check_address(address); !ok) return modelpool::fail(ok.error());
@@ -221,19 +343,26 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   }
   Worker& worker = *ref_.worker;
   const Segment& segment = worker.segment();
+  const bool has_process = pid_ != 0 && !options.external;
+  if (has_process && !options.any_listener) {
+    const Listener found = listener_of(ref_, pid_, address);
+    if (auto ok = refuse_another(found, model_, address); !ok) return modelpool::fail(ok.error());
+    // Whose it is may not be to be told: then the loader is believed, and the record says so.
+    if (found.by != ListenedBy::kBackend) add_trait(segment, ref_.backend, kTraitUnproved);
+  }
   // The loader's lease first: the fresh backend must not be the next victim of its own waiters.
   LeaseRef lease;
   if (publish_lease(worker, ref_.backend, busy_limit_ns_, tag_, &lease) != BeginResult::kGranted) {
     return modelpool::fail(Errc::kTableFull, "unable to make " + escape(model_) +
                                                  " ready: this worker has no free lease; release some first");
   }
-  if (auto ok = publish_ready(segment, ref_.backend, worker.owner_word(), address, options); !ok) {
+  const Result<> published =
+      has_process ? publish_alone(address, options)
+                  : publish_ready(segment, ref_.backend, worker.owner_word(), address, options);
+  if (!published) {
     withdraw_lease(lease);
-    if (ok.error().code == Errc::kTicketLost) {
-      let_go();
-      ring(segment);  // its slot waits for that
-    }
-    return modelpool::fail(ok.error());
+    if (published.error().code == Errc::kTicketLost) let_go();  // its slot waits for that
+    return modelpool::fail(published.error());
   }
   worker.drop();
   ref_ = TicketRef{};
@@ -248,37 +377,29 @@ Result<> LoadTicket::fail(std::string_view reason) {
     return ok;
   }
   const Segment& segment = ref_.worker->segment();
-  const StateWord state = load_state(segment, ref_.backend.index);
-  const bool still_ours = state.generation == ref_.backend.generation &&
-                          state.owner == ref_.worker->owner_word() &&
-                          (state.state == BackendState::kReserved || state.state == BackendState::kStarting);
-  Result<> result;
-  if (still_ours) {
-    // The text first, then the transition that makes the waiters look for it.
+  const std::uint32_t owner = ref_.worker->owner_word();
+  bool failed = false;
+  {
     auto lock = segment.lock_structure();
-    if (lock) {
-      write_failure(segment, *lock, model_, ref_.backend, reason, 0, now_ns());
-    } else {
-      result = modelpool::fail(lock.error());
-    }
-  } else {
-    result = modelpool::fail(Errc::kTicketLost, "unable to report the failed load of " + escape(model_) +
-                                                    ": the ticket was lost before");
+    if (!lock) return modelpool::fail(lock.error());  // the ticket stays
+    const StateWord state = load_state(segment, ref_.backend.index);
+    const bool still_ours =
+        state.generation == ref_.backend.generation && state.owner == owner &&
+        (state.state == BackendState::kReserved || state.state == BackendState::kStarting);
+    failed = still_ours && fail_load(segment, *lock, model_, ref_.backend, reason, now_ns(),
+                                     [&] { return give_up(segment, ref_.backend, owner); });
   }
+  const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_.backend));
   let_go();
-  wake_waiters(segment, hash_name(model_));
-  wake_line(segment);
-  ring(segment);
   return result;
 }
 
 Result<> LoadTicket::give_back() {
-  if (auto ok = check(); !ok) return ok;
-  const Segment& segment = ref_.worker->segment();
+  if (auto ok = check(); !ok) {
+    ref_ = TicketRef{};
+    return ok;
+  }
   let_go();
-  wake_waiters(segment, hash_name(model_));
-  wake_line(segment);
-  ring(segment);
   return {};
 }
 

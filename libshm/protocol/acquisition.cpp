@@ -169,8 +169,9 @@ std::optional<Error> Acquisition::failure_of_awaited(std::uint64_t now) {
   }
   awaited_.reset();
   if (remaining > 0 && history->failures > 0) {
-    Error error = refusal(Errc::kCoolingDown, "its last load failed: " + text + "; it cools down for another " +
-                                                  format_age(remaining));
+    Error error = refusal(Errc::kCoolingDown,
+                          "its last load failed: " + text + "; it cools down for another " +
+                              format_age(remaining) + "; poolctl reset ends that");
     error.retry_after_ns = remaining;
     return error;
   }

@@ -1,6 +1,7 @@
 #include <map>
 #include <set>
 
+#include "base/address.hpp"
 #include "base/time.hpp"
 #include "modelpool/snapshot.hpp"
 
@@ -16,6 +17,7 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
   const auto find = [&](const std::string& text) { findings.push_back(text); };
 
   std::map<std::string, std::uint32_t> serving;
+  std::map<std::string, const BackendView*> placed;
   for (const BackendView& b : s.backends) {
     const std::string name = slot_name(b.ref.index) + " (" + escape(b.model) + ")";
     const BackendState state = b.state.state;
@@ -41,6 +43,15 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
       find(name + ": gone, but its slot was not freed");
     }
     if (b.last_used_ns > add_ns(s.now_ns, kSecond_ns)) find(name + ": last used in the future");
+    // One of two processes at one address answers for the other.
+    if (!b.external() && !b.address.empty() &&
+        (state == BackendState::kReady || state == BackendState::kEvicting)) {
+      const auto [it, alone] = placed.emplace(place_of(b.address), &b);
+      if (!alone) {
+        find(name + ": has the address of slot " + std::to_string(it->second->ref.index) + " (" +
+             escape(it->second->model) + ")");
+      }
+    }
     // STOPPING may be overdue and then does not serve its model any more.
     if (b.live() && state != BackendState::kStopping) {
       const auto [it, fresh] = serving.emplace(b.model, b.ref.index);

@@ -19,18 +19,28 @@ bool move(const Segment& segment, std::uint32_t backend, StateWord from, StateWo
 }
 
 tl::unexpected<Error> ticket_lost(const Segment& segment, BackendRef ref) {
+  return fail(why_lost(segment, ref));
+}
+
+}  // namespace
+
+Error why_lost(const Segment& segment, BackendRef ref) {
   const BackendRecord& record = segment.backend(ref.index);
   const StopRecord stop = record.stop.load();
   std::string why = "load_timeout passed, or the load was stopped";
   if (stop.generation == ref.generation) {
     why = std::string(reason_name(stop.reason));
     if (stop.limit_ns != kNever_ns) why += " after " + format_age(stop.limit_ns);
+    if (const auto text = field_text(stop.text); !text.empty()) why += ": " + escape(text);
+    const std::uint64_t exit = record.exit_status.load(std::memory_order_acquire);
+    const std::string ended = high_half(exit) == ref.generation ? exit_text(low_half(exit)) : "";
+    if (stop.reason == Reason::kCrashed && !ended.empty()) why += ", " + ended;
   }
-  return fail(Errc::kTicketLost, "unable to load " + escape(record.model.load()) +
-                                     ": the ticket was lost (" + why + "); acquire again");
+  return {Errc::kTicketLost,
+          "unable to load " + escape(record.model.load()) + ": the ticket was lost (" + why +
+              "); acquire again",
+          0, 0};
 }
-
-}  // namespace
 
 StateWord load_state(const Segment& segment, std::uint32_t backend) {
   return StateWord::unpack(segment.backend(backend).state.load(std::memory_order_seq_cst));
@@ -147,7 +157,7 @@ Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t own
   return {};
 }
 
-void give_up(const Segment& segment, BackendRef ref, std::uint32_t owner) {
+bool give_up(const Segment& segment, BackendRef ref, std::uint32_t owner) {
   for (StateWord seen = load_state(segment, ref.index);
        seen.generation == ref.generation && seen.owner == owner; seen = load_state(segment, ref.index)) {
     StateWord next = seen;
@@ -157,10 +167,12 @@ void give_up(const Segment& segment, BackendRef ref, std::uint32_t owner) {
       case BackendState::kStarting: next.state = BackendState::kStopping; break;
       case BackendState::kStopping:
       case BackendState::kGone: break;
-      default: return;  // in these states the owner field is not a worker
+      default:
+        return false;  // in these states the owner field is not a worker
     }
-    if (move(segment, ref.index, seen, next)) return;
+    if (move(segment, ref.index, seen, next)) return next.state != seen.state;
   }
+  return false;
 }
 
 bool set_control(const Segment& segment, BackendRef ref, std::uint32_t set, std::uint32_t clear) {
@@ -177,6 +189,14 @@ bool set_control(const Segment& segment, BackendRef ref, std::uint32_t set, std:
 std::uint32_t load_control(const Segment& segment, BackendRef ref) {
   const std::uint64_t word = segment.backend(ref.index).control.load(std::memory_order_seq_cst);
   return high_half(word) == ref.generation ? low_half(word) : 0;
+}
+
+void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait) {
+  Word& traits = segment.backend(ref.index).traits;
+  std::uint64_t seen = traits.load(std::memory_order_acquire);
+  while (high_half(seen) == ref.generation &&
+         !traits.compare_exchange_weak(seen, seen | trait, std::memory_order_acq_rel)) {
+  }
 }
 
 void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_exit) {

@@ -73,6 +73,9 @@ struct ReadyOptions {
   std::uint64_t size_bytes = 0;   // 0 = unknown
   bool pinned = false;
   bool external = false;          // without a process: counted and leased, never signalled
+  // Whoever listens at the address answers for the backend: the proxy of a container, a service that
+  // the process only started. Otherwise a listener that is provably another process is refused.
+  bool any_listener = false;
   std::string label;              // at most 31 bytes; modelpool does not interpret it
   std::uint64_t device_mask = 0;  // nor this
   Overrides overrides;            // most specific of all settings
@@ -80,12 +83,17 @@ struct ReadyOptions {
 // STARTING (or RESERVED, external) -> READY. The caller has published the loader's lease.
 Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t owner,
                        std::string_view address, const ReadyOptions& options);
-// The holder gives its ticket up, or acknowledges that it was taken.
-void give_up(const Segment& segment, BackendRef ref, std::uint32_t owner);
+// kTicketLost, with what ended the load: for a holder whose ticket is not its own any more.
+Error why_lost(const Segment& segment, BackendRef ref);
+// The holder gives its ticket up, or acknowledges that it was taken. Returns whether this call ended
+// the load.
+bool give_up(const Segment& segment, BackendRef ref, std::uint32_t owner);
 
 // Control words: CAS within a generation. False if the backend is not live in that generation.
 bool set_control(const Segment& segment, BackendRef ref, std::uint32_t set, std::uint32_t clear);
 std::uint32_t load_control(const Segment& segment, BackendRef ref);
+// Traits that its ticket's holder finds out; kept until the slot is free.
+void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait);
 void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_exit);
 
 // The coordinator's transitions. Each returns whether it took place.

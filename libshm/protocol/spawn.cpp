@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,7 +19,11 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <memory>
+#include <sstream>
+#include <utility>
 
+#include "base/time.hpp"
 #include "segment/layout.hpp"
 #include "segment/segment.hpp"
 
@@ -31,6 +36,13 @@ namespace {
 
 constexpr std::size_t kChildStack_bytes = 64 * 1024;
 constexpr std::size_t kReaperStack_bytes = 64 * 1024;
+// A working directory or a program in a file system that does not answer: then the child is ended.
+constexpr std::uint64_t kExecuteMax_ns = 10 * kSecond_ns;
+constexpr std::uint64_t kEndMax_ns = 2 * kSecond_ns;  // from SIGKILL to a dead child
+// For the kernel to put the new program's environment in place, which takes it microseconds.
+constexpr std::uint64_t kEnvironmentMax_ns = kSecond_ns;
+constexpr std::uint64_t kPauseFirst_ns = 50 * kMicrosecond_ns;
+constexpr std::uint64_t kPauseMax_ns = 10 * kMillisecond_ns;
 
 // The child shares our memory and our thread pointer while this thread runs on: a library call
 // that sets errno would set the caller's. So it makes system calls itself.
@@ -78,7 +90,7 @@ struct Child {
   int output;
   int error_output;
   pid_t parent;
-  const char* cwd;    // null: stay
+  const char* cwd;  // null: stay
   char* const* argv;
   char* const* envp;
   const char* const* programs;  // candidates in the order of PATH, null-terminated
@@ -106,7 +118,8 @@ MODELPOOL_IN_CHILD inline __attribute__((always_inline)) long address_of(const v
 MODELPOOL_IN_CHILD int run_child(void* argument) {
   const Child& child = *static_cast<const Child*>(argument);
   volatile std::uint32_t* gate = reinterpret_cast<volatile std::uint32_t*>(&child.handshake->gate);
-  volatile std::uint32_t* progress = reinterpret_cast<volatile std::uint32_t*>(&child.handshake->progress);
+  volatile std::uint32_t* progress =
+      reinterpret_cast<volatile std::uint32_t*>(&child.handshake->progress);
 
   raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
   if (raw_syscall(SYS_getppid) != child.parent) exit_child();
@@ -135,8 +148,8 @@ MODELPOOL_IN_CHILD int run_child(void* argument) {
     raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, address_of(&none), 0, 8);
     error = -ENOENT;
     for (const char* const* program = child.programs; *program != nullptr; ++program) {
-      const long result =
-          raw_syscall(SYS_execve, address_of(*program), address_of(child.argv), address_of(child.envp));
+      const long result = raw_syscall(SYS_execve, address_of(*program), address_of(child.argv),
+                                      address_of(child.envp));
       if (result != -ENOENT && result != -ENOTDIR) error = result;
       if (result != -ENOENT && result != -ENOTDIR && result != -EACCES) break;
     }
@@ -205,41 +218,150 @@ std::vector<Pointer> pointers(const std::vector<std::string>& strings) {
   return result;
 }
 
-// Opens a file for the child, above the descriptors that it will be moved to.
-Result<Fd> open_for_child(const std::string& path, int flags) {
-  Fd fd(open(path.c_str(), flags | O_CLOEXEC | O_NOCTTY, 0600));
+// Above the descriptors that the child will move it to.
+Result<Fd> moved_up(Fd fd, const std::string& path) {
   if (!fd) return fail_errno(errno, "open " + escape(path));
   Fd high(fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
   if (!high) return fail_errno(errno, "open " + escape(path));
   return high;
 }
 
-std::uint32_t packed_exit(const siginfo_t& info) {
-  return info.si_code == CLD_EXITED ? pack_exit(ExitKind::kExited, static_cast<std::uint32_t>(info.si_status))
-                                    : pack_exit(ExitKind::kSignalled, static_cast<std::uint32_t>(info.si_status));
+Result<Fd> open_null(int flags) {
+  return moved_up(Fd(open("/dev/null", flags | O_CLOEXEC)), "/dev/null");
 }
 
-// Does the child run the new program, with its environment in place?
-bool has_executed(pid_t pid) {
-  constexpr unsigned long kForkedNotExecuted = 0x40;  // PF_FORKNOEXEC, in the flags of proc(5) stat
+// A file for the child to append to. Opened without waiting: a FIFO would keep us until somebody
+// reads it.
+Result<Fd> open_output(const std::string& path) {
+  const auto refuse = [&](const char* why) {
+    return fail(Errc::kInvalid,
+                "unable to append a backend's output to " + escape(path) + ": " + why);
+  };
+  constexpr int kFlags = O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
+  Fd fd(open(path.c_str(), kFlags, 0600));
+  struct stat file {};
+  if (!fd && errno == ENXIO && stat(path.c_str(), &file) == 0) {
+    if (S_ISFIFO(file.st_mode)) return refuse("nobody reads this FIFO; start its reader first");
+    if (S_ISSOCK(file.st_mode)) return refuse("it is a socket; name a file");
+    errno = ENXIO;
+  }
+  auto output = moved_up(std::move(fd), path);
+  if (!output) return output;
+  if (fstat(output->get(), &file) != 0) return fail_errno(errno, "look at " + escape(path));
+  if (!S_ISREG(file.st_mode) && !S_ISCHR(file.st_mode) && !S_ISFIFO(file.st_mode)) {
+    return refuse("it is neither a file nor a terminal nor a FIFO; name a file");
+  }
+  const int flags = fcntl(output->get(), F_GETFL);
+  if (flags < 0 || fcntl(output->get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
+    return fail_errno(errno, "open " + escape(path));
+  }
+  return output;
+}
+
+std::uint32_t packed_exit(const siginfo_t& info) {
+  return info.si_code == CLD_EXITED
+             ? pack_exit(ExitKind::kExited, static_cast<std::uint32_t>(info.si_status))
+             : pack_exit(ExitKind::kSignalled, static_cast<std::uint32_t>(info.si_status));
+}
+
+// condition() again and again, with pauses that grow, until it is true or the time is over.
+template <class Condition>
+bool becomes_true(std::uint64_t within_ns, const Condition& condition) {
+  const std::uint64_t until = now_ns() + within_ns;
+  for (std::uint64_t pause = kPauseFirst_ns; !condition();
+       pause = std::min(2 * pause, kPauseMax_ns)) {
+    if (now_ns() >= until) return false;
+    const timespec moment{0, static_cast<long>(pause)};
+    nanosleep(&moment, nullptr);
+  }
+  return true;
+}
+
+// Does the child run the new program, with its environment in place? An exec replaces the memory
+// first and lays the environment out after; until then its end in proc(5) stat is 0. It is not 0 for
+// a program with an empty environment, and 0 for ever where the first thread has left.
+bool shows_its_environment(pid_t pid) {
+  constexpr unsigned long kForkedNotExecuted = 0x40;  // PF_FORKNOEXEC
+  constexpr std::size_t kState = 0, kFlags = 6, kEnvironmentEnd = 48;
   std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
   const std::string text{std::istreambuf_iterator<char>(stat), {}};
-  unsigned long flags = 0;
   const std::size_t end_of_name = text.rfind(')');
-  if (end_of_name == std::string::npos ||
-      std::sscanf(text.c_str() + end_of_name + 1, " %*c %*d %*d %*d %*d %*d %lu", &flags) != 1) {
-    return true;  // not to be seen: then nobody else sees it either
-  }
-  if (flags & kForkedNotExecuted) return false;
-  std::ifstream environment("/proc/" + std::to_string(pid) + "/environ");
-  return !environment || environment.peek() != std::ifstream::traits_type::eof();
+  if (end_of_name == std::string::npos) return true;  // not to be seen: nobody else sees it either
+  std::istringstream rest(text.substr(end_of_name + 1));
+  const std::vector<std::string> fields{std::istream_iterator<std::string>(rest), {}};
+  if (fields.size() <= kEnvironmentEnd) return true;
+  if (fields[kState] == "Z" || fields[kState] == "X") return true;
+  if (std::strtoul(fields[kFlags].c_str(), nullptr, 10) & kForkedNotExecuted) return false;
+  if (fields[kEnvironmentEnd] != "0") return true;
+  return !std::ifstream("/proc/" + std::to_string(pid) + "/environ");  // hidden: 0 says nothing
 }
 
-void end_child(pid_t pid) {
-  kill(pid, SIGKILL);  // our own child, not reaped yet: the PID is its
-  siginfo_t info;
-  while (waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED) != 0 && errno == EINTR) {
+// Ends our own child, which is not reaped yet, so the PID is its. False: it does not die.
+bool end_child(pid_t pid) {
+  kill(pid, SIGKILL);
+  return becomes_true(kEndMax_ns, [pid] {
+    siginfo_t info{};
+    const int result = waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG);
+    return result == 0 ? info.si_pid == pid : errno != EINTR;  // ECHILD: reaped by the application
+  });
+}
+
+// What parent and child share, and the child's stack. A child that does not die, in a file system that does not
+// answer, keeps it.
+struct Launch {
+  std::vector<std::string> programs, argv, env;
+  std::vector<const char*> program_pointers;
+  std::vector<char*> argv_pointers, env_pointers;
+  std::string cwd;
+  Handshake handshake;
+  Child child{};
+  void* stack = MAP_FAILED;
+
+  ~Launch() {
+    if (stack != MAP_FAILED) munmap(stack, kChildStack_bytes);
   }
+};
+
+// Ends the child, after which nobody uses what it shares with us.
+void end_launch(pid_t pid, std::unique_ptr<Launch> launch) {
+  if (!end_child(pid)) static_cast<void>(launch.release());
+}
+
+Result<> check_command(const std::vector<std::string>& argv, const SpawnOptions& options) {
+  if (argv.empty() || argv[0].empty()) {
+    return fail(Errc::kInvalid, "unable to start a backend: no program is named");
+  }
+  const auto has_nul = [](const std::string& text) { return text.find('\0') != std::string::npos; };
+  if (std::any_of(argv.begin(), argv.end(), has_nul) || has_nul(options.cwd) ||
+      has_nul(options.output) || has_nul(options.error_output)) {
+    return fail(Errc::kInvalid,
+                "unable to start a backend: an argument or a path contains a NUL byte");
+  }
+  for (const std::string& entry : options.env) {
+    const std::size_t equals = entry.find('=');
+    if (equals == 0 || equals == std::string::npos || has_nul(entry)) {
+      return fail(Errc::kInvalid, "unable to start a backend: " + quote(entry) +
+                                      " in its environment is not NAME=VALUE");
+    }
+  }
+  return {};
+}
+
+Error why_not_executed(const Launch& launch, std::uint32_t progress) {
+  const std::string program = escape(launch.argv[0]);
+  const std::string there = launch.cwd.empty() ? "" : " in " + escape(launch.cwd);
+  if (progress == Handshake::kHere) {
+    return {Errc::kSpawnFailed,
+            "unable to execute " + program + there + ": it did not begin within " +
+                format_duration(kExecuteMax_ns) + "; look at the file system it lies on",
+            0, 0};
+  }
+  const int error = static_cast<int>(progress & 0xffff);
+  Error failure = progress & Handshake::kFailedCwd
+                      ? fail_errno(error, "start " + program + there).value()
+                      : fail_errno(error, "execute " + program).value();
+  failure.code = Errc::kSpawnFailed;
+  return failure;
 }
 
 }  // namespace
@@ -247,85 +369,79 @@ void end_child(pid_t pid) {
 Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
                                   const std::function<Result<>(const ProcessIdentity&)>& at_gate,
                                   const std::function<void()>& on_failed_exec) {
-  if (argv.empty() || argv[0].empty()) {
-    return fail(Errc::kInvalid, "unable to start a backend: no program is named");
-  }
-  for (const std::string& entry : options.env) {
-    const std::size_t equals = entry.find('=');
-    if (equals == 0 || equals == std::string::npos || entry.find('\0') != std::string::npos) {
-      return fail(Errc::kInvalid, "unable to start a backend: " + quote(entry) +
-                                      " in its environment is not NAME=VALUE");
-    }
-  }
-  const std::vector<std::string> programs = candidates(argv[0]);
-  const std::vector<std::string> env = environment(options.env);
-  const auto program_pointers = pointers<const char*>(programs);
-  const auto argv_pointers = pointers<char*>(argv);
-  const auto env_pointers = pointers<char*>(env);
+  if (auto ok = check_command(argv, options); !ok) return fail(ok.error());
+  auto launch = std::make_unique<Launch>();
+  launch->programs = candidates(argv[0]);
+  launch->argv = argv;
+  launch->env = environment(options.env);
+  launch->cwd = options.cwd;
+  launch->program_pointers = pointers<const char*>(launch->programs);
+  launch->argv_pointers = pointers<char*>(launch->argv);
+  launch->env_pointers = pointers<char*>(launch->env);
 
-  auto input = open_for_child("/dev/null", O_RDONLY);
+  auto input = open_null(O_RDONLY);
   if (!input) return fail(input.error());
-  const int append = O_WRONLY | O_APPEND | O_CREAT;
-  auto output = options.output.empty() ? open_for_child("/dev/null", O_WRONLY) : open_for_child(options.output, append);
+  auto output = options.output.empty() ? open_null(O_WRONLY) : open_output(options.output);
   if (!output) return fail(output.error());
   Fd error_output;
   if (!options.error_output.empty()) {
-    auto opened = open_for_child(options.error_output, append);
+    auto opened = open_output(options.error_output);
     if (!opened) return fail(opened.error());
     error_output = std::move(*opened);
   }
 
-  Handshake handshake;
-  Child child{&handshake, input->get(), output->get(), error_output ? error_output.get() : output->get(),
-              getpid(), options.cwd.empty() ? nullptr : options.cwd.c_str(),
-              argv_pointers.data(), env_pointers.data(), program_pointers.data()};
-  void* stack = mmap(nullptr, kChildStack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (stack == MAP_FAILED) return fail_errno(errno, "allocate a stack");
+  Handshake& handshake = launch->handshake;
+  launch->child = {&handshake,
+                   input->get(),
+                   output->get(),
+                   error_output ? error_output.get() : output->get(),
+                   getpid(),
+                   launch->cwd.empty() ? nullptr : launch->cwd.c_str(),
+                   launch->argv_pointers.data(),
+                   launch->env_pointers.data(),
+                   launch->program_pointers.data()};
+  launch->stack = mmap(nullptr, kChildStack_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (launch->stack == MAP_FAILED) return fail_errno(errno, "allocate a stack");
   int pid;
   int clone_error;
   {
     const BlockedSignals blocked;
-    pid = clone(run_child, static_cast<char*>(stack) + kChildStack_bytes, CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD,
-                &child, nullptr, nullptr, &handshake.progress);
+    pid = clone(run_child, static_cast<char*>(launch->stack) + kChildStack_bytes,
+                CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD, &launch->child, nullptr, nullptr,
+                &handshake.progress);
     clone_error = errno;
   }
-  // Unmapped only when the child is out of it.
-  const auto free_stack = [&] { munmap(stack, kChildStack_bytes); };
-  if (pid < 0) {
-    free_stack();
-    return fail_errno(clone_error, "start a process");
-  }
+  if (pid < 0) return fail_errno(clone_error, "start a process");
 
   auto handle = ProcessHandle::open(pid);
   Result<> recorded = handle ? at_gate(handle->identity()) : fail(handle.error());
   if (!recorded) {
-    end_child(pid);
-    free_stack();
+    end_launch(pid, std::move(launch));
     return fail(recorded.error());
   }
   handshake.gate.store(1, std::memory_order_seq_cst);
   futex_wake_all(handshake.gate);
+  const std::uint64_t until = now_ns() + kExecuteMax_ns;
   std::uint32_t progress;
-  while ((progress = handshake.progress.load(std::memory_order_seq_cst)) == Handshake::kHere) {
-    futex_wait(handshake.progress, Handshake::kHere, kNever_ns);
+  while ((progress = handshake.progress.load(std::memory_order_seq_cst)) == Handshake::kHere &&
+         now_ns() < until) {
+    futex_wait(handshake.progress, Handshake::kHere, until);
   }
   if (progress != 0) {
+    Error failure = why_not_executed(*launch, progress);
     on_failed_exec();
-    end_child(pid);
-    free_stack();
-    const int error = static_cast<int>(progress & 0xffff);
-    Error failure = progress & Handshake::kFailedCwd
-                        ? fail_errno(error, "start " + escape(argv[0]) + " in " + escape(options.cwd)).value()
-                        : fail_errno(error, "execute " + escape(argv[0])).value();
-    failure.code = Errc::kSpawnFailed;
+    end_launch(pid, std::move(launch));
     return fail(std::move(failure));
   }
-  free_stack();
+  const bool has_environment = !launch->env.empty();
+  launch.reset();
   // It has left our memory; a moment later the new program carries its environment, by which others
-  // know whose it is.
-  while (!env.empty() && handle->liveness() == Liveness::kAlive && !has_executed(pid)) {
-    const timespec moment{0, 50'000};
-    nanosleep(&moment, nullptr);
+  // know whose it is. Without it nothing is lost: they know it by its group.
+  if (has_environment) {
+    becomes_true(kEnvironmentMax_ns, [&] {
+      return handle->liveness() != Liveness::kAlive || shows_its_environment(pid);
+    });
   }
   return std::move(*handle);
 }
@@ -349,12 +465,14 @@ void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on
         siginfo_t info{};
         int result;
         do {
-          result = waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()), &info, WEXITED | WNOWAIT);
+          result = waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()),
+                          &info, WEXITED | WNOWAIT);
         } while (result != 0 && errno == EINTR);
         // The application may reap children itself: then how it ended stays unknown.
         if (result != 0) return nullptr;
         mine->on_exit(packed_exit(info));
-        while (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()), &info, WEXITED) != 0 &&
+        while (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()), &info,
+                      WEXITED) != 0 &&
                errno == EINTR) {
         }
         return nullptr;

@@ -9,8 +9,13 @@
 //
 // Crash: before record_start the child dies by its parent's death; after it the slot names it.
 //
-// Errors: kSpawnFailed with the program and the reason (not found, not executable), kInvalid (no
-// program, an environment entry that is not NAME=VALUE), kSystem.
+// Time: bounded. A file is opened without waiting for who reads it, and a child that has not
+// executed its program within 10 s is ended.
+//
+// Errors: kSpawnFailed with the program and the reason (not found, not executable, no such working
+// directory), kInvalid (no program, an environment entry that is not NAME=VALUE, an output that is
+// no file, a FIFO that nobody reads), kSystem (an output that cannot be opened, no descriptors, no
+// memory). Nothing runs after an error.
 #pragma once
 
 #include <functional>
@@ -25,8 +30,9 @@ namespace modelpool {
 struct SpawnOptions {
   std::vector<std::string> env;  // "NAME=value", added to or replacing the caller's environment
   std::string cwd;               // empty: the caller's
-  std::string output;            // file that stdout and stderr are appended to; empty: /dev/null
-  std::string error_output;      // another one for stderr; empty: as stdout
+  // Appended to: a file, a terminal, or a FIFO that somebody reads. Empty: /dev/null.
+  std::string output;        // stdout and stderr
+  std::string error_output;  // another one for stderr; empty: as stdout
 };
 
 // `at_gate` runs while the child waits; an error from it ends the child and is returned.

@@ -203,9 +203,11 @@ struct alignas(kCacheLine_bytes) WorkerRecord {
 // Low half of BackendRecord::traits.
 inline constexpr std::uint32_t kTraitExternal = 1;  // has no process of ours: counted, never signalled
 inline constexpr std::uint32_t kTraitToken = 2;     // carries MODELPOOL_BACKEND in its environment
+inline constexpr std::uint32_t kTraitUnproved = 4;  // whose listener answers could not be told
 
 inline constexpr std::uint32_t kLoadFailed = 1;  // the text is why; the model cools down
 inline constexpr std::uint32_t kLoadLost = 2;    // its loader died
+inline constexpr std::uint32_t kLoadEnded = 3;  // ended on request or with the pool: nothing failed
 
 // Why a backend is being closed or stopped, and how far that is. Written by the coordinator only.
 struct StopRecord {
@@ -224,7 +226,7 @@ struct StopRecord {
   std::uint64_t lease_word = 0;      // its word
   std::uint64_t lease_stamp_ns = 0;  // the start or progress that was too old
   std::uint32_t worker_pid = 0;
-  std::uint32_t failed = 0;          // kLoadFailed, kLoadLost; 0: it was ready before
+  std::uint32_t failed = 0;          // kLoadFailed and its like; 0: it was ready before
   std::uint64_t for_arrival = 0;     // the waiter room is made for, 0 = none
   std::array<char, 32> tag{};        // NUL-terminated
   std::array<char, 320> text{};      // evidence or error, NUL-terminated

@@ -202,13 +202,17 @@ class SharedText {
     }
   }
   std::string load() const {
-    char raw[Bytes];
+    std::array<char, Bytes> raw;
+    return std::string(load(&raw));
+  }
+  // Without allocating: under the mutex.
+  std::string_view load(std::array<char, Bytes>* raw) const {
     for (std::size_t i = 0; i < Bytes / 8; ++i) {
       const std::uint64_t word = words_[i].load(std::memory_order_acquire);
-      std::memcpy(raw + 8 * i, &word, 8);
+      std::memcpy(raw->data() + 8 * i, &word, 8);
     }
-    raw[Bytes - 1] = 0;
-    return raw;
+    raw->back() = 0;
+    return raw->data();
   }
   bool equals(std::string_view text) const {
     if (text.size() >= Bytes) return false;

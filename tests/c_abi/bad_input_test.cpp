@@ -7,8 +7,11 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <functional>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "c_pool.hpp"
 #include "support/process.hpp"
@@ -42,6 +45,7 @@ std::vector<Call> pool_calls() {
       {"pin", [](auto id, auto* e) { return modelpool_pin({id}, "m", e); }},
       {"unpin", [](auto id, auto* e) { return modelpool_unpin({id}, "m", e); }},
       {"evict", [](auto id, auto* e) { return modelpool_evict({id}, "m", 0, e); }},
+      {"reset", [](auto id, auto* e) { return modelpool_reset({id}, "m", e); }},
       {"set", [](auto id, auto* e) { return modelpool_set({id}, "max_backends", "1", e); }},
       {"get", [](auto id, auto* e) { return modelpool_get({id}, "max_backends", value, 64, e); }},
       {"limit", [](auto id, auto* e) { return modelpool_limit({id}, &limit, e); }},
@@ -83,6 +87,7 @@ std::vector<Call> ticket_calls() {
       {"started", [](auto id, auto* e) { return modelpool_started({id}, 1, e); }},
       {"ready", [](auto id, auto* e) { return modelpool_ready({id}, "a:1", nullptr, &lease, e); }},
       {"fail", [](auto id, auto* e) { return modelpool_fail({id}, "why", e); }},
+      {"give_back", [](auto id, auto* e) { return modelpool_give_back({id}, e); }},
   };
 }
 
@@ -522,14 +527,12 @@ TEST_F(BadInput, OneLeaseEndsOnceWhoeverReleasesIt) {
 
 TEST_F(BadInput, ATicketInUseByAnotherThreadIsBusy) {
   const modelpool_ticket ticket = ticket_on(pool_, "m");
-  const std::string log = scratch_.path("log");
-  ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);  // to open it takes until somebody reads
-  std::thread spawns([&] {
-    const char* const program[] = {"true", nullptr};
-    modelpool_spawn_options options = MODELPOOL_SPAWN_OPTIONS_INIT;
-    options.output = log.c_str();
-    EXPECT_EQ(modelpool_spawn(ticket, program, &options, nullptr, nullptr), MODELPOOL_OK);
-  });
+  const auto segment = Segment::attach("default", {scratch_.dir(), false, {}, nullptr});
+  ASSERT_TRUE(segment);
+  std::optional<LockGuard> lock = std::move((*segment)->lock_structure().value());
+  modelpool_code failed = MODELPOOL_OK;
+  std::thread fails(
+      [&] { failed = modelpool_fail(ticket, "no", nullptr); });  // waits for the mutex
   modelpool_ticket_info info = MODELPOOL_TICKET_INFO_INIT;
   EXPECT_TRUE(
       eventually([&] { return modelpool_ticket_get(ticket, &info, nullptr) == MODELPOOL_BUSY; }));
@@ -537,9 +540,68 @@ TEST_F(BadInput, ATicketInUseByAnotherThreadIsBusy) {
     EXPECT_EQ(call.run(ticket.id, &error_), MODELPOOL_BUSY) << call.name;
     EXPECT_NE(std::string(error_.text).find("another thread"), std::string::npos);
   }
-  const Fd reader(open(log.c_str(), O_RDONLY | O_CLOEXEC));
-  spawns.join();
-  EXPECT_EQ(modelpool_fail(ticket, nullptr, &error_), MODELPOOL_OK) << error_.text;
+  fails.join();
+  EXPECT_EQ(failed, MODELPOOL_BUSY) << "the mutex was not let go";
+  lock.reset();
+  EXPECT_EQ(modelpool_fail(ticket, "no", &error_), MODELPOOL_OK) << error_.text;
+}
+
+// A caller that was built before the structure grew.
+TEST_F(BadInput, OptionsOfAnOlderHeaderAreTaken) {
+  const modelpool_ticket ticket = ticket_on(pool_, "m");
+  modelpool_ready_options options = MODELPOOL_READY_OPTIONS_INIT;
+  options.external = 1;
+  options.struct_bytes = offsetof(modelpool_ready_options, any_listener);
+  options.any_listener = 77;  // not the structure's
+  modelpool_lease lease;
+  ASSERT_EQ(modelpool_ready(ticket, "a:1", &options, &lease, &error_), MODELPOOL_OK) << error_.text;
+  EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
+  const modelpool_ticket other = ticket_on(pool_, "n");
+  options.struct_bytes -= 1;
+  EXPECT_EQ(modelpool_ready(other, "a:2", &options, &lease, &error_), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_give_back(other, &error_), MODELPOOL_OK);
+}
+
+TEST_F(BadInput, NumbersAtTheirEndsAreTakenOrRefusedByName) {
+  modelpool_grant grant;
+  for (const std::int64_t ms : {INT64_MIN, INT64_C(-1), INT64_MAX, INT64_C(315'360'000'001)}) {
+    EXPECT_EQ(modelpool_acquire(pool_, "m", ms, nullptr, &grant, &error_), MODELPOOL_INVALID) << ms;
+    EXPECT_NE(std::string(error_.text).find("10 years"), std::string::npos) << error_.text;
+    modelpool_acquire_options options = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+    options.busy_timeout_ms = ms;
+    EXPECT_EQ(modelpool_acquire(pool_, "m", 0, &options, &grant, &error_), MODELPOOL_INVALID) << ms;
+  }
+  const modelpool_ticket ticket = ticket_on(pool_, "m");
+  modelpool_acquire_options options = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+  options.expected_bytes = UINT64_MAX;
+  options.priority = UINT64_MAX;
+  options.busy_timeout_ms = 315'360'000'000;
+  modelpool_wait wait;
+  ASSERT_EQ(modelpool_begin(pool_, "m", 315'360'000'000, &options, &wait, &error_), MODELPOOL_OK);
+  ASSERT_EQ(modelpool_poll(wait, &grant, &error_), MODELPOOL_OK) << error_.text;
+  EXPECT_EQ(grant.kind, MODELPOOL_GRANTED_NOTHING);
+  modelpool_waiter row{};
+  std::size_t count = 0;
+  ASSERT_EQ(modelpool_list_waiters(pool_, &row, sizeof row, 1, &count, &error_), MODELPOOL_OK);
+  ASSERT_EQ(count, 1u);
+  EXPECT_EQ(row.expected_bytes, INT64_MAX);  // it read as unknown
+  EXPECT_EQ(row.priority, UINT64_MAX);
+  EXPECT_GT(row.left_ms, 315'359'000'000);
+  EXPECT_EQ(modelpool_cancel(wait), MODELPOOL_OK);
+  modelpool_ready_options ready = MODELPOOL_READY_OPTIONS_INIT;
+  ready.external = 1;
+  ready.size_bytes = UINT64_MAX;
+  ready.device_mask = UINT64_MAX;
+  modelpool_lease lease;
+  ASSERT_EQ(modelpool_ready(ticket, "a:1", &ready, &lease, &error_), MODELPOOL_OK) << error_.text;
+  modelpool_backend backend{};
+  ASSERT_EQ(modelpool_list_backends(pool_, &backend, sizeof backend, SIZE_MAX / sizeof backend,
+                                    &count, &error_),
+            MODELPOOL_OK);
+  EXPECT_EQ(backend.size_bytes, INT64_MAX);
+  EXPECT_EQ(backend.device_mask, UINT64_MAX);
+  EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_free_port(nullptr, &error_), MODELPOOL_INVALID);
 }
 
 TEST_F(BadInput, OneTicketIsUsedUpByOneThread) {

@@ -70,7 +70,7 @@ AT(modelpool_lease_info, address, 208);
 SIZE(modelpool_ticket_info, 208);
 AT(modelpool_ticket_info, struct_bytes, 0);
 AT(modelpool_ticket_info, pid, 8);
-AT(modelpool_ticket_info, reserved, 12);
+AT(modelpool_ticket_info, waiting, 12);
 AT(modelpool_ticket_info, model, 16);
 
 SIZE(modelpool_spawn_options, 40);
@@ -80,7 +80,7 @@ AT(modelpool_spawn_options, cwd, 16);
 AT(modelpool_spawn_options, output, 24);
 AT(modelpool_spawn_options, error_output, 32);
 
-SIZE(modelpool_ready_options, 48);
+SIZE(modelpool_ready_options, 56);
 AT(modelpool_ready_options, struct_bytes, 0);
 AT(modelpool_ready_options, size_bytes, 8);
 AT(modelpool_ready_options, label, 16);
@@ -88,6 +88,8 @@ AT(modelpool_ready_options, device_mask, 24);
 AT(modelpool_ready_options, settings, 32);
 AT(modelpool_ready_options, pinned, 40);
 AT(modelpool_ready_options, external, 44);
+AT(modelpool_ready_options, any_listener, 48);
+AT(modelpool_ready_options, reserved, 52);
 
 SIZE(modelpool_status, 120);
 AT(modelpool_status, struct_bytes, 0);

@@ -1,9 +1,12 @@
 // What each function of the C interface does.
 #include <poll.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <string>
 #include <thread>
 
 #include "c_pool.hpp"
@@ -140,6 +143,65 @@ TEST(CInterface, AProgramThatCannotRunLeavesTheTicket) {
   EXPECT_NE(std::string(error.text).find("no program"), std::string::npos);
   EXPECT_GT(error.retry_after_ms, 0);
   EXPECT_EQ(grant.kind, MODELPOOL_GRANTED_NOTHING);
+}
+
+TEST(CInterface, ATicketGivenBackIsNoFailedLoadAndResetForgetsOne) {
+  const Scratch scratch;
+  const CPool pool(scratch, {"max_backends=0", "load_cooldown=1h..1h"});
+  modelpool_error error;
+  const modelpool_ticket ticket = ticket_on(pool, "m");
+  modelpool_wait wait;
+  modelpool_grant grant;
+  ASSERT_EQ(modelpool_begin(pool, "m", 30'000, nullptr, &wait, &error), MODELPOOL_OK);
+  ASSERT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_OK);
+  modelpool_ticket_info info = MODELPOOL_TICKET_INFO_INIT;
+  ASSERT_EQ(modelpool_ticket_get(ticket, &info, &error), MODELPOOL_OK);
+  EXPECT_EQ(info.waiting, 1);
+  EXPECT_EQ(modelpool_give_back(ticket, &error), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_give_back(ticket, &error), MODELPOOL_CLOSED);
+  ASSERT_EQ(modelpool_poll(wait, &grant, &error), MODELPOOL_OK) << error.text;
+  ASSERT_EQ(grant.kind, MODELPOOL_GRANTED_TICKET);
+  EXPECT_EQ(modelpool_fail(grant.ticket, "no", &error), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_acquire(pool, "m", 0, nullptr, &grant, &error), MODELPOOL_COOLING_DOWN);
+  EXPECT_EQ(modelpool_reset(pool, "m", &error), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_reset(pool, "", &error), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_give_back(ticket_on(pool, "m"), &error), MODELPOOL_OK);
+}
+
+TEST(CInterface, WhatTheCallerNamedWronglyLeavesTheTicketAndNothingWaits) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  const std::string fifo = scratch.path("fifo");
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  const modelpool_ticket ticket = ticket_on(pool, "m");
+  const char* const program[] = {"sleep", "60", nullptr};
+  modelpool_spawn_options options = MODELPOOL_SPAWN_OPTIONS_INIT;
+  modelpool_error error;
+  options.output = fifo.c_str();
+  EXPECT_EQ(modelpool_spawn(ticket, program, &options, nullptr, &error), MODELPOOL_INVALID);
+  EXPECT_NE(std::string(error.text).find("nobody reads this FIFO"), std::string::npos)
+      << error.text;
+  options.output = "/nonexistent/x";
+  EXPECT_EQ(modelpool_spawn(ticket, program, &options, nullptr, &error), MODELPOOL_SYSTEM);
+  EXPECT_EQ(error.system, ENOENT);
+  options.output = nullptr;
+  options.cwd = "/nonexistent";
+  EXPECT_EQ(modelpool_spawn(ticket, program, &options, nullptr, &error), MODELPOOL_SPAWN_FAILED);
+  modelpool_ticket_info info = MODELPOOL_TICKET_INFO_INIT;
+  EXPECT_EQ(modelpool_ticket_get(ticket, &info, &error), MODELPOOL_OK);
+  EXPECT_EQ(info.pid, 0);
+  EXPECT_EQ(modelpool_give_back(ticket, &error), MODELPOOL_OK);
+}
+
+TEST(CInterface, GivesAFreePort) {
+  std::int32_t one = 0;
+  std::int32_t other = 0;
+  modelpool_error error;
+  ASSERT_EQ(modelpool_free_port(&one, &error), MODELPOOL_OK) << error.text;
+  ASSERT_EQ(modelpool_free_port(&other, nullptr), MODELPOOL_OK);
+  EXPECT_GT(one, 0);
+  EXPECT_LT(one, 65536);
+  EXPECT_NE(one, other);
 }
 
 TEST(CInterface, RegistersAProcessTheCallerStarted) {

@@ -105,6 +105,15 @@ void start_loading(Pool& pool, Forked::Child& child) {
   child.hear();
 }
 
+void load_to_be_evicted(Pool& pool, Forked::Child& child) {
+  const LoadTicket ticket = ticket_and_process(pool);
+  child.say("loading");
+  child.hear();
+  must(pool.evict(kFresh));
+  child.say("asked");
+  child.hear();
+}
+
 // Has one of each: a lease, a ticket and what it started, and a place in the line.
 void have_everything(Pool& pool, Forked::Child& child) {
   const Lease lease = lease_on(pool, "resident");
@@ -287,6 +296,24 @@ std::vector<Operation> worker_operations() {
              must(ticket.fail("why not"));
              ends();
            }},
+      {.name = "give-back",
+       .victim =
+           [](const Stage& stage) {
+             Pool pool = stage.attach();
+             LoadTicket ticket = ticket_and_process(pool);
+             begins();
+             must(ticket.give_back());
+             ends();
+           }},
+      {.name = "reset",
+       .victim =
+           [](const Stage& stage) {
+             Pool pool = stage.attach();
+             must(ticket_for(pool, kFresh).fail("why not"));
+             begins();
+             must(pool.reset(kFresh));
+             ends();
+           }},
       {.name = "touch",
        .victim =
            [](const Stage& stage) {
@@ -406,6 +433,11 @@ std::vector<Operation> judge_operations() {
        .victim = judge,
        .before = [](Stage& stage) { stage.add_helper(start_loading); },
        .at_mark = [](Stage& stage) { kill(process_of_fresh(stage), SIGKILL); },
+       .is_over = [](Stage& stage) { return is_in(stage, kFresh, BackendState::kGone); }},
+      {.name = "evict-load",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(load_to_be_evicted); },
+       .at_mark = [](Stage& stage) { tell(stage, 0, "evict"); },
        .is_over = [](Stage& stage) { return is_in(stage, kFresh, BackendState::kGone); }},
       {.name = "reap-worker",
        .victim = judge,

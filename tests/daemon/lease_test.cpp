@@ -1,4 +1,5 @@
 // `poolctl lease`: a command that runs while it holds a lease.
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -137,21 +138,95 @@ TEST_F(LeaseTest, InterruptedWhileItLoadsItEndsWhatItStarted) {
 // It was a failed load: the model cooled down for all because one was impatient.
 TEST_F(LeaseTest, TooImpatientForALoadItEndsWhatItStartedAndNothingCoolsDown) {
   start({"--load-cooldown", "1h..1h"});
-  RemoteWorker waiter(scratch_);
+  RemoteWorker next(scratch_);
   Program loader(
       argv({"m", "--start", backend("--load-time 1h"), "--timeout", "1s", "--", "true"}));
-  ASSERT_TRUE(wait_state("m", "starting"));
-  waiter.begin_acquire("m");
   EXPECT_EQ(loader.wait(), 124);
   EXPECT_THAT(loader.err(), AllOf(HasSubstr("within 1s"), HasSubstr("raise --timeout")));
-  EXPECT_EQ(waiter.hear(), "ticket");
+  EXPECT_EQ(next.acquire("m"), "ticket");
   EXPECT_EQ(processes_with_environment(token()).size(), 0u);
-  Program interrupted(
+}
+
+TEST_F(LeaseTest, InterruptedWhileItLoadsItLeavesTheLoadToWhoWaits) {
+  start({"--load-cooldown", "1h..1h"});
+  RemoteWorker waiter(scratch_);
+  Program loader(
       argv({"n", "--start", backend("--load-time 1h"), "--timeout", "20s", "--", "true"}));
   ASSERT_TRUE(wait_state("n", "starting"));
-  interrupted.signal(SIGINT);
-  EXPECT_EQ(interrupted.wait(), 128 + SIGINT);
-  EXPECT_EQ(waiter.acquire("n"), "ticket");
+  waiter.begin_acquire("n");
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  loader.signal(SIGINT);
+  EXPECT_EQ(loader.wait(), 128 + SIGINT);
+  EXPECT_EQ(waiter.hear(), "ticket");
+}
+
+// Each client began a load and threw it away.
+TEST_F(LeaseTest, P4PastItsOwnTimeoutItLoadsOnForThoseWhoWait) {
+  start();
+  RemoteWorker waiter(scratch_);
+  Program loader(argv({"m", "--start", backend("--load-time 1500ms"), "--ready", "http:/health",
+                       "--timeout", "500ms", "--", "echo", "ran"}));
+  ASSERT_TRUE(wait_state("m", "starting"));
+  waiter.begin_acquire("m");
+  EXPECT_EQ(waiter.hear(), "lease");
+  EXPECT_EQ(loader.wait(), 124);
+  EXPECT_THAT(loader.err(), AllOf(HasSubstr("within 500ms"), HasSubstr("for those who wait")));
+  EXPECT_EQ(loader.out(), "") << "its own time was over";
+  EXPECT_EQ(count_events("loaded", "m"), 1u);
+  EXPECT_EQ(entry("m")["in_flight"], 1);
+}
+
+TEST_F(LeaseTest, P4WhenNobodyWaitsAnyLongerItEndsTheLoad) {
+  start({"--load-cooldown", "1h..1h"});
+  RemoteWorker waiter(scratch_);
+  Program loader(
+      argv({"m", "--start", backend("--load-time 1h"), "--timeout", "300ms", "--", "true"}));
+  ASSERT_TRUE(wait_state("m", "starting"));
+  waiter.begin_acquire("m", 1500);
+  EXPECT_EQ(waiter.hear(), "timeout");
+  EXPECT_EQ(loader.wait(), 124);
+  EXPECT_EQ(processes_with_environment(token()).size(), 0u);
+  EXPECT_EQ(waiter.acquire("m"), "ticket");
+}
+
+// The default of 30 s covered the load, too; and the wait for a load of somebody else's.
+TEST_F(LeaseTest, WithoutATimeoutALoadMayTakeLongerThanTheDefault) {
+  start();
+  const auto lease = [&] {
+    return argv(
+        {"m", "--start", backend("--load-time 33s"), "--ready", "http:/health", "--", "true"});
+  };
+  Program loader(lease());
+  ASSERT_TRUE(wait_state("m", "starting"));
+  Program waiter(lease());
+  EXPECT_EQ(loader.wait(), 0) << loader.err();
+  EXPECT_EQ(waiter.wait(), 0) << waiter.err();
+  EXPECT_EQ(count_events("loaded", "m"), 1u);
+}
+
+TEST_F(LeaseTest, ACommandLineMayBeginWithVariablesOrBeSeveralCommands) {
+  start();
+  const auto command_of = [&](const std::string& model, const std::string& start) {
+    const Finished done = lease({model, "--start", start, "--timeout", "20s", "--", "sh", "-c",
+                                 "tr '\\0' ' ' < /proc/$MODELPOOL_PID/cmdline"});
+    EXPECT_EQ(done.code, 0) << start << ": " << done.err;
+    return done.out.substr(0, done.out.find(" --port"));
+  };
+  const std::string server = MODELPOOL_DEMO_BACKEND;
+  EXPECT_EQ(command_of("plain", backend()), server);
+  EXPECT_EQ(command_of("variable", "CUDA_VISIBLE_DEVICES=0 " + backend()), server);
+  EXPECT_EQ(command_of("variables", "A='b c' B=\"$HOME\" " + backend() + " # {port}"), server);
+  EXPECT_EQ(command_of("redirected", backend() + " 2>&1 </dev/null"), server);
+  EXPECT_EQ(command_of("exec", "cd /tmp && exec " + backend()), server);
+  EXPECT_NE(command_of("list", "cd / && " + backend()), "");
+  EXPECT_NE(command_of("sequence", "true; " + backend()), "");
+  const pid_t pid = entry("variable")["pid"].get<pid_t>();
+  EXPECT_EQ(read_environment(pid, "CUDA_VISIBLE_DEVICES"), "0");
+  // All of them end, with or without a shell in between.
+  for (const char* model : {"plain", "list", "sequence"}) {
+    EXPECT_EQ(poolctl(scratch_, {"evict", model}).code, 0);
+  }
+  EXPECT_TRUE(settles());
 }
 
 TEST_F(LeaseTest, InterruptedWhileItWaitsItLeavesTheLine) {
@@ -274,14 +349,97 @@ TEST_F(LeaseTest, P13ACommandThatCannotRunIs126AndOneThatIsNotFound127AndNothing
 }
 
 TEST_F(LeaseTest, AServerThatIsNotOursOnThatAddressIsNotTakenForTheBackend) {
-  start();
+  start({"--load-cooldown", "1h..1h"});
   int port = 0;
   Program squatter(backend_argv(&port));
   ASSERT_TRUE(eventually([&] { return listens(port); }));
-  const Finished done = lease({"m", "--start", "sleep 600", "--address",
-                               "127.0.0.1:" + std::to_string(port), "--", "true"});
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+  const Finished done = lease({"m", "--start", "sleep 600", "--address", address, "--", "true"});
   EXPECT_EQ(done.code, 124);
   EXPECT_THAT(done.err, HasSubstr("another process already listens"));
+  EXPECT_EQ(lease({"m", "--start", backend(), "--", "true"}).code, 0) << "it was no failed load";
+}
+
+// It answers where the backend should, and came after the load began.
+TEST_F(LeaseTest, AnAnswerFromAnotherProcessIsNotTakenForTheBackends) {
+  start({"--load-cooldown", "1h..1h"});
+  int port = 0;
+  const std::vector<std::string> squat = backend_argv(&port);
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+  for (const char* check : {"tcp", "http:/health"}) {
+    Program loader(argv({"m", "--start", "sleep 600", "--address", address, "--ready", check,
+                         "--timeout", "1500ms", "--", "echo", "ran"}));
+    ASSERT_TRUE(wait_state("m", "starting"));
+    Program squatter(squat);
+    EXPECT_EQ(loader.wait(), 124) << check;
+    EXPECT_EQ(loader.out(), "");
+    EXPECT_THAT(loader.err(),
+                HasSubstr("answers process " + std::to_string(squatter.pid()) + " (demo_backend)"));
+  }
+  Program squatter(squat);
+  Program trusting(argv({"m", "--start", "sleep 600", "--address", "127.0.0.1:1", "--ready",
+                         "delay:100ms", "--", "echo", "ran"}));
+  EXPECT_EQ(trusting.wait(), 0) << trusting.err() << "nothing has cooled down";
+  EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
+  ASSERT_TRUE(eventually([&] { return listens(port); }));
+  const std::vector<std::string> by_proxy{"m",     "--start", "sleep 600",  "--address",
+                                          address, "--ready", "delay:100ms"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = by_proxy;
+    all.insert(all.end(), more.begin(), more.end());
+    return lease(all);
+  };
+  EXPECT_EQ(with({"--", "echo", "ran"}).out, "");
+  EXPECT_EQ(with({"--any-listener", "--", "echo", "ran"}).out, "ran\n");
+}
+
+TEST_F(LeaseTest, P13TwoModelsAtOneAddressAreNotBothServed) {
+  start();
+  int port = 0;
+  const std::vector<std::string> server = backend_argv(&port);
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+  ASSERT_EQ(lease({"a", "--start",
+                   std::string(MODELPOOL_DEMO_BACKEND) + " --port " + std::to_string(port),
+                   "--address", address, "--", "true"})
+                .code,
+            0);
+  const Finished second =
+      lease({"b", "--start", "sleep 600", "--address", "localhost:" + std::to_string(port),
+             "--ready", "delay:50ms", "--any-listener", "--", "echo", "ran"});
+  EXPECT_NE(second.code, 0);
+  EXPECT_EQ(second.out, "");
+  EXPECT_THAT(second.err, AllOf(HasSubstr("a is served at"), HasSubstr("address of its own")));
+  EXPECT_TRUE(wait_state("b", ""));
+  EXPECT_EQ(state("a"), "ready");
+}
+
+// One client's typo: the model cooled down for all.
+TEST_F(LeaseTest, P13WhatItWasToldWrongFailsNoLoad) {
+  start({"--load-cooldown", "1h..1h"});
+  const std::string fifo = scratch_.path("fifo");
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  RemoteWorker waiter(scratch_);
+  for (const std::string& log : {std::string("/nonexistent/x"), scratch_.dir(), fifo}) {
+    const Finished done = lease({"m", "--start", backend(), "--log", log, "--", "true"});
+    EXPECT_EQ(done.code, 125) << log;
+    EXPECT_THAT(done.err, HasSubstr(log));
+    EXPECT_EQ(waiter.acquire("m", 5000), "ticket") << log;
+    EXPECT_EQ(waiter.release("m"), "ok");
+  }
+  const Fd reader(open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  EXPECT_EQ(lease({"m", "--start", backend("--name m"), "--log", fifo, "--", "true"}).code, 0);
+  EXPECT_EQ(count_events("load_failed"), 0u);
+}
+
+TEST_F(LeaseTest, P13OutOfDescriptorsItsLoadIsGivenBack) {
+  start({"--load-cooldown", "1h..1h"});
+  const std::string command = "ulimit -n 9; exec " + std::string(MODELPOOL_POOLCTL) + " --dir " +
+                              scratch_.dir() + " lease m --start '" + backend() +
+                              "' --timeout 3s -- true";
+  const Finished done = run({"sh", "-c", command});
+  EXPECT_NE(done.code, 0) << "it had enough of them: lower the limit";
+  RemoteWorker next(scratch_);
+  EXPECT_EQ(next.acquire("m", 10'000), "ticket") << done.err;
 }
 
 TEST_F(LeaseTest, AKilledBackendIsNamedWhenTheCommandEnds) {

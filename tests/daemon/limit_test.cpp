@@ -359,6 +359,104 @@ TEST_F(LimitTest, ACoolDownEndsByItself) {
   EXPECT_TRUE(eventually([&] { return worker.acquire("bad") == "ticket"; }));
 }
 
+// Nothing took back a load under way.
+TEST_F(LimitTest, P4EvictEndsALoadWithoutACoolDownAndWhoWaitsLoadsAnew) {
+  start({"--load-cooldown", "1h..1h", "--stop-grace", "1s"});
+  RemoteWorker loader(scratch_);
+  RemoteWorker waiter(scratch_);
+  for (const std::string& model : {std::string("reserved"), std::string("starting")}) {
+    ASSERT_EQ(loader.acquire(model), "ticket");
+    if (model == "starting") {
+      ASSERT_THAT(loader.spawn_program(model, {"sleep", "600"}), HasSubstr("pid "));
+    }
+    waiter.begin_acquire(model);
+    ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+    const Finished evicted = poolctl(scratch_, {"evict", model});
+    EXPECT_EQ(evicted.code, 0) << evicted.err;
+    EXPECT_EQ(waiter.hear(), "ticket");
+    EXPECT_EQ(loader.ready(model), "ticket_lost");
+    EXPECT_THAT(loader.last_error(), HasSubstr("requested"));
+    const auto ended = wait_event("evicted", model);
+    EXPECT_EQ(ended["reason"], "requested");
+    EXPECT_EQ(ended["worker_pid"], loader.pid());
+    EXPECT_EQ(waiter.release(model), "ok");
+  }
+  EXPECT_EQ(processes_with_environment(token()).size(), 0u);
+  EXPECT_EQ(count_events("load_failed"), 0u);
+  EXPECT_TRUE(settles());
+}
+
+TEST_F(LimitTest, P4ATicketThatIsGivenBackIsNoFailedLoad) {
+  start({"--load-cooldown", "1h..1h", "--stop-grace", "1s"});
+  RemoteWorker loader(scratch_);
+  RemoteWorker waiter(scratch_);
+  ASSERT_EQ(loader.acquire("m"), "ticket");
+  ASSERT_THAT(loader.spawn_program("m", {"sleep", "600"}), HasSubstr("pid "));
+  waiter.begin_acquire("m");
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  EXPECT_EQ(loader.release("m"), "ok");
+  EXPECT_EQ(waiter.hear(), "ticket");
+  const auto ended = wait_event("evicted", "m");
+  EXPECT_EQ(ended["text"], "its loader gave it back");
+  EXPECT_EQ(count_events("load_failed"), 0u);
+}
+
+TEST_F(LimitTest, ResetAndAChangedSettingEndACoolDown) {
+  start({"--load-cooldown", "1h..1h"});
+  RemoteWorker worker(scratch_);
+  const auto fail = [&] {
+    EXPECT_EQ(worker.acquire("bad"), "ticket");
+    EXPECT_EQ(worker.fail("bad", "no"), "ok");
+    EXPECT_EQ(worker.acquire("bad"), "cooling_down");
+    EXPECT_THAT(worker.last_error(), HasSubstr("poolctl reset"));
+  };
+  fail();
+  const auto reset = poolctl_json(scratch_, {"reset", "bad"});
+  EXPECT_EQ(reset["failures"], 1);
+  EXPECT_GT(reset["cooldown_left_ms"], 3'500'000);
+  fail();
+  EXPECT_EQ(poolctl(scratch_, {"set", "load-cooldown=2h..2h"}).code, 0);
+  fail();
+  EXPECT_EQ(poolctl_json(scratch_, {"explain", "bad"})["history"]["failures_in_a_row"], 1);
+  // Without a coordinator, too; and of a model that nobody has heard of.
+  daemon().kill_now();
+  EXPECT_THAT(poolctl(scratch_, {"reset", "bad"}).out, HasSubstr("forgot 1 failed load of bad"));
+  EXPECT_EQ(worker.acquire("bad"), "ticket");
+  EXPECT_EQ(poolctl(scratch_, {"reset", "never-heard-of"}).code, 0);
+  EXPECT_EQ(poolctl(scratch_, {"reset"}).code, 2);
+  EXPECT_EQ(poolctl(scratch_, {"reset", std::string(192, 'm')}).code, 2);
+}
+
+TEST_F(LimitTest, AChangedConfigEndsTheCoolDownsItIsAbout) {
+  const std::string config = scratch_.path("config.toml");
+  write_file(config, "[pool]\nload_cooldown = \"1h..1h\"\n");
+  start({"--config", config});
+  RemoteWorker worker(scratch_);
+  for (const char* model : {"big-1", "small-1"}) {
+    ASSERT_EQ(worker.acquire(model), "ticket");
+    ASSERT_EQ(worker.fail(model, "no"), "ok");
+  }
+  write_file(config,
+             "[pool]\nload_cooldown = \"1h..1h\"\n"
+             "[[model]]\nmatch = \"big-*\"\nload_cooldown = \"1m..1m\"\n");
+  daemon().program().signal(SIGHUP);
+  EXPECT_TRUE(eventually([&] { return worker.acquire("big-1") == "ticket"; }));
+  EXPECT_EQ(worker.acquire("small-1"), "cooling_down");
+}
+
+// A load that ends with the pool has not failed: the next coordinator lets it begin at once.
+TEST_F(LimitTest, ALoadThatEndsWithThePoolDoesNotCoolDown) {
+  start({"--load-cooldown", "1h..1h", "--on-exit", "stop", "--stop-grace", "1s"});
+  RemoteWorker loader(scratch_);
+  ASSERT_EQ(loader.acquire("m"), "ticket");
+  ASSERT_THAT(loader.spawn_program("m", {"sleep", "600"}), HasSubstr("pid "));
+  daemon().program().signal(SIGTERM);
+  EXPECT_EQ(daemon().program().wait(), 0);
+  EXPECT_EQ(loader.ready("m"), "ticket_lost");
+  daemon().start();
+  EXPECT_EQ(loader.acquire("m"), "ticket") << loader.last_error();
+}
+
 TEST_F(LimitTest, WhenTooManyWaitTheAnswerComesAtOnce) {
   start({"--max-backends", "1", "--max-waiters", "1"});
   RemoteWorker holder(scratch_);

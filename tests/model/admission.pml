@@ -16,7 +16,7 @@
 #define KILLS 1
 #endif
 #ifndef EVENTS
-#define EVENTS 1          /* a load that times out, fails, or a waiter that gives up */
+#define EVENTS 1          /* a load that times out, fails or is given back, or a waiter that gives up */
 #endif
 #define TICKS 6
 
@@ -94,6 +94,7 @@ proctype Worker(byte me) {
   byte mine = 255;        /* arrival_, kNever without a row */
   byte s = 0; byte awaited = 0; byte seen = 0;
   byte tick = 0; bool turn = false; bool fresh = false;
+  byte before = 0;        /* what was on record before fail_load() */
 
 poll:
   atomic {                                                               /* read the word, then look */
@@ -211,11 +212,22 @@ load:
      wake_waiters(MODEL(me));
      atomic { may_die; failed[MODEL(me)] = seen };
 #else
-     atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> failed[MODEL(me)] = seen :: else fi };
+     /* fail_load(): the record and the transition in one hold, or neither */
+     atomic { mutex == 0 -> may_die; mutex = me + 1 };
+     atomic { may_die; before = failed[MODEL(me)];
+              if :: st[s] == LOADING && REF(s) == seen -> failed[MODEL(me)] = seen :: else fi };
+     atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> st[s] = STOPPING :: else -> failed[MODEL(me)] = before fi;
+              if :: REF(s) == seen && owner[s] == me + 1 -> owner[s] = 0 :: else fi;
+              before = 0 };
+     atomic { may_die; mutex = 0 };
+     wake_waiters(MODEL(me));
+#endif
+     atomic { may_die; bell = true; _answer[me] = FAILED };
+     goto leave
+  :: atomic { _events > 0 -> _events-- };                                /* give_back(): no text */
      atomic { may_die; if :: st[s] == LOADING && REF(s) == seen -> st[s] = STOPPING :: else fi;
               if :: REF(s) == seen && owner[s] == me + 1 -> owner[s] = 0 :: else fi };
      wake_waiters(MODEL(me));
-#endif
      atomic { may_die; bell = true; _answer[me] = FAILED };
      goto leave
   :: skip
@@ -253,7 +265,7 @@ dying:
   atomic {
     dead[me] = true;
     if :: mutex == me + 1 -> mutex = 0 :: else fi;
-    mine = 0; s = 0; awaited = 0; seen = 0; tick = 0; turn = false; fresh = false
+    mine = 0; s = 0; awaited = 0; seen = 0; tick = 0; turn = false; fresh = false; before = 0
   };
 over:
   skip
@@ -283,8 +295,12 @@ inline judge(s) {
   :: st[s] == LOADING && owner[s] != 0 && dead[owner[s] - 1] ->          /* a lost ticket: no text */
      atomic { may_die; if :: st[s] == LOADING && owner[s] != 0 && dead[owner[s] - 1] -> st[s] = STOPPING :: else fi };
      wake_waiters(model[s])
-  :: atomic { st[s] == LOADING && owner[s] != 0 && _events > 0 -> _events-- };   /* load_timeout: the text first */
-     atomic { may_die; if :: st[s] == LOADING -> failed[model[s]] = REF(s) :: else fi };
+  :: atomic { st[s] == LOADING && owner[s] != 0 && _events > 0 && mutex == 0 -> _events--; mutex = 4 };   /* load_timeout: fail_load() */
+     atomic { may_die; before = failed[model[s]]; if :: st[s] == LOADING -> failed[model[s]] = REF(s) :: else fi };
+     atomic { may_die; if :: st[s] == LOADING -> st[s] = STOPPING :: else -> failed[model[s]] = before fi; before = 0 };
+     atomic { may_die; mutex = 0 };
+     wake_waiters(model[s])
+  :: atomic { st[s] == LOADING && owner[s] != 0 && _events > 0 -> _events-- };   /* evicted: no text */
      atomic { may_die; if :: st[s] == LOADING -> st[s] = STOPPING :: else fi };
      wake_waiters(model[s])
   :: atomic { MAY_EVICT(s) -> may_die; st[s] = STOPPING };               /* lease.pml */
@@ -310,6 +326,7 @@ inline reap(w) {
 }
 
 proctype Coordinator() {
+  byte before = 0;
 start:
   _judge_lives = true;
   woken[0] = row[0]; woken[1] = row[1]; woken[2] = row[2];               /* wake_everyone() */
@@ -322,7 +339,7 @@ end_asleep:
   :: reap(2)
   od;
 dying:
-  _judge_lives = false;
+  atomic { _judge_lives = false; before = 0; if :: mutex == 4 -> mutex = 0 :: else fi };
   if :: goto start :: skip fi
 }
 

@@ -6,15 +6,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/listener.hpp"
+#include "protocol/histories.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
@@ -388,6 +392,26 @@ TEST(P4SingleFlight, ABackendThatExitsBeforeReadyFailsTheLoadForEveryWaiter) {
   const auto late = ticket.ready("127.0.0.1:1");
   ASSERT_FALSE(late);
   EXPECT_EQ(late.error().code, Errc::kTicketLost);
+  EXPECT_NE(text_of(late).find("exit status 3"), std::string::npos) << text_of(late);
+}
+
+// Loader and judge both notice; each of them wrote the failure down.
+TEST(P4SingleFlight, ALoadThatBothLoaderAndJudgeCallFailedIsCountedOnce) {
+  const Orphans orphans;
+  const Scratch scratch;
+  const Daemon daemon(scratch, {"--load-cooldown", "1h..1h"});
+  Pool pool = attach(scratch);
+  for (int i = 0; i < 60; ++i) {
+    LoadTicket ticket = ticket_for(pool, "m", std::chrono::seconds(30));
+    ASSERT_TRUE(ticket.spawn({"true"}));
+    const auto process = ProcessHandle::open(ticket.pid());
+    while (process && process->liveness() == Liveness::kAlive) {
+    }
+    static_cast<void>(ticket.fail("it ended"));
+    ASSERT_TRUE(eventually([&] { return state_of(pool, "m") == "none"; }));
+    EXPECT_EQ(find_history(pool.segment(), "m")->failures, 1u) << "round " << i;
+    ASSERT_TRUE(pool.reset("m"));
+  }
 }
 
 TEST(P4SingleFlight, ALoadThatTakesTooLongFailsForEveryWaiterAndEndsWhatItStarted) {
@@ -587,6 +611,108 @@ TEST(Ready, WithoutAProcessIsRefusedAndTheTicketStays) {
   EXPECT_TRUE(ticket.ready("127.0.0.1:1", external));
 }
 
+TEST(Ready, AnAddressThatAnotherBackendHasIsRefusedAndTheTicketStays) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const auto loading = [&](const char* model) {
+    LoadTicket ticket = ticket_for(pool, model);
+    EXPECT_TRUE(ticket.spawn({"sleep", "60"}));
+    return ticket;
+  };
+  LoadTicket first = loading("first");
+  ASSERT_TRUE(first.ready("127.0.0.1:1"));
+  LoadTicket second = loading("second");
+  for (const char* same : {"127.0.0.1:1", "localhost:1", "http://127.0.0.1:1/", "0.0.0.0:1"}) {
+    const auto refused = second.ready(same);
+    EXPECT_EQ(code_of(refused), Errc::kInvalid) << same;
+    EXPECT_NE(text_of(refused).find("first is served at"), std::string::npos) << text_of(refused);
+  }
+  EXPECT_EQ(state_of(pool, "second"), "starting");
+  EXPECT_EQ(look(pool).leases.size(), 0u);
+  EXPECT_TRUE(second.ready("127.0.0.1:2"));
+  EXPECT_EQ(findings(pool.shared_segment()), "");
+  // One server may serve several models: the application knows.
+  load_external(pool, "third").release();
+  load_external(pool, "fourth").release();
+}
+
+// Both were asked for at the same moment: one is refused.
+TEST(Ready, OfTwoLoadsWithOneAddressOneIsRefused) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<LoadTicket> tickets;
+    for (int i = 0; i < 2; ++i) {
+      tickets.push_back(ticket_for(pool, "m" + std::to_string(2 * round + i)));
+      ASSERT_TRUE(tickets.back().spawn({"sleep", "60"}));
+    }
+    std::atomic<int> together{0};
+    std::atomic<int> ready{0};
+    const std::string address = "127.0.0.1:" + std::to_string(round + 1);
+    std::vector<std::thread> threads;
+    for (LoadTicket& ticket : tickets) {
+      threads.emplace_back([&] {
+        for (++together; together < 2;) {
+        }
+        ready += ticket.ready(address).has_value();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(ready, 1) << "round " << round;
+    tickets.clear();
+    for (const BackendView& b : look(pool).backends) {
+      if (b.state.state == BackendState::kStopping) mark_gone(pool.segment(), b.ref);
+    }
+    for (const BackendView& b : look(pool).backends) free_slot(pool.segment(), b.ref);
+    if (look(pool).backends.size() > 12) break;  // of 16 slots
+  }
+}
+
+TEST(Ready, AnotherProcessThatListensThereIsRefusedAndNamed) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  int port = 0;
+  const Program squatter(backend_argv(&port));
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+  const auto listener = [&] {
+    return find_listener(*parse_address(address), {squatter.pid(), 0, {}}).by;
+  };
+  ASSERT_TRUE(eventually([&] { return listener() == ListenedBy::kBackend; }));
+  LoadTicket ticket = ticket_for(pool, "m");
+  ASSERT_TRUE(ticket.spawn({"sleep", "60"}));
+  const auto refused = ticket.ready(address);
+  EXPECT_EQ(code_of(refused), Errc::kInvalid);
+  EXPECT_NE(text_of(refused).find("process " + std::to_string(squatter.pid()) + " (demo_backend)"),
+            std::string::npos)
+      << text_of(refused);
+  EXPECT_EQ(state_of(pool, "m"), "starting");
+  ReadyOptions options;
+  options.any_listener = true;
+  EXPECT_TRUE(ticket.ready(address, options));
+}
+
+TEST(Ready, AListenerBelowItsFirstProcessIsItsOwn) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  int port = 0;
+  std::string command;
+  for (const std::string& word : backend_argv(&port)) command += word + " ";
+  // In a session of its own, without the token: what is left is whose child it is.
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "env -i setsid " + command + "& wait"}));
+  const std::string address = "127.0.0.1:" + std::to_string(port);
+  const auto listens = [&] {
+    return find_listener(*parse_address(address), {ticket.pid(), ticket.pid(), {}}).by ==
+           ListenedBy::kBackend;
+  };
+  ASSERT_TRUE(eventually(listens));
+  EXPECT_TRUE(ticket.ready(address));
+}
+
 TEST(P13BadInput, ReadyRefusesAddressesAndLabelsThatDoNotFit) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
@@ -610,14 +736,80 @@ TEST(P13BadInput, ReadyRefusesAddressesAndLabelsThatDoNotFit) {
   EXPECT_EQ(look(pool).find_model("m")->address, std::string(255, 'a'));
 }
 
-TEST(Ticket, DestroyedUnusedFailsTheLoad) {
+// It was a failed load: its waiters were refused and the model cooled down because a loader had to
+// end.
+TEST(Ticket, DestroyedUnusedIsGivenBackAndTheNextWaiterLoadsAtOnce) {
+  const Orphans orphans;
   const Scratch scratch;
-  Pool pool = make_pool(scratch, {{"load_cooldown", "60s..5m"}});
-  ticket_for(pool, "m");
-  const auto refused = pool.acquire("m", std::chrono::seconds(0));
-  ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code, Errc::kCoolingDown);
-  EXPECT_NE(refused.error().text.find("given up"), std::string::npos);
+  const Daemon daemon(scratch, {"--load-cooldown", "1h..1h", "--stop-grace", "1s"});
+  Pool pool = attach(scratch);
+  std::optional<LoadTicket> ticket = ticket_for(pool, "m");
+  ASSERT_TRUE(ticket->spawn({"sleep", "60"}));
+  const pid_t pid = ticket->pid();
+  Forked waiter([&](Forked::Child& parent) {
+    Pool mine = attach(scratch);
+    const auto granted = mine.acquire("m", std::chrono::seconds(60));
+    const bool loads = granted && std::holds_alternative<LoadTicket>(*granted);
+    parent.say(loads ? "loads" : granted ? "leases" : granted.error().text);
+  });
+  ASSERT_TRUE(eventually([&] { return look(pool).waiters.size() == 1; }));
+  EXPECT_EQ(ticket->waiting(), 1u);
+  ticket.reset();
+  EXPECT_EQ(waiter.hear(), "loads");
+  EXPECT_FALSE(is_running(pid));
+  EXPECT_EQ(waiter.wait(), 0);
+  ticket_for(pool, "m");  // the waiter's ticket went with it, and nothing cools down
+}
+
+TEST(Ticket, CountsThoseWhoWaitForItsModel) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  const LoadTicket other = ticket_for(pool, "n");
+  EXPECT_EQ(ticket.waiting(), 0u);
+  const auto waits = [&](const std::string& model, Deadline deadline) {
+    auto pending = pool.begin_acquire(model, deadline);
+    EXPECT_FALSE(pending->poll().value().has_value());
+    return std::move(*pending);
+  };
+  auto one = std::make_optional(waits("m", std::chrono::seconds(60)));
+  const auto two = waits("m", std::chrono::seconds(60));
+  const auto not_it = waits("n", std::chrono::seconds(60));
+  const auto impatient = waits("m", std::chrono::milliseconds(50));
+  EXPECT_TRUE(eventually([&] { return ticket.waiting() == 2; }));
+  one.reset();
+  EXPECT_EQ(ticket.waiting(), 1u);
+  Forked dies([&](Forked::Child& parent) {
+    auto pending = pool.begin_acquire("m", std::chrono::seconds(60));
+    static_cast<void>(pending->poll());
+    parent.say("waits");
+    parent.hear();
+  });
+  ASSERT_EQ(dies.hear(), "waits");
+  EXPECT_EQ(ticket.waiting(), 2u);
+  dies.kill_now();
+  EXPECT_EQ(ticket.waiting(), 1u);
+  ASSERT_TRUE(ticket.give_back());
+  EXPECT_EQ(ticket.waiting(), 0u);
+}
+
+// What waits for the mutex has done nothing yet.
+TEST(Ticket, StaysIfItsFailureCannotBeRecorded) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  Forked holder([&](Forked::Child& parent) {
+    const auto lock = pool.segment().lock_structure();
+    parent.say("holds");
+    parent.hear();
+  });
+  ASSERT_EQ(holder.hear(), "holds");
+  EXPECT_EQ(code_of(ticket.fail("no")), Errc::kBusy);
+  EXPECT_EQ(state_of(pool, "m"), "reserved");
+  holder.say("let go");
+  holder.wait();
+  ASSERT_TRUE(ticket.fail("no"));
+  EXPECT_EQ(find_history(pool.segment(), "m")->failures, 1u);
 }
 
 TEST(Ticket, FailEndsWhatWasStarted) {

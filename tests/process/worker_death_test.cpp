@@ -134,7 +134,7 @@ TEST(P6AnyProcessMayDie, WorkersAndCoordinatorKilledAnywhereLeaveAPoolThatGoesOn
           static_cast<void>(ticket.fail("by the dice"));
           continue;
         }
-        auto lease = ticket.ready("127.0.0.1:1");
+        auto lease = ticket.ready("of:" + model);
         if (lease) leases.push_back(std::move(*lease));
       }
     });
@@ -167,7 +167,7 @@ TEST(P6AnyProcessMayDie, WorkersAndCoordinatorKilledAnywhereLeaveAPoolThatGoesOn
     ASSERT_TRUE(granted) << granted.error().text << ", seed " << seed;
     if (auto* ticket = std::get_if<LoadTicket>(&*granted)) {
       ASSERT_TRUE(ticket->spawn({"sleep", "60"}));
-      ASSERT_TRUE(ticket->ready("127.0.0.1:1"));
+      ASSERT_TRUE(ticket->ready("of:m" + std::to_string(m)));
     }
     EXPECT_LE(processes_with_environment(token).size(), 3u);
   }

@@ -1,6 +1,7 @@
 """asyncio: many waits, one thread; cancellation leaves nothing and loses nothing."""
 
 import asyncio
+import concurrent.futures
 import gc
 import os
 import threading
@@ -310,6 +311,96 @@ class LeaseAsync(AsyncTest):
                     self.fail("it is not loaded")
 
         self.run_async(main())
+
+
+class LoopEnds(AsyncTest):
+    """A load under way is given back with its loop: the next one loads the model at once."""
+
+    flags = ["--load-cooldown", "1h..1h", "--stop-grace", "1s"]
+
+    def begin(self, load):
+        """A loop in which the load of "m" is under way."""
+        loop = asyncio.new_event_loop()
+
+        async def use():
+            async with self.pool.lease_async("m", load=load):
+                self.fail("it was not loaded")
+
+        task = loop.create_task(use())
+        while not any(b["state"] == "starting" for b in self.pool.backends()):
+            loop.run_until_complete(asyncio.sleep(0.005))
+        return loop, task
+
+    def expect_no_failure(self):
+        self.pool.acquire("m", timeout=PATIENCE_S).give_back()
+        self.assertEqual([e for e in self.pool.events() if e["kind"] == "load_failed"], [])
+
+    async def never_ready(self, ticket):
+        ticket.spawn(["sleep", "60"])
+        await asyncio.sleep(3600)
+
+    def test_when_run_cancels_everything(self):
+        async def main():
+            async def use():
+                async with self.pool.lease_async("m", load=self.never_ready):
+                    self.fail("it was not loaded")
+
+            using = asyncio.create_task(use())
+            while not self.pool.backends():
+                await asyncio.sleep(0.005)
+            self.assertFalse(using.done())
+
+        asyncio.run(main())
+        self.expect_no_failure()
+
+    def test_when_the_loop_is_closed(self):
+        loop, task = self.begin(self.never_ready)
+        loop.close()
+        self.expect_no_failure()
+        task._log_destroy_pending = False
+
+    def test_when_the_loop_is_closed_around_a_load_that_blocks(self):
+        go_on = threading.Event()
+        outcome = []
+
+        def blocks(ticket):
+            ticket.spawn(["sleep", "60"])
+            go_on.wait(PATIENCE_S)
+            try:
+                ticket.ready("127.0.0.1:1")
+            except modelpool.Closed as error:
+                outcome.append(error)
+                raise
+
+        loop, task = self.begin(blocks)
+        executor = loop._default_executor
+        loop.close()
+        self.expect_no_failure()
+        go_on.set()
+        executor.shutdown()
+        self.assertEqual(len(outcome), 1)
+        task._log_destroy_pending = False
+
+    def test_when_no_thread_is_to_be_had(self):
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_default_executor(concurrent.futures.ThreadPoolExecutor())
+            loop._default_executor.shutdown()
+            async with self.pool.lease_async("m", load=load):
+                self.fail("it was not loaded")
+
+        with self.assertRaisesRegex(RuntimeError, "cannot schedule"):
+            self.run_async(main())
+        self.expect_no_failure()
+
+    def test_a_load_that_is_done_leaves_nothing_in_the_loop(self):
+        async def main():
+            async with self.pool.lease_async("m", load=load) as lease:
+                lease.progress()
+
+        self.run_async(main())
+        with self.pool.acquire("m"):  # what was loaded stays
+            pass
 
 
 class Loops(AsyncTest):

@@ -66,7 +66,7 @@ class BadInput(PoolTest):
 
     def test_names_of_models(self):
         pool = self.pool
-        calls = [pool.acquire, pool.touch, pool.pin, pool.unpin, pool.evict]
+        calls = [pool.acquire, pool.touch, pool.pin, pool.unpin, pool.evict, pool.reset]
         calls.append(lambda model: self.pool.lease(model, load=print).__enter__())
         for call in calls:
             for name in BAD_NAMES:
@@ -171,6 +171,13 @@ class BadInput(PoolTest):
             ticket.spawn(["sleep", "9"], stdout=1)
         with self.assertRaises(modelpool.Error):
             ticket.spawn(["sleep", "9"], cwd="/not/there")
+        fifo = os.path.join(self.dir, "fifo")
+        os.mkfifo(fifo)
+        for output in ({"stdout": fifo}, {"stderr": fifo}):
+            with self.subTest(output), self.assertRaisesRegex(modelpool.Invalid, "nobody reads"):
+                ticket.spawn(["sleep", "9"], **output)
+        with self.assertRaisesRegex(modelpool.System, "/not/there/log"):
+            ticket.spawn(["sleep", "9"], stdout="/not/there/log")
         self.assertEqual(ticket.pid, 0)
         with self.assertRaises(ZeroDivisionError):
             ticket.spawn(1 / 0 for _ in "x")
@@ -267,6 +274,7 @@ PARAMETERS = {
     "external": (True, object),
     "label": ("", str),
     "device_mask": (0, int),
+    "any_listener": (False, object),
     "reason": ("no", str),
     "check": ("delay:0", str),
     "name": ("idle_timeout", str),
@@ -553,10 +561,15 @@ class Closed(PoolTest):
 class Threads(PoolTest):
     def test_a_ticket_that_another_thread_uses_is_busy(self):
         ticket = self.pool.acquire("m")
-        fifo = os.path.join(self.dir, "fifo")
-        os.mkfifo(fifo)
-        spawner = threading.Thread(target=lambda: ticket.spawn(["sleep", "60"], stdout=fifo))
-        spawner.start()  # opening the fifo waits for its reader
+        done = threading.Event()
+
+        def spawn_in_vain():
+            while not done.is_set():
+                with contextlib.suppress(modelpool.SpawnFailed, modelpool.Busy):
+                    ticket.spawn(["/nowhere/to/be/found"])
+
+        spawner = threading.Thread(target=spawn_in_vain)
+        spawner.start()
 
         def is_busy():
             try:
@@ -564,9 +577,10 @@ class Threads(PoolTest):
             except modelpool.Error as error:
                 return type(error) is modelpool.Busy
 
-        self.assertTrue(eventually(is_busy))
-        with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)):
-            spawner.join()
+        found = eventually(is_busy)
+        done.set()
+        spawner.join()
+        self.assertTrue(found)
         ticket.fail("enough")
 
     def test_one_ticket_in_two_threads_is_used_by_one(self):

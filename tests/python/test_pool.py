@@ -1,12 +1,16 @@
 """The package's surface on a real coordinator and real backends."""
 
+import errno
 import gc
 import json
 import os
 import pathlib
+import resource
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import unittest
@@ -137,7 +141,7 @@ class Loading(PoolTest):
         with ticket.ready("127.0.0.1:1") as lease:
             self.assertEqual(lease.pid, process.pid)
 
-    def test_a_dropped_ticket_fails_and_what_it_started_ends(self):
+    def test_a_dropped_ticket_is_given_back_and_what_it_started_ends(self):
         ticket = self.pool.acquire("m")
         load(ticket)
         pid = ticket.pid
@@ -161,16 +165,8 @@ class Loading(PoolTest):
             with self.pool.lease("m", load=lambda ticket: None):
                 self.fail("it was not loaded")
 
-    def test_an_interrupted_load_is_no_fault_of_the_model(self):
-        def interrupted(ticket):
-            raise KeyboardInterrupt
-
-        with self.assertRaises(KeyboardInterrupt), self.pool.lease("m", load=interrupted):
-            self.fail("it was not loaded")
-        self.pool.acquire("m", timeout=0)._give_back()
-
     def test_a_ticket_given_back_is_no_failed_load(self):
-        self.pool.acquire("given back")._give_back()
+        self.pool.acquire("given back").give_back()
         load_ticket = self.pool.acquire("m", timeout=30.0)
         load_ticket.ready(load(load_ticket)).release()
         eventually(lambda: any(e["kind"] == "loaded" for e in self.pool.events()))
@@ -183,6 +179,176 @@ class Loading(PoolTest):
             self.pool.acquire("m", timeout=1.3)
         self.assertLess(time.thread_time() - before, 0.3)  # CPU time, of a wait
         ticket.fail("done")
+
+
+class LoadersTrouble(PoolTest):
+    """What ends a loader and says nothing of the model: the next one loads it at once."""
+
+    flags = ["--max-backends", "3", "--load-cooldown", "1h..1h", "--stop-grace", "1s"]
+
+    def expect_no_failure(self, kind, load):
+        with self.assertRaises(kind), self.pool.lease("m", load=load):
+            self.fail("it was not loaded")
+        self.pool.acquire("m", timeout=30.0).give_back()
+        self.assertEqual([e for e in self.pool.events() if e["kind"] == "load_failed"], [])
+
+    def test_an_interrupt_an_exit_and_whatever_else_is_no_exception(self):
+        class ServersTimeout(BaseException):  # gevent's and eventlet's
+            pass
+
+        for kind in (KeyboardInterrupt, SystemExit, GeneratorExit, ServersTimeout):
+            for starts in (False, True):
+                def load(ticket):
+                    if starts:
+                        ticket.spawn(["sleep", "60"])
+                    raise kind
+
+                with self.subTest(kind=kind, starts=starts):
+                    self.expect_no_failure(kind, load)
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+
+    def test_want_of_descriptors_and_memory(self):
+        for error in (OSError(errno.EMFILE, "too many"), OSError(errno.ENOMEM, "no memory"),
+                      BlockingIOError(errno.EAGAIN, "no process"), MemoryError()):
+            def load(ticket):
+                ticket.spawn(["sleep", "60"])
+                raise error
+
+            with self.subTest(error):
+                self.expect_no_failure(type(error), load)
+
+    def test_without_descriptors(self):
+        def load(ticket):
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            try:
+                ticket.spawn(["sleep", "60"])
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+        self.expect_no_failure(modelpool.System, load)
+
+    def test_what_it_was_told_wrong(self):
+        for kind, arguments in (
+            (modelpool.System, {"stdout": "/nonexistent/x"}),
+            (modelpool.System, {"stderr": self.dir}),
+            (modelpool.SpawnFailed, {"cwd": "/nonexistent"}),
+            (modelpool.Invalid, {"env": {"": "x"}}),
+        ):
+            with self.subTest(arguments):
+                self.expect_no_failure(kind, lambda t: t.spawn(["sleep", "60"], **arguments))
+        self.expect_no_failure(modelpool.SpawnFailed, lambda t: t.spawn(["/nowhere/server"]))
+        self.expect_no_failure(modelpool.Invalid, lambda t: None)
+        self.expect_no_failure(
+            modelpool.Invalid, lambda t: t.spawn(["sleep", "60"]).ready("no blanks", nothing=1))
+
+    def test_an_exit_from_a_signal_handler(self):
+        code = """
+            import modelpool, signal, sys
+            pool = modelpool.Pool(dir=sys.argv[1])
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+
+            def load(ticket):
+                ticket.spawn(["sleep", "60"])
+                print("loading", flush=True)
+                signal.pause()
+
+            with pool.lease("m", load=load):
+                pass
+        """
+        loader = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), self.dir],
+                                  stdout=subprocess.PIPE)
+        self.addCleanup(loader.stdout.close)
+        self.addCleanup(loader.wait)
+        self.addCleanup(loader.kill)
+        self.assertEqual(loader.stdout.readline(), b"loading\n")
+        loader.send_signal(signal.SIGTERM)
+        self.assertEqual(loader.wait(), 7)
+        self.pool.acquire("m", timeout=30.0).give_back()
+
+    def test_the_end_of_the_interpreter(self):
+        code = """
+            import concurrent.futures, modelpool, sys, threading, time
+            pool = modelpool.Pool(dir=sys.argv[1])
+            executor = concurrent.futures.ThreadPoolExecutor()
+
+            def load(ticket):
+                ticket.spawn(["sleep", "60"])
+                print("loading", flush=True)
+                while threading.main_thread().is_alive():
+                    time.sleep(0.01)
+                while True:  # "cannot schedule new futures after interpreter shutdown"
+                    executor.submit(time.sleep, 0).result()
+
+            def use():
+                try:
+                    with pool.lease("m", load=load):
+                        pass
+                except RuntimeError:
+                    print("ended", flush=True)
+
+            threading.Thread(target=use).start()
+        """
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), self.dir],
+                              stdout=subprocess.PIPE, text=True, check=True)
+        self.assertEqual(done.stdout, "loading\nended\n")
+        self.pool.acquire("m", timeout=30.0).give_back()
+        self.assertEqual([e for e in self.pool.events() if e["kind"] == "load_failed"], [])
+
+    def test_a_ticket_that_is_dropped(self):
+        ticket = self.pool.acquire("m").spawn(["sleep", "60"])
+        del ticket
+        gc.collect()
+        self.pool.acquire("m", timeout=30.0).give_back()
+
+
+class Steering(PoolTest):
+    flags = ["--max-backends", "3", "--load-cooldown", "1h..1h", "--stop-grace", "1s"]
+
+    def fail_to_load(self):
+        self.pool.acquire("m").fail("no")
+        with self.assertRaisesRegex(modelpool.CoolingDown, "poolctl reset"):
+            self.pool.acquire("m")
+
+    def test_reset_and_a_changed_setting_forget_a_failed_load(self):
+        self.fail_to_load()
+        self.pool.reset("m")
+        self.fail_to_load()
+        self.pool.set(load_cooldown="2h..2h")
+        self.pool.acquire("m").give_back()
+        self.pool.reset("never heard of")
+
+    def test_evict_ends_a_load_and_nothing_cools_down(self):
+        ticket = self.pool.acquire("m").spawn(["sleep", "60"])
+        self.pool.evict("m")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        with self.assertRaisesRegex(modelpool.TicketLost, "requested"):
+            ticket.ready("127.0.0.1:1")
+        self.pool.acquire("m").give_back()
+
+    def test_a_ticket_knows_who_waits_for_its_model(self):
+        ticket = self.pool.acquire("m")
+        self.assertEqual(ticket.waiting, 0)
+        waiter = threading.Thread(target=lambda: self.pool.acquire("m").release())
+        waiter.start()
+        self.assertTrue(eventually(lambda: ticket.waiting == 1))
+        ticket.ready("127.0.0.1:1", external=True).release()
+        waiter.join()
+        self.assertEqual(ticket.waiting, 0)
+
+    def test_an_address_and_a_listener_of_others_are_refused(self):
+        with self.pool.lease("m", load=load) as lease:
+            address = lease.address
+        ticket = self.pool.acquire("n").spawn(["sleep", "60"])
+        with self.assertRaisesRegex(modelpool.Invalid, "m is served at|none of its backend's"):
+            ticket.ready(address)
+        with self.assertRaisesRegex(modelpool.Invalid, "m is served at"):
+            ticket.ready(address, any_listener=True)
+        with socket.create_server(("127.0.0.1", 0)) as squatter:
+            address = f"127.0.0.1:{squatter.getsockname()[1]}"
+            with self.assertRaisesRegex(modelpool.Invalid, f"process {os.getpid()} "):
+                ticket.ready(address)
+            ticket.ready(address, any_listener=True).release()
 
 
 class Leases(PoolTest):
@@ -373,9 +539,20 @@ class Places(PoolTest):
                               stdout=subprocess.PIPE, text=True)
         self.assertEqual(done.stdout, f"other {self.dir}/other\n")
 
-    def test_free_port_is_free(self):
-        port = modelpool.free_port()
-        self.assertFalse(answers(f"127.0.0.1:{port}"))
+    def test_free_port_is_free_and_nobody_elses(self):
+        code = "import modelpool; print(*[modelpool.free_port() for _ in range(64)]); input()"
+        others = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        ports = [modelpool.free_port() for _ in range(64)]
+        for other in others:
+            ports += map(int, other.stdout.readline().split())
+        for other in others:
+            other.communicate("end\n")
+        self.assertEqual(len(set(ports)), 4 * 64)
+        self.assertFalse(answers(f"127.0.0.1:{ports[0]}"))
+        with socket.socket() as server:  # one that sets no option
+            server.bind(("127.0.0.1", ports[0]))
+            server.listen()
 
     def test_the_extension_is_linked_to_no_libpython(self):
         done = subprocess.run(["ldd", modelpool._modelpool.__file__], check=True,

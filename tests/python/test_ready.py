@@ -101,13 +101,44 @@ class WaitReady(PoolTest):
             ticket = self.pool.acquire("m").spawn(["sleep", "60"])
             self.addCleanup(self.let_go, ticket)
             address = f"127.0.0.1:{silent.getsockname()[1]}"
-            self.assertEqual(ticket.wait_ready(address), address)
+            self.assertEqual(ticket.wait_ready(address, any_listener=True), address)
             closed = threading.Thread(target=lambda: silent.accept()[0].close())
             closed.start()
             with self.assertRaises(modelpool.Timeout):
-                ticket.wait_ready(address, "http:/health", timeout=0.1)
+                ticket.wait_ready(address, "http:/health", timeout=0.1, any_listener=True)
             socket.create_connection(silent.getsockname()).close()
             closed.join()
+
+    def test_an_answer_from_another_process_is_none(self):
+        ticket, address = self.spawn()
+        ticket.wait_ready(address)  # the one that answers
+        other = self.pool.acquire("other").spawn(["sleep", "60"])
+        self.addCleanup(self.let_go, other)
+        for check in ("tcp", "http:/health"):
+            with self.assertRaisesRegex(modelpool.Timeout, f"process {ticket.pid} "):
+                other.wait_ready(address, check, timeout=0.2)
+            self.assertEqual(other.wait_ready(address, check, any_listener=True), address)
+
+    def test_past_its_timeout_it_goes_on_for_those_who_wait(self):
+        """Each of several impatient loaders began a load and threw it away."""
+        ticket, address = self.spawn("--load-time", "1s")
+        waiter = threading.Thread(target=lambda: self.pool.acquire("m").release())
+        waiter.start()
+        self.wait_for_waiters(1)
+        self.assertEqual(ticket.wait_ready(address, timeout=0.1), address)
+        ticket.ready(address).release()
+        waiter.join()
+
+    def test_a_timeout_of_a_load_function_is_no_failed_load(self):
+        def load(ticket):
+            port = modelpool.free_port()
+            ticket.spawn([DEMO_BACKEND, "--port", str(port), "--load-time", "60s"])
+            return ticket.wait_ready(f"127.0.0.1:{port}", timeout=0.1)
+
+        self.pool.set(stop_grace="1s")
+        with self.assertRaises(modelpool.Timeout):
+            self.pool.lease("m", load=load).__enter__()
+        self.pool.acquire("m", timeout=30.0).give_back()
 
     def test_wrong_arguments_are_named(self):
         ticket, address = self.spawn()

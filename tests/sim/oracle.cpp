@@ -185,6 +185,11 @@ void Oracle::decided(const Decision& decision) {
             now < b.reserved_ns + truth_.setting(Setting::kLoadTimeout, &slot)) {
           violated("P8: load_timeout of " + b.model + " came early");
         }
+        if (why.reason == Reason::kRequested) {
+          if ((b.control & kControlEvict) == 0) violated("nobody asked for the end of " + b.model);
+          if (why.failed == kLoadFailed)
+            violated("P4: a load that was asked to end is called failed: " + b.model);
+        }
         if (!died && why.reason == Reason::kCrashed && slot.process)
           violated("the process of " + b.model + " lives");
         break;

@@ -140,6 +140,10 @@ std::vector<Broken> broken_ones() {
                    for (Action& a : d.actions)
                      a.stop.failed = a.stop.failed == kLoadLost ? kLoadFailed : a.stop.failed;
                  })});
+  all.push_back({"TakesEvictedForFailed", "busy", "P4", altered([](Decision& d) {
+                   for (Action& a : d.actions)
+                     a.stop.failed = a.stop.failed == kLoadEnded ? kLoadFailed : a.stop.failed;
+                 })});
   all.push_back({"MakesNoRoom", "drain", "P5",
                  without([](const Action& a) { return a.stop.reason == Reason::kLru; })});
   all.push_back(

@@ -88,16 +88,9 @@ Pool attach(const Scratch& scratch) {
 }
 
 int free_port() {
-  const Fd socket_fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  if (bind(socket_fd.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 ||
-      getsockname(socket_fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) {
-    throw std::runtime_error("no free port");
-  }
-  return ntohs(address.sin_port);
+  const auto port = modelpool::free_port();
+  if (!port) throw std::runtime_error(port.error().text);
+  return *port;
 }
 
 std::vector<std::string> backend_argv(int* port, std::vector<std::string> flags) {

@@ -418,6 +418,16 @@ TEST_F(DecideTest, P4ATicketWhoseHolderDiedIsLostAndItsLoadHasNotFailed) {
               ElementsAre("reap 0", "lose a crashed", "lose b crashed", "lose d crashed"));
 }
 
+TEST_F(DecideTest, ALoadThatIsEvictedIsEndedAndHasNotFailed) {
+  loading("a", BackendState::kReserved, kSecond_ns).control = kControlEvict;
+  loading("b", BackendState::kStarting, kSecond_ns).control = kControlEvict | kControlForce;
+  loading("c", BackendState::kStarting, kSecond_ns);
+  const Decision decision = decide();
+  EXPECT_THAT(actions(), ElementsAre("lose a requested", "lose b requested"));
+  EXPECT_EQ(decision.actions[0].stop.failed, kLoadEnded);
+  EXPECT_EQ(decision.actions[0].stop.worker_pid, 500u);
+}
+
 TEST_F(DecideTest, AFreshBackendIsRecordedOnceAndBeforeAnythingElseIsDecidedAboutIt) {
   set(Setting::kIdleTimeout, kSecond_ns);
   backend("a").noted = 0;
@@ -1110,7 +1120,7 @@ TEST_F(DecideTest, WhenThePoolEndsEveryBackendIsClosedAndLoadsAreStopped) {
   loading("c", BackendState::kStarting, kSecond_ns);
   loading("d", BackendState::kReserved, kSecond_ns);
   EXPECT_THAT(actions(), ElementsAre("close a shutdown and hold", "close b shutdown and hold",
-                                     "lose c shutdown failed", "lose d shutdown failed"));
+                                     "lose c shutdown", "lose d shutdown"));
 }
 
 TEST_F(DecideTest, WhenThePoolEndsLeasesHaveTheDrainTimeToFinishAndAreCutThen) {

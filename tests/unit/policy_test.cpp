@@ -141,6 +141,8 @@ TEST(ReasonRows, SayWhatAnEndIsRecordedAs) {
   EXPECT_EQ(event_of_end(Reason::kRequested, true, true), EventKind::kKilled);
   EXPECT_EQ(event_of_end(Reason::kCrashed, true, true), EventKind::kExited);
   EXPECT_EQ(event_of_end(Reason::kShutdown, true, false), EventKind::kEvicted);
+  EXPECT_EQ(event_of_end(Reason::kRequested, false, false), EventKind::kEvicted);
+  EXPECT_EQ(event_of_end(Reason::kShutdown, false, false), EventKind::kEvicted);
   EXPECT_EQ(event_of_end(Reason::kLoadTimeout, false, false), EventKind::kLoadFailed);
 }
 

@@ -5,11 +5,14 @@
 
 #include <atomic>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/time.hpp"
+#include "protocol/histories.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 
@@ -201,6 +204,8 @@ TEST(LoadTicket, ThatIsNoneSaysClosed) {
   EXPECT_EQ(code_of(ticket.started(2)), Errc::kClosed);
   EXPECT_EQ(code_of(ticket.ready("a:1")), Errc::kClosed);
   EXPECT_EQ(code_of(ticket.fail("no")), Errc::kClosed);
+  EXPECT_EQ(code_of(ticket.give_back()), Errc::kClosed);
+  EXPECT_EQ(ticket.waiting(), 0u);
 }
 
 TEST(LoadTicket, IsUsedUpByReadyAndByFail) {
@@ -307,8 +312,148 @@ TEST(ThreadEnd, LeavesAcquireUsableToWhatEndsLater) {
 TEST(Deadline, Of0OrLessIsNowAndNeverWraps) {
   EXPECT_EQ(Deadline(seconds(0)).at_ns(), 0u);
   EXPECT_EQ(Deadline(seconds(-5)).at_ns(), 0u);
+  EXPECT_EQ(Deadline(seconds::min()).at_ns(), 0u);
+  EXPECT_EQ(Deadline(std::chrono::steady_clock::time_point::min()).at_ns(), 0u);
   EXPECT_GT(Deadline(seconds(5)).at_ns(), now_ns());
-  EXPECT_GT(Deadline(std::chrono::hours(24 * 365 * 200)).at_ns(), now_ns());
+}
+
+// seconds::max() in nanoseconds wrapped to less than 0: do not wait.
+TEST(Deadline, OfTheLongestDurationOfAnyUnitIsFarAway) {
+  using std::chrono::duration;
+  const std::uint64_t far = now_ns() + kDurationMax_ns - kSecond_ns;
+  EXPECT_GT(Deadline(std::chrono::nanoseconds::max()).at_ns(), far);
+  EXPECT_GT(Deadline(std::chrono::microseconds::max()).at_ns(), far);
+  EXPECT_GT(Deadline(std::chrono::milliseconds::max()).at_ns(), far);
+  EXPECT_GT(Deadline(seconds::max()).at_ns(), far);
+  EXPECT_GT(Deadline(std::chrono::minutes::max()).at_ns(), far);
+  EXPECT_GT(Deadline(std::chrono::hours::max()).at_ns(), far);
+  EXPECT_GT(Deadline(std::chrono::hours(24 * 365 * 200)).at_ns(), far);
+  EXPECT_GT(Deadline(duration<std::uint64_t>::max()).at_ns(), far);
+  EXPECT_GT(Deadline(duration<double>(1e300)).at_ns(), far);
+  EXPECT_GT(Deadline(duration<double>(std::numeric_limits<double>::infinity())).at_ns(), far);
+  EXPECT_GT(Deadline(std::chrono::steady_clock::time_point::max()).at_ns(), far);
+  EXPECT_GT(Deadline(std::chrono::time_point<std::chrono::steady_clock, seconds>::max()).at_ns(),
+            far);
+}
+
+TEST(Duration, IsRoundedUpAndOfNoNumberIsNone) {
+  using std::chrono::duration;
+  EXPECT_EQ(Duration(seconds(3)).count(), 3'000'000'000);
+  EXPECT_EQ((Duration(duration<std::int64_t, std::pico>(1)).count()), 1);
+  EXPECT_EQ((Duration(duration<std::int64_t, std::pico>::max()).count()), 9'223'372'036'854'776);
+  EXPECT_EQ(Duration(duration<double>(1e-12)).count(), 1);
+  EXPECT_EQ(Duration(duration<std::uint8_t>(255)).count(), 255'000'000'000);
+  EXPECT_EQ(Duration(duration<std::int8_t>(-1)).count(), -1);
+  EXPECT_EQ(Duration(duration<float>(std::numeric_limits<float>::quiet_NaN())).count(), -1);
+  EXPECT_EQ(Duration(duration<double>(-0.5)).count(), -1);
+  EXPECT_EQ(Duration(std::chrono::hours::max()).count(), Duration::kMax_ns);
+  static_assert(static_cast<std::uint64_t>(Duration::kMax_ns) == kDurationMax_ns);
+}
+
+TEST(P13BadInput, TheLongestTimesAreWaitedForAndNegativeOnesRefused) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  AcquireOptions options;
+  options.busy_timeout = std::chrono::hours::max();
+  for (const Deadline& deadline : {Deadline(seconds::max()), Deadline(std::chrono::hours::max())}) {
+    auto pending = pool.begin_acquire("m", deadline, options);
+    ASSERT_TRUE(pending) << pending.error().text;
+    const auto polled = pending->poll();
+    ASSERT_TRUE(polled) << polled.error().text;  // it waits
+    EXPECT_FALSE(polled->has_value());
+    pending->wait(std::chrono::nanoseconds::min());
+  }
+  options.busy_timeout = seconds(-1);
+  EXPECT_EQ(code_of(pool.acquire("m", seconds(0), options)), Errc::kInvalid);
+  options.busy_timeout = seconds::min();
+  EXPECT_EQ(code_of(pool.acquire("m", seconds(0), options)), Errc::kInvalid);
+  options.busy_timeout = std::chrono::duration<double>(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_EQ(code_of(pool.acquire("m", seconds(0), options)), Errc::kInvalid);
+  PoolOptions attach;
+  attach.dir = scratch.dir();
+  attach.coordinator_grace = std::chrono::hours::max();
+  EXPECT_TRUE(Pool::attach("default", attach));
+}
+
+// --- Failed loads --------------------------------------------------------------------------------
+
+TEST(Reset, ForgetsThatAModelFailedAndNothingElse) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"load_cooldown", "1h..1h"}});
+  load_external(pool, "m").release();
+  ASSERT_TRUE(ticket_for(pool, "failed").fail("no"));
+  ASSERT_TRUE(ticket_for(pool, "other").fail("no"));
+  EXPECT_EQ(code_of(pool.acquire("failed", seconds(0))), Errc::kCoolingDown);
+  ASSERT_TRUE(pool.reset("failed"));
+  EXPECT_TRUE(pool.acquire("failed", seconds(0)));
+  EXPECT_EQ(code_of(pool.acquire("other", seconds(0))), Errc::kCoolingDown);
+  EXPECT_TRUE(pool.reset("failed"));  // nothing is left to forget
+  EXPECT_TRUE(pool.reset("never heard of"));
+  EXPECT_EQ(code_of(pool.reset("")), Errc::kInvalid);
+  EXPECT_EQ(code_of(pool.reset(std::string(192, 'm'))), Errc::kInvalid);
+}
+
+TEST(Reset, ForgetsADoublingToo) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"load_cooldown", "1h..8h"}});
+  const auto cooldown_left = [&] { return pool.acquire("m", seconds(0)).error().retry_after_ns; };
+  ASSERT_TRUE(ticket_for(pool, "m").fail("no"));
+  ASSERT_TRUE(pool.reset("m"));
+  ASSERT_TRUE(ticket_for(pool, "m").fail("no"));
+  EXPECT_LE(cooldown_left(), 3600 * kSecond_ns);
+}
+
+TEST(Reset, AChangedLoadCooldownForgetsForTheModelsItIsOf) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"load_cooldown", "1h..1h"}});
+  const auto cools = [&](const char* model) {
+    return code_of(pool.acquire(model, seconds(0))) == Errc::kCoolingDown;
+  };
+  for (const char* model : {"big-1", "small-1"}) ASSERT_TRUE(ticket_for(pool, model).fail("no"));
+  ASSERT_TRUE(pool.set("idle_timeout", "1h"));
+  ASSERT_TRUE(pool.set("load_cooldown", "1h..1h"));  // as it was
+  EXPECT_TRUE(cools("big-1") && cools("small-1"));
+  Settings settings = *current_settings(pool.segment());
+  settings.rule_count = 1;
+  set_field(&settings.rules[0].glob, "big-*");
+  settings.rules[0].overrides.set(Setting::kLoadCooldown, pack_cooldown(1000, 2000));
+  ASSERT_TRUE(publish_settings(pool.segment(), settings));
+  EXPECT_FALSE(cools("big-1"));
+  EXPECT_TRUE(cools("small-1"));
+  ASSERT_TRUE(pool.set("load_cooldown", "off"));
+  EXPECT_FALSE(cools("small-1"));
+}
+
+TEST(FailedLoad, IsCountedOnceForEachBackend) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"load_cooldown", "10s..5m"}});
+  const Segment& segment = pool.segment();
+  const auto failures = [&] { return find_history(segment, "m")->failures; };
+  auto lock = segment.lock_structure();
+  const std::uint64_t now = now_ns();
+  write_failure(segment, *lock, "m", {3, 7}, "first", 0, now);
+  const std::uint64_t until = find_history(segment, "m")->cooldown_until_ns;
+  write_failure(segment, *lock, "m", {3, 7}, "again", 0, now + 5 * kSecond_ns);
+  EXPECT_EQ(failures(), 1u);
+  EXPECT_EQ(find_history(segment, "m")->cooldown_until_ns, until);
+  EXPECT_EQ(field_text(find_history(segment, "m")->error), "first");
+  write_failure(segment, *lock, "m", {3, 8}, "next", 0, now);
+  EXPECT_EQ(failures(), 2u);
+  // The record and the transition are one.
+  bool recorded = false;
+  const auto take = [&](bool takes_place) {
+    return fail_load(segment, *lock, "m", {3, 9}, "not it", now, [&] {
+      recorded = failures() == 3;
+      return takes_place;
+    });
+  };
+  EXPECT_FALSE(take(false));
+  EXPECT_TRUE(recorded) << "waiters look for it when they see the transition";
+  EXPECT_EQ(failures(), 2u);
+  EXPECT_EQ(field_text(find_history(segment, "m")->error), "next");
+  EXPECT_TRUE(take(true));
+  EXPECT_EQ(failures(), 3u);
 }
 
 TEST(P2ALeasePins, ALoadersOwnLeaseProtectsAFreshModelFromItsWaiters) {

@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -127,6 +130,132 @@ TEST(SpawnGated, RefusesAnOutputItCannotOpen) {
   EXPECT_FALSE(refused);
   EXPECT_NE(text_of(refused).find(options.output), std::string::npos);
   EXPECT_FALSE(gate);
+}
+
+// To open it for writing took until somebody read it, beyond every timeout.
+TEST(SpawnGated, RefusesAFifoThatNobodyReads) {
+  const Scratch scratch;
+  const std::string fifo = scratch.path("fifo");
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  SpawnOptions output;
+  output.output = fifo;
+  SpawnOptions errors;
+  errors.error_output = fifo;
+  for (const SpawnOptions& options : {output, errors}) {
+    const auto refused = spawn_gated({"true"}, options, open_the_gate, [] {});
+    EXPECT_EQ(code_of(refused), Errc::kInvalid);
+    EXPECT_NE(text_of(refused).find(fifo + ": nobody reads this FIFO"), std::string::npos)
+        << text_of(refused);
+  }
+}
+
+TEST(SpawnGated, WritesToAFifoThatSomebodyReadsAndWaitsForItsReader) {
+  const Scratch scratch;
+  SpawnOptions options;
+  options.output = scratch.path("fifo");
+  ASSERT_EQ(mkfifo(options.output.c_str(), 0600), 0);
+  const Fd reader(open(options.output.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  ASSERT_TRUE(reader);
+  // More than a pipe holds: with O_NONBLOCK left on, the writer would lose the rest.
+  auto process = spawn_gated({"sh", "-c", "head -c 1000000 /dev/zero && echo end"}, options,
+                             open_the_gate, [] {});
+  ASSERT_TRUE(process) << process.error().text;
+  std::string text;
+  EXPECT_TRUE(eventually([&] {
+    char chunk[65536];
+    for (ssize_t got; (got = read(reader.get(), chunk, sizeof chunk)) > 0;) {
+      text.append(chunk, static_cast<std::size_t>(got));
+    }
+    return text.ends_with("end\n");
+  }));
+  EXPECT_EQ(text.size(), 1'000'004u);
+  waitpid(process->identity().pid, nullptr, 0);
+}
+
+TEST(SpawnGated, RefusesAnOutputThatIsNoFileOrTerminal) {
+  const Scratch scratch;
+  const std::string path = scratch.path("socket");
+  const Fd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  SpawnOptions options;
+  options.output = path;
+  EXPECT_EQ(code_of(spawn_gated({"true"}, options, open_the_gate, [] {})), Errc::kInvalid);
+  options.output = scratch.dir();
+  EXPECT_EQ(spawn_gated({"true"}, options, open_the_gate, [] {}).error().system, EISDIR);
+  options.output = scratch.path("none/at all");
+  EXPECT_EQ(spawn_gated({"true"}, options, open_the_gate, [] {}).error().system, ENOENT);
+  options.output = std::string("a\0b", 3);
+  EXPECT_EQ(code_of(spawn_gated({"true"}, options, open_the_gate, [] {})), Errc::kInvalid);
+  options.output = "/dev/full";
+  auto process = spawn_gated({"sleep", "60"}, options, open_the_gate, [] {});
+  ASSERT_TRUE(process) << process.error().text;
+  end(process->identity().pid);
+}
+
+TEST(SpawnGated, RefusesTextsWithANulByte) {
+  SpawnOptions options;
+  options.cwd = std::string("/tmp\0x", 6);
+  EXPECT_EQ(code_of(spawn_gated({"true"}, options, open_the_gate, [] {})), Errc::kInvalid);
+  EXPECT_EQ(code_of(spawn_gated({"echo", std::string("a\0b", 3)}, {}, open_the_gate, [] {})),
+            Errc::kInvalid);
+}
+
+// The program was waited for until it showed an environment: this one never does.
+TEST(SpawnGated, ReturnsForAProgramThatHasNoEnvironment) {
+  std::vector<pid_t> pids;
+  for (int i = 0; i < 50; ++i) {
+    auto process = spawn_gated({"env", "-i", "/bin/sleep", "60"}, {}, open_the_gate, [] {});
+    ASSERT_TRUE(process) << process.error().text;
+    pids.push_back(process->identity().pid);
+  }
+  for (const pid_t pid : pids) {
+    EXPECT_TRUE(
+        eventually([&] { return read_file("/proc/" + std::to_string(pid) + "/environ").empty(); }));
+    end(pid);
+  }
+}
+
+// A program that this very one becomes: its first thread leaves, another goes on.
+TEST(FirstThread, DISABLED_Leaves) {
+  std::thread([] { pause(); }).detach();
+  syscall(SYS_exit, 0);
+}
+
+TEST(SpawnGated, ReturnsForAProgramWhoseFirstThreadHasLeft) {
+  std::vector<std::string> argv = own_argv("FirstThread.DISABLED_Leaves");
+  SpawnOptions options;
+  options.output = "/dev/null";
+  auto process = spawn_gated(argv, options, open_the_gate, [] {});
+  ASSERT_TRUE(process) << process.error().text;
+  const pid_t pid = process->identity().pid;
+  EXPECT_TRUE(eventually([&] {
+    const auto stat = read_stat(pid);
+    return stat && stat->is_zombie() && process->liveness() == Liveness::kAlive;
+  }));
+  end(pid);
+}
+
+// As in a file system that does not answer: the child stays where it is.
+TEST(SpawnGated, EndsAChildThatDoesNotExecuteInTime) {
+  pid_t pid = 0;
+  bool was_there = false;
+  const auto refused = spawn_gated(
+      {"sleep", "60"}, {},
+      [&](const ProcessIdentity& child) -> Result<> {
+        pid = child.pid;
+        kill(pid, SIGSTOP);
+        EXPECT_TRUE(has_stopped(pid));
+        return {};
+      },
+      [&] { was_there = read_stat(pid).has_value(); });
+  EXPECT_EQ(code_of(refused), Errc::kSpawnFailed);
+  EXPECT_NE(text_of(refused).find("did not begin within 10s"), std::string::npos)
+      << text_of(refused);
+  EXPECT_TRUE(was_there) << "the ticket has to be put back before it dies";
+  EXPECT_FALSE(read_stat(pid)) << "it is gone and reaped";
 }
 
 TEST(SpawnGated, ReplacesVariablesOfTheCallersEnvironment) {

@@ -29,16 +29,18 @@ class Model:
     silence_timeout: float = 300.0
     size_bytes: int | None = None
     log: str | None = None
+    any_listener: bool = False
 
     def load(self, ticket):
         """For Pool.lease: starts the backend and returns its lease when it answers."""
         port = modelpool.free_port()
         command = [argument.replace("{port}", str(port)) for argument in self.command]
         ticket.spawn(command, cwd=HERE, stdout=self.log)
+        proxied = {"any_listener": self.any_listener}
         address = ticket.wait_ready(
-            f"127.0.0.1:{port}", f"http:{self.ready}", timeout=self.load_timeout
+            f"127.0.0.1:{port}", f"http:{self.ready}", timeout=self.load_timeout, **proxied
         )
-        return ticket.ready(address, size_bytes=self.size_bytes)
+        return ticket.ready(address, size_bytes=self.size_bytes, **proxied)
 
 
 def read_models(path=None):

@@ -1,5 +1,6 @@
 #include "answer.hpp"
 
+#include <arpa/inet.h>
 #include <httplib.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -13,6 +14,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <thread>
 
 #include "base/text.hpp"
@@ -27,23 +29,27 @@ constexpr std::uint64_t kPauseMax_ns = 200 * kMillisecond_ns;
 constexpr std::chrono::seconds kRequestMax{10};
 constexpr int kConnectMax_ms = 100;  // a server on this host accepts at once, or not yet
 constexpr int kStopAgain_ms = 5;
+constexpr std::uint64_t kOvertimeLook_ns = 100 * kMillisecond_ns;
 
-enum class Woken { kTime, kEvent, kExited, kSignal };
+enum class Woken { kTime, kEvent, kExited, kSignal, kOver };
 
-// Sleeps until the time, or until the event (may be -1), the process or a signal has something.
-Woken sleep_until(std::uint64_t until_ns, int event, const ProcessHandle& process,
-                  const SignalInbox& inbox) {
+// Sleeps until the time, or until the event (may be -1), the process or a signal has something, or
+// the question's time is over.
+Woken sleep_until(std::uint64_t until_ns, int event, const Question& question) {
   for (;;) {
-    const std::uint64_t left = age_ns(until_ns, now_ns());
+    const std::uint64_t now = now_ns();
+    const bool overtime = now >= question.until_ns;
+    if (overtime && !question.may_go_on()) return Woken::kOver;
+    if (now >= until_ns) return Woken::kTime;
+    const std::uint64_t look_ns = overtime ? now + kOvertimeLook_ns : question.until_ns;
+    const std::uint64_t left = std::min(until_ns, look_ns) - now;
     const timespec wait{static_cast<time_t>(left / kSecond_ns),
                         static_cast<long>(left % kSecond_ns)};
-    pollfd watched[] = {{event, POLLIN, 0}, {process.fd(), POLLIN, 0}, {inbox.fd(), POLLIN, 0}};
+    pollfd watched[] = {
+        {event, POLLIN, 0}, {question.process.fd(), POLLIN, 0}, {question.inbox.fd(), POLLIN, 0}};
     const int ready = ppoll(watched, 3, &wait, nullptr);
-    if (ready < 0 && errno != EINTR) return Woken::kTime;
-    if (ready <= 0) {
-      if (now_ns() >= until_ns) return Woken::kTime;
-      continue;
-    }
+    if (ready < 0 && errno != EINTR) return Woken::kOver;
+    if (ready <= 0) continue;
     if (watched[2].revents != 0) return Woken::kSignal;
     if (watched[1].revents != 0) return Woken::kExited;
     return Woken::kEvent;
@@ -77,29 +83,42 @@ bool can_connect(const sockaddr* address, socklen_t length) {
   return !meets_itself(fd.get());
 }
 
-// One GET on a thread of its own; done() is readable at its end.
+std::string host_header(const Address& place) {
+  if (!place.unix_path.empty()) return "localhost";  // the client would name its path
+  const bool is_v6 = place.host.find(':') != std::string::npos;
+  return (is_v6 ? "[" + place.host + "]" : place.host) + ":" + std::to_string(place.port);
+}
+
+// One GET on a thread of its own, of each place in turn until one answers; done() is readable at its
+// end.
 class Request {
  public:
-  Request(const Endpoint& endpoint, const std::string& path)
-      : client_(endpoint.unix_path.empty() ? endpoint.host : endpoint.unix_path,
-                endpoint.unix_path.empty() ? endpoint.port : 80),
-        done_(eventfd(0, EFD_CLOEXEC)) {
-    if (!endpoint.unix_path.empty()) client_.set_address_family(AF_UNIX);
-    client_.set_connection_timeout(std::chrono::milliseconds(kConnectMax_ms));
-    client_.set_read_timeout(kRequestMax);
-    thread_ = std::thread([this, path, is_unix = !endpoint.unix_path.empty()] {
-      // On a Unix socket the client would name its path as the host.
-      const auto response =
-          client_.Get(path, is_unix ? httplib::Headers{{"Host", "localhost"}} : httplib::Headers{});
-      yes_ = response && response->status >= 200 && response->status < 300;
+  Request(const Endpoint& endpoint, const std::string& path) : done_(eventfd(0, EFD_CLOEXEC)) {
+    for (const Address& place : endpoint) {
+      const bool is_unix = !place.unix_path.empty();
+      auto client = std::make_unique<httplib::Client>(is_unix ? place.unix_path : place.host,
+                                                      is_unix ? 80 : place.port);
+      if (is_unix) client->set_address_family(AF_UNIX);
+      client->set_connection_timeout(std::chrono::milliseconds(kConnectMax_ms));
+      client->set_read_timeout(kRequestMax);
+      clients_.push_back(std::move(client));
+    }
+    thread_ = std::thread([this, path, endpoint] {
+      for (std::size_t i = 0; i < clients_.size() && !ends_.load(); ++i) {
+        const auto response = clients_[i]->Get(path, {{"Host", host_header(endpoint[i])}});
+        if (!response) continue;
+        yes_ = response->status >= 200 && response->status < 300;
+        break;
+      }
       eventfd_write(done_.get(), 1);
     });
   }
   ~Request() {
+    ends_ = true;
     // Stopping ends only a request that is under way, and this one may be about to begin.
     pollfd ended{done_.get(), POLLIN, 0};
     do {
-      client_.stop();
+      for (const auto& client : clients_) client->stop();
     } while (poll(&ended, 1, kStopAgain_ms) <= 0);
     thread_.join();
   }
@@ -107,11 +126,51 @@ class Request {
   bool said_yes() const { return yes_.load(std::memory_order_acquire); }
 
  private:
-  httplib::Client client_;
+  std::vector<std::unique_ptr<httplib::Client>> clients_;
   Fd done_;
   std::atomic<bool> yes_{false};
+  std::atomic<bool> ends_{false};
   std::thread thread_;
 };
+
+bool can_connect(const Address& place) {
+  if (!place.unix_path.empty()) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    place.unix_path.copy(address.sun_path, sizeof address.sun_path - 1);
+    return can_connect(reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  }
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(place.host.c_str(), std::to_string(place.port).c_str(), &hints, &found) != 0) {
+    return false;
+  }
+  const bool connected = can_connect(found->ai_addr, found->ai_addrlen);
+  freeaddrinfo(found);
+  return connected;
+}
+
+// Who listens there: another process if that is so at one of the places, else the backend if it is
+// at one of them.
+Listener who_listens(const Question& question) {
+  Listener found;
+  for (const Address& place : question.endpoint) {
+    Listener here = find_listener(place, question.backend);
+    if (here.by == ListenedBy::kAnother) return here;
+    if (here.by == ListenedBy::kBackend || found.why.empty()) found = std::move(here);
+  }
+  return found;
+}
+
+// A yes from a process that has ended was somebody else's, and so is one from a listener that is
+// provably none of the backend's.
+bool counts(const Question& question, Listener* listener) {
+  *listener = who_listens(question);
+  if (question.process.liveness() == Liveness::kDead) return false;
+  return question.any_listener || listener->by != ListenedBy::kAnother;
+}
 
 }  // namespace
 
@@ -139,102 +198,64 @@ Result<ReadyCheck> parse_ready_check(std::string_view text) {
                                   "\": write tcp, http:/path or delay:DURATION");
 }
 
-Result<Endpoint> parse_endpoint(std::string_view address) {
-  std::string_view rest = address;
+Result<Endpoint> resolve(std::string_view address) {
+  auto parsed = parse_address(address);
+  if (!parsed) {
+    return fail(Errc::kInvalid, parsed.error().text + ", or use --ready delay:DURATION");
+  }
+  if (!parsed->unix_path.empty()) return Endpoint{*parsed};
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (const int error = getaddrinfo(parsed->host.c_str(), nullptr, &hints, &found); error != 0) {
+    return fail(Errc::kInvalid, "unable to connect to \"" + escape(address) +
+                                    "\": " + gai_strerror(error) + "; write the host as a number");
+  }
   Endpoint endpoint;
-  const auto unusable = [&](const std::string& why) {
-    return fail(Errc::kInvalid,
-                "unable to connect to \"" + escape(address) + "\": " + why +
-                    "; write host:port or unix:/path, or use --ready delay:DURATION");
-  };
-  if (rest.starts_with("unix:")) {
-    endpoint.unix_path = rest.substr(std::strlen("unix:"));
-    if (endpoint.unix_path.empty()) return unusable("the path is missing");
-    if (endpoint.unix_path.size() >= sizeof(sockaddr_un::sun_path)) {
-      return unusable("the path is longer than " +
-                      std::to_string(sizeof(sockaddr_un::sun_path) - 1) + " bytes");
+  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    char number[NI_MAXHOST];
+    if (getnameinfo(one->ai_addr, one->ai_addrlen, number, sizeof number, nullptr, 0,
+                    NI_NUMERICHOST) != 0) {
+      continue;
     }
-    return endpoint;
+    endpoint.push_back(*parsed);
+    endpoint.back().host = number;
   }
-  if (rest.starts_with("http://")) {
-    rest.remove_prefix(std::strlen("http://"));
-    rest = rest.substr(0, rest.find('/'));
-  }
-  const std::size_t colon = rest.rfind(':');
-  if (colon == std::string_view::npos) return unusable("the port is missing");
-  const auto port = parse_count(rest.substr(colon + 1), 65535);
-  if (!port || *port == 0) return unusable("the port is not a number from 1 to 65535");
-  std::string_view host = rest.substr(0, colon);
-  if (host.starts_with("[") && host.ends_with("]")) host = host.substr(1, host.size() - 2);
-  if (host.empty()) return unusable("the host is missing");
-  endpoint.host = host;
-  endpoint.port = static_cast<int>(*port);
+  freeaddrinfo(found);
+  if (endpoint.empty()) endpoint.push_back(*parsed);
   return endpoint;
 }
 
 bool is_listening(const Endpoint& endpoint) {
-  if (!endpoint.unix_path.empty()) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    endpoint.unix_path.copy(address.sun_path, sizeof address.sun_path - 1);
-    return can_connect(reinterpret_cast<const sockaddr*>(&address), sizeof address);
-  }
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (getaddrinfo(endpoint.host.c_str(), std::to_string(endpoint.port).c_str(), &hints, &found) !=
-      0)
-    return false;
-  bool listening = false;
-  for (const addrinfo* one = found; one != nullptr && !listening; one = one->ai_next) {
-    listening = can_connect(one->ai_addr, one->ai_addrlen);
-  }
-  freeaddrinfo(found);
-  return listening;
+  return std::any_of(endpoint.begin(), endpoint.end(),
+                     [](const Address& place) { return can_connect(place); });
 }
 
-Answer wait_for_answer(const ReadyCheck& check, const Endpoint& endpoint,
-                       const ProcessHandle& process, const SignalInbox& inbox,
-                       std::uint64_t until_ns) {
+Answer wait_for_answer(const Question& question, Listener* listener) {
   const auto ended = [](Woken woken) {
     return woken == Woken::kExited   ? Answer::kExited
            : woken == Woken::kSignal ? Answer::kSignal
                                      : Answer::kTimedOut;
   };
+  const ReadyCheck& check = question.check;
   if (check.kind == ReadyCheck::Kind::kDelay) {
-    const std::uint64_t after = add_ns(now_ns(), check.delay_ns);
-    const Woken woken = sleep_until(std::min(after, until_ns), -1, process, inbox);
-    return woken == Woken::kTime && after <= until_ns ? Answer::kYes : ended(woken);
+    const Woken woken = sleep_until(add_ns(now_ns(), check.delay_ns), -1, question);
+    return woken == Woken::kTime ? Answer::kYes : ended(woken);
   }
   for (std::uint64_t pause = kPauseFirst_ns;; pause = std::min(2 * pause, kPauseMax_ns)) {
     bool yes = false;
     if (check.kind == ReadyCheck::Kind::kTcp) {
-      yes = is_listening(endpoint);
+      yes = is_listening(question.endpoint);
     } else {
-      const Request request(endpoint, check.path);
-      const Woken woken = sleep_until(until_ns, request.done(), process, inbox);
+      const Request request(question.endpoint, check.path);
+      const Woken woken = sleep_until(kNever_ns, request.done(), question);
       if (woken != Woken::kEvent) return ended(woken);
       yes = request.said_yes();
     }
-    // A yes from a process that has ended was somebody else's.
-    if (yes && process.liveness() != Liveness::kDead) return Answer::kYes;
-    const std::uint64_t now = now_ns();
-    const Woken woken = sleep_until(std::min(now + pause, until_ns), -1, process, inbox);
-    if (woken != Woken::kTime || now_ns() >= until_ns) return ended(woken);
+    if (yes && counts(question, listener)) return Answer::kYes;
+    const Woken woken = sleep_until(now_ns() + pause, -1, question);
+    if (woken != Woken::kTime) return ended(woken);
   }
-}
-
-int pick_port() {
-  const Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  if (!fd || bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 ||
-      getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    return 0;
-  }
-  return ntohs(address.sin_port);
 }
 
 }  // namespace modelpool::poolctl

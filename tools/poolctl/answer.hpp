@@ -7,11 +7,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
-#include "command.hpp"
+#include "base/listener.hpp"
 #include "base/process.hpp"
+#include "command.hpp"
 #include "modelpool/result.hpp"
 
 namespace modelpool::poolctl {
@@ -24,25 +27,30 @@ struct ReadyCheck {
 };
 Result<ReadyCheck> parse_ready_check(std::string_view text);  // tcp, http:/path, delay:D
 
-// Where an address leads: "unix:/path", "host:port", "[::1]:port", each also after "http://".
-struct Endpoint {
-  std::string unix_path;  // empty: host and port
-  std::string host;
-  int port = 0;
-};
-Result<Endpoint> parse_endpoint(std::string_view address);
+// Where an address leads: one place for each number that its host stands for.
+using Endpoint = std::vector<Address>;
+// Asks the resolver, which may take its time: before anything is held. Errors: kInvalid.
+Result<Endpoint> resolve(std::string_view address);
 
 enum class Answer { kYes, kExited, kSignal, kTimedOut };
-// Asks until the answer is yes, the process has ended, a signal waits in the inbox, or the time has
-// come.
-Answer wait_for_answer(const ReadyCheck& check, const Endpoint& endpoint,
-                       const ProcessHandle& process, const SignalInbox& inbox,
-                       std::uint64_t until_ns);
+
+// What is asked, of whom, and for how long.
+struct Question {
+  const ReadyCheck& check;
+  const Endpoint& endpoint;
+  const ProcessHandle& process;
+  BackendProcesses backend;
+  bool any_listener = false;  // an answer counts whoever gives it
+  const SignalInbox& inbox;
+  std::uint64_t until_ns = 0;
+  // When the time is over: is there a reason to go on all the same? Asked again and again.
+  std::function<bool()> may_go_on;
+};
+// Asks until the backend's own listener says yes, the process has ended, a signal waits in the inbox, or
+// the time is over. `listener` is who answered last, as far as that can be told.
+Answer wait_for_answer(const Question& question, Listener* listener);
 
 // Does anything accept connections there now?
 bool is_listening(const Endpoint& endpoint);
-
-// A TCP port of 127.0.0.1 that nobody listens on now; 0 if there is none.
-int pick_port();
 
 }  // namespace modelpool::poolctl

@@ -159,6 +159,7 @@ void add_check(CLI::App& root, Context& context);
 void add_set(CLI::App& root, Context& context);
 void add_touch_pin(CLI::App& root, Context& context);
 void add_evict(CLI::App& root, Context& context);
+void add_reset(CLI::App& root, Context& context);
 void add_wait(CLI::App& root, Context& context);
 // COMMAND is what stands after `--` on the line.
 void add_lease(CLI::App& root, Context& context, const std::vector<std::string>& command);

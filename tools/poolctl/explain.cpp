@@ -170,7 +170,12 @@ Verdict explain_admission(const Subject& subject) {
   }
   const std::uint64_t cooling =
       subject.history ? age_ns(subject.history->cooldown_until_ns, subject.now()) : 0;
-  if (cooling > 0) return {"load", "cooling down for another " + format_age(cooling), cooling};
+  if (cooling > 0) {
+    return {"load",
+            "cooling down for another " + format_age(cooling) + "; poolctl reset " +
+                escape(subject.model) + " ends that",
+            cooling};
+  }
   const std::vector<Resident> there = residents(snapshot);
   const Limits limits{snapshot.max_backends()};
   const std::string taken = std::to_string(count_live(there)) + " of " +

@@ -2,14 +2,18 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <chrono>
+#include <optional>
 
 #include "answer.hpp"
+#include "base/port.hpp"
+#include "base/time.hpp"
 #include "command.hpp"
 #include "json/event_json.hpp"
 #include "modelpool/pool.hpp"
 #include "protocol/histories.hpp"
-#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -25,10 +29,12 @@ struct Options {
   std::string ready = "tcp";
   std::string log;
   std::string tag;
-  std::uint64_t timeout_ns = kDefaultTimeout_ns;
+  std::uint64_t timeout_ns = kNever_ns;  // not given
+  bool has_timeout() const { return timeout_ns != kNever_ns; }
   std::uint64_t busy_timeout_ns = 0;
   std::uint64_t size_bytes = 0;
   bool pin = false;
+  bool any_listener = false;
 };
 
 // How to load the model: START and the address with a port filled in.
@@ -37,8 +43,67 @@ struct Plan {
   std::string address;
   ReadyCheck check;
   Endpoint endpoint;
-  bool port_is_picked = false;
+  HeldPort port;  // of the address, if it was picked here
 };
+
+// --- The shell's line ----------------------------------------------------------------------------
+
+bool is_blank(char c) { return c == ' ' || c == '\t'; }
+
+std::string_view first_word(std::string_view line) {
+  const std::size_t start = std::min(line.find_first_not_of(" \t"), line.size());
+  line.remove_prefix(start);
+  return line.substr(0, line.find_first_of(" \t\n"));
+}
+
+bool is_assignment(std::string_view word) {
+  const std::size_t equals = word.find('=');
+  if (equals == 0 || equals == std::string_view::npos || (word[0] >= '0' && word[0] <= '9')) {
+    return false;
+  }
+  return std::all_of(word.begin(), word.begin() + static_cast<std::ptrdiff_t>(equals), [](char c) {
+    return c == '_' || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+  });
+}
+
+// Is there more than one command in it: && || ; | & ( ) or a new line, outside of quotes?
+bool is_list(std::string_view line) {
+  char quote = 0;
+  char before = ' ';
+  for (std::size_t i = 0; i < line.size(); before = line[i], ++i) {
+    const char c = line[i];
+    if (c == '\\' && quote != '\'') {
+      ++i;
+      if (i == line.size()) break;
+    } else if (quote != 0) {
+      if (c == quote) quote = 0;
+    } else if (c == '\'' || c == '"') {
+      quote = c;
+    } else if (c == '#' && (is_blank(before) || before == '\n')) {
+      return line.find('\n', i) != std::string_view::npos;
+    } else if (c == '&' && (before == '>' || before == '<')) {
+      continue;  // 2>&1
+    } else if (c == ';' || c == '&' || c == '|' || c == '(' || c == ')' || c == '\n') {
+      return true;
+    }
+  }
+  return false;
+}
+
+// What sh runs so that the program takes its place, wherever that can be: its PID is the backend's
+// then, and nothing stands between it and a signal.
+std::string shell_line(const std::string& start) {
+  constexpr std::array<std::string_view, 16> kOfTheShell = {
+      ".",    ":",      "!",   "{",    "alias",  "cd",    "command", "eval",
+      "exec", "export", "set", "trap", "ulimit", "umask", "unset",   "wait"};
+  const std::string_view word = first_word(start);
+  const bool is_shells =
+      std::find(kOfTheShell.begin(), kOfTheShell.end(), word) != kOfTheShell.end();
+  if (is_shells || is_list(start)) return start;
+  return (is_assignment(word) ? "exec env " : "exec ") + start;
+}
+
+// --- The plan ------------------------------------------------------------------------------------
 
 std::string with_port(std::string text, int port) {
   for (std::size_t at = 0; (at = text.find(kPort, at)) != std::string::npos;) {
@@ -67,15 +132,16 @@ Result<Plan> make_plan(const Options& options) {
     plan.address = "127.0.0.1:{port}";
   }
   if (in_start || plan.address.find(kPort) != std::string::npos) {
-    const int port = pick_port();
-    if (port == 0) return fail(Errc::kSystem, "unable to find a free port on 127.0.0.1");
-    plan.port_is_picked = plan.address.find(kPort) != std::string::npos;
-    plan.start = with_port(std::move(plan.start), port);
-    plan.address = with_port(std::move(plan.address), port);
+    auto port = hold_free_port();
+    if (!port) return fail(port.error());
+    plan.start = with_port(std::move(plan.start), port->number());
+    const std::string address = with_port(plan.address, port->number());
+    if (address != plan.address) plan.port = std::move(*port);
+    plan.address = address;
   }
   if (auto ok = check_address(plan.address); !ok) return fail(ok.error());
   if (plan.check.kind != ReadyCheck::Kind::kDelay) {
-    auto endpoint = parse_endpoint(plan.address);
+    auto endpoint = resolve(plan.address);
     if (!endpoint) return fail(endpoint.error());
     plan.endpoint = std::move(*endpoint);
   }
@@ -132,48 +198,48 @@ std::string how_it_ended(Pool& pool, const std::string& model, pid_t pid) {
 
 class Load {
  public:
-  Load(const Options& options, Pool& pool, SignalInbox& inbox, std::uint64_t until_ns)
-      : options_(options), pool_(pool), inbox_(inbox), until_ns_(until_ns) {}
+  Load(const Options& options, Pool& pool, SignalInbox& inbox, std::uint64_t begun_ns)
+      : options_(options), pool_(pool), inbox_(inbox), begun_ns_(begun_ns) {}
 
   // 0 and a lease on the loaded backend, or the exit code; then it has complained.
   int run(LoadTicket& ticket, const Plan& plan, Lease* lease) {
     // Otherwise another server's answer would be taken for ours.
-    if (!plan.port_is_picked && plan.check.kind != ReadyCheck::Kind::kDelay &&
+    if (plan.port.number() == 0 && plan.check.kind != ReadyCheck::Kind::kDelay &&
         is_listening(plan.endpoint)) {
-      return give_up(ticket, "another process already listens on " + plan.address,
-                     "choose another --address");
+      return give_back(ticket, "another process already listens on " + plan.address,
+                       "choose another --address");
     }
     SpawnOptions spawn;
     spawn.output = options_.log;
-    if (auto started = ticket.spawn({"sh", "-c", "exec " + plan.start}, spawn); !started) {
-      static_cast<void>(ticket.fail(started.error().text));
-      return refuse(started.error());
+    if (auto ok = ticket.spawn({"sh", "-c", shell_line(plan.start)}, spawn); !ok) {
+      static_cast<void>(ticket.give_back());  // nothing is known of the model
+      return refuse(ok.error());
     }
     const auto process = ProcessHandle::open(ticket.pid());
-    Answer answer = Answer::kExited;
-    if (process) answer = wait_for_answer(plan.check, plan.endpoint, *process, inbox_, until_ns_);
+    if (!process && process.error().system != ESRCH) {
+      static_cast<void>(ticket.give_back());
+      return refuse(process.error());
+    }
+    Listener listener;
+    const std::uint64_t until = until_ns();
+    const Answer answer = process ? ask(ticket, plan, *process, until, &listener) : Answer::kExited;
     const std::string output = options_.log.empty() ? "give --log FILE to keep its output"
                                                     : "its output is in " + options_.log;
     switch (answer) {
-      case Answer::kYes: {
-        ReadyOptions ready;
-        ready.size_bytes = options_.size_bytes;
-        ready.pinned = options_.pin;
-        auto got = ticket.ready(plan.address, ready);
-        if (!got) return refuse(got.error());
-        *lease = std::move(*got);
-        return 0;
-      }
+      case Answer::kYes:
+        return make_ready(ticket, plan, listener, until, lease);
       case Answer::kExited:
-        return give_up(ticket, "it ended before it was ready", output,
-                       how_it_ended(pool_, options_.model, ticket.pid()));
-      // The two that are our own end and not the model's: who comes next may load it at once.
-      case Answer::kTimedOut:
-        static_cast<void>(ticket.give_back());
-        complain("unable to load " + escape(options_.model) + ": not ready at " + plan.address +
-                 " (" + options_.ready + ") within " + format_duration(options_.timeout_ns) +
-                 "; raise --timeout; " + escape(output));
-        return kLeaseRefused;
+        if (listener.by == ListenedBy::kAnother && !options_.any_listener) {
+          return give_back(ticket, answers_instead(plan, listener), "choose another --address");
+        }
+        return fail_load(ticket, output, how_it_ended(pool_, options_.model, ticket.pid()));
+      case Answer::kTimedOut: {
+        std::string why =
+            "not ready at " + plan.address + " (" + options_.ready + ") within " +
+            format_duration(options_.has_timeout() ? options_.timeout_ns : now_ns() - begun_ns_);
+        if (listener.by == ListenedBy::kAnother) why += ": " + answers_instead(plan, listener);
+        return give_back(ticket, why, "raise --timeout; " + output);
+      }
       case Answer::kSignal:
         break;
     }
@@ -182,12 +248,83 @@ class Load {
   }
 
  private:
-  int give_up(LoadTicket& ticket, std::string reason, const std::string& advice,
-              const std::string& ended = {}) {
-    if (!ticket.fail(reason + ended)) {
+  // --timeout, if it was given, covers the load. Otherwise the pool's load_timeout does, and the
+  // coordinator ends what takes longer; without one it is ended here, a moment later.
+  std::uint64_t until_ns() const {
+    if (options_.has_timeout()) return add_ns(begun_ns_, options_.timeout_ns);
+    static const Settings kDefaults;
+    const Settings* settings = current_settings(pool_.segment());
+    const std::uint64_t limit =
+        effective_settings(settings != nullptr ? *settings : kDefaults, options_.model, nullptr)
+            .get(Setting::kLoadTimeout);
+    return limit == 0 ? kNever_ns : add_ns(now_ns(), add_ns(limit, kCoordinatorGrace_ns));
+  }
+
+  // While others wait for the model it is loaded for them: they would only begin anew.
+  Answer ask(const LoadTicket& ticket, const Plan& plan, const ProcessHandle& process,
+             std::uint64_t until, Listener* listener) {
+    const Segment& segment = pool_.segment();
+    std::string token;
+    if (const auto found = find_backend(segment, options_.model)) {
+      token = segment.token(found->ref.index, found->ref.generation);
+    }
+    const Question question{plan.check,
+                            plan.endpoint,
+                            process,
+                            {ticket.pid(), ticket.pid(), token},
+                            options_.any_listener,
+                            inbox_,
+                            until,
+                            [&] { return options_.has_timeout() && ticket.waiting() > 0; }};
+    return wait_for_answer(question, listener);
+  }
+
+  int make_ready(LoadTicket& ticket, const Plan& plan, const Listener& listener,
+                 std::uint64_t until, Lease* lease) {
+    ReadyOptions ready;
+    ready.size_bytes = options_.size_bytes;
+    ready.pinned = options_.pin;
+    ready.any_listener = options_.any_listener;
+    auto got = ticket.ready(plan.address, ready);
+    if (!got) return refuse(got.error());  // a ticket that stays is given back at its end
+    if (now_ns() >= until) {
+      complain("unable to lease " + escape(options_.model) + ": not ready at " + plan.address +
+               " (" + options_.ready + ") within " + format_duration(options_.timeout_ns) +
+               "; it is loaded now, for those who wait; raise --timeout");
+      return kLeaseRefused;
+    }
+    if (!options_.any_listener && plan.check.kind != ReadyCheck::Kind::kDelay &&
+        listener.by == ListenedBy::kUnknown) {
+      complain("note: whether it is the backend of " + escape(options_.model) +
+               " that answers at " + escape(plan.address) + " cannot be told: " + listener.why);
+    }
+    *lease = std::move(*got);
+    return 0;
+  }
+
+  std::string answers_instead(const Plan& plan, const Listener& listener) const {
+    return "at " + plan.address + " answers process " + std::to_string(listener.pid) + " (" +
+           listener.command + "), not the backend";
+  }
+
+  // Our own end, or our own fault, and not the model's: who comes next may load it at once.
+  int give_back(LoadTicket& ticket, const std::string& reason, const std::string& advice) {
+    static_cast<void>(ticket.give_back());
+    complain("unable to load " + escape(options_.model) + ": " + escape(reason) + "; " +
+             escape(advice));
+    return kLeaseRefused;
+  }
+
+  int fail_load(LoadTicket& ticket, const std::string& advice, const std::string& ended) {
+    std::string reason = "it ended before it was ready";
+    if (auto failed = ticket.fail(reason); !failed) {  // the pool knows how it ended
       // The coordinator ended the load first, and knows why.
       const auto history = find_history(pool_.segment(), options_.model);
-      if (history && history->error[0] != 0) reason = field_text(history->error);
+      if (!history || history->failures == 0) {
+        complain(failed.error().text);
+        return kLeaseRefused;
+      }
+      reason = field_text(history->error);
     }
     complain("unable to load " + escape(options_.model) + ": " + escape(reason) + ended + "; " +
              escape(advice));
@@ -197,8 +334,14 @@ class Load {
   const Options& options_;
   Pool& pool_;
   SignalInbox& inbox_;
-  std::uint64_t until_ns_;
+  std::uint64_t begun_ns_;
 };
+
+bool is_loading(const Segment& segment, const std::string& model) {
+  const auto found = find_backend(segment, model);
+  return found && (found->state.state == BackendState::kReserved ||
+                   found->state.state == BackendState::kStarting);
+}
 
 Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inbox) {
   AcquireOptions asked;
@@ -209,7 +352,14 @@ Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inb
   asked.may_load = !options.start.empty() && options.timeout_ns > 0;
   const StopOnSignal stop(inbox);
   asked.stop = stop.token();
-  auto grant = pool.acquire(options.model, std::chrono::nanoseconds(options.timeout_ns), asked);
+  const auto wait =
+      std::chrono::nanoseconds(options.has_timeout() ? options.timeout_ns : kDefaultTimeout_ns);
+  auto grant = pool.acquire(options.model, wait, asked);
+  // The default is for the wait; a load, somebody else's too, may take as long as the pool lets it.
+  while (!grant && grant.error().code == Errc::kTimeout && !options.has_timeout() &&
+         is_loading(pool.segment(), options.model)) {
+    grant = pool.acquire(options.model, wait, asked);
+  }
   if (!grant && grant.error().code == Errc::kNotLoaded) {
     return fail(Errc::kNotLoaded,
                 "unable to lease " + escape(options.model) + ": it is not loaded; " +
@@ -246,7 +396,7 @@ int lease(const Context& context, const Options& options, const std::vector<std:
   auto pool = Pool::attach(context.pool, pool_options);
   if (!pool) return refuse(pool.error());
 
-  const std::uint64_t until = add_ns(now_ns(), options.timeout_ns);
+  const std::uint64_t begun = now_ns();
   auto grant = acquire(*pool, options, inbox);
   if (!grant) {
     return grant.error().code == Errc::kCancelled ? interrupted(options.model, inbox)
@@ -254,8 +404,9 @@ int lease(const Context& context, const Options& options, const std::vector<std:
   }
   Lease held;
   if (auto* ticket = std::get_if<LoadTicket>(&*grant)) {
-    if (const int code = Load(options, *pool, inbox, until).run(*ticket, plan, &held); code != 0)
-      return code;
+    const int code = Load(options, *pool, inbox, begun).run(*ticket, plan, &held);
+    if (code != 0) return code;
+    plan.port = HeldPort();
   } else {
     held = std::move(std::get<Lease>(*grant));
   }
@@ -280,15 +431,28 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
       "Write COMMAND and its arguments after --. It finds MODELPOOL_MODEL, MODELPOOL_ADDRESS and\n"
       "MODELPOOL_PID (empty for an external backend) in its environment. SIGINT, SIGTERM, SIGHUP,\n"
       "SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to it; it is killed if poolctl is killed.\n\n"
-      "With --start the model is loaded when nobody has: sh -c 'exec CMD', in a session of its "
-      "own,\n"
-      "with stdout and stderr appended to --log; {port} in CMD and in --address becomes a free "
-      "port.\n"
-      "The backend outlives poolctl: the pool's timeouts and limits end it, or poolctl evict.\n\n"
+      "With --start the model is loaded when nobody has: sh -c 'CMD', in a session of its own, "
+      "with\n"
+      "stdout and stderr appended to --log. A single command takes the shell's place; so it may\n"
+      "begin with NAME=VALUE, and in 'cd DIR && exec SERVER' it is good to write exec. {port} in "
+      "CMD\n"
+      "and in --address becomes a free port. The backend outlives poolctl: the pool's timeouts "
+      "and\n"
+      "limits end it, or poolctl evict.\n\n"
       "--ready says how to see that it answers: tcp, a connection is accepted; http:/path, a GET\n"
-      "returns 2xx; delay:DURATION, that much time has passed. --timeout covers the wait for a "
-      "place\n"
-      "and the load.\n\n"
+      "returns 2xx; delay:DURATION, that much time has passed. An answer counts if it is the "
+      "backend's\n"
+      "own processes that listen there; with --any-listener, whoever does (a container's "
+      "proxy).\n\n"
+      "--timeout covers the wait for a place and the load. Without it the wait is 30s and the "
+      "load\n"
+      "may take the pool's load_timeout. A load that takes longer is ended, without a cool-down, "
+      "but\n"
+      "for those who wait for the model by then: it goes on for them.\n\n"
+      "A load fails, and the model cools down, when its process ends before it is ready. What "
+      "poolctl\n"
+      "was told wrong (a --log that cannot be opened, an --address that is taken) fails "
+      "nothing.\n\n"
       "Exit codes: that of COMMAND; 128+N if signal N ended it, or poolctl before COMMAND ran;\n"
       "124 timed out or refused (not loaded and no --start, queue full, load failed...);\n"
       "125 poolctl failed or was used wrongly; 126 COMMAND could not run; 127 it was not found.\n\n"
@@ -296,6 +460,7 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
       "  poolctl lease llama-3-8b -- curl -s http://127.0.0.1:8080/health\n"
       "  poolctl lease whisper --start 'whisper-server --port {port}' --ready http:/health \\\n"
       "      --timeout 5m --size 3GiB -- sh -c 'curl -s \"http://$MODELPOOL_ADDRESS/\"'\n"
+      "  poolctl lease big --start 'CUDA_VISIBLE_DEVICES=1 server --port {port}' -- ./ask\n"
       "  poolctl lease tts --start 'tts --socket /tmp/tts.sock' --address unix:/tmp/tts.sock -- "
       "./say hello\n",
       [&context, options, &command_line] { return lease(context, *options, command_line); });
@@ -319,10 +484,12 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
         add_text(command, "--log", "FILE", &options->log,
                  "File its output is appended to (discarded)"),
         add_size(command, "--size", &options->size_bytes, "Memory the backend needs (unknown)"),
-        add_flag(command, "--pin", &options->pin, "Pin the backend when it is loaded here")})
+        add_flag(command, "--pin", &options->pin, "Pin the backend when it is loaded here"),
+        add_flag(command, "--any-listener", &options->any_listener,
+                 "Take the answer of any process that listens there")})
     needs(option, start);
   add_duration(command, "--timeout", &options->timeout_ns,
-               "Wait at most this long (30s); 0: do not wait");
+               "Wait at most this long, load included (30s without the load); 0: do not wait");
   add_duration(command, "--busy-timeout", &options->busy_timeout_ns,
                "Kill the backend if this lease lasts longer (the pool's rules only)", true);
   add_text(command, "--tag", "TEXT", &options->tag, "Text shown with the lease, at most 31 bytes");

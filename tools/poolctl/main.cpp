@@ -124,6 +124,7 @@ int run(const Line& line) {
   add_set(app, context);
   add_touch_pin(app, context);
   add_evict(app, context);
+  add_reset(app, context);
   add_wait(app, context);
   add_lease(app, context, line.to_run);
   add_remove(app, context);

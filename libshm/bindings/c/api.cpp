@@ -6,17 +6,18 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
 #include <type_traits>
 
+#include "base/nearest.hpp"
+#include "base/time.hpp"
 #include "handles.hpp"
 #include "modelpool/modelpool.h"
 #include "modelpool/pool.hpp"
-#include "base/nearest.hpp"
-#include "base/time.hpp"
 #include "wait_fd.hpp"
 
 namespace modelpool::c {
@@ -116,7 +117,8 @@ std::int64_t age_ms(std::uint64_t now, std::uint64_t stamp) {
   return stamp == 0 || stamp == kNever_ns ? MODELPOOL_UNKNOWN : ms_of(age_ns(now, stamp));
 }
 std::int64_t unless_zero(std::uint64_t value) {
-  return value == 0 ? MODELPOOL_UNKNOWN : static_cast<std::int64_t>(value);
+  constexpr std::uint64_t kMost = INT64_MAX;  // more would read as unknown
+  return value == 0 ? MODELPOOL_UNKNOWN : static_cast<std::int64_t>(std::min(value, kMost));
 }
 
 modelpool_code write_error(modelpool_error* out, int code, int system, std::uint64_t retry_after_ns,
@@ -203,6 +205,14 @@ std::string text_or_empty(const char* text) {
   return text == nullptr ? std::string() : std::string(text);
 }
 
+// The size that the first release had: a caller that was built with an older header gives less than
+// this library knows.
+template <class T>
+constexpr std::size_t kFirst_bytes = sizeof(T);
+template <>
+constexpr std::size_t kFirst_bytes<modelpool_ready_options> = offsetof(modelpool_ready_options,
+                                                                       any_listener);
+
 Result<> check_size(std::size_t bytes, std::size_t known, const char* name) {
   if (bytes >= known && bytes <= kStructMax_bytes) return {};
   return invalid(std::string("unable to read ") + name + ": struct_bytes is " +
@@ -214,10 +224,13 @@ template <class T>
 Result<T> read_options(const T* given, const char* name) {
   T options{};
   if (given == nullptr) return options;
-  if (auto ok = check_size(given->struct_bytes, sizeof(T), name); !ok) return fail(ok.error());
-  std::memcpy(&options, given, sizeof(T));
+  if (auto ok = check_size(given->struct_bytes, kFirst_bytes<T>, name); !ok) {
+    return fail(ok.error());
+  }
+  std::memcpy(&options, given, std::min(given->struct_bytes, sizeof(T)));
   const char* const bytes = reinterpret_cast<const char*>(given);
-  if (std::any_of(bytes + sizeof(T), bytes + given->struct_bytes, [](char c) { return c != 0; })) {
+  if (given->struct_bytes > sizeof(T) &&
+      std::any_of(bytes + sizeof(T), bytes + given->struct_bytes, [](char c) { return c != 0; })) {
     return invalid(std::string("unable to read ") + name +
                    ": it uses a field this library does not know; install a newer libmodelpool");
   }
@@ -757,6 +770,7 @@ modelpool_code modelpool_ticket_get(modelpool_ticket ticket, modelpool_ticket_in
     if (!held) return fail(held.error());
     modelpool_ticket_info answer{};
     answer.pid = (*held)->pid();
+    answer.waiting = static_cast<std::int32_t>((*held)->waiting());
     write_text(answer.model, (*held)->model());
     return write_answer(info, answer, "modelpool_ticket_info");
   });
@@ -813,6 +827,7 @@ modelpool_code modelpool_ready(modelpool_ticket ticket, const char* address,
     ready.device_mask = given->device_mask;
     ready.pinned = given->pinned != 0;
     ready.external = given->external != 0;
+    ready.any_listener = given->any_listener != 0;
     for (const auto& [info, value] : *values) {
       ready.overrides.set(info->id, value, Origin{OriginKind::kReady, 0});
     }
@@ -831,8 +846,29 @@ modelpool_code modelpool_fail(modelpool_ticket ticket, const char* reason, model
     if (!held) return fail(held.error());
     auto result =
         (*held)->fail(reason == nullptr ? std::string_view("given up") : std::string_view(reason));
+    if (!static_cast<bool>(**held)) g_tickets.close(ticket.id);  // used up
+    return result;
+  });
+}
+
+modelpool_code modelpool_give_back(modelpool_ticket ticket, modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    const auto held = hold_alone(ticket);
+    if (!held) return fail(held.error());
+    auto result = (*held)->give_back();
     g_tickets.close(ticket.id);
     return result;
+  });
+}
+
+modelpool_code modelpool_free_port(int32_t* port, modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    if (auto ok = required_pointer(port, "port"); !ok) return ok;
+    *port = 0;
+    auto found = free_port();
+    if (!found) return fail(found.error());
+    *port = *found;
+    return {};
   });
 }
 
@@ -856,6 +892,11 @@ modelpool_code modelpool_evict(modelpool_pool pool, const char* model, int force
                                modelpool_error* error) {
   return on_model(pool, model, error,
                   [&](Pool& of, std::string_view name) { return of.evict(name, force != 0); });
+}
+
+modelpool_code modelpool_reset(modelpool_pool pool, const char* model, modelpool_error* error) {
+  return on_model(pool, model, error,
+                  [](Pool& of, std::string_view name) { return of.reset(name); });
 }
 
 modelpool_code modelpool_set(modelpool_pool pool, const char* name, const char* value,

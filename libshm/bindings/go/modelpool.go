@@ -42,14 +42,14 @@
 //
 // Everything may be used from any goroutine, and by several at once; two that use one Ticket at the
 // same time get ErrBusy. A Lease may be released by another goroutine, or thread, than acquired it.
-// A Lease, Ticket or Pool that becomes unreachable, with all its copies, is released, given up or closed by a
+// A Lease, Ticket or Pool that becomes unreachable, with all its copies, is released, given back or closed by a
 // finalizer, at some time: do not rely on it to make room. Of the zero value, and of nil, Release and Close do nothing
 // and all else is ErrClosed. What a process held when it died is cleared (P6). Waiting costs
 // a goroutine, no thread. Programs started with os/exec inherit nothing of a pool.
 //
 // Errors are *Error; errors.Is(err, modelpool.ErrTimeout) and its like tell them apart. Any call may fail with
 // ErrInvalid (an argument), ErrClosed and ErrSystem; listed is what else. Durations are counted in milliseconds,
-// rounded up, by CLOCK_MONOTONIC.
+// rounded up, by CLOCK_MONOTONIC; one of more than 10 years is 10 years.
 //
 // The promises that are cited here; the project's README has them all:
 //
@@ -98,8 +98,15 @@ func pointer(bytes []byte) unsafe.Pointer { return unsafe.Pointer(&bytes[0]) }
 // What C takes for a time.
 const longest = 10 * 365 * 24 * time.Hour
 
-// milliseconds rounds up, so that a wait does not end early.
+// milliseconds rounds up, so that a wait does not end early. What is longer than C takes is that; less than nothing
+// is -1, which C refuses.
 func milliseconds(d time.Duration) C.int64_t {
+	if d < 0 {
+		return -1
+	}
+	if d > longest {
+		d = longest
+	}
 	ms := d / time.Millisecond
 	if d%time.Millisecond > 0 {
 		ms++
@@ -400,10 +407,19 @@ func (p *Pool) Unpin(model string) error {
 }
 
 // Evict asks the coordinator to end the model's backend and returns at once. With force its leases are cut, else
-// it waits for them up to drain_timeout. Errors: ErrNotLoaded.
+// it waits for them up to drain_timeout. A load under way is ended, too: its ticket is lost, and nothing cools down.
+// Errors: ErrNotLoaded.
 func (p *Pool) Evict(model string, force bool) error {
 	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
 		return C.modelpool_evict(pool, name, C.int(flag(force)), failed)
+	})
+}
+
+// Reset forgets that the model failed to load: it may be loaded at once. A load that becomes ready and a changed
+// load_cooldown do the same. Does nothing for a model that has not failed.
+func (p *Pool) Reset(model string) error {
+	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
+		return C.modelpool_reset(pool, name, failed)
 	})
 }
 
@@ -493,7 +509,7 @@ func newGrant(grant *C.modelpool_grant) (*Lease, *Ticket, error) {
 	}
 	granted := &grantedTicket{handle: grant.ticket}
 	runtime.SetFinalizer(granted, func(g *grantedTicket) {
-		(&Ticket{g}).Fail("given up: its ticket was forgotten")
+		C.modelpool_give_back(g.handle, nil)
 	})
 	return nil, &Ticket{granted}, nil
 }
@@ -545,7 +561,9 @@ func (l *Lease) Release() {
 	C.modelpool_release(l.granted.handle)
 }
 
-// A Ticket is the exclusive right to start the backend of one model (P4). Ready or Fail use it up.
+// A Ticket is the exclusive right to start the backend of one model (P4). Ready, Fail or GiveBack use it up. Fail says
+// that the model cannot be loaded: who waits is told, and it cools down. GiveBack says nothing of the model, and neither
+// does a Ticket that is forgotten or whose process dies: the next waiter loads it at once.
 type Ticket struct{ granted *grantedTicket }
 
 type grantedTicket struct{ handle C.modelpool_ticket }
@@ -575,18 +593,23 @@ func (t *Ticket) Model() string {
 // Pid is that of what was started; 0 before, and once the ticket is used up.
 func (t *Ticket) Pid() int { return int(t.on().pid) }
 
+// Waiting is how many wait for this model now; 0 once the ticket is used up. A loader whose own time is over should go
+// on while some do: they would begin anew.
+func (t *Ticket) Waiting() int { return int(t.on().waiting) }
+
 // SpawnOptions are for Ticket.Spawn.
 type SpawnOptions struct {
 	Env         []string // "NAME=value", added to the caller's environment, or replacing; ErrInvalid without "="
 	Dir         string   // "": the caller's
-	Output      string   // file that stdout and stderr are appended to; "": /dev/null
+	Output      string   // file (or FIFO with a reader) that stdout and stderr are appended to; "": /dev/null
 	ErrorOutput string   // another one for stderr; "": as stdout
 }
 
 // Spawn starts the backend in a session of its own, recorded before it executes, so that there is no instant in
 // which it runs unknown (P6, P9); os/exec with Started leaves one. argv[0] is looked up in PATH. Do not
 // wait for the process: a thread of the library reaps it.
-// Errors: ErrSpawnFailed (the ticket stays: spawn something else, or Fail), ErrTicketLost.
+// Errors: ErrSpawnFailed (the program or the directory), ErrInvalid, ErrSystem (an output that cannot be opened): nothing
+// runs, and the ticket stays: spawn something else, or GiveBack. ErrTicketLost.
 func (t *Ticket) Spawn(argv []string, options SpawnOptions) error {
 	var memory cMemory
 	defer memory.free()
@@ -628,6 +651,9 @@ type ReadyOptions struct {
 	Settings   []string // "name=value": for this backend, over all other rules
 	Pinned     bool     // exempt from eviction
 	External   bool     // without a process of ours: counted and leased, never signalled
+	// Whoever listens at the address answers for the backend: a container's proxy. Otherwise another live backend's
+	// address, and a listener that is provably none of the backend's, are ErrInvalid.
+	AnyListener bool
 }
 
 // Ready says that the backend answers at this address, opens it to every worker and gives the loader its own
@@ -643,6 +669,7 @@ func (t *Ticket) Ready(address string, options ReadyOptions) (*Lease, error) {
 		settings:     memory.list(options.Settings, "setting"),
 		pinned:       flag(options.Pinned),
 		external:     flag(options.External),
+		any_listener: flag(options.AnyListener),
 	}
 	where := memory.full(address, "address")
 	if memory.err != nil {
@@ -660,7 +687,7 @@ func (t *Ticket) Ready(address string, options ReadyOptions) (*Lease, error) {
 }
 
 // Fail says that the load failed: answers every waiter with the reason, ends what was started, starts the
-// model's cool-down. Uses the ticket up. Errors: ErrTicketLost.
+// model's cool-down. Uses the ticket up. Errors: ErrTicketLost, with what ended the load before.
 func (t *Ticket) Fail(reason string) error {
 	why, err := text(reason, "reason")
 	if err != nil {
@@ -673,4 +700,25 @@ func (t *Ticket) Fail(reason string) error {
 		runtime.SetFinalizer(g, nil)
 	}
 	return failure(code, &failed)
+}
+
+// GiveBack gives the load up without a failure: the loader has to end, or was told something wrong. Ends what was
+// started; the next waiter gets a ticket at once, and nothing cools down. Uses the ticket up. Errors: ErrClosed.
+func (t *Ticket) GiveBack() error {
+	g := t.get()
+	var failed C.modelpool_error
+	code := C.modelpool_give_back(g.handle, &failed)
+	if code != C.MODELPOOL_BUSY {
+		runtime.SetFinalizer(g, nil)
+	}
+	return failure(code, &failed)
+}
+
+// FreePort is a TCP port of this host that is free, for a backend that is to be started, and held for it: no other
+// caller gets it while this process has not asked for 64 more. Errors: ErrSystem.
+func FreePort() (int, error) {
+	var failed C.modelpool_error
+	var port C.int32_t
+	code := C.modelpool_free_port(&port, &failed)
+	return int(port), failure(code, &failed)
 }

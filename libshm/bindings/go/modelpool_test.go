@@ -3,6 +3,7 @@ package modelpool_test
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -234,12 +235,7 @@ func TestWhatIsForgottenIsGivenBack(t *testing.T) {
 		backends, _ := pool.Backends()
 		return leases(t, pool) == 0 && len(backends) == 1
 	})
-	_, _, err := pool.Acquire(context.Background(), "n", modelpool.Options{})
-	expect(t, err, modelpool.ErrCoolingDown)
-	var detail *modelpool.Error
-	if !errors.As(err, &detail) || detail.RetryAfter <= 0 || !strings.Contains(detail.Text, "forgotten") {
-		t.Fatalf("%+v", detail)
-	}
+	ticketOn(t, pool, "n").GiveBack() // it may be loaded at once
 }
 
 func TestSettings(t *testing.T) {
@@ -290,8 +286,12 @@ func TestBadInputIsNamed(t *testing.T) {
 	}
 	_, err = modelpool.Attach("other", &modelpool.AttachOptions{Dir: scratch(t), NoCreate: true})
 	expect(t, err, modelpool.ErrNoSuchPool)
-	_, _, err = pool.Acquire(background, "m", modelpool.Options{BusyTimeout: -time.Second})
-	expect(t, err, modelpool.ErrInvalid)
+	for _, negative := range []time.Duration{-time.Second, -1, math.MinInt64} {
+		_, _, err = pool.Acquire(background, "m", modelpool.Options{BusyTimeout: negative})
+		expect(t, err, modelpool.ErrInvalid)
+		_, err = modelpool.Attach("other", &modelpool.AttachOptions{Dir: scratch(t), CoordinatorGrace: negative})
+		expect(t, err, modelpool.ErrInvalid)
+	}
 	_, _, err = pool.Acquire(background, "m", modelpool.Options{NoLoad: true})
 	expect(t, err, modelpool.ErrNotLoaded)
 	expect(t, pool.Touch("m"), modelpool.ErrNotLoaded)
@@ -334,6 +334,8 @@ func closedOrNothing(t *testing.T, pool *modelpool.Pool, lease *modelpool.Lease,
 	_, err := ticket.Ready("127.0.0.1:1", modelpool.ReadyOptions{})
 	expect(t, err, modelpool.ErrClosed)
 	expect(t, ticket.Fail("why"), modelpool.ErrClosed)
+	expect(t, ticket.GiveBack(), modelpool.ErrClosed)
+	expect(t, pool.Reset("m"), modelpool.ErrClosed)
 	_, _, err = pool.Acquire(context.Background(), "m", modelpool.Options{})
 	expect(t, err, modelpool.ErrClosed)
 	expect(t, pool.Touch("m"), modelpool.ErrClosed)
@@ -413,6 +415,74 @@ func TestADeadlineCenturiesAheadIsTaken(t *testing.T) {
 	}
 	if err := <-waited; err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestTheLongestDurationsAreTaken(t *testing.T) {
+	pool := attached(t, scratch(t))
+	external(t, pool, "m", "127.0.0.1:1").Release()
+	lease, _, err := pool.Acquire(context.Background(), "m", modelpool.Options{BusyTimeout: math.MaxInt64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease.Release()
+	patient, err := modelpool.Attach("default",
+		&modelpool.AttachOptions{Dir: scratch(t), CoordinatorGrace: math.MaxInt64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	patient.Close()
+}
+
+func TestATicketGivenBackIsNoFailedLoadAndResetForgetsOne(t *testing.T) {
+	pool := attached(t, scratch(t), "max_backends=0", "load_cooldown=1h..1h")
+	ticket := ticketOn(t, pool, "m")
+	if waiting := ticket.Waiting(); waiting != 0 {
+		t.Fatalf("%d wait", waiting)
+	}
+	if err := ticket.GiveBack(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, ticket.GiveBack(), modelpool.ErrClosed)
+	if err := ticketOn(t, pool, "m").Fail("no"); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := pool.Acquire(context.Background(), "m", modelpool.Options{})
+	expect(t, err, modelpool.ErrCoolingDown)
+	if err := pool.Reset("m"); err != nil {
+		t.Fatal(err)
+	}
+	ticketOn(t, pool, "m").GiveBack()
+}
+
+func TestWhatTheCallerNamedWronglyLeavesTheTicketAndNothingWaits(t *testing.T) {
+	dir := scratch(t)
+	pool := attached(t, dir)
+	fifo := dir + "/fifo"
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ticket := ticketOn(t, pool, "m")
+	expect(t, ticket.Spawn([]string{"sleep", "60"}, modelpool.SpawnOptions{Output: fifo}), modelpool.ErrInvalid)
+	expect(t, ticket.Spawn([]string{"sleep", "60"}, modelpool.SpawnOptions{ErrorOutput: "/nonexistent/x"}),
+		modelpool.ErrSystem)
+	if ticket.Model() != "m" || ticket.Pid() != 0 {
+		t.Fatal("the ticket is used up")
+	}
+	ticket.GiveBack()
+}
+
+func TestAFreePortIsOfOneCaller(t *testing.T) {
+	ports := map[int]bool{}
+	for i := 0; i < 64; i++ {
+		port, err := modelpool.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ports[port] {
+			t.Fatalf("%d twice", port)
+		}
+		ports[port] = true
 	}
 }
 

@@ -89,17 +89,17 @@ func (wd *WatchDog) AddAddressModelMap(address string, model string) error {
 	return nil
 }
 
-// register uses the ticket up.
+// register uses the ticket up. What fails says nothing of the model, which runs already.
 func register(ticket *Ticket, address string, pid int) (*Lease, error) {
 	if pid != 0 {
 		if err := ticket.Started(pid); err != nil {
-			ticket.Fail(err.Error())
+			ticket.GiveBack()
 			return nil, err
 		}
 	}
 	lease, err := ticket.Ready(address, ReadyOptions{External: pid == 0})
 	if err != nil {
-		ticket.Fail(err.Error())
+		ticket.GiveBack()
 	}
 	return lease, err
 }

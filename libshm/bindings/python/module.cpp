@@ -89,6 +89,13 @@ struct TicketObject : Zeroed {
   unsigned forks;
   std::mutex in_use;
 
+  // Reads only, but not while the ticket is being used up.
+  std::uint32_t waiting() {
+    if (!ticket || forks != fork_count()) return 0;
+    const std::unique_lock<std::mutex> turn(in_use, std::try_to_lock);
+    return turn ? ticket.waiting() : 0;
+  }
+
   // One call at a time, without the GIL. Tried only: a fork may have left the mutex locked.
   template <class Call>
   auto in_turn(const Call& call) {
@@ -441,12 +448,14 @@ py::object started(const py::object& self, const py::object& pid) {
 
 py::object ready(TicketObject& self, const py::object& address, const py::object& size_bytes,
                  const py::object& pinned, const py::object& external, const py::object& label,
-                 const py::object& device_mask, const py::kwargs& settings) {
+                 const py::object& device_mask, const py::object& any_listener,
+                 const py::kwargs& settings) {
   ReadyOptions options;
   const std::string where(utf8_of(address, "address"));
   if (!size_bytes.is_none()) options.size_bytes = count_of(size_bytes, "size_bytes");
   options.pinned = truth_of(pinned);
   options.external = truth_of(external);
+  options.any_listener = truth_of(any_listener);
   options.label = utf8_of(label, "label");
   options.device_mask = count_of(device_mask, "device_mask");
   for (const auto& [name, text] : settings_of(settings)) {
@@ -463,6 +472,11 @@ py::object ready(TicketObject& self, const py::object& address, const py::object
 void fail_load(TicketObject& self, const py::object& reason) {
   const std::string why(utf8_of(reason, "reason"));
   unwrap(self.in_turn([&](LoadTicket& ticket) { return ticket.fail(why); }));
+}
+
+void check_listener(TicketObject& self, const py::object& address) {
+  const std::string where(utf8_of(address, "address"));
+  unwrap(self.in_turn([&](LoadTicket& ticket) { return ticket.check_listener(where); }));
 }
 
 void give_ticket_back(TicketObject& self) {
@@ -595,8 +609,15 @@ void define_pool(py::module_& module) {
       },
       py::arg("model"), py::arg("force") = false,
       "evict(self, model, force=False)\n--\n\n"
-      "Asks the coordinator to end its backend; force cuts its leases. Does not wait. Raises\n"
-      "NotLoaded.");
+      "Asks the coordinator to end its backend; force cuts its leases. A load under way is ended, "
+      "too,\n"
+      "and nothing cools down. Does not wait. Raises NotLoaded.");
+
+  by_name(
+      "reset", &Pool::reset,
+      "reset(self, model)\n--\n\n"
+      "Forgets that it failed to load: it may be loaded at once. A load that becomes ready and a\n"
+      "changed load_cooldown do the same.");
 
   pool.def(
       "set", &set_settings,
@@ -669,7 +690,11 @@ void define_ticket(py::module_& module) {
       "The exclusive right to start the backend of one model: spawn it, wait until it answers, "
       "say\n"
       "ready(); or fail(). For one thread at a time.\n\n"
-      "One that is collected unused has failed; one whose process dies goes to the next waiter.");
+      "fail() says that the model cannot be loaded: who waits is told, and it cools down. "
+      "give_back()\n"
+      "says nothing of the model, and neither does a ticket that is collected unused or whose "
+      "process\n"
+      "dies: the next waiter loads it at once.");
   ticket.refuse_copies();
   ticket.def("__repr__", [](const TicketObject& self) -> std::string {
     if (!self.ticket || self.forks != fork_count()) return "<modelpool.LoadTicket used up>";
@@ -682,32 +707,53 @@ void define_ticket(py::module_& module) {
   ticket.def_property_readonly(
       "pid", [](const TicketObject& self) { return self.ticket.pid(); },
       "PID of what was started, 0 before.");
+  ticket.def_property_readonly(
+      "waiting", [](TicketObject& self) { return self.waiting(); },
+      "How many wait for this model now. A loader whose own time is over should go on while some "
+      "do:\n"
+      "they would begin anew.");
   ticket.def(
       "spawn", &spawn, py::arg("argv"), py::arg("env") = py::none(), py::arg("cwd") = py::none(),
       py::arg("stdout") = py::none(), py::arg("stderr") = py::none(),
       "spawn(self, argv, env=None, cwd=None, stdout=None, stderr=None)\n--\n\n"
       "Starts the backend in a session of its own and returns the ticket. It is known to the pool\n"
       "before it executes.\n\n"
-      "env: added to this process's environment. stdout, stderr: files appended to; without\n"
-      "stderr both go to stdout, without both to /dev/null.\n\n"
-      "Raises SpawnFailed (the ticket stays), TicketLost.");
+      "env: added to this process's environment. stdout, stderr: files appended to (or a terminal, "
+      "or\n"
+      "a FIFO that somebody reads); without stderr both go to stdout, without both to "
+      "/dev/null.\n\n"
+      "Raises SpawnFailed (the program or the directory), Invalid, System (a file that cannot be\n"
+      "opened): nothing runs, and the ticket stays. TicketLost.");
   ticket.def("started", &started, py::arg("pid"),
              "started(self, pid)\n--\n\n"
              "Registers a process that the caller started, and returns the ticket.");
   ticket.def(
       "ready", &ready, py::arg("address"), py::arg("size_bytes") = py::none(),
       py::arg("pinned") = false, py::kw_only(), py::arg("external") = false,
-      py::arg("label") = py::str(), py::arg("device_mask") = 0,
+      py::arg("label") = py::str(), py::arg("device_mask") = 0, py::arg("any_listener") = false,
       "ready(self, address, size_bytes=None, pinned=False, *, external=False, label='', "
-      "device_mask=0, **settings)\n--\n\n"
+      "device_mask=0, any_listener=False, **settings)\n--\n\n"
       "The backend answers there: opens it to everyone and returns the loader's own Lease.\n\n"
       "external: there is no process; it is counted and leased, never signalled.\n"
+      "any_listener: whoever listens there answers for the backend (a container's proxy). "
+      "Otherwise\n"
+      "another live backend's address, and a listener that is provably none of the backend's, "
+      "raise\n"
+      "Invalid.\n"
       "settings: its own, over the pool's (busy_timeout=\"15m\").");
   ticket.def("fail", &fail_load, py::arg("reason"),
              "fail(self, reason)\n--\n\n"
              "The load failed: every waiter is told why, what was started is ended, the model "
              "cools down.");
-  ticket.def("_give_back", &give_ticket_back, "_give_back(self)\n--\n\n");
+  ticket.def("_check_listener", &check_listener, py::arg("address"),
+             "_check_listener(self, address)\n--\n\n");
+  ticket.def("_give_back", &give_ticket_back, "_give_back(self)\n--\n\n");  // its first name
+  ticket.def(
+      "give_back", &give_ticket_back,
+      "give_back(self)\n--\n\n"
+      "Gives the load up without a failure: ends what was started; the next waiter loads the "
+      "model\n"
+      "at once.");
 }
 
 void define_inbox(py::module_& module) {
@@ -753,6 +799,8 @@ void define_all(py::module_& module) {
   define_ticket(module);
   define_inbox(module);
   define_pool(module);
+  module.def(
+      "_free_port", [] { return unwrap(free_port()); }, "_free_port()\n--\n\n");
   // What tests/bench compares a lease with.
   module.def(
       "_nothing", [] {}, "_nothing()\n--\n\n");

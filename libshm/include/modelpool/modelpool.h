@@ -301,8 +301,8 @@ MODELPOOL_API modelpool_code modelpool_release(modelpool_lease lease);
 
 typedef struct modelpool_ticket_info {
   size_t struct_bytes;
-  int32_t pid; /* of what was started; 0 before */
-  int32_t reserved;
+  int32_t pid;     /* of what was started; 0 before */
+  int32_t waiting; /* how many wait for this model now: they would begin its load anew */
   char model[MODELPOOL_MODEL_BYTES];
 } modelpool_ticket_info;
 #define MODELPOOL_TICKET_INFO_INIT             \
@@ -319,7 +319,8 @@ typedef struct modelpool_spawn_options {
   const char* const* env;   /* "NAME=value", then NULL: added to the caller's environment, or
                                replacing;   INVALID without "=" */
   const char* cwd;          /* NULL: the caller's */
-  const char* output;       /* file that stdout and stderr are appended to; NULL: /dev/null */
+  const char* output;       /* file, terminal or FIFO with a reader that stdout and stderr are
+                               appended to; NULL: /dev/null */
   const char* error_output; /* another one for stderr; NULL: as stdout */
 } modelpool_spawn_options;
 #define MODELPOOL_SPAWN_OPTIONS_INIT \
@@ -328,8 +329,9 @@ typedef struct modelpool_spawn_options {
 /* Starts the backend in a session of its own, recorded before it executes: there is no instant in
  * which it runs unknown (P6, P9). argv ends with NULL; argv[0] is looked up in PATH. It gets no
  * descriptor but 0 to 2, default signals, and MODELPOOL_BACKEND in its environment; a thread reaps
- * it. pid may be NULL. Errors: SPAWN_FAILED (the ticket stays: spawn something else, or fail),
- * TICKET_LOST. */
+ * it. pid may be NULL. Waits for no reader of a FIFO, and at most 10 s for the program to begin.
+ * Errors: SPAWN_FAILED (the program or the directory), INVALID, SYSTEM (an output that cannot be
+ * opened): nothing runs, and the ticket stays: spawn something else, or give it back. TICKET_LOST. */
 MODELPOOL_API modelpool_code modelpool_spawn(modelpool_ticket ticket, const char* const* argv,
                                              const modelpool_spawn_options* options, int32_t* pid,
                                              modelpool_error* error);
@@ -349,23 +351,36 @@ typedef struct modelpool_ready_options {
   const char* const* settings; /* "name=value", then NULL: for this backend, over all other rules */
   int32_t pinned;              /* 1: exempt from eviction */
   int32_t external; /* 1: without a process of ours: counted and leased, never signalled */
+  int32_t any_listener; /* 1: whoever listens at the address answers for the backend */
+  int32_t reserved;
 } modelpool_ready_options;
 #define MODELPOOL_READY_OPTIONS_INIT \
-  { sizeof(modelpool_ready_options), 0, 0, 0, 0, 0, 0 }
+  { sizeof(modelpool_ready_options), 0, 0, 0, 0, 0, 0, 0, 0 }
 
 /* The backend answers at this address: opens it to every worker and gives the loader its own lease
  * (*lease, zeroed on failure; NULL is refused). Uses the ticket up.
- * Errors: TICKET_LOST (uses it up too); TABLE_FULL: no free lease; INVALID. The ticket stays with
- * these. */
+ * Errors: TICKET_LOST (uses it up too). The ticket stays with these: TABLE_FULL, no free lease;
+ * INVALID, also if another live backend has the address, or if the process that listens there is
+ * provably none of the backend's. */
 MODELPOOL_API modelpool_code modelpool_ready(modelpool_ticket ticket, const char* address,
                                              const modelpool_ready_options* options,
                                              modelpool_lease* lease, modelpool_error* error);
 
 /* The load failed: answers every waiter with the reason (at most 255 bytes are kept; NULL: "given
  * up"), ends what was started, starts the model's cool-down. Uses the ticket up, whatever it
- * returns, but for BUSY. Errors: TICKET_LOST. */
+ * returns, but for BUSY. Errors: TICKET_LOST, with what ended the load before. */
 MODELPOOL_API modelpool_code modelpool_fail(modelpool_ticket ticket, const char* reason,
                                             modelpool_error* error);
+
+/* Gives the load up without a failure: the loader has to end, ran out of descriptors or memory, or
+ * was told something wrong. Ends what was started; the next waiter gets a ticket at once, and
+ * nothing cools down. Uses the ticket up. Errors: CLOSED: it was used up before (harmless). */
+MODELPOOL_API modelpool_code modelpool_give_back(modelpool_ticket ticket, modelpool_error* error);
+
+/* A TCP port of this host that is free, for a backend that is to be started, and held for it: no
+ * other caller gets it while this process has not asked for 64 more. Needs no pool. *port is 0 on
+ * failure. */
+MODELPOOL_API modelpool_code modelpool_free_port(int32_t* port, modelpool_error* error);
 
 /* --- The pool's backends and settings ----------------------------------------------------------
  */
@@ -379,9 +394,14 @@ MODELPOOL_API modelpool_code modelpool_pin(modelpool_pool pool, const char* mode
 MODELPOOL_API modelpool_code modelpool_unpin(modelpool_pool pool, const char* model,
                                              modelpool_error* error);
 /* Asks the coordinator to end the model's backend, and returns at once; force 1 cuts its leases, 0
- * waits for them up to drain_timeout. modelpool_list_backends tells when it is gone. Errors:
- * NOT_LOADED. */
+ * waits for them up to drain_timeout. A load under way is ended, too: its ticket is lost, and nothing
+ * cools down. modelpool_list_backends tells when it is gone. Errors: NOT_LOADED. */
 MODELPOOL_API modelpool_code modelpool_evict(modelpool_pool pool, const char* model, int force,
+                                             modelpool_error* error);
+
+/* Forgets that the model failed to load: it may be loaded at once. A load that becomes ready and a
+ * changed load_cooldown do the same. Does nothing for a model that has not failed. */
+MODELPOOL_API modelpool_code modelpool_reset(modelpool_pool pool, const char* model,
                                              modelpool_error* error);
 
 /* Settings by name, written as everywhere: modelpool_set(pool, "idle_timeout", "15m", &error).

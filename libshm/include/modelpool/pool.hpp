@@ -32,11 +32,13 @@
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
-#include "protocol/acquisition.hpp"
 #include "modelpool/snapshot.hpp"
+#include "protocol/acquisition.hpp"
 #include "protocol/spawn.hpp"
 
 namespace modelpool {
@@ -67,8 +69,15 @@ class Lease {
   LeaseRef ref_;
 };
 
-// The exclusive right to start the backend of one model (P4). Used up by ready() or fail(); a
-// ticket destroyed unused fails with "given up". Lost when its process dies or load_timeout passes.
+// The exclusive right to start the backend of one model (P4). Used up by ready(), fail() or
+// give_back(); one that is destroyed unused is given back. Lost when its process dies, load_timeout
+// passes, or somebody evicts what is being loaded.
+//
+// fail() says that the model cannot be loaded: who waits is told, and nobody tries again until it has
+// cooled down. give_back() says nothing of the model: the loader has to end, ran out of descriptors
+// or memory, or was told something wrong. The next waiter loads it at once.
+//
+// No call waits for anything but the mutex (2 s at most) and a program to execute (10 s at most).
 class LoadTicket {
  public:
   LoadTicket() = default;
@@ -80,19 +89,29 @@ class LoadTicket {
   pid_t pid() const { return pid_; }  // of what was started, 0 before
 
   // Starts the backend in a session of its own, recorded before it executes. argv[0] is looked up
-  // in PATH. Errors: kSpawnFailed (the ticket stays), kTicketLost, kInvalid.
+  // in PATH. Errors, with all of which the ticket stays and nothing runs: those of spawn.hpp
+  // (kSpawnFailed, kInvalid, kSystem); kTicketLost.
   Result<> spawn(const std::vector<std::string>& argv, const SpawnOptions& options = {});
   // Registers a process the caller started. If it does not lead its own process group, only the
   // process itself is signalled. Errors: kInvalid for a PID that may not be signalled (P7).
   Result<> started(pid_t pid);
   // The backend answers at this address: opens it to everyone and returns the loader's own lease.
+  // Errors: kInvalid if another live backend has the address, or if the process that listens there
+  // is provably none of the backend's (ReadyOptions::any_listener); kTableFull; with both the ticket
+  // stays. kTicketLost.
   Result<Lease> ready(std::string_view address, const ReadyOptions& options = {});
   // The load failed: answers every waiter with the reason, ends what was started, starts the
-  // model's cool-down.
+  // model's cool-down. Errors: kTicketLost with what ended the load before; kBusy: the ticket stays.
   Result<> fail(std::string_view reason);
-  // Whoever was to load it has left: no failure, the next waiter gets a ticket. What was started is
-  // ended.
+  // Gives the load up without a failure: what was started is ended, and the next waiter gets a
+  // ticket at once. Takes no lock.
   Result<> give_back();
+  // For a readiness check: an answer from this address counts if this is no error. kInvalid: a process
+  // listens there that is provably none of the backend's. ready() asks the same.
+  Result<> check_listener(std::string_view address) const;
+  // How many wait for this model now. A loader whose own time is over should go on while some do:
+  // they would begin anew.
+  std::uint32_t waiting() const;
   explicit operator bool() const { return ref_.worker != nullptr; }
 
  private:
@@ -100,6 +119,7 @@ class LoadTicket {
   friend class PendingAcquire;
   LoadTicket(TicketRef ref, std::string model, std::string tag, std::uint64_t busy_limit_ns);
   Result<> check() const;
+  Result<> publish_alone(std::string_view address, const ReadyOptions& options);
   void let_go();
 
   TicketRef ref_;
@@ -111,15 +131,54 @@ class LoadTicket {
 
 using Grant = std::variant<Lease, LoadTicket>;
 
-// When to stop waiting.
 // NOLINTBEGIN(google-explicit-constructor): acquire(model, 30s) is the point
+
+// A length of time, given as any std::chrono::duration and kept in nanoseconds, rounded up. What is
+// longer than 10 years is 10 years: seconds::max() is no time that wraps. Less than 0, or no number,
+// is -1.
+class Duration {
+ public:
+  static constexpr std::int64_t kMax_ns = 10LL * 365 * 86'400 * 1'000'000'000;
+
+  template <class Rep, class Period>
+  constexpr Duration(std::chrono::duration<Rep, Period> length) : ns_(clamped(length, kMax_ns)) {}
+  constexpr std::int64_t count() const { return ns_; }
+
+  template <class Rep, class Period>
+  static constexpr std::int64_t clamped(std::chrono::duration<Rep, Period> length,
+                                        std::int64_t max_ns) {
+    using std::chrono::nanoseconds;
+    if constexpr (std::is_floating_point_v<Rep>) {
+      const auto ns = std::chrono::duration<long double, std::nano>(length).count();
+      if (!(ns >= 0)) return -1;
+      if (ns >= static_cast<long double>(max_ns)) return max_ns;
+      const auto whole = static_cast<std::int64_t>(ns);
+      return whole + (static_cast<long double>(whole) < ns);
+    } else {
+      if (std::cmp_less(length.count(), 0)) return -1;
+      if constexpr (std::ratio_greater_v<Period, std::nano>) {
+        using Coarse = std::chrono::duration<std::int64_t, Period>;
+        const std::int64_t most = std::chrono::duration_cast<Coarse>(nanoseconds(max_ns)).count();
+        if (std::cmp_greater(length.count(), most)) return max_ns;
+      }
+      const std::int64_t ns = std::chrono::ceil<nanoseconds>(length).count();
+      return ns < max_ns ? ns : max_ns;
+    }
+  }
+
+ private:
+  std::int64_t ns_;
+};
+
+// When to stop waiting: after a timeout (0 or less: do not wait), or at a time.
 class Deadline {
  public:
   template <class Rep, class Period>
-  Deadline(std::chrono::duration<Rep, Period> timeout)  // 0 = do not wait
-      : Deadline(std::chrono::duration_cast<std::chrono::nanoseconds>(timeout).count(), true) {}
-  Deadline(std::chrono::steady_clock::time_point at)
-      : Deadline(std::chrono::nanoseconds(at.time_since_epoch()).count(), false) {}
+  Deadline(std::chrono::duration<Rep, Period> timeout)
+      : Deadline(Duration(timeout).count(), true) {}
+  template <class Length>
+  Deadline(std::chrono::time_point<std::chrono::steady_clock, Length> at)
+      : Deadline(Duration::clamped(at.time_since_epoch(), INT64_MAX), false) {}
   // A timeout counts from this call on, and from each call anew: no clock is read for an acquire that
   // need not wait. Who needs it twice keeps the answer.
   std::uint64_t at_ns() const;
@@ -139,13 +198,14 @@ struct PoolOptions {
   Capacities capacities;               // of a pool created here
   const Settings* settings = nullptr;  // of a pool created here; null: it grants no ticket before a
                                        // coordinator has run
-  std::chrono::nanoseconds coordinator_grace = std::chrono::seconds(10);  // its absence goes unnoticed
+  Duration coordinator_grace = std::chrono::seconds(10);  // its absence goes unnoticed
 };
 
 struct AcquireOptions {
   std::string tag;                              // at most 31 bytes, shown in events and `leases`
   std::stop_token stop;                         // cancels the wait
-  std::chrono::nanoseconds busy_timeout{0};     // this request's own; 0 = only the pool's rules
+  // This request's own; 0 = only the pool's rules.
+  Duration busy_timeout = std::chrono::nanoseconds(0);
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;                   // shown by `waiters`; the line is first come, first served
   bool may_load = true;                         // false: kNotLoaded instead of a ticket
@@ -160,7 +220,7 @@ class PendingAcquire {
   // Nothing yet: std::nullopt. Never blocks. Errors: those of Pool::acquire; they end it.
   Result<std::optional<Grant>> poll();
   // Blocks until a poll may say something new, a signal came, or the time is over; at most a second.
-  void wait(std::chrono::nanoseconds at_most = std::chrono::seconds(1));
+  void wait(Duration at_most = std::chrono::seconds(1));
   // Was it woken since the last poll? If not, the next poll is due within a second. For a thread
   // that serves many waits through wake_word().
   bool was_woken() const;
@@ -196,9 +256,12 @@ class Pool {
   // Exempts it from idle and LRU eviction, until unpin. Errors: kNotLoaded.
   Result<> pin(std::string_view model);
   Result<> unpin(std::string_view model);
-  // Asks the coordinator to end the model's backend; force cuts its leases. Does not wait. Errors:
-  // kNotLoaded.
+  // Asks the coordinator to end the model's backend, also while it is being loaded: then its ticket
+  // is lost and nothing cools down. force cuts its leases. Does not wait. Errors: kNotLoaded.
   Result<> evict(std::string_view model, bool force = false);
+  // Forgets that the model failed to load: it may be loaded at once. A load that becomes ready and
+  // a changed load_cooldown do the same.
+  Result<> reset(std::string_view model);
 
   Result<std::uint32_t> limit();                     // max_backends, 0 = no limit
   Result<> set_limit(std::uint32_t max_backends);
@@ -220,6 +283,10 @@ class Pool {
   explicit Pool(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// A TCP port of this host that is free, for a backend that is to be started; held for it by this
+// process, which keeps the last 64. Errors: kSystem.
+Result<int> free_port();
 
 // Changes the pool's settings under the mutex, all or none, and lets everyone know.
 Result<> change_settings(const Segment& segment,

@@ -33,13 +33,15 @@ static int answers(int port) {
   return connected;
 }
 
-/* Uses the ticket up: either *lease is ours, or everyone who waits for the model is told why not. */
+/* Uses the ticket up: either *lease is ours, or the load is over. A program that does not start says
+ * nothing of the model: the next one who waits for it may try. One that ends before it answers does:
+ * everyone who waits is told so, and the model cools down. */
 static modelpool_code load(modelpool_ticket ticket, int port, const char* const* command,
                            modelpool_lease* lease, modelpool_error* error) {
   int32_t pid = 0;
   modelpool_code code = modelpool_spawn(ticket, command, NULL, &pid, error);
   if (code != MODELPOOL_OK) {
-    modelpool_fail(ticket, error->text, NULL);
+    modelpool_give_back(ticket, NULL);
     return code;
   }
   const struct timespec pause = {0, 20 * 1000 * 1000};
@@ -47,7 +49,9 @@ static modelpool_code load(modelpool_ticket ticket, int port, const char* const*
   char address[MODELPOOL_ADDRESS_BYTES];
   snprintf(address, sizeof address, "127.0.0.1:%d", port);
   /* If the server ended, or took longer than load_timeout, the ticket is lost, and this says so. */
-  return modelpool_ready(ticket, address, NULL, lease, error);
+  code = modelpool_ready(ticket, address, NULL, lease, error);
+  if (code != MODELPOOL_OK) modelpool_give_back(ticket, NULL); /* does nothing if it is lost */
+  return code;
 }
 
 int main(int argc, char** argv) {

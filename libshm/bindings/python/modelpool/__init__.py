@@ -21,9 +21,11 @@ modelpool.testing has a pool for the tests of an application, without a daemon.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import errno
 import inspect
-import socket
+import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
@@ -95,10 +97,16 @@ class Pool(_modelpool.Pool):
 
         load(ticket) starts the backend and returns its address when it answers (or the Lease that
         ticket.ready() gave). It is called only if needed. What it raises fails the load, for those
-        who wait for it too. Without `load`, a model that is not loaded raises NotLoaded.
+        who wait for it too, and the model cools down; unless it says nothing of the model: then the
+        next waiter loads it at once. These are KeyboardInterrupt, SystemExit and all that is no
+        Exception, errors of modelpool but LoadFailed (a file or a program that cannot be opened, a
+        bad argument, a Timeout), MemoryError, an OSError for want of descriptors, memory or
+        processes, and whatever is raised while the interpreter ends. Without `load`, a model that is
+        not loaded raises NotLoaded.
 
-        timeout covers the wait; the load itself is bounded by the pool's load_timeout. What it
-        returns may serve one `with` after the other; two at once raise Busy.
+        timeout covers the wait; the load itself is bounded by the pool's load_timeout: it goes on
+        past the timeout. What this returns may serve one `with` after the other; two at once raise
+        Busy.
 
         >>> with pool.lease("llama", load=load_llama, tag="req-81") as lease:
         ...     lease.address
@@ -152,7 +160,8 @@ class Pool(_modelpool.Pool):
     ) -> contextlib.AbstractAsyncContextManager[Lease]:
         """lease() for asyncio. `load` is an async function, or one that blocks and gets a thread.
 
-        A load goes on when the task that began it is cancelled: others wait for it too.
+        A load goes on when the task that began it is cancelled: others wait for it too. With the
+        end of its loop it is given back.
 
         >>> async def main():
         ...     async with pool.lease_async("llama", load=load_llama) as lease:
@@ -167,14 +176,15 @@ class Pool(_modelpool.Pool):
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on at 127.0.0.1.
+    """A TCP port of this host that is free, for a backend that is to be started.
+
+    It is held for it: no other caller on this host gets it, as long as this process has not asked
+    for 64 more, and it lies outside of the range from which the kernel hands out ports.
 
     >>> 0 < modelpool.free_port() < 65536
     True
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return _modelpool._free_port()
 
 
 # --- Leases by `with` -----------------------------------------------------------------------------
@@ -230,8 +240,8 @@ class _LeasingAsync(_OneAtATime):
             got = await self._pool.acquire_async(*self._asked, **self._options)
             if isinstance(got, LoadTicket):
                 loading = asyncio.ensure_future(_load_async(got, self._load))
-                _loads.add(loading)
-                loading.add_done_callback(_loads.discard)
+                _keep_while_loading(_Loading(loading, got))
+                del got
                 try:
                     got = await asyncio.shield(loading)
                 except asyncio.CancelledError:
@@ -253,7 +263,7 @@ def _load(ticket, load):
     try:
         return _ready(ticket, load(ticket))
     except BaseException as error:
-        _fail(ticket, error)
+        _end_load(ticket, error)
         raise
 
 
@@ -261,10 +271,15 @@ async def _load_async(ticket, load):
     try:
         if inspect.iscoroutinefunction(load):
             return _ready(ticket, await load(ticket))
-        result = await asyncio.get_running_loop().run_in_executor(None, load, ticket)
+        try:
+            running = asyncio.get_running_loop().run_in_executor(None, load, ticket)
+        except RuntimeError:  # no thread is to be had: the loop or the interpreter ends
+            ticket.give_back()
+            raise
+        result = await running
         return _ready(ticket, await result if inspect.isawaitable(result) else result)
     except BaseException as error:
-        _fail(ticket, error)
+        _end_load(ticket, error)
         raise
 
 
@@ -279,17 +294,46 @@ def _ready(ticket, result):
     return ticket.ready(result)
 
 
-def _fail(ticket, error):
+def _end_load(ticket, error):
     # The ticket may be used up or lost by then: what `error` says counts.
     with contextlib.suppress(Error):
-        if not isinstance(error, Exception) and ticket.pid == 0:
-            ticket._give_back()  # it was interrupted: no fault of the model
-            return
-        ticket.fail(f"{type(error).__name__}: {error}".encode(errors="replace").decode())
+        if _says_nothing_of_the_model(error):
+            ticket.give_back()
+        else:
+            ticket.fail(f"{type(error).__name__}: {error}".encode(errors="replace").decode())
 
 
-# The loop keeps weak references to tasks only.
-_loads = set()
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+
+
+def _says_nothing_of_the_model(error):
+    if not isinstance(error, Exception):  # interrupted, cancelled, told to exit
+        return True
+    if isinstance(error, (Error, MemoryError, concurrent.futures.CancelledError)):
+        return not isinstance(error, LoadFailed)
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        return True
+    # No thread, no process and no future is to be had any more.
+    return sys.is_finalizing() or not threading.main_thread().is_alive()
+
+
+class _Loading:
+    """A load of an event loop. It belongs to the loop alone: with it the load ends."""
+
+    def __init__(self, task, ticket):
+        self.task, self._ticket = task, ticket
+
+    def __del__(self):
+        if not self.task.done():
+            with contextlib.suppress(Error):
+                self._ticket.give_back()
+
+
+def _keep_while_loading(loading):
+    # The loop keeps weak references to tasks only, but it owns its timers, and lets them go when it
+    # is closed.
+    if not loading.task.done():
+        asyncio.get_running_loop().call_later(60, _keep_while_loading, loading)
 
 
 def _release(loading):
@@ -358,6 +402,6 @@ class _Mailbox:
 
 def _give_back(granted):
     if isinstance(granted, LoadTicket):
-        granted._give_back()
+        granted.give_back()
     elif isinstance(granted, Lease):
         granted.release()

@@ -27,12 +27,17 @@ def wait_ready(
     address: str,
     check: str = "tcp",
     timeout: Union[float, str, None] = None,
+    *,
+    any_listener: bool = False,
 ) -> str:
     """Waits until what was started answers at this address, and returns the address.
 
     check: "tcp": a connection is accepted; "http:/health": a GET of /health is answered 2xx, asked
-    without any proxy; "delay:5s": that much time has passed.
-    timeout: seconds (or "5m"); None: the pool's load_timeout ends what was started.
+    without any proxy; "delay:5s": that much time has passed. An answer counts if it is the
+    backend's own processes that listen there, as far as that can be told.
+    timeout: seconds (or "5m"); None: the pool's load_timeout ends what was started. Past it the wait
+    goes on while others wait for the model: they would only begin its load anew.
+    any_listener: whoever listens there answers for the backend (a container's proxy).
 
     Raises LoadFailed if the process ends before, and Timeout.
 
@@ -42,6 +47,7 @@ def wait_ready(
     ...     return ticket.wait_ready(f"127.0.0.1:{port}", "http:/health")
     """
     answers = _reader_of(address, check)
+    is_delay = check.startswith("delay:")
     if self.pid == 0 and timeout is None:
         raise Invalid(
             f"unable to wait for {self.model}: nothing was started whose end would end the wait;"
@@ -50,13 +56,21 @@ def wait_ready(
     began = time.monotonic()
     end = math.inf if timeout is None else _seconds(timeout, "timeout")
     pause = _FIRST_PAUSE
+    another = ""  # who answered instead
     with _Watch(self.pid) as process:
-        while not answers(waited := time.monotonic() - began, end - waited):
+        while True:
+            waited = time.monotonic() - began
+            if answers(waited, end - waited):
+                another = "" if any_listener or is_delay else _another(self, address)
+                if not another:
+                    break
             left = min(pause, began + end - time.monotonic())
+            if left <= 0 and self.waiting > 0:
+                left = pause
             if left <= 0:
                 raise Timeout(
                     f"unable to load {self.model}: it did not answer at {address} ({check})"
-                    f" within {timeout if isinstance(timeout, str) else f'{timeout} s'}"
+                    f" within {timeout if isinstance(timeout, str) else f'{timeout} s'}{another}"
                 )
             if process.ended_within(left):
                 raise LoadFailed(
@@ -65,6 +79,15 @@ def wait_ready(
                 )
             pause = min(2 * pause, _LONGEST_PAUSE)
     return address
+
+
+def _another(ticket, address):
+    """What is wrong with the answer: it came from another process. "" if nothing is."""
+    try:
+        ticket._check_listener(address)
+    except Invalid as error:
+        return f"; {error}"
+    return ""
 
 
 def _reader_of(address, check):
