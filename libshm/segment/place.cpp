@@ -57,6 +57,20 @@ std::string shell_word(const std::string& text) {
     return std::isalnum(c) != 0 || std::string_view("/._-+,:@%").find(static_cast<char>(c)) != std::string_view::npos;
   });
   if (plain) return text;
+  if (!is_printable_utf8(text)) {  // a message must not move the cursor: $'...' with every byte as \xNN
+    std::string bytes = "$'";
+    for (const unsigned char c : text) {
+      constexpr std::string_view kDigits = "0123456789abcdef";
+      if (c > ' ' && c < 0x7f && c != '\'' && c != '\\') {
+        bytes += static_cast<char>(c);
+      } else {
+        bytes += "\\x";
+        bytes += kDigits[c >> 4];
+        bytes += kDigits[c & 15];
+      }
+    }
+    return bytes + "'";
+  }
   std::string quoted = "'";
   for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return quoted + "'";

@@ -82,7 +82,7 @@ class Servant {
     return pid;
   }
   std::string spawn_program(const std::string& model, const std::vector<std::string>& argv) {
-    addresses_[model] = "127.0.0.1:1";
+    addresses_[model] = "unix:/" + model;  // of its own, where nobody listens
     if (auto ok = tickets_.at(model).spawn(argv); !ok) return error(ok.error());
     return "pid " + std::to_string(tickets_.at(model).pid());
   }

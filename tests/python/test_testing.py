@@ -4,7 +4,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import unittest
+import unittest.mock
 
 import modelpool
 import modelpool.testing
@@ -62,11 +64,17 @@ class TestingPool(unittest.TestCase):
         self.assertEqual(os.environ.get("MODELPOOL_DIR"), before["MODELPOOL_DIR"])
 
     def test_wrong_settings_are_refused_and_leave_nothing(self):
-        names = lambda: {n for n in os.listdir("/dev/shm") if n.startswith("modelpool-test-")}
-        before = names()
-        with self.assertRaises(modelpool.Invalid):
-            modelpool.testing.pool(max_backend=1).__enter__()
-        self.assertTrue(eventually(lambda: not names() - before))
+        made = []
+        make = tempfile.mkdtemp
+
+        def remember(*args, **kwargs):
+            made.append(make(*args, **kwargs))
+            return made[-1]
+
+        with unittest.mock.patch("tempfile.mkdtemp", remember):
+            with self.assertRaises(modelpool.Invalid):
+                modelpool.testing.pool(max_backend=1).__enter__()
+        self.assertTrue(eventually(lambda: not any(map(os.path.exists, made))))
 
 
 if __name__ == "__main__":

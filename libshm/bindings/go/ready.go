@@ -18,16 +18,6 @@ const (
 	answerTime   = 10 * time.Second // one that is loading may accept and answer late
 )
 
-// FreePort is a TCP port that nobody listens on at 127.0.0.1.
-func FreePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, &Error{Code: ErrSystem, Text: "unable to find a free port: " + err.Error(), cause: err}
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
-}
-
 // WaitReady waits until what was started answers at an address, host:port or unix:/path. check says what an answer
 // is: "tcp": a connection is accepted; "http:/health": a GET of /health is answered 2xx, asked through no proxy;
 // "delay:5s": so much time has passed.

@@ -89,7 +89,7 @@ class LoadTicket {
   pid_t pid() const { return pid_; }  // of what was started, 0 before
 
   // Starts the backend in a session of its own, recorded before it executes. argv[0] is looked up
-  // in PATH. Errors, with all of which the ticket stays and nothing runs: those of spawn.hpp
+  // in PATH. Errors, with all of which the ticket stays and nothing runs: what SpawnOptions names
   // (kSpawnFailed, kInvalid, kSystem); kTicketLost.
   Result<> spawn(const std::vector<std::string>& argv, const SpawnOptions& options = {});
   // Registers a process the caller started. If it does not lead its own process group, only the
