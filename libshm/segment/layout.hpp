@@ -234,7 +234,7 @@ struct StopRecord {
 
 // State to group keep their offsets for ever (Header).
 struct alignas(kCacheLine_bytes) BackendRecord {
-  // Transitions by CAS, see registry.hpp.
+  // Transitions by CAS, see slots.hpp.
   Word state;
   // Payload: written by the ticket holder while RESERVED or STARTING, then immutable until FREE.
   HalfWord pid;       // 0 = none

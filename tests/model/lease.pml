@@ -71,7 +71,7 @@ byte _given_up = 0;      /* the generation its own loader stopped */
 #define WORKER_WORD(w) (1 + (w) + 2 * life[w])   /* StateWord::owner_of(worker) */
 #define EPOCH_WORD(e) (20 + (e))                 /* StateWord::owner_of_epoch */
 
-/* registry.cpp, move(): one CAS of the state word. Sets `moved`. */
+/* slots.cpp, move(): one CAS of the state word. Sets `moved`. */
 inline cas(s1, o1, g1, s2, o2, g2) {
   if
   :: state == s1 && owner == o1 && generation == g1 ->

@@ -181,7 +181,7 @@ void World::happen(const Event& event) {
   }
 }
 
-// --- Requests: admission.cpp ---------------------------------------------------------------------
+// --- Requests: acquisition.cpp -------------------------------------------------------------------
 
 Request* World::arrive() {
   const std::uint32_t worker = pick(workload_.workers);
@@ -348,7 +348,7 @@ void World::finish(std::uint64_t id) {
   truth_.requests.erase(id);
 }
 
-// --- Loads: registry.cpp -------------------------------------------------------------------------
+// --- Loads: slots.cpp ----------------------------------------------------------------------------
 
 void World::reserve(Request& r) {
   const auto free = std::find_if(truth_.slots.begin(), truth_.slots.end(), [](const Slot& slot) {
