@@ -359,6 +359,26 @@ class LoopEnds(AsyncTest):
         self.expect_no_failure()
         task._log_destroy_pending = False
 
+    def test_when_the_loop_is_closed_while_a_thread_is_in_the_middle_of_spawn(self):
+        class Ticket:
+            """Its thread is inside a call for two more looks."""
+
+            busy, given_back = 2, threading.Event()
+
+            def give_back(self):
+                if self.busy:
+                    self.busy -= 1
+                    raise modelpool.Busy("unable to give back: another thread uses this ticket")
+                self.given_back.set()
+
+        class Task:
+            def done(self):
+                return False
+
+        loading = modelpool._Loading(Task(), Ticket())
+        del loading
+        self.assertTrue(Ticket.given_back.wait(PATIENCE_S))
+
     def test_when_the_loop_is_closed_around_a_load_that_blocks(self):
         go_on = threading.Event()
         outcome = []

@@ -27,6 +27,7 @@ import errno
 import inspect
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Union
@@ -324,9 +325,25 @@ class _Loading:
         self.task, self._ticket = task, ticket
 
     def __del__(self):
-        if not self.task.done():
-            with contextlib.suppress(Error):
-                self._ticket.give_back()
+        if self.task.done():
+            return
+        try:
+            self._ticket.give_back()
+        except Busy:  # its thread is in the middle of spawn; nobody else comes back for it
+            with contextlib.suppress(RuntimeError):  # the interpreter ends, and with it the load
+                threading.Thread(target=_give_back_when_free, args=(self._ticket,), daemon=True).start()
+        except Error:
+            pass
+
+
+def _give_back_when_free(ticket):
+    while True:
+        try:
+            return ticket.give_back()
+        except Busy:
+            time.sleep(0.01)
+        except Error:
+            return None
 
 
 def _keep_while_loading(loading):
