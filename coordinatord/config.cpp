@@ -241,7 +241,8 @@ class Reader {
   }
 
   void read_pool(const toml::key& key, const toml::node& node) {
-    if (const toml::table* table = one_table(key, node)) read_settings(*table, false, settings_.pool);
+    if (const toml::table* table = one_table(key, node))
+      read_settings(*table, false, settings_.pool);
   }
 
   void read_capacities(const toml::key& table_key, const toml::node& table_node) {
@@ -253,12 +254,15 @@ class Reader {
         std::vector<std::string_view> known;
         for (const CapacityInfo& one : kCapacities) known.push_back(one.name);
         const std::string hint = did_you_mean(key.str(), known);
-        report(key, "unknown capacity " + quote(key.str()) + (hint.empty() ? "; there are " + listed(known) : hint));
+        report(key, "unknown capacity " + quote(key.str()) +
+                        (hint.empty() ? "; there are " + listed(known) : hint));
         continue;
       }
       const toml::value<std::int64_t>* number = node.as_integer();
-      if (number == nullptr || number->get() < 1 || static_cast<std::uint64_t>(number->get()) > info->max) {
-        report(node, std::string(info->name) + " takes a number from 1 to " + std::to_string(info->max));
+      if (number == nullptr || number->get() < 1 ||
+          static_cast<std::uint64_t>(number->get()) > info->max) {
+        report(node,
+               std::string(info->name) + " takes a number from 1 to " + std::to_string(info->max));
         continue;
       }
       capacities_.set(*info, static_cast<std::uint32_t>(number->get()));
@@ -416,7 +420,8 @@ std::optional<Assignment> assignment_in(std::string_view line) {
 
 // What toml++ says of a value without quotes is about the digits it hoped for.
 std::optional<std::string> missing_quotes(const Assignment& line) {
-  if (line.value.empty() || line.value.find_first_of("\"'[]{},") != std::string::npos) return std::nullopt;
+  if (line.value.empty() || line.value.find_first_of("\"'[]{},") != std::string::npos)
+    return std::nullopt;
   const SettingInfo* info = find_setting(line.key);
   const bool is_text = info != nullptr ? info->kind != SettingKind::kCount : line.key == "match";
   if (!is_text) return std::nullopt;
@@ -452,8 +457,10 @@ Result<> read_document(const std::string& path, std::string_view bytes, Settings
       const bool again = problems.is_unreadable(at.line);
       const auto line = assignment_in(line_of(text, at.line));
       const auto quotes = line ? missing_quotes(*line) : std::nullopt;
-      const Position value{at.line, line ? static_cast<std::uint32_t>(line->value_at + 1) : at.column};
-      problems.add_unreadable(quotes ? value : at, quotes ? *quotes : one_line(error.description()));
+      const Position value{at.line,
+                           line ? static_cast<std::uint32_t>(line->value_at + 1) : at.column};
+      problems.add_unreadable(quotes ? value : at,
+                              quotes ? *quotes : one_line(error.description()));
       // What stands before it is read all the same.
       if (!mend_line(text, at.line, again)) {
         text.resize(static_cast<std::size_t>(line_of(text, at.line).data() - text.data()));
@@ -492,7 +499,8 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
     Result<std::string> file = read_file(path);
     if (!file) return fail(std::move(file.error()));
     bytes = std::move(*file);
-    if (Result<> read = read_document(path, bytes, settings, given); !read) return fail(read.error());
+    if (Result<> read = read_document(path, bytes, settings, given); !read)
+      return fail(read.error());
     store_path(settings.config_path, path);
   }
   for (const SettingInfo& info : kSettings) {
@@ -526,7 +534,9 @@ std::string config_summary(const Settings& settings, const GivenCapacities& capa
   }
   if (capacities.given != 0) text += "[capacity] of a pool that is created\n";
   for (const CapacityInfo& info : kCapacities) {
-    if (capacities.has(info)) text += "  " + std::string(info.name) + " " + std::to_string(capacities.values.*info.member) + "\n";
+    if (capacities.has(info))
+      text += "  " + std::string(info.name) + " " + std::to_string(capacities.values.*info.member) +
+              "\n";
   }
   return text;
 }

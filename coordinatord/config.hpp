@@ -46,7 +46,9 @@ struct GivenCapacities {
   Capacities values;
   std::uint32_t given = 0;  // a bit for each of kCapacities
 
-  bool has(const CapacityInfo& info) const { return (given >> (&info - kCapacities.data()) & 1) != 0; }
+  bool has(const CapacityInfo& info) const {
+    return (given >> (&info - kCapacities.data()) & 1) != 0;
+  }
   void set(const CapacityInfo& info, std::uint32_t value) {
     values.*info.member = value;
     given |= 1u << (&info - kCapacities.data());

@@ -233,7 +233,8 @@ class Judge {
     const std::size_t i = position(b);
     if (lease_begin_[i] == lease_begin_[i + 1]) return {};
     const std::size_t count = lease_begin_[i + 1] - lease_begin_[i];
-    std::string text = "; " + std::to_string(count) + (count == 1 ? " request was" : " requests were") + " cut";
+    std::string text =
+        "; " + std::to_string(count) + (count == 1 ? " request was" : " requests were") + " cut";
     std::string tags;
     for (std::size_t at = lease_begin_[i]; at < lease_begin_[i + 1]; ++at) {
       const std::string& tag = lease_view_[at]->tag;
@@ -263,7 +264,8 @@ class Judge {
       return;
     }
     Finding finding;
-    if (const Reason broken = find_broken_rule(case_of(b), alarm_, &finding); broken != Reason::kNone) {
+    if (const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
+        broken != Reason::kNone) {
       act(ActionKind::kCommit, b).stop = why_broken(b, broken, finding);
       return;
     }
@@ -410,8 +412,7 @@ class Judge {
     for (const WaiterView& waiter : s_.waiters) {
       if (arrival == 0 || waiter.arrival != arrival) continue;
       return "room for " + escape(waiter.model) + ", asked for by process " +
-             std::to_string(waiter.pid) +
-             (waiter.tag.empty() ? "" : ", tag " + escape(waiter.tag));
+             std::to_string(waiter.pid) + (waiter.tag.empty() ? "" : ", tag " + escape(waiter.tag));
     }
     return "the pool is above max_backends";
   }
@@ -461,10 +462,10 @@ class Judge {
   const Facts& facts_;
   const std::uint64_t now_;
   Alarm alarm_;
-  std::vector<Effective> rules_;       // by position in s_.backends, as the next two
+  std::vector<Effective> rules_;  // by position in s_.backends, as the next two
   std::vector<Resident> residents_;
-  std::vector<bool> acted_;            // more than noted as loaded
-  std::vector<Waiting> waiting_;       // by arrival; of workers that live
+  std::vector<bool> acted_;       // more than noted as loaded
+  std::vector<Waiting> waiting_;  // by arrival; of workers that live
   std::vector<Waiting> heads_;
   std::vector<LeaseInFlight> leases_;  // see sort_leases
   std::vector<const LeaseView*> lease_view_;

@@ -29,8 +29,8 @@ struct Facts {
   std::vector<BackendRef> exited;         // the registered process has ended
   // Of those exited: whose exit status is not recorded yet, and until when it is worth waiting for.
   std::vector<std::pair<BackendRef, std::uint64_t>> unreaped;
-  std::vector<BackendRef> vanished;       // no process of the backend is left
-  std::vector<WorkerRef> dead_workers;    // proved
+  std::vector<BackendRef> vanished;     // no process of the backend is left
+  std::vector<WorkerRef> dead_workers;  // proved
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;
@@ -57,13 +57,13 @@ enum class ActionKind {
 struct Action {
   ActionKind kind = ActionKind::kClose;
   BackendRef backend;
-  StateWord seen;            // the state the decision rests on
-  StopRecord stop;           // kClose, kCommit, kLoseTicket, kSignal: why
-  bool hold = false;         // kClose: keep it closed while leases finish
-  bool drain_failed = false; // kReopen
-  int signal = 0;            // kSignal
-  WorkerRef worker;          // kReapWorker
-  std::uint32_t waiter_row = 0;         // kClearWaiter
+  StateWord seen;                // the state the decision rests on
+  StopRecord stop;               // kClose, kCommit, kLoseTicket, kSignal: why
+  bool hold = false;             // kClose: keep it closed while leases finish
+  bool drain_failed = false;     // kReopen
+  int signal = 0;                // kSignal
+  WorkerRef worker;              // kReapWorker
+  std::uint32_t waiter_row = 0;  // kClearWaiter
   std::uint32_t waiter_generation = 0;
 };
 

@@ -1,18 +1,18 @@
 #include "enforce.hpp"
 
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <set>
 
+#include "base/time.hpp"
 #include "log.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
-#include "base/time.hpp"
-#include <spdlog/spdlog.h>
 
 namespace modelpool::coordinator {
 namespace {
@@ -40,9 +40,13 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
 
 }  // namespace
 
-Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Groups* groups,
-                   Recorder* recorder)
-    : segment_(std::move(segment)), epoch_(epoch), watch_(watch), groups_(groups), recorder_(recorder) {}
+Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch,
+                   Groups* groups, Recorder* recorder)
+    : segment_(std::move(segment)),
+      epoch_(epoch),
+      watch_(watch),
+      groups_(groups),
+      recorder_(recorder) {}
 
 void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRetry_ns); }
 
@@ -79,7 +83,8 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
     std::uint64_t waiting =
         pack_half(action.waiter_generation, static_cast<std::uint32_t>(WaiterState::kWaiting));
     return segment_->waiter(action.waiter_row)
-        .state.compare_exchange_strong(waiting, pack_half(action.waiter_generation, 0), std::memory_order_seq_cst);
+        .state.compare_exchange_strong(waiting, pack_half(action.waiter_generation, 0),
+                                       std::memory_order_seq_cst);
   }
   const BackendView* b = snapshot.find(action.backend);
   if (b == nullptr) return false;
@@ -107,19 +112,28 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
       }
       return open_again(*b);
     }
-    case ActionKind::kLoseTicket: return lose(action, *b, snapshot);
-    case ActionKind::kSignal: return send(action, *b);
+    case ActionKind::kLoseTicket:
+      return lose(action, *b, snapshot);
+    case ActionKind::kSignal:
+      return send(action, *b);
     case ActionKind::kMarkOverdue:
       segment_->backend(b->ref.index).model_hash.store(kHashOverdue, std::memory_order_release);
-      spdlog::error("unable to end {} (pid {}): it does not die of SIGKILL; it keeps its place, but its model may be loaded again",
-                    escape(b->model), b->process.pid);
+      spdlog::error(
+          "unable to end {} (pid {}): it does not die of SIGKILL; it keeps its place, but its "
+          "model may be loaded again",
+          escape(b->model), b->process.pid);
       wake_waiters(*segment_, hash_name(b->model));
       return true;
-    case ActionKind::kMarkGone: return finish(*b);
-    case ActionKind::kDisown: return disown_ticket(*segment_, b->ref);
-    case ActionKind::kFree: return free(*b);
-    case ActionKind::kNoteLoaded: return note_loaded(*b);
-    case ActionKind::kNoteFailed: return note_ended(*b);
+    case ActionKind::kMarkGone:
+      return finish(*b);
+    case ActionKind::kDisown:
+      return disown_ticket(*segment_, b->ref);
+    case ActionKind::kFree:
+      return free(*b);
+    case ActionKind::kNoteLoaded:
+      return note_loaded(*b);
+    case ActionKind::kNoteFailed:
+      return note_ended(*b);
     case ActionKind::kRefuseEvict:
       // Still closed: whose leases they were turned out to be dead.
       if (load_state(*segment_, b->ref.index).state == BackendState::kEvicting) return false;
@@ -129,7 +143,8 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
       futex_wake_all(segment_->coordinator().event_bell);
       return true;
     case ActionKind::kReapWorker:
-    case ActionKind::kClearWaiter: return false;
+    case ActionKind::kClearWaiter:
+      return false;
   }
   return false;
 }
@@ -154,7 +169,8 @@ std::optional<bool> Enforcer::is_ours(pid_t pid) const {
   return *uid == geteuid();
 }
 
-void Enforcer::order(const BackendView& b, int signal, bool first_signalled, std::optional<bool> ours) {
+void Enforcer::order(const BackendView& b, int signal, bool first_signalled,
+                     std::optional<bool> ours) {
   ordered_.insert(pack_ref(b.ref));
   GroupJob job;
   job.backend = b.ref;
@@ -170,7 +186,8 @@ void Enforcer::order(const BackendView& b, int signal, bool first_signalled, std
 // A process that has executed another program lives on, but its leases do not.
 bool Enforcer::has_left(const WorkerView& worker) const {
   const ProcessHandle* handle = watch_->worker(worker.ref);
-  if (handle == nullptr) return worker_liveness(*segment_, worker.ref.index, true) == Liveness::kDead;
+  if (handle == nullptr)
+    return worker_liveness(*segment_, worker.ref.index, true) == Liveness::kDead;
   const auto maps = maps_file(worker.process.pid, segment_->device(), segment_->inode());
   // Whose maps these were is known only now: the handle's, if that still lives.
   return (maps && !*maps) || handle->liveness() == Liveness::kDead;
@@ -187,7 +204,8 @@ bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapsh
 }
 
 void Enforcer::examine_after_restart(const Snapshot& snapshot) {
-  for (const WorkerView& worker : snapshot.workers) lease_holder_is_gone(worker.ref.index, snapshot);
+  for (const WorkerView& worker : snapshot.workers)
+    lease_holder_is_gone(worker.ref.index, snapshot);
 }
 
 // --- Eviction: close, read the evidence again, stop or take back ---------------------------------
@@ -203,8 +221,8 @@ bool Enforcer::commit(const Action& action, const BackendView& b, const Snapshot
   return stop_or_take_back(action, b, snapshot, false);
 }
 
-bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b, const Snapshot& snapshot,
-                                 bool was_ready) {
+bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
+                                 const Snapshot& snapshot, bool was_ready) {
   const StopRecord& why = action.stop;
   // The leases first: one that ends between the two has left its mark in last-used.
   const bool is_leased = why.forced == 0 && any_lease_names(*segment_, b.ref);
@@ -278,7 +296,8 @@ bool Enforcer::open_again(const BackendView& b) {
 
 bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   const std::uint32_t holder = (b.state.owner & 0xfff) - 1;
-  if (action.stop.reason == Reason::kLoadTimeout && lease_holder_is_gone(holder, snapshot)) return true;
+  if (action.stop.reason == Reason::kLoadTimeout && lease_holder_is_gone(holder, snapshot))
+    return true;
   StopRecord stop = action.stop;
   stop.stopping_ns = now_ns();
   BackendRecord& record = segment_->backend(b.ref.index);
@@ -339,7 +358,8 @@ bool Enforcer::note_loaded(const BackendView& b) {
   if (b.traits & kTraitUnproved) set_field(&event.text, "whose listener answers could not be told");
   recorder_->write(event);
   segment_->backend(b.ref.index)
-      .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(b.state.state)), std::memory_order_release);
+      .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(b.state.state)),
+                   std::memory_order_release);
   return true;
 }
 
@@ -362,8 +382,10 @@ bool Enforcer::send(const Action& action, const BackendView& b) {
   segment_->backend(b.ref.index).stop.publish(stop);
   order(b, action.signal, sent, ours);
   if (is_first && breaks_a_rule(stop.reason)) {
-    spdlog::warn("killing {} (pid {}): {} for {}, limit {}; worker {}, tag \"{}\"; {}", escape(b.model), b.process.pid,
-                 stop.reason == Reason::kBusy ? "a request has been in flight" : "a request made no progress",
+    spdlog::warn("killing {} (pid {}): {} for {}, limit {}; worker {}, tag \"{}\"; {}",
+                 escape(b.model), b.process.pid,
+                 stop.reason == Reason::kBusy ? "a request has been in flight"
+                                              : "a request made no progress",
                  format_age(stop.age_ns), format_duration(stop.limit_ns), stop.worker_pid,
                  escape(field_text(stop.tag)), field_text(stop.text));
   }
@@ -432,7 +454,8 @@ bool Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
   const std::uint32_t owner = StateWord::owner_of(worker);
   for (const BackendView& b : snapshot.backends) {
     const StateWord state = load_state(*segment_, b.ref.index);
-    if ((state.state == BackendState::kReserved || state.state == BackendState::kStarting) && state.owner == owner) {
+    if ((state.state == BackendState::kReserved || state.state == BackendState::kStarting) &&
+        state.owner == owner) {
       return false;
     }
   }

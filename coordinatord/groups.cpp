@@ -24,7 +24,8 @@ constexpr std::uint64_t kRescanMin_ns = 2 * kMillisecond_ns;
 // Without a known member to wait for (no descriptor could be had), or with a signal that could not be
 // sent, look again after this.
 constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
-constexpr int kPassesMax = 16;  // of one scan, while signals were sent or nobody is left to be proved
+constexpr int kPassesMax =
+    16;  // of one scan, while signals were sent or nobody is left to be proved
 // On a busy host somebody always ends between being listed and being asked: this often it is looked
 // again, then the look is believed.
 constexpr int kUnsettledPassesMax = 8;
@@ -151,7 +152,7 @@ std::vector<BackendRef> Groups::vanished() {
 
 void Groups::run() {
   std::map<std::uint64_t, Watched> all;  // by packed reference
-  static_cast<void>(list_starts());      // now, rather than while somebody waits for the first place
+  static_cast<void>(list_starts());  // now, rather than while somebody waits for the first place
   for (;;) {
     // What to wait for: orders, and the end of every member known.
     std::vector<pollfd> waits{{work_bell_.get(), POLLIN, 0}};
@@ -258,7 +259,8 @@ bool Groups::list_starts() {
 }
 
 // What it cannot tell counts as "perhaps", which is not signalled (P7) and not gone (P3).
-Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, const Number& number, bool is_older) {
+Groups::Belongs Groups::belongs(const Watched& watched, pid_t pid, const Number& number,
+                                bool is_older) {
   const GroupJob& job = watched.job;
   const pid_t group = getpgid(pid);
   if (group < 0 && errno == ESRCH) return Belongs::kEnded;
@@ -293,13 +295,15 @@ Groups::Look Groups::find_members(Watched* watched) {
   // A living member of the group keeps its number taken too.
   for (const auto& [pid, member] : watched->members) {
     const auto stat = read_stat(pid);
-    number.taken |= stat && stat->group == job.group && member.handle.liveness() == Liveness::kAlive;
+    number.taken |=
+        stat && stat->group == job.group && member.handle.liveness() == Liveness::kAlive;
   }
 
   bool first_had_ended = false;
   if (!watched->members.contains(job.process.pid)) {
     auto first = ProcessHandle::open(job.process);
-    if (first.liveness == Liveness::kAlive) watched->members[job.process.pid].handle = std::move(first.handle);
+    if (first.liveness == Liveness::kAlive)
+      watched->members[job.process.pid].handle = std::move(first.handle);
     look.whole &= first.liveness != Liveness::kUnknown;
     first_had_ended = first.liveness == Liveness::kDead;
   }

@@ -33,9 +33,9 @@ namespace modelpool::coordinator {
 struct GroupJob {
   BackendRef backend;
   ProcessIdentity process;
-  pid_t group = 0;            // 0: only the process
-  std::string token;          // empty: carries none
-  int signal = 0;             // to whoever is found; 0 = only watch
+  pid_t group = 0;               // 0: only the process
+  std::string token;             // empty: carries none
+  int signal = 0;                // to whoever is found; 0 = only watch
   bool first_signalled = false;  // the registered process has had this signal already
 };
 
@@ -62,8 +62,8 @@ class Groups {
     GroupJob job;
     std::map<pid_t, Member> members;
     bool vanished = false;
-    bool due = true;                    // to be scanned now
-    bool again = false;                 // some time later, though nobody has ended
+    bool due = true;     // to be scanned now
+    bool again = false;  // some time later, though nobody has ended
     std::uint64_t scanned_ns = 0;
   };
 
@@ -73,7 +73,7 @@ class Groups {
     pid_t pid = 0;
     std::uint64_t inode = 0;  // of its directory in /proc: while it is the same, so is the process
     std::uint64_t ticks = 0;
-    bool has_ended = false;   // found a zombie at an earlier look
+    bool has_ended = false;             // found a zombie at an earlier look
     std::uint64_t hidden_since_ns = 0;  // without environment and arguments; 0: it was not found so
   };
 

@@ -87,8 +87,8 @@ class LineFormatter final : public spdlog::formatter {
   // An event is the object itself.
   static std::string json_line(const spdlog::details::log_msg& message, std::string_view text) {
     if (message.logger_name == kEventLogger) return std::string(text);
-    return "{\"time\":\"" + time_of(message) + "\",\"level\":\"" + std::string(level_name(message.level)) +
-           "\",\"message\":" + json_quoted(text) + "}";
+    return "{\"time\":\"" + time_of(message) + "\",\"level\":\"" +
+           std::string(level_name(message.level)) + "\",\"message\":" + json_quoted(text) + "}";
   }
 
   LogFormat format_;
@@ -170,10 +170,11 @@ void log_event(std::uint64_t sequence, const EventData& event) {
   const auto level = is_warning(event.kind) ? spdlog::level::warn : spdlog::level::info;
   if (logger == nullptr || !logger->should_log(level)) return;
   // At the event's own time: its line says when it was in either format.
-  const spdlog::log_clock::time_point at{
-      std::chrono::duration_cast<spdlog::log_clock::duration>(std::chrono::nanoseconds(event.time_ns))};
-  logger->log(at, spdlog::source_loc{}, level,
-              format == LogFormat::kJson ? event_json(sequence, event) : event_text(sequence, event));
+  const spdlog::log_clock::time_point at{std::chrono::duration_cast<spdlog::log_clock::duration>(
+      std::chrono::nanoseconds(event.time_ns))};
+  logger->log(
+      at, spdlog::source_loc{}, level,
+      format == LogFormat::kJson ? event_json(sequence, event) : event_text(sequence, event));
 }
 
 }  // namespace modelpool::coordinator

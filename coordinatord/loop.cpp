@@ -50,15 +50,18 @@ bool set_timer(const Fd& timer, std::uint64_t at_ns, std::uint64_t every_ns) {
   itimerspec spec{};
   if (at_ns != kNever_ns) {
     at_ns = std::max<std::uint64_t>(at_ns, 1);  // 0 would disarm it
-    spec.it_value = {static_cast<time_t>(at_ns / kSecond_ns), static_cast<long>(at_ns % kSecond_ns)};
-    spec.it_interval = {static_cast<time_t>(every_ns / kSecond_ns), static_cast<long>(every_ns % kSecond_ns)};
+    spec.it_value = {static_cast<time_t>(at_ns / kSecond_ns),
+                     static_cast<long>(at_ns % kSecond_ns)};
+    spec.it_interval = {static_cast<time_t>(every_ns / kSecond_ns),
+                        static_cast<long>(every_ns % kSecond_ns)};
   }
   return timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &spec, nullptr) == 0;
 }
 
 std::string summary(const Snapshot& s) {
-  return "backends " + std::to_string(s.live()) + ", workers " + std::to_string(s.workers.size()) + ", leases " +
-         std::to_string(s.leases.size()) + ", waiting " + std::to_string(s.waiters.size());
+  return "backends " + std::to_string(s.live()) + ", workers " + std::to_string(s.workers.size()) +
+         ", leases " + std::to_string(s.leases.size()) + ", waiting " +
+         std::to_string(s.waiters.size());
 }
 
 // "idle_timeout 15m -> 2s (set)": what changed for the pool, and where that came from.
@@ -67,13 +70,14 @@ std::string difference(const Settings& before, const Settings& after) {
   for (const SettingInfo& info : kSettings) {
     if (before.get(info.id) == after.get(info.id)) continue;
     if (!text.empty()) text += ", ";
-    const Origin origin = after.pool.has(info.id) ? after.pool.origin[static_cast<std::size_t>(info.id)] : Origin{};
+    const Origin origin =
+        after.pool.has(info.id) ? after.pool.origin[static_cast<std::size_t>(info.id)] : Origin{};
     text += std::string(info.name) + " " + format_setting(info, before.get(info.id)) + " -> " +
             format_setting(info, after.get(info.id)) + " (" + origin_text(after, origin) + ")";
   }
-  const bool same_rules =
-      before.rule_count == after.rule_count &&
-      std::memcmp(before.rules.data(), after.rules.data(), sizeof before.rules) == 0;  // no padding in a Rule
+  const bool same_rules = before.rule_count == after.rule_count &&
+                          std::memcmp(before.rules.data(), after.rules.data(),
+                                      sizeof before.rules) == 0;  // no padding in a Rule
   if (!same_rules) text += text.empty() ? "model rules" : ", model rules";
   return text;
 }
@@ -89,8 +93,9 @@ void keep_later_sets(const Settings& found, const Settings& now, Settings* confi
   for (const SettingInfo& info : kSettings) {
     const Origin origin = now.pool.origin[static_cast<std::size_t>(info.id)];
     if (!now.pool.has(info.id) || origin.kind != OriginKind::kSet) continue;
-    const bool was_there = found.pool.has(info.id) && found.get(info.id) == now.get(info.id) &&
-                           found.pool.origin[static_cast<std::size_t>(info.id)].kind == OriginKind::kSet;
+    const bool was_there =
+        found.pool.has(info.id) && found.get(info.id) == now.get(info.id) &&
+        found.pool.origin[static_cast<std::size_t>(info.id)].kind == OriginKind::kSet;
     if (!was_there) config->pool.set(info.id, now.get(info.id), origin);
   }
 }
@@ -100,8 +105,8 @@ bool free_stray_waiters(const Segment& segment, const Snapshot& snapshot) {
   bool freed = false;
   for (const StrayWaiter& stray : snapshot.stray_waiters) {
     std::uint64_t word = stray.word;
-    if (!segment.waiter(stray.row)
-             .state.compare_exchange_strong(word, pack_half(high_half(word), 0), std::memory_order_seq_cst)) {
+    if (!segment.waiter(stray.row).state.compare_exchange_strong(
+            word, pack_half(high_half(word), 0), std::memory_order_seq_cst)) {
       continue;
     }
     spdlog::warn("waiter row {} was damaged: it is free again", stray.row);
@@ -116,14 +121,17 @@ Result<Fd> take_singleton(const Segment& segment) {
   Fd file(open(segment.path().c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
   if (!file) return fail_errno(errno, "open " + escape(segment.path()));
   struct stat info;
-  if (fstat(file.get(), &info) != 0 || info.st_ino != segment.inode() || info.st_dev != segment.device()) {
-    return fail(Errc::kReplaced, "unable to serve pool " + segment.name() + ": it was replaced just now; start again");
+  if (fstat(file.get(), &info) != 0 || info.st_ino != segment.inode() ||
+      info.st_dev != segment.device()) {
+    return fail(Errc::kReplaced, "unable to serve pool " + segment.name() +
+                                     ": it was replaced just now; start again");
   }
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return fail_errno(errno, "lock " + escape(segment.path()));
     const CoordinatorIdentity first = read_coordinator(segment);
     return fail(Errc::kBusy, "unable to serve pool " + segment.name() + ": process " +
-                                 (first.epoch == 0 ? std::string("(unknown)") : std::to_string(first.process.pid)) +
+                                 (first.epoch == 0 ? std::string("(unknown)")
+                                                   : std::to_string(first.process.pid)) +
                                  " is its coordinator already; stop that one first");
   }
   return file;
@@ -131,7 +139,8 @@ Result<Fd> take_singleton(const Segment& segment) {
 
 }  // namespace
 
-Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> segment, Fd singleton)
+Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> segment,
+           Fd singleton)
     : options_(options),
       notifier_(std::move(notifier)),
       segment_(std::move(segment)),
@@ -139,7 +148,8 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
       reader_(segment_),
       recorder_(segment_) {}
 
-Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings, Notifier notifier) {
+Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings,
+                                         Notifier notifier) {
   SegmentOptions where;
   where.dir = options.dir;
   where.capacities = options.capacities.values;
@@ -149,7 +159,8 @@ Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings&
   const Settings found = (*segment)->settings().settings.load();
   auto singleton = take_singleton(**segment);
   if (!singleton) return fail(singleton.error());
-  std::unique_ptr<Loop> loop(new Loop(options, std::move(notifier), std::move(*segment), std::move(*singleton)));
+  std::unique_ptr<Loop> loop(
+      new Loop(options, std::move(notifier), std::move(*segment), std::move(*singleton)));
   if (auto ok = loop->set_up(); !ok) return fail(ok.error());
   loop->become_coordinator();
   loop->apply(settings, found);
@@ -178,14 +189,17 @@ Result<> Loop::set_up() {
   for (const Fd* fd : {&epoll_, &signals_, &timer_, &watchdog_, &bell_, &name_}) {
     if (!*fd) return fail_errno(errno, "create the coordinator's descriptors");
   }
-  if (inotify_add_watch(name_.get(), segment_->path().c_str(), IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF) < 0) {
+  if (inotify_add_watch(name_.get(), segment_->path().c_str(),
+                        IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF) < 0) {
     return fail_errno(errno, "watch " + escape(segment_->path()));
   }
-  for (const int fd : {signals_.get(), timer_.get(), watchdog_.get(), bell_.get(), name_.get(), watch_->fd(), groups_->fd()}) {
+  for (const int fd : {signals_.get(), timer_.get(), watchdog_.get(), bell_.get(), name_.get(),
+                       watch_->fd(), groups_->fd()}) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = fd;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno(errno, "watch a descriptor");
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
+      return fail_errno(errno, "watch a descriptor");
   }
   if (const std::uint64_t every = notifier_.watchdog_interval_ns(); every != 0) {
     static_cast<void>(set_timer(watchdog_, now_ns() + every, every));
@@ -256,8 +270,10 @@ void Loop::warn_of_other_capacities() const {
     const std::uint32_t wanted = options_.capacities.values.*info.member;
     const std::uint32_t found = segment_->capacities().*info.member;
     if (!options_.capacities.has(info) || found == wanted) continue;
-    spdlog::warn("the pool was created with {} {}, not {}: to change that, `poolctl --pool {} remove` it and start again",
-                 found, info.name, wanted, segment_->name());
+    spdlog::warn(
+        "the pool was created with {} {}, not {}: to change that, `poolctl --pool {} remove` it "
+        "and start again",
+        found, info.name, wanted, segment_->name());
   }
 }
 
@@ -284,7 +300,8 @@ Loop::~Loop() {
 
 int Loop::run() {
   notifier_.ready("serving pool " + segment_->name());
-  spdlog::info("serving pool {} ({}), epoch {}", segment_->name(), escape(segment_->path()), epoch_);
+  spdlog::info("serving pool {} ({}), epoch {}", segment_->name(), escape(segment_->path()),
+               epoch_);
   for (;;) {
     const std::uint64_t wake = scan();
     if (ending_ == Ending::kLeave) break;
@@ -309,7 +326,8 @@ std::uint64_t Loop::scan() {
       EventData event;
       event.kind = EventKind::kSettingsChanged;
       event.count = snapshot.settings_generation;
-      if (settings_before_ && snapshot.settings) set_field(&event.text, difference(*settings_before_, *snapshot.settings));
+      if (settings_before_ && snapshot.settings)
+        set_field(&event.text, difference(*settings_before_, *snapshot.settings));
       recorder_.write(event);
       record.settings_noted.store(snapshot.settings_generation, std::memory_order_relaxed);
       wake_everyone(*segment_);
@@ -354,7 +372,8 @@ std::uint64_t Loop::scan() {
 
 void Loop::wait_until(std::uint64_t wake_ns) {
   const std::uint64_t rehearsal_ns = wake_ns - std::min(wake_ns, kRehearsal_ns);
-  const std::uint64_t at_ns = wake_ns != kNever_ns && now_ns() < rehearsal_ns ? rehearsal_ns : wake_ns;
+  const std::uint64_t at_ns =
+      wake_ns != kNever_ns && now_ns() < rehearsal_ns ? rehearsal_ns : wake_ns;
   // Without its timer it looks again soon rather than never.
   const int timeout_ms = set_timer(timer_, at_ns, 0) ? -1 : kWithoutTimer_ms;
   std::array<epoll_event, 16> events;
@@ -376,7 +395,8 @@ void Loop::wait_until(std::uint64_t wake_ns) {
       if (name_is_lost() && ending_ != Ending::kReplaced) {
         // From here on everyone knows, and nothing more is granted.
         segment_->line().replaced.store(1, std::memory_order_seq_cst);
-        spdlog::error("the pool's name {} was removed or given to another: draining what is here", escape(segment_->path()));
+        spdlog::error("the pool's name {} was removed or given to another: draining what is here",
+                      escape(segment_->path()));
         ending_ = Ending::kReplaced;
         notifier_.stopping("pool replaced, draining");
       }
@@ -398,18 +418,24 @@ void Loop::handle_signals() {
   signalfd_siginfo info;
   while (read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
     switch (info.ssi_signo) {
-      case SIGHUP: reload(); break;
-      case SIGUSR1: log_table(); break;
+      case SIGHUP:
+        reload();
+        break;
+      case SIGUSR1:
+        log_table();
+        break;
       default:
         if (ending_ == Ending::kNo && options_.stop_on_exit) {
-          spdlog::info("leaving on {}: stopping all backends", signal_text(static_cast<int>(info.ssi_signo)));
+          spdlog::info("leaving on {}: stopping all backends",
+                       signal_text(static_cast<int>(info.ssi_signo)));
           ending_ = Ending::kStopBackends;
           // From here on nothing more is granted (admission reads it as: no coordinator).
           segment_->coordinator().leaving.store(kLeavingForGood, std::memory_order_seq_cst);
           wake_everyone(*segment_);  // who waits learns it now
         } else {
           // Also a second signal while the backends are being stopped.
-          spdlog::info("leaving on {}: backends go on", signal_text(static_cast<int>(info.ssi_signo)));
+          spdlog::info("leaving on {}: backends go on",
+                       signal_text(static_cast<int>(info.ssi_signo)));
           ending_ = Ending::kLeave;
         }
         notifier_.stopping("leaving");
@@ -433,12 +459,12 @@ void Loop::reload() {
 
 void Loop::log_table() {
   const Snapshot& s = reader_.read();
-  spdlog::info("table: {} live, limit {}, {} workers, {} leases, {} waiters", s.live(), s.max_backends(),
-               s.workers.size(), s.leases.size(), s.waiters.size());
+  spdlog::info("table: {} live, limit {}, {} workers, {} leases, {} waiters", s.live(),
+               s.max_backends(), s.workers.size(), s.leases.size(), s.waiters.size());
   for (const BackendView& b : s.backends) {
-    spdlog::info("table: slot {} {} {} pid {} in flight {} last used {} ago{}", b.ref.index, escape(b.model),
-                 backend_state_name(b.state.state), b.process.pid, b.in_flight, format_age(age_ns(s.now_ns, b.last_used_ns)),
-                 b.pinned() ? " pinned" : "");
+    spdlog::info("table: slot {} {} {} pid {} in flight {} last used {} ago{}", b.ref.index,
+                 escape(b.model), backend_state_name(b.state.state), b.process.pid, b.in_flight,
+                 format_age(age_ns(s.now_ns, b.last_used_ns)), b.pinned() ? " pinned" : "");
   }
 }
 

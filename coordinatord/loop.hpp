@@ -65,15 +65,15 @@ class Loop {
   Fd signals_;
   Fd timer_;
   Fd watchdog_;
-  Fd bell_;   // an eventfd that the doorbell thread writes
-  Fd name_;   // an inotify watch on the segment's file
+  Fd bell_;  // an eventfd that the doorbell thread writes
+  Fd name_;  // an inotify watch on the segment's file
   std::thread doorbell_;
   std::atomic<bool> doorbell_stop_{false};
 
   Ending ending_ = Ending::kNo;
-  bool unlooked_ = false;                  // something happened after the last scan
-  std::unique_ptr<Settings> pending_;      // to be published when the mutex can be had
-  Settings pending_since_;                 // what held when that was decided
+  bool unlooked_ = false;                            // something happened after the last scan
+  std::unique_ptr<Settings> pending_;                // to be published when the mutex can be had
+  Settings pending_since_;                           // what held when that was decided
   std::shared_ptr<const Settings> settings_before_;  // of the last scan
   std::string status_;
 };

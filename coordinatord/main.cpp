@@ -2,6 +2,7 @@
 
 #include <grp.h>
 #include <pwd.h>
+#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -15,7 +16,6 @@
 #include "log.hpp"
 #include "loop.hpp"
 #include "options.hpp"
-#include <spdlog/spdlog.h>
 
 namespace {
 
@@ -31,12 +31,15 @@ int complain(const Error& error, int code) {
 // From root to the pool's owner, before anything of the pool is touched.
 Result<> become_user(const std::string& name) {
   const passwd* user = getpwnam(name.c_str());
-  if (user == nullptr) return fail(Errc::kInvalid, "unable to run as " + escape(name) + ": there is no such user");
+  if (user == nullptr)
+    return fail(Errc::kInvalid, "unable to run as " + escape(name) + ": there is no such user");
   if (geteuid() == user->pw_uid) return {};
   if (geteuid() != 0) {
-    return fail(Errc::kPermission, "unable to run as " + escape(name) + ": only root can; start as that user instead");
+    return fail(Errc::kPermission,
+                "unable to run as " + escape(name) + ": only root can; start as that user instead");
   }
-  if (initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0) {
+  if (initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 ||
+      setuid(user->pw_uid) != 0) {
     return fail_errno(errno, "run as " + escape(name));
   }
   return {};
@@ -44,10 +47,13 @@ Result<> become_user(const std::string& name) {
 
 int exit_code(const Error& error) {
   switch (error.code) {
-    case Errc::kInvalid: return kExitUsage;
-    case Errc::kBusy:    // another coordinator, or a creation under way: a supervisor may try again
-    case Errc::kSystem: return kExitFinding;
-    default: return kExitNoPool;
+    case Errc::kInvalid:
+      return kExitUsage;
+    case Errc::kBusy:  // another coordinator, or a creation under way: a supervisor may try again
+    case Errc::kSystem:
+      return kExitFinding;
+    default:
+      return kExitNoPool;
   }
 }
 
@@ -60,7 +66,8 @@ int run(int argc, char** argv) {
   }
   Options& options = parsed->options;
   if (!options.user.empty()) {
-    if (auto ok = become_user(options.user); !ok) return complain(ok.error(), exit_code(ok.error()));
+    if (auto ok = become_user(options.user); !ok)
+      return complain(ok.error(), exit_code(ok.error()));
   }
   GivenCapacities of_config;
   const auto settings = load_config(options.config_path, options.flags, &of_config);

@@ -20,8 +20,8 @@
 #include <string_view>
 
 #include "base/process.hpp"
-#include "modelpool/result.hpp"
 #include "base/time.hpp"
+#include "modelpool/result.hpp"
 
 namespace modelpool::coordinator {
 

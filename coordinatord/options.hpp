@@ -16,15 +16,15 @@
 namespace modelpool::coordinator {
 
 inline constexpr int kExitDone = 0;
-inline constexpr int kExitFinding = 1; // the answer is no: another coordinator serves the pool
-inline constexpr int kExitUsage = 2;   // wrong usage, a config with errors
-inline constexpr int kExitNoPool = 3;  // no such pool, or not usable: replaced, foreign
+inline constexpr int kExitFinding = 1;  // the answer is no: another coordinator serves the pool
+inline constexpr int kExitUsage = 2;    // wrong usage, a config with errors
+inline constexpr int kExitNoPool = 3;   // no such pool, or not usable: replaced, foreign
 
 struct Options {
   std::string pool = "default";
-  std::string dir;          // empty: the library looks for it
-  std::string config_path;  // empty: none
-  Overrides flags;          // one flag per setting; origin kFlag
+  std::string dir;             // empty: the library looks for it
+  std::string config_path;     // empty: none
+  Overrides flags;             // one flag per setting; origin kFlag
   GivenCapacities capacities;  // of a pool that is created
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;

@@ -3,8 +3,8 @@
 #include <array>
 #include <fstream>
 
-#include "log.hpp"
 #include "base/time.hpp"
+#include "log.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -22,7 +22,8 @@ void Recorder::write(EventData event) {
   CoordinatorRecord& coordinator = segment_->coordinator();
   event.time_ns = wall_clock_ns();
   // relaxed: this coordinator is the only writer
-  const std::uint64_t sequence = std::max<std::uint64_t>(1, coordinator.next_event.load(std::memory_order_relaxed));
+  const std::uint64_t sequence =
+      std::max<std::uint64_t>(1, coordinator.next_event.load(std::memory_order_relaxed));
   EventRecord& record = segment_->event(sequence % segment_->capacities().events);
   // release, all three: a reader checks the number before and after the data
   record.sequence.store(0, std::memory_order_release);
@@ -63,7 +64,8 @@ std::string evidence_of(pid_t pid) {
   if (!stat) return "its process is not there";
   const std::string proc = "/proc/" + std::to_string(pid) + "/";
   std::string text = std::string("state ") + stat->state;
-  if (const std::string wchan = first_line(proc + "wchan"); !wchan.empty() && wchan != "0") text += ", wchan " + wchan;
+  if (const std::string wchan = first_line(proc + "wchan"); !wchan.empty() && wchan != "0")
+    text += ", wchan " + wchan;
   if (const std::string call = first_line(proc + "syscall"); !call.empty()) {
     text += ", syscall " + call.substr(0, call.find(' '));
   }

@@ -74,11 +74,14 @@ void Watch::refresh(const Snapshot& snapshot) {
   retry_ns_ = kNever_ns;
   for (auto& [key, entry] : entries_) entry.seen = false;
   for (const WorkerView& worker : snapshot.workers) {
-    look({kWorkers, pack_half(worker.ref.generation, worker.ref.index)}, worker.process, snapshot.now_ns);
+    look({kWorkers, pack_half(worker.ref.generation, worker.ref.index)}, worker.process,
+         snapshot.now_ns);
   }
   for (const BackendView& b : snapshot.backends) {
-    const bool has_process = b.state.state >= BackendState::kStarting && b.state.state <= BackendState::kStopping;
-    if (has_process && b.process.pid > 1) look({kBackends, pack_ref(b.ref)}, b.process, snapshot.now_ns);
+    const bool has_process =
+        b.state.state >= BackendState::kStarting && b.state.state <= BackendState::kStopping;
+    if (has_process && b.process.pid > 1)
+      look({kBackends, pack_ref(b.ref)}, b.process, snapshot.now_ns);
   }
   take_ended(snapshot.now_ns);
   exited_.clear();
@@ -114,7 +117,9 @@ std::uint64_t Watch::ended_ns(BackendRef ref) const {
   return it == entries_.end() ? 0 : it->second.ended_ns;
 }
 
-const ProcessHandle* Watch::backend(BackendRef ref) const { return handle({kBackends, pack_ref(ref)}); }
+const ProcessHandle* Watch::backend(BackendRef ref) const {
+  return handle({kBackends, pack_ref(ref)});
+}
 
 const ProcessHandle* Watch::worker(WorkerRef ref) const {
   return handle({kWorkers, pack_half(ref.generation, ref.index)});

@@ -533,8 +533,7 @@ int main(int argc, char** argv) {
   constexpr int kFailed = modelpool::kExitFailed;
   return modelpool::run_program("demo_worker", {kFailed, kFailed}, [&] {
     std::string help;
-    const modelpool::Result<modelpool::Options> options =
-        modelpool::read_options(argc, argv, help);
+    const modelpool::Result<modelpool::Options> options = modelpool::read_options(argc, argv, help);
     if (!options) {
       std::fprintf(stderr, "%s\n", options.error().text.c_str());
       return modelpool::kExitUsage;

@@ -49,12 +49,28 @@ inline constexpr std::uint32_t kControlEvict = 2;
 inline constexpr std::uint32_t kControlForce = 4;
 
 enum class EventKind : std::uint32_t {
-  kLoaded = 1, kLoadFailed, kEvicted, kKilled, kExited, kWorkerDied, kCoordinatorStarted,
-  kSettingsChanged, kRecovered,
+  kLoaded = 1,
+  kLoadFailed,
+  kEvicted,
+  kKilled,
+  kExited,
+  kWorkerDied,
+  kCoordinatorStarted,
+  kSettingsChanged,
+  kRecovered,
 };
 inline constexpr std::size_t kEventKindCount = 10;
 enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
-  kNone = 0, kLru, kIdle, kGroup, kMemory, kBusy, kStall, kLoadTimeout, kRequested, kCrashed,
+  kNone = 0,
+  kLru,
+  kIdle,
+  kGroup,
+  kMemory,
+  kBusy,
+  kStall,
+  kLoadTimeout,
+  kRequested,
+  kCrashed,
   kShutdown,
 };
 inline constexpr std::size_t kReasonCount = 11;

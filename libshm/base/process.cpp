@@ -110,8 +110,10 @@ std::optional<bool> maps_line_is(std::string_view line, dev_t device, ino_t inod
   unsigned major_number = 0;
   unsigned minor_number = 0;
   std::uint64_t mapped = 0;
-  if (colon == std::string_view::npos || !parse_number(numbers.substr(0, colon), major_number, 16) ||
-      !parse_number(numbers.substr(colon + 1), minor_number, 16) || !parse_number(take_word(line), mapped)) {
+  if (colon == std::string_view::npos ||
+      !parse_number(numbers.substr(0, colon), major_number, 16) ||
+      !parse_number(numbers.substr(colon + 1), minor_number, 16) ||
+      !parse_number(take_word(line), mapped)) {
     return std::nullopt;
   }
   return mapped == inode && makedev(major_number, minor_number) == device;
@@ -312,7 +314,8 @@ std::optional<std::vector<pid_t>> list_pids() {
 
 std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode) {
   if (pid <= 0) return std::nullopt;
-  const Fd file(retry_eintr([&] { return ::open(proc_path(pid, "maps").c_str(), O_RDONLY | O_CLOEXEC); }));
+  const Fd file(
+      retry_eintr([&] { return ::open(proc_path(pid, "maps").c_str(), O_RDONLY | O_CLOEXEC); }));
   if (!file) return std::nullopt;
   std::string text;  // lines, the last of them perhaps not whole
   std::array<char, 16384> chunk;
@@ -323,7 +326,8 @@ std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode) {
     text.append(chunk.data(), static_cast<std::size_t>(got));
     std::size_t start = 0;
     for (std::size_t end; (end = text.find('\n', start)) != text.npos; start = end + 1) {
-      const auto maps = maps_line_is(std::string_view(text).substr(start, end - start), device, inode);
+      const auto maps =
+          maps_line_is(std::string_view(text).substr(start, end - start), device, inode);
       if (!maps || *maps) return maps;  // the rest, often thousands of lines, is not asked for
     }
     text.erase(0, start);

@@ -15,7 +15,8 @@ namespace modelpool {
 namespace {
 
 int complain(const char* name, const char* what, const char* why, int code) {
-  std::fprintf(stderr, "%s%s: unable to %s: %s\n", stderr_is_journal() ? "<3>" : "", name, what, why);
+  std::fprintf(stderr, "%s%s: unable to %s: %s\n", stderr_is_journal() ? "<3>" : "", name, what,
+               why);
   return code;
 }
 
@@ -28,17 +29,18 @@ int run_program(const char* name, ProgramExits exits, const std::function<int()>
     errno = 0;
     const bool cut = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
     if (!cut || errno == EPIPE) return code;
-    return complain(name, "write the output", errno == 0 ? "part of it was lost" : std::strerror(errno),
-                    exits.faulty);
+    return complain(name, "write the output",
+                    errno == 0 ? "part of it was lost" : std::strerror(errno), exits.faulty);
   } catch (const std::bad_alloc&) {
     return complain(name, "go on", "out of memory", exits.refused);
   } catch (const std::system_error& error) {
     return complain(name, "go on", error.what(), exits.refused);
   } catch (const std::exception& error) {
     const std::string why = error.what();
-    return complain(name, "go on",
-                    (why + "; this is a fault of the program or of a library that it uses: report it").c_str(),
-                    exits.faulty);
+    return complain(
+        name, "go on",
+        (why + "; this is a fault of the program or of a library that it uses: report it").c_str(),
+        exits.faulty);
   }
 }
 

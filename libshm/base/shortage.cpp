@@ -26,12 +26,14 @@ std::string sysctl_text(const std::string& name) {
 }
 
 std::string raise_sysctl(const std::string& what, const std::string& name) {
-  return what + " are used up (" + sysctl_text(name) + "); raise them with sysctl -w " + name + "=N";
+  return what + " are used up (" + sysctl_text(name) + "); raise them with sysctl -w " + name +
+         "=N";
 }
 
 std::string descriptors() {
   return "the " + limit_text(RLIMIT_NOFILE) +
-         "descriptors of this process are used up; raise them with ulimit -n, or LimitNOFILE= in its unit";
+         "descriptors of this process are used up; raise them with ulimit -n, or LimitNOFILE= in "
+         "its unit";
 }
 
 }  // namespace
@@ -40,20 +42,28 @@ std::string shortage_advice(Needs needed, int error) {
   if (error == ENFILE) return raise_sysctl("the system's open files", "fs.file-max");
   if (error == ENOMEM) return "memory is used up; free some";
   switch (needed) {
-    case Needs::kDescriptor: return error == EMFILE ? descriptors() : "";
+    case Needs::kDescriptor:
+      return error == EMFILE ? descriptors() : "";
     case Needs::kInotifyInstance:
       // EMFILE is either: of this user, or of this process.
-      return error == EMFILE ? raise_sysctl("this user's inotify instances", "fs.inotify.max_user_instances") +
-                                   ", or descriptors with ulimit -n"
-                             : "";
+      return error == EMFILE
+                 ? raise_sysctl("this user's inotify instances", "fs.inotify.max_user_instances") +
+                       ", or descriptors with ulimit -n"
+                 : "";
     case Needs::kInotifyWatch:
-      return error == ENOSPC ? raise_sysctl("this user's inotify watches", "fs.inotify.max_user_watches") : "";
+      return error == ENOSPC
+                 ? raise_sysctl("this user's inotify watches", "fs.inotify.max_user_watches")
+                 : "";
     case Needs::kEpollWatch:
-      return error == ENOSPC ? raise_sysctl("this user's epoll watches", "fs.epoll.max_user_watches") : "";
+      return error == ENOSPC
+                 ? raise_sysctl("this user's epoll watches", "fs.epoll.max_user_watches")
+                 : "";
     case Needs::kThread:
       return error == EAGAIN ? "the " + limit_text(RLIMIT_NPROC) +
-                                   "processes and threads this user may have are used up, or those of its control "
-                                   "group (pids.max) or of the system; raise them with ulimit -u, LimitNPROC= and "
+                                   "processes and threads this user may have are used up, or those "
+                                   "of its control "
+                                   "group (pids.max) or of the system; raise them with ulimit -u, "
+                                   "LimitNPROC= and "
                                    "TasksMax= in its unit, or sysctl -w kernel.threads-max=N"
                              : "";
   }
@@ -70,8 +80,10 @@ bool is_shortage(int error) {
     case EAGAIN:
     case EINTR:
     case EIO:
-    case ENOLCK: return true;
-    default: return false;
+    case ENOLCK:
+      return true;
+    default:
+      return false;
   }
 }
 

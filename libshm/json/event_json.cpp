@@ -30,7 +30,8 @@ class PairWriter {
   void number(std::string_view key, std::uint64_t value) { add(key, std::to_string(value)); }
   void text(std::string_view key, std::string_view value) {
     if (key == "time" || key == "level" || key == "kind") return;
-    const bool plain = value.find_first_of(" \"\\=") == std::string_view::npos && is_printable_utf8(value);
+    const bool plain =
+        value.find_first_of(" \"\\=") == std::string_view::npos && is_printable_utf8(value);
     add(key, plain ? std::string(value) : json_quoted(value));
   }
   void unknown(std::string_view) {}
@@ -107,7 +108,8 @@ std::string event_text(std::uint64_t sequence, const EventData& event) {
 }
 
 bool is_warning(EventKind kind) {
-  return kind == EventKind::kKilled || kind == EventKind::kLoadFailed || kind == EventKind::kWorkerDied;
+  return kind == EventKind::kKilled || kind == EventKind::kLoadFailed ||
+         kind == EventKind::kWorkerDied;
 }
 
 }  // namespace modelpool

@@ -3,8 +3,9 @@
 namespace modelpool {
 
 std::uint32_t count_live(std::span<const Resident> residents) {
-  return static_cast<std::uint32_t>(std::count_if(
-      residents.begin(), residents.end(), [](const Resident& resident) { return resident.live(); }));
+  return static_cast<std::uint32_t>(
+      std::count_if(residents.begin(), residents.end(),
+                    [](const Resident& resident) { return resident.live(); }));
 }
 
 std::uint32_t places_now(std::span<const Resident> residents, Limits limits) {

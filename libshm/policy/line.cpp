@@ -20,9 +20,9 @@ std::size_t find_heads(std::span<Waiting> waiting, std::span<const Resident> res
     if (count == heads.size()) break;
     if (!is_present(waiter, now_ns)) continue;
     const auto earlier = heads.first(count);
-    const bool is_behind =
-        std::any_of(earlier.begin(), earlier.end(),
-                    [&](const Waiting& head) { return head.model == waiter.model; });
+    const bool is_behind = std::any_of(earlier.begin(), earlier.end(), [&](const Waiting& head) {
+      return head.model == waiter.model;
+    });
     if (is_behind || is_served(residents, waiter.model)) continue;
     heads[count++] = waiter;
   }

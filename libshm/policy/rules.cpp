@@ -175,7 +175,8 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .rank = 3,
      .judge = judge_stall,
      .still_true = still_stalled},
-    {.reason = Reason::kLoadTimeout,  // a load is no lease: its ticket is lost, no evidence is weighed
+    {.reason =
+         Reason::kLoadTimeout,  // a load is no lease: its ticket is lost, no evidence is weighed
      .event = EventKind::kKilled,
      .rank = 3,
      .judge = judge_load_timeout,

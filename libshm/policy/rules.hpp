@@ -23,8 +23,9 @@ struct Case {
   const Resident& resident;
   const Effective& settings;
   std::span<const LeaseInFlight> leases;
-  std::uint64_t stamp_lag_ns = 0;      // how far a request's stamp may lie before what it stamps
-  std::uint64_t ended_ns = kNever_ns;  // from when on the end of its process counts; it lives: never
+  std::uint64_t stamp_lag_ns = 0;  // how far a request's stamp may lie before what it stamps
+  std::uint64_t ended_ns =
+      kNever_ns;  // from when on the end of its process counts; it lives: never
   std::uint64_t awaited_until_ns = 0;  // somebody is about to use it, or is not there from then on
   bool pool_ends = false;              // every backend is to be ended
 };
@@ -32,23 +33,23 @@ struct Case {
 inline constexpr std::size_t kNoLease = SIZE_MAX;
 
 struct Finding {
-  std::uint64_t at_ns = kNever_ns;    // when the rule ends it; kNever_ns: not as things stand
-  std::uint64_t look_ns = kNever_ns;  // when something may have begun that tells nobody
-  std::uint64_t since_ns = kNever_ns; // what is measured began then; kNever_ns: nothing is
-  std::uint64_t limit_ns = kNever_ns; // and may take so long
-  std::size_t lease = kNoLease;       // which one broke it, or will first
+  std::uint64_t at_ns = kNever_ns;     // when the rule ends it; kNever_ns: not as things stand
+  std::uint64_t look_ns = kNever_ns;   // when something may have begun that tells nobody
+  std::uint64_t since_ns = kNever_ns;  // what is measured began then; kNever_ns: nothing is
+  std::uint64_t limit_ns = kNever_ns;  // and may take so long
+  std::size_t lease = kNoLease;        // which one broke it, or will first
 };
 
 // What the decision to end a backend rests on.
 struct Evidence {
   Reason reason = Reason::kNone;
-  bool forced = false;              // leases may be cut
-  bool was_idle = false;            // open and without a lease
+  bool forced = false;    // leases may be cut
+  bool was_idle = false;  // open and without a lease
   std::uint64_t last_used_ns = 0;
-  std::uint64_t lease_word = 0;     // of the lease that broke the rule
-  std::uint64_t lease_stamp_ns = 0; // its start or progress
-  std::uint64_t for_arrival = 0;    // the waiter that room is made for, 0 = none
-  std::uint32_t live = 0;           // backends that took a place
+  std::uint64_t lease_word = 0;      // of the lease that broke the rule
+  std::uint64_t lease_stamp_ns = 0;  // its start or progress
+  std::uint64_t for_arrival = 0;     // the waiter that room is made for, 0 = none
+  std::uint32_t live = 0;            // backends that took a place
 };
 
 // The same, read again after the backend was closed to new leases: nothing can change to its
@@ -69,8 +70,8 @@ enum class Cuts { kNever, kWhenForced, kAlways };
 
 struct ReasonRow {
   Reason reason;
-  EventKind event;                        // what an end is recorded as,
-  EventKind forced_event = event;         // and one that was forced
+  EventKind event;                 // what an end is recorded as,
+  EventKind forced_event = event;  // and one that was forced
   Cuts cuts = Cuts::kNever;
   bool spares_pinned = false;
   bool holds_closed = false;     // the backend may stay closed while its leases finish

@@ -20,7 +20,8 @@ namespace modelpool {
 struct Resident {
   BackendRef ref;
   BackendState state = BackendState::kFree;
-  bool overdue = false;  // it does not die of SIGKILL: it keeps its place, but serves its model no more
+  bool overdue =
+      false;  // it does not die of SIGKILL: it keeps its place, but serves its model no more
   std::uint32_t control = 0;    // kControl... bits
   std::uint32_t in_flight = 0;  // leases
   std::uint64_t model = 0;      // hash of its name

@@ -94,7 +94,8 @@ class RoomMaker {
         alarm_.wake_at(holding.awaited_until_ns);
         continue;
       }
-      const std::uint64_t resident_until = add_ns(holding.resident.ready_ns, holding.min_resident_ns);
+      const std::uint64_t resident_until =
+          add_ns(holding.resident.ready_ns, holding.min_resident_ns);
       if (holding.min_resident_ns != 0 && !alarm_.passed_or_wakes(resident_until)) continue;
       if (is_busy && !may_close_busy(holding, head)) {
         plan_.awaited_ends.push_back(*it);
@@ -124,7 +125,7 @@ class RoomMaker {
   std::span<const Waiting> heads_;
   const std::uint64_t limit_;
   Alarm& alarm_;
-  std::vector<std::size_t> draining_;    // positions, in the order in which they go
+  std::vector<std::size_t> draining_;  // positions, in the order in which they go
   std::vector<std::size_t> candidates_;
   RoomPlan plan_;
 };

@@ -33,7 +33,9 @@ tl::unexpected<Error> closed(std::string_view what) {
 
 struct PendingAcquire::State {
   State(Worker& worker, std::string name, AcquisitionOptions options)
-      : tag(options.tag), busy_limit_ns(options.busy_limit_ns), model(name),
+      : tag(options.tag),
+        busy_limit_ns(options.busy_limit_ns),
+        model(name),
         acquisition(worker, std::move(name), std::move(options)) {}
   std::string tag;
   std::uint64_t busy_limit_ns;
@@ -52,13 +54,16 @@ Result<std::optional<Grant>> PendingAcquire::poll() {
   if (!granted) return fail(granted.error());
   if (auto* lease = std::get_if<LeaseRef>(&*granted)) return std::optional<Grant>(Lease(*lease));
   if (auto* ticket = std::get_if<TicketRef>(&*granted)) {
-    return std::optional<Grant>(LoadTicket(*ticket, state_->model, state_->tag, state_->busy_limit_ns));
+    return std::optional<Grant>(
+        LoadTicket(*ticket, state_->model, state_->tag, state_->busy_limit_ns));
   }
   return std::optional<Grant>();
 }
 
 void PendingAcquire::wait(Duration at_most) {
-  if (state_) state_->acquisition.wait(static_cast<std::uint64_t>(std::max<std::int64_t>(0, at_most.count())));
+  if (state_)
+    state_->acquisition.wait(
+        static_cast<std::uint64_t>(std::max<std::int64_t>(0, at_most.count())));
 }
 
 bool PendingAcquire::was_woken() const { return state_ && state_->acquisition.was_woken(); }
@@ -77,7 +82,7 @@ std::uint64_t Deadline::at_ns() const {
 struct Pool::Impl {
   std::shared_ptr<Segment> segment;
   PoolOptions options;
-  std::unique_ptr<ForkGuard> guard;        // its mutex makes attachers take turns, in a child too
+  std::unique_ptr<ForkGuard> guard;  // its mutex makes attachers take turns, in a child too
   std::atomic<Worker*> worker{nullptr};
   std::atomic<bool> closed{false};
 
@@ -112,7 +117,8 @@ struct Pool::Impl {
     result.busy_limit_ns = static_cast<std::uint64_t>(asked.busy_timeout.count());
     result.expected_bytes = asked.expected_bytes;
     result.priority = asked.priority;
-    result.coordinator_grace_ns = static_cast<std::uint64_t>(std::max<std::int64_t>(0, options.coordinator_grace.count()));
+    result.coordinator_grace_ns =
+        static_cast<std::uint64_t>(std::max<std::int64_t>(0, options.coordinator_grace.count()));
     result.may_load = asked.may_load;
     return result;
   }
@@ -122,8 +128,8 @@ struct Pool::Impl {
     if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
     const auto found = find_backend(*segment, model);
     if (!found) {
-      return fail(Errc::kNotLoaded,
-                  "unable to " + std::string(verb) + " " + escape(model) + ": no backend serves it");
+      return fail(Errc::kNotLoaded, "unable to " + std::string(verb) + " " + escape(model) +
+                                        ": no backend serves it");
     }
     return *found;
   }
@@ -142,11 +148,13 @@ Pool::~Pool() { close(); }
 
 void Pool::close() {
   if (!impl_ || impl_->closed.exchange(true)) return;
-  if (Worker* worker = impl_->worker.load(std::memory_order_acquire); worker != nullptr) worker->close();
+  if (Worker* worker = impl_->worker.load(std::memory_order_acquire); worker != nullptr)
+    worker->close();
 }
 
 Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
-  auto segment = Segment::attach(name, SegmentOptions{options.dir, options.create, options.capacities, options.settings});
+  auto segment = Segment::attach(
+      name, SegmentOptions{options.dir, options.create, options.capacities, options.settings});
   if (!segment) return fail(segment.error());
   auto guard = ForkGuard::make();
   if (!guard) return fail(guard.error());
@@ -159,7 +167,8 @@ Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
   return Pool(std::move(impl));
 }
 
-Result<Grant> Pool::acquire(std::string_view model, Deadline deadline, const AcquireOptions& options) {
+Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
+                            const AcquireOptions& options) {
   if (!impl_) return closed("pool");
   const std::uint64_t hash = hash_name(model);
   if (Worker* worker = impl_->present(); worker != nullptr) [[likely]] {
@@ -209,7 +218,8 @@ Result<PendingAcquire> Pool::begin_acquire(std::string_view model, Deadline dead
   if (!worker) return fail(worker.error());
   AcquisitionOptions asked = impl_->acquisition_options(deadline, options);
   asked.wake_worker = wake_worker;
-  return PendingAcquire(std::make_unique<PendingAcquire::State>(**worker, std::string(model), std::move(asked)));
+  return PendingAcquire(
+      std::make_unique<PendingAcquire::State>(**worker, std::string(model), std::move(asked)));
 }
 
 Result<> Pool::touch(std::string_view model) {
@@ -282,7 +292,9 @@ Result<std::uint32_t> Pool::limit() {
   return settings == nullptr ? 0 : static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
 }
 
-Result<> Pool::set_limit(std::uint32_t max_backends) { return set("max_backends", std::to_string(max_backends)); }
+Result<> Pool::set_limit(std::uint32_t max_backends) {
+  return set("max_backends", std::to_string(max_backends));
+}
 
 Result<> Pool::set(std::string_view name, std::string_view value) {
   if (!impl_) return closed("pool");
@@ -314,7 +326,8 @@ Result<const HalfWord*> Pool::wake_word() {
 
 // --- Settings ------------------------------------------------------------------------------------
 
-Result<> change_settings(const Segment& segment, const std::vector<std::pair<std::string, std::string>>& values,
+Result<> change_settings(const Segment& segment,
+                         const std::vector<std::pair<std::string, std::string>>& values,
                          Origin origin) {
   std::vector<std::pair<Setting, std::uint64_t>> parsed;
   for (const auto& [name, text] : values) {

@@ -33,7 +33,8 @@ Result<> check_startable(const Segment& segment, pid_t pid) {
     ancestor = read_stat(ancestor->parent);
   }
   if (*uid != geteuid()) return refuse("it belongs to user " + std::to_string(*uid));
-  if (static_cast<std::uint32_t>(pid) == segment.coordinator().pid.load(std::memory_order_acquire) &&
+  if (static_cast<std::uint32_t>(pid) ==
+          segment.coordinator().pid.load(std::memory_order_acquire) &&
       coordinator_liveness(segment) == Liveness::kAlive) {
     return refuse("it is the pool's coordinator");
   }
@@ -162,7 +163,8 @@ void Lease::release() {
 }
 
 std::string Lease::model() const {
-  return ref_.worker == nullptr ? std::string() : ref_.worker->segment().backend(ref_.backend.index).model.load();
+  return ref_.worker == nullptr ? std::string()
+                                : ref_.worker->segment().backend(ref_.backend.index).model.load();
 }
 
 std::string Lease::address() const {
@@ -173,7 +175,8 @@ std::string Lease::address() const {
 pid_t Lease::pid() const {
   if (ref_.worker == nullptr) return 0;
   // acquire: written before the READY this lease validated
-  return static_cast<pid_t>(ref_.worker->segment().backend(ref_.backend.index).pid.load(std::memory_order_acquire));
+  return static_cast<pid_t>(
+      ref_.worker->segment().backend(ref_.backend.index).pid.load(std::memory_order_acquire));
 }
 
 Result<> Lease::progress() {
@@ -190,12 +193,14 @@ Result<> Lease::progress() {
   if (stop.generation == ref_.backend.generation && stop.reason != Reason::kNone) {
     why += " (" + std::string(reason_name(stop.reason)) + ")";
   }
-  return fail(Errc::kLeaseLost, "unable to go on with the lease on " + escape(record.model.load()) + ": " + why);
+  return fail(Errc::kLeaseLost,
+              "unable to go on with the lease on " + escape(record.model.load()) + ": " + why);
 }
 
 // --- LoadTicket ----------------------------------------------------------------------------------
 
-LoadTicket::LoadTicket(TicketRef ref, std::string model, std::string tag, std::uint64_t busy_limit_ns)
+LoadTicket::LoadTicket(TicketRef ref, std::string model, std::string tag,
+                       std::uint64_t busy_limit_ns)
     : ref_(ref), model_(std::move(model)), tag_(std::move(tag)), busy_limit_ns_(busy_limit_ns) {}
 
 LoadTicket::LoadTicket(LoadTicket&& other) noexcept
@@ -257,17 +262,20 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
   if (auto ok = check(); !ok) return ok;
   if (pid_ != 0) {
     return modelpool::fail(Errc::kInvalid, "unable to start a backend for " + escape(model_) +
-                                               ": process " + std::to_string(pid_) + " was started already");
+                                               ": process " + std::to_string(pid_) +
+                                               " was started already");
   }
   Worker& worker = *ref_.worker;
   const std::shared_ptr<Segment>& segment = worker.shared_segment();
   const BackendRef backend = ref_.backend;
   SpawnOptions with_token = options;
-  with_token.env.push_back("MODELPOOL_BACKEND=" + segment->token(backend.index, backend.generation));
+  with_token.env.push_back("MODELPOOL_BACKEND=" +
+                           segment->token(backend.index, backend.generation));
   auto process = spawn_gated(
       argv, with_token,
       [&](const ProcessIdentity& child) {
-        return record_start(*segment, backend, worker.owner_word(), Started{child, child.pid, true});
+        return record_start(*segment, backend, worker.owner_word(),
+                            Started{child, child.pid, true});
       },
       [&] { static_cast<void>(forget_start(*segment, backend, worker.owner_word())); });
   if (!process) return modelpool::fail(process.error());
@@ -284,16 +292,19 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
 Result<> LoadTicket::started(pid_t pid) {
   if (auto ok = check(); !ok) return ok;
   if (pid_ != 0) {
-    return modelpool::fail(Errc::kInvalid, "unable to register process " + std::to_string(pid) + ": process " +
-                                               std::to_string(pid_) + " was started already");
+    return modelpool::fail(Errc::kInvalid, "unable to register process " + std::to_string(pid) +
+                                               ": process " + std::to_string(pid_) +
+                                               " was started already");
   }
   const Segment& segment = ref_.worker->segment();
   // Opened before it is examined: what is examined is what will be signalled (P7).
-  auto handle = pid > 1 ? ProcessHandle::open(pid) : Result<ProcessHandle>(modelpool::fail(Errc::kInvalid, ""));
+  auto handle = pid > 1 ? ProcessHandle::open(pid)
+                        : Result<ProcessHandle>(modelpool::fail(Errc::kInvalid, ""));
   if (auto ok = check_startable(segment, pid); !ok) return ok;
   const auto stat = read_stat(pid);
   if (!stat || stat->is_zombie() || (handle && handle->liveness() != Liveness::kAlive)) {
-    return modelpool::fail(Errc::kInvalid, "unable to register process " + std::to_string(pid) + ": it has ended");
+    return modelpool::fail(Errc::kInvalid,
+                           "unable to register process " + std::to_string(pid) + ": it has ended");
   }
   if (!handle) return modelpool::fail(handle.error());
   const bool whole_group = stat->group == pid && !any_worker_in_group(segment, pid);
@@ -338,8 +349,9 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   if (auto ok = check(); !ok) return modelpool::fail(ok.error());
   if (auto ok = check_address(address); !ok) return modelpool::fail(ok.error());
   if (options.label.size() > kLabelMax_bytes || !is_printable_utf8(options.label)) {
-    return modelpool::fail(Errc::kInvalid, "unable to make " + escape(model_) +
-                                               " ready: a label is at most 31 bytes of printable UTF-8");
+    return modelpool::fail(Errc::kInvalid,
+                           "unable to make " + escape(model_) +
+                               " ready: a label is at most 31 bytes of printable UTF-8");
   }
   Worker& worker = *ref_.worker;
   const Segment& segment = worker.segment();
@@ -353,8 +365,9 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   // The loader's lease first: the fresh backend must not be the next victim of its own waiters.
   LeaseRef lease;
   if (publish_lease(worker, ref_.backend, busy_limit_ns_, tag_, &lease) != BeginResult::kGranted) {
-    return modelpool::fail(Errc::kTableFull, "unable to make " + escape(model_) +
-                                                 " ready: this worker has no free lease; release some first");
+    return modelpool::fail(Errc::kTableFull,
+                           "unable to make " + escape(model_) +
+                               " ready: this worker has no free lease; release some first");
   }
   const Result<> published =
       has_process ? publish_alone(address, options)

@@ -83,7 +83,8 @@ void Acquisition::note_look() {
 
 void Acquisition::wait(std::uint64_t at_most_ns) {
   const HalfWord& word = *wake_word_.load(std::memory_order_relaxed);
-  const std::uint64_t until = std::min(now_ns() + std::min(at_most_ns, kLookEvery_ns), options_.deadline_ns);
+  const std::uint64_t until =
+      std::min(now_ns() + std::min(at_most_ns, kLookEvery_ns), options_.deadline_ns);
   futex_wait(word, seen_wake_, until);
 }
 
@@ -109,12 +110,16 @@ Result<Granted> Acquisition::look() {
     if (found->state.state == BackendState::kReady) {
       LeaseRef lease;
       switch (begin_lease(worker_, found->ref, options_.busy_limit_ns, options_.tag, &lease)) {
-        case BeginResult::kGranted: return Granted{lease};
+        case BeginResult::kGranted:
+          return Granted{lease};
         case BeginResult::kNoCell:
-          return fail(refusal(Errc::kTableFull, "this worker's " + std::to_string(segment_.capacities().leases) +
-                                                    " leases are all held, or kept by its threads, which keep up to half; "
-                                                    "create the pool with more --leases"));
-        case BeginResult::kNotReady: continue;
+          return fail(
+              refusal(Errc::kTableFull,
+                      "this worker's " + std::to_string(segment_.capacities().leases) +
+                          " leases are all held, or kept by its threads, which keep up to half; "
+                          "create the pool with more --leases"));
+        case BeginResult::kNotReady:
+          continue;
       }
     }
     if (found->state.state == BackendState::kEvicting) {
@@ -157,7 +162,8 @@ std::optional<Error> Acquisition::failure_of_awaited(std::uint64_t now) {
     return std::nullopt;
   }
   std::string text = escape(field_text(history->error));
-  if (const std::string ended = exit_text(static_cast<std::uint32_t>(history->exit_status)); !ended.empty()) {
+  if (const std::string ended = exit_text(static_cast<std::uint32_t>(history->exit_status));
+      !ended.empty()) {
     text += " (" + ended + ")";
   }
   const std::uint64_t remaining =
@@ -184,8 +190,9 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
     return fail(refusal(Errc::kNotLoaded, "no backend serves it"));
   }
   if (segment_.is_replaced()) {
-    return fail(refusal(Errc::kReplaced, "the pool " + segment_.path() +
-                                             " was removed or replaced under this process; attach again"));
+    return fail(
+        refusal(Errc::kReplaced, "the pool " + segment_.path() +
+                                     " was removed or replaced under this process; attach again"));
   }
   if (segment_.coordinator().leaving.load(std::memory_order_acquire) == kLeavingForGood &&
       coordinator_liveness(segment_) != Liveness::kDead) {
@@ -200,8 +207,9 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
   const std::uint32_t live = count_live(outlook.residents);
   const std::uint32_t places = outlook.places();
   if (places == 0 && all_are_pinned(outlook.residents)) {
-    return fail(refusal(Errc::kAllPinned, "all " + std::to_string(live) +
-                                              " backends are pinned; unpin one or raise max_backends"));
+    return fail(refusal(
+        Errc::kAllPinned,
+        "all " + std::to_string(live) + " backends are pinned; unpin one or raise max_backends"));
   }
   const std::string for_what =
       "no place is free (" + std::to_string(live) + " of " + std::to_string(limit) + " in use)";
@@ -223,8 +231,9 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
       ring(segment_);
       return Granted{TicketRef{&worker_, taken.ticket}};
     case Taken::kNoSlot:
-      return fail(refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().backends) +
-                                                " backend slots are taken; create the pool with more --backends"));
+      return fail(refusal(Errc::kTableFull,
+                          "all " + std::to_string(segment_.capacities().backends) +
+                              " backend slots are taken; create the pool with more --backends"));
     case Taken::kNoPlace:
     case Taken::kJoined:
       return keep_waiting(now, false, for_what);
@@ -251,7 +260,8 @@ Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t 
 
 // Pending, unless the wait is over. A waiter of a live model joins the line too: its row is where
 // the ready wakes it.
-Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordinator, const std::string& for_what) {
+Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordinator,
+                                          const std::string& for_what) {
   bool absent = false;
   if (needs_coordinator) {
     CoordinatorIdentity judge;
@@ -259,10 +269,11 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
     if (!absent) absent_since_ns_ = 0;
     if (absent && absent_since_ns_ == 0) absent_since_ns_ = now;
   }
-  if (absent && (now >= options_.deadline_ns ||
-                 now - absent_since_ns_ >= options_.coordinator_grace_ns)) {
+  if (absent &&
+      (now >= options_.deadline_ns || now - absent_since_ns_ >= options_.coordinator_grace_ns)) {
     return fail(refusal(Errc::kNoCoordinator,
-                        for_what + ", and no coordinator is running; start coordinatord --pool " + segment_.name()));
+                        for_what + ", and no coordinator is running; start coordinatord --pool " +
+                            segment_.name()));
   }
   if (now >= options_.deadline_ns) return fail(refusal(Errc::kTimeout, "timed out: " + for_what));
   if (!row_) {
@@ -317,7 +328,8 @@ Acquisition::Taken::Answer Acquisition::join_line(const LockGuard&, std::uint64_
   row_generation_ = generation;
   wake_word_.store(&row.wake, std::memory_order_release);
   // seq_cst: whoever changes something after this store sees the row and wakes it
-  row.state.store(pack_half(generation, static_cast<std::uint32_t>(WaiterState::kWaiting)), std::memory_order_seq_cst);
+  row.state.store(pack_half(generation, static_cast<std::uint32_t>(WaiterState::kWaiting)),
+                  std::memory_order_seq_cst);
   ring(segment_);
   return Taken::kJoined;
 }
@@ -327,15 +339,18 @@ Error Acquisition::line_refusal(Taken::Answer answer) const {
     return refusal(Errc::kQueueFull, std::to_string(max_waiters_of(current_settings(segment_))) +
                                          " are waiting already (max_waiters)");
   }
-  return refusal(Errc::kTableFull, "all " + std::to_string(segment_.capacities().waiters) +
-                                       " waiter rows are taken; create the pool with more --waiters");
+  return refusal(Errc::kTableFull,
+                 "all " + std::to_string(segment_.capacities().waiters) +
+                     " waiter rows are taken; create the pool with more --waiters");
 }
 
 void Acquisition::leave(bool granted) {
   if (!row_) return;
-  std::uint64_t waiting = pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting));
+  std::uint64_t waiting =
+      pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting));
   // CAS: a coordinator that took us for dead may have freed the row already
-  segment_.waiter(*row_).state.compare_exchange_strong(waiting, pack_half(row_generation_, 0), std::memory_order_seq_cst);
+  segment_.waiter(*row_).state.compare_exchange_strong(waiting, pack_half(row_generation_, 0),
+                                                       std::memory_order_seq_cst);
   forget_row();
   if (granted) return;
   wake_line(segment_);

@@ -31,13 +31,13 @@ namespace modelpool {
 
 struct AcquisitionOptions {
   std::string tag;
-  std::uint64_t deadline_ns = 0;        // monotonic
-  std::uint64_t busy_limit_ns = 0;      // the lease's own busy timeout, 0 = none
+  std::uint64_t deadline_ns = 0;    // monotonic
+  std::uint64_t busy_limit_ns = 0;  // the lease's own busy timeout, 0 = none
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;
   std::uint64_t coordinator_grace_ns = 10 * kSecond_ns;
-  bool may_load = true;                 // false: kNotLoaded instead of a ticket
-  bool wake_worker = false;             // also bump the worker's wake word
+  bool may_load = true;      // false: kNotLoaded instead of a ticket
+  bool wake_worker = false;  // also bump the worker's wake word
 };
 
 struct Pending {};
@@ -75,7 +75,8 @@ class Acquisition {
   Result<Granted> look();
   Result<Granted> look_at_backend(const FoundBackend& found, std::uint64_t now);
   Result<Granted> ask_for_place(std::uint64_t now);
-  Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator, const std::string& for_what);
+  Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator,
+                               const std::string& for_what);
   void note_look();
   Result<LockGuard> lock_line() const;
   Taken take_place(const LockGuard& guard, std::uint64_t now);
@@ -96,7 +97,7 @@ class Acquisition {
   std::uint64_t arrival_ = kNever_ns;
   std::optional<BackendRef> awaited_;
   std::uint32_t seen_wake_ = 0;
-  HalfWord own_wake_{0};                        // waited on while there is no row
+  HalfWord own_wake_{0};  // waited on while there is no row
   std::atomic<HalfWord*> wake_word_{&own_wake_};
   std::atomic<bool> cancelled_{false};
   std::uint64_t absent_since_ns_ = 0;

@@ -28,12 +28,15 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
         find(name + ": its ticket's worker is not attached");
       }
     }
-    if (state == BackendState::kStarting && !has_process) find(name + ": starting without a process");
+    if (state == BackendState::kStarting && !has_process)
+      find(name + ": starting without a process");
     if (state == BackendState::kReady || state == BackendState::kEvicting) {
       if (!has_process && !b.external()) find(name + ": serves without a process");
-      if (b.address.empty() || !is_printable_utf8(b.address)) find(name + ": serves at no valid address");
+      if (b.address.empty() || !is_printable_utf8(b.address))
+        find(name + ": serves at no valid address");
     }
-    if (state == BackendState::kReady && b.state.owner != 0) find(name + ": ready, yet has an owner");
+    if (state == BackendState::kReady && b.state.owner != 0)
+      find(name + ": ready, yet has an owner");
     if (b.overdue && settled) find(name + ": does not die of SIGKILL; keeps a place");
     if (state == BackendState::kEvicting && settled &&
         b.state.owner != StateWord::owner_of_epoch(s.coordinator.identity.epoch)) {
@@ -55,7 +58,8 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
     // STOPPING may be overdue and then does not serve its model any more.
     if (b.live() && state != BackendState::kStopping) {
       const auto [it, fresh] = serving.emplace(b.model, b.ref.index);
-      if (!fresh) find(name + ": a second backend of its model, beside slot " + std::to_string(it->second));
+      if (!fresh)
+        find(name + ": a second backend of its model, beside slot " + std::to_string(it->second));
     }
   }
 
@@ -72,7 +76,8 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
   for (const WaiterView& waiter : s.waiters) {
     const std::string name = "waiter row " + std::to_string(waiter.row);
     if (!arrivals.insert(waiter.arrival).second) find(name + ": shares its arrival number");
-    if (settled && s.find_worker(waiter.owner) == nullptr) find(name + ": its worker is not attached");
+    if (settled && s.find_worker(waiter.owner) == nullptr)
+      find(name + ": its worker is not attached");
   }
   return findings;
 }

@@ -166,7 +166,8 @@ bool any_lease_names(const Segment& segment, BackendRef backend) {
     const std::uint32_t high =
         std::min(row.leases_high.load(std::memory_order_seq_cst), segment.capacities().leases);
     for (std::uint32_t i = 0; i < high; ++i) {
-      const LeaseWord word = LeaseWord::unpack(segment.lease(w, i).word.load(std::memory_order_seq_cst));
+      const LeaseWord word =
+          LeaseWord::unpack(segment.lease(w, i).word.load(std::memory_order_seq_cst));
       if (word.generation == backend.generation && word.backend == backend.index) return true;
     }
   }
@@ -185,7 +186,9 @@ std::uint64_t latest_use_ns(const Segment& segment, std::uint32_t backend) {
   std::uint64_t latest = 0;
   for (std::size_t w = 0; w <= segment.coordinator_row(); ++w) {
     // A row that was never used has no say, as in a snapshot.
-    if (w < segment.coordinator_row() && segment.worker(w).state.load(std::memory_order_seq_cst) == 0) continue;
+    if (w < segment.coordinator_row() &&
+        segment.worker(w).state.load(std::memory_order_seq_cst) == 0)
+      continue;
     latest = std::max(latest, segment.last_used(w, backend).load(std::memory_order_seq_cst));
   }
   return latest;

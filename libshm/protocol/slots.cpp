@@ -46,13 +46,15 @@ StateWord load_state(const Segment& segment, std::uint32_t backend) {
   return StateWord::unpack(segment.backend(backend).state.load(std::memory_order_seq_cst));
 }
 
-std::optional<FoundBackend> find_backend(const Segment& segment, std::string_view model, std::uint64_t hash) {
+std::optional<FoundBackend> find_backend(const Segment& segment, std::string_view model,
+                                         std::uint64_t hash) {
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const BackendRecord& record = segment.backend(i);
     const StateWord state = load_state(segment, i);
     if (!is_live(state.state)) continue;
     // acquire: the name was written before the state that this generation began with
-    if (record.model_hash.load(std::memory_order_acquire) != hash || !record.model.equals(model)) continue;
+    if (record.model_hash.load(std::memory_order_acquire) != hash || !record.model.equals(model))
+      continue;
     const StateWord again = load_state(segment, i);
     if (again.generation == state.generation && is_live(again.state)) {
       return FoundBackend{{i, again.generation}, again};
@@ -90,7 +92,8 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, Work
     record.ready_ns.store(0, std::memory_order_release);
     record.size_bytes.store(0, std::memory_order_release);
     record.device_mask.store(0, std::memory_order_release);
-    record.owner_pid.store(segment.worker(worker.index).pid.load(std::memory_order_acquire), std::memory_order_release);
+    record.owner_pid.store(segment.worker(worker.index).pid.load(std::memory_order_acquire),
+                           std::memory_order_release);
     record.model.store(model);
     record.address.store({});
     record.label.store({});
@@ -98,12 +101,14 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, Work
     record.model_hash.store(hash_name(model), std::memory_order_release);
     record.drain_failed_ns.store(0, std::memory_order_release);
     const BackendRef ref{i, generation};
-    if (move(segment, i, state, {generation, StateWord::owner_of(worker), BackendState::kReserved})) return ref;
+    if (move(segment, i, state, {generation, StateWord::owner_of(worker), BackendState::kReserved}))
+      return ref;
   }
   return std::nullopt;
 }
 
-Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner, const Started& started) {
+Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner,
+                      const Started& started) {
   BackendRecord& record = segment.backend(ref.index);
   if (load_state(segment, ref.index) != StateWord{ref.generation, owner, BackendState::kReserved}) {
     return ticket_lost(segment, ref);  // what was registered before stays as it is
@@ -112,7 +117,8 @@ Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owne
   record.group.store(static_cast<std::uint32_t>(started.group), std::memory_order_release);
   record.start_ticks.store(started.process.start_ticks, std::memory_order_release);
   record.pidfd_inode.store(started.process.pidfd_inode, std::memory_order_release);
-  record.traits.store(pack_half(ref.generation, started.has_token ? kTraitToken : 0), std::memory_order_release);
+  record.traits.store(pack_half(ref.generation, started.has_token ? kTraitToken : 0),
+                      std::memory_order_release);
   record.started_ns.store(now_ns(), std::memory_order_release);
   if (!move(segment, ref.index, {ref.generation, owner, BackendState::kReserved},
             {ref.generation, owner, BackendState::kStarting})) {
@@ -159,14 +165,20 @@ Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t own
 
 bool give_up(const Segment& segment, BackendRef ref, std::uint32_t owner) {
   for (StateWord seen = load_state(segment, ref.index);
-       seen.generation == ref.generation && seen.owner == owner; seen = load_state(segment, ref.index)) {
+       seen.generation == ref.generation && seen.owner == owner;
+       seen = load_state(segment, ref.index)) {
     StateWord next = seen;
     next.owner = 0;
     switch (seen.state) {
-      case BackendState::kReserved: next.state = BackendState::kGone; break;
-      case BackendState::kStarting: next.state = BackendState::kStopping; break;
+      case BackendState::kReserved:
+        next.state = BackendState::kGone;
+        break;
+      case BackendState::kStarting:
+        next.state = BackendState::kStopping;
+        break;
       case BackendState::kStopping:
-      case BackendState::kGone: break;
+      case BackendState::kGone:
+        break;
       default:
         return false;  // in these states the owner field is not a worker
     }
@@ -203,7 +215,8 @@ void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_ex
   std::uint64_t unknown = pack_half(ref.generation, 0);
   // release: read with acquire by the coordinator, after it saw the process gone
   segment.backend(ref.index).exit_status.compare_exchange_strong(
-      unknown, pack_half(ref.generation, packed_exit), std::memory_order_release, std::memory_order_relaxed);
+      unknown, pack_half(ref.generation, packed_exit), std::memory_order_release,
+      std::memory_order_relaxed);
 }
 
 bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
@@ -212,12 +225,14 @@ bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch
 }
 
 bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
-  return move(segment, ref.index, {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
+  return move(segment, ref.index,
+              {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
               {ref.generation, 0, BackendState::kReady});
 }
 
 bool commit_stop(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
-  return move(segment, ref.index, {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
+  return move(segment, ref.index,
+              {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
               {ref.generation, 0, BackendState::kStopping});
 }
 
@@ -238,7 +253,8 @@ bool mark_gone(const Segment& segment, BackendRef ref) {
   for (StateWord seen = load_state(segment, ref.index);
        seen.generation == ref.generation && seen.state == BackendState::kStopping;
        seen = load_state(segment, ref.index)) {
-    if (move(segment, ref.index, seen, {seen.generation, seen.owner, BackendState::kGone})) return true;
+    if (move(segment, ref.index, seen, {seen.generation, seen.owner, BackendState::kGone}))
+      return true;
   }
   return false;
 }

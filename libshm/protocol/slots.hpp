@@ -61,8 +61,8 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard
 // The ticket holder's transitions; `owner` is its Worker::owner_word().
 struct Started {
   ProcessIdentity process;
-  pid_t group = 0;        // 0: signal only the process
-  bool has_token = false; // carries MODELPOOL_BACKEND
+  pid_t group = 0;         // 0: signal only the process
+  bool has_token = false;  // carries MODELPOOL_BACKEND
 };
 Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner,
                       const Started& started);
@@ -70,9 +70,9 @@ Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owne
 Result<> forget_start(const Segment& segment, BackendRef ref, std::uint32_t owner);
 
 struct ReadyOptions {
-  std::uint64_t size_bytes = 0;   // 0 = unknown
+  std::uint64_t size_bytes = 0;  // 0 = unknown
   bool pinned = false;
-  bool external = false;          // without a process: counted and leased, never signalled
+  bool external = false;  // without a process: counted and leased, never signalled
   // Whoever listens at the address answers for the backend: the proxy of a container, a service that
   // the process only started. Otherwise a listener that is provably another process is refused.
   bool any_listener = false;
@@ -97,9 +97,11 @@ void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait);
 void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_exit);
 
 // The coordinator's transitions. Each returns whether it took place.
-bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch);  // READY -> EVICTING
-bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch);           // EVICTING -> READY
-bool commit_stop(const Segment& segment, BackendRef ref, std::uint32_t epoch);      // EVICTING -> STOPPING
+bool close_to_leases(const Segment& segment, BackendRef ref,
+                     std::uint32_t epoch);                                 // READY -> EVICTING
+bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch);  // EVICTING -> READY
+bool commit_stop(const Segment& segment, BackendRef ref,
+                 std::uint32_t epoch);                                     // EVICTING -> STOPPING
 bool lose_ticket(const Segment& segment, BackendRef ref, StateWord seen);  // -> GONE or STOPPING
 bool mark_gone(const Segment& segment, BackendRef ref);                    // STOPPING -> GONE
 bool disown_ticket(const Segment& segment, BackendRef ref);                // owner proved dead

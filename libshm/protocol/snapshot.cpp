@@ -34,9 +34,9 @@ void read_backend(const BackendRecord& record, BackendView* view) {
 
 struct SnapshotReader::Cache {
   Snapshot snapshot;
-  std::vector<BackendView> slots;            // what was read last, by slot
-  std::vector<std::int32_t> position;        // of a slot in snapshot.backends, -1 if not there
-  std::vector<StateWord> seen;               // of each slot, as this read began with it
+  std::vector<BackendView> slots;      // what was read last, by slot
+  std::vector<std::int32_t> position;  // of a slot in snapshot.backends, -1 if not there
+  std::vector<StateWord> seen;         // of each slot, as this read began with it
 
   void read_backends(const Segment& segment);
   bool states_hold(const Segment& segment) const;
@@ -63,8 +63,10 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     if (state.state == BackendState::kFree) continue;
     for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
       // While a ticket is out its holder may write: a second process after a failed exec.
-      const bool loading = state.state == BackendState::kReserved || state.state == BackendState::kStarting;
-      const bool known = !loading && slot.ref.generation == state.generation && slot.state.state == state.state;
+      const bool loading =
+          state.state == BackendState::kReserved || state.state == BackendState::kStarting;
+      const bool known =
+          !loading && slot.ref.generation == state.generation && slot.state.state == state.state;
       if (!known) read_backend(record, &slot);
       const StateWord again = load_state(segment, i);
       slot.ref = {i, state.generation};
@@ -92,7 +94,8 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     if (slot.damaged) s.damage.push_back(slot_name(i) + ": in no known state");
     if (!is_printable_utf8(slot.model) || slot.model.empty()) {
       s.damage.push_back(slot_name(i) + ": no valid model name");
-      s.backends.back().model = "(" + slot_name(i) + ")";  // it has a place, and must come to an end
+      s.backends.back().model =
+          "(" + slot_name(i) + ")";  // it has a place, and must come to an end
     }
   }
 }
@@ -111,7 +114,8 @@ const Snapshot& SnapshotReader::read() {
   s.now_ns = now_ns();
 
   const auto& published = segment.settings().settings;
-  if (const std::uint64_t generation = published.generation(); generation != s.settings_generation || !s.settings) {
+  if (const std::uint64_t generation = published.generation();
+      generation != s.settings_generation || !s.settings) {
     s.settings = generation == 0 ? nullptr : std::make_shared<const Settings>(published.load());
     s.settings_generation = generation;
   }
@@ -154,7 +158,8 @@ const Snapshot& SnapshotReader::read() {
     if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
     const bool waits = low_half(state) == static_cast<std::uint32_t>(WaiterState::kWaiting);
     if (!waits || waiter.model.empty() || !is_printable_utf8(waiter.model)) {
-      s.damage.push_back("waiter row " + std::to_string(i) + (waits ? ": no valid model name" : ": in no known state"));
+      s.damage.push_back("waiter row " + std::to_string(i) +
+                         (waits ? ": no valid model name" : ": in no known state"));
       s.stray_waiters.push_back({i, state, waits ? waiter.owner : 0});
       continue;
     }
@@ -171,8 +176,9 @@ const Snapshot& SnapshotReader::read() {
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
     if (state == 0) continue;  // never used: nothing in its last-used row either
     for (BackendView& backend : s.backends) {
-      backend.last_used_ns = std::max(
-          backend.last_used_ns, segment.last_used(w, backend.ref.index).load(std::memory_order_seq_cst));
+      backend.last_used_ns =
+          std::max(backend.last_used_ns,
+                   segment.last_used(w, backend.ref.index).load(std::memory_order_seq_cst));
     }
     if (low_half(state) == 0) continue;
     WorkerView worker;
@@ -209,7 +215,8 @@ const Snapshot& SnapshotReader::read() {
       lease.worker = w;
       lease.cell = c;
       if (word.backend >= segment.capacities().backends) {
-        s.damage.push_back("lease " + std::to_string(w) + "/" + std::to_string(c) + ": names no backend slot");
+        s.damage.push_back("lease " + std::to_string(w) + "/" + std::to_string(c) +
+                           ": names no backend slot");
         continue;
       }
       const std::int32_t at = cache_->position[word.backend];
@@ -225,9 +232,9 @@ const Snapshot& SnapshotReader::read() {
     s.workers.push_back(std::move(worker));
   }
   for (BackendView& backend : s.backends) {
-    backend.last_used_ns =
-        std::max(backend.last_used_ns,
-                 segment.last_used(segment.coordinator_row(), backend.ref.index).load(std::memory_order_seq_cst));
+    backend.last_used_ns = std::max(backend.last_used_ns,
+                                    segment.last_used(segment.coordinator_row(), backend.ref.index)
+                                        .load(std::memory_order_seq_cst));
   }
   std::erase_if(s.stray_waiters,
                 [&](const StrayWaiter& stray) { return s.find_worker(stray.owner) != nullptr; });
@@ -235,19 +242,20 @@ const Snapshot& SnapshotReader::read() {
 }
 
 std::uint32_t Snapshot::live() const {
-  return static_cast<std::uint32_t>(
-      std::count_if(backends.begin(), backends.end(), [](const BackendView& b) { return b.live(); }));
+  return static_cast<std::uint32_t>(std::count_if(backends.begin(), backends.end(),
+                                                  [](const BackendView& b) { return b.live(); }));
 }
 
 std::uint32_t Snapshot::ready() const {
-  return static_cast<std::uint32_t>(std::count_if(backends.begin(), backends.end(), [](const BackendView& b) {
-    return b.state.state == BackendState::kReady;
-  }));
+  return static_cast<std::uint32_t>(
+      std::count_if(backends.begin(), backends.end(),
+                    [](const BackendView& b) { return b.state.state == BackendState::kReady; }));
 }
 
 const BackendView* Snapshot::find(BackendRef ref) const {
-  const auto it = std::lower_bound(backends.begin(), backends.end(), ref.index,
-                                   [](const BackendView& b, std::uint32_t index) { return b.ref.index < index; });
+  const auto it = std::lower_bound(
+      backends.begin(), backends.end(), ref.index,
+      [](const BackendView& b, std::uint32_t index) { return b.ref.index < index; });
   return it != backends.end() && it->ref == ref ? &*it : nullptr;
 }
 

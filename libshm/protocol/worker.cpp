@@ -42,7 +42,8 @@ void reclaim_rows_of_earlier_image(const Segment& segment, const ProcessIdentity
 }  // namespace
 
 Result<std::unique_ptr<ForkGuard>> ForkGuard::make() {
-  void* memory = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return fail_errno(errno, "allocate a page");
   if (madvise(memory, sizeof(Page), MADV_WIPEONFORK) != 0) {
     const int error = errno;
@@ -67,9 +68,10 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
   // Workers are never signalled (P7), backends must be (P9): nobody can be both.
   const char* const token = getenv("MODELPOOL_BACKEND");
   if (token != nullptr && std::string_view(token).starts_with(segment->uuid_text() + "/")) {
-    return fail(Errc::kInvalid, "unable to attach to pool " + segment->name() +
-                                    ": this process belongs to a backend of it (MODELPOOL_BACKEND); "
-                                    "a worker is started by somebody else");
+    return fail(Errc::kInvalid,
+                "unable to attach to pool " + segment->name() +
+                    ": this process belongs to a backend of it (MODELPOOL_BACKEND); "
+                    "a worker is started by somebody else");
   }
   const std::string command = own_command();
   const std::uint32_t cells = segment->capacities().leases;
@@ -95,9 +97,9 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
     while (i < rows && low_half(segment->worker(i).state.load(std::memory_order_seq_cst)) != 0) ++i;
     if (i == rows) {
       delete worker;
-      return fail(Errc::kTableFull, "unable to attach to pool " + segment->name() + ": all " +
-                                        std::to_string(rows) +
-                                        " worker rows are taken; create the pool with more --workers");
+      return fail(Errc::kTableFull,
+                  "unable to attach to pool " + segment->name() + ": all " + std::to_string(rows) +
+                      " worker rows are taken; create the pool with more --workers");
     }
     Segment::reach(segment->line().workers_reached, i);
     WorkerRecord& row = segment->worker(i);
@@ -136,7 +138,8 @@ void Worker::close() {
 void Worker::drop() {
   if (!owned()) return;
   // seq_cst, as in close(): one of the two sees the other
-  if (holds_.fetch_sub(1, std::memory_order_seq_cst) == 1 && closing_.load(std::memory_order_seq_cst)) {
+  if (holds_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
+      closing_.load(std::memory_order_seq_cst)) {
     release_if_unused();
   }
 }
@@ -159,11 +162,13 @@ std::uint32_t Worker::take_cell() {
       const std::uint64_t bit = free & (~free + 1);
       // acquire: pairs with return_cell, what the last holder wrote to the cell came before
       if (free_cells_[i].fetch_and(~bit, std::memory_order_acquire) & bit) {
-        const auto cell = static_cast<std::uint32_t>(i * 64 + static_cast<unsigned>(std::countr_zero(bit)));
+        const auto cell =
+            static_cast<std::uint32_t>(i * 64 + static_cast<unsigned>(std::countr_zero(bit)));
         HalfWord& high = record().leases_high;
         std::uint32_t seen = high.load(std::memory_order_relaxed);
         // seq_cst: stored before the first publication above it, so a scan may stop there
-        while (seen <= cell && !high.compare_exchange_weak(seen, cell + 1, std::memory_order_seq_cst)) {
+        while (seen <= cell &&
+               !high.compare_exchange_weak(seen, cell + 1, std::memory_order_seq_cst)) {
         }
         return cell;
       }
@@ -219,7 +224,8 @@ std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::si
     if (row.load(std::memory_order_seq_cst) != attached) return cleared;
     if (seen == 0) continue;
     const LeaseWord lease = LeaseWord::unpack(seen);
-    if (lease.backend < segment.capacities().backends) raise_last_used(segment.last_used(stamp_row, lease.backend), now);
+    if (lease.backend < segment.capacities().backends)
+      raise_last_used(segment.last_used(stamp_row, lease.backend), now);
     cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);
   }
   const std::uint32_t owner = StateWord::owner_of(worker);
@@ -227,7 +233,8 @@ std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::si
     WaiterRecord& waiter = segment.waiter(i);
     std::uint64_t state = waiter.state.load(std::memory_order_acquire);
     if (low_half(state) == 0 || waiter.owner.load(std::memory_order_acquire) != owner) continue;
-    waiter.state.compare_exchange_strong(state, pack_half(high_half(state), 0), std::memory_order_seq_cst);
+    waiter.state.compare_exchange_strong(state, pack_half(high_half(state), 0),
+                                         std::memory_order_seq_cst);
   }
   row.compare_exchange_strong(attached, pack_half(worker.generation, 0), std::memory_order_seq_cst);
   return cleared;

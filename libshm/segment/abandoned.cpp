@@ -22,7 +22,8 @@ Seen is_in_namespace(pid_t pid, std::uint64_t number) {
     return info.st_ino == number ? Seen::kYes : Seen::kNo;
   }
   if (errno == ENOENT || errno == ESRCH) return Seen::kNo;  // it has ended, or is a zombie
-  return read_uid(pid) == geteuid() ? Seen::kHidden : Seen::kNo;  // a pool's processes are its user's
+  return read_uid(pid) == geteuid() ? Seen::kHidden
+                                    : Seen::kNo;  // a pool's processes are its user's
 }
 
 bool has_namespace_ended(std::uint64_t number) {

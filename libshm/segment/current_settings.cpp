@@ -16,7 +16,8 @@ const Settings* current_settings(const Segment& segment) {
   const std::uint64_t generation = published.generation();
   if (generation == 0) return nullptr;
   const auto& uuid = segment.header().uuid;
-  if (cached->generation != generation || cached->uuid[0] != uuid[0] || cached->uuid[1] != uuid[1]) {
+  if (cached->generation != generation || cached->uuid[0] != uuid[0] ||
+      cached->uuid[1] != uuid[1]) {
     cached->settings = published.load();
     cached->generation = generation;
     cached->uuid[0] = uuid[0];

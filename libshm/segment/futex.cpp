@@ -15,10 +15,11 @@ void futex_wake_all(const HalfWord& word) {
 }
 
 void futex_wait(const HalfWord& word, std::uint32_t seen, std::uint64_t until_ns) {
-  const timespec until{static_cast<time_t>(until_ns / kSecond_ns), static_cast<long>(until_ns % kSecond_ns)};
+  const timespec until{static_cast<time_t>(until_ns / kSecond_ns),
+                       static_cast<long>(until_ns % kSecond_ns)};
   // FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time.
-  syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, seen, until_ns == kNever_ns ? nullptr : &until, nullptr,
-          FUTEX_BITSET_MATCH_ANY);
+  syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, seen, until_ns == kNever_ns ? nullptr : &until,
+          nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
 }  // namespace modelpool

@@ -1,7 +1,7 @@
 #include "segment/header.hpp"
 
-#include <gnu/libc-version.h>
 #include <fcntl.h>
+#include <gnu/libc-version.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,26 +24,58 @@ std::uint64_t round_up(std::uint64_t bytes, std::uint64_t to) { return (bytes + 
 
 std::uint64_t fingerprint() {
   const std::uint64_t facts[] = {
-      sizeof(Header),         sizeof(LockRecord),        sizeof(LineRecord),
-      sizeof(SettingsRecord), sizeof(CoordinatorRecord), sizeof(ModelRecord),
-      sizeof(WorkerRecord),   sizeof(BackendRecord),     sizeof(WaiterRecord),
-      sizeof(EventRecord),    sizeof(LeaseRecord),       sizeof(pthread_mutex_t),
-      sizeof(Settings),       sizeof(StopRecord),        sizeof(EventData),
-      sizeof(LoadHistory),    sizeof(void*),             offsetof(LockRecord, holder_pid),
-      offsetof(CoordinatorRecord, wanted), offsetof(CoordinatorRecord, doorbell),
-      offsetof(WorkerRecord, leases_high), offsetof(BackendRecord, model),
-      offsetof(BackendRecord, stop),       offsetof(WaiterRecord, wake), kSettingCount,
-      offsetof(CoordinatorRecord, horizon_ns), offsetof(CoordinatorRecord, event_bell),
-      offsetof(CoordinatorRecord, last_scan_ns), offsetof(CoordinatorRecord, next_event),
-      offsetof(CoordinatorRecord, counters), offsetof(WorkerRecord, wake),
-      offsetof(WorkerRecord, command), offsetof(BackendRecord, control),
-      offsetof(BackendRecord, exit_status), offsetof(BackendRecord, model_hash),
-      offsetof(BackendRecord, address), offsetof(BackendRecord, overrides),
-      offsetof(BackendRecord, noted), offsetof(BackendRecord, drain_failed_ns),
-      offsetof(WaiterRecord, arrival), offsetof(WaiterRecord, looked_ns), offsetof(WaiterRecord, model_hash), offsetof(WaiterRecord, model),
-      offsetof(LeaseRecord, start_ns), offsetof(LeaseRecord, tag), offsetof(StopRecord, decided_ns),
-      offsetof(StopRecord, for_arrival), offsetof(StopRecord, text), offsetof(EventData, count),
-      offsetof(EventData, model), offsetof(EventData, text), offsetof(LoadHistory, error),
+      sizeof(Header),
+      sizeof(LockRecord),
+      sizeof(LineRecord),
+      sizeof(SettingsRecord),
+      sizeof(CoordinatorRecord),
+      sizeof(ModelRecord),
+      sizeof(WorkerRecord),
+      sizeof(BackendRecord),
+      sizeof(WaiterRecord),
+      sizeof(EventRecord),
+      sizeof(LeaseRecord),
+      sizeof(pthread_mutex_t),
+      sizeof(Settings),
+      sizeof(StopRecord),
+      sizeof(EventData),
+      sizeof(LoadHistory),
+      sizeof(void*),
+      offsetof(LockRecord, holder_pid),
+      offsetof(CoordinatorRecord, wanted),
+      offsetof(CoordinatorRecord, doorbell),
+      offsetof(WorkerRecord, leases_high),
+      offsetof(BackendRecord, model),
+      offsetof(BackendRecord, stop),
+      offsetof(WaiterRecord, wake),
+      kSettingCount,
+      offsetof(CoordinatorRecord, horizon_ns),
+      offsetof(CoordinatorRecord, event_bell),
+      offsetof(CoordinatorRecord, last_scan_ns),
+      offsetof(CoordinatorRecord, next_event),
+      offsetof(CoordinatorRecord, counters),
+      offsetof(WorkerRecord, wake),
+      offsetof(WorkerRecord, command),
+      offsetof(BackendRecord, control),
+      offsetof(BackendRecord, exit_status),
+      offsetof(BackendRecord, model_hash),
+      offsetof(BackendRecord, address),
+      offsetof(BackendRecord, overrides),
+      offsetof(BackendRecord, noted),
+      offsetof(BackendRecord, drain_failed_ns),
+      offsetof(WaiterRecord, arrival),
+      offsetof(WaiterRecord, looked_ns),
+      offsetof(WaiterRecord, model_hash),
+      offsetof(WaiterRecord, model),
+      offsetof(LeaseRecord, start_ns),
+      offsetof(LeaseRecord, tag),
+      offsetof(StopRecord, decided_ns),
+      offsetof(StopRecord, for_arrival),
+      offsetof(StopRecord, text),
+      offsetof(EventData, count),
+      offsetof(EventData, model),
+      offsetof(EventData, text),
+      offsetof(LoadHistory, error),
   };
   return hash_name({reinterpret_cast<const char*>(facts), sizeof facts}) ^ hash_name("glibc");
 }
@@ -52,11 +84,16 @@ std::uint64_t fingerprint() {
 std::uint64_t place_tables(const Capacities& c, std::array<TableInfo, 16>* tables) {
   const std::uint64_t row = round_up(c.backends * sizeof(Word), kCacheLine_bytes);
   const TableInfo sizes[kTableCount] = {
-      {0, sizeof(LockRecord), 1},          {0, sizeof(LineRecord), 1},
-      {0, sizeof(SettingsRecord), 1},      {0, sizeof(CoordinatorRecord), 1},
-      {0, sizeof(ModelRecord), c.models},  {0, sizeof(WorkerRecord), c.workers},
-      {0, sizeof(BackendRecord), c.backends}, {0, sizeof(WaiterRecord), c.waiters},
-      {0, sizeof(EventRecord), c.events},  {0, row, std::uint64_t{c.workers} + 1},
+      {0, sizeof(LockRecord), 1},
+      {0, sizeof(LineRecord), 1},
+      {0, sizeof(SettingsRecord), 1},
+      {0, sizeof(CoordinatorRecord), 1},
+      {0, sizeof(ModelRecord), c.models},
+      {0, sizeof(WorkerRecord), c.workers},
+      {0, sizeof(BackendRecord), c.backends},
+      {0, sizeof(WaiterRecord), c.waiters},
+      {0, sizeof(EventRecord), c.events},
+      {0, row, std::uint64_t{c.workers} + 1},
       {0, sizeof(LeaseRecord), std::uint64_t{c.workers} * c.leases},
   };
   std::uint64_t offset = kPage_bytes;
@@ -118,7 +155,8 @@ Result<> build_segment(int fd, const SegmentPlan& plan) {
     const bi::mapped_region region(MappableFile{fd}, bi::read_write, 0, header.total_bytes);
     auto* base = static_cast<std::byte*>(region.get_address());
     std::memcpy(base, &header, sizeof header);
-    if (plan.home.size() < kHomeCapacity_bytes) reinterpret_cast<HomeRecord*>(base + kHomeOffset)->store(plan.home);
+    if (plan.home.size() < kHomeCapacity_bytes)
+      reinterpret_cast<HomeRecord*>(base + kHomeOffset)->store(plan.home);
     const auto offset = [&](Table t) { return header.tables[static_cast<std::size_t>(t)].offset; };
     auto* lock = reinterpret_cast<LockRecord*>(base + offset(Table::kLock));
     if (auto made = init_mutex(*lock); !made) return made;
@@ -141,13 +179,13 @@ Result<Header> read_header(int fd, const std::string& path, const std::string& a
   if (got < 0) return fail_errno(errno, "read " + escape(path));
   struct stat info;
   if (fstat(fd, &info) != 0) return fail_errno(errno, "examine " + escape(path));
-  if (got < static_cast<ssize_t>(offsetof(Header, abi_fingerprint)) || header.magic != kSegmentMagic) {
+  if (got < static_cast<ssize_t>(offsetof(Header, abi_fingerprint)) ||
+      header.magic != kSegmentMagic) {
     return refuse("it is not a modelpool segment");
   }
   if (header.layout_version != kLayoutVersion) {
     return refuse("it has layout version " + std::to_string(header.layout_version) +
-                  ", this program knows " + std::to_string(kLayoutVersion) +
-                  "; " + advice);
+                  ", this program knows " + std::to_string(kLayoutVersion) + "; " + advice);
   }
   if (got < static_cast<ssize_t>(sizeof header) ||
       static_cast<std::uint64_t>(info.st_size) < header.total_bytes) {
@@ -157,8 +195,7 @@ Result<Header> read_header(int fd, const std::string& path, const std::string& a
   if (header.abi_fingerprint != fingerprint()) {
     header.libc.back() = 0;
     return refuse("it was created by a build with another memory layout (" +
-                  escape(header.libc.data()) +
-                  "); use one build everywhere, or " + advice);
+                  escape(header.libc.data()) + "); use one build everywhere, or " + advice);
   }
   Capacities c;
   const auto count = [&](Table t) {
@@ -183,12 +220,14 @@ Result<Header> read_header(int fd, const std::string& path, const std::string& a
 Result<> check_host(const Header& header, const std::string& path) {
   const auto host = read_host_identity();
   if (!host) return fail(host.error());
-  if (header.pid_namespace != host->pid_namespace || header.time_namespace != host->time_namespace) {
+  if (header.pid_namespace != host->pid_namespace ||
+      header.time_namespace != host->time_namespace) {
     const bool pid = header.pid_namespace != host->pid_namespace;
     return fail(Errc::kIncompatible,
-                "unable to use " + escape(path) + ": it belongs to another " + (pid ? "PID" : "time") +
-                    " namespace (" + std::to_string(pid ? header.pid_namespace : header.time_namespace) +
-                    ", here " + std::to_string(pid ? host->pid_namespace : host->time_namespace) +
+                "unable to use " + escape(path) + ": it belongs to another " +
+                    (pid ? "PID" : "time") + " namespace (" +
+                    std::to_string(pid ? header.pid_namespace : header.time_namespace) + ", here " +
+                    std::to_string(pid ? host->pid_namespace : host->time_namespace) +
                     "); run all its processes in one container, or share that namespace");
   }
   return {};
@@ -207,7 +246,8 @@ bool is_segment(int fd) {
 
 std::string read_home(int fd) {
   std::array<char, kHomeCapacity_bytes> home{};
-  if (pread(fd, home.data(), home.size(), kHomeOffset) != static_cast<ssize_t>(home.size())) return {};
+  if (pread(fd, home.data(), home.size(), kHomeOffset) != static_cast<ssize_t>(home.size()))
+    return {};
   return std::string(field_text(home));
 }
 

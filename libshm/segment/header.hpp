@@ -18,7 +18,7 @@ Result<> check_capacities(const Capacities& capacities);
 
 struct SegmentPlan {
   std::string name;
-  std::string home;                    // the path it will have
+  std::string home;  // the path it will have
   Capacities capacities;
   const Settings* settings = nullptr;  // its first settings; without any it grants no ticket
 };

@@ -22,7 +22,8 @@ struct CoordinatorIdentity {
 };
 CoordinatorIdentity read_coordinator(const CoordinatorRecord& record);
 // Dead only when proved: gone, replaced by a later epoch, or never there.
-Liveness coordinator_liveness(const CoordinatorRecord& record, CoordinatorIdentity* found = nullptr);
+Liveness coordinator_liveness(const CoordinatorRecord& record,
+                              CoordinatorIdentity* found = nullptr);
 
 // Work is due for longer than this and it does not look: it hangs, is stopped, or has no CPU.
 inline constexpr std::uint64_t kHungAfter_ns = 2 * kSecond_ns;

@@ -39,9 +39,9 @@
 #include <string_view>
 
 #include "base/process.hpp"
-#include "modelpool/settings.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
+#include "modelpool/settings.hpp"
 #include "segment/words.hpp"
 
 namespace modelpool {
@@ -71,7 +71,16 @@ struct TableInfo {
 };
 
 enum class Table : std::uint32_t {
-  kLock, kLine, kSettingsBlock, kCoordinator, kModels, kWorkers, kBackends, kWaiters, kEvents, kLastUsed,
+  kLock,
+  kLine,
+  kSettingsBlock,
+  kCoordinator,
+  kModels,
+  kWorkers,
+  kBackends,
+  kWaiters,
+  kEvents,
+  kLastUsed,
   kLeases,
 };
 inline constexpr std::size_t kTableCount = 11;
@@ -89,12 +98,12 @@ struct Header {
   std::uint64_t boot_id[2] = {0, 0};
   std::uint64_t pid_namespace = 0;
   std::uint64_t time_namespace = 0;
-  std::uint64_t uuid[2] = {0, 0};     // of this instance of the pool
-  std::uint64_t created_ns = 0;       // wall clock
+  std::uint64_t uuid[2] = {0, 0};  // of this instance of the pool
+  std::uint64_t created_ns = 0;    // wall clock
   std::uint32_t uid = 0;
   std::uint32_t mutex_bytes = 0;
-  std::array<char, 72> name{};        // NUL-terminated
-  std::array<char, 32> libc{};        // for messages
+  std::array<char, 72> name{};  // NUL-terminated
+  std::array<char, 32> libc{};  // for messages
 };
 
 // Where the pool's name is: the path by which its coordinator last served it, "" if that is longer than
@@ -113,7 +122,8 @@ struct alignas(kCacheLine_bytes) LockRecord {
 
 struct alignas(kCacheLine_bytes) LineRecord {
   Word next_arrival;  // Written under the mutex; a crash after it leaves a gap, which harms nobody.
-  HalfWord replaced;  // 1: the segment's name is lost. Written by the coordinator; read before a grant.
+  HalfWord
+      replaced;  // 1: the segment's name is lost. Written by the coordinator; read before a grant.
   // Rows from here on were never taken: a scan may stop there. Raised under the mutex, seq_cst,
   // before the first such row is taken; a crash in between leaves a row more to look at.
   HalfWord workers_reached;
@@ -135,7 +145,8 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   Word start_ticks;
   Word pidfd_inode;
   HalfWord pid;
-  HalfWord leaving;  // 1: left in order; kLeavingForGood: and stops the backends, grant nothing more
+  HalfWord
+      leaving;  // 1: left in order; kLeavingForGood: and stops the backends, grant nothing more
   Word started_ns;
   // Read at the end of every lease. `wanted` has bit (backend & 63) set while the coordinator waits
   // for a lease on that backend to end. Written by the coordinator before the scan it waits on.
@@ -158,21 +169,21 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   alignas(kCacheLine_bytes) Word last_scan_ns;
   Word scans;
   Word settings_noted;  // generation of the settings an event was last written for
-  Word next_event;  // sequence number of the next event, from 1
+  Word next_event;      // sequence number of the next event, from 1
   std::array<std::array<Word, kReasonCount>, kEventKindCount> counters;
 };
 
 struct LoadHistory {
   std::uint64_t loads = 0;
-  std::uint64_t failures = 0;             // in a row
+  std::uint64_t failures = 0;  // in a row
   std::uint64_t failed_ns = 0;
   std::uint64_t cooldown_until_ns = 0;
-  std::uint64_t failed_backend = 0;       // slot and generation of the failed load, packed
-  std::uint64_t load_ns = 0;              // measured, of the last load
-  std::uint64_t size_bytes = 0;           // given at the last ready, 0 = unknown
+  std::uint64_t failed_backend = 0;  // slot and generation of the failed load, packed
+  std::uint64_t load_ns = 0;         // measured, of the last load
+  std::uint64_t size_bytes = 0;      // given at the last ready, 0 = unknown
   std::uint64_t updated_ns = 0;
-  std::uint64_t exit_status = 0;          // ExitStatus of the last failed load
-  std::array<char, 256> error{};          // NUL-terminated
+  std::uint64_t exit_status = 0;  // ExitStatus of the last failed load
+  std::array<char, 256> error{};  // NUL-terminated
 };
 
 // Written under the mutex. `in_use` is set after the name and cleared before it.
@@ -201,8 +212,9 @@ struct alignas(kCacheLine_bytes) WorkerRecord {
 };
 
 // Low half of BackendRecord::traits.
-inline constexpr std::uint32_t kTraitExternal = 1;  // has no process of ours: counted, never signalled
-inline constexpr std::uint32_t kTraitToken = 2;     // carries MODELPOOL_BACKEND in its environment
+inline constexpr std::uint32_t kTraitExternal =
+    1;                                           // has no process of ours: counted, never signalled
+inline constexpr std::uint32_t kTraitToken = 2;  // carries MODELPOOL_BACKEND in its environment
 inline constexpr std::uint32_t kTraitUnproved = 4;  // whose listener answers could not be told
 
 inline constexpr std::uint32_t kLoadFailed = 1;  // the text is why; the model cools down
@@ -213,10 +225,10 @@ inline constexpr std::uint32_t kLoadEnded = 3;  // ended on request or with the 
 struct StopRecord {
   std::uint32_t generation = 0;
   Reason reason = Reason::kNone;
-  std::uint32_t forced = 0;          // leases may be cut
-  std::uint32_t signal = 0;          // the last one sent
+  std::uint32_t forced = 0;  // leases may be cut
+  std::uint32_t signal = 0;  // the last one sent
   std::uint64_t decided_ns = 0;
-  std::uint64_t stopping_ns = 0;     // 0 while still EVICTING
+  std::uint64_t stopping_ns = 0;  // 0 while still EVICTING
   std::uint64_t signalled_ns = 0;
   std::uint64_t killed_ns = 0;       // SIGKILL sent
   std::uint64_t age_ns = kNever_ns;  // measured; kNever_ns = does not apply
@@ -226,10 +238,10 @@ struct StopRecord {
   std::uint64_t lease_word = 0;      // its word
   std::uint64_t lease_stamp_ns = 0;  // the start or progress that was too old
   std::uint32_t worker_pid = 0;
-  std::uint32_t failed = 0;          // kLoadFailed and its like; 0: it was ready before
-  std::uint64_t for_arrival = 0;     // the waiter room is made for, 0 = none
-  std::array<char, 32> tag{};        // NUL-terminated
-  std::array<char, 320> text{};      // evidence or error, NUL-terminated
+  std::uint32_t failed = 0;       // kLoadFailed and its like; 0: it was ready before
+  std::uint64_t for_arrival = 0;  // the waiter room is made for, 0 = none
+  std::array<char, 32> tag{};     // NUL-terminated
+  std::array<char, 320> text{};   // evidence or error, NUL-terminated
 };
 
 // State to group keep their offsets for ever (Header).
@@ -237,22 +249,22 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   // Transitions by CAS, see slots.hpp.
   Word state;
   // Payload: written by the ticket holder while RESERVED or STARTING, then immutable until FREE.
-  HalfWord pid;       // 0 = none
-  HalfWord group;     // process group that is stopped with it; 0 = only the process itself
+  HalfWord pid;    // 0 = none
+  HalfWord group;  // process group that is stopped with it; 0 = only the process itself
   Word start_ticks;
   Word pidfd_inode;
   // generation, kControl... bits. CAS by anyone within the generation.
   Word control;
   // generation, packed exit. CAS by whoever reaped the process.
   Word exit_status;
-  Word traits;        // generation, kTrait... bits
+  Word traits;  // generation, kTrait... bits
   Word reserved_ns;
   alignas(kCacheLine_bytes) Word model_hash;  // of the model's name: a quick no
   Word started_ns;
   Word ready_ns;
-  Word size_bytes;    // 0 = unknown
+  Word size_bytes;  // 0 = unknown
   Word device_mask;
-  HalfWord owner_pid; // the worker that loaded it
+  HalfWord owner_pid;  // the worker that loaded it
   HalfWord spare;
   alignas(kCacheLine_bytes) SharedText<192> model;  // written under the mutex, before RESERVED
   SharedText<256> address;
@@ -260,8 +272,8 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   SharedCopy<Overrides> overrides;
   // The coordinator's.
   Published<StopRecord> stop;
-  Word noted;             // generation, BackendState: the last state an event was written for
-  Word drain_failed_ns;   // when a drain of this generation last gave up
+  Word noted;            // generation, BackendState: the last state an event was written for
+  Word drain_failed_ns;  // when a drain of this generation last gave up
 };
 
 enum class WaiterState : std::uint32_t { kFree = 0, kWaiting = 1 };
@@ -270,9 +282,9 @@ inline constexpr std::uint32_t kWaiterAsync = 1;  // also bump the worker's wake
 // Written by the owner; set to waiting under the mutex, last; freed by the owner, or by the
 // coordinator after it proved the owner dead. Wake word by anyone.
 struct alignas(kCacheLine_bytes) WaiterRecord {
-  Word state;         // generation, WaiterState
+  Word state;  // generation, WaiterState
   HalfWord flags;
-  HalfWord owner;     // StateWord::owner_of(worker)
+  HalfWord owner;  // StateWord::owner_of(worker)
   Word arrival;
   Word since_ns;
   Word deadline_ns;
@@ -295,15 +307,15 @@ struct EventData {
   Reason reason = Reason::kNone;
   std::uint32_t pid = 0;
   std::uint32_t worker_pid = 0;
-  std::uint64_t age_ns = kNever_ns;    // kNever_ns = unknown or does not apply
+  std::uint64_t age_ns = kNever_ns;  // kNever_ns = unknown or does not apply
   std::uint64_t limit_ns = kNever_ns;
-  std::uint64_t exit_ns = kNever_ns;   // from the stop signal until gone
+  std::uint64_t exit_ns = kNever_ns;  // from the stop signal until gone
   std::uint64_t load_ns = kNever_ns;
   std::uint32_t signal = 0;
-  std::uint32_t exit_status = 0;       // packed
+  std::uint32_t exit_status = 0;  // packed
   std::uint32_t backend = 0;
   std::uint32_t generation = 0;
-  std::uint64_t count = kNever_ns;     // leases cleared, settings generation: by kind
+  std::uint64_t count = kNever_ns;  // leases cleared, settings generation: by kind
   std::array<char, 32> tag{};
   std::array<char, 192> model{};
   std::array<char, 512> text{};
@@ -320,7 +332,7 @@ struct alignas(kCacheLine_bytes) LeaseRecord {
   Word word;
   Word start_ns;
   Word progress_ns;
-  Word limit_ns;     // the request's own busy timeout; 0 = none
+  Word limit_ns;  // the request's own busy timeout; 0 = none
   SharedText<32> tag;
 };
 

@@ -70,7 +70,8 @@ class Search {
   explicit Search(const std::vector<std::string>& homes) : homes_(homes) {}
 
   void look_into(pid_t pid) {
-    const std::unique_ptr<DIR, int (*)(DIR*)> open_files(opendir(proc_path(pid, "fd").c_str()), closedir);
+    const std::unique_ptr<DIR, int (*)(DIR*)> open_files(opendir(proc_path(pid, "fd").c_str()),
+                                                         closedir);
     if (!open_files) return;
     while (const dirent* entry = readdir(open_files.get())) {
       if (entry->d_name[0] != '.') examine(pid, proc_path(pid, std::string("fd/") + entry->d_name));
@@ -79,7 +80,8 @@ class Search {
   std::vector<LostPool> lost() && {
     std::vector<LostPool> result;
     for (auto& [id, candidate] : candidates_) {
-      if (!candidate.home.empty() && !candidate.has_name) result.push_back(std::move(candidate.pool));
+      if (!candidate.home.empty() && !candidate.has_name)
+        result.push_back(std::move(candidate.pool));
     }
     return result;
   }
@@ -101,7 +103,8 @@ class Search {
     if (candidate.home.empty() || candidate.has_name) return;
     if (candidate.pool.holder == 0) candidate.pool.holder = pid;
     // In the mount namespace and under the root of its holder, and here.
-    candidate.has_name = leads_to(proc_path(pid, "root" + candidate.home), id) || leads_to(candidate.home, id);
+    candidate.has_name =
+        leads_to(proc_path(pid, "root" + candidate.home), id) || leads_to(candidate.home, id);
   }
 
   Candidate read(const std::string& link, const FileId& id) const {

@@ -27,9 +27,9 @@ inline constexpr const char* kHomeVariable = "MODELPOOL_BACKEND_HOME";
 std::string home_of(const std::string& path);
 
 struct LostPool {
-  pid_t holder = 0;      // a process that has it open
-  std::string found_at;  // where its file is now, as that process sees it: "/dev/shm/old/default"
-  Fd file;               // its segment, read and write
+  pid_t holder = 0;        // a process that has it open
+  std::string found_at;    // where its file is now, as that process sees it: "/dev/shm/old/default"
+  Fd file;                 // its segment, read and write
   bool is_judged = false;  // a coordinator holds its lock
   pid_t judge = 0;         // that one's PID, 0 if unknown
   std::size_t live = 0;    // backends

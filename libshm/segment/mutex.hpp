@@ -12,8 +12,8 @@
 
 #include <cstdint>
 
-#include "segment/layout.hpp"
 #include "modelpool/result.hpp"
+#include "segment/layout.hpp"
 
 namespace modelpool {
 
@@ -22,8 +22,7 @@ inline constexpr std::uint64_t kLockWaitMax_ns = 2 * kSecond_ns;
 
 class LockGuard {
  public:
-  LockGuard(LockGuard&& other) noexcept
-      : record_(other.record_), owner_died_(other.owner_died_) {
+  LockGuard(LockGuard&& other) noexcept : record_(other.record_), owner_died_(other.owner_died_) {
     other.record_ = nullptr;
   }
   LockGuard& operator=(LockGuard&&) = delete;

@@ -32,7 +32,9 @@ constexpr const char* kRunDir = "/run/modelpool";
 constexpr const char* kShmDir = "/dev/shm";
 constexpr const char* kShmPrefix = "modelpool-";
 
-std::string shm_dir(uid_t uid) { return std::string(kShmDir) + "/" + kShmPrefix + std::to_string(uid); }
+std::string shm_dir(uid_t uid) {
+  return std::string(kShmDir) + "/" + kShmPrefix + std::to_string(uid);
+}
 
 // A process may change its directory after it has attached.
 std::string absolute(const std::string& path) {
@@ -44,7 +46,8 @@ std::string absolute(const std::string& path) {
 }
 
 // What only a person can mend is kPermission, what may work later kSystem.
-tl::unexpected<Error> refuse_errno(int error, const std::string& what, const std::string& advice = {}) {
+tl::unexpected<Error> refuse_errno(int error, const std::string& what,
+                                   const std::string& advice = {}) {
   Error refusal = fail_errno(error, what, advice).value();
   if (!is_shortage(error)) refusal.code = Errc::kPermission;
   return tl::unexpected<Error>(std::move(refusal));
@@ -54,10 +57,12 @@ tl::unexpected<Error> refuse_errno(int error, const std::string& what, const std
 
 std::string shell_word(const std::string& text) {
   const bool plain = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || std::string_view("/._-+,:@%").find(static_cast<char>(c)) != std::string_view::npos;
+    return std::isalnum(c) != 0 ||
+           std::string_view("/._-+,:@%").find(static_cast<char>(c)) != std::string_view::npos;
   });
   if (plain) return text;
-  if (!is_printable_utf8(text)) {  // a message must not move the cursor: $'...' with every byte as \xNN
+  if (!is_printable_utf8(
+          text)) {  // a message must not move the cursor: $'...' with every byte as \xNN
     std::string bytes = "$'";
     for (const unsigned char c : text) {
       constexpr std::string_view kDigits = "0123456789abcdef";
@@ -94,14 +99,18 @@ std::string as_owner(uid_t owner) {
 // A directory that this user may make and that is nobody else's yet: inside `path`, or in shared memory.
 std::string folder_of_own(const std::string& path) {
   struct statfs fs;
-  const bool fits = access(path.c_str(), W_OK | X_OK) == 0 && statfs(path.c_str(), &fs) == 0 && fs.f_type == TMPFS_MAGIC;
-  const std::string inside = (path == "/" ? "" : path) + "/" + kShmPrefix + std::to_string(geteuid());
+  const bool fits = access(path.c_str(), W_OK | X_OK) == 0 && statfs(path.c_str(), &fs) == 0 &&
+                    fs.f_type == TMPFS_MAGIC;
+  const std::string inside =
+      (path == "/" ? "" : path) + "/" + kShmPrefix + std::to_string(geteuid());
   return shell_word(fits ? inside : shm_dir(geteuid()));
 }
 
 // --- Which directory -----------------------------------------------------------------------------
 
-bool exists(const std::string& path) { return faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0; }
+bool exists(const std::string& path) {
+  return faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
 
 // The host's directory, /run/modelpool: its owner, or nullopt if there is none that could hold a pool.
 std::optional<uid_t> owner_of_run_dir() {
@@ -119,7 +128,8 @@ std::vector<std::string> dirs_of_others(const std::string& name) {
   for (const auto& entry : fs::directory_iterator(kShmDir, error)) {
     const std::string dir = entry.path();
     struct stat info;
-    if (lstat(dir.c_str(), &info) != 0 || dir != shm_dir(info.st_uid) || info.st_uid == geteuid()) continue;
+    if (lstat(dir.c_str(), &info) != 0 || dir != shm_dir(info.st_uid) || info.st_uid == geteuid())
+      continue;
     if (exists(dir + "/" + name)) found.push_back(dir);
   }
   std::sort(found.begin(), found.end());
@@ -129,7 +139,8 @@ std::vector<std::string> dirs_of_others(const std::string& name) {
 tl::unexpected<Error> in_several(const std::string& name, const std::vector<std::string>& dirs) {
   std::string paths;
   for (const std::string& dir : dirs) paths += (paths.empty() ? "" : " and ") + dir + "/" + name;
-  return fail(Errc::kInvalid, "unable to choose pool " + name + ": it exists as " + paths + "; name one with --dir");
+  return fail(Errc::kInvalid, "unable to choose pool " + name + ": it exists as " + paths +
+                                  "; name one with --dir");
 }
 
 // Root, who has no pool of that name, looks for one of somebody else.
@@ -154,12 +165,16 @@ Result<std::string> find_default_dir(const std::string& name, Purpose purpose) {
     const auto found = find_for_root(name);
     return !found || *found != shm ? found : Result<std::string>(run);
   }
-  if (purpose == Purpose::kUse && geteuid() == 0) return run;  // there is none, and that is the answer
+  if (purpose == Purpose::kUse && geteuid() == 0)
+    return run;  // there is none, and that is the answer
   // Who may not look inside sees only that it is there: a pool beside it would be a second limit.
-  return fail(Errc::kPermission,
-              "unable to " + std::string(purpose == Purpose::kCreate ? "create" : "find") + " pool " + name + ": " + run +
-                  " is this host's place for pools, and only its owner may look inside or add one; " +
-                  as_owner(*run_owner) + "; for a pool of your own beside it, name its directory: --dir " + shm);
+  return fail(
+      Errc::kPermission,
+      "unable to " + std::string(purpose == Purpose::kCreate ? "create" : "find") + " pool " +
+          name + ": " + run +
+          " is this host's place for pools, and only its owner may look inside or add one; " +
+          as_owner(*run_owner) + "; for a pool of your own beside it, name its directory: --dir " +
+          shm);
 }
 
 // Both defaults are one place to whoever gives no directory.
@@ -186,9 +201,12 @@ bool is_made_for_pools(const std::string& path) {
   for (const auto& entry : fs::directory_iterator(path, error)) {
     const std::string name = entry.path().filename();
     const std::string stem = name.substr(0, name.rfind('.'));
-    if (stem != name && (name.ends_with(".users") || name.ends_with(".tmp")) && check_pool_name(stem)) continue;
+    if (stem != name && (name.ends_with(".users") || name.ends_with(".tmp")) &&
+        check_pool_name(stem))
+      continue;
     if (!fs::is_regular_file(entry.symlink_status())) return false;
-    const Fd file = open_above_stdio(AT_FDCWD, entry.path().c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    const Fd file = open_above_stdio(AT_FDCWD, entry.path().c_str(),
+                                     O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
     if (!file || !is_segment(file.get())) return false;
     any = true;
   }
@@ -201,7 +219,8 @@ tl::unexpected<Error> refuse_dir(const std::string& path, const std::string& why
 
 tl::unexpected<Error> explain_unopened_dir(const std::string& path, int error) {
   if (error == ENOENT) {
-    return fail(Errc::kNoSuchPool, "unable to open pool directory " + escape(path) + ": there is none");
+    return fail(Errc::kNoSuchPool,
+                "unable to open pool directory " + escape(path) + ": there is none");
   }
   if (error == ELOOP || error == ENOTDIR) {
     return refuse_dir(path, "it is a symbolic link or no directory; name a directory");
@@ -210,7 +229,8 @@ tl::unexpected<Error> explain_unopened_dir(const std::string& path, int error) {
   if (error == EACCES && lstat(path.c_str(), &info) == 0 && info.st_uid != geteuid()) {
     return refuse_dir(path, "only its owner may look inside; " + as_owner(info.st_uid));
   }
-  return refuse_errno(error, "open directory " + escape(path), shortage_advice(Needs::kDescriptor, error));
+  return refuse_errno(error, "open directory " + escape(path),
+                      shortage_advice(Needs::kDescriptor, error));
 }
 
 Result<> check_dir(const Fd& dir, const std::string& path, Purpose purpose) {
@@ -219,17 +239,23 @@ Result<> check_dir(const Fd& dir, const std::string& path, Purpose purpose) {
   if (purpose == Purpose::kLook && geteuid() == 0) return {};
   if (info.st_uid != geteuid()) {
     const bool may_create = purpose == Purpose::kCreate;
-    return refuse_dir(path, as_owner(info.st_uid) + (may_create ? "; for a pool of your own: --dir " + folder_of_own(path) : ""));
+    return refuse_dir(
+        path, as_owner(info.st_uid) +
+                  (may_create ? "; for a pool of your own: --dir " + folder_of_own(path) : ""));
   }
   if (purpose != Purpose::kLook && !is_tmpfs(dir.get())) {
-    return fail(Errc::kIncompatible, "unable to use directory " + escape(path) +
-                                         ": it is not on a tmpfs; use one under /dev/shm or /run, as in --dir " +
-                                         folder_of_own(path));
+    return fail(Errc::kIncompatible,
+                "unable to use directory " + escape(path) +
+                    ": it is not on a tmpfs; use one under /dev/shm or /run, as in --dir " +
+                    folder_of_own(path));
   }
   if ((info.st_mode & 077) != 0) {
-    return refuse_dir(path, "it is open to other users; " + (is_made_for_pools(path)
-                                ? "chmod 700 " + shell_word(path)
-                                : "name a folder inside it, which is made for you alone: --dir " + folder_of_own(path)));
+    return refuse_dir(path,
+                      "it is open to other users; " +
+                          (is_made_for_pools(path)
+                               ? "chmod 700 " + shell_word(path)
+                               : "name a folder inside it, which is made for you alone: --dir " +
+                                     folder_of_own(path)));
   }
   return {};
 }
@@ -239,8 +265,10 @@ Result<Fd> open_dir(const std::string& path, Purpose purpose) {
   const bool made = purpose == Purpose::kCreate && mkdir(path.c_str(), 0700) == 0;
   if (purpose == Purpose::kCreate && !made && errno != EEXIST) {
     const int error = errno;
-    return refuse_errno(error, "create directory " + escape(path),
-                        is_shortage(error) ? "" : "name one that this user may make, as in --dir " + shm_dir(geteuid()));
+    return refuse_errno(
+        error, "create directory " + escape(path),
+        is_shortage(error) ? ""
+                           : "name one that this user may make, as in --dir " + shm_dir(geteuid()));
   }
   Fd dir = open_above_stdio(AT_FDCWD, path.c_str(), O_DIRECTORY | O_NOFOLLOW | O_RDONLY);
   if (!dir) return explain_unopened_dir(path, errno);
@@ -260,7 +288,8 @@ Result<> flock_within(int fd, int operation, std::uint64_t wait_ns, const std::s
     if (errno != EWOULDBLOCK) return fail_errno(errno, "lock " + escape(what));
     if (now_ns() >= until) {
       return fail(Errc::kBusy, "unable to lock " + escape(what) +
-                                   ": another process holds it and does not let go; is one that is starting or removing it "
+                                   ": another process holds it and does not let go; is one that is "
+                                   "starting or removing it "
                                    "stopped (SIGSTOP)?");
     }
     nanosleep(&kRetryPause, nullptr);
@@ -279,7 +308,8 @@ Result<Fd> take_turn(int dir, std::uint64_t wait_ns, const std::string& path) {
 Result<Fd> open_users(int dir, const std::string& name) {
   const std::string file = name + ".users";
   Fd users = open_above_stdio(dir, file.c_str(), O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0600);
-  if (!users) return refuse_errno(errno, "open " + file, shortage_advice(Needs::kDescriptor, errno));
+  if (!users)
+    return refuse_errno(errno, "open " + file, shortage_advice(Needs::kDescriptor, errno));
   return users;
 }
 
@@ -296,19 +326,22 @@ tl::unexpected<Error> no_pool(const std::string& name, const std::string& dir) {
   const std::vector<LostPool> lost = find_lost_pools(homes_of(dir, name));
   struct stat info;
   const bool is_other = stat(dir.c_str(), &info) == 0 && info.st_uid != geteuid();
-  const std::string start = (is_other ? sudo_as(info.st_uid) : "") + command_on_pool("coordinatord", name, dir);
+  const std::string start =
+      (is_other ? sudo_as(info.st_uid) : "") + command_on_pool("coordinatord", name, dir);
   std::string what_next = "start " + start + ", or name the pool's --dir";
   if (!lost.empty()) {
     what_next = "the pool that was here has lost its name (it was removed, moved or covered)";
-    what_next += lost.front().is_judged ? "; its coordinator ends what still runs in it, and the next one begins anew"
-                                        : "; start " + start + ": it ends what still runs in it and begins anew";
+    what_next += lost.front().is_judged
+                     ? "; its coordinator ends what still runs in it, and the next one begins anew"
+                     : "; start " + start + ": it ends what still runs in it and begins anew";
   }
-  return fail(Errc::kNoSuchPool,
-              "unable to find pool " + name + ": there is no " + escape(dir + "/" + name) + "; " + what_next);
+  return fail(Errc::kNoSuchPool, "unable to find pool " + name + ": there is no " +
+                                     escape(dir + "/" + name) + "; " + what_next);
 }
 
 tl::unexpected<Error> explain_unopened(const std::string& path, int error) {
-  if (error == ELOOP) return fail(Errc::kPermission, "unable to use " + escape(path) + ": it is a symbolic link");
+  if (error == ELOOP)
+    return fail(Errc::kPermission, "unable to use " + escape(path) + ": it is a symbolic link");
   struct stat info;
   if (error == EACCES && lstat(path.c_str(), &info) == 0 && info.st_uid != geteuid()) {
     return fail(Errc::kPermission, "unable to use " + escape(path) + ": " + as_owner(info.st_uid));
@@ -320,7 +353,8 @@ constexpr int kFileFlags = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 
 // O_APPEND: nothing that is written through the descriptor by mistake reaches what is mapped.
 Fd open_file(int dir, const std::string& name, Purpose purpose) {
-  return open_above_stdio(dir, name.c_str(), (purpose == Purpose::kLook ? O_RDONLY : O_RDWR | O_APPEND) | kFileFlags);
+  return open_above_stdio(dir, name.c_str(),
+                          (purpose == Purpose::kLook ? O_RDONLY : O_RDWR | O_APPEND) | kFileFlags);
 }
 
 Result<> check_file(const Fd& file, const std::string& path, Purpose purpose) {
@@ -354,11 +388,14 @@ Result<> check_predecessor(const std::string& name, const std::string& dir) {
   };
   const std::string start = command_on_pool("coordinatord", name, dir);
   for (const LostPool& lost : find_lost_pools(homes)) {
-    const std::string what = "the pool that was here has lost its name (it was removed, moved or covered; now " +
-                             escape(lost.found_at) + ") and ";
+    const std::string what =
+        "the pool that was here has lost its name (it was removed, moved or covered; now " +
+        escape(lost.found_at) + ") and ";
     if (lost.is_judged) {
-      return wait_for(what + "its coordinator" + (lost.judge > 0 ? " (pid " + std::to_string(lost.judge) + ")" : "") +
-                      " is ending its " + std::to_string(lost.live) + " backends; a new pool can begin when it has left");
+      return wait_for(what + "its coordinator" +
+                      (lost.judge > 0 ? " (pid " + std::to_string(lost.judge) + ")" : "") +
+                      " is ending its " + std::to_string(lost.live) +
+                      " backends; a new pool can begin when it has left");
     }
     if (lost.live > 0) {
       return wait_for(what + std::to_string(lost.live) + " of its backends still run; " + start +
@@ -367,14 +404,16 @@ Result<> check_predecessor(const std::string& name, const std::string& dir) {
   }
   if (const auto orphans = find_orphans(homes); !orphans.empty()) {
     return wait_for("process " + std::to_string(orphans.front().identity().pid) + " and " +
-                    std::to_string(orphans.size() - 1) + " others of the pool that was here still run; " + start +
+                    std::to_string(orphans.size() - 1) +
+                    " others of the pool that was here still run; " + start +
                     " ends them, then a new pool can begin");
   }
   return {};
 }
 
 // Builds NAME.tmp and renames it to NAME.
-Result<> create(int dir_fd, const std::string& dir, const std::string& name, const SegmentOptions& options) {
+Result<> create(int dir_fd, const std::string& dir, const std::string& name,
+                const SegmentOptions& options) {
   if (auto ok = check_capacities(options.capacities); !ok) return ok;
   const auto turn = take_turn(dir_fd, options.wait_ns, dir);
   if (!turn) return fail(turn.error());
@@ -383,10 +422,14 @@ Result<> create(int dir_fd, const std::string& dir, const std::string& name, con
 
   const std::string temporary = name + ".tmp";
   unlinkat(dir_fd, temporary.c_str(), 0);
-  const Fd file = open_above_stdio(dir_fd, temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  if (!file) return refuse_errno(errno, "create pool " + name, shortage_advice(Needs::kDescriptor, errno));
-  auto built = build_segment(file.get(), {name, home_of(dir + "/" + name), options.capacities, options.settings});
-  if (built && renameat2(dir_fd, temporary.c_str(), dir_fd, name.c_str(), RENAME_NOREPLACE) != 0 && errno != EEXIST) {
+  const Fd file =
+      open_above_stdio(dir_fd, temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  if (!file)
+    return refuse_errno(errno, "create pool " + name, shortage_advice(Needs::kDescriptor, errno));
+  auto built = build_segment(
+      file.get(), {name, home_of(dir + "/" + name), options.capacities, options.settings});
+  if (built && renameat2(dir_fd, temporary.c_str(), dir_fd, name.c_str(), RENAME_NOREPLACE) != 0 &&
+      errno != EEXIST) {
     built = fail_errno(errno, "name pool " + name);
   }
   if (!built) unlinkat(dir_fd, temporary.c_str(), 0);
@@ -403,7 +446,8 @@ struct Held {
 };
 
 // Errors: kBusy if a process uses the pool.
-Result<Held> hold_alone(int dir_fd, const std::string& dir, const std::string& name, std::uint64_t wait_ns) {
+Result<Held> hold_alone(int dir_fd, const std::string& dir, const std::string& name,
+                        std::uint64_t wait_ns) {
   Held held;
   auto turn = take_turn(dir_fd, wait_ns, dir);
   if (!turn) return fail(turn.error());
@@ -419,15 +463,19 @@ Result<Held> hold_alone(int dir_fd, const std::string& dir, const std::string& n
   // The coordinator's own lock, too: somebody may have removed the other file under it.
   if (!is_free(held.users) || !is_free(held.file)) {
     return fail(Errc::kBusy, "unable to remove pool " + name + ": processes are attached; " +
-                                 command_on_pool("poolctl", name, dir, "workers") + " and `status` name them");
+                                 command_on_pool("poolctl", name, dir, "workers") +
+                                 " and `status` name them");
   }
   return held;
 }
 
 // What was examined, or nothing: not what has taken its name since.
-Result<> unlink_held(int dir_fd, const std::string& name, const std::string& path, const Held& held) {
-  if (!same_file(dir_fd, name, held.file.get()) || !same_file(dir_fd, name + ".users", held.users.get())) {
-    return fail(Errc::kNoSuchPool, "unable to remove pool " + name + ": it was removed or replaced just now");
+Result<> unlink_held(int dir_fd, const std::string& name, const std::string& path,
+                     const Held& held) {
+  if (!same_file(dir_fd, name, held.file.get()) ||
+      !same_file(dir_fd, name + ".users", held.users.get())) {
+    return fail(Errc::kNoSuchPool,
+                "unable to remove pool " + name + ": it was removed or replaced just now");
   }
   if (unlinkat(dir_fd, name.c_str(), 0) != 0) return refuse_errno(errno, "remove " + escape(path));
   unlinkat(dir_fd, (name + ".users").c_str(), 0);
@@ -446,7 +494,8 @@ pid_t find_worker(const Fd& file, const Header& header) {
   const TableInfo& table = header.tables[static_cast<std::size_t>(Table::kWorkers)];
   for (std::uint64_t i = 0; i < table.count; ++i) {
     const auto read = [&](std::size_t offset, auto* value) {
-      return pread(file.get(), value, sizeof *value, static_cast<off_t>(table.offset + i * table.stride + offset)) ==
+      return pread(file.get(), value, sizeof *value,
+                   static_cast<off_t>(table.offset + i * table.stride + offset)) ==
              static_cast<ssize_t>(sizeof *value);
     };
     WorkerHead row{};
@@ -461,8 +510,10 @@ pid_t find_worker(const Fd& file, const Header& header) {
 }
 
 // PIDs of another namespace name nobody here.
-tl::unexpected<Error> explain_elsewhere(Error error, const std::string& name, const std::string& dir) {
-  error.text += "; if that container has ended, " + command_on_pool("poolctl", name, dir, "remove --container-ended") +
+tl::unexpected<Error> explain_elsewhere(Error error, const std::string& name,
+                                        const std::string& dir) {
+  error.text += "; if that container has ended, " +
+                command_on_pool("poolctl", name, dir, "remove --container-ended") +
                 " takes away what it left";
   return tl::unexpected<Error>(std::move(error));
 }
@@ -476,7 +527,8 @@ Result<> check_nothing_lives(const Fd& file, const std::string& name, const std:
   const auto refuse = [&](const std::string& why) {
     return fail(Errc::kBusy, "unable to remove pool " + name + ": " + why);
   };
-  const std::string stop = command_on_pool("poolctl", name, dir, "remove --stop") + " ends them first";
+  const std::string stop =
+      command_on_pool("poolctl", name, dir, "remove --stop") + " ends them first";
   const auto header = read_header(file.get(), path, "");
   if (header) {
     const auto this_boot = is_of_this_boot(*header);
@@ -494,7 +546,9 @@ Result<> check_nothing_lives(const Fd& file, const std::string& name, const std:
     const auto pid = find_survivor(backend);
     if (!pid) continue;
     const std::string process = "process " + std::to_string(*pid);
-    return refuse(options.stopped ? process + " is left of its backends, or may be: it is in their process group; see to it that it ends"
+    return refuse(options.stopped ? process +
+                                        " is left of its backends, or may be: it is in their "
+                                        "process group; see to it that it ends"
                                   : "it has live backends, " + process + " among them; " + stop);
   }
   if (!pool->live.empty() && !options.stopped) return refuse("it has live backends; " + stop);
@@ -502,7 +556,8 @@ Result<> check_nothing_lives(const Fd& file, const std::string& name, const std:
 }
 
 // Left by a container or a boot that has ended? Then its name is free.
-Result<> replace_abandoned(int dir_fd, const std::string& dir, const std::string& name, std::uint64_t wait_ns) {
+Result<> replace_abandoned(int dir_fd, const std::string& dir, const std::string& name,
+                           std::uint64_t wait_ns) {
   auto held = hold_alone(dir_fd, dir, name, wait_ns);
   if (!held) return fail(held.error());
   if (auto ok = check_nothing_lives(held->file, name, dir, {}); !ok) return ok;
@@ -510,8 +565,9 @@ Result<> replace_abandoned(int dir_fd, const std::string& dir, const std::string
 }
 
 // One try at it. An empty answer: the name is being given or taken away, look again.
-Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir, const std::string& name,
-                                            const SegmentOptions& options, bool is_last_try) {
+Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir,
+                                            const std::string& name, const SegmentOptions& options,
+                                            bool is_last_try) {
   const std::string path = dir + "/" + name;
   OpenSegment opened;
   opened.path = path;
@@ -526,9 +582,11 @@ Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir, 
   auto users = open_users(dir_fd, name);
   if (!users) return fail(users.error());
   opened.users = std::move(*users);
-  if (auto ok = flock_within(opened.users.get(), LOCK_SH, options.wait_ns, path + ".users"); !ok) return fail(ok.error());
+  if (auto ok = flock_within(opened.users.get(), LOCK_SH, options.wait_ns, path + ".users"); !ok)
+    return fail(ok.error());
   // A removal may have come between open and lock, and the directory itself may have been moved.
-  if (!same_file(dir_fd, name + ".users", opened.users.get()) || !same_file(dir_fd, name, opened.file.get()) ||
+  if (!same_file(dir_fd, name + ".users", opened.users.get()) ||
+      !same_file(dir_fd, name, opened.file.get()) ||
       !same_file(AT_FDCWD, path, opened.file.get())) {
     return std::optional<OpenSegment>();
   }
@@ -544,12 +602,14 @@ Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir, 
   if (!replaced && replaced.error().code != Errc::kNoSuchPool) {
     // Busy: its processes live, or somebody else looks at it at this moment.
     const bool is_used = *this_boot && replaced.error().code == Errc::kBusy;
-    return is_used && is_last_try ? explain_elsewhere(here.error(), name, dir) : fail(replaced.error());
+    return is_used && is_last_try ? explain_elsewhere(here.error(), name, dir)
+                                  : fail(replaced.error());
   }
   if (options.create) return std::optional<OpenSegment>();
-  return fail(Errc::kNoSuchPool, "unable to use " + escape(path) + ": it was left by " +
-                                     (*this_boot ? "a container that has ended" : "an earlier boot") +
-                                     " and nothing of it runs; start " + command_on_pool("coordinatord", name, dir));
+  return fail(Errc::kNoSuchPool,
+              "unable to use " + escape(path) + ": it was left by " +
+                  (*this_boot ? "a container that has ended" : "an earlier boot") +
+                  " and nothing of it runs; start " + command_on_pool("coordinatord", name, dir));
 }
 
 }  // namespace
@@ -558,7 +618,8 @@ Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir, 
 
 Result<std::string> find_pool_dir(std::string_view name, const std::string& dir, Purpose purpose) {
   if (!dir.empty()) return absolute(dir);
-  if (const std::string given = environment_or("MODELPOOL_DIR", ""); !given.empty()) return absolute(given);
+  if (const std::string given = environment_or("MODELPOOL_DIR", ""); !given.empty())
+    return absolute(given);
   return find_default_dir(std::string(name), purpose);
 }
 
@@ -567,7 +628,8 @@ std::string command_on_pool(std::string_view program, std::string_view name, con
   std::string command(program);
   const auto found_without = find_pool_dir(name, "", Purpose::kCreate);
   if (!found_without || *found_without != dir) command += " --dir " + shell_word(dir);
-  if (name != environment_or("MODELPOOL_POOL", "default")) command += " --pool " + std::string(name);
+  if (name != environment_or("MODELPOOL_POOL", "default"))
+    command += " --pool " + std::string(name);
   if (!rest.empty()) command += " " + std::string(rest);
   return command;
 }
@@ -582,7 +644,8 @@ Result<OpenSegment> open_to_use(std::string_view name_view, const SegmentOptions
   for (;;) {
     const bool is_last_try = now_ns() >= until;
     const auto dir = open_dir(*place, purpose);
-    if (!dir) return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
+    if (!dir)
+      return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
     auto opened = try_open(dir->get(), *place, name, options, is_last_try);
     if (opened && opened->has_value()) return std::move(**opened);
     const bool is_busy = !opened && opened.error().code == Errc::kBusy;
@@ -600,11 +663,13 @@ Result<OpenSegment> open_to_look(std::string_view name_view, const std::string& 
   const auto place = find_pool_dir(name, dir_name, Purpose::kLook);
   if (!place) return fail(place.error());
   const auto dir = open_dir(*place, Purpose::kLook);
-  if (!dir) return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
+  if (!dir)
+    return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
   OpenSegment opened;
   opened.path = *place + "/" + name;
   opened.file = open_file(dir->get(), name, Purpose::kLook);
-  if (!opened.file) return errno == ENOENT ? no_pool(name, *place) : explain_unopened(opened.path, errno);
+  if (!opened.file)
+    return errno == ENOENT ? no_pool(name, *place) : explain_unopened(opened.path, errno);
   if (auto ok = check_file(opened.file, opened.path, Purpose::kLook); !ok) return fail(ok.error());
   const auto header = read_header(opened.file.get(), opened.path, removal_advice(name, *place));
   if (!header) return fail(header.error());
@@ -612,12 +677,15 @@ Result<OpenSegment> open_to_look(std::string_view name_view, const std::string& 
   const auto this_boot = is_of_this_boot(*header);
   if (!this_boot) return fail(this_boot.error());
   if (!*this_boot) {
-    return fail(Errc::kNoSuchPool, "unable to use " + escape(opened.path) +
-                                       ": it was left by an earlier boot, and nothing of it runs; " +
-                                       command_on_pool("coordinatord", name, *place) +
-                                       " replaces it; to see what it held: poolctl status --file " + shell_word(opened.path));
+    return fail(Errc::kNoSuchPool,
+                "unable to use " + escape(opened.path) +
+                    ": it was left by an earlier boot, and nothing of it runs; " +
+                    command_on_pool("coordinatord", name, *place) +
+                    " replaces it; to see what it held: poolctl status --file " +
+                    shell_word(opened.path));
   }
-  if (auto ok = check_host(*header, opened.path); !ok) return explain_elsewhere(ok.error(), name, *place);
+  if (auto ok = check_host(*header, opened.path); !ok)
+    return explain_elsewhere(ok.error(), name, *place);
   return opened;
 }
 
@@ -630,36 +698,44 @@ Result<OpenSegment> open_copy(const std::string& path) {
   }
   if (!opened.file) return explain_unopened(path, errno);
   if (auto ok = check_file(opened.file, path, Purpose::kLook); !ok) return fail(ok.error());
-  const auto header = read_header(opened.file.get(), path, "look at it with the poolctl it was made with");
+  const auto header =
+      read_header(opened.file.get(), path, "look at it with the poolctl it was made with");
   if (!header) return fail(header.error());
   opened.header = *header;
   return opened;
 }
 
-Result<NamedFile> open_named(std::string_view name_view, const std::string& dir_name, Purpose purpose) {
+Result<NamedFile> open_named(std::string_view name_view, const std::string& dir_name,
+                             Purpose purpose) {
   if (auto ok = check_pool_name(name_view); !ok) return fail(ok.error());
   const std::string name(name_view);
   const auto place = find_pool_dir(name, dir_name, purpose);
   if (!place) return fail(place.error());
   const auto dir = open_dir(*place, purpose);
-  if (!dir) return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
+  if (!dir)
+    return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
   NamedFile named{open_file(dir->get(), name, purpose), *place + "/" + name};
-  if (!named.file) return errno == ENOENT ? no_pool(name, *place) : explain_unopened(named.path, errno);
+  if (!named.file)
+    return errno == ENOENT ? no_pool(name, *place) : explain_unopened(named.path, errno);
   if (auto ok = check_file(named.file, named.path, purpose); !ok) return fail(ok.error());
   return named;
 }
 
-Result<> remove_pool(std::string_view name_view, const std::string& dir_name, const RemoveOptions& options) {
+Result<> remove_pool(std::string_view name_view, const std::string& dir_name,
+                     const RemoveOptions& options) {
   if (auto ok = check_pool_name(name_view); !ok) return ok;
   const std::string name(name_view);
   const auto place = find_pool_dir(name, dir_name, Purpose::kUse);
   if (!place) return fail(place.error());
   const auto dir = open_dir(*place, Purpose::kUse);
-  if (!dir) return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : Result<>(fail(dir.error()));
+  if (!dir)
+    return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place)
+                                                 : Result<>(fail(dir.error()));
   auto held = hold_alone(dir->get(), *place, name, kAttachWaitMax_ns);
   if (!held) return fail(held.error());
   if (options.only != nullptr && !same_file(dir->get(), name, options.only->file.get())) {
-    return fail(Errc::kNoSuchPool, "unable to remove pool " + name + ": it was removed just now, and another has its name");
+    return fail(Errc::kNoSuchPool, "unable to remove pool " + name +
+                                       ": it was removed just now, and another has its name");
   }
   if (auto ok = check_nothing_lives(held->file, name, *place, options); !ok) return ok;
   return unlink_held(dir->get(), name, *place + "/" + name, *held);

@@ -24,11 +24,12 @@ namespace modelpool {
 inline constexpr std::uint64_t kAttachWaitMax_ns = 2 * kSecond_ns;
 
 struct SegmentOptions {
-  std::string dir;                     // empty: MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
-  bool create = true;                  // if there is none
-  Capacities capacities;               // of a pool that is created here
+  std::string dir;        // empty: MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
+  bool create = true;     // if there is none
+  Capacities capacities;  // of a pool that is created here
   const Settings* settings = nullptr;  // its first settings; without any it grants no ticket
-  std::uint64_t wait_ns = kAttachWaitMax_ns;  // for locks, and for the end of a pool that lost the name
+  std::uint64_t wait_ns =
+      kAttachWaitMax_ns;  // for locks, and for the end of a pool that lost the name
 };
 
 enum class Purpose {
@@ -66,7 +67,8 @@ struct NamedFile {
   Fd file;
   std::string path;
 };
-Result<NamedFile> open_named(std::string_view name, const std::string& dir, Purpose purpose = Purpose::kUse);
+Result<NamedFile> open_named(std::string_view name, const std::string& dir,
+                             Purpose purpose = Purpose::kUse);
 
 struct RemoveOptions {
   const NamedFile* only = nullptr;  // this one or none
@@ -74,6 +76,7 @@ struct RemoveOptions {
   bool container_ended = false;  // a person says so of one of another namespace
 };
 // Takes the name away. Errors: kBusy while processes use it or backends are live.
-Result<> remove_pool(std::string_view name, const std::string& dir, const RemoveOptions& options = {});
+Result<> remove_pool(std::string_view name, const std::string& dir,
+                     const RemoveOptions& options = {});
 
 }  // namespace modelpool

@@ -27,7 +27,8 @@ std::shared_ptr<Segment> find_mapped(const Fd& file) {
   if (fstat(file.get(), &info) != 0) return nullptr;
   // acquire: pairs with the release of the push, which published the node
   for (Mapped* m = g_mapped.load(std::memory_order_acquire); m != nullptr; m = m->next) {
-    if (m->segment->device() == info.st_dev && m->segment->inode() == info.st_ino) return m->segment;
+    if (m->segment->device() == info.st_dev && m->segment->inode() == info.st_ino)
+      return m->segment;
   }
   return nullptr;
 }
@@ -43,12 +44,14 @@ void remember_mapped(std::shared_ptr<Segment> segment) {
 
 Result<std::shared_ptr<Segment>> Segment::map(OpenSegment opened, bool writable) {
   struct stat info;
-  if (fstat(opened.file.get(), &info) != 0) return fail_errno(errno, "examine " + escape(opened.path));
+  if (fstat(opened.file.get(), &info) != 0)
+    return fail_errno(errno, "examine " + escape(opened.path));
   auto segment = std::shared_ptr<Segment>(new Segment());
   namespace bi = boost::interprocess;
   try {
     const auto mode = writable ? bi::read_write : bi::read_only;
-    auto region = std::make_shared<bi::mapped_region>(MappableFile{opened.file.get()}, mode, 0, opened.header.total_bytes);
+    auto region = std::make_shared<bi::mapped_region>(MappableFile{opened.file.get()}, mode, 0,
+                                                      opened.header.total_bytes);
     segment->base_ = static_cast<std::byte*>(region->get_address());
     segment->mapping_ = std::move(region);
   } catch (const bi::interprocess_exception& e) {
@@ -62,9 +65,12 @@ Result<std::shared_ptr<Segment>> Segment::map(OpenSegment opened, bool writable)
     return static_cast<std::uint32_t>(tables[static_cast<std::size_t>(t)].count);
   };
   segment->header_ = opened.header;
-  segment->capacities_ = {count(Table::kBackends), count(Table::kWorkers),
-                          count(Table::kLeases) / count(Table::kWorkers), count(Table::kWaiters),
-                          count(Table::kEvents),   count(Table::kModels)};
+  segment->capacities_ = {count(Table::kBackends),
+                          count(Table::kWorkers),
+                          count(Table::kLeases) / count(Table::kWorkers),
+                          count(Table::kWaiters),
+                          count(Table::kEvents),
+                          count(Table::kModels)};
   segment->last_used_stride_ = tables[static_cast<std::size_t>(Table::kLastUsed)].stride;
   segment->path_ = std::move(opened.path);
   segment->name_ = opened.header.name.data();
@@ -80,14 +86,16 @@ Result<std::shared_ptr<Segment>> Segment::map(OpenSegment opened, bool writable)
 
 Segment::~Segment() = default;
 
-Result<std::shared_ptr<Segment>> Segment::attach(std::string_view name, const SegmentOptions& options) {
+Result<std::shared_ptr<Segment>> Segment::attach(std::string_view name,
+                                                 const SegmentOptions& options) {
   auto opened = open_to_use(name, options);
   if (!opened) return fail(opened.error());
   if (auto mapped = find_mapped(opened->file)) return mapped;
   return map(std::move(*opened), true);
 }
 
-Result<std::shared_ptr<Segment>> Segment::open_read_only(std::string_view name, const std::string& dir) {
+Result<std::shared_ptr<Segment>> Segment::open_read_only(std::string_view name,
+                                                         const std::string& dir) {
   auto opened = open_to_look(name, dir);
   if (!opened) return fail(opened.error());
   return map(std::move(*opened), false);
@@ -109,7 +117,8 @@ Result<std::shared_ptr<Segment>> Segment::adopt(Fd file, const std::string& home
 
 std::string Segment::uuid_text() const {
   char text[33];
-  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(header_.uuid[0]),
+  std::snprintf(text, sizeof text, "%016llx%016llx",
+                static_cast<unsigned long long>(header_.uuid[0]),
                 static_cast<unsigned long long>(header_.uuid[1]));
   return text;
 }
@@ -139,12 +148,14 @@ void Segment::set_home(const std::string& path) const {
 
 std::string explain_absence(const Segment& segment, const JudgeView& judge, std::uint64_t now_ns) {
   const std::string& path = segment.path();
-  const std::string start = command_on_pool("coordinatord", segment.name(), path.substr(0, path.rfind('/')));
+  const std::string start =
+      command_on_pool("coordinatord", segment.name(), path.substr(0, path.rfind('/')));
   if (judge.state == JudgeState::kDead) return "no coordinator is running; start " + start;
   const std::string pid = std::to_string(judge.identity.process.pid);
-  return "the coordinator (pid " + pid + ") has hung for " + format_age(age_ns(now_ns, judge.hung_since_ns)) +
-         ": work is due and it does not look at it; kill -CONT " + pid + " if it was stopped, else kill -KILL " + pid +
-         " and start " + start;
+  return "the coordinator (pid " + pid + ") has hung for " +
+         format_age(age_ns(now_ns, judge.hung_since_ns)) +
+         ": work is due and it does not look at it; kill -CONT " + pid +
+         " if it was stopped, else kill -KILL " + pid + " and start " + start;
 }
 
 }  // namespace modelpool

@@ -23,12 +23,16 @@ namespace modelpool {
 
 class Segment {
  public:
-  static Result<std::shared_ptr<Segment>> attach(std::string_view name, const SegmentOptions& options);
+  static Result<std::shared_ptr<Segment>> attach(std::string_view name,
+                                                 const SegmentOptions& options);
   // Read-only (P12): no lock, no trace. For tools; root may look at any user's pool.
-  static Result<std::shared_ptr<Segment>> open_read_only(std::string_view name, const std::string& dir);
+  static Result<std::shared_ptr<Segment>> open_read_only(std::string_view name,
+                                                         const std::string& dir);
   // A segment or a copy of one, wherever it lies.
   static Result<std::shared_ptr<Segment>> open_file(const std::string& path);
-  static Result<> remove(std::string_view name, const std::string& dir) { return remove_pool(name, dir); }
+  static Result<> remove(std::string_view name, const std::string& dir) {
+    return remove_pool(name, dir);
+  }
   // One that has lost its name, for the coordinator that ends its backends.
   static Result<std::shared_ptr<Segment>> adopt(Fd file, const std::string& home);
 

@@ -67,8 +67,10 @@ struct StateWord {
   // What a wild write has left, a state that is none of ours, reads as STOPPING: whatever it was, its
   // processes are ended first, then it is free.
   static constexpr StateWord unpack(std::uint64_t word) {
-    const auto state = is_known(word) ? static_cast<BackendState>(word & 0xff) : BackendState::kStopping;
-    return {static_cast<std::uint32_t>(word >> 32), static_cast<std::uint32_t>(word >> 8) & kOwnerMask, state};
+    const auto state =
+        is_known(word) ? static_cast<BackendState>(word & 0xff) : BackendState::kStopping;
+    return {static_cast<std::uint32_t>(word >> 32),
+            static_cast<std::uint32_t>(word >> 8) & kOwnerMask, state};
   }
   static constexpr bool is_known(std::uint64_t word) { return (word & 0xff) < kBackendStateCount; }
 };
@@ -97,7 +99,9 @@ struct LeaseWord {
 constexpr std::uint64_t pack_half(std::uint32_t generation, std::uint32_t value) {
   return std::uint64_t{generation} << 32 | value;
 }
-constexpr std::uint32_t high_half(std::uint64_t word) { return static_cast<std::uint32_t>(word >> 32); }
+constexpr std::uint32_t high_half(std::uint64_t word) {
+  return static_cast<std::uint32_t>(word >> 32);
+}
 constexpr std::uint32_t low_half(std::uint64_t word) { return static_cast<std::uint32_t>(word); }
 
 // --- More than a word ----------------------------------------------------------------------------

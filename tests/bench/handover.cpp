@@ -26,7 +26,8 @@ namespace modelpool::bench {
 namespace {
 
 Lease ready(LoadTicket& ticket, const ReadyOptions& options = {}) {
-  auto lease = ticket.ready("unix:/" + ticket.model(), options);  // nobody listens: that is not measured
+  auto lease =
+      ticket.ready("unix:/" + ticket.model(), options);  // nobody listens: that is not measured
   if (!lease) throw std::runtime_error(lease.error().text);
   return std::move(*lease);
 }

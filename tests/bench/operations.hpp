@@ -13,8 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "modelpool/pool.hpp"
 #include "base/time.hpp"
+#include "modelpool/pool.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::bench {

@@ -287,7 +287,8 @@ TEST_F(CoordinatorTest, CapacitiesMayStandInTheConfigAndFlagsOverrideThem) {
   daemon().kill_now();
   write_file(config, "[capacity]\nbackends = 9\n");
   daemon().start();
-  EXPECT_THAT(daemon().log(), HasSubstr("the pool was created with 8 backends, not 9: to change that"));
+  EXPECT_THAT(daemon().log(),
+              HasSubstr("the pool was created with 8 backends, not 9: to change that"));
 }
 
 // --- Bad input -----------------------------------------------------------------------------------
@@ -298,9 +299,10 @@ TEST_F(CoordinatorTest, P13AllErrorsOfABadConfigAreToldALineEach) {
   const Finished refused = coordinatord({"--config", config});
   EXPECT_EQ(refused.code, 2);
   const std::string head = "coordinatord: unable to read config " + config;
-  EXPECT_EQ(refused.err,
-            head + ":2:16: idle_timeout = 15m: the quotes are missing; write idle_timeout = \"15m\"\n" +
-                head + ":3:1: unknown setting \"max_backend\"; did you mean max_backends?\n");
+  EXPECT_EQ(
+      refused.err,
+      head + ":2:16: idle_timeout = 15m: the quotes are missing; write idle_timeout = \"15m\"\n" +
+          head + ":3:1: unknown setting \"max_backend\"; did you mean max_backends?\n");
 }
 
 TEST_F(CoordinatorTest, P13ABadConfigIsNamedWithLineAndColumn) {

@@ -30,8 +30,8 @@ const std::vector<std::vector<std::string>> kLooks = {
     {"events"}, {"explain", "m"}, {"dump"},    {"check"},  {"set"}};
 
 const std::vector<const char*> kCommands = {
-    "status", "list",  "top", "workers", "leases", "waiters", "events", "explain", "dump",
-    "check",  "set",   "touch", "pin",   "unpin",  "evict",   "wait",   "lease",   "remove"};
+    "status", "list", "top",   "workers", "leases", "waiters", "events", "explain", "dump",
+    "check",  "set",  "touch", "pin",     "unpin",  "evict",   "wait",   "lease",   "remove"};
 
 TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
   start({"--max-backends", "1"});

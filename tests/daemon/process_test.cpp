@@ -2,8 +2,8 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include "protocol/slots.hpp"
 #include "pool_test.hpp"
+#include "protocol/slots.hpp"
 #include "support/pool.hpp"
 
 namespace modelpool::test {

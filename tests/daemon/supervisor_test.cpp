@@ -234,8 +234,9 @@ TEST(JournalTest, ARefusalAtStartIsAnErrorOfTheJournal) {
   const test::Finished plain = test::run({"sh", "-c", "exec " + refused, MODELPOOL_COORDINATORD});
   EXPECT_EQ(plain.code, 2);
   EXPECT_TRUE(plain.err.starts_with("coordinatord: unable to ")) << plain.err;
-  const test::Finished journal = test::run(
-      {"sh", "-c", "JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) exec " + refused, MODELPOOL_COORDINATORD});
+  const test::Finished journal =
+      test::run({"sh", "-c", "JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) exec " + refused,
+                 MODELPOOL_COORDINATORD});
   EXPECT_EQ(journal.code, 2);
   EXPECT_TRUE(journal.err.starts_with("<3>coordinatord: unable to ")) << journal.err;
 }

@@ -15,11 +15,11 @@
 
 #include "common.hpp"
 #include "decide.hpp"
+#include "modelpool/pool.hpp"
+#include "modelpool/snapshot.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
-#include "modelpool/pool.hpp"
 #include "protocol/slots.hpp"
-#include "modelpool/snapshot.hpp"
 #include "targets.hpp"
 
 namespace modelpool::fuzz {

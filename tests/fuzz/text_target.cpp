@@ -1,16 +1,16 @@
-#include <algorithm>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
 
-#include "config.hpp"
-#include "modelpool/settings.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
+#include "config.hpp"
+#include "modelpool/settings.hpp"
 #include "targets.hpp"
 
 namespace modelpool::fuzz {

@@ -1,8 +1,8 @@
 // Stamps from the future in every place that keeps one: nothing is ended early for them, nobody
 // spins or dies, and what is due by good stamps is still done (P8). The decisions alone are tested
 // in tests/unit; here it is the whole, on a live segment.
-#include "daemon/pool_test.hpp"
 #include "base/time.hpp"
+#include "daemon/pool_test.hpp"
 #include "support/pool.hpp"
 
 namespace modelpool::test {

@@ -15,9 +15,9 @@
 #include <string>
 #include <vector>
 
+#include "base/time.hpp"
 #include "protocol/leases.hpp"
 #include "protocol/slots.hpp"
-#include "base/time.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 

@@ -13,9 +13,9 @@
 #include <memory>
 
 #include "explorer.hpp"
+#include "modelpool/snapshot.hpp"
 #include "protocol/leases.hpp"
 #include "protocol/slots.hpp"
-#include "modelpool/snapshot.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::model {
@@ -120,22 +120,23 @@ Scenario begin_against_evict() {
     LeaseRef lease;
   };
   auto result = std::make_shared<Result>();
-  return {"begin against evict",
-          {{stage().backend().state, "state"}, {stage().lease_record().word, "lease"}},
-          [=] {
-            *result = {};
-            stage().make_ready();
-          },
-          {[=] {
-             result->granted = begin_lease(stage().worker(), kBackend, 0, "", &result->lease) ==
-                               BeginResult::kGranted;
-           },
-           [=] { result->stopped = evict(); }},
-          [=] { return result->granted && result->stopped; },
-          [=] {
-            if (result->granted) end_lease(result->lease);
-          },
-          {{"granted", [=] { return result->granted; }}, {"stopped", [=] { return result->stopped; }}}};
+  return {
+      "begin against evict",
+      {{stage().backend().state, "state"}, {stage().lease_record().word, "lease"}},
+      [=] {
+        *result = {};
+        stage().make_ready();
+      },
+      {[=] {
+         result->granted = begin_lease(stage().worker(), kBackend, 0, "", &result->lease) ==
+                           BeginResult::kGranted;
+       },
+       [=] { result->stopped = evict(); }},
+      [=] { return result->granted && result->stopped; },
+      [=] {
+        if (result->granted) end_lease(result->lease);
+      },
+      {{"granted", [=] { return result->granted; }}, {"stopped", [=] { return result->stopped; }}}};
 }
 
 // The same for the first lease of a worker that attaches just now: rows and cells that a scan
@@ -149,28 +150,29 @@ Scenario first_begin_against_evict() {
   };
   auto result = std::make_shared<Result>();
   WorkerRecord& row = stage().segment().worker(1);
-  return {"first begin of a row against evict",
-          {{stage().backend().state, "state"},
-           {stage().lease_record(1).word, "lease"},
-           {row.state, "row"},
-           {row.leases_high, "leases_high"},
-           {stage().segment().line().workers_reached, "workers_reached"}},
-          [=] {
-            *result = {};
-            stage().make_ready();
-          },
-          {[=] {
-             result->worker = stage().newcomer();
-             result->granted = begin_lease(*result->worker, kBackend, 0, "", &result->lease) ==
-                               BeginResult::kGranted;
-           },
-           [=] { result->stopped = evict(); }},
-          [=] { return result->granted && result->stopped; },
-          [=] {
-            if (result->granted) end_lease(result->lease);
-            result->worker->close();
-          },
-          {{"granted", [=] { return result->granted; }}, {"stopped", [=] { return result->stopped; }}}};
+  return {
+      "first begin of a row against evict",
+      {{stage().backend().state, "state"},
+       {stage().lease_record(1).word, "lease"},
+       {row.state, "row"},
+       {row.leases_high, "leases_high"},
+       {stage().segment().line().workers_reached, "workers_reached"}},
+      [=] {
+        *result = {};
+        stage().make_ready();
+      },
+      {[=] {
+         result->worker = stage().newcomer();
+         result->granted =
+             begin_lease(*result->worker, kBackend, 0, "", &result->lease) == BeginResult::kGranted;
+       },
+       [=] { result->stopped = evict(); }},
+      [=] { return result->granted && result->stopped; },
+      [=] {
+        if (result->granted) end_lease(result->lease);
+        result->worker->close();
+      },
+      {{"granted", [=] { return result->granted; }}, {"stopped", [=] { return result->stopped; }}}};
 }
 
 // The loader publishes its own lease, then opens the backend: it must not be evicted under it.
@@ -260,14 +262,16 @@ Scenario clear_against_idle_evict() {
           [=] {
             *eviction = {};
             stage().make_ready();
-            stage().lease_record().word.store(LeaseWord{kBackend.generation, kBackend.index, 9}.pack(),
-                                              std::memory_order_seq_cst);
+            stage().lease_record().word.store(
+                LeaseWord{kBackend.generation, kBackend.index, 9}.pack(),
+                std::memory_order_seq_cst);
           },
           {[=] { clear_worker_row(stage().segment(), dead, 0); }, [=] { eviction->run(); }},
           [=] { return eviction->stopped; },
           [=, &row] {
-            row.state.store(pack_half(dead.generation, static_cast<std::uint32_t>(WorkerState::kAttached)),
-                            std::memory_order_seq_cst);
+            row.state.store(
+                pack_half(dead.generation, static_cast<std::uint32_t>(WorkerState::kAttached)),
+                std::memory_order_seq_cst);
           },
           IdleEviction::outcomes(eviction)};
 }
@@ -320,32 +324,33 @@ Scenario begin_against_horizon(bool fresh) {
     words.emplace_back(row.leases_high, "leases_high");
     words.emplace_back(stage().segment().line().workers_reached, "workers_reached");
   }
-  return {fresh ? "first begin of a row against horizon" : "begin against horizon",
-          words,
-          [=] {
-            *result = {};
-            stage().make_ready();
-            store_horizon(stage().segment(), 1);  // it was to look at once
-            result->worker = fresh ? nullptr : &stage().worker();
-          },
-          {[=] {
-             if (fresh) result->worker = stage().newcomer();  // which rings, too
-             result->rings = stage().rings();
-             result->granted = begin_lease(*result->worker, kBackend, kSecond_ns, "",
-                                           &result->lease) == BeginResult::kGranted;
-             result->rings = stage().rings() - result->rings;
-           },
-           [=] {
-             store_horizon(stage().segment(), kNever_ns);
-             result->planned = stage().in_flight();
-             store_horizon(stage().segment(), kNever_ns - 1);
-           }},
-          [=] { return result->granted && !result->planned && result->rings == 0; },
-          [=] {
-            if (result->granted) end_lease(result->lease);
-            if (fresh) result->worker->close();
-          },
-          {{"planned", [=] { return result->planned; }}, {"rung", [=] { return result->rings != 0; }}}};
+  return {
+      fresh ? "first begin of a row against horizon" : "begin against horizon",
+      words,
+      [=] {
+        *result = {};
+        stage().make_ready();
+        store_horizon(stage().segment(), 1);  // it was to look at once
+        result->worker = fresh ? nullptr : &stage().worker();
+      },
+      {[=] {
+         if (fresh) result->worker = stage().newcomer();  // which rings, too
+         result->rings = stage().rings();
+         result->granted = begin_lease(*result->worker, kBackend, kSecond_ns, "", &result->lease) ==
+                           BeginResult::kGranted;
+         result->rings = stage().rings() - result->rings;
+       },
+       [=] {
+         store_horizon(stage().segment(), kNever_ns);
+         result->planned = stage().in_flight();
+         store_horizon(stage().segment(), kNever_ns - 1);
+       }},
+      [=] { return result->granted && !result->planned && result->rings == 0; },
+      [=] {
+        if (result->granted) end_lease(result->lease);
+        if (fresh) result->worker->close();
+      },
+      {{"planned", [=] { return result->planned; }}, {"rung", [=] { return result->rings != 0; }}}};
 }
 
 // A slot that was never used gets its first backend, which is leased with a limit, while the
@@ -359,48 +364,50 @@ Scenario first_backend_against_horizon() {
   };
   auto result = std::make_shared<Result>();
   const Segment& segment = stage().segment();
-  return {"first backend of a slot against horizon",
-          {{segment.coordinator().horizon_ns, "horizon"},
-           {stage().lease_record().word, "lease"},
-           {segment.line().backends_reached, "backends_reached"}},
-          [=, &segment] {
-            *result = {};
-            stage().make_ready();
-            stage().backend().state.store(StateWord{1, 0, BackendState::kFree}.pack(),
-                                          std::memory_order_seq_cst);
-            segment.line().backends_reached.store(0, std::memory_order_seq_cst);
-            store_horizon(segment, 1);
-          },
-          {[=, &segment] {
-             const Worker& worker = stage().worker();
-             {
-               auto lock = segment.lock_structure();
-               if (!lock || !reserve(segment, *lock, worker.ref(), "llama", 1)) return;
-             }
-             ReadyOptions external;
-             external.external = true;
-             if (!publish_ready(segment, kBackend, worker.owner_word(), "x:1", external)) return;
-             result->rings = stage().rings();
-             result->granted = begin_lease(stage().worker(), kBackend, kSecond_ns, "",
-                                           &result->lease) == BeginResult::kGranted;
-             result->rings = stage().rings() - result->rings;
-           },
-           [=, &segment] {
-             store_horizon(segment, kNever_ns);
-             result->planned = stage().in_flight();
-             store_horizon(segment, kNever_ns - 1);
-           }},
-          [=] { return result->granted && !result->planned && result->rings == 0; },
-          [=] {
-            if (result->granted) end_lease(result->lease);
-          },
-          {{"planned", [=] { return result->planned; }}, {"rung", [=] { return result->rings != 0; }}}};
+  return {
+      "first backend of a slot against horizon",
+      {{segment.coordinator().horizon_ns, "horizon"},
+       {stage().lease_record().word, "lease"},
+       {segment.line().backends_reached, "backends_reached"}},
+      [=, &segment] {
+        *result = {};
+        stage().make_ready();
+        stage().backend().state.store(StateWord{1, 0, BackendState::kFree}.pack(),
+                                      std::memory_order_seq_cst);
+        segment.line().backends_reached.store(0, std::memory_order_seq_cst);
+        store_horizon(segment, 1);
+      },
+      {[=, &segment] {
+         const Worker& worker = stage().worker();
+         {
+           auto lock = segment.lock_structure();
+           if (!lock || !reserve(segment, *lock, worker.ref(), "llama", 1)) return;
+         }
+         ReadyOptions external;
+         external.external = true;
+         if (!publish_ready(segment, kBackend, worker.owner_word(), "x:1", external)) return;
+         result->rings = stage().rings();
+         result->granted = begin_lease(stage().worker(), kBackend, kSecond_ns, "",
+                                       &result->lease) == BeginResult::kGranted;
+         result->rings = stage().rings() - result->rings;
+       },
+       [=, &segment] {
+         store_horizon(segment, kNever_ns);
+         result->planned = stage().in_flight();
+         store_horizon(segment, kNever_ns - 1);
+       }},
+      [=] { return result->granted && !result->planned && result->rings == 0; },
+      [=] {
+        if (result->granted) end_lease(result->lease);
+      },
+      {{"planned", [=] { return result->planned; }}, {"rung", [=] { return result->rings != 0; }}}};
 }
 
 std::vector<Scenario> scenarios() {
-  return {begin_against_evict(),       first_begin_against_evict(),    ready_against_evict(),
-          end_against_idle_evict(),    clear_against_idle_evict(),     end_against_wanted(),
-          begin_against_horizon(false), begin_against_horizon(true), first_backend_against_horizon()};
+  return {
+      begin_against_evict(),        first_begin_against_evict(), ready_against_evict(),
+      end_against_idle_evict(),     clear_against_idle_evict(),  end_against_wanted(),
+      begin_against_horizon(false), begin_against_horizon(true), first_backend_against_horizon()};
 }
 
 // seq_cst accesses that could be weaker, and why. They cost nothing where they are.

@@ -26,10 +26,12 @@ MUTANTS = [
            """  withdraw(lease);
   raise_last_used(worker.last_used(lease.backend.index), stamp_now_ns());""", [ORDERS]),
     Mutant("a dead worker's word is cleared before it is stamped", "libshm/protocol/worker.cpp",
-           """    if (lease.backend < segment.capacities().backends) raise_last_used(segment.last_used(stamp_row, lease.backend), now);
+           """    if (lease.backend < segment.capacities().backends)
+      raise_last_used(segment.last_used(stamp_row, lease.backend), now);
     cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);""",
            """    cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);
-    if (lease.backend < segment.capacities().backends) raise_last_used(segment.last_used(stamp_row, lease.backend), now);""",
+    if (lease.backend < segment.capacities().backends)
+      raise_last_used(segment.last_used(stamp_row, lease.backend), now);""",
            [ORDERS]),
     # --- Evidence (P2, P5)
     Mutant("busy evidence with >=", RULES, "stamp_ns == seen.lease_stamp_ns;",

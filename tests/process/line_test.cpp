@@ -1,5 +1,7 @@
 // The waiting line across processes: who comes first is served first, who dies or stops in it harms
 // nobody behind.
+#include "policy/line.hpp"
+
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
@@ -10,7 +12,6 @@
 #include <thread>
 #include <vector>
 
-#include "policy/line.hpp"
 #include "protocol/outlook.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"

@@ -22,7 +22,8 @@ class WakeTest : public ::testing::Test {
       Pool mine = attach(scratch_);
       auto granted = mine.acquire(model, std::chrono::seconds(60));
       parent.say(!granted ? std::string(errc_name(granted.error().code))
-                          : std::holds_alternative<Lease>(*granted) ? "lease" : "ticket");
+                 : std::holds_alternative<Lease>(*granted) ? "lease"
+                                                           : "ticket");
       parent.hear();
     });
     EXPECT_TRUE(eventually([&] { return look(pool_).waiters.size() == before + 1; }));
@@ -85,9 +86,7 @@ TEST_F(WakeTest, P5AHeadThatLeavesWakesWhoIsBehindIt) {
   const auto next = start_waiter("next");
   ASSERT_TRUE(ticket.fail("makes room"));  // wakes the head, which does not look
   EXPECT_EQ(wakes(), woken_) << "the place is not its";
-  {
-    const PendingAcquire leaves = std::move(*head);
-  }
+  { const PendingAcquire leaves = std::move(*head); }
   EXPECT_EQ(next->hear(), "ticket");
   EXPECT_TRUE(was_woken());
 }

@@ -250,7 +250,8 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
   switch (why.reason) {
     case Reason::kBusy:
     case Reason::kStall:
-      if (finding.at_ns > truth_.now_ns) violated("P8: no request on " + name + " has broken a rule");
+      if (finding.at_ns > truth_.now_ns)
+        violated("P8: no request on " + name + " has broken a rule");
       break;
     case Reason::kIdle:
       if (truth_.is_leased(slot)) violated("P2: " + name + " is not idle, it has a lease");

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "modelpool/settings.hpp"
 #include "base/time.hpp"
+#include "modelpool/settings.hpp"
 
 namespace modelpool::sim {
 

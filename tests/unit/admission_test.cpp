@@ -1,6 +1,3 @@
-#include "protocol/acquisition.hpp"
-#include "protocol/histories.hpp"
-
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -12,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "protocol/acquisition.hpp"
+#include "protocol/histories.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 
@@ -505,9 +504,10 @@ TEST_F(WithoutCoordinator, APoolThatNeverHadSettingsGrantsNoTicket) {
   const Error error = refusal(pool, "m", seconds(600));
   EXPECT_EQ(error.code, Errc::kNoCoordinator);
   // Not two sentences glued together, each with its own advice.
-  EXPECT_EQ(error.text,
-            "unable to acquire m: the pool has no settings yet, and no coordinator is running; start "
-            "coordinatord --pool default");
+  EXPECT_EQ(
+      error.text,
+      "unable to acquire m: the pool has no settings yet, and no coordinator is running; start "
+      "coordinatord --pool default");
   EXPECT_TRUE(look(pool).backends.empty());
   ASSERT_TRUE(pool.set_limit(1));
   EXPECT_TRUE(pool.acquire("m", seconds(0)));

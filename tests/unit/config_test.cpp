@@ -211,17 +211,17 @@ TEST_F(ConfigTest, P13TheFirstProblemInTheFileComesFirst) {
 TEST_F(ConfigTest, P13EveryProblemOfAFileIsToldAtOnceInItsOrder) {
   write(
       "[pool]\n"
-      "max_backend = 2\n"                // 2: unknown
-      "idle_timeout = 15m\n"             // 3: no quotes
-      "when_busy = \"never\"\n"          // 4: no such value
-      "busy_timeout = = 5\n"             // 5: no TOML
-      "[[model]]\n"                      // 6: without match
-      "max_waiters = 3\n"                // 7: not for models
+      "max_backend = 2\n"        // 2: unknown
+      "idle_timeout = 15m\n"     // 3: no quotes
+      "when_busy = \"never\"\n"  // 4: no such value
+      "busy_timeout = = 5\n"     // 5: no TOML
+      "[[model]]\n"              // 6: without match
+      "max_waiters = 3\n"        // 7: not for models
       "[[model]]\n"
       "match = llama-*   # all of them\n"  // 9: no quotes
-      "stop_grace = 30\n"                // 10: no unit
+      "stop_grace = 30\n"                  // 10: no unit
       "[capacity]\n"
-      "backends = 0\n");                 // 12: out of range
+      "backends = 0\n");  // 12: out of range
   const auto settings = load_config(path_.string(), {});
   ASSERT_FALSE(settings);
   std::istringstream lines(settings.error().text);
@@ -255,8 +255,9 @@ TEST_F(ConfigTest, P13AValueWithoutQuotesSaysWhatToWrite) {
             ":2:16: idle_timeout = 15m: the quotes are missing; write idle_timeout = \"15m\"");
   EXPECT_EQ(error_of("[pool]\n  stop-signal=SIGINT # or so\n"),
             ":2:15: stop-signal = SIGINT: the quotes are missing; write stop-signal = \"SIGINT\"");
-  EXPECT_EQ(error_of("[pool]\r\nload_cooldown = 10s..5m\r\n"),
-            ":2:17: load_cooldown = 10s..5m: the quotes are missing; write load_cooldown = \"10s..5m\"");
+  EXPECT_EQ(
+      error_of("[pool]\r\nload_cooldown = 10s..5m\r\n"),
+      ":2:17: load_cooldown = 10s..5m: the quotes are missing; write load_cooldown = \"10s..5m\"");
   EXPECT_EQ(error_of("[[model]]\nmatch = llama-*"),
             ":2:9: match = llama-*: the quotes are missing; write match = \"llama-*\"");
   EXPECT_EQ(error_of("[pool]\nwhen_busy = wait\n"),
@@ -279,7 +280,8 @@ TEST_F(ConfigTest, CapacitiesAreReadAndThoseNotGivenKeepTheirDefaults) {
 }
 
 TEST_F(ConfigTest, P13ACapacityOutOfRangeOrUnknownIsRefused) {
-  EXPECT_EQ(error_of("[capacity]\nbackends = 0\n"), ":2:12: backends takes a number from 1 to 4095");
+  EXPECT_EQ(error_of("[capacity]\nbackends = 0\n"),
+            ":2:12: backends takes a number from 1 to 4095");
   EXPECT_THAT(error_of("[capacity]\nbackends = \"8\"\n"), HasSubstr("a number from 1 to 4095"));
   EXPECT_THAT(error_of("[capacity]\nbackend = 8\n"), HasSubstr("did you mean backends?"));
   EXPECT_THAT(error_of("[capacity]\nzebra = 8\n"), HasSubstr("there are backends, workers"));

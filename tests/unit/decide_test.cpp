@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "modelpool/settings.hpp"
 #include "base/time.hpp"
+#include "modelpool/settings.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -561,7 +561,8 @@ TEST_F(RoomTest, P11AnEvictionForRoomSaysForWhom) {
   WaiterView& asker = waiter("b", 77);
   asker.pid = 81;
   asker.tag = "req-7";
-  EXPECT_EQ(field_text(decide().actions[0].stop.text), "room for b, asked for by process 81, tag req-7");
+  EXPECT_EQ(field_text(decide().actions[0].stop.text),
+            "room for b, asked for by process 81, tag req-7");
   snapshot.waiters.clear();
   used("c", 20);
   EXPECT_EQ(field_text(decide().actions[0].stop.text), "the pool is above max_backends");

@@ -43,12 +43,13 @@ TEST(EventJsonTest, TheLineIsTheContractKeyByKey) {
   event.count = 3;
   set_field(&event.tag, "req-81");
   set_field(&event.text, "state=S");
-  EXPECT_EQ(event_json(42, event),
-            "{\"seq\":42,\"time\":\"2026-03-01T12:00:00.123Z\",\"level\":\"info\",\"kind\":\"evicted\","
-            "\"reason\":\"idle\",\"model\":\"llama\",\"pid\":123,\"worker_pid\":77,"
-            "\"age_ms\":900000,\"limit_ms\":900000,\"signal\":\"SIGTERM\",\"exit_ms\":812,"
-            "\"exit\":\"signal SIGTERM\",\"load_ms\":2,\"tag\":\"req-81\",\"count\":3,"
-            "\"text\":\"state=S\"}");
+  EXPECT_EQ(
+      event_json(42, event),
+      "{\"seq\":42,\"time\":\"2026-03-01T12:00:00.123Z\",\"level\":\"info\",\"kind\":\"evicted\","
+      "\"reason\":\"idle\",\"model\":\"llama\",\"pid\":123,\"worker_pid\":77,"
+      "\"age_ms\":900000,\"limit_ms\":900000,\"signal\":\"SIGTERM\",\"exit_ms\":812,"
+      "\"exit\":\"signal SIGTERM\",\"load_ms\":2,\"tag\":\"req-81\",\"count\":3,"
+      "\"text\":\"state=S\"}");
 }
 
 TEST(EventJsonTest, P11UnknownIsNullAndNeverZero) {
@@ -235,11 +236,13 @@ class JournalTest : public ::testing::Test {
 };
 
 TEST_F(JournalTest, EachLineBeginsWithItsPriorityWhereStderrIsTheJournal) {
-  EXPECT_THAT(logged(coordinator::LogFormat::kText),
-              ::testing::MatchesRegex("<7>[^\n]+d\n<6>[^\n]+one\n<6>[^\n]+two\n<4>[^\n]+w\n<3>[^\n]+e\n"
-                                      "<4>[^\n]+killed [^\n]+\n"));
+  EXPECT_THAT(
+      logged(coordinator::LogFormat::kText),
+      ::testing::MatchesRegex("<7>[^\n]+d\n<6>[^\n]+one\n<6>[^\n]+two\n<4>[^\n]+w\n<3>[^\n]+e\n"
+                              "<4>[^\n]+killed [^\n]+\n"));
   EXPECT_THAT(logged(coordinator::LogFormat::kJson),
-              ::testing::MatchesRegex("<7>\\{[^\n]+\n<6>\\{[^\n]+\n<4>\\{[^\n]+\n<3>\\{[^\n]+\n<4>\\{[^\n]+\n"));
+              ::testing::MatchesRegex(
+                  "<7>\\{[^\n]+\n<6>\\{[^\n]+\n<4>\\{[^\n]+\n<3>\\{[^\n]+\n<4>\\{[^\n]+\n"));
 }
 
 TEST_F(JournalTest, NoLineDoesWhereItIsAnythingElse) {

@@ -124,7 +124,8 @@ TEST(Evidence, ARequestMustNotHaveBeenTakenBack) {
 }
 
 TEST(Evidence, AReasonThatIsNoneOfOursEndsNothing) {
-  for (const auto reason : {Reason::kNone, Reason::kGroup, Reason::kMemory, static_cast<Reason>(99)}) {
+  for (const auto reason :
+       {Reason::kNone, Reason::kGroup, Reason::kMemory, static_cast<Reason>(99)}) {
     EXPECT_FALSE(reason_row(reason).still_true({}, {})) << static_cast<int>(reason);
   }
 }
@@ -162,7 +163,9 @@ struct Backend {
     resident.state = BackendState::kReady;
     resident.reserved_ns = resident.ready_ns = resident.last_used_ns = kNow_ns - 100 * kSecond_ns;
   }
-  void set(Setting id, std::uint64_t value) { settings.value[static_cast<std::size_t>(id)] = value; }
+  void set(Setting id, std::uint64_t value) {
+    settings.value[static_cast<std::size_t>(id)] = value;
+  }
   Case subject() const { return {resident, settings, leases}; }
   Reason broken(Finding* finding = nullptr) const {
     Finding unused;

@@ -35,15 +35,16 @@ TEST(ProgramTest, TheCodeOfItsBodyIsItsOwn) {
 }
 
 TEST(ProgramTest, P13AnExceptionOfALibraryIsAMessageAndAnExitCode) {
-  const Said faulty = say([]() -> int { throw std::logic_error("Invalid positional Name: KEY=VALUE"); });
+  const Said faulty =
+      say([]() -> int { throw std::logic_error("Invalid positional Name: KEY=VALUE"); });
   EXPECT_EQ(faulty.code, 3);
-  EXPECT_THAT(faulty.err, StartsWith("prog: unable to go on: Invalid positional Name: KEY=VALUE; "));
+  EXPECT_THAT(faulty.err,
+              StartsWith("prog: unable to go on: Invalid positional Name: KEY=VALUE; "));
   const Said memory = say([]() -> int { throw std::bad_alloc(); });
   EXPECT_EQ(memory.code, 1);
   EXPECT_EQ(memory.err, "prog: unable to go on: out of memory\n");
-  const Said threads = say([]() -> int {
-    throw std::system_error(EAGAIN, std::generic_category(), "thread");
-  });
+  const Said threads =
+      say([]() -> int { throw std::system_error(EAGAIN, std::generic_category(), "thread"); });
   EXPECT_EQ(threads.code, 1);
   EXPECT_THAT(threads.err, HasSubstr("Resource temporarily unavailable"));
 }

@@ -1,5 +1,3 @@
-#include "protocol/histories.hpp"
-
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -7,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "protocol/histories.hpp"
 #include "support/pool.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)

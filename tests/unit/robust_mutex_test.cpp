@@ -1,5 +1,3 @@
-#include "segment/mutex.hpp"
-
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -11,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "segment/mutex.hpp"
 #include "support/process.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)

@@ -1,7 +1,7 @@
 // poolctl dump: everything in the segment, as one JSON object.
+#include "base/time.hpp"
 #include "json.hpp"
 #include "json/event_json.hpp"
-#include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {

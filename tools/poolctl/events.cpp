@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/time.hpp"
 #include "common.hpp"
 #include "json/event_json.hpp"
-#include "base/time.hpp"
 #include "stream.hpp"
 
 namespace modelpool::poolctl {
@@ -148,7 +148,8 @@ void add_events(CLI::App& root, Context& context) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = add_command(
       root, context, "events", "What the coordinator decided: what, why, who, and how it ended",
-      "The segment keeps the last 4096 events (coordinatord --events), numbered from 1. With -o json each is one object "
+      "The segment keeps the last 4096 events (coordinatord --events), numbered from 1. With -o "
+      "json each is one object "
       "on\n"
       "one line. --follow blocks until there is more, and ends with 0 on Ctrl-C, SIGTERM or when\n"
       "nobody reads its output.\n\n"

@@ -1,8 +1,8 @@
 // poolctl evict: ask the coordinator to end a model's backend, and see it gone.
 #include <algorithm>
 
-#include "json.hpp"
 #include "base/time.hpp"
+#include "json.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -1,14 +1,14 @@
 // poolctl explain: which settings apply to a model and why, and what would happen to it.
 #include <algorithm>
 
+#include "base/time.hpp"
 #include "json.hpp"
 #include "json/event_json.hpp"
-#include "protocol/histories.hpp"
-#include "base/time.hpp"
 #include "policy/fit.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "policy/victims.hpp"
+#include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
 
 namespace modelpool::poolctl {
@@ -110,7 +110,8 @@ Verdict explain_idle(const Subject& subject) {
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
   return {rule,
           "idle for " + age_text(subject.now(), finding.since_ns) + " of " +
-              limit_text(finding.limit_ns) + ": " + outcome(subject, "evicted", due) + " unless used",
+              limit_text(finding.limit_ns) + ": " + outcome(subject, "evicted", due) +
+              " unless used",
           due};
 }
 
@@ -194,9 +195,8 @@ Verdict explain_admission(const Subject& subject) {
   const std::string without_judge =
       subject.judge == Liveness::kDead ? "; no coordinator is running, so nobody makes room" : "";
   if (in_line != heads.end()) {
-    const auto waiters = std::count_if(waiting.begin(), waiting.end(), [model](const Waiting& w) {
-      return w.model == model;
-    });
+    const auto waiters = std::count_if(waiting.begin(), waiting.end(),
+                                       [model](const Waiting& w) { return w.model == model; });
     return {"load",
             "waits in line for " + age_text(subject.now(), since_ns(snapshot, in_line->row)) +
                 ", number " + std::to_string(in_line - heads.begin() + 1) + " of " +
@@ -214,8 +214,8 @@ Verdict explain_admission(const Subject& subject) {
     return {"load", "may be loaded by whoever acquires it", kNever_ns};
   }
   return {"load",
-          "whoever acquires it waits for room: " + taken + ", " + count_text(heads.size(), "model") +
-              " in line" + without_judge,
+          "whoever acquires it waits for room: " + taken + ", " +
+              count_text(heads.size(), "model") + " in line" + without_judge,
           kNever_ns};
 }
 
@@ -223,13 +223,15 @@ Verdict explain_admission(const Subject& subject) {
 std::optional<Verdict> explain_last_end(const Subject& subject) {
   std::optional<EventView> last;
   for (const EventView& event : read_events(subject.segment, 1)) {
-    const bool is_end = event.data.kind == EventKind::kEvicted || event.data.kind == EventKind::kKilled ||
-                        event.data.kind == EventKind::kExited || event.data.kind == EventKind::kLoadFailed;
+    const bool is_end =
+        event.data.kind == EventKind::kEvicted || event.data.kind == EventKind::kKilled ||
+        event.data.kind == EventKind::kExited || event.data.kind == EventKind::kLoadFailed;
     if (is_end && field_text(event.data.model) == subject.model) last = event;
   }
   if (!last) return std::nullopt;
   const EventData& data = last->data;
-  std::string text = std::string(event_kind_name(data.kind)) + " at " + format_wall_clock(data.time_ns);
+  std::string text =
+      std::string(event_kind_name(data.kind)) + " at " + format_wall_clock(data.time_ns);
   if (data.reason != Reason::kNone) text += " (" + std::string(reason_name(data.reason)) + ")";
   if (data.age_ns != kNever_ns) text += ", measured " + format_age(data.age_ns);
   if (data.limit_ns != kNever_ns) text += ", limit " + format_duration(data.limit_ns);
@@ -245,7 +247,8 @@ Verdict explain_load(const Subject& subject) {
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
   return {rule,
           "loading for " + age_text(subject.now(), finding.since_ns) + " of " +
-              limit_text(finding.limit_ns) + ": " + outcome(subject, "ended", due) + " unless ready",
+              limit_text(finding.limit_ns) + ": " + outcome(subject, "ended", due) +
+              " unless ready",
           due};
 }
 
@@ -398,7 +401,10 @@ void add_explain(CLI::App& root, Context& context) {
         const Settings& settings = settings_of(seen->snapshot);
         const BackendView* backend = seen->snapshot.find_model(options->model);
         const Subject subject{
-            *seen->segment, seen->snapshot, options->model, backend,
+            *seen->segment,
+            seen->snapshot,
+            options->model,
+            backend,
             find_history(*seen->segment, options->model),
             effective_settings(settings, options->model,
                                backend != nullptr ? &backend->overrides : nullptr),

@@ -1,6 +1,6 @@
 // poolctl leases: the requests in flight.
-#include "json.hpp"
 #include "base/time.hpp"
+#include "json.hpp"
 
 namespace modelpool::poolctl {
 

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "json.hpp"
 #include "base/time.hpp"
+#include "json.hpp"
 #include "segment/frozen.hpp"
 #include "stream.hpp"
 #include "tables.hpp"
@@ -197,9 +197,9 @@ void add_list(CLI::App& root, Context& context) {
         }
         return kDone;
       });
-  make_value_optional(
-      add_redraw(command, "--watch", "Redraw again and again, every DURATION (1s) and at each event",
-                 &options->watch_ns));
+  make_value_optional(add_redraw(command, "--watch",
+                                 "Redraw again and again, every DURATION (1s) and at each event",
+                                 &options->watch_ns));
   add_file(command, &options->file);
 }
 

@@ -85,7 +85,8 @@ int stop_through_coordinator(const Segment& segment, SnapshotReader& reader,
                     "the coordinator died while it stopped the backends; run this again");
     }
     if (judge.state == JudgeState::kHangs) {
-      return refuse(segment.name(), explain_absence(segment, judge, now_ns()) + ", then run this again");
+      return refuse(segment.name(),
+                    explain_absence(segment, judge, now_ns()) + ", then run this again");
     }
     poll(nullptr, 0, kLookEvery_ms);
   }
@@ -225,7 +226,8 @@ int stop_without_coordinator(const Segment& segment, SnapshotReader& reader,
 
 // --- Stopping a pool of another layout -----------------------------------------------------------
 
-int stop_other_layout(const Context& context, const NamedFile& named, std::uint64_t until, const Error& why) {
+int stop_other_layout(const Context& context, const NamedFile& named, std::uint64_t until,
+                      const Error& why) {
   // Before the backends are read: who runs may start one more.
   const Fd users(open((named.path + ".users").c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   const bool in_use = users && flock(users.get(), LOCK_EX | LOCK_NB) != 0;
@@ -265,7 +267,8 @@ bool is_left_by_earlier_boot(const NamedFile& named) {
 
 bool is_same(const Segment& segment, const NamedFile& named) {
   struct stat info;
-  return fstat(named.file.get(), &info) == 0 && info.st_dev == segment.device() && info.st_ino == segment.inode();
+  return fstat(named.file.get(), &info) == 0 && info.st_dev == segment.device() &&
+         info.st_ino == segment.inode();
 }
 
 int stop_backends(const Context& context, const NamedFile& named, std::uint64_t until) {
@@ -292,7 +295,8 @@ int stop_backends(const Context& context, const NamedFile& named, std::uint64_t 
   }
   const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
   if (!segment) return report(segment.error());
-  if (!is_same(**segment, named)) return refuse(context.pool, "another pool has taken its name; run this again");
+  if (!is_same(**segment, named))
+    return refuse(context.pool, "another pool has taken its name; run this again");
   SnapshotReader reader(*segment);
   CoordinatorIdentity coordinator;
   return coordinator_liveness(**segment, &coordinator) == Liveness::kDead
@@ -324,7 +328,8 @@ int remove(const Context& context, const Options& options) {
   if (options.stop) {
     if (const int code = stop_in_child(context, *named, until); code != kDone) return code;
   }
-  const auto removed = remove_pool(context.pool, context.dir, {&*named, options.stop, options.container_ended});
+  const auto removed =
+      remove_pool(context.pool, context.dir, {&*named, options.stop, options.container_ended});
   if (removed) return kDone;
   if (removed.error().code != Errc::kBusy) return report(removed.error());
   if (const auto seen = look(context, "")) {
@@ -354,8 +359,9 @@ void add_remove(CLI::App& root, Context& context) {
       "Examples:\n  poolctl remove\n  poolctl --pool test remove --stop --timeout 30s\n",
       [&context, options] { return remove(context, *options); });
   add_flag(command, "--stop", &options->stop, "End the backends and the coordinator first");
-  add_flag(command, "--container-ended", &options->container_ended,
-           "The pool was left by a container that has ended, whose processes cannot be seen from here");
+  add_flag(
+      command, "--container-ended", &options->container_ended,
+      "The pool was left by a container that has ended, whose processes cannot be seen from here");
   add_duration(command, "--timeout", &options->timeout_ns,
                "With --stop: wait at most this long (1m)");
 }

@@ -1,6 +1,6 @@
 // poolctl status: the pool in a dozen numbers.
-#include "json.hpp"
 #include "base/time.hpp"
+#include "json.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <array>
 
-#include "common.hpp"
 #include "base/time.hpp"
+#include "common.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -1,6 +1,6 @@
 // poolctl waiters: the line of those who wait for a model.
-#include "json.hpp"
 #include "base/time.hpp"
+#include "json.hpp"
 #include "tables.hpp"
 
 namespace modelpool::poolctl {

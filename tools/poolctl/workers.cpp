@@ -1,6 +1,6 @@
 // poolctl workers: the processes attached to the pool.
-#include "json.hpp"
 #include "base/time.hpp"
+#include "json.hpp"
 
 namespace modelpool::poolctl {
 

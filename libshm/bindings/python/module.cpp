@@ -18,9 +18,9 @@
 #include <string>
 #include <system_error>
 
-#include "lease.hpp"
 #include "base/nearest.hpp"
 #include "base/time.hpp"
+#include "lease.hpp"
 #include "waits.hpp"
 
 namespace modelpool::python {

@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "modelpool/pool.hpp"
 #include "json/table_json.hpp"
+#include "modelpool/pool.hpp"
 
 namespace modelpool::python {
 

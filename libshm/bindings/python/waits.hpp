@@ -23,7 +23,7 @@ using Answer = Result<Grant>;
 class Inbox {
  public:
   Inbox();
-  ~Inbox();  // gives back what nobody took
+  ~Inbox();                                // gives back what nobody took
   int fd() const { return event_.get(); }  // readable when there is something to take
   void put(std::uint64_t id, Answer answer);
   std::vector<std::pair<std::uint64_t, Answer>> take();

@@ -350,7 +350,7 @@ typedef struct modelpool_ready_options {
   uint64_t device_mask;        /* not interpreted */
   const char* const* settings; /* "name=value", then NULL: for this backend, over all other rules */
   int32_t pinned;              /* 1: exempt from eviction */
-  int32_t external; /* 1: without a process of ours: counted and leased, never signalled */
+  int32_t external;     /* 1: without a process of ours: counted and leased, never signalled */
   int32_t any_listener; /* 1: whoever listens at the address answers for the backend */
   int32_t reserved;
 } modelpool_ready_options;

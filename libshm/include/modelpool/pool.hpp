@@ -53,7 +53,7 @@ class Lease {
 
   std::string model() const;
   std::string address() const;
-  pid_t pid() const;                    // 0 for an external backend
+  pid_t pid() const;  // 0 for an external backend
   // The request is getting on: restarts its stall_timeout. Errors: kLeaseLost if its backend was
   // stopped, kClosed if released or inherited through fork.
   Result<> progress();
@@ -202,13 +202,13 @@ struct PoolOptions {
 };
 
 struct AcquireOptions {
-  std::string tag;                              // at most 31 bytes, shown in events and `leases`
-  std::stop_token stop;                         // cancels the wait
+  std::string tag;       // at most 31 bytes, shown in events and `leases`
+  std::stop_token stop;  // cancels the wait
   // This request's own; 0 = only the pool's rules.
   Duration busy_timeout = std::chrono::nanoseconds(0);
   std::uint64_t expected_bytes = 0;
-  std::uint64_t priority = 0;                   // shown by `waiters`; the line is first come, first served
-  bool may_load = true;                         // false: kNotLoaded instead of a ticket
+  std::uint64_t priority = 0;  // shown by `waiters`; the line is first come, first served
+  bool may_load = true;        // false: kNotLoaded instead of a ticket
 };
 
 // An acquire that its owner polls: for event loops and other languages.
@@ -249,7 +249,8 @@ class Pool {
                         const AcquireOptions& options = {});
   // `wake_worker`: wakers also bump wake_word(), for one helper thread that serves many waits.
   Result<PendingAcquire> begin_acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
-                                       const AcquireOptions& options = {}, bool wake_worker = false);
+                                       const AcquireOptions& options = {},
+                                       bool wake_worker = false);
 
   // The model's backend was used now, without a request in flight. Errors: kNotLoaded.
   Result<> touch(std::string_view model);
@@ -263,7 +264,7 @@ class Pool {
   // a changed load_cooldown do the same.
   Result<> reset(std::string_view model);
 
-  Result<std::uint32_t> limit();                     // max_backends, 0 = no limit
+  Result<std::uint32_t> limit();  // max_backends, 0 = no limit
   Result<> set_limit(std::uint32_t max_backends);
   // Sets one of the pool's settings, named and written as everywhere ("idle_timeout", "15m").
   Result<> set(std::string_view name, std::string_view value);
@@ -290,7 +291,8 @@ Result<int> free_port();
 
 // Changes the pool's settings under the mutex, all or none, and lets everyone know.
 Result<> change_settings(const Segment& segment,
-                         const std::vector<std::pair<std::string, std::string>>& values, Origin origin);
+                         const std::vector<std::pair<std::string, std::string>>& values,
+                         Origin origin);
 Result<> publish_settings(const Segment& segment, const Settings& settings);
 
 }  // namespace modelpool

@@ -13,8 +13,8 @@
 #include <string_view>
 #include <vector>
 
-#include "modelpool/result.hpp"
 #include "base/text.hpp"
+#include "modelpool/result.hpp"
 
 namespace modelpool {
 

@@ -35,7 +35,7 @@ struct BackendView {
   std::string model;
   std::string address;
   std::string label;
-  ProcessIdentity process;   // pid 0: none known
+  ProcessIdentity process;  // pid 0: none known
   pid_t group = 0;
   std::uint32_t control = 0;
   std::uint32_t exit_status = 0;
@@ -50,13 +50,13 @@ struct BackendView {
   StopRecord stop;
   std::uint64_t noted = 0;
   std::uint64_t drain_failed_ns = 0;
-  bool overdue = false;      // would not die; no longer blocks its model
-  bool damaged = false;      // in no known state; shown as stopping
+  bool overdue = false;  // would not die; no longer blocks its model
+  bool damaged = false;  // in no known state; shown as stopping
   // Derived.
   std::uint32_t in_flight = 0;
   std::uint64_t oldest_start_ns = kNever_ns;  // of its leases
   std::uint64_t newest_start_ns = 0;
-  std::uint64_t last_used_ns = 0;             // at least ready_ns
+  std::uint64_t last_used_ns = 0;  // at least ready_ns
 
   bool pinned() const { return control & kControlPinned; }
   bool external() const { return traits & kTraitExternal; }
@@ -109,7 +109,7 @@ struct Snapshot {
   std::vector<WorkerView> workers;    // attached, by row
   std::vector<WaiterView> waiters;    // by arrival
   std::vector<StrayWaiter> stray_waiters;
-  std::vector<LeaseView> leases;      // by worker row, cell
+  std::vector<LeaseView> leases;  // by worker row, cell
   CoordinatorView coordinator;
   std::vector<std::string> damage;
 
