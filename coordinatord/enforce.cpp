@@ -355,7 +355,8 @@ bool Enforcer::note_loaded(const BackendView& b) {
   event.tag.fill(0);
   event.load_ns = age_ns(b.ready_ns, b.reserved_ns);
   event.worker_pid = b.owner_pid;
-  if (b.traits & kTraitUnproved) set_field(&event.text, "whose listener answers could not be told");
+  if (b.traits & kTraitUnproved)
+    set_field(&event.text, "it could not be told whether its own process listens at its address");
   recorder_->write(event);
   segment_->backend(b.ref.index)
       .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(b.state.state)),

@@ -306,8 +306,8 @@ bool end_child(pid_t pid) {
   });
 }
 
-// What parent and child share, and the child's stack. A child that does not die, in a file system that does not
-// answer, keeps it.
+// What parent and child share, and the child's stack. A child that does not die, in a file system that
+// does not answer, keeps it.
 struct Launch {
   std::vector<std::string> programs, argv, env;
   std::vector<const char*> program_pointers;

@@ -50,7 +50,7 @@ class TimeoutTest : public PoolTest {
     if (auto* lease = std::get_if<Lease>(&*grant)) return std::move(*lease);
     auto& ticket = std::get<LoadTicket>(*grant);
     if (auto ok = ticket.spawn({"sleep", "600"}); !ok) throw std::runtime_error(ok.error().text);
-    auto lease = ticket.ready("127.0.0.1:1");
+    auto lease = ticket.ready("of:" + model);
     if (!lease) throw std::runtime_error(lease.error().text);
     return std::move(*lease);
   }

@@ -162,7 +162,7 @@ PoolOptions pool_options(const std::string& dir) {
     auto* ticket = granted ? std::get_if<LoadTicket>(&*granted) : nullptr;
     if (ticket == nullptr) continue;
     if (ticket->spawn({"/bin/sleep", "20"})) {
-      static_cast<void>(ticket->ready("127.0.0.1:1"));
+      static_cast<void>(ticket->ready("of:" + model));
     }
   }
 }

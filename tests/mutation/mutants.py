@@ -11,8 +11,17 @@ UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTes
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 LINE = ("process_tests", "--gtest_filter=P5*:RoomForNobody*")
 WAKES = ("process_tests", "--gtest_filter=WakeTest*")
+LOADS = ("unit_tests", "--gtest_filter=Reset*:FailedLoad*:Deadline*:Duration*:SpawnGated*:Listener*:*Port*:LoadTicket*")
+TICKETS = ("process_tests", "--gtest_filter=Ticket*:Ready*:P4*")
+SHELLS = ("daemon_tests", "--gtest_filter=LeaseTest.P*:LeaseTest.A*")
 
 RULES = "libshm/policy/rules.cpp"
+TICKET = "libshm/pool/ticket.cpp"
+SPAWN = "libshm/protocol/spawn.cpp"
+LISTENER = "libshm/base/listener.cpp"
+PORT = "libshm/base/port.cpp"
+HISTORIES = "libshm/protocol/histories.hpp"
+SHELL = "tools/poolctl/lease.cpp"
 POLICY_LINE = "libshm/policy/line.cpp"
 VICTIMS = "libshm/policy/victims.cpp"
 ENFORCE = "coordinatord/enforce.cpp"
@@ -107,6 +116,47 @@ MUTANTS = [
            "return true;", [UNIT]),
     Mutant("a drain for nobody goes on", VICTIMS,
            "add(RoomStep::Kind::kReopen, draining_[next_draining]);", "static_cast<void>(0);", [UNIT]),
+    # --- Loads (P4, P13)
+    Mutant("a destroyed ticket has failed", TICKET,
+           """LoadTicket::~LoadTicket() {
+  if (ref_.worker != nullptr) static_cast<void>(give_back());""",
+           """LoadTicket::~LoadTicket() {
+  if (ref_.worker != nullptr) static_cast<void>(fail("given up"));""", [TICKETS]),
+    Mutant("a failed load counts twice", "libshm/protocol/histories.cpp",
+           "  if (history.failures > 0 && history.failed_backend == pack_ref(ref)) return;\n", "", [LOADS]),
+    Mutant("a failure that did not take place stays on record", HISTORIES,
+           "  write_history(segment, guard, model, before.value_or(LoadHistory{}));\n", "", [LOADS]),
+    Mutant("a changed cool-down changes nothing", "libshm/pool/pool.cpp",
+           "    reset_changed_cooldowns(segment, *lock, before, settings);\n", "", [LOADS]),
+    Mutant("evict does not end a load", RULES,
+           "subject.resident.state == BackendState::kReady || is_loading(subject);",
+           "subject.resident.state == BackendState::kReady;", [UNIT]),
+    Mutant("an evicted load has failed", DECIDE,
+           """      stop.failed = kLoadEnded;
+      set_field(&stop.text, "evicted""", """      stop.failed = kLoadFailed;
+      set_field(&stop.text, "evicted""", [UNIT]),
+    Mutant("a waiter whose time is over is waited for", TICKET,
+           "row.deadline_ns.load(std::memory_order_acquire) > now &&", "", [TICKETS]),
+    Mutant("an impatient shell throws a load away", SHELL,
+           "return options_.has_timeout() && ticket.waiting() > 0;", "return false;", [SHELLS]),
+    Mutant("what a shell was told wrong has failed", SHELL,
+           "static_cast<void>(ticket.give_back());  // nothing is known of the model",
+           'static_cast<void>(ticket.fail("spawn"));', [SHELLS]),
+    Mutant("a FIFO is opened waiting for its reader", SPAWN, "O_CREAT | O_NONBLOCK | O_CLOEXEC",
+           "O_CREAT | O_CLOEXEC", [LOADS]),
+    Mutant("a backend's output does not wait for its reader", SPAWN, "F_SETFL, flags & ~O_NONBLOCK",
+           "F_SETFL, flags", [LOADS]),
+    Mutant("two backends at one address", TICKET, "if (addresses.model_at) {", "if (false) {", [TICKETS]),
+    Mutant("whoever listens is the backend", TICKET,
+           "if (found.by != ListenedBy::kAnother) return {};", "if (!model.empty()) return {};", [TICKETS]),
+    Mutant("a child of the backend is another", LISTENER,
+           "if (ancestor->parent == backend_.first) return true;", "", [LOADS]),
+    Mutant("a port is nobody's until it is bound", PORT, "error = take_name(port, &name);", "error = 0;",
+           [LOADS]),
+    Mutant("a descriptor of somebody else is closed", PORT,
+           "if (before != 0 && kept_word(oldest) == before)", "if (before != 0)", [LOADS]),
+    Mutant("the longest time wraps", "libshm/include/modelpool/pool.hpp",
+           "if (std::cmp_greater(length.count(), most)) return max_ns;", "static_cast<void>(most);", [LOADS]),
     # --- Wakes (P5)
     Mutant("ready wakes nobody", "libshm/pool/ticket.cpp",
            """  ref_ = TicketRef{};

@@ -80,7 +80,7 @@ func ExampleTicket_WaitReady() {
 	}
 	lease, err := load(context.Background(), ticket)
 	if err != nil {
-		ticket.Fail(err.Error())
+		ticket.End(err)
 		log.Fatal(err)
 	}
 	defer lease.Release()

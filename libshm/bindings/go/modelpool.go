@@ -10,7 +10,7 @@
 //	if ticket != nil { // nobody has it loaded, and we are the one to load it; everybody else waits
 //		lease, err = load(ctx, ticket)
 //		if err != nil {
-//			ticket.Fail(err.Error()) // answers everybody who waits; does nothing to a lost ticket
+//			ticket.End(err) // tells everybody who waits, if it speaks of the model; else the next one loads it
 //			return err
 //		}
 //	}
@@ -76,10 +76,12 @@ import "C"
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 	"unsafe"
 )
@@ -561,7 +563,7 @@ func (l *Lease) Release() {
 	C.modelpool_release(l.granted.handle)
 }
 
-// A Ticket is the exclusive right to start the backend of one model (P4). Ready, Fail or GiveBack use it up. Fail says
+// A Ticket is the exclusive right to start the backend of one model (P4). Ready, Fail, GiveBack or End use it up. Fail says
 // that the model cannot be loaded: who waits is told, and it cools down. GiveBack says nothing of the model, and neither
 // does a Ticket that is forgotten or whose process dies: the next waiter loads it at once.
 type Ticket struct{ granted *grantedTicket }
@@ -700,6 +702,30 @@ func (t *Ticket) Fail(reason string) error {
 		runtime.SetFinalizer(g, nil)
 	}
 	return failure(code, &failed)
+}
+
+// End ends the load because of err: Fail if that speaks of the model, GiveBack if it does not. What says nothing of the
+// model are errors of this package but ErrLoadFailed (a program, a file or an argument that was named wrongly, an
+// address that is taken), the end of a context, and want of descriptors, memory or processes. Uses the ticket up; does
+// nothing to a lost one but let it go. Errors: ErrTicketLost, ErrClosed.
+func (t *Ticket) End(err error) error {
+	if saysNothingOfTheModel(err) {
+		return t.GiveBack()
+	}
+	return t.Fail(err.Error())
+}
+
+func saysNothingOfTheModel(err error) bool {
+	var own *Error
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	for _, exhausted := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
+		if errors.Is(err, exhausted) {
+			return true
+		}
+	}
+	return errors.As(err, &own) && own.Code != ErrLoadFailed
 }
 
 // GiveBack gives the load up without a failure: the loader has to end, or was told something wrong. Ends what was

@@ -3,6 +3,7 @@ package modelpool_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"runtime"
@@ -453,6 +454,39 @@ func TestATicketGivenBackIsNoFailedLoadAndResetForgetsOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	ticketOn(t, pool, "m").GiveBack()
+}
+
+func TestWhatEndsALoadFailsItOnlyIfItSpeaksOfTheModel(t *testing.T) {
+	pool := attached(t, scratch(t), "max_backends=0", "load_cooldown=1h..1h")
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	ticket := ticketOn(t, pool, "m")
+	if err := ticket.Spawn([]string{"sleep", "60"}, modelpool.SpawnOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ended := ticket.WaitReady(over, "127.0.0.1:1", "tcp")
+	defer syscall.Kill(ticket.Pid(), syscall.SIGKILL) // without a coordinator nobody else does
+	if err := ticket.End(ended); err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range []error{
+		ticketOn(t, pool, "n").Spawn([]string{"/no/such/program"}, modelpool.SpawnOptions{}),
+		context.DeadlineExceeded, os.NewSyscallError("open", syscall.EMFILE), nil,
+	} {
+		model := fmt.Sprint("given back ", i)
+		if err := ticketOn(t, pool, model).End(err); err != nil {
+			t.Fatal(err)
+		}
+		ticketOn(t, pool, model).GiveBack()
+	}
+	for i, err := range []error{errors.New("no weights"), &modelpool.Error{Code: modelpool.ErrLoadFailed, Text: "it ended"}} {
+		model := fmt.Sprint("failed ", i)
+		if err := ticketOn(t, pool, model).End(err); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := pool.Acquire(context.Background(), model, modelpool.Options{})
+		expect(t, err, modelpool.ErrCoolingDown)
+	}
 }
 
 func TestWhatTheCallerNamedWronglyLeavesTheTicketAndNothingWaits(t *testing.T) {
