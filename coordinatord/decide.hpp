@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool::coordinator {
 

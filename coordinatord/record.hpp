@@ -11,7 +11,7 @@
 #include <memory>
 #include <string>
 
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool::coordinator {
 

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "json/event_json.hpp"
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool {
 

@@ -3,7 +3,7 @@
 
 #include "base/address.hpp"
 #include "base/time.hpp"
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool {
 namespace {

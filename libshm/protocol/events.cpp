@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool {
 

@@ -12,8 +12,8 @@
 #include <span>
 #include <vector>
 
-#include "modelpool/snapshot.hpp"
 #include "policy/line.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool {
 

@@ -31,7 +31,7 @@
 
 #include "flags/flags.hpp"
 #include "modelpool/pool.hpp"
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool::canary {
 namespace {

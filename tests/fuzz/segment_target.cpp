@@ -16,10 +16,10 @@
 #include "common.hpp"
 #include "decide.hpp"
 #include "modelpool/pool.hpp"
-#include "modelpool/snapshot.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/slots.hpp"
+#include "protocol/snapshot.hpp"
 #include "targets.hpp"
 
 namespace modelpool::fuzz {

@@ -13,9 +13,9 @@
 #include <memory>
 
 #include "explorer.hpp"
-#include "modelpool/snapshot.hpp"
 #include "protocol/leases.hpp"
 #include "protocol/slots.hpp"
+#include "protocol/snapshot.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::model {

@@ -9,7 +9,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 namespace modelpool::test {
 

@@ -1,4 +1,4 @@
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 #include <gtest/gtest.h>
 #include <signal.h>

@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include "modelpool/snapshot.hpp"
+#include "protocol/snapshot.hpp"
 
 // CLI11 is known to common.cpp and main.cpp alone: its header costs seconds in each file.
 namespace CLI {

@@ -37,8 +37,8 @@
 #include <variant>
 #include <vector>
 
-#include "modelpool/snapshot.hpp"
 #include "protocol/acquisition.hpp"
+#include "protocol/snapshot.hpp"
 #include "protocol/spawn.hpp"
 
 namespace modelpool {
