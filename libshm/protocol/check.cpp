@@ -1,9 +1,10 @@
+#include "protocol/check.hpp"
+
 #include <map>
 #include <set>
 
 #include "base/address.hpp"
 #include "base/time.hpp"
-#include "protocol/snapshot.hpp"
 
 namespace modelpool {
 namespace {

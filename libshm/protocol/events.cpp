@@ -1,6 +1,6 @@
-#include <algorithm>
+#include "protocol/events.hpp"
 
-#include "protocol/snapshot.hpp"
+#include <algorithm>
 
 namespace modelpool {
 

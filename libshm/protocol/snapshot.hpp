@@ -1,5 +1,5 @@
-// A copy of everything in the segment, as values, and the invariants it must satisfy. The one
-// reader path: coordinator, tools and tests look through it (P12: looking changes nothing).
+// A copy of everything in the segment, as values. The one reader path: coordinator, tools, tests and
+// what applications see (rows/rows.hpp) look through it (P12: looking changes nothing).
 //
 // Safety: reads only, takes no lock, works on read-only maps and copied files. One thread per reader.
 //
@@ -140,16 +140,5 @@ struct HistoryView {
   LoadHistory history;
 };
 std::vector<HistoryView> read_histories(const Segment& segment);
-
-struct EventView {
-  std::uint64_t sequence = 0;
-  EventData data;
-};
-// Events with sequence numbers from `first` on that are still in the ring, oldest first.
-std::vector<EventView> read_events(const Segment& segment, std::uint64_t first);
-
-// What is wrong with it, one sentence each; empty if nothing. `settled`: no operation is in progress
-// and a coordinator has run, so transitional states are findings too.
-std::vector<std::string> check_invariants(const Snapshot& snapshot, bool settled);
 
 }  // namespace modelpool

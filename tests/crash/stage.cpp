@@ -9,6 +9,8 @@
 #include <set>
 #include <stdexcept>
 
+#include "protocol/check.hpp"
+
 namespace modelpool::test {
 namespace {
 

@@ -17,6 +17,8 @@
 #include "decide.hpp"
 #include "modelpool/pool.hpp"
 #include "protocol/acquisition.hpp"
+#include "protocol/check.hpp"
+#include "protocol/events.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/slots.hpp"
 #include "protocol/snapshot.hpp"

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "protocol/check.hpp"
+
 namespace modelpool::test {
 
 Capacities small_capacities() {

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "protocol/check.hpp"
+#include "protocol/events.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 

@@ -1,4 +1,6 @@
 // poolctl check: does the segment keep its invariants?
+#include "protocol/check.hpp"
+
 #include <algorithm>
 
 #include "json.hpp"

@@ -2,6 +2,7 @@
 #include "base/time.hpp"
 #include "json.hpp"
 #include "json/event_json.hpp"
+#include "protocol/events.hpp"
 
 namespace modelpool::poolctl {
 namespace {

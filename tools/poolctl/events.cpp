@@ -1,4 +1,6 @@
 // poolctl events: what the coordinator decided, and why.
+#include "protocol/events.hpp"
+
 #include <algorithm>
 #include <optional>
 

@@ -8,6 +8,7 @@
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "policy/victims.hpp"
+#include "protocol/events.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
 

@@ -18,6 +18,7 @@
 #include "handles.hpp"
 #include "modelpool/modelpool.h"
 #include "modelpool/pool.hpp"
+#include "protocol/events.hpp"
 #include "wait_fd.hpp"
 
 namespace modelpool::c {

@@ -21,6 +21,7 @@
 #include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "lease.hpp"
+#include "protocol/events.hpp"
 #include "waits.hpp"
 
 namespace modelpool::python {
