@@ -68,7 +68,7 @@ void run() {
   LoadedPool loaded;
   loaded.load(1);
   Pool& pool = loaded.pool();
-  const Segment& segment = pool.segment();
+  const Segment& segment = segment_of(pool);
   const BackendRef backend = loaded.backend(0);
   const std::string& model = loaded.model(0);
   Operations operations;

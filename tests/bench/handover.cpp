@@ -220,11 +220,11 @@ void measure_kill(Report& report, int samples) {
     worker.signal(SIGKILL);
     if (is_floor) {
       floor_ms.push_back(ms_between(killed_ns, wait_until_gone(*process)));
-      need(test::eventually([&] { return !any_lease_names(pool.segment(), backend); }),
+      need(test::eventually([&] { return !any_lease_names(segment_of(pool), backend); }),
            "the leases are cleared");
     } else {
       const std::uint64_t give_up_ns = killed_ns + 30 * kSecond_ns;
-      while (any_lease_names(pool.segment(), backend)) {
+      while (any_lease_names(segment_of(pool), backend)) {
         need(now_ns() < give_up_ns, "the leases are cleared");
         sleep_ns(kBetweenLooks_ns);
       }

@@ -34,7 +34,7 @@ std::size_t which(const benchmark::State& state, bool same) {
 // --- Ours ----------------------------------------------------------------------------------------
 
 void BM_floor(benchmark::State& state) {
-  Floor floor(pool().segment(), static_cast<std::size_t>(state.thread_index()));
+  Floor floor(segment_of(pool()), static_cast<std::size_t>(state.thread_index()));
   for (auto _ : state) floor();
 }
 
@@ -98,7 +98,7 @@ class Neighbour {
   }
 
  private:
-  const Segment& segment() const { return pool().segment(); }
+  const Segment& segment() const { return segment_of(pool()); }
   bool is_its_row(std::uint32_t w) const {
     const WorkerRecord& row = segment().worker(w);
     return low_half(row.state.load()) != 0 && row.pid.load() == static_cast<std::uint32_t>(pid_);

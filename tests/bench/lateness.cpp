@@ -58,7 +58,7 @@ std::uint64_t stamp_of(const BackendView& backend, Rule rule) {
 std::optional<std::uint64_t> sent_ns(const Pool& pool, BackendRef ref) {
   StopRecord stop;
   const auto is_known = [&] {  // it is written just after the signal
-    stop = pool.segment().backend(ref.index).stop.load();
+    stop = segment_of(pool).backend(ref.index).stop.load();
     return stop.generation != ref.generation || stop.signalled_ns != 0;
   };
   if (!test::eventually(is_known) || stop.generation != ref.generation) return std::nullopt;

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 

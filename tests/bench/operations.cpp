@@ -19,7 +19,7 @@ LoadedPool::LoadedPool() {
   capacities.backends = kModels;
   capacities.models = kModels;
   pool_ = test::make_pool(scratch_, {}, capacities);
-  auto worker = Worker::attach(pool_->shared_segment());
+  auto worker = Worker::attach(shared_segment_of(*pool_));
   if (!worker) give_up(worker.error().text);
   worker_ = *worker;
 }
@@ -30,7 +30,7 @@ void LoadedPool::load(std::size_t count) {
 
 BackendRef LoadedPool::backend(std::size_t i) {
   load(i + 1);
-  return find_backend(pool_->segment(), models_[i])->ref;
+  return find_backend(segment_of(*pool_), models_[i])->ref;
 }
 
 RobustStamps::RobustStamps() {

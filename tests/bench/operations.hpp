@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/time.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::bench {

@@ -68,12 +68,12 @@ class FilledPool {
       ReadyOptions ready;
       ready.external = true;
       checked(std::get<LoadTicket>(grant).ready("127.0.0.1:1", ready)).release();
-      backends.push_back(find_backend(pool_->segment(), model)->ref);
+      backends.push_back(find_backend(segment_of(*pool_), model)->ref);
     }
     std::minstd_rand random(1);
     for (std::uint32_t w = 1; w < size.workers; ++w)
-      workers_.push_back(checked(Worker::attach(pool_->shared_segment())));
-    workers_.push_back(checked(Worker::attach(pool_->shared_segment())));
+      workers_.push_back(checked(Worker::attach(shared_segment_of(*pool_))));
+    workers_.push_back(checked(Worker::attach(shared_segment_of(*pool_))));
     for (Worker* worker : workers_) {
       for (std::uint32_t i = 0; i < size.leases; ++i) {
         LeaseRef lease;
@@ -115,7 +115,7 @@ std::vector<double> time_us(std::size_t rounds, Work work) {
 }
 
 void measure_scan(Report& report, const std::string& name, FilledPool& filled, std::size_t rounds) {
-  SnapshotReader reader(filled.pool().shared_segment());
+  SnapshotReader reader(shared_segment_of(filled.pool()));
   coordinator::Facts facts;
   facts.stamp_resolution_ns = stamp_lag_max_ns();
   facts.epoch = 1;
@@ -137,7 +137,7 @@ void measure_snapshot_under_churn(Report& report, Size size) {
     });
   }
   report.add("snapshot_under_churn/" + size.text(),
-             time_us(200, [&] { checked(filled.pool().snapshot()); }));
+             time_us(200, [&] { checked(look_inside(filled.pool())); }));
   stop.store(true);
   for (auto& thread : threads) thread.join();
 }
@@ -260,7 +260,7 @@ int run(unsigned rounds, unsigned seconds, bool quick) {
             10, std::min<std::size_t>(rounds, 3'000'000 / (std::size_t{backends} * workers)));
         measure_scan(report, "scan/" + size.text(), filled, samples);
         report.add(single("segment_bytes/" + size.text(),
-                          static_cast<double>(filled.pool().segment().header().total_bytes),
+                          static_cast<double>(segment_of(filled.pool()).header().total_bytes),
                           "bytes"));
       }
     }

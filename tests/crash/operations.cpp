@@ -505,10 +505,10 @@ std::optional<Lease> lease_at_once(Pool& pool) {
 
 // The coordinator looks three times and more, and the lease is good (P2).
 void keep_through_scans(Pool& pool, Lease& lease) {
-  const Word& scans = pool.segment().coordinator().scans;
+  const Word& scans = segment_of(pool).coordinator().scans;
   const std::uint64_t enough = scans.load() + 3;
   eventually([&] {
-    ring(pool.segment());
+    ring(segment_of(pool));
     return scans.load() >= enough;
   });
   if (auto ok = lease.progress(); !ok) throw std::runtime_error(ok.error().text);
@@ -522,15 +522,15 @@ void hold_a_lease(Pool& pool, Meeting& meeting) {
 
 // Uses the model; then it is idle anew, and not evicted sooner than kIdle_ns after (P8).
 void use_once(Pool& pool, Meeting& meeting) {
-  const auto slot = find_backend(pool.segment(), kFresh);
+  const auto slot = find_backend(segment_of(pool), kFresh);
   std::optional<Lease> lease = lease_at_once(pool);
   const std::uint64_t used_ns = now_ns();
   if (!lease) return;
   lease->release();
   meeting.rest();
-  const BackendRecord& record = pool.segment().backend(slot->ref.index);
+  const BackendRecord& record = segment_of(pool).backend(slot->ref.index);
   eventually([&] {
-    return load_state(pool.segment(), slot->ref.index).generation != slot->ref.generation;
+    return load_state(segment_of(pool), slot->ref.index).generation != slot->ref.generation;
   });
   const std::uint64_t stopped_ns = record.stop.load().stopping_ns;
   if (stopped_ns < used_ns + kIdle_ns) {
@@ -541,7 +541,7 @@ void use_once(Pool& pool, Meeting& meeting) {
 
 // What a living judge has closed stays closed, what it has not can be leased (P2, P5).
 void ask_during_drain(Pool& pool, Meeting& meeting) {
-  const auto found = find_backend(pool.segment(), kFresh);
+  const auto found = find_backend(segment_of(pool), kFresh);
   std::optional<Lease> lease = lease_at_once(pool);
   if (lease && found->state.state == BackendState::kEvicting) {
     throw std::runtime_error("what a living judge has closed was leased");

@@ -179,9 +179,9 @@ TEST_F(CoordinatorTest, WhatIsSetWhileACoordinatorStartsIsNewerThanItsConfig) {
   ASSERT_EQ(poolctl(scratch_, {"set", "max-waiters=7"}).code, 0);
   daemon_.reset();
   const Pool pool = attach(scratch_);
-  auto& published = pool.segment().settings().settings;
+  auto& published = segment_of(pool).settings().settings;
   {
-    auto lock = pool.segment().lock_structure();
+    auto lock = segment_of(pool).lock_structure();
     ASSERT_TRUE(lock);
     start({"--max-backends", "5", "--idle-timeout", "2h"});
     Settings settings = published.load();

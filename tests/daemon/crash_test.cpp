@@ -394,8 +394,8 @@ TEST_F(CrashTest, P6ABackendWhoseStateIsNoneOfOursIsEndedAndItsPlaceIsFree) {
   RemoteWorker other(scratch_);
   const pid_t pid = worker.load("m");
   const Pool pool = attach(scratch_);
-  pool.segment().backend(0).state.fetch_or(0x80);
-  ring(pool.segment());
+  segment_of(pool).backend(0).state.fetch_or(0x80);
+  ring(segment_of(pool));
   EXPECT_EQ(other.acquire("n"), "ticket");
   EXPECT_FALSE(is_running(pid)) << "two backends where one may be";
   const auto exited = wait_event("exited", "m");
@@ -413,8 +413,8 @@ TEST_F(CrashTest, P6ATicketWhoseStateIsNoneOfOursIsLostAndItsPlaceIsFree) {
   RemoteWorker other(scratch_);
   ASSERT_EQ(worker.acquire("m"), "ticket");
   const Pool pool = attach(scratch_);
-  pool.segment().backend(0).state.fetch_or(0x80);
-  ring(pool.segment());
+  segment_of(pool).backend(0).state.fetch_or(0x80);
+  ring(segment_of(pool));
   EXPECT_EQ(other.acquire("m"), "ticket") << "a lost ticket goes to who comes next";
   EXPECT_EQ(worker.spawn("m"), "ticket_lost");
   worker.release("m");
@@ -426,13 +426,13 @@ TEST_F(CrashTest, P6ASlotThatWasNeverUsedAndIsInNoKnownStateIsFreedBeforeItCosts
   start({"--max-backends", "2"});
   RemoteWorker worker(scratch_);
   const Pool pool = attach(scratch_);
-  pool.segment().backend(0).state.store(0x99);
+  segment_of(pool).backend(0).state.store(0x99);
   EXPECT_NE(worker.load("a"), 0);
   EXPECT_NE(worker.load("b"), 0);
   worker.release("a");
   worker.release("b");
   EXPECT_TRUE(
-      eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStopping; }));
+      eventually([&] { return load_state(segment_of(pool), 0).state != BackendState::kStopping; }));
   EXPECT_TRUE(settles());
 }
 
@@ -444,9 +444,9 @@ TEST_F(CrashTest, P6AWaiterRowInNoKnownStateIsFreeAgainAndItsWaiterStandsInLineA
   waiting.begin_acquire("n");
   const Pool pool = attach(scratch_);
   ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
-  pool.segment().waiter(0).state.fetch_or(0x100);
-  ring(pool.segment());
-  EXPECT_TRUE(eventually([&] { return low_half(pool.segment().waiter(0).state.load()) <= 1; }));
+  segment_of(pool).waiter(0).state.fetch_or(0x100);
+  ring(segment_of(pool));
+  EXPECT_TRUE(eventually([&] { return low_half(segment_of(pool).waiter(0).state.load()) <= 1; }));
   holder.release("m");
   EXPECT_EQ(waiting.hear(), "ticket");
   waiting.release("n");

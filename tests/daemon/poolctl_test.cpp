@@ -101,7 +101,7 @@ TEST_F(PoolctlTest, P12LookingTakesNoLockAndGoesOnWhileItsHolderIsStopped) {
   start();
   Forked holder([&](Forked::Child& child) {
     Pool pool = attach(scratch_);
-    auto lock = pool.segment().lock_structure();
+    auto lock = segment_of(pool).lock_structure();
     EXPECT_TRUE(lock);
     child.say("locked");
     child.hear();
@@ -327,11 +327,11 @@ TEST_F(PoolctlTest, EvictOfABackendThatDoesNotDieSaysSo) {
   const pid_t pid = worker.load_idle("m");
   daemon().kill_now();  // what follows is the coordinator's part
   const Pool pool = attach(scratch_);
-  const BackendRef ref = find_backend(pool.segment(), "m")->ref;
+  const BackendRef ref = find_backend(segment_of(pool), "m")->ref;
   const std::uint32_t epoch = 77;
-  ASSERT_TRUE(close_to_leases(pool.segment(), ref, epoch) &&
-              commit_stop(pool.segment(), ref, epoch));
-  Word& hash = pool.segment().backend(ref.index).model_hash;
+  ASSERT_TRUE(close_to_leases(segment_of(pool), ref, epoch) &&
+              commit_stop(segment_of(pool), ref, epoch));
+  Word& hash = segment_of(pool).backend(ref.index).model_hash;
   const std::uint64_t before = hash.exchange(kHashOverdue);
   const Finished refused = ctl({"evict", "m"});
   EXPECT_EQ(refused.code, 1);

@@ -197,7 +197,7 @@ TEST_F(ProcessTest, P7AProcessThatOnlyHasThePidOfABackendIsNotSignalled) {
     auto grant = pool.acquire("m");
     ASSERT_TRUE(grant);
     auto& ticket = std::get<LoadTicket>(*grant);
-    const auto snapshot = pool.snapshot();
+    const auto snapshot = look_inside(pool);
     const BackendRef ref = snapshot->find_model("m")->ref;
     ASSERT_TRUE(ticket.started(innocent.pid()));
     auto lease = ticket.ready("127.0.0.1:1");
@@ -206,7 +206,7 @@ TEST_F(ProcessTest, P7AProcessThatOnlyHasThePidOfABackendIsNotSignalled) {
     if (stopping) {
       ASSERT_TRUE(pool.evict("m"));
     }
-    BackendRecord& record = pool.segment().backend(ref.index);
+    BackendRecord& record = segment_of(pool).backend(ref.index);
     record.start_ticks.fetch_sub(1000);
     record.pidfd_inode.store(0);
     if (stopping) {
@@ -227,7 +227,7 @@ TEST_F(ProcessTest, P7TheCoordinatorSurvivesBeingNamedAsABackend) {
   auto grant = pool.acquire("m");
   ASSERT_TRUE(grant);
   auto& ticket = std::get<LoadTicket>(*grant);
-  const BackendRef ref = pool.snapshot()->find_model("m")->ref;
+  const BackendRef ref = look_inside(pool)->find_model("m")->ref;
   ASSERT_TRUE(ticket.started(victim.pid()));
   auto lease = ticket.ready("127.0.0.1:1");
   ASSERT_TRUE(lease);
@@ -236,7 +236,7 @@ TEST_F(ProcessTest, P7TheCoordinatorSurvivesBeingNamedAsABackend) {
   daemon().program().signal(SIGSTOP);
   ASSERT_TRUE(has_stopped(daemon().pid()));
   const auto self = read_stat(daemon().pid());
-  BackendRecord& record = pool.segment().backend(ref.index);
+  BackendRecord& record = segment_of(pool).backend(ref.index);
   record.pid.store(static_cast<std::uint32_t>(daemon().pid()));
   record.group.store(static_cast<std::uint32_t>(daemon().pid()));
   record.start_ticks.store(self->start_ticks);

@@ -194,7 +194,7 @@ TEST_F(TimeoutTest, P2ARequestThatEndsAtTheLastMomentIsNotKilled) {
     Round round;
     Lease lease = load(pool, "m", "round-" + std::to_string(i));
     round.pid = lease.pid();
-    const Snapshot snapshot = pool.snapshot().value();
+    const Snapshot snapshot = look_inside(pool).value();
     ASSERT_EQ(snapshot.leases.size(), 1u);
     round.due_ns = snapshot.leases[0].start_ns + kLimit_ns + stamp_lag_max_ns();
     // From 1.5 ms before it is due to 1.7 ms after, in steps of 20 us.
@@ -255,7 +255,7 @@ TEST_F(TimeoutTest, P2ARequestThatComesAtTheLastMomentKeepsItsBackend) {
     lease.release();
     // From 0.6 ms before it is due to 0.6 ms after, in steps of 10 us.
     const std::uint64_t due_ns =
-        pool.snapshot()->backends.at(0).last_used_ns + kLimit_ns + stamp_lag_max_ns();
+        look_inside(pool)->backends.at(0).last_used_ns + kLimit_ns + stamp_lag_max_ns();
     sleep_until_ns(due_ns - 600'000 + static_cast<std::uint64_t>(i) * 10'000);
     AcquireOptions only_leased;
     only_leased.may_load = false;
@@ -397,7 +397,7 @@ TEST_F(TimeoutTest, P8WithHundredIdleBackendsAndNothingDueTheCoordinatorDoesNotW
 
   // At rest: every load is recorded, and nothing has moved for a while.
   ASSERT_TRUE(eventually([&] { return count_events("loaded") == 100; })) << count_events("loaded");
-  const auto scans = [](const Pool& p) { return p.segment().coordinator().scans.load(); };
+  const auto scans = [](const Pool& p) { return segment_of(p).coordinator().scans.load(); };
   std::uint64_t switches = 0;
   std::uint64_t calm_since = now_ns();
   ASSERT_TRUE(eventually([&] {

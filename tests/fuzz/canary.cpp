@@ -30,7 +30,7 @@
 #include <vector>
 
 #include "flags/flags.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 #include "protocol/snapshot.hpp"
 
 namespace modelpool::canary {

@@ -15,7 +15,7 @@
 
 #include "common.hpp"
 #include "decide.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/check.hpp"
 #include "protocol/events.hpp"

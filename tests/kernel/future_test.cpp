@@ -21,9 +21,9 @@ TEST_P(Future, StampsEndNothingEarlyAndHoldUpNothingElse) {
   daemon().kill_now();
   const std::uint64_t later = add_ns(now_ns(), GetParam());
   const auto slot_of = [&](const std::string& model) {
-    return pool.snapshot()->find_model(model)->ref.index;
+    return look_inside(pool)->find_model(model)->ref.index;
   };
-  const Segment& segment = pool.segment();
+  const Segment& segment = segment_of(pool);
   BackendRecord& odd = segment.backend(slot_of("odd"));
   for (Word* stamp : {&odd.ready_ns, &odd.started_ns, &odd.reserved_ns, &odd.drain_failed_ns}) {
     stamp->store(later);
@@ -32,7 +32,7 @@ TEST_P(Future, StampsEndNothingEarlyAndHoldUpNothingElse) {
   for (std::uint32_t row = 0; row <= segment.capacities().workers; ++row) {
     segment.last_used(row, slot_of("odd")).store(later);
   }
-  const Snapshot seen = *pool.snapshot();
+  const Snapshot seen = *look_inside(pool);
   for (const LeaseView& lease : seen.leases) {
     LeaseRecord& record = segment.lease(lease.worker, lease.cell);
     record.start_ns.store(later);
@@ -77,8 +77,8 @@ TEST_P(Future, WaitersWaitNoLongerThanTheirOwnDeadline) {
   waiter.begin_acquire("wanted", 1000);
   ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
   Pool pool = attach(scratch_);
-  const Snapshot seen = *pool.snapshot();
-  WaiterRecord& row = pool.segment().waiter(seen.waiters.at(0).row);
+  const Snapshot seen = *look_inside(pool);
+  WaiterRecord& row = segment_of(pool).waiter(seen.waiters.at(0).row);
   row.deadline_ns.store(add_ns(now_ns(), GetParam()));
   row.since_ns.store(add_ns(now_ns(), GetParam()));
   ASSERT_TRUE(pool.set_limit(1));  // rings

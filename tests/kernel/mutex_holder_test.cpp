@@ -20,7 +20,7 @@ class MutexHolder : public PoolTest {
   std::unique_ptr<Forked> hold(const std::function<void(Forked::Child&)>& then) {
     auto holder = std::make_unique<Forked>([&, then](Forked::Child& parent) {
       Pool pool = attach(scratch_);
-      const auto lock = pool.segment().lock_structure();
+      const auto lock = segment_of(pool).lock_structure();
       parent.say(lock ? "locked" : lock.error().text);
       then(parent);
     });
@@ -87,7 +87,7 @@ TEST_F(MutexHolder, WhoseThreadEndsLeavesItToTheNext) {
   std::unique_ptr<Forked> holder = std::make_unique<Forked>([&](Forked::Child& parent) {
     Pool pool = attach(scratch_);
     std::thread([&] {
-      auto* lock = new auto(pool.segment().lock_structure());  // never unlocked
+      auto* lock = new auto(segment_of(pool).lock_structure());  // never unlocked
       parent.say(*lock ? "locked" : "refused");
     }).join();
     parent.say("ended");

@@ -93,8 +93,8 @@ TEST(Creation, RacedBy32ProcessesWithKillsIsOnePoolForAllWhoLive) {
     ASSERT_EQ(uuids.begin()->size(), 32u) << *uuids.begin() << ", seed " << seed;
     Forked last([&](Forked::Child&) {
       Pool pool = attach(scratch);
-      EXPECT_EQ(pool.segment().uuid_text(), *uuids.begin());
-      EXPECT_EQ(findings(pool.shared_segment()), "");
+      EXPECT_EQ(segment_of(pool).uuid_text(), *uuids.begin());
+      EXPECT_EQ(findings(shared_segment_of(pool)), "");
     });
     ASSERT_EQ(last.wait(), 0) << "seed " << seed;
     EXPECT_FALSE(std::filesystem::exists(scratch.path("default.tmp")));

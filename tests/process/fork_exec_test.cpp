@@ -146,7 +146,7 @@ TEST(Fork, AChildOfAThreadThatHoldsTheMutexInheritsNoLock) {
   std::atomic<bool> locked{false};
   std::atomic<bool> let_go{false};
   std::thread holder([&] {
-    const auto lock = pool.segment().lock_structure();
+    const auto lock = segment_of(pool).lock_structure();
     locked = lock.has_value();
     EXPECT_TRUE(eventually([&] { return let_go.load(); }));
   });

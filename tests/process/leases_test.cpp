@@ -78,7 +78,7 @@ TEST(P1OneTruth, AModelLoadedByOneProcessIsLeasedByTheOthersAtTheSameAddress) {
   });
   EXPECT_EQ(other.hear(), "127.0.0.1:1 2");
   EXPECT_EQ(backend_of(look(pool), "m").in_flight, 2u);
-  EXPECT_EQ(findings(pool.shared_segment()), "");
+  EXPECT_EQ(findings(shared_segment_of(pool)), "");
 }
 
 TEST(P1OneTruth, ATouchInOneProcessIsAUseForAll) {
@@ -193,7 +193,7 @@ TEST(HotPath, LeasesGoOnWhileAStoppedProcessHoldsTheMutex) {
   Pool pool = make_pool(scratch);
   load_external(pool, "m").release();
   Forked holder([&](Forked::Child& parent) {
-    const auto lock = pool.segment().lock_structure();
+    const auto lock = segment_of(pool).lock_structure();
     parent.say(lock ? "locked" : "not locked");
     parent.hear();
   });

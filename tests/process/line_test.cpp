@@ -102,7 +102,7 @@ TEST(P5Fair, ANewcomerDoesNotOvertakeTheHeadOfTheLine) {
   head->signal(SIGSTOP);
   ASSERT_TRUE(has_stopped(head->pid()));
   ASSERT_TRUE(ticket.fail("makes room"));
-  ASSERT_EQ(count_live(pool.segment()), 0u);
+  ASSERT_EQ(count_live(segment_of(pool)), 0u);
   const auto refused = pool.acquire("newcomer", std::chrono::seconds(0));
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Errc::kTimeout);
@@ -259,7 +259,7 @@ TEST(P6AnyProcessMayDie, AWaiterKilledAtTheHeadOfTheLineMakesWay) {
   next->say("give it back");
   EXPECT_EQ(next->wait(), 0);
   EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
-  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  EXPECT_EQ(findings(shared_segment_of(pool), true), "");
 }
 
 TEST(P6AnyProcessMayDie, AWaiterKilledAtTheHeadIsPassedOverWithoutACoordinatorToo) {

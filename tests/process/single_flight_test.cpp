@@ -77,13 +77,13 @@ TEST(P4SingleFlight, TwoHundredAcquiresStartOneProcess) {
   EXPECT_EQ(s.backends[0].in_flight, 200u);
   EXPECT_TRUE(s.waiters.empty());
   EXPECT_TRUE(eventually([&] { return count_lines(read_file(starts)) >= 1; }));
-  EXPECT_EQ(processes_with_environment("MODELPOOL_BACKEND=" + pool.segment().uuid_text()).size(),
+  EXPECT_EQ(processes_with_environment("MODELPOOL_BACKEND=" + segment_of(pool).uuid_text()).size(),
             1u);
   for (auto& process : processes) process->say("end");
   for (auto& process : processes) EXPECT_EQ(process->wait(), 0);
   EXPECT_EQ(count_lines(read_file(starts)), 1u);
   EXPECT_TRUE(nothing_left_but(pool, {getpid()}));
-  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  EXPECT_EQ(findings(shared_segment_of(pool), true), "");
 }
 
 // The same without a judge, many times over, the model gone again after each. The processes are let
@@ -103,7 +103,7 @@ TEST(P4SingleFlight, HoldsInEveryRoundOfARaceBetweenProcesses) {
   };
   const Scratch scratch;
   Pool pool = make_pool(scratch);
-  const auto segment = pool.shared_segment();
+  const auto segment = shared_segment_of(pool);
   std::vector<std::unique_ptr<Forked>> processes;
   for (std::uint32_t p = 0; p < kProcesses; ++p) {
     processes.push_back(std::make_unique<Forked>([&](Forked::Child& parent) {
@@ -147,7 +147,7 @@ TEST(P3TheLimitIsReal, ProcessesThatRaceForPlacesNeverHoldMoreThanThereAre) {
   constexpr std::uint32_t kLimit = 2;
   const Scratch scratch;
   Pool pool = make_pool(scratch, {{"max_backends", "2"}, {"load_cooldown", "off"}});
-  const auto segment = pool.shared_segment();
+  const auto segment = shared_segment_of(pool);
   std::vector<std::unique_ptr<Forked>> processes;
   for (int p = 0; p < kProcesses; ++p) {
     processes.push_back(std::make_unique<Forked>([&, p](Forked::Child& parent) {
@@ -161,9 +161,9 @@ TEST(P3TheLimitIsReal, ProcessesThatRaceForPlacesNeverHoldMoreThanThereAre) {
         if (look(mine).live() > kLimit) throw std::runtime_error("more live than the limit");
         static_cast<void>(ticket.fail("next"));
         // Nobody owns the slot: freed as the coordinator would.
-        for (std::uint32_t i = 0; i < mine.segment().capacities().backends; ++i) {
+        for (std::uint32_t i = 0; i < segment_of(mine).capacities().backends; ++i) {
           static_cast<void>(
-              free_slot(mine.segment(), {i, load_state(mine.segment(), i).generation}));
+              free_slot(segment_of(mine), {i, load_state(segment_of(mine), i).generation}));
         }
       }
       parent.say("done");

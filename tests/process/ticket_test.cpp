@@ -30,7 +30,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string token_of(const Pool& pool) { return "MODELPOOL_BACKEND=" + pool.segment().uuid_text(); }
+std::string token_of(const Pool& pool) {
+  return "MODELPOOL_BACKEND=" + segment_of(pool).uuid_text();
+}
 
 std::map<int, std::string> descriptors_of(pid_t pid) {
   std::map<int, std::string> result;
@@ -84,7 +86,7 @@ TEST(Spawn, GivesTheBackendItsTokenASessionAndADirectory) {
   EXPECT_EQ(stat->group, pid);
   EXPECT_EQ(stat->start_ticks, backend->process.start_ticks);
   EXPECT_EQ(read_environment(pid, "MODELPOOL_BACKEND"),
-            pool.segment().token(backend->ref.index, backend->ref.generation));
+            segment_of(pool).token(backend->ref.index, backend->ref.generation));
   EXPECT_TRUE(read_environment(pid, "PATH"));
   EXPECT_EQ(fs::read_symlink("/proc/" + std::to_string(pid) + "/cwd"), scratch.dir());
 }
@@ -211,7 +213,7 @@ TEST(Spawn, AFailedExecLeavesTheTicketAsItWas) {
   EXPECT_EQ(ticket.pid(), 0);
   EXPECT_EQ(state_of(pool, "m"), "reserved");
   EXPECT_EQ(Orphans::children().size(), before);
-  EXPECT_EQ(findings(pool.shared_segment()), "");
+  EXPECT_EQ(findings(shared_segment_of(pool)), "");
 
   ASSERT_TRUE(ticket.spawn({"sleep", "60"}));
   EXPECT_EQ(code_of(ticket.spawn({"sleep", "60"})), Errc::kInvalid);  // once
@@ -261,7 +263,7 @@ TEST(P6AnyProcessMayDie, AWorkerKilledBetweenSpawnAndReadyLeavesNoOrphan) {
   EXPECT_FALSE(is_running(pid));
   EXPECT_TRUE(eventually([&] { return look(pool).backends.empty(); }));
   EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
-  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  EXPECT_EQ(findings(shared_segment_of(pool), true), "");
   ticket_for(pool, "m");  // a crash is no failed load: no cool-down
 }
 
@@ -298,7 +300,7 @@ TEST(P6AnyProcessMayDie, AWorkerKilledAnywhereInSpawnLeavesNoOrphan) {
   // Also those that died at the gate, before they carried a token.
   EXPECT_TRUE(eventually([&] { return Orphans::children().size() == ours; })) << "seed " << seed;
   EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
-  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  EXPECT_EQ(findings(shared_segment_of(pool), true), "");
   for (const auto& [state, count] : found) RecordProperty("killed_while_" + state, count);
 }
 
@@ -388,7 +390,7 @@ TEST(P4SingleFlight, ABackendThatExitsBeforeReadyFailsTheLoadForEveryWaiter) {
   const std::string answer = waiter.hear();
   EXPECT_TRUE(answer.starts_with("load_failed: ")) << answer;
   EXPECT_TRUE(
-      eventually([&] { return load_state(pool.segment(), 0).state != BackendState::kStarting; }));
+      eventually([&] { return load_state(segment_of(pool), 0).state != BackendState::kStarting; }));
   const auto late = ticket.ready("127.0.0.1:1");
   ASSERT_FALSE(late);
   EXPECT_EQ(late.error().code, Errc::kTicketLost);
@@ -409,7 +411,7 @@ TEST(P4SingleFlight, ALoadThatBothLoaderAndJudgeCallFailedIsCountedOnce) {
     }
     static_cast<void>(ticket.fail("it ended"));
     ASSERT_TRUE(eventually([&] { return state_of(pool, "m") == "none"; }));
-    EXPECT_EQ(find_history(pool.segment(), "m")->failures, 1u) << "round " << i;
+    EXPECT_EQ(find_history(segment_of(pool), "m")->failures, 1u) << "round " << i;
     ASSERT_TRUE(pool.reset("m"));
   }
 }
@@ -631,7 +633,7 @@ TEST(Ready, AnAddressThatAnotherBackendHasIsRefusedAndTheTicketStays) {
   EXPECT_EQ(state_of(pool, "second"), "starting");
   EXPECT_EQ(look(pool).leases.size(), 0u);
   EXPECT_TRUE(second.ready("127.0.0.1:2"));
-  EXPECT_EQ(findings(pool.shared_segment()), "");
+  EXPECT_EQ(findings(shared_segment_of(pool)), "");
   // One server may serve several models: the application knows.
   load_external(pool, "third").release();
   load_external(pool, "fourth").release();
@@ -663,9 +665,9 @@ TEST(Ready, OfTwoLoadsWithOneAddressOneIsRefused) {
     EXPECT_EQ(ready, 1) << "round " << round;
     tickets.clear();
     for (const BackendView& b : look(pool).backends) {
-      if (b.state.state == BackendState::kStopping) mark_gone(pool.segment(), b.ref);
+      if (b.state.state == BackendState::kStopping) mark_gone(segment_of(pool), b.ref);
     }
-    for (const BackendView& b : look(pool).backends) free_slot(pool.segment(), b.ref);
+    for (const BackendView& b : look(pool).backends) free_slot(segment_of(pool), b.ref);
     if (look(pool).backends.size() > 12) break;  // of 16 slots
   }
 }
@@ -799,7 +801,7 @@ TEST(Ticket, StaysIfItsFailureCannotBeRecorded) {
   Pool pool = make_pool(scratch);
   LoadTicket ticket = ticket_for(pool, "m");
   Forked holder([&](Forked::Child& parent) {
-    const auto lock = pool.segment().lock_structure();
+    const auto lock = segment_of(pool).lock_structure();
     parent.say("holds");
     parent.hear();
   });
@@ -809,7 +811,7 @@ TEST(Ticket, StaysIfItsFailureCannotBeRecorded) {
   holder.say("let go");
   holder.wait();
   ASSERT_TRUE(ticket.fail("no"));
-  EXPECT_EQ(find_history(pool.segment(), "m")->failures, 1u);
+  EXPECT_EQ(find_history(segment_of(pool), "m")->failures, 1u);
 }
 
 TEST(Ticket, FailEndsWhatWasStarted) {

@@ -35,7 +35,7 @@ class WakeTest : public ::testing::Test {
     woken_ = wakes();
     return waiter;
   }
-  std::uint32_t wakes() const { return pool_.segment().waiter(row_).wake.load(); }
+  std::uint32_t wakes() const { return segment_of(pool_).waiter(row_).wake.load(); }
   ::testing::AssertionResult was_woken() const {
     if (wakes() != woken_) return ::testing::AssertionSuccess();
     return ::testing::AssertionFailure() << "nobody woke it: it looked because its slice was over";

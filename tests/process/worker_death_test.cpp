@@ -37,7 +37,7 @@ TEST(P6AnyProcessMayDie, AWorkerKilledWithLeasesLeavesNoneAndCountsAsAUse) {
   EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); }));
   EXPECT_EQ(state_of(pool, "m"), "ready");
   EXPECT_GT(look(pool).find_model("m")->last_used_ns, before);
-  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  EXPECT_EQ(findings(shared_segment_of(pool), true), "");
 }
 
 TEST(P6AnyProcessMayDie, LeasesOfADeadWorkerStillPinUntilTheCoordinatorHasProvedIt) {
@@ -81,13 +81,13 @@ TEST(P6AnyProcessMayDie, AProcessKilledUnderTheMutexStopsNobody) {
   Pool pool = make_pool(scratch);
   for (int i = 0; i < 20; ++i) {
     Forked holder([&](Forked::Child& parent) {
-      const auto lock = pool.segment().lock_structure();
+      const auto lock = segment_of(pool).lock_structure();
       parent.say(lock ? "locked" : lock.error().text);
       parent.hear();
     });
     ASSERT_EQ(holder.hear(), "locked");
     holder.kill_now();
-    const auto lock = pool.segment().lock_structure();
+    const auto lock = segment_of(pool).lock_structure();
     ASSERT_TRUE(lock);
     EXPECT_TRUE(lock->owner_died());
   }
@@ -141,7 +141,7 @@ TEST(P6AnyProcessMayDie, WorkersAndCoordinatorKilledAnywhereLeaveAPoolThatGoesOn
   };
   std::vector<std::unique_ptr<Forked>> workers;
   for (int i = 0; i < kWorkers; ++i) workers.push_back(work(static_cast<unsigned>(random())));
-  const std::string token = "MODELPOOL_BACKEND=" + pool.segment().uuid_text();
+  const std::string token = "MODELPOOL_BACKEND=" + segment_of(pool).uuid_text();
   for (int i = 0; i < kKills; ++i) {
     // A moment that depends on nothing the pool does.
     const auto until =
@@ -159,8 +159,8 @@ TEST(P6AnyProcessMayDie, WorkersAndCoordinatorKilledAnywhereLeaveAPoolThatGoesOn
   }
   workers.clear();
   EXPECT_TRUE(eventually([&] { return nothing_left_but(pool, {getpid()}); })) << "seed " << seed;
-  EXPECT_TRUE(eventually([&] { return findings(pool.shared_segment(), true).empty(); }))
-      << findings(pool.shared_segment(), true) << "seed " << seed;
+  EXPECT_TRUE(eventually([&] { return findings(shared_segment_of(pool), true).empty(); }))
+      << findings(shared_segment_of(pool), true) << "seed " << seed;
   // It goes on: every model can still be had, in at most three processes.
   for (int m = 0; m < 5; ++m) {
     auto granted = pool.acquire("m" + std::to_string(m), std::chrono::seconds(30));

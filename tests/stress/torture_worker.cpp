@@ -26,7 +26,7 @@
 #include <thread>
 #include <vector>
 
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 
 namespace {
 

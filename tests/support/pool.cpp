@@ -82,7 +82,7 @@ Lease load_external(Pool& pool, const std::string& model, const ReadyOptions& op
 }
 
 Snapshot look(const std::shared_ptr<Segment>& segment) { return SnapshotReader(segment).read(); }
-Snapshot look(const Pool& pool) { return look(pool.shared_segment()); }
+Snapshot look(const Pool& pool) { return look(shared_segment_of(pool)); }
 
 std::string state_of(const Pool& pool, std::string_view model) {
   const Snapshot snapshot = look(pool);

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::test {

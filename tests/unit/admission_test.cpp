@@ -48,7 +48,7 @@ std::string poll(PendingAcquire& pending) {
 
 // The place of a backend without leases is given back, as the coordinator would.
 void end_backend(const Pool& pool, const std::string& model) {
-  const Segment& segment = pool.segment();
+  const Segment& segment = segment_of(pool);
   const BackendRef ref = find_backend(segment, model)->ref;
   if (!close_to_leases(segment, ref, 1) || !commit_stop(segment, ref, 1) ||
       !mark_gone(segment, ref) || !free_slot(segment, ref)) {
@@ -114,7 +114,7 @@ TEST(Acquire, BumpsTheWorkersWordToo) {
   auto pending = pool.begin_acquire("m", seconds(600), {}, true);
   ASSERT_TRUE(pending);
   ASSERT_EQ(poll(*pending), "pending");
-  const HalfWord& word = **pool.wake_word();
+  const HalfWord& word = **wake_word_of(pool);
   const std::uint32_t seen = word.load();
   ReadyOptions external;
   external.external = true;
@@ -178,7 +178,7 @@ TEST(P5Fair, AsManyOfTheLineAreServedAsThereArePlaces) {
   auto also_granted = first.poll();
   ASSERT_TRUE(also_granted && *also_granted);
   EXPECT_EQ(poll(third), "pending");
-  EXPECT_EQ(count_live(pool.segment()), 2u);
+  EXPECT_EQ(count_live(segment_of(pool)), 2u);
 }
 
 TEST(P5Fair, WaitersForOneModelCountAsOneInTheLine) {
@@ -226,13 +226,13 @@ TEST(P3TheLimitIsReal, EveryLiveStateHoldsAPlaceAndGoneDoesNot) {
   const Scratch scratch;
   Pool pool = make_pool(scratch, {{"max_backends", "1"}});
   load_external(pool, "resident").release();
-  const BackendRef ref = find_backend(pool.segment(), "resident")->ref;
+  const BackendRef ref = find_backend(segment_of(pool), "resident")->ref;
   PendingAcquire waiter = waiting(pool, "m");
-  ASSERT_TRUE(close_to_leases(pool.segment(), ref, 1));
+  ASSERT_TRUE(close_to_leases(segment_of(pool), ref, 1));
   EXPECT_EQ(poll(waiter), "pending");
-  ASSERT_TRUE(commit_stop(pool.segment(), ref, 1));
+  ASSERT_TRUE(commit_stop(segment_of(pool), ref, 1));
   EXPECT_EQ(poll(waiter), "pending");
-  ASSERT_TRUE(mark_gone(pool.segment(), ref));
+  ASSERT_TRUE(mark_gone(segment_of(pool), ref));
   EXPECT_EQ(poll(waiter), "ticket");
 }
 
@@ -296,12 +296,12 @@ TEST(Refusal, TimeoutOf0DoesNotWaitAndNeverJoinsTheLine) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
   const LoadTicket ticket = ticket_for(pool, "m");
-  const std::uint64_t arrivals = pool.segment().line().next_arrival.load();
+  const std::uint64_t arrivals = segment_of(pool).line().next_arrival.load();
   const Error error = refusal(pool, "m", seconds(0));
   EXPECT_EQ(error.code, Errc::kTimeout);
   EXPECT_NE(error.text.find("it is being loaded"), std::string::npos) << error.text;
   EXPECT_EQ(refusal(pool, "m", milliseconds(-5)).code, Errc::kTimeout);
-  EXPECT_EQ(pool.segment().line().next_arrival.load(), arrivals);
+  EXPECT_EQ(segment_of(pool).line().next_arrival.load(), arrivals);
 }
 
 TEST(Refusal, ADeadlineIsKeptAndNeverEarly) {
@@ -410,7 +410,7 @@ TEST(Refusal, AllPinnedAtOnceAndTheLimitStands) {
   const Error error = refusal(pool, "three");
   EXPECT_EQ(error.code, Errc::kAllPinned);
   EXPECT_NE(error.text.find("unpin one"), std::string::npos) << error.text;
-  EXPECT_EQ(count_live(pool.segment()), 2u);
+  EXPECT_EQ(count_live(segment_of(pool)), 2u);
   ASSERT_TRUE(pool.unpin("one"));
   PendingAcquire waiter = waiting(pool, "three");
   ASSERT_TRUE(pool.pin("one"));
@@ -421,7 +421,7 @@ TEST(Refusal, CoolingDownTellsHowLongAndWhyAndThenLoadsAgain) {
   const Scratch scratch;
   Pool pool = make_pool(scratch, {{"load_cooldown", "50ms..50ms"}});
   ASSERT_TRUE(ticket_for(pool, "m").fail("CUDA out of memory"));
-  const std::uint64_t cooled = find_history(pool.segment(), "m")->cooldown_until_ns;
+  const std::uint64_t cooled = find_history(segment_of(pool), "m")->cooldown_until_ns;
   const auto refused = pool.acquire("m", seconds(60));
   if (!refused) {
     EXPECT_EQ(refused.error().code, Errc::kCoolingDown);
@@ -517,13 +517,13 @@ TEST_F(WithoutCoordinator, AModelClosedByADeadOneIsOpenedAgainByWhoWantsIt) {
   const Settings settings = settings_of({});
   Pool pool = attach(seconds(600), &settings);
   load_external(pool, "m").release();
-  CoordinatorRecord& record = pool.segment().coordinator();
+  CoordinatorRecord& record = segment_of(pool).coordinator();
   Forked judge([](Forked::Child&) {});
   judge.wait();
   record.pid.store(static_cast<std::uint32_t>(judge.pid()));
   record.start_ticks.store(12345);
   record.epoch.store(3);
-  ASSERT_TRUE(close_to_leases(pool.segment(), find_backend(pool.segment(), "m")->ref, 3));
+  ASSERT_TRUE(close_to_leases(segment_of(pool), find_backend(segment_of(pool), "m")->ref, 3));
   EXPECT_TRUE(lease_on(pool, "m", seconds(0)));
 }
 
@@ -531,18 +531,18 @@ TEST_F(WithoutCoordinator, AModelClosedByALivingOneStaysClosed) {
   const Settings settings = settings_of({});
   Pool pool = attach(seconds(600), &settings);
   load_external(pool, "m").release();
-  CoordinatorRecord& record = pool.segment().coordinator();
+  CoordinatorRecord& record = segment_of(pool).coordinator();
   Forked judge([](Forked::Child& parent) { parent.hear(); });
   record.pid.store(static_cast<std::uint32_t>(judge.pid()));
   record.start_ticks.store(read_stat(judge.pid())->start_ticks);
   record.epoch.store(3);
-  const BackendRef ref = find_backend(pool.segment(), "m")->ref;
-  ASSERT_TRUE(close_to_leases(pool.segment(), ref, 3));
+  const BackendRef ref = find_backend(segment_of(pool), "m")->ref;
+  ASSERT_TRUE(close_to_leases(segment_of(pool), ref, 3));
   PendingAcquire waiter = waiting(pool, "m");
   EXPECT_EQ(state_of(pool, "m"), "evicting");
-  ASSERT_TRUE(reopen(pool.segment(), ref, 3));
+  ASSERT_TRUE(reopen(segment_of(pool), ref, 3));
   EXPECT_EQ(poll(waiter), "lease");
-  ASSERT_TRUE(close_to_leases(pool.segment(), ref, 2));  // of an epoch before this one's
+  ASSERT_TRUE(close_to_leases(segment_of(pool), ref, 2));  // of an epoch before this one's
   EXPECT_TRUE(lease_on(pool, "m", seconds(0)));
 }
 
@@ -558,7 +558,7 @@ TEST(Refusal, ReplacedOnceTheNameIsGone) {
 TEST(Refusal, NoCoordinatorWhileThePoolIsShutDownAndNotAfterItsJudgeHasDied) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
-  CoordinatorRecord& record = pool.segment().coordinator();
+  CoordinatorRecord& record = segment_of(pool).coordinator();
   Forked judge([](Forked::Child& parent) { parent.hear(); });
   record.pid.store(static_cast<std::uint32_t>(judge.pid()));
   record.start_ticks.store(read_stat(judge.pid())->start_ticks);
@@ -576,7 +576,7 @@ TEST(Acquire, StandsInLineAgainWhenItsRowWasTaken) {
   const LoadTicket ticket = ticket_for(pool, "m");
   PendingAcquire waiter = waiting(pool, "m");
   const Snapshot s = look(pool);
-  pool.segment().waiter(s.waiters[0].row).state.store(pack_half(s.waiters[0].generation, 0));
+  segment_of(pool).waiter(s.waiters[0].row).state.store(pack_half(s.waiters[0].generation, 0));
   ASSERT_TRUE(look(pool).waiters.empty());
   EXPECT_EQ(poll(waiter), "pending");
   EXPECT_EQ(look(pool).waiters.size(), 1u);

@@ -41,7 +41,7 @@ class Leases : public ::testing::Test {
 
   const Scratch scratch_;
   Pool pool_ = make_pool(scratch_);
-  const std::shared_ptr<Segment> segment_ = pool_.shared_segment();
+  const std::shared_ptr<Segment> segment_ = shared_segment_of(pool_);
   Worker* worker_ = nullptr;
   BackendRef backend_;
 };

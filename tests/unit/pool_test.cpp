@@ -1,4 +1,4 @@
-#include "modelpool/pool.hpp"
+#include "support/pool.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/time.hpp"
+#include "pool/inside.hpp"
 #include "protocol/histories.hpp"
-#include "support/pool.hpp"
 #include "support/process.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)
@@ -32,7 +32,7 @@ TEST(Pool, AttachesCreatingItIfThereIsNone) {
   options.create = true;
   auto pool = Pool::attach("p", options);
   ASSERT_TRUE(pool) << pool.error().text;
-  EXPECT_EQ(pool->segment().name(), "p");
+  EXPECT_EQ(segment_of(*pool).name(), "p");
   EXPECT_EQ(look(*pool).workers.size(), 1u);
   EXPECT_EQ(pool->limit().value(), 0u);
 }
@@ -51,8 +51,8 @@ TEST(Pool, SaysClosedAfterClose) {
   EXPECT_EQ(code_of(pool.limit()), Errc::kClosed);
   EXPECT_EQ(code_of(pool.set_limit(1)), Errc::kClosed);
   EXPECT_EQ(code_of(pool.set("idle_timeout", "1s")), Errc::kClosed);
-  EXPECT_EQ(code_of(pool.snapshot()), Errc::kClosed);
-  EXPECT_EQ(code_of(pool.wake_word()), Errc::kClosed);
+  EXPECT_EQ(code_of(look_inside(pool)), Errc::kClosed);
+  EXPECT_EQ(code_of(wake_word_of(pool)), Errc::kClosed);
   EXPECT_TRUE(look(pool).workers.empty());
 }
 
@@ -108,11 +108,11 @@ TEST(Pool, FindsAModelAgainThatWasLoadedAnew) {
   for (int i = 0; i < 3; ++i) {
     load_external(pool, "m").release();
     lease_on(pool, "m").release();
-    const BackendRef ref = find_backend(pool.segment(), "m")->ref;
-    ASSERT_TRUE(close_to_leases(pool.segment(), ref, 1) && commit_stop(pool.segment(), ref, 1));
-    ASSERT_TRUE(mark_gone(pool.segment(), ref) && free_slot(pool.segment(), ref));
+    const BackendRef ref = find_backend(segment_of(pool), "m")->ref;
+    ASSERT_TRUE(close_to_leases(segment_of(pool), ref, 1) && commit_stop(segment_of(pool), ref, 1));
+    ASSERT_TRUE(mark_gone(segment_of(pool), ref) && free_slot(segment_of(pool), ref));
     load_external(pool, "in its slot").release();
-    const BackendRef next = find_backend(pool.segment(), "in its slot")->ref;
+    const BackendRef next = find_backend(segment_of(pool), "in its slot")->ref;
     EXPECT_EQ(next.index, ref.index);
     EXPECT_EQ(code_of(pool.acquire("m", seconds(0),
                                    [] {
@@ -121,8 +121,9 @@ TEST(Pool, FindsAModelAgainThatWasLoadedAnew) {
                                      return options;
                                    }())),
               Errc::kNotLoaded);
-    ASSERT_TRUE(close_to_leases(pool.segment(), next, 1) && commit_stop(pool.segment(), next, 1));
-    ASSERT_TRUE(mark_gone(pool.segment(), next) && free_slot(pool.segment(), next));
+    ASSERT_TRUE(close_to_leases(segment_of(pool), next, 1) &&
+                commit_stop(segment_of(pool), next, 1));
+    ASSERT_TRUE(mark_gone(segment_of(pool), next) && free_slot(segment_of(pool), next));
   }
 }
 
@@ -148,7 +149,7 @@ TEST(Pool, MayBeUsedByManyThreadsAtOnce) {
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(loads, 4);
   EXPECT_TRUE(nothing_left_but(pool, {getpid()}));
-  EXPECT_EQ(findings(pool.shared_segment(), true), "");
+  EXPECT_EQ(findings(shared_segment_of(pool), true), "");
 }
 
 TEST(Lease, ThatIsNoneDoesNothing) {
@@ -179,22 +180,22 @@ TEST(Lease, SaysThatItIsLostWhenItsBackendWasStopped) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
   Lease lease = load_external(pool, "m");
-  const BackendRef ref = find_backend(pool.segment(), "m")->ref;
+  const BackendRef ref = find_backend(segment_of(pool), "m")->ref;
   StopRecord why;
   why.generation = ref.generation;
   why.reason = Reason::kBusy;
-  pool.segment().backend(ref.index).stop.publish(why);
-  ASSERT_TRUE(close_to_leases(pool.segment(), ref, 1));
+  segment_of(pool).backend(ref.index).stop.publish(why);
+  ASSERT_TRUE(close_to_leases(segment_of(pool), ref, 1));
   EXPECT_TRUE(lease.progress());  // it may still be opened again
-  ASSERT_TRUE(commit_stop(pool.segment(), ref, 1));
+  ASSERT_TRUE(commit_stop(segment_of(pool), ref, 1));
   const auto lost = lease.progress();
   EXPECT_EQ(code_of(lost), Errc::kLeaseLost);
   EXPECT_NE(text_of(lost).find("(busy)"), std::string::npos);
   // It names the slot until it is released: nobody else gets that before.
-  ASSERT_TRUE(mark_gone(pool.segment(), ref));
-  EXPECT_TRUE(any_lease_names(pool.segment(), ref));
+  ASSERT_TRUE(mark_gone(segment_of(pool), ref));
+  EXPECT_TRUE(any_lease_names(segment_of(pool), ref));
   lease.release();
-  EXPECT_FALSE(any_lease_names(pool.segment(), ref));
+  EXPECT_FALSE(any_lease_names(segment_of(pool), ref));
 }
 
 TEST(LoadTicket, ThatIsNoneSaysClosed) {
@@ -248,16 +249,16 @@ TEST(PoolSettings, AreSetAllOrNone) {
   Pool pool = make_pool(scratch);
   ASSERT_TRUE(pool.set({{"max-backends", "7"}, {"idle_timeout", "2.5s"}}));
   EXPECT_EQ(pool.limit().value(), 7u);
-  const Settings* settings = current_settings(pool.segment());
+  const Settings* settings = current_settings(segment_of(pool));
   EXPECT_EQ(settings->get(Setting::kIdleTimeout), 2500 * kMillisecond_ns);
   EXPECT_EQ(settings->pool.origin[static_cast<std::size_t>(Setting::kIdleTimeout)].kind,
             OriginKind::kSet);
-  const std::uint64_t generation = pool.segment().settings().settings.generation();
+  const std::uint64_t generation = segment_of(pool).settings().settings.generation();
   EXPECT_EQ(code_of(pool.set({{"max_backends", "3"}, {"idle_timeout", "soon"}})), Errc::kInvalid);
   EXPECT_EQ(code_of(pool.set({{"max_backends", "3"}, {"no_such_setting", "1"}})), Errc::kInvalid);
   EXPECT_EQ(code_of(pool.set("max_backends", "-1")), Errc::kInvalid);
   EXPECT_EQ(pool.limit().value(), 7u);
-  EXPECT_EQ(pool.segment().settings().settings.generation(), generation);
+  EXPECT_EQ(segment_of(pool).settings().settings.generation(), generation);
 }
 
 TEST(PoolSettings, ThatChangeWakeWhoWaits) {
@@ -277,12 +278,12 @@ TEST(Touch, GoesToTheModelsNewBackendWhenTheOldOneCannotBeKilled) {
   Pool pool = make_pool(scratch);
   load_external(pool, "m").release();
   ASSERT_TRUE(pool.touch("m"));  // this thread knows slot 0
-  BackendRecord& old = pool.segment().backend(0);
-  const StateWord ready = load_state(pool.segment(), 0);
+  BackendRecord& old = segment_of(pool).backend(0);
+  const StateWord ready = load_state(segment_of(pool), 0);
   old.state.store(StateWord{ready.generation, 0, BackendState::kStopping}.pack());
   old.model_hash.store(kHashOverdue);
   load_external(pool, "m").release();
-  const auto used = [&] { return latest_use_ns(pool.segment(), 1); };
+  const auto used = [&] { return latest_use_ns(segment_of(pool), 1); };
   const std::uint64_t before = used();
   while (stamp_now_ns() <= before) std::this_thread::yield();
   ASSERT_TRUE(pool.touch("m"));
@@ -414,11 +415,11 @@ TEST(Reset, AChangedLoadCooldownForgetsForTheModelsItIsOf) {
   ASSERT_TRUE(pool.set("idle_timeout", "1h"));
   ASSERT_TRUE(pool.set("load_cooldown", "1h..1h"));  // as it was
   EXPECT_TRUE(cools("big-1") && cools("small-1"));
-  Settings settings = *current_settings(pool.segment());
+  Settings settings = *current_settings(segment_of(pool));
   settings.rule_count = 1;
   set_field(&settings.rules[0].glob, "big-*");
   settings.rules[0].overrides.set(Setting::kLoadCooldown, pack_cooldown(1000, 2000));
-  ASSERT_TRUE(publish_settings(pool.segment(), settings));
+  ASSERT_TRUE(publish_settings(segment_of(pool), settings));
   EXPECT_FALSE(cools("big-1"));
   EXPECT_TRUE(cools("small-1"));
   ASSERT_TRUE(pool.set("load_cooldown", "off"));
@@ -428,7 +429,7 @@ TEST(Reset, AChangedLoadCooldownForgetsForTheModelsItIsOf) {
 TEST(FailedLoad, IsCountedOnceForEachBackend) {
   const Scratch scratch;
   Pool pool = make_pool(scratch, {{"load_cooldown", "10s..5m"}});
-  const Segment& segment = pool.segment();
+  const Segment& segment = segment_of(pool);
   const auto failures = [&] { return find_history(segment, "m")->failures; };
   auto lock = segment.lock_structure();
   const std::uint64_t now = now_ns();
@@ -463,9 +464,9 @@ TEST(P2ALeasePins, ALoadersOwnLeaseProtectsAFreshModelFromItsWaiters) {
   ReadyOptions external;
   external.external = true;
   const Lease lease = ticket.ready("127.0.0.1:1", external).value();
-  const BackendRef ref = find_backend(pool.segment(), "m")->ref;
-  ASSERT_TRUE(close_to_leases(pool.segment(), ref, 1));
-  EXPECT_TRUE(any_lease_names(pool.segment(), ref));
+  const BackendRef ref = find_backend(segment_of(pool), "m")->ref;
+  ASSERT_TRUE(close_to_leases(segment_of(pool), ref, 1));
+  EXPECT_TRUE(any_lease_names(segment_of(pool), ref));
 }
 
 TEST(LoadTicket, GivenBackIsNoFailureAndGoesToTheNext) {

@@ -76,7 +76,7 @@ TEST(Snapshot, TakesReadyForTheLastUseOfABackendThatWasNeverUsed) {
   Pool pool = make_pool(scratch);
   const Lease lease = load_external(pool, "m");
   // What an earlier backend in this slot, or an earlier owner of the row, left behind.
-  pool.segment().last_used(5, 0).store(17);
+  segment_of(pool).last_used(5, 0).store(17);
   const BackendView backend = *look(pool).find_model("m");
   EXPECT_EQ(backend.last_used_ns, backend.ready_ns);
 }
@@ -86,7 +86,7 @@ TEST(Snapshot, TakesTheLatestUseOfAnyRow) {
   Pool pool = make_pool(scratch);
   load_external(pool, "m").release();
   const std::uint64_t later = now_ns();
-  pool.segment().last_used(pool.segment().coordinator_row(), 0).store(later);
+  segment_of(pool).last_used(segment_of(pool).coordinator_row(), 0).store(later);
   EXPECT_EQ(look(pool).find_model("m")->last_used_ns, later);
 }
 
@@ -110,7 +110,7 @@ TEST(Snapshot, ListsWaitersAsTheyCame) {
 TEST(Snapshot, ReadAgainShowsWhatChanged) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
-  SnapshotReader reader(pool.shared_segment());
+  SnapshotReader reader(shared_segment_of(pool));
   EXPECT_TRUE(reader.read().backends.empty());
   for (int life = 0; life < 3; ++life) {
     Lease lease = load_external(pool, "m" + std::to_string(life));
@@ -120,11 +120,11 @@ TEST(Snapshot, ReadAgainShowsWhatChanged) {
     lease.release();
     EXPECT_EQ(reader.read().backends[0].in_flight, 0u);
     const BackendRef ref = reader.read().backends[0].ref;
-    ASSERT_TRUE(close_to_leases(pool.segment(), ref, 1));
+    ASSERT_TRUE(close_to_leases(segment_of(pool), ref, 1));
     EXPECT_EQ(reader.read().backends[0].state.state, BackendState::kEvicting);
-    ASSERT_TRUE(commit_stop(pool.segment(), ref, 1) && mark_gone(pool.segment(), ref));
+    ASSERT_TRUE(commit_stop(segment_of(pool), ref, 1) && mark_gone(segment_of(pool), ref));
     EXPECT_EQ(reader.read().live(), 0u);
-    ASSERT_TRUE(free_slot(pool.segment(), ref));
+    ASSERT_TRUE(free_slot(segment_of(pool), ref));
     EXPECT_TRUE(reader.read().backends.empty());
   }
 }
@@ -140,15 +140,15 @@ TEST(Snapshot, IsSoundAtAnyInstantOfABusyPool) {
       while (!stop) {
         load_external(pool, model).release();
         for (int i = 0; i < 20; ++i) lease_on(pool, model).release();
-        const BackendRef ref = find_backend(pool.segment(), model)->ref;
-        if (!close_to_leases(pool.segment(), ref, 1) || !commit_stop(pool.segment(), ref, 1) ||
-            !mark_gone(pool.segment(), ref) || !free_slot(pool.segment(), ref)) {
+        const BackendRef ref = find_backend(segment_of(pool), model)->ref;
+        if (!close_to_leases(segment_of(pool), ref, 1) || !commit_stop(segment_of(pool), ref, 1) ||
+            !mark_gone(segment_of(pool), ref) || !free_slot(segment_of(pool), ref)) {
           return;
         }
       }
     });
   }
-  SnapshotReader reader(pool.shared_segment());
+  SnapshotReader reader(shared_segment_of(pool));
   std::string found;
   for (int i = 0; i < 3000 && found.empty(); ++i) {
     for (const std::string& finding : check_invariants(reader.read(), false))
@@ -164,7 +164,7 @@ TEST(P12LookingChangesNothing, ASnapshotTakesNoLockAndCountsAsNoUse) {
   Pool pool = make_pool(scratch);
   load_external(pool, "m").release();
   Forked holder([&](Forked::Child& parent) {
-    const auto lock = pool.segment().lock_structure();
+    const auto lock = segment_of(pool).lock_structure();
     parent.say("locked");
     parent.hear();
   });
@@ -208,7 +208,7 @@ class Damage : public ::testing::Test {
 
   const Scratch scratch_;
   Pool pool_ = make_pool(scratch_);
-  const std::shared_ptr<Segment> segment_ = pool_.shared_segment();
+  const std::shared_ptr<Segment> segment_ = shared_segment_of(pool_);
   Lease lease_;
   LoadTicket ticket_;
   std::vector<PendingAcquire> pending_;

@@ -224,7 +224,7 @@ TEST(WorkerLiveness, IsDeathOnlyWhenProved) {
 TEST(ClearWorkerRow, EndsEverythingTheDeadWorkerLeft) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
-  const auto segment = pool.shared_segment();
+  const auto segment = shared_segment_of(pool);
   load_external(pool, "m").release();
   const LoadTicket ticket = ticket_for(pool, "waited for");
   Worker& dead = attach_worker(segment);
@@ -255,8 +255,8 @@ TEST(ClearWorkerRow, LeavesTheRowsOfOthersAlone) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
   Lease mine = load_external(pool, "m");
-  Worker& dead = attach_worker(pool.shared_segment());
-  EXPECT_EQ(clear_worker_row(pool.segment(), dead.ref(), pool.segment().coordinator_row()), 0u);
+  Worker& dead = attach_worker(shared_segment_of(pool));
+  EXPECT_EQ(clear_worker_row(segment_of(pool), dead.ref(), segment_of(pool).coordinator_row()), 0u);
   EXPECT_TRUE(mine.progress());
   EXPECT_EQ(look(pool).leases.size(), 1u);
 }
@@ -276,7 +276,7 @@ TEST(ClearWorkerRow, DoesNotFreeARowThatHasANewOwner) {
 TEST(Attach, ReclaimsTheRowsOfAnEarlierImageOfThisProcess) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
-  const auto segment = pool.shared_segment();
+  const auto segment = shared_segment_of(pool);
   load_external(pool, "m").release();
   Worker& earlier = attach_worker(segment);
   LeaseRef lease;

@@ -12,7 +12,7 @@
 #include "base/time.hpp"
 #include "command.hpp"
 #include "json/event_json.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 #include "protocol/histories.hpp"
 
 namespace modelpool::poolctl {
@@ -182,7 +182,7 @@ int interrupted(const std::string& model, SignalInbox& inbox) {
 // " (exit status 1)", once whoever reaps the process has said so; "" if that stays unknown.
 std::string how_it_ended(Pool& pool, const std::string& model, pid_t pid) {
   for (const std::uint64_t until = now_ns() + kReapMax_ns; now_ns() < until; poll(nullptr, 0, 5)) {
-    const auto snapshot = pool.snapshot();
+    const auto snapshot = look_inside(pool);
     if (!snapshot) break;
     for (const BackendView& backend : snapshot->backends) {
       if (backend.process.pid != pid || backend.model != model) continue;
@@ -253,7 +253,7 @@ class Load {
   std::uint64_t until_ns() const {
     if (options_.has_timeout()) return add_ns(begun_ns_, options_.timeout_ns);
     static const Settings kDefaults;
-    const Settings* settings = current_settings(pool_.segment());
+    const Settings* settings = current_settings(segment_of(pool_));
     const std::uint64_t limit =
         effective_settings(settings != nullptr ? *settings : kDefaults, options_.model, nullptr)
             .get(Setting::kLoadTimeout);
@@ -263,7 +263,7 @@ class Load {
   // While others wait for the model it is loaded for them: they would only begin anew.
   Answer ask(const LoadTicket& ticket, const Plan& plan, const ProcessHandle& process,
              std::uint64_t until, Listener* listener) {
-    const Segment& segment = pool_.segment();
+    const Segment& segment = segment_of(pool_);
     std::string token;
     if (const auto found = find_backend(segment, options_.model)) {
       token = segment.token(found->ref.index, found->ref.generation);
@@ -319,7 +319,7 @@ class Load {
     std::string reason = "it ended before it was ready";
     if (auto failed = ticket.fail(reason); !failed) {  // the pool knows how it ended
       // The coordinator ended the load first, and knows why.
-      const auto history = find_history(pool_.segment(), options_.model);
+      const auto history = find_history(segment_of(pool_), options_.model);
       if (!history || history->failures == 0) {
         complain(failed.error().text);
         return kLeaseRefused;
@@ -357,7 +357,7 @@ Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inb
   auto grant = pool.acquire(options.model, wait, asked);
   // The default is for the wait; a load, somebody else's too, may take as long as the pool lets it.
   while (!grant && grant.error().code == Errc::kTimeout && !options.has_timeout() &&
-         is_loading(pool.segment(), options.model)) {
+         is_loading(segment_of(pool), options.model)) {
     grant = pool.acquire(options.model, wait, asked);
   }
   if (!grant && grant.error().code == Errc::kNotLoaded) {

@@ -415,7 +415,7 @@ Result<> write_rows(T* rows, std::size_t row_bytes, std::size_t capacity, std::s
 Result<Snapshot> look(modelpool_pool pool) {
   auto held = hold(pool);
   if (!held) return fail(held.error());
-  return (**held)->pool.snapshot();
+  return look_inside((**held)->pool);
 }
 
 std::int32_t pid_of(std::uint64_t pid) { return static_cast<std::int32_t>(pid); }
@@ -708,7 +708,7 @@ modelpool_code modelpool_wait_fd(modelpool_pool pool, int* fd, modelpool_error* 
     auto held = hold(pool);
     if (!held) return fail(held.error());
     PoolState& state = ***held;
-    auto word = state.pool.wake_word();
+    auto word = wake_word_of(state.pool);
     if (!word) return fail(word.error());
     const Turn turn;
     if (state.own_wait_fd() == nullptr) {
@@ -925,7 +925,7 @@ modelpool_code modelpool_get(modelpool_pool pool, const char* name, char* value,
     if (info == nullptr) {
       return invalid("unable to get " + quote(*setting) + ": " + no_such_setting(*setting));
     }
-    const Settings* settings = current_settings((**held)->pool.segment());
+    const Settings* settings = current_settings(segment_of((**held)->pool));
     const std::string text =
         format_setting(*info, settings == nullptr ? info->default_value : settings->get(info->id));
     if (text.size() >= value_bytes) {
@@ -966,8 +966,8 @@ modelpool_code modelpool_get_status(modelpool_pool pool, modelpool_status* statu
   return answer(error, [&]() -> Result<> {
     auto held = hold(pool);
     if (!held) return fail(held.error());
-    const Segment& segment = (**held)->pool.segment();
-    auto snapshot = (**held)->pool.snapshot();
+    const Segment& segment = segment_of((**held)->pool);
+    auto snapshot = look_inside((**held)->pool);
     if (!snapshot) return fail(snapshot.error());
     CoordinatorIdentity coordinator;
     const Liveness alive = coordinator_liveness(segment, &coordinator);
@@ -1038,7 +1038,7 @@ modelpool_code modelpool_list_events(modelpool_pool pool, uint64_t first, modelp
   return answer(error, [&]() -> Result<> {
     auto held = hold(pool);
     if (!held) return fail(held.error());
-    const auto events = read_events((**held)->pool.segment(), first);
+    const auto events = read_events(segment_of((**held)->pool), first);
     return write_rows(rows, row_bytes, capacity, count, events.size(),
                       [&](std::size_t i) { return event_row(events[i]); });
   });

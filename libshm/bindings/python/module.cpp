@@ -69,7 +69,7 @@ struct PoolObject : Zeroed {
   std::shared_ptr<Waits> waits_of(Pool& open_pool) {
     leave_inherited(forks, waits);
     if (!waits) {
-      const HalfWord* wake = unwrap(open_pool.wake_word());
+      const HalfWord* wake = unwrap(wake_word_of(open_pool));
       waits = std::make_shared<Waits>(const_cast<HalfWord&>(*wake));
       forks = fork_count();
     }
@@ -510,7 +510,7 @@ std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir
 template <class MakeJson>
 py::object tables(const PoolObject& self, const MakeJson& make) {
   return to_python(unwrap(without_gil(self, [&](Pool& pool) -> Result<Json> {
-    const auto snapshot = pool.snapshot();
+    const auto snapshot = look_inside(pool);
     if (!snapshot) return fail(snapshot.error());
     return make(pool, *snapshot);
   })));
@@ -520,7 +520,7 @@ py::object events(const PoolObject& self, const py::object& since) {
   const std::uint64_t first = count_of(since, "since");
   return to_python(without_gil(self, [first](Pool& pool) {
     Json json = Json::array();
-    for (const EventView& event : read_events(pool.segment(), first)) {
+    for (const EventView& event : read_events(segment_of(pool), first)) {
       json.push_back(Json::parse(event_json(event.sequence, event.data)));
     }
     return json;
@@ -539,7 +539,7 @@ py::object get_setting(const PoolObject& self, const py::object& name) {
     raise_invalid("unable to get " + quote(wanted) + ": " + no_such_setting(wanted));
   }
   const std::shared_ptr<Pool> pool = self.get();
-  const Settings* settings = current_settings(pool->segment());
+  const Settings* settings = current_settings(segment_of(*pool));
   return setting_value(*info, settings == nullptr ? info->default_value : settings->get(info->id));
 }
 
@@ -645,7 +645,8 @@ void define_pool(py::module_& module) {
   pool.def(
       "status",
       [](const PoolObject& self) {
-        return tables(self, [](Pool& p, const Snapshot& s) { return status_json(p.segment(), s); });
+        return tables(self,
+                      [](Pool& p, const Snapshot& s) { return status_json(segment_of(p), s); });
       },
       "status(self)\n--\n\nAs `poolctl -o json status`.\n\n"
       ">>> pool.status()[\"coordinator\"][\"alive\"]\n"
