@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "base/text.hpp"
 #include "base/time.hpp"
 
 namespace modelpool {

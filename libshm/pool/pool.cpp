@@ -6,6 +6,8 @@
 
 #include "base/nearest.hpp"
 #include "base/time.hpp"
+#include "pool/change_settings.hpp"
+#include "pool/inside.hpp"
 #include "pool/known_models.hpp"
 #include "protocol/histories.hpp"
 
@@ -201,7 +203,7 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
     if (polled->has_value()) {
       if (auto* lease = std::get_if<Lease>(&**polled)) {
         if (KnownModels* models = known_models()) {
-          models->put(KnownModels::key(*lease->ref_.worker, hash), lease->ref_.backend);
+          models->put(KnownModels::key(*lease->ref_->worker, hash), lease->ref_->backend);
         }
       }
       return std::move(**polled);
@@ -211,12 +213,17 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
 }
 
 Result<PendingAcquire> Pool::begin_acquire(std::string_view model, Deadline deadline,
-                                           const AcquireOptions& options, bool wake_worker) {
-  if (!impl_) return closed("pool");
+                                           const AcquireOptions& options) {
+  return Inside::begin_acquire(*this, model, deadline, options, false);
+}
+
+Result<PendingAcquire> Inside::begin_acquire(Pool& pool, std::string_view model, Deadline deadline,
+                                             const AcquireOptions& options, bool wake_worker) {
+  if (!pool.impl_) return closed("pool");
   if (auto ok = check_request(model, options); !ok) return fail(ok.error());
-  auto worker = impl_->attached();
+  auto worker = pool.impl_->attached();
   if (!worker) return fail(worker.error());
-  AcquisitionOptions asked = impl_->acquisition_options(deadline, options);
+  AcquisitionOptions asked = pool.impl_->acquisition_options(deadline, options);
   asked.wake_worker = wake_worker;
   return PendingAcquire(
       std::make_unique<PendingAcquire::State>(**worker, std::string(model), std::move(asked)));
@@ -307,19 +314,19 @@ Result<> Pool::set(const std::vector<std::pair<std::string, std::string>>& value
   return change_settings(*impl_->segment, values, Origin{OriginKind::kSet, 0});
 }
 
-Result<Snapshot> Pool::snapshot() {
-  if (!impl_) return closed("pool");
-  if (impl_->closed.load()) return closed("pool");
-  SnapshotReader reader(impl_->segment);
+// --- Inside --------------------------------------------------------------------------------------
+
+const std::shared_ptr<Segment>& Inside::segment(const Pool& pool) { return pool.impl_->segment; }
+
+Result<Snapshot> Inside::snapshot(const Pool& pool) {
+  if (!pool.impl_ || pool.impl_->closed.load()) return closed("pool");
+  SnapshotReader reader(pool.impl_->segment);
   return reader.read();
 }
 
-const Segment& Pool::segment() const { return *impl_->segment; }
-std::shared_ptr<Segment> Pool::shared_segment() const { return impl_->segment; }
-
-Result<const HalfWord*> Pool::wake_word() {
-  if (!impl_) return closed("pool");
-  auto worker = impl_->attached();
+Result<const HalfWord*> Inside::wake_word(Pool& pool) {
+  if (!pool.impl_) return closed("pool");
+  auto worker = pool.impl_->attached();
   if (!worker) return fail(worker.error());
   return &(*worker)->record().wake;
 }

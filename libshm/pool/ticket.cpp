@@ -6,8 +6,9 @@
 
 #include "base/listener.hpp"
 #include "base/time.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/spawn.hpp"
 
 namespace modelpool {
 namespace {
@@ -150,47 +151,48 @@ bool any_worker_in_group(const Segment& segment, pid_t group) {
 Lease& Lease::operator=(Lease&& other) noexcept {
   if (this != &other) {
     release();
-    ref_ = other.ref_;
-    other.ref_.worker = nullptr;
+    ref_ = std::move(other.ref_);
   }
   return *this;
 }
 
 void Lease::release() {
-  if (ref_.worker == nullptr) return;
-  end_lease(ref_);
-  ref_.worker = nullptr;
+  if (ref_->worker == nullptr) return;
+  end_lease(*ref_);
+  ref_->worker = nullptr;
 }
 
 std::string Lease::model() const {
-  return ref_.worker == nullptr ? std::string()
-                                : ref_.worker->segment().backend(ref_.backend.index).model.load();
+  return ref_->worker == nullptr
+             ? std::string()
+             : ref_->worker->segment().backend(ref_->backend.index).model.load();
 }
 
 std::string Lease::address() const {
-  return ref_.worker == nullptr ? std::string()
-                                : ref_.worker->segment().backend(ref_.backend.index).address.load();
+  return ref_->worker == nullptr
+             ? std::string()
+             : ref_->worker->segment().backend(ref_->backend.index).address.load();
 }
 
 pid_t Lease::pid() const {
-  if (ref_.worker == nullptr) return 0;
+  if (ref_->worker == nullptr) return 0;
   // acquire: written before the READY this lease validated
   return static_cast<pid_t>(
-      ref_.worker->segment().backend(ref_.backend.index).pid.load(std::memory_order_acquire));
+      ref_->worker->segment().backend(ref_->backend.index).pid.load(std::memory_order_acquire));
 }
 
 Result<> Lease::progress() {
-  if (ref_.worker == nullptr || !ref_.worker->owned()) return closed("lease");
-  record_progress(ref_);
-  const StateWord state = load_state(ref_.worker->segment(), ref_.backend.index);
-  if (state.generation == ref_.backend.generation &&
+  if (ref_->worker == nullptr || !ref_->worker->owned()) return closed("lease");
+  record_progress(*ref_);
+  const StateWord state = load_state(ref_->worker->segment(), ref_->backend.index);
+  if (state.generation == ref_->backend.generation &&
       (state.state == BackendState::kReady || state.state == BackendState::kEvicting)) {
     return {};
   }
-  const BackendRecord& record = ref_.worker->segment().backend(ref_.backend.index);
+  const BackendRecord& record = ref_->worker->segment().backend(ref_->backend.index);
   const StopRecord stop = record.stop.load();
   std::string why = "its backend was stopped";
-  if (stop.generation == ref_.backend.generation && stop.reason != Reason::kNone) {
+  if (stop.generation == ref_->backend.generation && stop.reason != Reason::kNone) {
     why += " (" + std::string(reason_name(stop.reason)) + ")";
   }
   return fail(Errc::kLeaseLost,
@@ -199,12 +201,12 @@ Result<> Lease::progress() {
 
 // --- LoadTicket ----------------------------------------------------------------------------------
 
-LoadTicket::LoadTicket(TicketRef ref, std::string model, std::string tag,
+LoadTicket::LoadTicket(const TicketRef& ref, std::string model, std::string tag,
                        std::uint64_t busy_limit_ns)
     : ref_(ref), model_(std::move(model)), tag_(std::move(tag)), busy_limit_ns_(busy_limit_ns) {}
 
 LoadTicket::LoadTicket(LoadTicket&& other) noexcept
-    : ref_(std::exchange(other.ref_, TicketRef{})),
+    : ref_(std::move(other.ref_)),
       model_(std::move(other.model_)),
       tag_(std::move(other.tag_)),
       busy_limit_ns_(other.busy_limit_ns_),
@@ -212,8 +214,8 @@ LoadTicket::LoadTicket(LoadTicket&& other) noexcept
 
 LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
   if (this != &other) {
-    if (ref_.worker != nullptr) static_cast<void>(give_back());
-    ref_ = std::exchange(other.ref_, TicketRef{});
+    if (ref_->worker != nullptr) static_cast<void>(give_back());
+    ref_ = std::move(other.ref_);
     model_ = std::move(other.model_);
     tag_ = std::move(other.tag_);
     busy_limit_ns_ = other.busy_limit_ns_;
@@ -223,19 +225,19 @@ LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
 }
 
 LoadTicket::~LoadTicket() {
-  if (ref_.worker != nullptr) static_cast<void>(give_back());
+  if (ref_->worker != nullptr) static_cast<void>(give_back());
 }
 
 Result<> LoadTicket::check() const {
-  if (ref_.worker == nullptr || !ref_.worker->owned()) return closed("ticket");
+  if (ref_->worker == nullptr || !ref_->worker->owned()) return closed("ticket");
   return {};
 }
 
 void LoadTicket::let_go() {
-  const Segment& segment = ref_.worker->segment();
-  give_up(segment, ref_.backend, ref_.worker->owner_word());
-  ref_.worker->drop();
-  ref_ = TicketRef{};
+  const Segment& segment = ref_->worker->segment();
+  give_up(segment, ref_->backend, ref_->worker->owner_word());
+  ref_->worker->drop();
+  *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
   wake_line(segment);
   ring(segment);
@@ -243,7 +245,7 @@ void LoadTicket::let_go() {
 
 std::uint32_t LoadTicket::waiting() const {
   if (!check()) return 0;
-  const Segment& segment = ref_.worker->segment();
+  const Segment& segment = ref_->worker->segment();
   const std::uint64_t hash = hash_name(model_);
   const std::uint64_t now = now_ns();
   std::uint32_t count = 0;
@@ -265,9 +267,9 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
                                                ": process " + std::to_string(pid_) +
                                                " was started already");
   }
-  Worker& worker = *ref_.worker;
+  Worker& worker = *ref_->worker;
   const std::shared_ptr<Segment>& segment = worker.shared_segment();
-  const BackendRef backend = ref_.backend;
+  const BackendRef backend = ref_->backend;
   SpawnOptions with_token = options;
   with_token.env.push_back("MODELPOOL_BACKEND=" +
                            segment->token(backend.index, backend.generation));
@@ -296,7 +298,7 @@ Result<> LoadTicket::started(pid_t pid) {
                                                ": process " + std::to_string(pid_) +
                                                " was started already");
   }
-  const Segment& segment = ref_.worker->segment();
+  const Segment& segment = ref_->worker->segment();
   // Opened before it is examined: what is examined is what will be signalled (P7).
   auto handle = pid > 1 ? ProcessHandle::open(pid)
                         : Result<ProcessHandle>(modelpool::fail(Errc::kInvalid, ""));
@@ -308,7 +310,7 @@ Result<> LoadTicket::started(pid_t pid) {
   }
   if (!handle) return modelpool::fail(handle.error());
   const bool whole_group = stat->group == pid && !any_worker_in_group(segment, pid);
-  if (auto ok = record_start(segment, ref_.backend, ref_.worker->owner_word(),
+  if (auto ok = record_start(segment, ref_->backend, ref_->worker->owner_word(),
                              Started{handle->identity(), whole_group ? pid : 0, false});
       !ok) {
     return ok;
@@ -321,14 +323,14 @@ Result<> LoadTicket::started(pid_t pid) {
 Result<> LoadTicket::check_listener(std::string_view address) const {
   if (auto ok = check(); !ok) return ok;
   if (pid_ == 0) return {};
-  return refuse_another(listener_of(ref_, pid_, address), model_, address);
+  return refuse_another(listener_of(*ref_, pid_, address), model_, address);
 }
 
 // Two processes at one address: one of them would answer for the other. External backends are the
 // application's to know: one server may serve several models.
 Result<> LoadTicket::publish_alone(std::string_view address, const ReadyOptions& options) {
   constexpr int kAttempts = 16;  // others become ready meanwhile; then the last look counts
-  const Segment& segment = ref_.worker->segment();
+  const Segment& segment = ref_->worker->segment();
   for (int attempt = 1;; ++attempt) {
     const Addresses addresses = look_at_addresses(segment, address);
     if (addresses.model_at) {
@@ -341,7 +343,7 @@ Result<> LoadTicket::publish_alone(std::string_view address, const ReadyOptions&
     // is stopped, and a good load does not fail for that.
     const auto lock = segment.lock_structure();
     if (lock && attempt < kAttempts && !are_all_seen(segment, addresses)) continue;
-    return publish_ready(segment, ref_.backend, ref_.worker->owner_word(), address, options);
+    return publish_ready(segment, ref_->backend, ref_->worker->owner_word(), address, options);
   }
 }
 
@@ -353,32 +355,32 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
                            "unable to make " + escape(model_) +
                                " ready: a label is at most 31 bytes of printable UTF-8");
   }
-  Worker& worker = *ref_.worker;
+  Worker& worker = *ref_->worker;
   const Segment& segment = worker.segment();
   const bool has_process = pid_ != 0 && !options.external;
   if (has_process && !options.any_listener) {
-    const Listener found = listener_of(ref_, pid_, address);
+    const Listener found = listener_of(*ref_, pid_, address);
     if (auto ok = refuse_another(found, model_, address); !ok) return modelpool::fail(ok.error());
     // Whose it is may not be to be told: then the loader is believed, and the record says so.
-    if (found.by != ListenedBy::kBackend) add_trait(segment, ref_.backend, kTraitUnproved);
+    if (found.by != ListenedBy::kBackend) add_trait(segment, ref_->backend, kTraitUnproved);
   }
   // The loader's lease first: the fresh backend must not be the next victim of its own waiters.
   LeaseRef lease;
-  if (publish_lease(worker, ref_.backend, busy_limit_ns_, tag_, &lease) != BeginResult::kGranted) {
+  if (publish_lease(worker, ref_->backend, busy_limit_ns_, tag_, &lease) != BeginResult::kGranted) {
     return modelpool::fail(Errc::kTableFull,
                            "unable to make " + escape(model_) +
                                " ready: this worker has no free lease; release some first");
   }
   const Result<> published =
       has_process ? publish_alone(address, options)
-                  : publish_ready(segment, ref_.backend, worker.owner_word(), address, options);
+                  : publish_ready(segment, ref_->backend, worker.owner_word(), address, options);
   if (!published) {
     withdraw_lease(lease);
     if (published.error().code == Errc::kTicketLost) let_go();  // its slot waits for that
     return modelpool::fail(published.error());
   }
   worker.drop();
-  ref_ = TicketRef{};
+  *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
   ring(segment);
   return Lease(lease);
@@ -386,30 +388,30 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
 
 Result<> LoadTicket::fail(std::string_view reason) {
   if (auto ok = check(); !ok) {
-    ref_ = TicketRef{};
+    *ref_ = TicketRef{};
     return ok;
   }
-  const Segment& segment = ref_.worker->segment();
-  const std::uint32_t owner = ref_.worker->owner_word();
+  const Segment& segment = ref_->worker->segment();
+  const std::uint32_t owner = ref_->worker->owner_word();
   bool failed = false;
   {
     auto lock = segment.lock_structure();
     if (!lock) return modelpool::fail(lock.error());  // the ticket stays
-    const StateWord state = load_state(segment, ref_.backend.index);
+    const StateWord state = load_state(segment, ref_->backend.index);
     const bool still_ours =
-        state.generation == ref_.backend.generation && state.owner == owner &&
+        state.generation == ref_->backend.generation && state.owner == owner &&
         (state.state == BackendState::kReserved || state.state == BackendState::kStarting);
-    failed = still_ours && fail_load(segment, *lock, model_, ref_.backend, reason, now_ns(),
-                                     [&] { return give_up(segment, ref_.backend, owner); });
+    failed = still_ours && fail_load(segment, *lock, model_, ref_->backend, reason, now_ns(),
+                                     [&] { return give_up(segment, ref_->backend, owner); });
   }
-  const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_.backend));
+  const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_->backend));
   let_go();
   return result;
 }
 
 Result<> LoadTicket::give_back() {
   if (auto ok = check(); !ok) {
-    ref_ = TicketRef{};
+    *ref_ = TicketRef{};
     return ok;
   }
   let_go();

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/time.hpp"
+#include "modelpool/pool.hpp"
 
 namespace modelpool {
 namespace {

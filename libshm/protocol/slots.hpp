@@ -31,6 +31,8 @@
 
 namespace modelpool {
 
+struct ReadyOptions;
+
 // A slot that is not overdue: a backend that could not be killed for stop_grace plus this much no
 // longer blocks its own model (it still counts).
 inline constexpr std::uint64_t kUnkillableAfterGrace_ns = 10 * kSecond_ns;
@@ -69,17 +71,6 @@ Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owne
 // The program could not be executed: the ticket is as before record_start.
 Result<> forget_start(const Segment& segment, BackendRef ref, std::uint32_t owner);
 
-struct ReadyOptions {
-  std::uint64_t size_bytes = 0;  // 0 = unknown
-  bool pinned = false;
-  bool external = false;  // without a process: counted and leased, never signalled
-  // Whoever listens at the address answers for the backend: the proxy of a container, a service that
-  // the process only started. Otherwise a listener that is provably another process is refused.
-  bool any_listener = false;
-  std::string label;              // at most 31 bytes; modelpool does not interpret it
-  std::uint64_t device_mask = 0;  // nor this
-  Overrides overrides;            // most specific of all settings
-};
 // STARTING (or RESERVED, external) -> READY. The caller has published the loader's lease.
 Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t owner,
                        std::string_view address, const ReadyOptions& options);

@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "base/time.hpp"
+#include "modelpool/pool.hpp"
 #include "segment/layout.hpp"
 #include "segment/segment.hpp"
 

@@ -27,13 +27,7 @@
 
 namespace modelpool {
 
-struct SpawnOptions {
-  std::vector<std::string> env;  // "NAME=value", added to or replacing the caller's environment
-  std::string cwd;               // empty: the caller's
-  // Appended to: a file, a terminal, or a FIFO that somebody reads. Empty: /dev/null.
-  std::string output;        // stdout and stderr
-  std::string error_output;  // another one for stderr; empty: as stdout
-};
+struct SpawnOptions;
 
 // `at_gate` runs while the child waits; an error from it ends the child and is returned.
 // `on_failed_exec` runs if the program could not be executed, before the child ends.

@@ -51,17 +51,6 @@ inline constexpr std::uint32_t kLayoutVersion = 3;
 
 // --- Records -------------------------------------------------------------------------------------
 
-struct Capacities {
-  std::uint32_t backends = 256;
-  std::uint32_t workers = 64;
-  std::uint32_t leases = 1024;  // per worker
-  std::uint32_t waiters = 512;
-  std::uint32_t events = 4096;
-  std::uint32_t models = 512;
-
-  bool operator==(const Capacities&) const = default;
-};
-
 struct TableInfo {
   std::uint64_t offset = 0;
   std::uint64_t stride = 0;

@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "explorer.hpp"
+#include "pool/inside.hpp"
 #include "protocol/leases.hpp"
 #include "protocol/slots.hpp"
 #include "protocol/snapshot.hpp"

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pool/change_settings.hpp"
 #include "protocol/histories.hpp"
 #include "support/pool.hpp"
 

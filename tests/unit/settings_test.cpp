@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 
+#include "base/text.hpp"
 #include "base/time.hpp"
 
 using namespace modelpool;  // NOLINT(google-build-using-namespace)

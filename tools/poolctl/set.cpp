@@ -1,6 +1,6 @@
 // poolctl set: the pool's settings, shown or changed.
 #include "json.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/change_settings.hpp"
 
 namespace modelpool::poolctl {
 namespace {

@@ -366,7 +366,7 @@ Result<> give(Grant granted, modelpool_grant* out) {
 }
 
 Result<std::uint64_t> begin(modelpool_pool pool, PoolState& state, const Asked& asked) {
-  auto pending = state.pool.begin_acquire(asked.model, asked.deadline, asked.options, true);
+  auto pending = begin_acquire_with_wake(state.pool, asked.model, asked.deadline, asked.options);
   if (!pending) return fail(pending.error());
   const std::uint64_t id = g_waits.open(
       std::make_unique<WaitState>(std::move(*pending), pool.id, asked.deadline.at_ns()));

@@ -21,6 +21,7 @@
 #include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "lease.hpp"
+#include "pool/inside.hpp"
 #include "protocol/events.hpp"
 #include "waits.hpp"
 
@@ -357,7 +358,7 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::object& m
   const std::uint64_t end_ns = end_of(request.timeout);
   auto answer = [&]() -> Result<std::optional<Grant>> {
     const ReleasedGil released;
-    auto pending = pool->begin_acquire(request.model, at(end_ns), request.options, true);
+    auto pending = begin_acquire_with_wake(*pool, request.model, at(end_ns), request.options);
     if (!pending) return fail(pending.error());
     return waits->begin(id, std::move(*pending), end_ns, inbox.inbox);
   }();

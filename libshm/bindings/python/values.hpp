@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "json/table_json.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 
 namespace modelpool::python {
 

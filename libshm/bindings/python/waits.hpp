@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/guarded.hpp"
-#include "modelpool/pool.hpp"
+#include "pool/inside.hpp"
 
 namespace modelpool::python {
 

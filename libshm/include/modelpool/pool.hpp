@@ -25,8 +25,12 @@
 // anywhere. P7: a signal reaches the registered process, or nobody. P13: bad input gets an answer.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -37,17 +41,49 @@
 #include <variant>
 #include <vector>
 
-#include "protocol/acquisition.hpp"
-#include "protocol/snapshot.hpp"
-#include "protocol/spawn.hpp"
+#include "modelpool/result.hpp"
+#include "modelpool/settings.hpp"
 
 namespace modelpool {
+
+// Not for applications: what lies behind their handles (pool/inside.hpp).
+struct Inside;
+struct LeaseRef;
+struct TicketRef;
+// A private value in a public handle, without an allocation; its first member is a pointer, null in a
+// handle that is empty.
+template <class T, std::size_t kBytes>
+class Hidden {
+ public:
+  Hidden() = default;
+  explicit Hidden(const T& value) { std::memcpy(bytes_, &value, kBytes); }
+  Hidden(Hidden&& other) noexcept { *this = std::move(other); }
+  Hidden& operator=(Hidden&& other) noexcept {
+    std::memcpy(bytes_, other.bytes_, kBytes);
+    std::memset(other.bytes_, 0, sizeof(void*));
+    return *this;
+  }
+  ~Hidden() = default;
+
+  explicit operator bool() const {
+    const void* first;
+    std::memcpy(&first, bytes_, sizeof first);
+    return first != nullptr;
+  }
+  T& operator*() { return *reinterpret_cast<T*>(bytes_); }
+  T* operator->() { return reinterpret_cast<T*>(bytes_); }
+  const T& operator*() const { return *reinterpret_cast<const T*>(bytes_); }
+  const T* operator->() const { return reinterpret_cast<const T*>(bytes_); }
+
+ private:
+  alignas(void*) std::byte bytes_[kBytes] = {};
+};
 
 // A request in flight. While it exists its backend is not evicted (P2). Ends on destruction.
 class Lease {
  public:
   Lease() = default;
-  Lease(Lease&& other) noexcept : ref_(other.ref_) { other.ref_.worker = nullptr; }
+  Lease(Lease&& other) noexcept : ref_(std::move(other.ref_)) {}
   Lease& operator=(Lease&& other) noexcept;
   ~Lease() { release(); }
 
@@ -59,14 +95,34 @@ class Lease {
   Result<> progress();
   // Ends the lease; further calls do nothing.
   void release();
-  explicit operator bool() const { return ref_.worker != nullptr; }
+  explicit operator bool() const { return static_cast<bool>(ref_); }
 
  private:
   friend class Pool;
   friend class LoadTicket;
   friend class PendingAcquire;
-  explicit Lease(LeaseRef ref) : ref_(ref) {}
-  LeaseRef ref_;
+  explicit Lease(const LeaseRef& ref) : ref_(ref) {}
+  Hidden<LeaseRef, 24> ref_;
+};
+
+struct SpawnOptions {
+  std::vector<std::string> env;  // "NAME=value", added to or replacing the caller's environment
+  std::string cwd;               // empty: the caller's
+  // Appended to: a file, a terminal, or a FIFO that somebody reads. Empty: /dev/null.
+  std::string output;        // stdout and stderr
+  std::string error_output;  // another one for stderr; empty: as stdout
+};
+
+struct ReadyOptions {
+  std::uint64_t size_bytes = 0;  // 0 = unknown
+  bool pinned = false;
+  bool external = false;  // without a process: counted and leased, never signalled
+  // Whoever listens at the address answers for the backend: the proxy of a container, a service that
+  // the process only started. Otherwise a listener that is provably another process is refused.
+  bool any_listener = false;
+  std::string label;              // at most 31 bytes; modelpool does not interpret it
+  std::uint64_t device_mask = 0;  // nor this
+  Overrides overrides;            // most specific of all settings
 };
 
 // The exclusive right to start the backend of one model (P4). Used up by ready(), fail() or
@@ -112,17 +168,17 @@ class LoadTicket {
   // How many wait for this model now. A loader whose own time is over should go on while some do:
   // they would begin anew.
   std::uint32_t waiting() const;
-  explicit operator bool() const { return ref_.worker != nullptr; }
+  explicit operator bool() const { return static_cast<bool>(ref_); }
 
  private:
   friend class Pool;
   friend class PendingAcquire;
-  LoadTicket(TicketRef ref, std::string model, std::string tag, std::uint64_t busy_limit_ns);
+  LoadTicket(const TicketRef& ref, std::string model, std::string tag, std::uint64_t busy_limit_ns);
   Result<> check() const;
   Result<> publish_alone(std::string_view address, const ReadyOptions& options);
   void let_go();
 
-  TicketRef ref_;
+  Hidden<TicketRef, 16> ref_;
   std::string model_;
   std::string tag_;
   std::uint64_t busy_limit_ns_ = 0;
@@ -221,13 +277,13 @@ class PendingAcquire {
   Result<std::optional<Grant>> poll();
   // Blocks until a poll may say something new, a signal came, or the time is over; at most a second.
   void wait(Duration at_most = std::chrono::seconds(1));
-  // Was it woken since the last poll? If not, the next poll is due within a second. For a thread
-  // that serves many waits through wake_word().
+  // Was it woken since the last poll? If not, the next poll is due within a second.
   bool was_woken() const;
   void cancel();  // from any thread
 
  private:
   friend class Pool;
+  friend struct Inside;
   struct State;
   explicit PendingAcquire(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
@@ -247,10 +303,8 @@ class Pool {
   // kNoCoordinator, kNotLoaded, kReplaced, kCancelled.
   Result<Grant> acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
                         const AcquireOptions& options = {});
-  // `wake_worker`: wakers also bump wake_word(), for one helper thread that serves many waits.
   Result<PendingAcquire> begin_acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
-                                       const AcquireOptions& options = {},
-                                       bool wake_worker = false);
+                                       const AcquireOptions& options = {});
 
   // The model's backend was used now, without a request in flight. Errors: kNotLoaded.
   Result<> touch(std::string_view model);
@@ -270,16 +324,12 @@ class Pool {
   Result<> set(std::string_view name, std::string_view value);
   Result<> set(const std::vector<std::pair<std::string, std::string>>& values);  // all or none
 
-  Result<Snapshot> snapshot();
-  const Segment& segment() const;
-  std::shared_ptr<Segment> shared_segment() const;
-  Result<const HalfWord*> wake_word();
-
   // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no call
   // on this Pool is in progress in another thread (the same for the destructor).
   void close();
 
  private:
+  friend struct Inside;
   struct Impl;
   explicit Pool(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
@@ -288,11 +338,5 @@ class Pool {
 // A TCP port of this host that is free, for a backend that is to be started; held for it by this
 // process, which keeps the last 64. Errors: kSystem.
 Result<int> free_port();
-
-// Changes the pool's settings under the mutex, all or none, and lets everyone know.
-Result<> change_settings(const Segment& segment,
-                         const std::vector<std::pair<std::string, std::string>>& values,
-                         Origin origin);
-Result<> publish_settings(const Segment& segment, const Settings& settings);
 
 }  // namespace modelpool

@@ -13,7 +13,6 @@
 #include <string_view>
 #include <vector>
 
-#include "base/text.hpp"
 #include "modelpool/result.hpp"
 
 namespace modelpool {
@@ -132,5 +131,17 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value);
 
 int parse_signal(std::string_view text);  // "SIGTERM", "term", "15", "RTMIN+1"; 0 if there is none
 std::string signal_text(int signal);      // "SIGTERM", "SIGRTMIN+1"; "signal 99" for what is none
+
+// How many rows each table of a pool has: chosen by whoever creates it, then fixed.
+struct Capacities {
+  std::uint32_t backends = 256;
+  std::uint32_t workers = 64;
+  std::uint32_t leases = 1024;  // per worker
+  std::uint32_t waiters = 512;
+  std::uint32_t events = 4096;
+  std::uint32_t models = 512;
+
+  bool operator==(const Capacities&) const = default;
+};
 
 }  // namespace modelpool

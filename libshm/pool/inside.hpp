@@ -1,0 +1,52 @@
+// What lies behind the handles that applications hold: the segment of a Pool, the rows that a Lease and a
+// LoadTicket name. For the library, its bindings, the tools and the tests; not installed.
+//
+// Safety: as of the handles. REQUIRES, of segment_of and its like: a Pool that was not moved from.
+//
+// Errors: kClosed.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string_view>
+#include <type_traits>
+
+#include "modelpool/pool.hpp"
+#include "protocol/acquisition.hpp"
+#include "protocol/snapshot.hpp"
+
+namespace modelpool {
+
+// The one friend of the handles.
+struct Inside {
+  static const std::shared_ptr<Segment>& segment(const Pool& pool);
+  static Result<Snapshot> snapshot(const Pool& pool);
+  static Result<const HalfWord*> wake_word(Pool& pool);
+  static Result<PendingAcquire> begin_acquire(Pool& pool, std::string_view model, Deadline deadline,
+                                              const AcquireOptions& options, bool wake_worker);
+};
+
+// The segment is usable after Pool::close, too.
+inline const std::shared_ptr<Segment>& shared_segment_of(const Pool& pool) {
+  return Inside::segment(pool);
+}
+inline const Segment& segment_of(const Pool& pool) { return *Inside::segment(pool); }
+// Everything, as it lies in the segment (Pool::snapshot has what applications see of it).
+inline Result<Snapshot> look_inside(const Pool& pool) { return Inside::snapshot(pool); }
+
+// For one helper thread that serves many waits: the word of this process's row that wakers bump for the
+// waits begun with the second.
+inline Result<const HalfWord*> wake_word_of(Pool& pool) { return Inside::wake_word(pool); }
+inline Result<PendingAcquire> begin_acquire_with_wake(Pool& pool, std::string_view model,
+                                                      Deadline deadline,
+                                                      const AcquireOptions& options) {
+  return Inside::begin_acquire(pool, model, deadline, options, true);
+}
+
+// Whose bytes the handles hold.
+static_assert(sizeof(LeaseRef) == 24 && std::is_trivially_copyable_v<LeaseRef> &&
+              offsetof(LeaseRef, worker) == 0);
+static_assert(sizeof(TicketRef) == 16 && std::is_trivially_copyable_v<TicketRef> &&
+              offsetof(TicketRef, worker) == 0);
+
+}  // namespace modelpool
