@@ -34,6 +34,11 @@ std::string_view name_of(Value value, const std::array<std::string_view, Count>&
 
 std::string_view event_kind_name(EventKind kind) { return name_of(kind, kEventKindNames); }
 
+bool is_warning(EventKind kind) {
+  return kind == EventKind::kKilled || kind == EventKind::kLoadFailed ||
+         kind == EventKind::kWorkerDied;
+}
+
 std::string_view reason_name(Reason reason) { return name_of(reason, kReasonNames); }
 
 std::string_view backend_state_name(BackendState state) {

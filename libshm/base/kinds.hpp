@@ -75,7 +75,8 @@ enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never w
 };
 inline constexpr std::size_t kReasonCount = 11;
 std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
-std::string_view reason_name(Reason reason);       // "" for kNone
+bool is_warning(EventKind kind);  // killed, load_failed and worker_died; all others are information
+std::string_view reason_name(Reason reason);  // "" for kNone
 std::string_view backend_state_name(BackendState state);
 
 // How a process ended, in a word of its generation's low half: 0 not known.

@@ -1,9 +1,6 @@
 // An event on one line, in one schema: as the JSON object that `poolctl events -o json` prints and the
-// coordinator logs with --log-format json, and as the text that it logs otherwise.
-//
-// The keys are a contract, additive only, in this order: seq, time (RFC 3339, UTC), level (info or
-// warn), kind, reason, model, pid, worker_pid, age_ms, limit_ms, signal (its name), exit_ms, exit,
-// load_ms, tag, count, text. Milliseconds are whole and rounded down.
+// coordinator logs with --log-format json, and as the text that it logs otherwise. Its fields are those of
+// rows/rows.def. Whoever includes this does not know the JSON library.
 //
 // Safety: pure functions.
 //
@@ -27,9 +24,6 @@ std::string event_json(std::uint64_t sequence, const EventData& event);
 // "evicted seq=42 reason=idle model=llama age_ms=900000": the kind, then the other keys, but for time
 // and level, which stand at the start of a line of the log. Values with blanks or quotes are quoted.
 std::string event_text(std::uint64_t sequence, const EventData& event);
-
-// killed, load_failed and worker_died are warnings, all others information.
-bool is_warning(EventKind kind);
 
 // The text as a JSON string with its quotes. What is not printable UTF-8 goes through escape(), so
 // that it is harmless on a terminal also after it was decoded.

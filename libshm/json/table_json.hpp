@@ -1,29 +1,41 @@
-// The tables as JSON: a contract (snake_case, units in names, unknown is null, additive only).
-// One function a shape, used by poolctl and by the language bindings. Not installed.
+// The tables as JSON: a contract (snake_case, units in names, unknown is null, additive only). Rows have
+// the fields of rows/rows.def; what only one command shows has its shape there.
 //
-// Safety: pure functions of a snapshot, but for the liveness of processes, which is looked up.
+// Safety: pure functions of a snapshot, except that the liveness of processes is looked up.
 //
 // Errors: none; text that is not printable UTF-8 is escaped.
 #pragma once
 
 #include <nlohmann/json.hpp>
 
-#include "json/event_json.hpp"
-#include "protocol/snapshot.hpp"
+#include "rows/rows.hpp"
 
 namespace modelpool {
 
 using Json = nlohmann::ordered_json;
 
-Json json_text(std::string_view text);                     // null if empty
-Json json_ms(std::uint64_t duration_ns);                   // null for kNever_ns
-Json json_age_ms(std::uint64_t now, std::uint64_t stamp);  // null if the stamp is unknown
-Json json_unless_zero(std::uint64_t value);
-Json json_pid(pid_t pid);            // null if there is none
-Json json_alive(Liveness liveness);  // null if that cannot be told
+Json json_text(std::string_view text);    // null if empty
+Json json_ms(std::uint64_t duration_ns);  // null for kNever_ns
+Json json_pid(pid_t pid);                 // null if there is none
 
-// Of the worker in that row; 0 if it is not attached.
-pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row);
+Json row_json(const BackendRow& row);
+Json row_json(const LeaseRow& row);
+Json row_json(const WorkerRow& row);
+Json row_json(const WaiterRow& row);
+Json row_json(const ModelRow& row);
+Json row_json(const EventRow& row);
+Json row_json(const StatusRow& row);
+Json row_json(const CoordinatorRow& row);
+Json row_json(const BackendDetail& row);
+template <class Row>
+Json rows_json(const std::vector<Row>& rows) {
+  Json json = Json::array();
+  for (const Row& row : rows) json.push_back(row_json(row));
+  return json;
+}
+
+// On one line, without its end.
+std::string json_line(const Json& json);
 
 Json status_json(const Segment& segment, const Snapshot& snapshot);
 Json backend_json(const Snapshot& snapshot, const BackendView& backend);
@@ -31,9 +43,9 @@ Json list_json(const Snapshot& snapshot);
 Json workers_json(const Snapshot& snapshot);
 Json leases_json(const Snapshot& snapshot);
 Json waiters_json(const Snapshot& snapshot);
-Json history_json(std::uint64_t now, const LoadHistory& history);
-Json counters_json(const Segment& segment);  // {kind: {reason or "none": count}}
-// {name: {value, origin, rule}}, values as `set` takes them.
+Json history_json(std::uint64_t now,
+                  const LoadHistory& history);  // of a model that is named elsewhere
+// {name: {value, origin}}, values as `set` takes them.
 Json settings_json(const Settings& settings);
 
 }  // namespace modelpool

@@ -10,6 +10,7 @@
 #include "pool/inside.hpp"
 #include "pool/known_models.hpp"
 #include "protocol/histories.hpp"
+#include "rows/rows.hpp"
 
 namespace modelpool {
 namespace {
@@ -312,6 +313,17 @@ Result<> Pool::set(const std::vector<std::pair<std::string, std::string>>& value
   if (!impl_) return closed("pool");
   if (impl_->closed.load()) return closed("pool");
   return change_settings(*impl_->segment, values, Origin{OriginKind::kSet, 0});
+}
+
+Result<PoolSnapshot> Pool::snapshot() {
+  auto seen = look_inside(*this);
+  if (!seen) return fail(seen.error());
+  return pool_snapshot(*impl_->segment, *seen);
+}
+
+Result<std::vector<EventRow>> Pool::events(std::uint64_t first) {
+  if (!impl_ || impl_->closed.load()) return closed("pool");
+  return event_rows(*impl_->segment, first);
 }
 
 // --- Inside --------------------------------------------------------------------------------------

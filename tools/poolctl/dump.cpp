@@ -1,8 +1,6 @@
 // poolctl dump: everything in the segment, as one JSON object.
 #include "base/time.hpp"
 #include "json.hpp"
-#include "json/event_json.hpp"
-#include "protocol/events.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -59,11 +57,7 @@ Json dump_json(const Segment& segment, const Snapshot& snapshot) {
   Json backends = Json::array();
   for (const BackendView& backend : snapshot.backends) {  // also those that are gone
     Json entry = backend_json(snapshot, backend);
-    entry["start_ticks"] = json_unless_zero(backend.process.start_ticks);
-    entry["pidfd_inode"] = json_unless_zero(backend.process.pidfd_inode);
-    entry["state_owner"] = json_unless_zero(backend.state.owner);
-    entry["last_used_ms"] = json_age_ms(snapshot.now_ns, backend.last_used_ns);
-    entry["drain_failed_ms"] = json_age_ms(snapshot.now_ns, backend.drain_failed_ns);
+    entry.update(row_json(backend_detail(snapshot, backend)));
     entry["settings"] = overrides_json(settings, backend.overrides);
     backends.push_back(std::move(entry));
   }
@@ -71,18 +65,8 @@ Json dump_json(const Segment& segment, const Snapshot& snapshot) {
   json["worker_rows"] = workers_json(snapshot);
   json["lease_cells"] = leases_json(snapshot);
   json["waiter_rows"] = waiters_json(snapshot);
-  Json models = Json::array();
-  for (const HistoryView& history : read_histories(segment)) {
-    Json entry = {{"model", json_text(history.model)}};
-    entry.update(history_json(snapshot.now_ns, history.history));
-    models.push_back(std::move(entry));
-  }
-  json["models"] = std::move(models);
-  Json events = Json::array();
-  for (const EventView& event : read_events(segment, 1)) {
-    events.push_back(Json::parse(event_json(event.sequence, event.data), nullptr, false));
-  }
-  json["events"] = std::move(events);
+  json["models"] = rows_json(model_rows(segment, snapshot));
+  json["events"] = rows_json(event_rows(segment, 1));
   return json;
 }
 

@@ -157,7 +157,7 @@ int list_other_layout(const Context& context, const Error& why) {
   for (const FrozenBackend& backend : pool->live) {
     const std::string state(backend_state_name(backend.state));
     table.add({"-", state, pid_text(backend.process.pid)});
-    Json entry = backend_json(Snapshot{}, BackendView{});
+    Json entry = row_json(BackendRow{});
     for (auto& value : entry) value = nullptr;
     entry["state"] = state;
     entry["pid"] = json_pid(backend.process.pid);

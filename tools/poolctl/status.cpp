@@ -20,15 +20,18 @@ std::string coordinator_text(const Segment& segment, const Snapshot& snapshot) {
          " ago";
 }
 
-std::string counters_text(const Segment& segment) {
+// "3 evicted (2 idle, 1 lru), 1 killed (1 busy)"
+std::string counters_text(const std::vector<CounterRow>& counters) {
   std::string text;
-  const Json counters = counters_json(segment);
-  for (const auto& [kind, reasons] : counters.items()) {
+  for (std::size_t i = 0; i < counters.size();) {
+    const std::string& kind = counters[i].kind;
     std::uint64_t sum = 0;
     std::string parts;
-    for (const auto& [reason, count] : reasons.items()) {
-      sum += count.get<std::uint64_t>();
-      if (reason != "none") parts += (parts.empty() ? "" : ", ") + count.dump() + " " + reason;
+    for (; i < counters.size() && counters[i].kind == kind; ++i) {
+      sum += counters[i].count;
+      if (counters[i].reason.empty()) continue;
+      parts += (parts.empty() ? "" : ", ") + std::to_string(counters[i].count) + " " +
+               counters[i].reason;
     }
     text += (text.empty() ? "" : ", ") + std::to_string(sum) + " " + kind;
     if (!parts.empty()) text += " (" + parts + ")";
@@ -57,7 +60,7 @@ void print_status(const Segment& segment, const Snapshot& snapshot) {
   line("leases", std::to_string(snapshot.leases.size()));
   line("waiting", std::to_string(snapshot.waiters.size()));
   line("workers", std::to_string(snapshot.workers.size()));
-  line("so far", counters_text(segment));
+  line("so far", counters_text(status_row(segment, snapshot).counters));
   for (const std::string& what : snapshot.damage) line("damage", escape(what));
 }
 

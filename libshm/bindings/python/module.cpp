@@ -22,7 +22,6 @@
 #include "base/time.hpp"
 #include "lease.hpp"
 #include "pool/inside.hpp"
-#include "protocol/events.hpp"
 #include "waits.hpp"
 
 namespace modelpool::python {
@@ -519,13 +518,8 @@ py::object tables(const PoolObject& self, const MakeJson& make) {
 
 py::object events(const PoolObject& self, const py::object& since) {
   const std::uint64_t first = count_of(since, "since");
-  return to_python(without_gil(self, [first](Pool& pool) {
-    Json json = Json::array();
-    for (const EventView& event : read_events(segment_of(pool), first)) {
-      json.push_back(Json::parse(event_json(event.sequence, event.data)));
-    }
-    return json;
-  }));
+  return to_python(without_gil(
+      self, [first](Pool& pool) { return rows_json(event_rows(segment_of(pool), first)); }));
 }
 
 void set_settings(const PoolObject& self, const py::kwargs& settings) {

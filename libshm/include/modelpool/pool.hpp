@@ -43,6 +43,7 @@
 
 #include "modelpool/result.hpp"
 #include "modelpool/settings.hpp"
+#include "modelpool/snapshot.hpp"
 
 namespace modelpool {
 
@@ -323,6 +324,12 @@ class Pool {
   // Sets one of the pool's settings, named and written as everywhere ("idle_timeout", "15m").
   Result<> set(std::string_view name, std::string_view value);
   Result<> set(const std::vector<std::pair<std::string, std::string>>& values);  // all or none
+
+  // Looking takes no lock and counts as no use (P12).
+  Result<PoolSnapshot> snapshot();
+  // The coordinator's decisions from number `first` on, oldest first, as far as the pool remembers. To
+  // follow, ask again from the last seq + 1.
+  Result<std::vector<EventRow>> events(std::uint64_t first = 1);
 
   // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no call
   // on this Pool is in progress in another thread (the same for the destructor).

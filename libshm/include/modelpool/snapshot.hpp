@@ -1,0 +1,177 @@
+// What a look at a pool shows (Pool::snapshot, Pool::events): plain rows, as they were at one moment.
+//
+// poolctl's JSON, Python, C and Go show the same rows with the same names; libshm/rows/rows.def describes
+// each field once for all of them. Ages and times left are milliseconds, rounded down.
+//
+// Unknown, or what does not apply, is an empty optional or text, or 0 for a PID, a signal or a time; never a
+// number that stands for it (P11).
+//
+// Safety: plain values. A text is printable UTF-8 whatever the pool holds.
+//
+// Errors: none.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace modelpool {
+
+// Why, and how far, a backend is being ended.
+struct StopRow {
+  std::string reason;  // as of an event
+  std::optional<std::uint64_t> decided_ms;
+  std::optional<std::uint64_t>
+      stopping_ms;  // since it was certain; empty: it may still go back to ready
+  int signal = 0;   // the last one sent
+  std::optional<std::uint64_t> signalled_ms;
+  std::optional<std::uint64_t> killed_ms;  // since SIGKILL
+  std::optional<std::uint64_t> age_ms;     // measured, and the rule's limit
+  std::optional<std::uint64_t> limit_ms;
+  std::string text;
+};
+
+// One process that serves one model, or will, or did.
+struct BackendRow {
+  std::string model;
+  std::string state;  // reserved, starting, ready, evicting, stopping
+  pid_t pid = 0;
+  std::string address;                   // empty before ready
+  std::uint64_t in_flight = 0;           // leases of all workers of the host
+  std::optional<std::uint64_t> busy_ms;  // age of the oldest lease
+  std::optional<std::uint64_t> idle_ms;
+  std::optional<std::uint64_t> ready_ms;
+  bool pinned = false;
+  std::optional<std::uint64_t> size_bytes;
+  std::uint64_t generation = 0;  // with slot, names this backend and no other
+  pid_t owner_pid = 0;           // the worker that loaded it
+  std::uint64_t slot = 0;
+  pid_t group = 0;
+  bool external = false;  // without a process of the pool's
+  std::string label;
+  std::optional<std::uint64_t> device_mask;
+  std::optional<std::uint64_t> reserved_ms;  // since its ticket was granted
+  std::optional<std::uint64_t> started_ms;   // since its process was started
+  bool evict_requested = false;
+  std::string exit;  // "exit status 1", "signal SIGKILL"; empty: it runs, or that is unknown
+  std::optional<StopRow> stop;  // while it is evicting or stopping
+};
+
+// A request in flight, of any worker.
+struct LeaseRow {
+  std::string model;  // empty if its backend has just changed
+  pid_t worker_pid = 0;
+  std::optional<std::uint64_t> age_ms;
+  std::optional<std::uint64_t> progress_ms;  // since its last progress
+  std::string tag;
+  std::optional<std::uint64_t> limit_ms;  // its own busy timeout
+  pid_t backend_pid = 0;
+  std::uint64_t slot = 0;  // with generation, its backend
+  std::uint64_t generation = 0;
+};
+
+// A process that is attached.
+struct WorkerRow {
+  pid_t pid = 0;
+  std::string command;
+  std::uint64_t leases = 0;
+  std::optional<std::uint64_t> attached_ms;
+  std::optional<bool> alive;
+  std::uint64_t row = 0;
+  std::uint64_t generation = 0;
+};
+
+// An acquire that waits, in any worker.
+struct WaiterRow {
+  std::string model;
+  pid_t worker_pid = 0;
+  std::optional<std::uint64_t> waiting_ms;
+  std::optional<std::uint64_t> left_ms;  // until its deadline
+  std::uint64_t arrival = 0;             // its place in line
+  std::optional<std::uint64_t> expected_bytes;
+  std::uint64_t priority = 0;
+  std::string tag;
+};
+
+// What is known of a model beyond its backends' lives.
+struct ModelRow {
+  std::string model;
+  std::uint64_t loads = 0;
+  std::uint64_t failures_in_a_row = 0;
+  std::optional<std::uint64_t> failed_ms;
+  std::optional<std::uint64_t> cooling_down_ms;  // until it may be loaded again
+  std::string last_error;
+  std::string exit;                      // of the last failed load
+  std::optional<std::uint64_t> load_ms;  // how long the last load took
+  std::optional<std::uint64_t> size_bytes;
+};
+
+// A decision of the coordinator.
+struct EventRow {
+  std::uint64_t seq = 0;  // from 1, without gaps, as long as the pool remembers
+  std::chrono::system_clock::time_point time;  // the epoch: unknown
+  std::string level;                           // info or warn
+  std::string kind;    // loaded, load_failed, evicted, killed, exited, worker_died...
+  std::string reason;  // lru, idle, busy, stall, load_timeout, requested...
+  std::string model;
+  pid_t pid = 0;
+  pid_t worker_pid = 0;
+  std::optional<std::uint64_t> age_ms;  // measured, and the rule's limit
+  std::optional<std::uint64_t> limit_ms;
+  int signal = 0;
+  std::optional<std::uint64_t> exit_ms;  // from the stop signal until it was gone
+  std::string exit;
+  std::optional<std::uint64_t> load_ms;
+  std::string tag;
+  std::optional<std::uint64_t> count;  // of what, the kind says
+  std::string text;
+};
+
+struct CoordinatorRow {
+  std::optional<bool> alive;
+  pid_t pid = 0;
+  std::optional<std::uint64_t> epoch;
+  std::optional<std::uint64_t> up_ms;
+  std::optional<std::uint64_t> last_scan_ms;
+  std::uint64_t scans = 0;
+  bool left = false;  // in order
+};
+
+// How many events of a kind and reason there have been.
+struct CounterRow {
+  std::string kind;
+  std::string reason;
+  std::uint64_t count = 0;
+};
+
+struct StatusRow {
+  std::string pool;
+  std::optional<std::uint64_t> max_backends;  // 0: no limit; empty: the pool never had settings
+  std::uint64_t live = 0;
+  std::uint64_t ready = 0;
+  std::uint64_t waiting = 0;
+  std::uint64_t workers = 0;
+  std::uint64_t leases = 0;
+  CoordinatorRow coordinator;
+  std::string path;
+  std::string uuid;
+  std::uint64_t layout_version = 0;
+  std::optional<std::uint64_t> settings_generation;
+  std::vector<CounterRow> counters;
+  std::vector<std::string> damage;  // records that could not be believed
+};
+
+struct PoolSnapshot {
+  StatusRow status;
+  std::vector<BackendRow> backends;  // the live ones, by slot
+  std::vector<LeaseRow> leases;
+  std::vector<WorkerRow> workers;
+  std::vector<WaiterRow> waiters;  // by arrival
+  std::vector<ModelRow> models;
+};
+
+}  // namespace modelpool

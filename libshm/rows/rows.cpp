@@ -1,0 +1,221 @@
+#include "rows/rows.hpp"
+
+#include <algorithm>
+
+#include "base/time.hpp"
+#include "modelpool/settings.hpp"
+
+namespace modelpool {
+namespace {
+
+using Maybe = std::optional<std::uint64_t>;
+
+std::string shown(std::string_view text) {
+  return is_printable_utf8(text) ? std::string(text) : escape(text);
+}
+
+std::vector<std::string> shown_each(const std::vector<std::string>& texts) {
+  std::vector<std::string> result;
+  for (const std::string& text : texts) result.push_back(shown(text));
+  return result;
+}
+
+Maybe ms(std::uint64_t duration_ns) {
+  if (duration_ns == kNever_ns) return std::nullopt;
+  return duration_ns / kMillisecond_ns;
+}
+
+Maybe since(std::uint64_t now_ns, std::uint64_t stamp_ns) {
+  if (stamp_ns == 0 || stamp_ns == kNever_ns) return std::nullopt;
+  return ms(age_ns(now_ns, stamp_ns));
+}
+Maybe since(const Snapshot& s, std::uint64_t stamp_ns) { return since(s.now_ns, stamp_ns); }
+
+Maybe left(const Snapshot& s, std::uint64_t deadline_ns) {
+  if (deadline_ns == kNever_ns) return std::nullopt;
+  return ms(age_ns(deadline_ns, s.now_ns));
+}
+
+Maybe unless_zero(std::uint64_t value) {
+  if (value == 0) return std::nullopt;
+  return value;
+}
+
+std::optional<bool> truth(Liveness liveness) {
+  if (liveness == Liveness::kUnknown) return std::nullopt;
+  return liveness == Liveness::kAlive;
+}
+
+std::chrono::system_clock::time_point wall_clock(std::uint64_t time_ns) {
+  const auto ns = static_cast<std::int64_t>(std::min<std::uint64_t>(time_ns, INT64_MAX));
+  return std::chrono::system_clock::time_point(std::chrono::nanoseconds(ns));
+}
+
+bool is_idle(const BackendView& b) {
+  return b.state.state == BackendState::kReady && b.in_flight == 0;
+}
+
+Maybe cooling_down(std::uint64_t now_ns, const LoadHistory& h) {
+  const std::uint64_t left = age_ns(h.cooldown_until_ns, now_ns);
+  return left == 0 ? std::nullopt : ms(left);
+}
+
+std::vector<CounterRow> counters(const Segment& segment) {
+  std::vector<CounterRow> rows;
+  const auto& counters = segment.coordinator().counters;
+  for (std::size_t kind = 1; kind < counters.size(); ++kind) {
+    for (std::size_t reason = 0; reason < counters[kind].size(); ++reason) {
+      // relaxed: counters stand for themselves
+      const std::uint64_t count = counters[kind][reason].load(std::memory_order_relaxed);
+      if (count == 0) continue;
+      rows.push_back({std::string(event_kind_name(static_cast<EventKind>(kind))),
+                      std::string(reason_name(static_cast<Reason>(reason))), count});
+    }
+  }
+  return rows;
+}
+
+#define TAKE(name, kind, doc, value) row.name = value;
+
+std::optional<StopRow> stop_row(const Snapshot& s, const BackendView& b) {
+  const bool ending =
+      b.state.state == BackendState::kEvicting || b.state.state == BackendState::kStopping;
+  if (!ending || b.stop.generation != b.ref.generation) return std::nullopt;
+  const StopRecord& r = b.stop;
+  StopRow row;
+#define STOP TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+CoordinatorRow coordinator_row(const Segment& segment, const Snapshot& s) {
+  CoordinatorIdentity found;
+  const Liveness alive = coordinator_liveness(segment, &found);
+  CoordinatorRow row;
+#define COORDINATOR TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+}  // namespace
+
+pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row) {
+  const auto found =
+      std::find_if(snapshot.workers.begin(), snapshot.workers.end(),
+                   [row](const WorkerView& worker) { return worker.ref.index == row; });
+  return found == snapshot.workers.end() ? 0 : found->process.pid;
+}
+
+BackendRow backend_row(const Snapshot& s, const BackendView& b) {
+  BackendRow row;
+#define BACKEND TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+BackendDetail backend_detail(const Snapshot& s, const BackendView& b) {
+  BackendDetail row;
+#define BACKEND_DETAIL TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+LeaseRow lease_row(const Snapshot& s, const LeaseView& l) {
+  const BackendView* const backend = s.find(l.backend);
+  LeaseRow row;
+#define LEASE TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+WorkerRow worker_row(const Snapshot& s, const WorkerView& w) {
+  WorkerRow row;
+#define WORKER TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+WaiterRow waiter_row(const Snapshot& s, const WaiterView& a) {
+  WaiterRow row;
+#define WAITER TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+ModelRow model_row(std::uint64_t now, std::string_view name_of_model, const LoadHistory& h) {
+  ModelRow row;
+#define MODEL TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+EventRow event_row(std::uint64_t sequence, const EventData& e) {
+  EventRow row;
+#define EVENT TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+StatusRow status_row(const Segment& segment, const Snapshot& s) {
+  StatusRow row;
+#define STATUS TAKE
+#include "rows/rows.def"
+  return row;
+}
+
+#undef TAKE
+
+std::vector<BackendRow> backend_rows(const Snapshot& snapshot) {
+  std::vector<BackendRow> rows;
+  for (const BackendView& backend : snapshot.backends) {
+    if (backend.live()) rows.push_back(backend_row(snapshot, backend));
+  }
+  return rows;
+}
+
+std::vector<LeaseRow> lease_rows(const Snapshot& snapshot) {
+  std::vector<LeaseRow> rows;
+  for (const LeaseView& lease : snapshot.leases) rows.push_back(lease_row(snapshot, lease));
+  return rows;
+}
+
+std::vector<WorkerRow> worker_rows(const Snapshot& snapshot) {
+  std::vector<WorkerRow> rows;
+  for (const WorkerView& worker : snapshot.workers) rows.push_back(worker_row(snapshot, worker));
+  return rows;
+}
+
+std::vector<WaiterRow> waiter_rows(const Snapshot& snapshot) {
+  std::vector<WaiterRow> rows;
+  for (const WaiterView& waiter : snapshot.waiters) rows.push_back(waiter_row(snapshot, waiter));
+  return rows;
+}
+
+std::vector<ModelRow> model_rows(const Segment& segment, const Snapshot& snapshot) {
+  std::vector<ModelRow> rows;
+  for (const HistoryView& view : read_histories(segment)) {
+    rows.push_back(model_row(snapshot.now_ns, view.model, view.history));
+  }
+  return rows;
+}
+
+std::vector<EventRow> event_rows(const Segment& segment, std::uint64_t first) {
+  std::vector<EventRow> rows;
+  for (const EventView& event : read_events(segment, first)) {
+    rows.push_back(event_row(event.sequence, event.data));
+  }
+  return rows;
+}
+
+PoolSnapshot pool_snapshot(const Segment& segment, const Snapshot& snapshot) {
+  PoolSnapshot result;
+  result.status = status_row(segment, snapshot);
+  result.backends = backend_rows(snapshot);
+  result.leases = lease_rows(snapshot);
+  result.workers = worker_rows(snapshot);
+  result.waiters = waiter_rows(snapshot);
+  result.models = model_rows(segment, snapshot);
+  return result;
+}
+
+}  // namespace modelpool
