@@ -17,8 +17,7 @@
 #include "base/time.hpp"
 #include "handles.hpp"
 #include "modelpool/modelpool.h"
-#include "modelpool/pool.hpp"
-#include "protocol/events.hpp"
+#include "rows.hpp"
 #include "wait_fd.hpp"
 
 namespace modelpool::c {
@@ -97,29 +96,9 @@ class Turn {
 
 // --- Answers -------------------------------------------------------------------------------------
 
-// Cut between characters.
-void write_text(char* to, std::size_t bytes, std::string_view text) {
-  std::size_t size = std::min(text.size(), bytes - 1);
-  if (size < text.size()) {
-    while (size > 0 && (static_cast<unsigned char>(text[size]) & 0xc0) == 0x80) --size;
-  }
-  std::memcpy(to, text.data(), size);
-  std::memset(to + size, 0, bytes - size);
-}
 template <std::size_t Bytes>
 void write_text(char (&to)[Bytes], std::string_view text) {
-  write_text(to, Bytes, text);
-}
-
-std::int64_t ms_of(std::uint64_t ns) {
-  return ns == kNever_ns ? MODELPOOL_UNKNOWN : static_cast<std::int64_t>(ns / kMillisecond_ns);
-}
-std::int64_t age_ms(std::uint64_t now, std::uint64_t stamp) {
-  return stamp == 0 || stamp == kNever_ns ? MODELPOOL_UNKNOWN : ms_of(age_ns(now, stamp));
-}
-std::int64_t unless_zero(std::uint64_t value) {
-  constexpr std::uint64_t kMost = INT64_MAX;  // more would read as unknown
-  return value == 0 ? MODELPOOL_UNKNOWN : static_cast<std::int64_t>(std::min(value, kMost));
+  c::write_text(to, Bytes, text);
 }
 
 modelpool_code write_error(modelpool_error* out, int code, int system, std::uint64_t retry_after_ns,
@@ -393,152 +372,20 @@ Result<> poll(std::uint64_t id, WaitState& wait, modelpool_grant* grant) {
 
 // --- Lists ---------------------------------------------------------------------------------------
 
-// Fills the caller's array with what row(i) makes of the i-th of `total`.
-template <class T, class Row>
-Result<> write_rows(T* rows, std::size_t row_bytes, std::size_t capacity, std::size_t* count,
-                    std::size_t total, Row row) {
-  if (auto ok = required_pointer(count, "count"); !ok) return ok;
-  if (capacity > 0) {
-    if (auto ok = required_pointer(rows, "rows"); !ok) return ok;
-    if (row_bytes < sizeof(T) || row_bytes > kStructMax_bytes || row_bytes % alignof(T) != 0) {
-      return invalid("unable to fill the rows: row_bytes is " + std::to_string(row_bytes) +
-                     "; pass sizeof of a row");
-    }
-  }
-  *count = total;
-  for (std::size_t i = 0; i < std::min(total, capacity); ++i) {
-    write_row(reinterpret_cast<char*>(rows) + i * row_bytes, row_bytes, row(i));
-  }
-  return {};
-}
+// The rows of a table as the structure of modelpool.h, or as all of their fields.
+enum class Extent { kDeclared, kAll };
 
-Result<Snapshot> look(modelpool_pool pool) {
-  auto held = hold(pool);
-  if (!held) return fail(held.error());
-  return look_inside((**held)->pool);
-}
-
-std::int32_t pid_of(std::uint64_t pid) { return static_cast<std::int32_t>(pid); }
-
-std::int32_t worker_pid(const Snapshot& snapshot, std::uint32_t row) {
-  const auto found =
-      std::find_if(snapshot.workers.begin(), snapshot.workers.end(),
-                   [row](const WorkerView& worker) { return worker.ref.index == row; });
-  return found == snapshot.workers.end() ? 0 : found->process.pid;
-}
-
-void write_stop(modelpool_backend* row, std::uint64_t now, const BackendView& backend) {
-  const BackendState state = backend.state.state;
-  const bool ending = state == BackendState::kEvicting || state == BackendState::kStopping;
-  // All fields as for a stop of which nothing is known.
-  const StopRecord stop =
-      ending && backend.stop.generation == backend.ref.generation ? backend.stop : StopRecord{};
-  write_text(row->stop_reason, reason_name(stop.reason));
-  write_text(row->stop_text, escape(field_text(stop.text)));
-  row->stop_decided_ms = age_ms(now, stop.decided_ns);
-  row->stop_stopping_ms = age_ms(now, stop.stopping_ns);
-  row->stop_signalled_ms = age_ms(now, stop.signalled_ns);
-  row->stop_killed_ms = age_ms(now, stop.killed_ns);
-  row->stop_age_ms = ms_of(stop.age_ns);
-  row->stop_limit_ms = ms_of(stop.limit_ns);
-  row->stop_signal = static_cast<std::int32_t>(stop.signal);
-}
-
-modelpool_backend backend_row(const Snapshot& snapshot, const BackendView& backend) {
-  const std::uint64_t now = snapshot.now_ns;
-  const bool idle = backend.state.state == BackendState::kReady && backend.in_flight == 0;
-  modelpool_backend row{};
-  write_text(row.model, escape(backend.model));
-  write_text(row.address, escape(backend.address));
-  write_text(row.state, backend_state_name(backend.state.state));
-  write_text(row.label, escape(backend.label));
-  row.busy_ms = backend.in_flight > 0 ? age_ms(now, backend.oldest_start_ns) : MODELPOOL_UNKNOWN;
-  row.idle_ms = idle ? age_ms(now, backend.last_used_ns) : MODELPOOL_UNKNOWN;
-  row.ready_ms = age_ms(now, backend.ready_ns);
-  row.reserved_ms = age_ms(now, backend.reserved_ns);
-  row.size_bytes = unless_zero(backend.size_bytes);
-  row.device_mask = backend.device_mask;
-  row.in_flight = backend.in_flight;
-  row.generation = backend.ref.generation;
-  row.slot = backend.ref.index;
-  row.pid = backend.process.pid;
-  row.owner_pid = pid_of(backend.owner_pid);
-  row.pinned = backend.pinned();
-  row.external = backend.external();
-  row.evict_requested = (backend.control & kControlEvict) != 0;
-  row.group = backend.group;
-  row.started_ms = age_ms(now, backend.started_ns);
-  write_text(row.exit, exit_text(backend.exit_status));
-  write_stop(&row, now, backend);
-  return row;
-}
-
-modelpool_lease_row lease_row(const Snapshot& snapshot, const LeaseView& lease) {
-  const BackendView* backend = snapshot.find(lease.backend);
-  modelpool_lease_row row{};
-  if (backend != nullptr) write_text(row.model, escape(backend->model));
-  write_text(row.tag, escape(lease.tag));
-  row.age_ms = age_ms(snapshot.now_ns, lease.start_ns);
-  row.progress_ms = age_ms(snapshot.now_ns, lease.progress_ns);
-  row.limit_ms = lease.limit_ns == 0 ? MODELPOOL_UNKNOWN : ms_of(lease.limit_ns);
-  row.worker_pid = worker_pid(snapshot, lease.worker);
-  row.backend_pid = backend != nullptr ? backend->process.pid : 0;
-  row.slot = lease.backend.index;
-  row.generation = lease.backend.generation;
-  return row;
-}
-
-std::int32_t alive_of(Liveness liveness) {
-  return liveness == Liveness::kUnknown ? MODELPOOL_UNKNOWN : liveness == Liveness::kAlive;
-}
-
-modelpool_worker worker_row(const Snapshot& snapshot, const WorkerView& worker) {
-  modelpool_worker row{};
-  write_text(row.command, escape(worker.command));
-  row.attached_ms = age_ms(snapshot.now_ns, worker.attached_ns);
-  row.leases = worker.leases;
-  row.row = worker.ref.index;
-  row.generation = worker.ref.generation;
-  row.pid = worker.process.pid;
-  row.alive = alive_of(process_liveness(worker.process));
-  return row;
-}
-
-modelpool_waiter waiter_row(const Snapshot& snapshot, const WaiterView& waiter) {
-  modelpool_waiter row{};
-  write_text(row.model, escape(waiter.model));
-  write_text(row.tag, escape(waiter.tag));
-  row.waiting_ms = age_ms(snapshot.now_ns, waiter.since_ns);
-  row.left_ms = waiter.deadline_ns == kNever_ns
-                    ? MODELPOOL_UNKNOWN
-                    : ms_of(age_ns(waiter.deadline_ns, snapshot.now_ns));
-  row.arrival = waiter.arrival;
-  row.priority = waiter.priority;
-  row.expected_bytes = unless_zero(waiter.expected_bytes);
-  row.worker_pid = waiter.pid;
-  return row;
-}
-
-modelpool_event event_row(const EventView& event) {
-  const EventData& data = event.data;
-  modelpool_event row{};
-  row.sequence = event.sequence;
-  row.time_ms = data.time_ns == 0 ? MODELPOOL_UNKNOWN : ms_of(data.time_ns);
-  write_text(row.kind, event_kind_name(data.kind));
-  write_text(row.reason, reason_name(data.reason));
-  write_text(row.model, escape(field_text(data.model)));
-  write_text(row.tag, escape(field_text(data.tag)));
-  write_text(row.exit, exit_text(data.exit_status));
-  write_text(row.text, escape(field_text(data.text)));
-  row.age_ms = ms_of(data.age_ns);
-  row.limit_ms = ms_of(data.limit_ns);
-  row.exit_ms = ms_of(data.exit_ns);
-  row.load_ms = ms_of(data.load_ns);
-  row.count = data.count == kNever_ns ? MODELPOOL_UNKNOWN : static_cast<std::int64_t>(data.count);
-  row.pid = pid_of(data.pid);
-  row.worker_pid = pid_of(data.worker_pid);
-  row.signal = static_cast<std::int32_t>(data.signal);
-  return row;
+modelpool_code list(modelpool_pool pool, int number, Extent extent, std::uint64_t first, Rows to,
+                    modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    auto held = hold(pool);
+    if (!held) return fail(held.error());
+    const RowTable* const table = find_table(number);
+    if (table == nullptr)
+      return invalid("unable to list table " + std::to_string(number) + ": there is none");
+    to.written_bytes = extent == Extent::kAll ? table->row_bytes : table->declared_bytes;
+    return fill((**held)->pool, number, first, to);
+  });
 }
 
 // touch, pin and their like.
@@ -966,22 +813,10 @@ modelpool_code modelpool_get_status(modelpool_pool pool, modelpool_status* statu
   return answer(error, [&]() -> Result<> {
     auto held = hold(pool);
     if (!held) return fail(held.error());
-    const Segment& segment = segment_of((**held)->pool);
-    auto snapshot = look_inside((**held)->pool);
-    if (!snapshot) return fail(snapshot.error());
-    CoordinatorIdentity coordinator;
-    const Liveness alive = coordinator_liveness(segment, &coordinator);
     modelpool_status answer{};
-    answer.max_backends = snapshot->settings ? snapshot->max_backends() : MODELPOOL_UNKNOWN;
-    answer.live = snapshot->live();
-    answer.ready = snapshot->ready();
-    answer.waiting = static_cast<std::uint32_t>(snapshot->waiters.size());
-    answer.workers = static_cast<std::uint32_t>(snapshot->workers.size());
-    answer.leases = static_cast<std::uint32_t>(snapshot->leases.size());
-    answer.coordinator_alive = alive_of(alive);
-    answer.coordinator_pid = alive == Liveness::kDead ? 0 : coordinator.process.pid;
-    answer.coordinator_epoch = coordinator.epoch;
-    write_text(answer.pool, segment.name());
+    std::size_t count = 0;
+    const Rows one{&answer, sizeof answer, sizeof answer, 1, &count};
+    if (auto ok = fill((**held)->pool, MODELPOOL_STATUS, 0, one); !ok) return ok;
     return write_answer(status, answer, "modelpool_status");
   });
 }
@@ -989,59 +824,82 @@ modelpool_code modelpool_get_status(modelpool_pool pool, modelpool_status* statu
 modelpool_code modelpool_list_backends(modelpool_pool pool, modelpool_backend* rows,
                                        size_t row_bytes, size_t capacity, size_t* count,
                                        modelpool_error* error) {
-  return answer(error, [&]() -> Result<> {
-    const auto snapshot = look(pool);
-    if (!snapshot) return fail(snapshot.error());
-    std::vector<const BackendView*> live;
-    for (const BackendView& backend : snapshot->backends) {
-      if (backend.live()) live.push_back(&backend);
-    }
-    return write_rows(rows, row_bytes, capacity, count, live.size(),
-                      [&](std::size_t i) { return backend_row(*snapshot, *live[i]); });
-  });
+  return list(pool, MODELPOOL_BACKENDS, Extent::kDeclared, 0, {rows, row_bytes, 0, capacity, count},
+              error);
 }
 
 modelpool_code modelpool_list_leases(modelpool_pool pool, modelpool_lease_row* rows,
                                      size_t row_bytes, size_t capacity, size_t* count,
                                      modelpool_error* error) {
-  return answer(error, [&]() -> Result<> {
-    const auto snapshot = look(pool);
-    if (!snapshot) return fail(snapshot.error());
-    return write_rows(rows, row_bytes, capacity, count, snapshot->leases.size(),
-                      [&](std::size_t i) { return lease_row(*snapshot, snapshot->leases[i]); });
-  });
+  return list(pool, MODELPOOL_LEASES, Extent::kDeclared, 0, {rows, row_bytes, 0, capacity, count},
+              error);
 }
 
 modelpool_code modelpool_list_workers(modelpool_pool pool, modelpool_worker* rows, size_t row_bytes,
                                       size_t capacity, size_t* count, modelpool_error* error) {
-  return answer(error, [&]() -> Result<> {
-    const auto snapshot = look(pool);
-    if (!snapshot) return fail(snapshot.error());
-    return write_rows(rows, row_bytes, capacity, count, snapshot->workers.size(),
-                      [&](std::size_t i) { return worker_row(*snapshot, snapshot->workers[i]); });
-  });
+  return list(pool, MODELPOOL_WORKERS, Extent::kDeclared, 0, {rows, row_bytes, 0, capacity, count},
+              error);
 }
 
 modelpool_code modelpool_list_waiters(modelpool_pool pool, modelpool_waiter* rows, size_t row_bytes,
                                       size_t capacity, size_t* count, modelpool_error* error) {
-  return answer(error, [&]() -> Result<> {
-    const auto snapshot = look(pool);
-    if (!snapshot) return fail(snapshot.error());
-    return write_rows(rows, row_bytes, capacity, count, snapshot->waiters.size(),
-                      [&](std::size_t i) { return waiter_row(*snapshot, snapshot->waiters[i]); });
-  });
+  return list(pool, MODELPOOL_WAITERS, Extent::kDeclared, 0, {rows, row_bytes, 0, capacity, count},
+              error);
 }
 
 modelpool_code modelpool_list_events(modelpool_pool pool, uint64_t first, modelpool_event* rows,
                                      size_t row_bytes, size_t capacity, size_t* count,
                                      modelpool_error* error) {
+  return list(pool, MODELPOOL_EVENTS, Extent::kDeclared, first,
+              {rows, row_bytes, 0, capacity, count}, error);
+}
+
+modelpool_code modelpool_list_rows(modelpool_pool pool, int table, uint64_t first, void* rows,
+                                   size_t row_bytes, size_t capacity, size_t* count,
+                                   modelpool_error* error) {
+  return list(pool, table, Extent::kAll, first, {rows, row_bytes, 0, capacity, count}, error);
+}
+
+modelpool_code modelpool_describe(int table, const modelpool_field** fields, size_t* count,
+                                  size_t* row_bytes, modelpool_error* error) {
   return answer(error, [&]() -> Result<> {
-    auto held = hold(pool);
-    if (!held) return fail(held.error());
-    const auto events = read_events(segment_of((**held)->pool), first);
-    return write_rows(rows, row_bytes, capacity, count, events.size(),
-                      [&](std::size_t i) { return event_row(events[i]); });
+    const RowTable* const found = find_table(table);
+    if (found == nullptr)
+      return invalid("unable to describe table " + std::to_string(table) + ": there is none");
+    if (fields != nullptr) *fields = found->fields.data();
+    if (count != nullptr) *count = found->fields.size();
+    if (row_bytes != nullptr) *row_bytes = found->row_bytes;
+    return {};
   });
+}
+
+const modelpool_field* modelpool_find_field(int table, const char* name) {
+  const RowTable* const found = find_table(table);
+  if (found == nullptr || name == nullptr) return nullptr;
+  for (const modelpool_field& field : found->fields) {
+    if (field.kind != 0 && std::strcmp(field.name, name) == 0) return &field;
+  }
+  return nullptr;
+}
+
+const char* modelpool_field_text(const modelpool_field* field, const void* row) {
+  if (field == nullptr || row == nullptr || field->kind != MODELPOOL_FIELD_TEXT) return "";
+  return static_cast<const char*>(row) + field->offset;
+}
+
+int64_t modelpool_field_number(const modelpool_field* field, const void* row) {
+  if (field == nullptr || row == nullptr) return MODELPOOL_UNKNOWN;
+  if (field->kind != MODELPOOL_FIELD_NUMBER && field->kind != MODELPOOL_FIELD_FLAG)
+    return MODELPOOL_UNKNOWN;
+  const char* const at = static_cast<const char*>(row) + field->offset;
+  if (field->bytes == sizeof(int64_t)) {
+    int64_t value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+  int32_t half;
+  std::memcpy(&half, at, sizeof half);
+  return field->is_signed != 0 ? half : static_cast<int64_t>(static_cast<uint32_t>(half));
 }
 
 }  // extern "C"

@@ -566,6 +566,67 @@ MODELPOOL_API modelpool_code modelpool_list_events(modelpool_pool pool, uint64_t
                                                    size_t capacity, size_t* count,
                                                    modelpool_error* error);
 
+/* --- Rows that describe themselves ---------------------------------------------------------------
+ *
+ * The same rows, for programs that ask for fields by name: also for those of a library that is newer
+ * than this header, and those that the structures above do not have. A structure's members are the
+ * beginning of its row.
+ *
+ *   const modelpool_field* idle = modelpool_find_field(MODELPOOL_BACKENDS, "idle_ms");
+ *   modelpool_describe(MODELPOOL_BACKENDS, NULL, NULL, &row_bytes, NULL);
+ *   modelpool_list_rows(pool, MODELPOOL_BACKENDS, 0, rows, row_bytes, capacity, &count, &error);
+ *   modelpool_field_number(idle, rows + i * row_bytes)
+ */
+
+enum {
+  MODELPOOL_BACKENDS = 1,
+  MODELPOOL_LEASES = 2,
+  MODELPOOL_WORKERS = 3,
+  MODELPOOL_WAITERS = 4,
+  MODELPOOL_EVENTS = 5,
+  MODELPOOL_STATUS = 6, /* one row */
+  MODELPOOL_MODELS = 7  /* what is known of models beyond their backends' lives */
+};
+
+enum {
+  MODELPOOL_FIELD_TEXT = 1, /* "" is unknown */
+  MODELPOOL_FIELD_NUMBER = 2,
+  MODELPOOL_FIELD_FLAG = 3 /* 1, 0 */
+};
+#define MODELPOOL_ALWAYS_KNOWN INT64_MIN
+
+/* A field of a row; constant, for as long as the library is loaded. Never grows. Offsets are those of
+ * this library, at this run. */
+typedef struct modelpool_field {
+  const char* name; /* as in poolctl's JSON; of a part of a row: "stop.reason" */
+  const char* doc;  /* what it says, in a few words */
+  int32_t kind;     /* MODELPOOL_FIELD_...; 0: it is shown in the JSON only */
+  uint32_t offset;  /* in the row */
+  uint32_t bytes;   /* there: of a text with its NUL; 4 or 8 of a number or flag */
+  int32_t is_signed;
+  int64_t
+      unknown; /* the number that means: unknown, or does not apply. MODELPOOL_ALWAYS_KNOWN: none */
+} modelpool_field;
+
+/* The fields of a table's rows, and how large a row is. NULL for what is not wanted. Errors: INVALID,
+ * for a table that is none. */
+MODELPOOL_API modelpool_code modelpool_describe(int table, const modelpool_field** fields,
+                                                size_t* count, size_t* row_bytes,
+                                                modelpool_error* error);
+/* NULL if this library has no such field, or shows it in the JSON only. */
+MODELPOOL_API const modelpool_field* modelpool_find_field(int table, const char* name);
+
+/* As the lists above; row_bytes is at least what modelpool_describe says, and a multiple of 8. `first`
+ * is for MODELPOOL_EVENTS, and ignored by all others. */
+MODELPOOL_API modelpool_code modelpool_list_rows(modelpool_pool pool, int table, uint64_t first,
+                                                 void* rows, size_t row_bytes, size_t capacity,
+                                                 size_t* count, modelpool_error* error);
+
+/* The field of that row. A text is the row's own; "" if the field is none. A number or flag;
+ * -1 if the field is neither, or NULL. */
+MODELPOOL_API const char* modelpool_field_text(const modelpool_field* field, const void* row);
+MODELPOOL_API int64_t modelpool_field_number(const modelpool_field* field, const void* row);
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
