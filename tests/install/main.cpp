@@ -9,5 +9,10 @@ int main(int, char** argv) {
     std::cerr << pool.error().text << '\n';
     return 1;
   }
+  const auto seen = pool->snapshot();
+  if (!seen || seen->workers.size() != 1 || !pool->events()) {
+    std::cerr << (seen ? "unexpected rows" : seen.error().text) << '\n';
+    return 1;
+  }
   std::cout << "attached, limit " << pool->limit().value_or(0) << '\n';
 }

@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 import modelpool
 import modelpool.testing
 from modelpool import _modelpool
-from support import POOLCTL, PoolTest
+from support import POOLCTL, PoolTest, eventually
 
 PACKAGE = pathlib.Path(modelpool.__file__).parent
 
@@ -238,6 +239,55 @@ class Stubs(unittest.TestCase):
             given = [p.annotation for n, p in signature.parameters.items() if n != "self"]
             self.assertNotIn(inspect.Parameter.empty, [*given, signature.return_annotation])
         self.assertTrue((PACKAGE / "py.typed").exists())
+
+
+class Rows(PoolTest):
+    """_rows.pyi is written from the description of the rows, as JSON is."""
+
+    def stubs(self):
+        """{row: {key: type}}"""
+        tree = ast.parse((PACKAGE / "_rows.pyi").read_text())
+        return {
+            node.name: {line.target.id: ast.unparse(line.annotation) for line in node.body}
+            for node in tree.body
+            if isinstance(node, ast.ClassDef)
+        }
+
+    def expect(self, row, name):
+        wanted = self.stubs()[name]
+        self.assertEqual(list(row), list(wanted), name)
+        for key, value in row.items():
+            types = wanted[key].split(" | ")
+            if value is None:
+                self.assertIn("None", types, f"{name}.{key}")
+            elif types[0] in self.stubs():
+                self.expect(value, types[0])
+            else:
+                self.assertIsInstance(value, eval(types[0].split("[")[0]), f"{name}.{key}")
+
+    def test_stubs_name_what_is_returned(self):
+        self.load_external("m", size_bytes=1, label="gpu0").release()
+        lease = self.pool.acquire("m", tag="req-81")
+        loading = self.pool.acquire("n")
+        waiting = threading.Thread(target=lambda: self.pool.acquire("n").release())
+        waiting.start()
+        self.wait_for_waiters(1)
+        self.expect(self.pool.status(), "StatusRow")
+        self.expect(self.pool.backends()[0], "BackendRow")
+        self.expect(self.pool.leases()[0], "LeaseRow")
+        self.expect(self.pool.waiters()[0], "WaiterRow")
+        self.expect(self.pool.workers()[0], "WorkerRow")
+        self.expect(self.pool.events()[0], "EventRow")
+        loading.ready("127.0.0.1:2", external=True).release()
+        waiting.join()
+        lease.release()
+
+    def test_a_backend_that_is_being_ended_says_why(self):
+        lease = self.load_external("m")
+        self.pool.evict("m")  # a drain: it waits for the lease
+        self.assertTrue(eventually(lambda: self.pool.backends()[0]["stop"]))
+        self.expect(self.pool.backends()[0]["stop"], "StopRow")
+        lease.release()
 
 
 if __name__ == "__main__":
