@@ -87,8 +87,7 @@ class LineFormatter final : public spdlog::formatter {
   // An event is the object itself.
   static std::string json_line(const spdlog::details::log_msg& message, std::string_view text) {
     if (message.logger_name == kEventLogger) return std::string(text);
-    return "{\"time\":\"" + time_of(message) + "\",\"level\":\"" +
-           std::string(level_name(message.level)) + "\",\"message\":" + json_quoted(text) + "}";
+    return message_json(time_of(message), level_name(message.level), text);
   }
 
   LogFormat format_;

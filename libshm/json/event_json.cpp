@@ -17,7 +17,7 @@ class PairWriter {
   void text(const Field& field, std::string_view value) {
     if (field.name == "level" || field.name == "kind") return;  // so do these
     const bool plain = value.find_first_of(" \"\\=") == std::string_view::npos;
-    add(field, plain ? std::string(value) : json_quoted(value));
+    add(field, plain ? std::string(value) : json_line(std::string(value)));
   }
   std::string finish() && { return std::move(line_); }
 
@@ -34,10 +34,6 @@ class PairWriter {
 
 }  // namespace
 
-std::string json_quoted(std::string_view text) {
-  return json_line(Json(is_printable_utf8(text) ? std::string(text) : escape(text)));
-}
-
 std::string event_json(std::uint64_t sequence, const EventData& event) {
   return json_line(row_json(event_row(sequence, event)));
 }
@@ -46,6 +42,11 @@ std::string event_text(std::uint64_t sequence, const EventData& event) {
   PairWriter writer(event.kind);
   write_row(event_row(sequence, event), writer);
   return std::move(writer).finish();
+}
+
+std::string message_json(std::string_view time, std::string_view level, std::string_view message) {
+  return json_line(
+      {{"time", std::string(time)}, {"level", std::string(level)}, {"message", shown(message)}});
 }
 
 }  // namespace modelpool

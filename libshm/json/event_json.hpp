@@ -25,8 +25,8 @@ std::string event_json(std::uint64_t sequence, const EventData& event);
 // and level, which stand at the start of a line of the log. Values with blanks or quotes are quoted.
 std::string event_text(std::uint64_t sequence, const EventData& event);
 
-// The text as a JSON string with its quotes. What is not printable UTF-8 goes through escape(), so
-// that it is harmless on a terminal also after it was decoded.
-std::string json_quoted(std::string_view text);
+// {"time":"...","level":"...","message":"..."}: a line of the log that is no event. What is not printable
+// UTF-8 goes through escape(), so that it is harmless on a terminal also after it was decoded.
+std::string message_json(std::string_view time, std::string_view level, std::string_view message);
 
 }  // namespace modelpool

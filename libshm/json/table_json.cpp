@@ -52,7 +52,7 @@ class JsonWriter {
 
 Json json_text(std::string_view text) {
   if (text.empty()) return nullptr;
-  return is_printable_utf8(text) ? std::string(text) : escape(text);
+  return shown(text);
 }
 
 Json json_ms(std::uint64_t duration_ns) {

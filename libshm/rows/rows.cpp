@@ -10,10 +10,6 @@ namespace {
 
 using Maybe = std::optional<std::uint64_t>;
 
-std::string shown(std::string_view text) {
-  return is_printable_utf8(text) ? std::string(text) : escape(text);
-}
-
 std::vector<std::string> shown_each(const std::vector<std::string>& texts) {
   std::vector<std::string> result;
   for (const std::string& text : texts) result.push_back(shown(text));
@@ -98,6 +94,10 @@ CoordinatorRow coordinator_row(const Segment& segment, const Snapshot& s) {
 }
 
 }  // namespace
+
+std::string shown(std::string_view text) {
+  return is_printable_utf8(text) ? std::string(text) : escape(text);
+}
 
 pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row) {
   const auto found =

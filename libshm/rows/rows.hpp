@@ -52,6 +52,8 @@ std::vector<EventRow> event_rows(const Segment& segment, std::uint64_t first);
 
 PoolSnapshot pool_snapshot(const Segment& segment, const Snapshot& snapshot);
 
+std::string shown(std::string_view text);  // as it is if it is printable UTF-8, else escaped
+
 // Of the worker in that row; 0 if it is not attached.
 pid_t worker_pid(const Snapshot& snapshot, std::uint32_t row);
 

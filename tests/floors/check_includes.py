@@ -10,9 +10,10 @@ import re
 import sys
 
 # Bottom up.
-FLOORS = ["base", "segment", "policy", "protocol", "pool", "json", "bindings"]
-# What applications include, all in one folder: the floor that each stands on.
-PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": "pool",
+FLOORS = ["base", "segment", "policy", "protocol", "rows", "pool", "json", "bindings"]
+# What applications include, all in one folder, where nothing private is included: the floor from which
+# on the library does, too. (Options of a pool are those of protocols.)
+PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": "protocol",
           "modelpool": "bindings"}
 # Beside each other, above the library.
 PROGRAMS = ["coordinatord", "tools"]
@@ -20,11 +21,15 @@ PROGRAMS = ["coordinatord", "tools"]
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
+def is_public(where):
+    return where.parts[1:3] == ("include", "modelpool")
+
+
 def floor_of(where):
     """The rank of a file, or None; of a program its name."""
     if where.parts[0] in PROGRAMS:
         return where.parts[0]
-    if where.parts[1:3] == ("include", "modelpool"):
+    if is_public(where):
         name = PUBLIC.get(where.stem)
     else:
         name = where.parts[1]
@@ -86,7 +91,9 @@ def check(root):
                     findings.append(f'{where}: "{included}" is no file of ours; write <{included}>')
                 continue
             other = header.relative_to(root)
-            if not may_include(mine, floor_of(other)):
+            if is_public(where) and not is_public(other):
+                findings.append(f"{where}: includes {included}, which is not installed")
+            elif not may_include(mine, floor_of(other)):
                 findings.append(f"{where}: includes {included}, which stands above or beside it")
             if (included_unit := str(other.with_suffix(""))) != unit:
                 edges.setdefault(unit, set()).add(included_unit)

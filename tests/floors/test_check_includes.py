@@ -25,7 +25,8 @@ class Findings(unittest.TestCase):
     def test_down_is_fine(self):
         self.assertEqual(self.findings({
             "libshm/base/text.hpp": "#include <string>\n",
-            "libshm/include/modelpool/pool.hpp": '#include "base/text.hpp"\n',
+            "libshm/include/modelpool/result.hpp": "#include <string>\n",
+            "libshm/include/modelpool/pool.hpp": '#include "modelpool/result.hpp"\n',
             "libshm/segment/words.hpp": '#include "base/text.hpp"\n',
             "libshm/segment/words.cpp": '#include "segment/words.hpp"\n',
             "coordinatord/loop.cpp": '#include "modelpool/pool.hpp"\n',
@@ -40,6 +41,11 @@ class Findings(unittest.TestCase):
         self.one({"libshm/policy/rules.cpp": "#include <modelpool/pool.hpp>\n",
                   "libshm/include/modelpool/pool.hpp": ""},
                  "libshm/policy/rules.cpp: includes modelpool/pool.hpp")
+
+    def test_a_public_header_that_includes_a_private_one_is_found(self):
+        self.one({"libshm/include/modelpool/pool.hpp": '#include "base/text.hpp"\n',
+                  "libshm/base/text.hpp": ""},
+                 "libshm/include/modelpool/pool.hpp: includes base/text.hpp")
 
     def test_the_library_includes_no_program(self):
         self.one({"libshm/bindings/c/api.cpp": '#include "decide.hpp"\n',

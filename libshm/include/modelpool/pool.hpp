@@ -47,7 +47,7 @@
 
 namespace modelpool {
 
-// Not for applications: what lies behind their handles (pool/inside.hpp).
+// Not for applications: what lies behind their handles.
 struct Inside;
 struct LeaseRef;
 struct TicketRef;
@@ -325,10 +325,10 @@ class Pool {
   Result<> set(std::string_view name, std::string_view value);
   Result<> set(const std::vector<std::pair<std::string, std::string>>& values);  // all or none
 
-  // Looking takes no lock and counts as no use (P12).
+  // Takes no lock and counts as no use. Errors: kClosed.
   Result<PoolSnapshot> snapshot();
   // The coordinator's decisions from number `first` on, oldest first, as far as the pool remembers. To
-  // follow, ask again from the last seq + 1.
+  // follow, ask again from the last seq + 1. Errors: kClosed.
   Result<std::vector<EventRow>> events(std::uint64_t first = 1);
 
   // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no call
