@@ -1,4 +1,4 @@
-#include "support/pool.hpp"
+#include "modelpool/pool.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "base/time.hpp"
+#include "pool/change_settings.hpp"
 #include "pool/inside.hpp"
 #include "protocol/histories.hpp"
+#include "support/pool.hpp"
 #include "support/process.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)

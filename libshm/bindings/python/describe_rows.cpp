@@ -50,12 +50,19 @@ std::string type_of(Kind kind, const Member& member) {
   return "object";
 }
 
+std::string in_python(std::string_view doc) {
+  std::string text(doc);
+  for (std::size_t at = 0; (at = text.find("null", at)) != std::string::npos;)
+    text.replace(at, 4, "None");
+  return text;
+}
+
 template <class Row>
 void print(std::string_view name) {
   std::cout << "\nclass " << name << "(TypedDict):\n";
   for_each_field(Row(), [](const Field& field, const auto& member) {
-    std::cout << "    " << field.name << ": " << type_of(field.kind, member) << "  # " << field.doc
-              << "\n";
+    std::cout << "    " << field.name << ": " << type_of(field.kind, member) << "  # "
+              << in_python(field.doc) << "\n";
   });
 }
 
