@@ -159,11 +159,11 @@ MUTANTS = [
            "if (std::cmp_greater(length.count(), most)) return max_ns;", "static_cast<void>(most);", [LOADS]),
     # --- Wakes (P5)
     Mutant("ready wakes nobody", "libshm/pool/ticket.cpp",
-           """  ref_ = TicketRef{};
+           """  *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
   ring(segment);
   return Lease(lease);""",
-           """  ref_ = TicketRef{};
+           """  *ref_ = TicketRef{};
   ring(segment);
   return Lease(lease);""", [WAKES]),
     Mutant("a leaver wakes nobody", "libshm/protocol/acquisition.cpp",
