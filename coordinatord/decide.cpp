@@ -87,6 +87,7 @@ class Judge {
     Case subject{residents_[i], rules_[i], leases_of(b)};
     subject.stamp_lag_ns = facts_.stamp_resolution_ns;
     subject.pool_ends = facts_.ending;
+    subject.standstills = facts_.standstills;
     const bool has_process = b.state.state != BackendState::kReserved;
     if (has_process && facts_.has_exited(b.ref)) subject.ended_ns = exit_status_until_ns(b.ref);
     if (const Waiting* waiter = first_waiter(b); waiter != nullptr) {
@@ -338,7 +339,9 @@ class Judge {
       }
     };
     if (b.stop.signalled_ns == 0) return send(static_cast<int>(rules.get(Setting::kStopSignal)));
-    const std::uint64_t kill_at = grace == 0 ? kNever_ns : add_ns(b.stop.signalled_ns, grace);
+    const std::uint64_t still = still_since_ns(facts_.standstills, b.stop.signalled_ns);
+    const std::uint64_t kill_at =
+        grace == 0 ? kNever_ns : add_ns(b.stop.signalled_ns, add_ns(grace, still));
     if (b.stop.killed_ns == 0) {
       if (due(kill_at)) send(kSigkill);
       return;

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "policy/values.hpp"
 #include "protocol/snapshot.hpp"
 
 namespace modelpool::coordinator {
@@ -31,6 +32,7 @@ struct Facts {
   std::vector<std::pair<BackendRef, std::uint64_t>> unreaped;
   std::vector<BackendRef> vanished;     // no process of the backend is left
   std::vector<WorkerRef> dead_workers;  // proved
+  std::vector<Standstill> standstills;  // times that count against nobody
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;

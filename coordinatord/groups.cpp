@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "base/shortage.hpp"
 #include "base/time.hpp"
 #include "thread.hpp"
 
@@ -30,6 +31,9 @@ constexpr int kPassesMax =
 // again, then the look is believed.
 constexpr int kUnsettledPassesMax = 8;
 constexpr std::uint64_t kExecMax_ns = kSecond_ns;
+// Without a thread of its own: how often its owner looks, and tries for one.
+constexpr std::uint64_t kWithoutThread_ns = 20 * kMillisecond_ns;
+constexpr std::uint64_t kTryAgain_ns = kSecond_ns;
 
 void bump(const Fd& bell) {
   const std::uint64_t one = 1;
@@ -102,12 +106,26 @@ void drain(const Fd& bell) {
 Result<std::unique_ptr<Groups>> Groups::make() {
   Fd work(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   Fd vanished(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!work || !vanished) return fail_errno(errno, "create an eventfd");
-  std::unique_ptr<Groups> groups(new Groups(std::move(work), std::move(vanished)));
-  auto thread = start_thread([raw = groups.get()] { raw->run(); });
+  if (!work || !vanished)
+    return fail_errno(errno, "create an eventfd", shortage_advice(Needs::kDescriptor, errno));
+  return std::unique_ptr<Groups>(
+      new Groups(above_stdio(std::move(work)), above_stdio(std::move(vanished))));
+}
+
+Result<> Groups::start() {
+  if (thread_.joinable()) return {};
+  try_again_ns_ = now_ns() + kTryAgain_ns;
+  auto thread = start_thread([this] { run(); });
   if (!thread) return fail(thread.error());
-  groups->thread_ = std::move(*thread);
-  return groups;
+  thread_ = std::move(*thread);
+  return {};
+}
+
+std::uint64_t Groups::look_again_ns(std::uint64_t now_ns) {
+  if (thread_.joinable()) return kNever_ns;
+  if (now_ns >= try_again_ns_ && start()) return kNever_ns;
+  pass(0);
+  return now_ns + kWithoutThread_ns;
 }
 
 Groups::Groups(Fd work_bell, Fd vanished_bell)
@@ -151,66 +169,70 @@ std::vector<BackendRef> Groups::vanished() {
 }
 
 void Groups::run() {
-  std::map<std::uint64_t, Watched> all;  // by packed reference
   static_cast<void>(list_starts());  // now, rather than while somebody waits for the first place
-  for (;;) {
-    // What to wait for: orders, and the end of every member known.
-    std::vector<pollfd> waits{{work_bell_.get(), POLLIN, 0}};
-    std::vector<Watched*> owners{nullptr};
-    std::uint64_t next_ns = kNever_ns;
-    for (auto& [packed, watched] : all) {
-      if (watched.vanished) continue;
-      if (watched.due) {
-        next_ns = std::min(next_ns, next_scan_ns(watched));
-        continue;
-      }
-      for (auto& [pid, member] : watched.members) {
-        if (!member.handle) continue;
-        waits.push_back({member.handle.fd(), POLLIN, 0});
-        owners.push_back(&watched);
-      }
-      if (watched.again) next_ns = std::min(next_ns, next_scan_ns(watched));
-    }
-    const std::uint64_t now = now_ns();
-    const timespec timeout{static_cast<time_t>(age_ns(next_ns, now) / kSecond_ns),
-                           static_cast<long>(age_ns(next_ns, now) % kSecond_ns)};
-    ppoll(waits.data(), waits.size(), next_ns == kNever_ns ? nullptr : &timeout, nullptr);
-    for (std::size_t i = 1; i < waits.size(); ++i) {
-      if (waits[i].revents != 0) owners[i]->due = true;
-    }
-    drain(work_bell_);
-
-    std::set<pid_t> spared;
-    {
-      const std::lock_guard lock(mutex_);
-      if (stop_) return;
-      for (GroupJob& job : orders_) {
-        Watched& watched = all[pack_ref(job.backend)];
-        watched.job = std::move(job);
-        watched.due = true;
-        watched.scanned_ns = 0;
-        watched.vanished = false;
-      }
-      orders_.clear();
-      for (const BackendRef ref : forgotten_) all.erase(pack_ref(ref));
-      forgotten_.clear();
-      spared = spared_;
-    }
-    spared.insert(getpid());
-    spared.insert(getppid());  // who supervises it is no backend
-
-    for (auto& [packed, watched] : all) {
-      if (watched.vanished || !(watched.due || watched.again)) continue;
-      if (now_ns() < next_scan_ns(watched)) continue;
-      scan(&watched, spared);
-      if (!watched.vanished) continue;
-      const std::lock_guard lock(mutex_);
-      if (std::find(vanished_.begin(), vanished_.end(), watched.job.backend) == vanished_.end()) {
-        vanished_.push_back(watched.job.backend);
-      }
-      bump(vanished_bell_);
-    }
+  while (pass(kNever_ns)) {
   }
+}
+
+bool Groups::pass(std::uint64_t wait_max_ns) {
+  // What to wait for: orders, and the end of every member known.
+  std::vector<pollfd> waits{{work_bell_.get(), POLLIN, 0}};
+  std::vector<Watched*> owners{nullptr};
+  std::uint64_t next_ns = kNever_ns;
+  for (auto& [packed, watched] : all_) {
+    if (watched.vanished) continue;
+    if (watched.due) {
+      next_ns = std::min(next_ns, next_scan_ns(watched));
+      continue;
+    }
+    for (auto& [pid, member] : watched.members) {
+      if (!member.handle) continue;
+      waits.push_back({member.handle.fd(), POLLIN, 0});
+      owners.push_back(&watched);
+    }
+    if (watched.again) next_ns = std::min(next_ns, next_scan_ns(watched));
+  }
+  const std::uint64_t now = now_ns();
+  next_ns = std::min(next_ns, add_ns(now, wait_max_ns));
+  const timespec timeout{static_cast<time_t>(age_ns(next_ns, now) / kSecond_ns),
+                         static_cast<long>(age_ns(next_ns, now) % kSecond_ns)};
+  ppoll(waits.data(), waits.size(), next_ns == kNever_ns ? nullptr : &timeout, nullptr);
+  for (std::size_t i = 1; i < waits.size(); ++i) {
+    if (waits[i].revents != 0) owners[i]->due = true;
+  }
+  drain(work_bell_);
+
+  std::set<pid_t> spared;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stop_) return false;
+    for (GroupJob& job : orders_) {
+      Watched& watched = all_[pack_ref(job.backend)];
+      watched.job = std::move(job);
+      watched.due = true;
+      watched.scanned_ns = 0;
+      watched.vanished = false;
+    }
+    orders_.clear();
+    for (const BackendRef ref : forgotten_) all_.erase(pack_ref(ref));
+    forgotten_.clear();
+    spared = spared_;
+  }
+  spared.insert(getpid());
+  spared.insert(getppid());  // who supervises it is no backend
+
+  for (auto& [packed, watched] : all_) {
+    if (watched.vanished || !(watched.due || watched.again)) continue;
+    if (now_ns() < next_scan_ns(watched)) continue;
+    scan(&watched, spared);
+    if (!watched.vanished) continue;
+    const std::lock_guard lock(mutex_);
+    if (std::find(vanished_.begin(), vanished_.end(), watched.job.backend) == vanished_.end()) {
+      vanished_.push_back(watched.job.backend);
+    }
+    bump(vanished_bell_);
+  }
+  return true;
 }
 
 bool Groups::any_lives(const Watched& watched) {

@@ -44,6 +44,11 @@ class Groups {
   static Result<std::unique_ptr<Groups>> make();
   ~Groups();
 
+  // Its thread. Errors: why there is none; then look_again_ns() does its work for it.
+  Result<> start();
+  // Without a thread: does what is due, tries for one again, and says when to call it next. Else kNever_ns.
+  std::uint64_t look_again_ns(std::uint64_t now_ns);
+
   void order(GroupJob job);
   // Never signalled, whatever group they are in: attached workers; the coordinator itself and its parent always.
   void spare(std::set<pid_t> pids);
@@ -79,6 +84,8 @@ class Groups {
 
   Groups(Fd work_bell, Fd vanished_bell);
   void run();
+  // Waits until something is due, at most so long, and does it. False: it is to end.
+  bool pass(std::uint64_t wait_max_ns);
   bool list_starts();
   // kEnded: after it was listed, perhaps, and what it forked is not listed. kHidden: it is being
   // replaced by another program, and its token is not to be read for that moment.
@@ -109,7 +116,10 @@ class Groups {
   std::vector<BackendRef> vanished_;
   bool stop_ = false;
   std::thread thread_;
-  std::vector<Start> starts_;  // of all processes at the last look, by PID. Of the thread
+  std::uint64_t try_again_ns_ = 0;  // for a thread
+  // Of the thread, or while there is none of the owner.
+  std::map<std::uint64_t, Watched> all_;  // by packed reference
+  std::vector<Start> starts_;             // of all processes at the last look, by PID
 };
 
 }  // namespace modelpool::coordinator

@@ -4,9 +4,7 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/file.h>
-#include <sys/inotify.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
@@ -17,13 +15,16 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
+#include "children.hpp"
 #include "config.hpp"
 #include "log.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
-#include "thread.hpp"
+#include "segment/lost.hpp"
+#include "succession.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -34,7 +35,8 @@ constexpr std::uint64_t kAgain_ns = kMillisecond_ns;
 // Before a deadline it wakes once and only looks at what will be due: after a long sleep all of that
 // comes out of cold caches, and the signal would be sent 0.2 ms later.
 constexpr std::uint64_t kRehearsal_ns = 500 * kMicrosecond_ns;
-constexpr int kWithoutTimer_ms = 100;
+// However often it is woken, it looks at the name no more often than this without an event of it.
+constexpr std::uint64_t kNameCheckEvery_ns = kSecond_ns;
 // How long the end of a backend waits for its exit status, which its parent records.
 constexpr std::uint64_t kReapWait_ns = 50 * kMillisecond_ns;
 constexpr std::uint64_t kLockRetry_ns = 10 * kMillisecond_ns;
@@ -42,20 +44,32 @@ constexpr std::uint64_t kLockRetry_ns = 10 * kMillisecond_ns;
 sigset_t handled_signals() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set, signal);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&set, signal);
   return set;
 }
 
-bool set_timer(const Fd& timer, std::uint64_t at_ns, std::uint64_t every_ns) {
+bool set_timer(const Fd& timer, std::uint64_t at_ns) {
   itimerspec spec{};
   if (at_ns != kNever_ns) {
     at_ns = std::max<std::uint64_t>(at_ns, 1);  // 0 would disarm it
     spec.it_value = {static_cast<time_t>(at_ns / kSecond_ns),
                      static_cast<long>(at_ns % kSecond_ns)};
-    spec.it_interval = {static_cast<time_t>(every_ns / kSecond_ns),
-                        static_cast<long>(every_ns % kSecond_ns)};
   }
-  return timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &spec, nullptr) == 0;
+  return timer && timerfd_settime(timer.get(), TFD_TIMER_ABSTIME, &spec, nullptr) == 0;
+}
+
+// Without its timer: what epoll_wait counts in, rounded up (P8); -1 is for ever.
+int timeout_ms(std::uint64_t at_ns) {
+  constexpr std::uint64_t kMost_ms = 3'600'000;
+  if (at_ns == kNever_ns) return -1;
+  return static_cast<int>(
+      std::min(kMost_ms, (age_ns(at_ns, now_ns()) + kMillisecond_ns - 1) / kMillisecond_ns));
+}
+
+Result<Fd> need(Fd fd, const std::string& what) {
+  if (fd) return above_stdio(std::move(fd));
+  return fail_errno(errno, "create the coordinator's " + what,
+                    shortage_advice(Needs::kDescriptor, errno));
 }
 
 std::string summary(const Snapshot& s) {
@@ -118,8 +132,10 @@ bool free_stray_waiters(const Segment& segment, const Snapshot& snapshot) {
 // The lock that makes this coordinator the only one: on the segment's own descriptor, so that it
 // ends with the process, whatever ends that.
 Result<Fd> take_singleton(const Segment& segment) {
-  Fd file(open(segment.path().c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-  if (!file) return fail_errno(errno, "open " + escape(segment.path()));
+  Fd file = open_above_stdio(AT_FDCWD, segment.path().c_str(), O_RDWR | O_APPEND | O_NOFOLLOW);
+  if (!file)
+    return fail_errno(errno, "open " + escape(segment.path()),
+                      shortage_advice(Needs::kDescriptor, errno));
   struct stat info;
   if (fstat(file.get(), &info) != 0 || info.st_ino != segment.inode() ||
       info.st_dev != segment.device()) {
@@ -150,6 +166,17 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
 
 Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings,
                                          Notifier notifier) {
+  auto predecessor = find_predecessor(options);
+  if (!predecessor) return fail(predecessor.error());
+  if (*predecessor) {
+    Predecessor& lost = **predecessor;
+    std::unique_ptr<Loop> loop(
+        new Loop(options, std::move(notifier), std::move(lost.segment), std::move(lost.singleton)));
+    if (auto ok = loop->set_up(); !ok) return fail(ok.error());
+    loop->become_coordinator();
+    return loop;
+  }
+  if (auto ok = end_orphans(options, settings); !ok) return fail(ok.error());
   SegmentOptions where;
   where.dir = options.dir;
   where.capacities = options.capacities.values;
@@ -159,6 +186,7 @@ Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings&
   const Settings found = (*segment)->settings().settings.load();
   auto singleton = take_singleton(**segment);
   if (!singleton) return fail(singleton.error());
+  (*segment)->set_home(home_of((*segment)->path()));
   std::unique_ptr<Loop> loop(
       new Loop(options, std::move(notifier), std::move(*segment), std::move(*singleton)));
   if (auto ok = loop->set_up(); !ok) return fail(ok.error());
@@ -168,57 +196,54 @@ Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings&
   return loop;
 }
 
+Result<> Loop::watch(int fd, std::uint32_t events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.fd = fd;
+  if (fd < 0 || epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return {};
+  return fail_errno(errno, "watch a descriptor", shortage_advice(Needs::kEpollWatch, errno));
+}
+
 Result<> Loop::set_up() {
-  auto watch = Watch::make();
-  if (!watch) return fail(watch.error());
-  watch_ = std::make_unique<Watch>(std::move(*watch));
+  auto processes = Watch::make();
+  if (!processes) return fail(processes.error());
+  watch_ = std::make_unique<Watch>(std::move(*processes));
 
   const sigset_t signals = handled_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // before the threads start, which inherit it
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGCHLD, SIG_DFL);  // ignored, children would be reaped before their backend is judged
   auto groups = Groups::make();
   if (!groups) return fail(groups.error());
   groups_ = std::move(*groups);
+  auto doorbell = Doorbell::make(segment_);
+  if (!doorbell) return fail(doorbell.error());
+  doorbell_ = std::move(*doorbell);
 
-  epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
-  signals_.reset(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  timer_.reset(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-  watchdog_.reset(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
-  bell_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  name_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  for (const Fd* fd : {&epoll_, &signals_, &timer_, &watchdog_, &bell_, &name_}) {
-    if (!*fd) return fail_errno(errno, "create the coordinator's descriptors");
+  auto epoll = need(Fd(epoll_create1(EPOLL_CLOEXEC)), "epoll set");
+  if (!epoll) return fail(epoll.error());
+  epoll_ = std::move(*epoll);
+  auto signal_fd = need(Fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK)), "signalfd");
+  if (!signal_fd) return fail(signal_fd.error());
+  signals_ = std::move(*signal_fd);
+  timer_ = above_stdio(Fd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)));
+  if (!timer_)
+    spdlog::warn("unable to create a timer: {}; deadlines are met to the millisecond",
+                 std::strerror(errno));
+  name_ = std::make_unique<NameWatch>(segment_->path());
+  if (!name_->degraded().empty())
+    spdlog::warn("{}; looking at it every second instead", name_->degraded());
+
+  for (const int fd : {signals_.get(), timer_.get(), doorbell_->fd(), name_->events(), watch_->fd(),
+                       groups_->fd()}) {
+    if (auto ok = watch(fd, EPOLLIN); !ok) return ok;
   }
-  if (inotify_add_watch(name_.get(), segment_->path().c_str(),
-                        IN_ATTRIB | IN_DELETE_SELF | IN_MOVE_SELF) < 0) {
-    return fail_errno(errno, "watch " + escape(segment_->path()));
+  if (auto ok = watch(name_->mounts(), EPOLLPRI); !ok) return ok;
+  if (const std::uint64_t every = notifier_.watchdog_interval_ns(); every != 0)
+    watchdog_due_ns_ = now_ns() + every;
+  for (const auto& started : {doorbell_->start(), groups_->start()}) {
+    if (!started) spdlog::warn("{}; doing without, and trying again", started.error().text);
   }
-  for (const int fd : {signals_.get(), timer_.get(), watchdog_.get(), bell_.get(), name_.get(),
-                       watch_->fd(), groups_->fd()}) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
-      return fail_errno(errno, "watch a descriptor");
-  }
-  if (const std::uint64_t every = notifier_.watchdog_interval_ns(); every != 0) {
-    static_cast<void>(set_timer(watchdog_, now_ns() + every, every));
-  }
-  // Read before the first scan: a ring that comes after it is one to look for.
-  std::uint32_t seen = segment_->coordinator().doorbell.load(std::memory_order_seq_cst);
-  auto ringing = start_thread([this, seen]() mutable {
-    const HalfWord& doorbell = segment_->coordinator().doorbell;
-    while (!doorbell_stop_.load(std::memory_order_seq_cst)) {
-      futex_wait(doorbell, seen, kNever_ns);
-      const std::uint32_t now = doorbell.load(std::memory_order_seq_cst);
-      if (now == seen) continue;
-      seen = now;
-      const std::uint64_t one = 1;
-      static_cast<void>(!write(bell_.get(), &one, sizeof one));
-    }
-  });
-  if (!ringing) return fail(ringing.error());
-  doorbell_ = std::move(*ringing);
   return {};
 }
 
@@ -235,7 +260,10 @@ void Loop::become_coordinator() {
   record.started_ns.store(now_ns(), std::memory_order_seq_cst);
   record.leaving.store(0, std::memory_order_seq_cst);
   record.wanted.store(0, std::memory_order_seq_cst);
+  begin_scan();
   record.epoch.store(epoch_, std::memory_order_seq_cst);
+  // Whoever found the name gone may have said so; an earlier coordinator may have, and it came back.
+  segment_->line().replaced.store(0, std::memory_order_seq_cst);
   enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), groups_.get(), &recorder_);
 
   EventData event;
@@ -270,10 +298,11 @@ void Loop::warn_of_other_capacities() const {
     const std::uint32_t wanted = options_.capacities.values.*info.member;
     const std::uint32_t found = segment_->capacities().*info.member;
     if (!options_.capacities.has(info) || found == wanted) continue;
+    const std::string& path = segment_->path();
     spdlog::warn(
-        "the pool was created with {} {}, not {}: to change that, `poolctl --pool {} remove` it "
-        "and start again",
-        found, info.name, wanted, segment_->name());
+        "the pool was created with {} {}, not {}: to change that, `{}` and start again", found,
+        info.name, wanted,
+        command_on_pool("poolctl", segment_->name(), path.substr(0, path.rfind('/')), "remove"));
   }
 }
 
@@ -290,16 +319,11 @@ void Loop::publish_pending() {
   unlooked_ = true;
 }
 
-Loop::~Loop() {
-  doorbell_stop_.store(true, std::memory_order_seq_cst);
-  if (doorbell_.joinable()) {
-    ring(*segment_);
-    doorbell_.join();
-  }
-}
+Loop::~Loop() = default;
 
 int Loop::run() {
   notifier_.ready("serving pool " + segment_->name());
+  check_name();
   spdlog::info("serving pool {} ({}), epoch {}", segment_->name(), escape(segment_->path()),
                epoch_);
   for (;;) {
@@ -311,7 +335,25 @@ int Loop::run() {
     wait_until(wake);
   }
   leave();
-  return ending_ == Ending::kReplaced ? kExitNoPool : kExitDone;
+  if (ending_ == Ending::kReplaced) {
+    spdlog::warn(
+        "everything of the pool that has lost the name {} is gone: the next coordinatord makes a "
+        "new one",
+        escape(segment_->path()));
+  }
+  return ending_ == Ending::kReplaced || abandoned_ ? kExitFinding : kExitDone;
+}
+
+// Others see by these that it looks (judge.hpp).
+void Loop::begin_scan() {
+  CoordinatorRecord& record = segment_->coordinator();
+  if (record.working_since_ns.load(std::memory_order_relaxed) == 0) {
+    record.working_since_ns.store(now_ns(), std::memory_order_release);
+  }
+  // The number before the time: a ring in between keeps its number, and is one to look for.
+  record.answered.store(record.doorbell.load(std::memory_order_seq_cst), std::memory_order_release);
+  record.rung_ns.store(0, std::memory_order_release);
+  store_horizon(*segment_, kNever_ns);
 }
 
 // Looks and acts until there is nothing more to do. Returns when something may be due next.
@@ -319,7 +361,7 @@ std::uint64_t Loop::scan() {
   CoordinatorRecord& record = segment_->coordinator();
   for (int round = 0; round < kRoundsMax; ++round) {
     unlooked_ = false;
-    store_horizon(*segment_, kNever_ns);
+    begin_scan();
     publish_pending();
     const Snapshot& snapshot = reader_.read();
     if (snapshot.settings_generation != record.settings_noted.load(std::memory_order_relaxed)) {
@@ -342,6 +384,12 @@ std::uint64_t Loop::scan() {
     facts.ending = ending_ == Ending::kStopBackends || ending_ == Ending::kReplaced;
     facts.exited = watch_->exited();
     facts.dead_workers = watch_->dead_workers();
+    if (standstill_.examine(*segment_, snapshot)) {
+      spdlog::info("everything stood still for {}: that counts against no request, load or grace",
+                   format_age(age_ns(standstill_.found().back().ended_ns,
+                                     standstill_.found().back().began_ns)));
+    }
+    facts.standstills = standstill_.found();
     facts.vanished = groups_->vanished();
     for (const BackendRef ref : facts.exited) {
       const BackendView* b = snapshot.find(ref);
@@ -354,7 +402,8 @@ std::uint64_t Loop::scan() {
     const bool wants_more = (decision.wanted & ~record.wanted.load(std::memory_order_relaxed)) != 0;
     store_wanted(*segment_, decision.wanted);
     const bool carried_out = enforcer_->carry_out(decision, snapshot);
-    const bool changed = free_stray_waiters(*segment_, snapshot) || carried_out;
+    const bool reaped = has_children_ && reap();
+    const bool changed = free_stray_waiters(*segment_, snapshot) || carried_out || reaped;
     record.last_scan_ns.store(snapshot.now_ns, std::memory_order_relaxed);
     record.scans.fetch_add(1, std::memory_order_relaxed);
     if (changed || wants_more || unlooked_) continue;
@@ -362,7 +411,9 @@ std::uint64_t Loop::scan() {
     tell_status(snapshot);
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);
+    wake = std::min(wake, groups_->look_again_ns(now_ns()));
     store_horizon(*segment_, wake);
+    standstill_.sleeps(snapshot.now_ns, wake);
     facts.ahead_ns = age_ns(decision.wake_ns, snapshot.now_ns);
     if (facts.ahead_ns <= kRehearsal_ns) enforcer_->rehearse(decide(snapshot, facts), snapshot);
     return wake;
@@ -370,12 +421,39 @@ std::uint64_t Loop::scan() {
   return now_ns() + kAgain_ns;
 }
 
+// Children that ended; those that lead a backend later, when it is gone. Has anything changed?
+bool Loop::reap() {
+  const Snapshot snapshot = SnapshotReader(segment_).read();
+  std::set<pid_t> keep;
+  for (const BackendView& b : snapshot.backends) {
+    if (b.live() && b.process.pid > 1) keep.insert(b.process.pid);
+  }
+  bool changed = false;
+  has_children_ = reap_children(keep, [&](pid_t pid, std::uint32_t how) {
+    for (const BackendView& b : snapshot.backends) {
+      if (b.process.pid != pid || b.exit_status != 0) continue;
+      record_exit(*segment_, b.ref, how);
+      changed = true;
+    }
+  });
+  return changed;
+}
+
 void Loop::wait_until(std::uint64_t wake_ns) {
+  const std::uint64_t now = now_ns();
   const std::uint64_t rehearsal_ns = wake_ns - std::min(wake_ns, kRehearsal_ns);
-  const std::uint64_t at_ns =
-      wake_ns != kNever_ns && now_ns() < rehearsal_ns ? rehearsal_ns : wake_ns;
-  // Without its timer it looks again soon rather than never.
-  const int timeout_ms = set_timer(timer_, at_ns, 0) ? -1 : kWithoutTimer_ms;
+  std::uint64_t at_ns = wake_ns != kNever_ns && now < rehearsal_ns ? rehearsal_ns : wake_ns;
+  at_ns =
+      std::min({at_ns, watchdog_due_ns_, doorbell_->look_again_ns(now), name_->look_again_ns(now)});
+  segment_->coordinator().working_since_ns.store(0, std::memory_order_release);
+  take_events(set_timer(timer_, at_ns) ? -1 : timeout_ms(at_ns));
+  segment_->coordinator().working_since_ns.store(now_ns(), std::memory_order_release);
+  standstill_.wakes(now_ns());
+  feed_watchdog();
+  if (now_ns() >= add_ns(name_checked_ns_, kNameCheckEvery_ns)) check_name();
+}
+
+void Loop::take_events(int timeout_ms) {
   std::array<epoll_event, 16> events;
   int count;
   do {
@@ -385,34 +463,60 @@ void Loop::wait_until(std::uint64_t wake_ns) {
     const int fd = events[static_cast<std::size_t>(i)].data.fd;
     if (fd == signals_.get()) handle_signals();
     if (fd == timer_.get()) drain(timer_);
-    if (fd == bell_.get()) drain(bell_);
-    if (fd == watchdog_.get()) {
-      drain(watchdog_);
-      notifier_.watchdog();  // the loop came round: a scan lies between any two of these
-    }
-    if (fd == name_.get()) {
-      drain(name_);
-      if (name_is_lost() && ending_ != Ending::kReplaced) {
-        // From here on everyone knows, and nothing more is granted.
-        segment_->line().replaced.store(1, std::memory_order_seq_cst);
-        spdlog::error("the pool's name {} was removed or given to another: draining what is here",
-                      escape(segment_->path()));
-        ending_ = Ending::kReplaced;
-        notifier_.stopping("pool replaced, draining");
-      }
+    if (fd == doorbell_->fd()) doorbell_->drain();
+    if (fd == name_->events() || fd == name_->mounts()) {
+      name_->drain();
+      check_name();
     }
   }
 }
 
-// By the descriptor, not by a path lookup alone: a change of root or mount is not a removal.
-bool Loop::name_is_lost() const {
-  struct stat by_fd;
-  struct stat by_name;
-  if (fstat(singleton_.get(), &by_fd) != 0) return false;
-  if (by_fd.st_nlink == 0) return true;
-  return stat(segment_->path().c_str(), &by_name) != 0 || by_name.st_ino != by_fd.st_ino ||
-         by_name.st_dev != by_fd.st_dev;
+// The loop came round: a scan lies between any two of these.
+void Loop::feed_watchdog() {
+  const std::uint64_t now = now_ns();
+  if (now < watchdog_due_ns_) return;
+  notifier_.watchdog();
+  watchdog_due_ns_ = now + notifier_.watchdog_interval_ns();
 }
+
+// --- The name --------------------------------------------------------------------------------------
+
+void Loop::check_name() {
+  name_checked_ns_ = now_ns();
+  const bool was_lost = segment_->line().replaced.load(std::memory_order_relaxed) != 0;
+  if (was_lost && segment_->has_name()) regain_name();
+  if (!was_lost && segment_->has_lost_name()) lose_name();
+}
+
+// From here on everyone knows, and nothing more is granted.
+void Loop::lose_name() {
+  segment_->line().replaced.store(1, std::memory_order_seq_cst);
+  unlooked_ = true;
+  wake_everyone(*segment_);
+  spdlog::error(
+      "the pool's name {} was removed or given to another: draining what is here; then the next "
+      "coordinatord makes a new pool",
+      escape(segment_->path()));
+  if (ending_ == Ending::kNo) ending_ = Ending::kReplaced;
+  notifier_.stopping("pool replaced, draining");
+}
+
+// Moved back, uncovered: nobody else can have judged it meanwhile.
+void Loop::regain_name() {
+  segment_->line().replaced.store(0, std::memory_order_seq_cst);
+  unlooked_ = true;
+  spdlog::warn("the pool has its name {} again", escape(segment_->path()));
+  name_ = std::make_unique<NameWatch>(segment_->path());
+  static_cast<void>(watch(name_->events(), EPOLLIN));
+  static_cast<void>(watch(name_->mounts(), EPOLLPRI));
+  if (ending_ != Ending::kReplaced) return;
+  ending_ = Ending::kNo;
+  reopen_closed();
+  wake_everyone(*segment_);
+  notifier_.ready("serving pool " + segment_->name());
+}
+
+// --- Signals ---------------------------------------------------------------------------------------
 
 void Loop::handle_signals() {
   signalfd_siginfo info;
@@ -424,23 +528,62 @@ void Loop::handle_signals() {
       case SIGUSR1:
         log_table();
         break;
+      case SIGCHLD:
+        has_children_ = true;
+        break;
       default:
-        if (ending_ == Ending::kNo && options_.stop_on_exit) {
-          spdlog::info("leaving on {}: stopping all backends",
-                       signal_text(static_cast<int>(info.ssi_signo)));
-          ending_ = Ending::kStopBackends;
-          // From here on nothing more is granted (admission reads it as: no coordinator).
-          segment_->coordinator().leaving.store(kLeavingForGood, std::memory_order_seq_cst);
-          wake_everyone(*segment_);  // who waits learns it now
-        } else {
-          // Also a second signal while the backends are being stopped.
-          spdlog::info("leaving on {}: backends go on",
-                       signal_text(static_cast<int>(info.ssi_signo)));
-          ending_ = Ending::kLeave;
-        }
-        notifier_.stopping("leaving");
+        handle_end_signal(static_cast<int>(info.ssi_signo));
     }
   }
+}
+
+// The first one leaves, or begins to stop the backends; then each one makes it shorter.
+void Loop::handle_end_signal(int signal) {
+  notifier_.stopping("leaving");
+  const bool is_stopping =
+      ending_ == Ending::kStopBackends || (ending_ == Ending::kReplaced && options_.stop_on_exit);
+  if (!is_stopping && !options_.stop_on_exit) {
+    spdlog::info("leaving on {}: backends go on", signal_text(signal));
+    ending_ = Ending::kLeave;
+    return;
+  }
+  switch (++end_signals_) {
+    case 1:
+      spdlog::info("leaving on {}: stopping all backends", signal_text(signal));
+      if (ending_ == Ending::kNo) ending_ = Ending::kStopBackends;
+      // From here on nothing more is granted (admission reads it as: no coordinator).
+      segment_->coordinator().leaving.store(kLeavingForGood, std::memory_order_seq_cst);
+      wake_everyone(*segment_);  // who waits learns it now
+      break;
+    case 2:
+      spdlog::warn(
+          "{} again: requests in flight are not waited for any longer; once more abandons {}",
+          signal_text(signal), still_running());
+      cut_short();
+      break;
+    default:
+      spdlog::error("{} again: leaving, and abandoning {}", signal_text(signal), still_running());
+      abandoned_ = true;
+      ending_ = Ending::kLeave;
+  }
+}
+
+void Loop::cut_short() {
+  for (const BackendView& b : reader_.read().backends) {
+    if (b.live()) set_control(*segment_, b.ref, kControlEvict | kControlForce, 0);
+  }
+  unlooked_ = true;
+}
+
+std::string Loop::still_running() const {
+  std::string text;
+  const Snapshot snapshot = SnapshotReader(segment_).read();
+  for (const BackendView& b : snapshot.backends) {
+    if (b.live())
+      text += (text.empty() ? "" : ", ") + escape(b.model) + " (pid " +
+              std::to_string(b.process.pid) + ")";
+  }
+  return text.empty() ? "nothing" : text;
 }
 
 void Loop::reload() {
@@ -475,13 +618,17 @@ void Loop::tell_status(const Snapshot& s) {
   notifier_.status(status_);
 }
 
-void Loop::leave() {
-  const Snapshot& s = reader_.read();
-  for (const BackendView& b : s.backends) {
+void Loop::reopen_closed() {
+  for (const BackendView& b : reader_.read().backends) {
     if (b.state.state != BackendState::kEvicting) continue;
     if (reopen(*segment_, b.ref, b.state.owner)) wake_waiters(*segment_, hash_name(b.model));
   }
+}
+
+void Loop::leave() {
+  reopen_closed();
   CoordinatorRecord& record = segment_->coordinator();
+  record.working_since_ns.store(0, std::memory_order_release);
   record.wanted.store(0, std::memory_order_seq_cst);
   record.leaving.store(1, std::memory_order_seq_cst);
   wake_everyone(*segment_);

@@ -2,7 +2,8 @@
 //
 // One thread, one epoll set: signals, the next deadline, the doorbell, ended processes, the
 // supervisor's watchdog, the segment's name. Two helper threads do what cannot wait in it: one turns
-// the doorbell's futex into an event, one reads /proc for process groups.
+// the doorbell's futex into an event, one reads /proc for process groups. What the system has run out
+// of (threads, timers, inotify instances) is done without: the loop looks by time instead.
 //
 // Safety: run() from one thread. Exactly one Loop per pool, on a lock of the segment's own descriptor.
 //
@@ -11,25 +12,29 @@
 // Errors: an operational error is logged and its work tried again later; the loop does not end by it.
 #pragma once
 
-#include <functional>
 #include <memory>
-#include <thread>
+#include <vector>
 
+#include "doorbell.hpp"
 #include "enforce.hpp"
+#include "name_watch.hpp"
 #include "notify.hpp"
 #include "options.hpp"
+#include "standstill.hpp"
 
 namespace modelpool::coordinator {
 
 class Loop {
  public:
-  // Attaches, takes the singleton lock, applies the config. Errors: kBusy naming the coordinator
-  // that is there already, and those of Segment::attach.
+  // Attaches, takes the singleton lock, applies the config. What an earlier pool of this name has left
+  // is ended first, by serving it to its end. Errors: kBusy naming the coordinator that is there already,
+  // and those of Segment::attach.
   static Result<std::unique_ptr<Loop>> make(const Options& options, const Settings& settings,
                                             Notifier notifier);
   ~Loop();
 
-  // Until a signal or the loss of the pool's name ends it. Returns the exit code.
+  // Until a signal or the loss of the pool's name ends it. Returns the exit code: kExitFinding if the
+  // pool has lost its name, so that a supervisor starts the next one, or if backends were abandoned.
   int run();
 
  private:
@@ -37,17 +42,28 @@ class Loop {
 
   Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> segment, Fd singleton);
   Result<> set_up();
+  Result<> watch(int fd, std::uint32_t events);
   void become_coordinator();
   void apply(const Settings& settings, const Settings& found);
   void warn_of_other_capacities() const;
   void publish_pending();
   std::uint64_t scan();
+  void begin_scan();
+  bool reap();
   void handle_signals();
-  bool name_is_lost() const;
+  void handle_end_signal(int signal);
+  void cut_short();
+  void check_name();
+  void lose_name();
+  void regain_name();
   void reload();
   void log_table();
   void leave();
+  void reopen_closed();
+  std::string still_running() const;
   void wait_until(std::uint64_t wake_ns);
+  void take_events(int timeout_ms);
+  void feed_watchdog();
   void tell_status(const Snapshot& snapshot);
 
   Options options_;
@@ -60,18 +76,21 @@ class Loop {
   std::unique_ptr<Watch> watch_;
   std::unique_ptr<Groups> groups_;
   std::unique_ptr<Enforcer> enforcer_;
+  std::unique_ptr<Doorbell> doorbell_;
+  std::unique_ptr<NameWatch> name_;
+  StandstillWatch standstill_;
 
   Fd epoll_;
   Fd signals_;
-  Fd timer_;
-  Fd watchdog_;
-  Fd bell_;  // an eventfd that the doorbell thread writes
-  Fd name_;  // an inotify watch on the segment's file
-  std::thread doorbell_;
-  std::atomic<bool> doorbell_stop_{false};
+  Fd timer_;  // empty: there was none to be had
+  std::uint64_t name_checked_ns_ = 0;
+  std::uint64_t watchdog_due_ns_ = kNever_ns;
 
   Ending ending_ = Ending::kNo;
+  int end_signals_ = 0;                              // since the backends are being stopped
+  bool abandoned_ = false;                           // left while backends were still to be stopped
   bool unlooked_ = false;                            // something happened after the last scan
+  bool has_children_ = true;                         // somebody may have to be reaped
   std::unique_ptr<Settings> pending_;                // to be published when the mutex can be had
   Settings pending_since_;                           // what held when that was decided
   std::shared_ptr<const Settings> settings_before_;  // of the last scan

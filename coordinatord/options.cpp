@@ -34,12 +34,16 @@ constexpr const char* kFooter =
     "match.\n"
     "Dashes in names may be underscores.\n"
     "\n"
-    "Signals: SIGTERM and SIGINT leave in order, SIGHUP reads the config again (a bad one is "
-    "refused\n"
-    "and the old one kept), SIGUSR1 logs the table of backends.\n"
+    "Signals: SIGTERM and SIGINT leave in order; while --on-exit stop ends the backends a second "
+    "one\n"
+    "waits for no request any longer, a third leaves at once (exit code 1). SIGHUP reads the "
+    "config\n"
+    "again (a bad one is refused and the old one kept), SIGUSR1 logs the table of backends.\n"
     "Environment: MODELPOOL_POOL, MODELPOOL_DIR; NOTIFY_SOCKET, WATCHDOG_USEC (systemd).\n"
-    "Exit codes: 0 done, 1 another coordinator is there or the system refused (try again),\n"
-    "2 wrong usage or a config with errors, 3 no such pool or not usable.";
+    "Exit codes: 0 done, 1 another coordinator is there, the system has run out of something, or "
+    "the\n"
+    "pool lost its name (start again), 2 wrong usage or a config with errors, 3 the pool or its\n"
+    "directory cannot be used.";
 
 // Names on the left, texts wrapped on the right: it fits 100 columns.
 class HelpFormatter final : public CLI::Formatter {

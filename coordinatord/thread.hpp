@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/shortage.hpp"
 #include "modelpool/result.hpp"
 
 namespace modelpool::coordinator {
@@ -14,7 +15,8 @@ Result<std::thread> start_thread(Body body) {
   try {
     return std::thread(std::move(body));
   } catch (const std::system_error& error) {
-    return fail_errno(error.code().value(), "start a thread");
+    return fail_errno(error.code().value(), "start a thread",
+                      shortage_advice(Needs::kThread, error.code().value()));
   }
 }
 

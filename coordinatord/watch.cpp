@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 
+#include "base/shortage.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::coordinator {
@@ -18,7 +19,8 @@ constexpr std::uint64_t kRetry_ns = kSecond_ns;
 
 Result<Watch> Watch::make() {
   Fd epoll(epoll_create1(EPOLL_CLOEXEC));
-  if (!epoll) return fail_errno(errno, "create an epoll set");
+  if (!epoll)
+    return fail_errno(errno, "create an epoll set", shortage_advice(Needs::kDescriptor, errno));
   return Watch(std::move(epoll));
 }
 

@@ -51,7 +51,7 @@ std::size_t random_below(std::size_t count) {
 
 // Takes the name of the port. 0, or an errno; EADDRINUSE: somebody has it.
 int take_name(int port, Fd* name) {
-  Fd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  Fd fd = above_stdio(Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)));  // it is kept
   if (!fd) return errno;
   sockaddr_un address{};
   address.sun_family = AF_UNIX;

@@ -285,6 +285,15 @@ std::optional<uid_t> read_uid(pid_t pid) {
   return real;
 }
 
+std::optional<bool> is_in_inner_namespace(pid_t pid) {
+  // Its numbers, from the namespace that /proc was mounted in to its own.
+  const std::optional<std::string> line = read_status_line(pid, "NSpid");
+  if (!line) return std::nullopt;
+  std::string_view rest = *line;
+  const bool has_one = !take_word(rest).empty();
+  return has_one ? std::optional(!take_word(rest).empty()) : std::nullopt;
+}
+
 std::optional<std::string> read_environment(pid_t pid, std::string_view name) {
   std::string environment;
   if (pid <= 0 || name.empty() || read_file(proc_path(pid, "environ"), environment) != 0) {

@@ -50,6 +50,8 @@ std::optional<ProcessStat> read_stat(pid_t pid);
 std::optional<uid_t> read_uid(pid_t pid);  // the real one: whose process it is, setuid or not
 // The value of NAME in the environment a process was started with; nullopt if unknown.
 std::optional<std::string> read_environment(pid_t pid, std::string_view name);
+// Is it in a PID namespace below that of this process? nullopt if unknown.
+std::optional<bool> is_in_inner_namespace(pid_t pid);
 std::optional<std::vector<pid_t>> list_pids();  // nullopt if /proc cannot be read
 // Does /proc/PID/maps show a mapping of this file? nullopt if it cannot be read, or is empty, as it
 // is for a zombie: whether that is dead is for its pidfd to say.

@@ -29,7 +29,7 @@ Finding judge_leases(const Case& subject, std::uint64_t now_ns, std::uint64_t li
       limit = lease.limit_ns;
     }
     if (limit == 0) continue;
-    const std::uint64_t at = add_ns(lease.*stamp, add_ns(limit, subject.stamp_lag_ns));
+    const std::uint64_t at = subject.end_of(lease.*stamp, add_ns(limit, subject.stamp_lag_ns));
     if (at >= finding.at_ns) continue;
     finding.at_ns = at;
     finding.since_ns = lease.*stamp;
@@ -62,7 +62,7 @@ Finding judge_idle(const Case& subject, std::uint64_t now_ns) {
     finding.look_ns = subject.awaited_until_ns;
     return finding;
   }
-  finding.at_ns = add_ns(resident.last_used_ns, add_ns(limit, subject.stamp_lag_ns));
+  finding.at_ns = subject.end_of(resident.last_used_ns, add_ns(limit, subject.stamp_lag_ns));
   finding.since_ns = resident.last_used_ns;
   finding.limit_ns = limit;
   return finding;
@@ -72,7 +72,7 @@ Finding judge_load_timeout(const Case& subject, std::uint64_t) {
   Finding finding;
   const std::uint64_t limit = subject.settings.get(Setting::kLoadTimeout);
   if (limit == 0 || !is_loading(subject)) return finding;
-  finding.at_ns = add_ns(subject.resident.reserved_ns, limit);
+  finding.at_ns = subject.end_of(subject.resident.reserved_ns, limit);
   finding.since_ns = subject.resident.reserved_ns;
   finding.limit_ns = limit;
   return finding;

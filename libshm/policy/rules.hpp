@@ -28,6 +28,12 @@ struct Case {
       kNever_ns;  // from when on the end of its process counts; it lives: never
   std::uint64_t awaited_until_ns = 0;  // somebody is about to use it, or is not there from then on
   bool pool_ends = false;              // every backend is to be ended
+  std::span<const Standstill> standstills{};
+
+  // When a limit that is measured from this stamp has passed.
+  std::uint64_t end_of(std::uint64_t stamp_ns, std::uint64_t limit) const {
+    return add_ns(add_ns(stamp_ns, still_since_ns(standstills, stamp_ns)), limit);
+  }
 };
 
 inline constexpr std::size_t kNoLease = SIZE_MAX;

@@ -53,6 +53,19 @@ struct Limits {
   std::uint32_t max_backends = 0;  // 0 = no limit
 };
 
+// A time in which everything stood still, judge and workers: it is not counted against anybody.
+struct Standstill {
+  std::uint64_t began_ns = 0;  // at the latest then; nothing is known of it since
+  std::uint64_t ended_ns = 0;
+};
+// How much of the time since `stamp_ns` it was.
+inline std::uint64_t still_since_ns(std::span<const Standstill> all, std::uint64_t stamp_ns) {
+  std::uint64_t sum = 0;
+  for (const Standstill& one : all)
+    sum = add_ns(sum, age_ns(one.ended_ns, std::max(one.began_ns, stamp_ns)));
+  return sum;
+}
+
 // The time that rules judge by, and the next time at which they may judge otherwise.
 class Alarm {
  public:

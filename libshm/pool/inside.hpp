@@ -19,18 +19,19 @@ namespace modelpool {
 
 // The one friend of the handles.
 struct Inside {
-  static const std::shared_ptr<Segment>& segment(const Pool& pool);
+  static std::shared_ptr<Segment> shared_segment(const Pool& pool);
+  static const Segment& segment(const Pool& pool);
   static Result<Snapshot> snapshot(const Pool& pool);
   static Result<const HalfWord*> wake_word(Pool& pool);
   static Result<PendingAcquire> begin_acquire(Pool& pool, std::string_view model, Deadline deadline,
                                               const AcquireOptions& options, bool wake_worker);
 };
 
-// The segment is usable after Pool::close, too.
-inline const std::shared_ptr<Segment>& shared_segment_of(const Pool& pool) {
-  return Inside::segment(pool);
+// The segment that has the pool's name, or had it last; usable after Pool::close, too.
+inline std::shared_ptr<Segment> shared_segment_of(const Pool& pool) {
+  return Inside::shared_segment(pool);
 }
-inline const Segment& segment_of(const Pool& pool) { return *Inside::segment(pool); }
+inline const Segment& segment_of(const Pool& pool) { return Inside::segment(pool); }
 // Everything, as it lies in the segment (Pool::snapshot has what applications see of it).
 inline Result<Snapshot> look_inside(const Pool& pool) { return Inside::snapshot(pool); }
 

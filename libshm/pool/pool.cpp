@@ -30,50 +30,30 @@ tl::unexpected<Error> closed(std::string_view what) {
                                  ": it is closed, or was inherited through fork");
 }
 
-}  // namespace
-
-// --- PendingAcquire ------------------------------------------------------------------------------
-
-struct PendingAcquire::State {
-  State(Worker& worker, std::string name, AcquisitionOptions options)
-      : tag(options.tag),
-        busy_limit_ns(options.busy_limit_ns),
-        model(name),
-        acquisition(worker, std::move(name), std::move(options)) {}
-  std::string tag;
-  std::uint64_t busy_limit_ns;
-  std::string model;
-  Acquisition acquisition;
-};
-
-PendingAcquire::PendingAcquire(std::unique_ptr<State> state) : state_(std::move(state)) {}
-PendingAcquire::PendingAcquire(PendingAcquire&&) noexcept = default;
-PendingAcquire& PendingAcquire::operator=(PendingAcquire&&) noexcept = default;
-PendingAcquire::~PendingAcquire() = default;
-
-Result<std::optional<Grant>> PendingAcquire::poll() {
-  if (!state_) return closed("wait");
-  auto granted = state_->acquisition.poll();
-  if (!granted) return fail(granted.error());
-  if (auto* lease = std::get_if<LeaseRef>(&*granted)) return std::optional<Grant>(Lease(*lease));
-  if (auto* ticket = std::get_if<TicketRef>(&*granted)) {
-    return std::optional<Grant>(
-        LoadTicket(*ticket, state_->model, state_->tag, state_->busy_limit_ns));
+// Does this process hold anything of a backend that lives?
+bool holds_anything(const Worker& worker) {
+  const Segment& segment = worker.segment();
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
+    const StateWord state = load_state(segment, i);
+    const bool loads =
+        state.state == BackendState::kReserved || state.state == BackendState::kStarting;
+    if (loads && state.owner == worker.owner_word()) return true;
   }
-  return std::optional<Grant>();
+  const std::uint32_t cells = worker.record().leases_high.load(std::memory_order_seq_cst);
+  for (std::uint32_t i = 0; i < std::min(cells, segment.capacities().leases); ++i) {
+    const LeaseWord lease = LeaseWord::unpack(worker.lease(i).word.load(std::memory_order_seq_cst));
+    if (lease.generation == 0 || lease.backend >= segment.capacities().backends) continue;
+    const StateWord state = load_state(segment, lease.backend);
+    if (state.generation == lease.generation && is_live(state.state)) return true;
+  }
+  return false;
 }
 
-void PendingAcquire::wait(Duration at_most) {
-  if (state_)
-    state_->acquisition.wait(
-        static_cast<std::uint64_t>(std::max<std::int64_t>(0, at_most.count())));
-}
+// Between two looks for the pool that has a lost name.
+constexpr std::uint64_t kMovePauseMin_ns = 20 * kMillisecond_ns;
+constexpr std::uint64_t kMovePauseMax_ns = 500 * kMillisecond_ns;
 
-bool PendingAcquire::was_woken() const { return state_ && state_->acquisition.was_woken(); }
-
-void PendingAcquire::cancel() {
-  if (state_) state_->acquisition.cancel();
-}
+}  // namespace
 
 // --- Pool ----------------------------------------------------------------------------------------
 
@@ -83,34 +63,62 @@ std::uint64_t Deadline::at_ns() const {
 }
 
 struct Pool::Impl {
-  std::shared_ptr<Segment> segment;
+  std::string name;
   PoolOptions options;
   std::unique_ptr<ForkGuard> guard;  // its mutex makes attachers take turns, in a child too
+  // Of the pool that has the name, or had it last. Set before anyone else sees this, never null again.
   std::atomic<Worker*> worker{nullptr};
   std::atomic<bool> closed{false};
+  // Under the mutex: when the name is looked up again, and why the last time was in vain.
+  std::uint64_t next_move_ns = 0;
+  std::uint64_t move_pause_ns = 0;
+  Error no_move;
+
+  // acquire: pairs with the release below, which published the Worker
+  Worker* latest() const { return worker.load(std::memory_order_acquire); }
+  // Mapped for as long as the process lives, whatever other threads do.
+  const Segment& segment() const { return latest()->segment(); }
 
   // The row of this process, if it has one.
   Worker* present() const {
-    // acquire: pairs with the release below, which published the Worker
-    Worker* current = worker.load(std::memory_order_acquire);
-    const bool usable =
-        current != nullptr && current->owned() && !closed.load(std::memory_order_relaxed);
-    return usable ? current : nullptr;
+    Worker* current = latest();
+    return current->owned() && !closed.load(std::memory_order_relaxed) ? current : nullptr;
   }
-  // The same, attached at first, and again after fork.
+  // The same, attached again after fork.
   Result<Worker*> attached() {
-    Worker* current = present();
-    if (current != nullptr) return current;
+    if (Worker* current = present(); current != nullptr) return current;
     if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
     pthread_mutex_lock(&guard->mutex());
-    current = worker.load(std::memory_order_acquire);
-    Result<Worker*> result = current;
-    if (current == nullptr || !current->owned()) {
-      result = Worker::attach(segment);
-      if (result) worker.store(*result, std::memory_order_release);
+    Result<Worker*> result = latest();
+    if (!(*result)->owned()) result = adopt(Worker::attach((*result)->shared_segment()));
+    pthread_mutex_unlock(&guard->mutex());
+    return result;
+  }
+  // Is this process where the pool's PIDs mean something? A child may be in another namespace.
+  Result<> check_usable() const {
+    if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
+    return latest()->owned() ? Result<>() : check_host(segment().header(), segment().path());
+  }
+
+  // From a pool that has lost its name to the one that has it now. Errors: why there is none yet. Looks
+  // for it more and more seldom, however often it is called; waits for no lock.
+  Result<Worker*> move_on(const Segment& lost) {
+    if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
+    pthread_mutex_lock(&guard->mutex());
+    Result<Worker*> result = latest();
+    const bool is_still_there = &(*result)->segment() == &lost && lost.is_replaced();
+    if (is_still_there && now_ns() < next_move_ns) {
+      result = modelpool::fail(no_move);
+    } else if (is_still_there) {
+      result = adopt(attach_successor(**result));
+      note_move(result);
     }
     pthread_mutex_unlock(&guard->mutex());
     return result;
+  }
+  // For calls that change or show the pool and do not wait.
+  void follow_name() {
+    if (segment().is_replaced() && latest()->owned()) static_cast<void>(move_on(segment()));
   }
 
   AcquisitionOptions acquisition_options(Deadline deadline, const AcquireOptions& asked) const {
@@ -126,19 +134,185 @@ struct Pool::Impl {
     return result;
   }
 
-  Result<FoundBackend> find_loaded(std::string_view verb, std::string_view model) {
+  struct Loaded {
+    const Segment& segment;
+    BackendRef ref;
+  };
+  Result<Loaded> find_loaded(std::string_view verb, std::string_view model) {
     if (auto ok = check_model_name(model); !ok) return fail(ok.error());
-    if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
-    const auto found = find_backend(*segment, model);
-    if (!found) {
-      return fail(Errc::kNotLoaded, "unable to " + std::string(verb) + " " + escape(model) +
-                                        ": no backend serves it");
+    if (auto ok = check_usable(); !ok) return fail(ok.error());
+    for (const bool is_first : {true, false}) {
+      const Segment& current = segment();
+      if (const auto found = find_backend(current, model)) return Loaded{current, found->ref};
+      if (is_first) follow_name();
     }
-    return *found;
+    return fail(Errc::kNotLoaded,
+                "unable to " + std::string(verb) + " " + escape(model) + ": no backend serves it");
+  }
+  Result<> change_control(std::string_view verb, std::string_view model, std::uint32_t set,
+                          std::uint32_t clear) {
+    const auto found = find_loaded(verb, model);
+    if (!found) return fail(found.error());
+    set_control(found->segment, found->ref, set, clear);
+    ring(found->segment);
+    return {};
+  }
+
+ private:
+  Result<Worker*> adopt(Result<Worker*> made) {
+    if (made) worker.store(*made, std::memory_order_release);
+    return made;
+  }
+  Result<Worker*> attach_successor(Worker& current);
+  void note_move(const Result<Worker*>& result) {
+    move_pause_ns = result ? 0 : std::clamp(2 * move_pause_ns, kMovePauseMin_ns, kMovePauseMax_ns);
+    next_move_ns = now_ns() + move_pause_ns;
+    if (!result) no_move = result.error();
   }
 };
 
-Pool::Pool(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Result<Worker*> Pool::Impl::attach_successor(Worker& current) {
+  const Segment& lost = current.segment();
+  if (holds_anything(current)) {
+    return modelpool::fail(Errc::kBusy, "this process still holds leases or tickets in it");
+  }
+  const Settings* found = current_settings(lost);
+  const Settings settings = found == nullptr ? Settings{} : *found;
+  SegmentOptions where;
+  where.dir =
+      lost.path().substr(0, lost.path().rfind('/'));  // where it was, whatever is default now
+  where.capacities = lost.capacities();
+  where.settings = found == nullptr ? nullptr : &settings;
+  where.wait_ns = 0;
+  // The last of it must have gone before anything begins anew; who creates proves it once more.
+  where.create =
+      options.create && count_live(lost) == 0 && coordinator_liveness(lost) == Liveness::kDead;
+  auto next = Segment::attach(name, where);
+  if (!next) return modelpool::fail(next.error());
+  if (next->get() == &lost)
+    return modelpool::fail(Errc::kBusy, "its coordinator is about to leave");
+  auto made = Worker::attach(std::move(*next));
+  if (made) current.close();
+  return made;
+}
+
+// --- PendingAcquire ------------------------------------------------------------------------------
+
+// One acquire, in the pool that has the name. When that loses it the wait goes on in the next one.
+struct PendingAcquire::State {
+  State(std::shared_ptr<Pool::Impl> pool_of, Worker& first, std::string name,
+        AcquisitionOptions options)
+      : pool(std::move(pool_of)), model(std::move(name)), asked(std::move(options)) {
+    begin(first);
+  }
+
+  Result<std::optional<Grant>> poll() {
+    for (;;) {
+      // Read the word, then look: cancel bumps it.
+      seen_wake = between_wake.load(std::memory_order_seq_cst);
+      if (Acquisition* now = current.load(std::memory_order_relaxed); now != nullptr) {
+        auto granted = now->poll();
+        const bool is_ticket = granted && std::holds_alternative<TicketRef>(*granted);
+        // Looked at after the reservation: a pool that lost its name before it has none (lost.hpp).
+        if (is_ticket && worker->segment().is_replaced()) {
+          static_cast<void>(
+              LoadTicket(std::get<TicketRef>(*granted), model, asked.tag, 0).give_back());
+        } else if (granted) {
+          return to_grant(*granted);
+        } else if (granted.error().code != Errc::kReplaced) {
+          return fail(granted.error());
+        }
+        current.store(nullptr, std::memory_order_seq_cst);
+      }
+      if (!worker->owned()) return closed("wait");
+      if (cancelled.load(std::memory_order_seq_cst)) return refuse(Errc::kCancelled, "cancelled");
+      auto next = pool->move_on(worker->segment());
+      if (next) {
+        begin(**next);
+        continue;
+      }
+      if (now_ns() < asked.deadline_ns) return std::optional<Grant>();
+      return refuse(
+          Errc::kReplaced,
+          "the pool " + escape(worker->segment().path()) +
+              " has lost its name (it was removed, moved or covered), and there is no other "
+              "yet: " +
+              next.error().text);
+    }
+  }
+
+  void wait(std::uint64_t at_most_ns) {
+    if (Acquisition* now = current.load(std::memory_order_relaxed); now != nullptr)
+      return now->wait(at_most_ns);
+    const std::uint64_t now = now_ns();
+    const std::uint64_t until =
+        std::min({add_ns(now, at_most_ns), now + kMovePauseMin_ns, asked.deadline_ns});
+    futex_wait(between_wake, seen_wake, until);
+  }
+
+  bool was_woken() const {
+    const Acquisition* now = current.load(std::memory_order_relaxed);
+    return now == nullptr || now->was_woken();
+  }
+
+  void cancel() {
+    cancelled.store(true, std::memory_order_seq_cst);
+    if (Acquisition* now = current.load(std::memory_order_seq_cst); now != nullptr) now->cancel();
+    between_wake.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake_all(between_wake);
+  }
+
+ private:
+  void begin(Worker& in) {
+    worker = &in;
+    begun.push_back(std::make_unique<Acquisition>(in, model, asked));
+    current.store(begun.back().get(), std::memory_order_seq_cst);
+    // seq_cst, both: cancel sees this acquisition, or this load sees cancel
+    if (cancelled.load(std::memory_order_seq_cst)) begun.back()->cancel();
+  }
+  std::optional<Grant> to_grant(const Granted& granted) const {
+    if (auto* lease = std::get_if<LeaseRef>(&granted)) return Grant(Lease(*lease));
+    if (auto* ticket = std::get_if<TicketRef>(&granted)) {
+      return Grant(LoadTicket(*ticket, model, asked.tag, asked.busy_limit_ns));
+    }
+    return std::nullopt;
+  }
+  tl::unexpected<Error> refuse(Errc code, const std::string& why) const {
+    return fail(code, "unable to acquire " + escape(model) + ": " + why);
+  }
+
+  std::shared_ptr<Pool::Impl> pool;
+  std::string model;
+  AcquisitionOptions asked;
+  Worker* worker = nullptr;
+  std::vector<std::unique_ptr<Acquisition>>
+      begun;                                   // cancel() may be in an earlier one: all are kept
+  std::atomic<Acquisition*> current{nullptr};  // nullptr: between two pools
+  std::atomic<bool> cancelled{false};
+  HalfWord between_wake{0};
+  std::uint32_t seen_wake = 0;
+};
+
+PendingAcquire::PendingAcquire(std::unique_ptr<State> state) : state_(std::move(state)) {}
+PendingAcquire::PendingAcquire(PendingAcquire&&) noexcept = default;
+PendingAcquire& PendingAcquire::operator=(PendingAcquire&&) noexcept = default;
+PendingAcquire::~PendingAcquire() = default;
+
+Result<std::optional<Grant>> PendingAcquire::poll() {
+  return state_ ? state_->poll() : closed("wait");
+}
+
+void PendingAcquire::wait(Duration at_most) {
+  if (state_) state_->wait(static_cast<std::uint64_t>(std::max<std::int64_t>(0, at_most.count())));
+}
+
+bool PendingAcquire::was_woken() const { return state_ && state_->was_woken(); }
+
+void PendingAcquire::cancel() {
+  if (state_) state_->cancel();
+}
+
+Pool::Pool(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Pool::Pool(Pool&&) noexcept = default;
 Pool& Pool::operator=(Pool&& other) noexcept {
   if (this != &other) {
@@ -151,22 +325,27 @@ Pool::~Pool() { close(); }
 
 void Pool::close() {
   if (!impl_ || impl_->closed.exchange(true)) return;
-  if (Worker* worker = impl_->worker.load(std::memory_order_acquire); worker != nullptr)
-    worker->close();
+  impl_->latest()->close();
 }
 
 Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
-  auto segment = Segment::attach(
-      name, SegmentOptions{options.dir, options.create, options.capacities, options.settings});
+  SegmentOptions where;
+  where.dir = options.dir;
+  where.create = options.create;
+  where.capacities = options.capacities;
+  where.settings = options.settings;
+  auto segment = Segment::attach(name, where);
   if (!segment) return fail(segment.error());
   auto guard = ForkGuard::make();
   if (!guard) return fail(guard.error());
-  auto impl = std::make_unique<Impl>();
-  impl->segment = std::move(*segment);
+  auto worker = Worker::attach(std::move(*segment));
+  if (!worker) return fail(worker.error());
+  auto impl = std::make_shared<Impl>();
+  impl->name = name;
   impl->options = options;
   impl->options.settings = nullptr;
   impl->guard = std::move(*guard);
-  if (auto worker = impl->attached(); !worker) return fail(worker.error());
+  impl->worker.store(*worker, std::memory_order_release);
   return Pool(std::move(impl));
 }
 
@@ -226,15 +405,15 @@ Result<PendingAcquire> Inside::begin_acquire(Pool& pool, std::string_view model,
   if (!worker) return fail(worker.error());
   AcquisitionOptions asked = pool.impl_->acquisition_options(deadline, options);
   asked.wake_worker = wake_worker;
-  return PendingAcquire(
-      std::make_unique<PendingAcquire::State>(**worker, std::string(model), std::move(asked)));
+  return PendingAcquire(std::make_unique<PendingAcquire::State>(pool.impl_, **worker, std::string(model),
+                                                                std::move(asked)));
 }
 
 Result<> Pool::touch(std::string_view model) {
   if (!impl_) return closed("pool");
   auto worker = impl_->attached();
   if (!worker) return fail(worker.error());
-  const Segment& segment = *impl_->segment;
+  const Segment& segment = (*worker)->segment();
   const auto serves_it = [&](BackendRef ref) {
     const StateWord state = load_state(segment, ref.index);
     // One that is STOPPING may be overdue, and another may serve its model by now.
@@ -250,6 +429,7 @@ Result<> Pool::touch(std::string_view model) {
   } else {
     auto found = impl_->find_loaded("touch", model);
     if (!found) return fail(found.error());
+    if (&found->segment != &segment) return touch(model);  // in the next pool of that name
     if (models != nullptr) models->put(key, found->ref);
     index = found->ref.index;
   }
@@ -260,43 +440,33 @@ Result<> Pool::touch(std::string_view model) {
 
 Result<> Pool::pin(std::string_view model) {
   if (!impl_) return closed("pool");
-  auto found = impl_->find_loaded("pin", model);
-  if (!found) return fail(found.error());
-  set_control(*impl_->segment, found->ref, kControlPinned, 0);
-  ring(*impl_->segment);
-  return {};
+  return impl_->change_control("pin", model, kControlPinned, 0);
 }
 
 Result<> Pool::unpin(std::string_view model) {
   if (!impl_) return closed("pool");
-  auto found = impl_->find_loaded("unpin", model);
-  if (!found) return fail(found.error());
-  set_control(*impl_->segment, found->ref, 0, kControlPinned);
-  ring(*impl_->segment);
-  return {};
+  return impl_->change_control("unpin", model, 0, kControlPinned);
 }
 
 Result<> Pool::evict(std::string_view model, bool force) {
   if (!impl_) return closed("pool");
-  auto found = impl_->find_loaded("evict", model);
-  if (!found) return fail(found.error());
-  set_control(*impl_->segment, found->ref, kControlEvict | (force ? kControlForce : 0), 0);
-  ring(*impl_->segment);
-  return {};
+  return impl_->change_control("evict", model, kControlEvict | (force ? kControlForce : 0), 0);
 }
 
 Result<> Pool::reset(std::string_view model) {
   if (!impl_) return closed("pool");
-  if (impl_->closed.load()) return closed("pool");
-  if (auto forgotten = reset_failures(*impl_->segment, model); !forgotten)
+  if (auto ok = impl_->check_usable(); !ok) return ok;
+  impl_->follow_name();
+  if (auto forgotten = reset_failures(impl_->segment(), model); !forgotten)
     return fail(forgotten.error());
   return {};
 }
 
 Result<std::uint32_t> Pool::limit() {
   if (!impl_) return closed("pool");
-  if (impl_->closed.load()) return closed("pool");
-  const Settings* settings = current_settings(*impl_->segment);
+  if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
+  impl_->follow_name();
+  const Settings* settings = current_settings(impl_->segment());
   return settings == nullptr ? 0 : static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
 }
 
@@ -311,28 +481,37 @@ Result<> Pool::set(std::string_view name, std::string_view value) {
 
 Result<> Pool::set(const std::vector<std::pair<std::string, std::string>>& values) {
   if (!impl_) return closed("pool");
-  if (impl_->closed.load()) return closed("pool");
-  return change_settings(*impl_->segment, values, Origin{OriginKind::kSet, 0});
+  if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
+  impl_->follow_name();
+  return change_settings(impl_->segment(), values, Origin{OriginKind::kSet, 0});
 }
 
 Result<PoolSnapshot> Pool::snapshot() {
   auto seen = look_inside(*this);
   if (!seen) return fail(seen.error());
-  return pool_snapshot(*impl_->segment, *seen);
+  return pool_snapshot(impl_->segment(), *seen);
 }
 
 Result<std::vector<EventRow>> Pool::events(std::uint64_t first) {
-  if (!impl_ || impl_->closed.load()) return closed("pool");
-  return event_rows(*impl_->segment, first);
+  if (!impl_) return closed("pool");
+  if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
+  impl_->follow_name();
+  return event_rows(impl_->segment(), first);
 }
 
 // --- Inside --------------------------------------------------------------------------------------
 
-const std::shared_ptr<Segment>& Inside::segment(const Pool& pool) { return pool.impl_->segment; }
+std::shared_ptr<Segment> Inside::shared_segment(const Pool& pool) {
+  return pool.impl_->latest()->shared_segment();
+}
+
+const Segment& Inside::segment(const Pool& pool) { return pool.impl_->segment(); }
 
 Result<Snapshot> Inside::snapshot(const Pool& pool) {
-  if (!pool.impl_ || pool.impl_->closed.load()) return closed("pool");
-  SnapshotReader reader(pool.impl_->segment);
+  if (!pool.impl_) return closed("pool");
+  if (auto ok = pool.impl_->check_usable(); !ok) return fail(ok.error());
+  pool.impl_->follow_name();
+  SnapshotReader reader(pool.impl_->latest()->shared_segment());
   return reader.read();
 }
 

@@ -9,6 +9,7 @@
 #include "pool/inside.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/spawn.hpp"
+#include "segment/lost.hpp"
 
 namespace modelpool {
 namespace {
@@ -273,6 +274,7 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
   SpawnOptions with_token = options;
   with_token.env.push_back("MODELPOOL_BACKEND=" +
                            segment->token(backend.index, backend.generation));
+  with_token.env.push_back(std::string(kHomeVariable) + "=" + segment->home());
   auto process = spawn_gated(
       argv, with_token,
       [&](const ProcessIdentity& child) {

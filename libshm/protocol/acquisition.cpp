@@ -190,9 +190,8 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
     return fail(refusal(Errc::kNotLoaded, "no backend serves it"));
   }
   if (segment_.is_replaced()) {
-    return fail(
-        refusal(Errc::kReplaced, "the pool " + segment_.path() +
-                                     " was removed or replaced under this process; attach again"));
+    return fail(refusal(Errc::kReplaced, "the pool " + segment_.path() +
+                                             " was removed or replaced under this process"));
   }
   if (segment_.coordinator().leaving.load(std::memory_order_acquire) == kLeavingForGood &&
       coordinator_liveness(segment_) != Liveness::kDead) {
@@ -262,18 +261,17 @@ Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t 
 // the ready wakes it.
 Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordinator,
                                           const std::string& for_what) {
-  bool absent = false;
-  if (needs_coordinator) {
-    CoordinatorIdentity judge;
-    absent = coordinator_liveness(segment_, &judge) == Liveness::kDead;
-    if (!absent) absent_since_ns_ = 0;
-    if (absent && absent_since_ns_ == 0) absent_since_ns_ = now;
+  JudgeView judge;
+  if (needs_coordinator) judge = look_at_judge(segment_, now);
+  const bool absent = needs_coordinator && judge.state != JudgeState::kAnswers;
+  if (needs_coordinator && !absent) absent_since_ns_ = 0;
+  if (absent && absent_since_ns_ == 0) {
+    absent_since_ns_ = judge.state == JudgeState::kHangs ? judge.hung_since_ns : now;
   }
-  if (absent &&
-      (now >= options_.deadline_ns || now - absent_since_ns_ >= options_.coordinator_grace_ns)) {
-    return fail(refusal(Errc::kNoCoordinator,
-                        for_what + ", and no coordinator is running; start coordinatord --pool " +
-                            segment_.name()));
+  if (absent && (now >= options_.deadline_ns ||
+                 age_ns(now, absent_since_ns_) >= options_.coordinator_grace_ns)) {
+    return fail(
+        refusal(Errc::kNoCoordinator, for_what + ", and " + explain_absence(segment_, judge, now)));
   }
   if (now >= options_.deadline_ns) return fail(refusal(Errc::kTimeout, "timed out: " + for_what));
   if (!row_) {

@@ -23,6 +23,7 @@
 #include <sstream>
 #include <utility>
 
+#include "base/thread.hpp"
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
 #include "segment/layout.hpp"
@@ -447,41 +448,67 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
   return std::move(*handle);
 }
 
-void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on_exit) {
-  struct Job {
-    ProcessHandle child;
-    std::function<void(std::uint32_t)> on_exit;
+// --- Reaping -------------------------------------------------------------------------------------
+
+namespace {
+
+struct Reaping {
+  ProcessHandle child;
+  std::function<void(std::uint32_t)> on_exit;
+  Reaping* next = nullptr;
+};
+// Of children for whom there was no thread to be had: tried again when the next one is spawned, a zombie
+// till then, which is not live. Push only, but for who takes them all.
+std::atomic<Reaping*> g_unreaped{nullptr};
+
+void reap(const Reaping& reaping) {
+  const auto wait = [&](int options, siginfo_t* info) {
+    int result;
+    do {
+      result = waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(reaping.child.fd()), info,
+                      WEXITED | options);
+    } while (result != 0 && errno == EINTR);
+    return result == 0;
   };
-  auto job = std::make_unique<Job>(Job{std::move(child), std::move(on_exit)});
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize(&attributes, kReaperStack_bytes);
-  const BlockedSignals blocked;  // inherited: the thread takes no signals from the application
-  pthread_t thread;
-  const int error = pthread_create(
-      &thread, &attributes,
-      [](void* argument) -> void* {
-        const std::unique_ptr<Job> mine(static_cast<Job*>(argument));
-        siginfo_t info{};
-        int result;
-        do {
-          result = waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()),
-                          &info, WEXITED | WNOWAIT);
-        } while (result != 0 && errno == EINTR);
-        // The application may reap children itself: then how it ended stays unknown.
-        if (result != 0) return nullptr;
-        mine->on_exit(packed_exit(info));
-        while (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(mine->child.fd()), &info,
-                      WEXITED) != 0 &&
-               errno == EINTR) {
-        }
-        return nullptr;
-      },
-      job.get());
-  pthread_attr_destroy(&attributes);
-  // The thread's now. Without a thread a zombie stays, which is not live.
-  if (error == 0) static_cast<void>(job.release());
+  siginfo_t info{};
+  // The application may reap children itself: then how it ended stays unknown.
+  if (!wait(WNOWAIT, &info)) return;
+  reaping.on_exit(packed_exit(info));
+  wait(0, &info);
+}
+
+void keep_for_later(Reaping* reaping) {
+  reaping->next = g_unreaped.load(std::memory_order_relaxed);
+  // release: pairs with the acquire of whoever takes the list
+  while (!g_unreaped.compare_exchange_weak(reaping->next, reaping, std::memory_order_release,
+                                           std::memory_order_relaxed)) {
+  }
+}
+
+void run_reaper(std::unique_ptr<Reaping> reaping) {
+  auto* const raw = reaping.release();
+  if (start_detached_thread(kReaperStack_bytes, [raw] {
+        const std::unique_ptr<Reaping> mine(raw);
+        reap(*mine);
+      })) {
+    return;
+  }
+  keep_for_later(raw);
+}
+
+void reap_the_kept() {
+  Reaping* all = g_unreaped.exchange(nullptr, std::memory_order_acquire);
+  while (all != nullptr) {
+    std::unique_ptr<Reaping> one(std::exchange(all, all->next));
+    run_reaper(std::move(one));
+  }
+}
+
+}  // namespace
+
+void reap_when_exited(ProcessHandle child, std::function<void(std::uint32_t)> on_exit) {
+  reap_the_kept();
+  run_reaper(std::unique_ptr<Reaping>(new Reaping{std::move(child), std::move(on_exit)}));
 }
 
 }  // namespace modelpool

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <new>
+#include <optional>
 
 #include "base/time.hpp"
 
@@ -39,6 +40,47 @@ void reclaim_rows_of_earlier_image(const Segment& segment, const ProcessIdentity
   }
 }
 
+// Who this process is, if it is where the pool's PIDs and times mean something: it may have been forked
+// into another namespace with a Pool it inherited.
+Result<ProcessIdentity> identity_in(const Segment& segment) {
+  if (auto here = check_host(segment.header(), segment.path()); !here) return fail(here.error());
+  const ProcessIdentity self = own_identity();
+  if (self.start_ticks != 0) return self;
+  const bool shows_processes = read_stat(getpid()).has_value();
+  return fail(Errc::kSystem,
+              "unable to attach to pool " + segment.name() +
+                  (shows_processes ? ": pidfd_open is refused to this process; allow it, as in its "
+                                     "container's seccomp profile"
+                                   : ": /proc/self/stat cannot be read; mount /proc"));
+}
+
+// Of those whose workers are proved dead. Not those that hold a ticket: what was started with it is the
+// coordinator's to judge, by the row.
+std::vector<WorkerRef> find_dead_rows(const Segment& segment) {
+  std::set<std::uint32_t> holders;
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
+    const StateWord state =
+        StateWord::unpack(segment.backend(i).state.load(std::memory_order_seq_cst));
+    if (state.state == BackendState::kReserved || state.state == BackendState::kStarting)
+      holders.insert(state.owner);
+  }
+  std::vector<WorkerRef> dead;
+  for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
+    const std::uint64_t state = segment.worker(i).state.load(std::memory_order_seq_cst);
+    const WorkerRef worker{i, high_half(state)};
+    if (low_half(state) == 0 || holders.contains(StateWord::owner_of(worker))) continue;
+    if (worker_liveness(segment, i, true) == Liveness::kDead) dead.push_back(worker);
+  }
+  return dead;
+}
+
+std::optional<std::uint32_t> find_free_row(const Segment& segment) {
+  for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
+    if (low_half(segment.worker(i).state.load(std::memory_order_seq_cst)) == 0) return i;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ForkGuard>> ForkGuard::make() {
@@ -60,11 +102,9 @@ ForkGuard::~ForkGuard() { munmap(page_, sizeof(Page)); }
 Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
   auto guard = ForkGuard::make();
   if (!guard) return fail(guard.error());
-  const ProcessIdentity self = own_identity();
-  if (self.start_ticks == 0) {
-    return fail(Errc::kSystem, "unable to attach to pool " + segment->name() +
-                                   ": /proc/self/stat cannot be read; mount /proc");
-  }
+  const auto identity = identity_in(*segment);
+  if (!identity) return fail(identity.error());
+  const ProcessIdentity& self = *identity;
   // Workers are never signalled (P7), backends must be (P9): nobody can be both.
   const char* const token = getenv("MODELPOOL_BACKEND");
   if (token != nullptr && std::string_view(token).starts_with(segment->uuid_text() + "/")) {
@@ -74,6 +114,11 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
                     "a worker is started by somebody else");
   }
   const std::string command = own_command();
+  // A coordinator clears the rows of the dead. Without one they would fill the table for ever.
+  std::vector<WorkerRef> dead;
+  if (!find_free_row(*segment) && look_at_judge(*segment, now_ns()).state != JudgeState::kAnswers) {
+    dead = find_dead_rows(*segment);
+  }
   const std::uint32_t cells = segment->capacities().leases;
 
   auto* worker = new Worker();
@@ -92,15 +137,16 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
       return fail(lock.error());
     }
     reclaim_rows_of_earlier_image(*segment, self);
-    const std::uint32_t rows = segment->capacities().workers;
-    std::uint32_t i = 0;
-    while (i < rows && low_half(segment->worker(i).state.load(std::memory_order_seq_cst)) != 0) ++i;
-    if (i == rows) {
+    for (const WorkerRef row : dead) clear_worker_row(*segment, row, row.index);
+    const auto free_row = find_free_row(*segment);
+    if (!free_row) {
       delete worker;
       return fail(Errc::kTableFull,
-                  "unable to attach to pool " + segment->name() + ": all " + std::to_string(rows) +
+                  "unable to attach to pool " + segment->name() + ": all " +
+                      std::to_string(segment->capacities().workers) +
                       " worker rows are taken; create the pool with more --workers");
     }
+    const std::uint32_t i = *free_row;
     Segment::reach(segment->line().workers_reached, i);
     WorkerRecord& row = segment->worker(i);
     const std::uint32_t generation =

@@ -4,10 +4,12 @@
 // page the kernel wipes on fork, and a child that finds it wiped owns nothing (owned() is false).
 //
 // Crash: a row is attached by one store under the mutex. The row of a dead worker is cleared by the
-// coordinator, its leases first, the row last (P6). The row an exec left behind is recognised by its
-// image and reclaimed at the next attach of the same process.
+// coordinator, its leases first, the row last (P6); without a coordinator by who finds every row taken.
+// The row an exec left behind is recognised by its image and reclaimed at the next attach of the same
+// process.
 //
-// Errors: kTableFull, kBusy, kSystem.
+// Errors: kTableFull, kBusy, kSystem; kIncompatible in a process that was forked into another
+// namespace.
 #pragma once
 
 #include <pthread.h>

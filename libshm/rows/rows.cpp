@@ -85,8 +85,9 @@ std::optional<StopRow> stop_row(const Snapshot& s, const BackendView& b) {
 }
 
 CoordinatorRow coordinator_row(const Segment& segment, const Snapshot& s) {
-  CoordinatorIdentity found;
-  const Liveness alive = coordinator_liveness(segment, &found);
+  const JudgeView judge = look_at_judge(segment, s.now_ns);
+  const CoordinatorIdentity& found = judge.identity;
+  const Liveness alive = judge.liveness;
   CoordinatorRow row;
 #define COORDINATOR TAKE
 #include "rows/rows.def"

@@ -22,6 +22,7 @@ Seen is_in_namespace(pid_t pid, std::uint64_t number) {
     return info.st_ino == number ? Seen::kYes : Seen::kNo;
   }
   if (errno == ENOENT || errno == ESRCH) return Seen::kNo;  // it has ended, or is a zombie
+  if (is_in_inner_namespace(pid) == false) return Seen::kNo;
   return read_uid(pid) == geteuid() ? Seen::kHidden
                                     : Seen::kNo;  // a pool's processes are its user's
 }

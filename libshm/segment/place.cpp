@@ -177,15 +177,6 @@ Result<std::string> find_default_dir(const std::string& name, Purpose purpose) {
           shm);
 }
 
-// Both defaults are one place to whoever gives no directory.
-std::vector<std::string> homes_of(const std::string& dir, const std::string& name) {
-  std::vector<std::string> dirs{dir};
-  if (dir == kRunDir || dir == shm_dir(geteuid())) dirs = {kRunDir, shm_dir(geteuid())};
-  std::vector<std::string> homes;
-  for (const std::string& one : dirs) homes.push_back(home_of(one + "/" + name));
-  return homes;
-}
-
 // --- A directory ---------------------------------------------------------------------------------
 
 bool is_tmpfs(int fd) {
@@ -323,7 +314,7 @@ bool same_file(int dir, const std::string& name, int fd) {
 // --- A segment's file ----------------------------------------------------------------------------
 
 tl::unexpected<Error> no_pool(const std::string& name, const std::string& dir) {
-  const std::vector<LostPool> lost = find_lost_pools(homes_of(dir, name));
+  const std::vector<LostPool> lost = find_lost_pools(homes_of_pool(name, dir));
   struct stat info;
   const bool is_other = stat(dir.c_str(), &info) == 0 && info.st_uid != geteuid();
   const std::string start =
@@ -382,7 +373,7 @@ std::string removal_advice(const std::string& name, const std::string& dir) {
 
 // Nothing begins under a name while what had it before still runs.
 Result<> check_predecessor(const std::string& name, const std::string& dir) {
-  const std::vector<std::string> homes = homes_of(dir, name);
+  const std::vector<std::string> homes = homes_of_pool(name, dir);
   const auto wait_for = [&](const std::string& what) {
     return fail(Errc::kBusy, "unable to create pool " + name + " in " + escape(dir) + ": " + what);
   };
@@ -621,6 +612,14 @@ Result<std::string> find_pool_dir(std::string_view name, const std::string& dir,
   if (const std::string given = environment_or("MODELPOOL_DIR", ""); !given.empty())
     return absolute(given);
   return find_default_dir(std::string(name), purpose);
+}
+
+std::vector<std::string> homes_of_pool(std::string_view name, const std::string& dir) {
+  std::vector<std::string> dirs{dir};
+  if (dir == kRunDir || dir == shm_dir(geteuid())) dirs = {kRunDir, shm_dir(geteuid())};
+  std::vector<std::string> homes;
+  for (const std::string& one : dirs) homes.push_back(home_of(one + "/" + std::string(name)));
+  return homes;
 }
 
 std::string command_on_pool(std::string_view program, std::string_view name, const std::string& dir,

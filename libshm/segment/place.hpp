@@ -15,6 +15,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/fd.hpp"
 #include "segment/header.hpp"
@@ -46,6 +47,10 @@ Result<std::string> find_pool_dir(std::string_view name, const std::string& dir,
 // "poolctl --dir /d --pool x remove": a command that acts on this pool, wherever it is run.
 std::string command_on_pool(std::string_view program, std::string_view name, const std::string& dir,
                             std::string_view rest = {});
+
+// Where a pool of that name was, is or will be found by whoever looks for it there: without a directory
+// both defaults are one place. As HomeRecord has them.
+std::vector<std::string> homes_of_pool(std::string_view name, const std::string& dir);
 
 // A segment, opened and checked.
 struct OpenSegment {

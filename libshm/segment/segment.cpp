@@ -127,23 +127,37 @@ std::string Segment::token(std::uint32_t backend, std::uint32_t generation) cons
   return uuid_text() + "/" + std::to_string(backend) + "/" + std::to_string(generation);
 }
 
-bool Segment::has_name() const {
+Segment::NameState Segment::name_state() const {
   struct stat info;
-  return stat(path_.c_str(), &info) == 0 && info.st_dev == device_ && info.st_ino == inode_;
+  if (stat(path_.c_str(), &info) == 0) {
+    return info.st_dev == device_ && info.st_ino == inode_ ? NameState::kOwn : NameState::kAnothers;
+  }
+  return errno == ENOENT || errno == ENOTDIR ? NameState::kNobodys : NameState::kUnknown;
+}
+
+bool Segment::has_name() const { return name_state() == NameState::kOwn; }
+
+bool Segment::has_lost_name() const {
+  const NameState state = name_state();
+  return state == NameState::kAnothers || state == NameState::kNobodys;
 }
 
 bool Segment::is_replaced() const {
   // relaxed: it guards nothing else; only the coordinator, who looks at the name, takes it back
   if (line().replaced.load(std::memory_order_relaxed) != 0) return true;
-  struct stat info;
-  if (stat(path_.c_str(), &info) == 0) return info.st_dev != device_ || info.st_ino != inode_;
+  const NameState state = name_state();
   // The name may be out of sight only for this process (chroot). A coordinator that lives would know.
-  return errno == ENOENT && coordinator_liveness(*this) == Liveness::kDead;
+  return state == NameState::kAnothers ||
+         (state == NameState::kNobodys && coordinator_liveness(*this) == Liveness::kDead);
 }
 
 void Segment::set_home(const std::string& path) const {
   if (path.size() >= kHomeCapacity_bytes) return;
   reinterpret_cast<HomeRecord*>(base_ + kHomeOffset)->store(path);
+}
+
+std::string Segment::home() const {
+  return reinterpret_cast<const HomeRecord*>(base_ + kHomeOffset)->load();
 }
 
 std::string explain_absence(const Segment& segment, const JudgeView& judge, std::uint64_t now_ns) {

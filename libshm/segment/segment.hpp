@@ -53,10 +53,12 @@ class Segment {
   // Has it lost its name, as far as this process can see? Then nothing more is granted. The coordinator
   // says so in the segment, for everyone.
   bool is_replaced() const;
-  // Does the path lead to it now?
+  // Does the path lead to it now? Does it provably not? Neither, if it may not be looked at.
   bool has_name() const;
+  bool has_lost_name() const;
   // The coordinator's: the name it serves the pool under.
   void set_home(const std::string& path) const;
+  std::string home() const;
 
   LockRecord& lock() const { return *at<LockRecord>(Table::kLock, 0); }
   LineRecord& line() const { return *at<LineRecord>(Table::kLine, 0); }
@@ -94,7 +96,9 @@ class Segment {
   Result<LockGuard> lock_structure() const { return lock_for(lock(), kLockWaitMax_ns); }
 
  private:
+  enum class NameState { kOwn, kAnothers, kNobodys, kUnknown };
   Segment() = default;
+  NameState name_state() const;
   static Result<std::shared_ptr<Segment>> map(OpenSegment opened, bool writable);
   static std::uint32_t reached(const HalfWord& mark, std::uint32_t capacity) {
     const std::uint32_t rows = mark.load(std::memory_order_seq_cst);

@@ -122,20 +122,40 @@ TEST_F(CoordinatorTest, OnExitStopEndsThoughABackendIsBeingDrainedForAWaiter) {
   EXPECT_EQ(holder.progress("m"), "lease_lost");
 }
 
-TEST_F(CoordinatorTest, ASecondSignalLeavesWhileTheBackendsAreStillBeingStopped) {
-  start({"--on-exit", "stop", "--drain-timeout", "20s"});
+// It left with 0, and what ran went on without a judge.
+TEST_F(CoordinatorTest, ASecondSignalWaitsForNoRequestAndStillEndsWhatRuns) {
+  start({"--on-exit", "stop", "--drain-timeout", "1h", "--stop-grace", "100ms"});
   RemoteWorker holder(scratch_);
   const pid_t pid = holder.load("m");
-  daemon().program().signal(SIGTERM);
+  daemon().program().signal(SIGINT);
   ASSERT_TRUE(wait_state("m", "evicting"));
-  daemon().program().signal(SIGTERM);
+  daemon().program().signal(SIGINT);
   EXPECT_EQ(daemon().program().wait(), 0);
-  EXPECT_TRUE(is_running(pid));
-  EXPECT_EQ(holder.progress("m"), "ok");
-  EXPECT_EQ(state("m"), "ready");
+  EXPECT_FALSE(is_running(pid)) << "0 says that everything has ended";
+  EXPECT_EQ(holder.progress("m"), "lease_lost");
 }
 
-TEST_F(CoordinatorTest, WhenTheSegmentIsUnlinkedTheCoordinatorDrainsAndExitsWithThree) {
+TEST_F(CoordinatorTest, AThirdSignalLeavesAndItsExitCodeSaysThatSomethingRunsOn) {
+  start({"--on-exit", "stop", "--stop-grace", "1h"});
+  RemoteWorker holder(scratch_);
+  const pid_t pid = holder.load("m", {"--ignore-sigterm"});
+  for (int i = 0; i < 3; ++i) {
+    daemon().program().signal(SIGINT);
+    ASSERT_TRUE(eventually([&] {
+      const std::string log = daemon().log();
+      return log.find(i == 0   ? "stopping all"
+                      : i == 1 ? "not waited for"
+                               : "abandoning m") != std::string::npos;
+    })) << i
+        << daemon().log();
+  }
+  EXPECT_EQ(daemon().program().wait(), 1);
+  EXPECT_TRUE(is_running(pid));
+  EXPECT_THAT(daemon().log(), HasSubstr("abandoning m (pid " + std::to_string(pid) + ")"));
+}
+
+TEST_F(CoordinatorTest,
+       WhenTheSegmentIsUnlinkedTheCoordinatorDrainsAndExitsAsItsUnitStartsItAgain) {
   start();
   RemoteWorker holder(scratch_);
   RemoteWorker other(scratch_);
@@ -148,7 +168,7 @@ TEST_F(CoordinatorTest, WhenTheSegmentIsUnlinkedTheCoordinatorDrainsAndExitsWith
   EXPECT_TRUE(is_running(leased));
   EXPECT_TRUE(daemon().program().running());
   holder.release("leased");
-  EXPECT_EQ(daemon().program().wait(), 3);
+  EXPECT_EQ(daemon().program().wait(), 1);
   EXPECT_FALSE(is_running(leased));
   EXPECT_THAT(daemon().log(), HasSubstr("was removed or given to another"));
 }
@@ -439,7 +459,7 @@ TEST_F(CoordinatorTest, P13ASegmentThatCannotBeTrustedIsRefusedWithThree) {
   ASSERT_EQ(symlink("/dev/null", path.c_str()), 0);
   refused_with("default");
   rewrite(good);
-  EXPECT_EQ(poolctl(scratch_, {"status"}).code, 0) << "the untouched bytes are fine";
+  EXPECT_EQ(poolctl(scratch_, {"list"}).code, 0) << "the untouched bytes are fine";
 }
 
 TEST_F(CoordinatorTest, P13ADirectoryThatIsNoTmpfsIsRefused) {

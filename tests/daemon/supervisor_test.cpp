@@ -143,8 +143,7 @@ class S6Test : public PoolTest {
     std::string pattern = "/tmp/modelpool-s6-XXXXXX";
     if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
     service_ = pattern;
-    const auto source =
-        std::filesystem::path(__FILE__).parent_path() / "../../coordinatord/service/s6";
+    const std::filesystem::path source = MODELPOOL_SERVICES "/s6";
     std::string run = read_file(source / "run.in");
     const std::string bindir = std::filesystem::path(MODELPOOL_COORDINATORD).parent_path();
     for (std::size_t at = 0; (at = run.find("@bindir@")) != std::string::npos;)

@@ -1,6 +1,8 @@
 // Starts that race: two coordinators at once, and a pool created by 32 processes while some of them
 // are killed (P6, P10).
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -101,6 +103,35 @@ TEST(Creation, RacedBy32ProcessesWithKillsIsOnePoolForAllWhoLive) {
     creators.clear();
     EXPECT_TRUE(Segment::remove("default", scratch.dir())) << "seed " << seed;
   }
+}
+
+// It waits for its turn; meanwhile the pool is removed, and a new one takes the name.
+TEST(Removal, ThatIsSlowDeletesNoNewPool) {
+  const Scratch scratch;
+  const Scratch other;
+  for (const Scratch* place : {&scratch, &other}) {
+    Forked creator([&](Forked::Child&) { make_segment(*place); });
+    ASSERT_EQ(creator.wait(), 0);
+  }
+  const Fd dir(open(scratch.dir().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(flock(dir.get(), LOCK_EX), 0);
+  Program slow({MODELPOOL_POOLCTL, "--dir", scratch.dir(), "remove"});
+  // It has opened what it is about to remove.
+  ASSERT_TRUE(eventually([&] {
+    std::error_code gone;
+    for (const auto& fd :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(slow.pid()) + "/fd", gone)) {
+      if (std::filesystem::read_symlink(fd.path(), gone) == scratch.path("default")) return true;
+    }
+    return false;
+  }));
+  for (const char* const file : {"default", "default.users"})
+    std::filesystem::rename(other.path(file), scratch.path(file));
+  const std::string fresh = read_file(scratch.path("default")).substr(0, sizeof(Header));
+  ASSERT_EQ(flock(dir.get(), LOCK_UN), 0);
+  EXPECT_EQ(slow.wait(), 3) << slow.err();
+  ASSERT_TRUE(std::filesystem::exists(scratch.path("default"))) << "a new pool was deleted";
+  EXPECT_TRUE(read_file(scratch.path("default")).substr(0, sizeof(Header)) == fresh);
 }
 
 }  // namespace

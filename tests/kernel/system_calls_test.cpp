@@ -4,6 +4,7 @@
 //
 // strace attaches to the running coordinator, makes one call fail, and detaches again.
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -114,15 +115,36 @@ INSTANTIATE_TEST_SUITE_P(
 
 // --- At its start --------------------------------------------------------------------------------
 
-class SystemCallsAtStart : public SystemCalls {};
+class SystemCallsAtStart : public SystemCalls {
+ protected:
+  std::vector<std::string> under_strace() const {
+    return {"strace",
+            "-f",
+            "-q",
+            "-o",
+            "/dev/null",
+            "-e",
+            std::string("trace=") + GetParam().call,
+            "-e",
+            std::string("inject=") + GetParam().call + ":" + GetParam().injected,
+            MODELPOOL_COORDINATORD,
+            "--dir",
+            scratch_.dir()};
+  }
+};
 
+// What is used up is named, and how it is raised.
 TEST_P(SystemCallsAtStart, ThatFailAreNamedAndNothingIsHalfDone) {
-  const Finished failed =
-      run({"strace", "-f", "-o", "/dev/null", "-e", std::string("trace=") + GetParam().call, "-e",
-           std::string("inject=") + GetParam().call + ":" + GetParam().injected,
-           MODELPOOL_COORDINATORD, "--dir", scratch_.dir()});
+  const Finished failed = run(under_strace());
   EXPECT_THAT(failed.code, ::testing::AnyOf(1, 3)) << failed.err;
   EXPECT_THAT(failed.err, HasSubstr("unable to"));
+  const std::string injected = GetParam().injected;
+  if (injected == "error=EMFILE") {
+    EXPECT_THAT(failed.err, HasSubstr("ulimit -n"));
+  }
+  if (std::string(GetParam().call) == "epoll_ctl") {
+    EXPECT_THAT(failed.err, HasSubstr("fs.epoll.max_user_watches"));
+  }
   start();
   RemoteWorker worker(scratch_);
   EXPECT_GT(worker.load("m"), 0);
@@ -131,13 +153,61 @@ TEST_P(SystemCallsAtStart, ThatFailAreNamedAndNothingIsHalfDone) {
 INSTANTIATE_TEST_SUITE_P(
     OfTheCoordinator, SystemCallsAtStart,
     ::testing::Values(Failure{"epoll_create1", "error=EMFILE"}, Failure{"eventfd2", "error=EMFILE"},
-                      Failure{"signalfd4", "error=ENOMEM"},
-                      Failure{"timerfd_create", "error=EMFILE"},
-                      Failure{"inotify_init1", "error=EMFILE"},
-                      Failure{"inotify_add_watch", "error=ENOSPC"},
-                      Failure{"epoll_ctl", "error=ENOSPC"}, Failure{"flock", "error=ENOLCK"},
-                      Failure{"fallocate", "error=ENOSPC"}, Failure{"clone3", "error=EAGAIN"}),
+                      Failure{"signalfd4", "error=ENOMEM"}, Failure{"epoll_ctl", "error=ENOSPC"},
+                      Failure{"flock", "error=ENOLCK"}, Failure{"fallocate", "error=ENOSPC"}),
     name_of);
+
+// It serves all the same, looks by time, and says what it does without.
+class WithoutAtStart : public SystemCallsAtStart {};
+
+TEST_P(WithoutAtStart, TheCoordinatorServesAllTheSame) {
+  std::vector<std::string> argv = under_strace();
+  argv.insert(argv.end(),
+              {"--idle-timeout", "300ms", "--stop-grace", "200ms", "--max-backends", "2"});
+  Program judge(argv);
+  ASSERT_TRUE(eventually(
+      [&] { return judge.err().find("serving pool") != std::string::npos || !judge.running(); }));
+  ASSERT_TRUE(judge.running()) << judge.err();
+  EXPECT_THAT(judge.err(), HasSubstr("unable to"));
+  EXPECT_THAT(judge.err(), HasSubstr("warn"));
+  RemoteWorker worker(scratch_);
+  const pid_t stubborn = worker.load_idle("stubborn", {"--ignore-sigterm", "--grandchildren", "1"});
+  worker.load_idle("a");
+  EXPECT_GT(worker.load("b"), 0) << "room is made";
+  EXPECT_TRUE(eventually([&] { return !is_running(stubborn); }));
+  EXPECT_TRUE(wait_state("a", "")) << "idle_timeout";
+  worker.release("b");
+  EXPECT_TRUE(wait_state("b", ""));
+  EXPECT_EQ(poolctl(scratch_, {"status"}).code, 0) << "it counts as hung";
+  // The name is looked at without an event of it, too.
+  ASSERT_EQ(unlink(scratch_.path("default").c_str()), 0);
+  EXPECT_TRUE(eventually([&] { return !judge.running(); })) << judge.err();
+  EXPECT_EQ(judge.wait(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(OfTheCoordinator, WithoutAtStart,
+                         ::testing::Values(Failure{"inotify_init1", "error=EMFILE"},
+                                           Failure{"inotify_add_watch", "error=ENOSPC"},
+                                           Failure{"timerfd_create", "error=EMFILE"},
+                                           Failure{"clone3", "error=EAGAIN"}),
+                         name_of);
+
+// Without strace: all inotify instances of this user are taken.
+TEST_F(PoolTest, AllInotifyInstancesOfTheUserTakenStopNoCoordinatorFromServing) {
+  std::vector<Fd> taken;
+  // Another process of the user may give one back just before the coordinator asks.
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    for (Fd fd; (fd = Fd(inotify_init1(IN_CLOEXEC)));) taken.push_back(std::move(fd));
+    if (errno != EMFILE) GTEST_SKIP() << "something else ran out first";
+    start();
+    if (daemon().log().find("fs.inotify.max_user_instances") != std::string::npos) break;
+    daemon_.reset();
+  }
+  EXPECT_THAT(daemon().log(), HasSubstr("fs.inotify.max_user_instances"));
+  taken.clear();
+  RemoteWorker worker(scratch_);
+  EXPECT_GT(worker.load("m"), 0);
+}
 
 // --- A table of the kernel's: descriptors --------------------------------------------------------
 

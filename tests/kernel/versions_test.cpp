@@ -97,6 +97,54 @@ TEST_P(OtherLayout, IsStoppedByWhatNeverMovesAndRemoved) {
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
+// It answered 0 and forgot them.
+TEST_P(OtherLayout, WithALiveBackendIsNotRemovedUnlessToldToStopIt) {
+  Program backend(std::vector<std::string>{"sleep", "600"});
+  put(2, BackendState::kReady, identity(backend.pid()), 0);
+  const Finished refused = poolctl(scratch_, {"remove"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("process " + std::to_string(backend.pid())),
+                                 HasSubstr("poolctl --dir " + scratch_.dir() + " remove --stop")));
+  EXPECT_TRUE(backend.running());
+  EXPECT_TRUE(std::filesystem::exists(path_));
+}
+
+TEST_P(OtherLayout, WithOneThatIsExternalOrAboutToStartIsNotRemovedUnlessToldToStopIt) {
+  for (const BackendState state : {BackendState::kReserved, BackendState::kReady}) {
+    put(1, state, {}, 0);
+    EXPECT_EQ(poolctl(scratch_, {"remove"}).code, 1);
+    EXPECT_TRUE(std::filesystem::exists(path_));
+  }
+  EXPECT_EQ(poolctl(scratch_, {"remove", "--stop"}).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+// Its first process has gone, its group has not.
+TEST_P(OtherLayout, OfWhoseBackendOnlyTheGroupIsLeftIsNotForgotten) {
+  const Orphans orphans;
+  const std::string file = scratch_.path("member");
+  Program leader(std::vector<std::string>{
+      "setsid", "sh", "-c",
+      "sleep 600 & echo $! > " + file + ".tmp; mv " + file + ".tmp " + file + "; wait"});
+  ASSERT_TRUE(eventually([&] { return !read_file(file).empty(); }));
+  const pid_t member = std::stoi(read_file(file));
+  const pid_t group = read_stat(member)->group;
+  put(0, BackendState::kReady, identity(group), group);
+  kill(group, SIGKILL);
+  ASSERT_TRUE(eventually([&] { return !is_running(group); }));
+  leader.wait();
+  for (const bool stop : {false, true}) {
+    std::vector<std::string> args{"remove"};
+    if (stop) args.insert(args.end(), {"--stop", "--timeout", "100ms"});
+    const Finished refused = poolctl(scratch_, args);
+    EXPECT_EQ(refused.code, 1) << refused.err;
+    EXPECT_THAT(refused.err, HasSubstr(std::to_string(member)));
+    EXPECT_TRUE(std::filesystem::exists(path_));
+  }
+  kill(member, SIGKILL);
+  EXPECT_TRUE(eventually([&] { return poolctl(scratch_, {"remove", "--stop"}).code == 0; }));
+}
+
 TEST_P(OtherLayout, IsNotStoppedUnderItsOwnCoordinatorOrWorkers) {
   Program backend(std::vector<std::string>{"sleep", "600"});
   put(0, BackendState::kReady, identity(backend.pid()), 0);

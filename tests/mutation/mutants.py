@@ -119,9 +119,9 @@ MUTANTS = [
     # --- Loads (P4, P13)
     Mutant("a destroyed ticket has failed", TICKET,
            """LoadTicket::~LoadTicket() {
-  if (ref_.worker != nullptr) static_cast<void>(give_back());""",
+  if (ref_->worker != nullptr) static_cast<void>(give_back());""",
            """LoadTicket::~LoadTicket() {
-  if (ref_.worker != nullptr) static_cast<void>(fail("given up"));""", [TICKETS]),
+  if (ref_->worker != nullptr) static_cast<void>(fail("given up"));""", [TICKETS]),
     Mutant("a failed load counts twice", "libshm/protocol/histories.cpp",
            "  if (history.failures > 0 && history.failed_backend == pack_ref(ref)) return;\n", "", [LOADS]),
     Mutant("a failure that did not take place stays on record", HISTORIES,

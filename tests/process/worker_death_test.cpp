@@ -76,6 +76,81 @@ TEST(P6AnyProcessMayDie, TheRowOfADeadWorkerServesTheNext) {
   EXPECT_EQ(look(pool).workers.size(), 1u);
 }
 
+// 64 dead workers filled the table for ever.
+TEST(P6AnyProcessMayDie, WithoutACoordinatorTheRowsOfTheDeadServeTheNextAndTheirLeasesCountAsUses) {
+  const Scratch scratch;
+  Capacities capacities = small_capacities();
+  capacities.workers = 3;
+  Pool pool = make_pool(scratch, {}, capacities);
+  load_external(pool, "m").release();
+  const std::uint64_t before = look(pool).find_model("m")->last_used_ns;
+  for (int i = 0; i < 4; ++i) {
+    Forked worker([&](Forked::Child& parent) {
+      auto mine = Pool::attach("default", {.dir = scratch.dir()});
+      if (!mine) return parent.say(mine.error().text);
+      const Lease lease = lease_on(*mine, "m");
+      parent.say("attached");
+      parent.hear();
+    });
+    ASSERT_EQ(worker.hear(), "attached") << i;
+    worker.kill_now();
+  }
+  EXPECT_LE(look(pool).workers.size(), 3u);
+  EXPECT_GT(look(pool).find_model("m")->last_used_ns, before);
+  EXPECT_EQ(findings(shared_segment_of(pool)), "");
+}
+
+// What it started is the coordinator's to end, and the row says whose it is.
+TEST(P6AnyProcessMayDie, TheRowOfADeadTicketHolderIsLeftToTheCoordinator) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Capacities capacities = small_capacities();
+  capacities.workers = 2;
+  Pool pool = make_pool(scratch, {}, capacities);
+  pid_t started = 0;
+  {
+    Forked loader([&](Forked::Child& parent) {
+      Pool mine = attach(scratch);
+      LoadTicket ticket = ticket_for(mine, "m");
+      parent.say(ticket.spawn({"sleep", "600"}) ? std::to_string(ticket.pid()) : "0");
+      parent.hear();
+    });
+    started = std::stoi(loader.hear());
+    loader.kill_now();
+  }
+  ASSERT_GT(started, 0);
+  Forked next([&](Forked::Child& parent) {
+    parent.say(std::string(errc_name(code_of(Pool::attach("default", {.dir = scratch.dir()})))));
+  });
+  EXPECT_EQ(next.hear(), "table_full");
+  EXPECT_EQ(state_of(pool, "m"), "starting");
+  const Daemon daemon(scratch, {"--stop-grace", "100ms"});
+  EXPECT_TRUE(
+      eventually([&] { return !is_running(started) && nothing_left_but(pool, {getpid()}); }));
+}
+
+TEST(P6AnyProcessMayDie, ALivingWorkersRowIsNobodyElses) {
+  const Scratch scratch;
+  Capacities capacities = small_capacities();
+  capacities.workers = 2;
+  Pool pool = make_pool(scratch, {}, capacities);
+  load_external(pool, "m").release();
+  Forked stopped([&](Forked::Child& parent) {
+    Pool mine = attach(scratch);
+    const Lease lease = lease_on(mine, "m");
+    parent.say("leased");
+    parent.hear();
+  });
+  ASSERT_EQ(stopped.hear(), "leased");
+  stopped.signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(stopped.pid()));
+  Forked next([&](Forked::Child& parent) {
+    parent.say(std::string(errc_name(code_of(Pool::attach("default", {.dir = scratch.dir()})))));
+  });
+  EXPECT_EQ(next.hear(), "table_full");
+  EXPECT_EQ(look(pool).find_model("m")->in_flight, 1u);
+}
+
 TEST(P6AnyProcessMayDie, AProcessKilledUnderTheMutexStopsNobody) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);

@@ -480,7 +480,8 @@ TEST_F(WithoutCoordinator, WhatNeedsOneEndsAfterTheGraceAndNotBefore) {
   const Error error = refusal(pool, "m", seconds(600));
   EXPECT_EQ(error.code, Errc::kNoCoordinator);
   EXPECT_GE(std::chrono::steady_clock::now() - before, milliseconds(100));
-  EXPECT_NE(error.text.find("start coordinatord --pool default"), std::string::npos) << error.text;
+  EXPECT_NE(error.text.find("start coordinatord --dir " + scratch_.dir()), std::string::npos)
+      << error.text;
   EXPECT_EQ(look(pool).waiters.size(), 0u);
 }
 
@@ -507,7 +508,8 @@ TEST_F(WithoutCoordinator, APoolThatNeverHadSettingsGrantsNoTicket) {
   EXPECT_EQ(
       error.text,
       "unable to acquire m: the pool has no settings yet, and no coordinator is running; start "
-      "coordinatord --pool default");
+      "coordinatord --dir " +
+          scratch_.dir());
   EXPECT_TRUE(look(pool).backends.empty());
   ASSERT_TRUE(pool.set_limit(1));
   EXPECT_TRUE(pool.acquire("m", seconds(0)));
@@ -551,7 +553,7 @@ TEST(Refusal, ReplacedOnceTheNameIsGone) {
   Pool pool = make_pool(scratch);
   load_external(pool, "m").release();
   std::filesystem::remove(scratch.path("default"));
-  EXPECT_EQ(refusal(pool, "another").code, Errc::kReplaced);
+  EXPECT_EQ(refusal(pool, "another", milliseconds(300)).code, Errc::kReplaced);
   EXPECT_TRUE(lease_on(pool, "m", seconds(0)));  // what runs, runs on
 }
 

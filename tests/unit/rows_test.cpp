@@ -90,7 +90,7 @@ TEST(Rows, TheKeysOfTheFirstReleaseStandWhereTheyStood) {
       {"pool", "max_backends", "live", "ready", "waiting", "workers", "leases", "coordinator",
        "path", "uuid", "layout_version", "settings_generation", "counters", "damage"});
   begins_with(fields_of<CoordinatorRow>(),
-              {"alive", "pid", "epoch", "up_ms", "last_scan_ms", "scans", "left"});
+              {"alive", "pid", "epoch", "up_ms", "last_scan_ms", "scans", "left", "hung_ms"});
 }
 
 TEST(Rows, EveryFieldSaysWhatItIs) {
@@ -131,7 +131,7 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
   EXPECT_THAT(nulls_of(row_json(StatusRow())),
               ElementsAre("pool", "max_backends", "path", "settings_generation"));
   EXPECT_THAT(nulls_of(row_json(CoordinatorRow())),
-              ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms"));
+              ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms", "hung_ms"));
 }
 
 TEST(Rows, OfAPoolSayWhatHappensInIt) {

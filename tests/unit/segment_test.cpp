@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <linux/magic.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -268,19 +269,74 @@ TEST_F(RefusedSegment, OneThatOthersMayOpen) {
 
 TEST_F(RefusedSegment, ADirectoryThatOthersMayEnter) {
   fs::permissions(scratch_.dir(), static_cast<fs::perms>(0755));
-  expect_refused(Errc::kPermission, "chmod 700");
+  expect_refused(Errc::kPermission, "chmod 700 " + scratch_.dir());
+}
+
+// What modelpool did not make it does not tell people to change.
+TEST_F(RefusedSegment, ADirectoryOfEverybodysIsAdvisedAFolderInside) {
+  write_file(scratch_.path("somebodys-file"), "");
+  fs::permissions(scratch_.dir(), static_cast<fs::perms>(0777));
+  const std::string inside = scratch_.path("modelpool-" + std::to_string(geteuid()));
+  expect_refused(Errc::kPermission, "--dir " + inside);
+  EXPECT_EQ(text_of(Segment::attach("default", in(scratch_.dir()))).find("chmod"),
+            std::string::npos);
+  EXPECT_TRUE(Segment::attach("default", in(inside))) << "the advice, followed literally";
+}
+
+TEST(Advice, NamesAFolderThatCanBeMadeAndChangesNoDirectoryOfTheSystem) {
+  const std::string pool = "advice-" + std::to_string(getpid());
+  for (const std::string dir :
+       {"/", "/tmp", "/etc", "/run", "/dev/shm", "/proc", "/dev", "/home", "/var/tmp"}) {
+    const auto refused = Segment::attach(pool, in(dir));
+    ASSERT_FALSE(refused) << dir;
+    EXPECT_EQ(text_of(refused).find("chmod"), std::string::npos) << text_of(refused);
+    EXPECT_NE(text_of(refused).find("--dir /"), std::string::npos) << text_of(refused);
+    EXPECT_FALSE(fs::exists(fs::path(dir) / pool));
+    EXPECT_TRUE(refused.error().code == Errc::kPermission ||
+                refused.error().code == Errc::kIncompatible);
+  }
+}
+
+TEST(Advice, OfAFileThatIsNoSegmentTouchesItsModeNot) {
+  const Scratch scratch;
+  write_file(scratch.path("default"), "somebody's notes");
+  fs::permissions(scratch.path("default"), static_cast<fs::perms>(0644));
+  const auto refused = Segment::attach("default", in(scratch.dir()));
+  EXPECT_EQ(code_of(refused), Errc::kIncompatible);
+  EXPECT_EQ(text_of(refused).find("chmod"), std::string::npos) << text_of(refused);
+  EXPECT_FALSE(Segment::remove("default", scratch.dir()));
+  EXPECT_EQ(read_file(scratch.path("default")), "somebody's notes");
+}
+
+TEST(Advice, IsACommandOnThisVeryPool) {
+  const Scratch scratch;
+  EXPECT_EQ(command_on_pool("poolctl", "default", scratch.dir(), "remove"),
+            "poolctl --dir " + scratch.dir() + " remove");
+  EXPECT_EQ(command_on_pool("coordinatord", "x", "/with space/it's"),
+            "coordinatord --dir '/with space/it'\\''s' --pool x");
+}
+
+TEST(P13BadInput, ADirectoryThatCannotBeMadeOrOpenedNeedsAPerson) {
+  const Scratch scratch;
+  for (const std::string& dir : {scratch.path("no/such/parent"), std::string("/proc/nothing"),
+                                 scratch.path(std::string(300, 'x'))}) {
+    const auto refused = Segment::attach("default", in(dir));
+    EXPECT_EQ(code_of(refused), Errc::kPermission) << text_of(refused);
+  }
 }
 
 TEST_F(RefusedSegment, OneOfAnotherUser) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can give a file away";
   ASSERT_EQ(chown(path_.c_str(), 65534, 65534), 0);
   expect_refused(Errc::kPermission, "user nobody");
+  expect_refused(Errc::kPermission, "sudo -u nobody");
 }
 
 TEST_F(RefusedSegment, ADirectoryOfAnotherUser) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can give a directory away";
   ASSERT_EQ(chown(scratch_.dir().c_str(), 65534, 65534), 0);
   expect_refused(Errc::kPermission, "user nobody");
+  expect_refused(Errc::kPermission, "sudo -u nobody");
 }
 
 TEST_F(RefusedSegment, ADirectoryInItsPlace) {
@@ -325,7 +381,7 @@ TEST_F(RefusedSegment, AnyOtherFile) {
 TEST_F(RefusedSegment, AnotherLayoutVersion) {
   patch_header(path_, [](Header& header) { header.layout_version = 99; });
   expect_refused(Errc::kIncompatible, "layout version 99");
-  expect_refused(Errc::kIncompatible, "remove --stop");
+  expect_refused(Errc::kIncompatible, "poolctl --dir " + scratch_.dir() + " remove --stop");
 }
 
 TEST_F(RefusedSegment, AnotherBuildsFingerprint) {
@@ -491,15 +547,88 @@ TEST_F(DefaultPlaces, RunIsPreferredIfItIsThere) {
   });
 }
 
-// A pool beside it would be a second limit that nobody asked for.
-TEST_F(DefaultPlaces, NothingIsCreatedBesideTheRunOfAnotherUser) {
+// The service's pool: a second one beside it would be a second judge with a second limit.
+TEST_F(DefaultPlaces, NothingIsCreatedBesideRunOfAnotherUserUnlessItIsNamed) {
   run_with_places([&] {
     ASSERT_EQ(mkdir("/run/modelpool", 0700), 0);
     ASSERT_EQ(chown("/run/modelpool", 65534, 65534), 0);
     const auto refused = Segment::attach("default", in(""));
-    EXPECT_EQ(code_of(refused), Errc::kPermission) << text_of(refused);
-    EXPECT_NE(text_of(refused).find("nobody"), std::string::npos) << text_of(refused);
-    EXPECT_FALSE(fs::exists(shm_ + "/default"));
+    EXPECT_EQ(code_of(refused), Errc::kPermission);
+    EXPECT_NE(text_of(refused).find("user nobody"), std::string::npos) << text_of(refused);
+    EXPECT_NE(text_of(refused).find("sudo -u nobody"), std::string::npos) << text_of(refused);
+    EXPECT_NE(text_of(refused).find("--dir " + shm_), std::string::npos) << text_of(refused);
+    EXPECT_FALSE(fs::exists(shm_));
+    EXPECT_TRUE(Segment::attach("default", in(shm_)));
+    // Once it is there on purpose, it is found without being named.
+    EXPECT_EQ(find_pool_dir("default", "").value(), shm_);
+  });
+}
+
+void become_nobody() {
+  ASSERT_EQ(setgid(65534), 0);
+  ASSERT_EQ(setuid(65534), 0);
+}
+
+TEST_F(DefaultPlaces, RootLooksAtThePoolInRunWhoeverOwnsIt) {
+  run_with_places([&] {
+    ASSERT_EQ(mkdir("/run/modelpool", 0700), 0);
+    ASSERT_EQ(chown("/run/modelpool", 65534, 65534), 0);
+    Forked owner([&](Forked::Child& parent) {
+      become_nobody();
+      parent.say(Segment::attach("default", in("")) ? "made" : "not made");
+      parent.hear();
+    });
+    ASSERT_EQ(owner.hear(), "made");
+    const auto seen = Segment::open_read_only("default", "");
+    ASSERT_TRUE(seen) << text_of(seen);
+    EXPECT_EQ((*seen)->path(), "/run/modelpool/default");
+    // It looks; what would act is told whose it is.
+    SegmentOptions use = in("");
+    use.create = false;
+    const auto refused = Segment::attach("default", use);
+    EXPECT_EQ(code_of(refused), Errc::kPermission);
+    EXPECT_NE(text_of(refused).find("sudo -u nobody"), std::string::npos) << text_of(refused);
+    EXPECT_EQ(code_of(Segment::open_read_only("another", "")), Errc::kNoSuchPool);
+  });
+}
+
+TEST_F(DefaultPlaces, RootLooksAtThePoolInAnotherUsersSharedMemoryIfItIsTheOnlyOne) {
+  run_with_places([&] {
+    for (const char* const dir :
+         {"/dev/shm/modelpool-65534", "/dev/shm/modelpool-1", "/dev/shm/modelpool-mine"}) {
+      ASSERT_EQ(mkdir(dir, 0700), 0);
+      const SegmentOptions options = in(dir);
+      ASSERT_TRUE(Segment::attach("default", options));
+    }
+    ASSERT_EQ(chown("/dev/shm/modelpool-65534", 65534, 65534), 0);
+    const auto seen = Segment::open_read_only("default", "");
+    ASSERT_TRUE(seen) << text_of(seen);
+    EXPECT_EQ((*seen)->path(), "/dev/shm/modelpool-65534/default");
+    ASSERT_EQ(chown("/dev/shm/modelpool-1", 1, 1), 0);
+    const auto several = Segment::open_read_only("default", "");
+    EXPECT_EQ(code_of(several), Errc::kInvalid);
+    EXPECT_NE(text_of(several).find("/dev/shm/modelpool-65534/default"), std::string::npos)
+        << text_of(several);
+  });
+}
+
+TEST_F(DefaultPlaces, WhoMayNotLookInsideIsToldWhoseItIsAndTheCommand) {
+  run_with_places([&] {
+    ASSERT_EQ(mkdir("/run/modelpool", 0700), 0);
+    Forked other([&](Forked::Child& parent) {
+      become_nobody();
+      const auto looked = Segment::open_read_only("default", "");
+      const auto created = Segment::attach("default", in(""));
+      parent.say(std::string(errc_name(code_of(looked))) + ": " + text_of(looked));
+      parent.say(std::string(errc_name(code_of(created))) + ": " + text_of(created));
+    });
+    for (int i = 0; i < 2; ++i) {
+      const std::string answer = other.hear();
+      EXPECT_TRUE(answer.starts_with("permission: ")) << answer;
+      EXPECT_NE(answer.find("belongs to user root"), std::string::npos) << answer;
+      EXPECT_NE(answer.find("sudo -u root"), std::string::npos) << answer;
+    }
+    EXPECT_FALSE(fs::exists("/dev/shm/modelpool-65534"));
   });
 }
 
@@ -622,6 +751,49 @@ TEST(Segment, IsNotRemovedWhileABackendIsLive) {
   EXPECT_NE(text_of(refused).find("--stop"), std::string::npos);
 }
 
+// It examined one, was slow, and another has the name.
+TEST(Segment, RemovesWhatItExaminedAndNotWhatTookItsNameMeanwhile) {
+  const Scratch scratch;
+  make_left_over(scratch);
+  const auto named = open_named("default", scratch.dir());
+  ASSERT_TRUE(named);
+  ASSERT_TRUE(Segment::remove("default", scratch.dir()));
+  make_left_over(scratch);
+  const auto refused = remove_pool("default", scratch.dir(), {.only = &*named});
+  EXPECT_EQ(code_of(refused), Errc::kNoSuchPool) << text_of(refused);
+  EXPECT_TRUE(fs::exists(scratch.path("default")));
+}
+
+// Creators hold the directory: while one is at work nobody removes.
+TEST(Segment, IsNotRemovedWhileADirectoryIsHeld) {
+  const Scratch scratch;
+  make_left_over(scratch);
+  Forked creator([&](Forked::Child& parent) {
+    const Fd dir(open(scratch.dir().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    parent.say(flock(dir.get(), LOCK_EX) == 0 ? "locked" : "not locked");
+    parent.hear();
+  });
+  ASSERT_EQ(creator.hear(), "locked");
+  EXPECT_EQ(code_of(Segment::remove("default", scratch.dir())), Errc::kBusy);
+  EXPECT_TRUE(fs::exists(scratch.path("default")));
+  creator.kill_now();
+  EXPECT_TRUE(Segment::remove("default", scratch.dir()));
+}
+
+// Its coordinator holds the segment: it has no row, and somebody may have removed the other file.
+TEST(Segment, IsNotRemovedUnderItsCoordinatorThoughNobodyElseIsSeen) {
+  const Scratch scratch;
+  make_left_over(scratch);
+  Forked judge([&](Forked::Child& parent) {
+    const Fd file(open(scratch.path("default").c_str(), O_RDWR | O_CLOEXEC));
+    parent.say(flock(file.get(), LOCK_EX) == 0 ? "locked" : "not locked");
+    parent.hear();
+  });
+  ASSERT_EQ(judge.hear(), "locked");
+  fs::remove(scratch.path("default.users"));
+  EXPECT_EQ(code_of(Segment::remove("default", scratch.dir())), Errc::kBusy);
+}
+
 TEST(Segment, ThatIsNotThereCannotBeRemoved) {
   const Scratch scratch;
   EXPECT_EQ(code_of(Segment::remove("default", scratch.dir())), Errc::kNoSuchPool);
@@ -731,6 +903,42 @@ TEST(Coordinator, IsAliveUntilItsProcessEndsOrItHasLeft) {
   EXPECT_EQ(coordinator_liveness(*segment), Liveness::kAlive);
   judge.kill_now();
   EXPECT_EQ(coordinator_liveness(*segment), Liveness::kDead);
+}
+
+class HungJudge : public ::testing::Test {
+ protected:
+  bool hangs_at(std::uint64_t now) { return hung_since_ns(record_, now) != 0; }
+
+  const Scratch scratch_;
+  const std::shared_ptr<Segment> segment_ = make_segment(scratch_);
+  CoordinatorRecord& record_ = segment_->coordinator();
+};
+
+TEST_F(HungJudge, IsOneThatDoesNotAnswerARing) {
+  const std::uint64_t before = now_ns();
+  ring(record_);
+  const std::uint64_t rung = record_.rung_ns.load();
+  EXPECT_GE(rung, before);
+  ring(record_);
+  EXPECT_EQ(record_.rung_ns.load(), rung) << "since the first that was not answered";
+  EXPECT_FALSE(hangs_at(rung + kHungAfter_ns));
+  EXPECT_EQ(hung_since_ns(record_, rung + kHungAfter_ns + 1), rung);
+  record_.answered.store(record_.doorbell.load());
+  EXPECT_FALSE(hangs_at(rung + 10 * kHungAfter_ns)) << "answered, though the time was left behind";
+}
+
+TEST_F(HungJudge, IsOneThatSleepsThroughItsDeadlineOrWorksWithoutEnd) {
+  const std::uint64_t now = now_ns();
+  record_.horizon_ns.store(kNever_ns);
+  EXPECT_FALSE(hangs_at(now + 3600 * kSecond_ns)) << "nothing is due";
+  record_.horizon_ns.store(now);
+  EXPECT_FALSE(hangs_at(now + kHungAfter_ns));
+  EXPECT_EQ(hung_since_ns(record_, now + kHungAfter_ns + 1), now);
+  record_.horizon_ns.store(kNever_ns);
+  record_.working_since_ns.store(now - kSecond_ns);
+  EXPECT_EQ(hung_since_ns(record_, now + kHungAfter_ns), now - kSecond_ns);
+  record_.working_since_ns.store(now + kSecond_ns);
+  EXPECT_FALSE(hangs_at(now)) << "a stamp from the future proves nothing";
 }
 
 TEST(CurrentSettings, AreNoneUntilPublishedAndThenTheLatest) {

@@ -14,7 +14,8 @@ void add_check(CLI::App& root, Context& context) {
   };
   const auto options = std::make_shared<Options>();
   CLI::App* command = add_command(
-      root, context, "check", "Check the segment's invariants; exit code 1 if one is broken",
+      root, context, "check",
+      "Check the segment's invariants and its coordinator; exit code 1 if something is wrong",
       "Prints one finding a line, or ok.\n\nExample:\n  poolctl check && echo sound\n",
       [&context, options] {
         const auto seen = look(context, options->file);
@@ -23,6 +24,10 @@ void add_check(CLI::App& root, Context& context) {
         for (const std::string& damage : seen->snapshot.damage) {
           if (std::find(findings.begin(), findings.end(), damage) == findings.end())
             findings.push_back(damage);
+        }
+        if (options->file.empty()) {
+          if (const auto fault = find_judge_fault(*seen->segment))
+            findings.push_back("coordinator: " + *fault);
         }
         if (context.json) {
           Json list = Json::array();

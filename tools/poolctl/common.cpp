@@ -195,6 +195,13 @@ Result<Seen> look(const Context& context, const std::string& file) {
   return seen;
 }
 
+std::optional<std::string> find_judge_fault(const Segment& segment) {
+  const std::uint64_t now = now_ns();
+  const JudgeView judge = look_at_judge(segment, now);
+  if (judge.state == JudgeState::kAnswers) return std::nullopt;
+  return explain_absence(segment, judge, now);
+}
+
 std::string pid_text(pid_t pid) { return pid <= 0 ? "-" : std::to_string(pid); }
 
 std::string_view liveness_text(Liveness liveness) {

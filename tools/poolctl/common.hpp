@@ -112,6 +112,9 @@ const Settings& settings_of(const Snapshot& snapshot);
 // that happened in it.
 void settle_clock(const Segment& segment, Snapshot* snapshot);
 
+// Without one, or with one that hangs, nothing is evicted or killed: what to do about it. nullopt: it answers.
+std::optional<std::string> find_judge_fault(const Segment& segment);
+
 std::string pid_text(pid_t pid);  // "-" if there is none
 
 std::string_view liveness_text(Liveness liveness);  // "alive", "dead", "unknown"

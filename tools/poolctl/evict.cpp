@@ -36,7 +36,8 @@ class Eviction {
       const std::uint32_t bell = segment_->coordinator().event_bell.load(std::memory_order_acquire);
       // The liveness first: a coordinator seen dead after the look may have answered before it
       // died.
-      const bool absent = coordinator_liveness(*segment_) == Liveness::kDead;
+      const JudgeView judge = look_at_judge(*segment_, now_ns());
+      const bool absent = judge.state != JudgeState::kAnswers;
       const Snapshot& snapshot = reader_.read();
       const std::uint64_t now = now_ns();
       const BackendView* backend = snapshot.find(ref_);
@@ -50,10 +51,11 @@ class Eviction {
                           : "it was used meanwhile; ask again");
       }
       if (!absent) absent_since = 0;
-      if (absent && absent_since == 0) absent_since = now;
-      if (absent && (now - absent_since >= kCoordinatorGrace_ns || now >= until)) {
-        return withdraw(*backend, Errc::kNoCoordinator,
-                        "no coordinator is running; start coordinatord --pool " + segment_->name());
+      if (absent && absent_since == 0) {
+        absent_since = judge.state == JudgeState::kHangs ? judge.hung_since_ns : now;
+      }
+      if (absent && (age_ns(now, absent_since) >= kCoordinatorGrace_ns || now >= until)) {
+        return withdraw(*backend, Errc::kNoCoordinator, explain_absence(*segment_, judge, now));
       }
       if (now >= until) {
         const std::string why = backend->in_flight > 0

@@ -29,7 +29,7 @@ struct Subject {
   const BackendView* backend;  // null: not loaded
   std::optional<LoadHistory> history;
   Effective effective;
-  Liveness judge;
+  JudgeState judge;
 
   std::uint64_t get(Setting id) const { return effective.get(id); }
   std::uint64_t now() const { return snapshot.now_ns; }
@@ -39,9 +39,11 @@ std::string limit_text(std::uint64_t limit) { return format_duration(limit); }
 
 // "killed in 3.2s", as the judge would; without a judge nothing is ended.
 std::string outcome(const Subject& subject, std::string_view what, std::uint64_t due) {
-  if (subject.judge == Liveness::kDead) {
+  if (subject.judge != JudgeState::kAnswers) {
     return std::string(what) + (due == 0 ? " is due" : " would be due in " + format_age(due)) +
-           ", but no coordinator is running: nothing is ended until one is";
+           (subject.judge == JudgeState::kDead
+                ? ", but no coordinator is running: nothing is ended until one is"
+                : ", but the coordinator hangs: nothing is ended until it looks again");
   }
   return std::string(what) + (due == 0 ? " now" : " in " + format_age(due));
 }
@@ -194,7 +196,9 @@ Verdict explain_admission(const Subject& subject) {
   const auto in_line = std::find_if(heads.begin(), heads.end(),
                                     [model](const Waiting& head) { return head.model == model; });
   const std::string without_judge =
-      subject.judge == Liveness::kDead ? "; no coordinator is running, so nobody makes room" : "";
+      subject.judge == JudgeState::kDead    ? "; no coordinator is running, so nobody makes room"
+      : subject.judge == JudgeState::kHangs ? "; the coordinator hangs, so nobody makes room"
+                                            : "";
   if (in_line != heads.end()) {
     const auto waiters = std::count_if(waiting.begin(), waiting.end(),
                                        [model](const Waiting& w) { return w.model == model; });
@@ -409,7 +413,8 @@ void add_explain(CLI::App& root, Context& context) {
             find_history(*seen->segment, options->model),
             effective_settings(settings, options->model,
                                backend != nullptr ? &backend->overrides : nullptr),
-            options->file.empty() ? coordinator_liveness(*seen->segment) : Liveness::kUnknown};
+            options->file.empty() ? look_at_judge(*seen->segment, now_ns()).state
+                                  : JudgeState::kAnswers};
         if (context.json) {
           print_json(explain_json(subject, settings));
         } else {

@@ -71,7 +71,9 @@ std::string title_of(const Segment& segment, const Snapshot& snapshot) {
   if (snapshot.max_backends() != 0) title += " of " + std::to_string(snapshot.max_backends());
   title += ", " + count_text(snapshot.leases.size(), "lease");
   title += ", " + std::to_string(snapshot.waiters.size()) + " waiting";
-  if (coordinator_liveness(segment) == Liveness::kDead) title += ", no coordinator";
+  const JudgeState judge = look_at_judge(segment, now_ns()).state;
+  if (judge == JudgeState::kDead) title += ", no coordinator";
+  if (judge == JudgeState::kHangs) title += ", the coordinator hangs";
   return title + ", " + format_wall_clock(wall_clock_ns());
 }
 

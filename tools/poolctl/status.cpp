@@ -6,10 +6,13 @@ namespace modelpool::poolctl {
 namespace {
 
 std::string coordinator_text(const Segment& segment, const Snapshot& snapshot) {
-  CoordinatorIdentity found;
-  const Liveness alive = coordinator_liveness(segment, &found);
+  const std::uint64_t now = now_ns();
+  const JudgeView judge = look_at_judge(segment, now);
+  const CoordinatorIdentity& found = judge.identity;
+  const Liveness alive = judge.liveness;
   if (found.epoch == 0) return "none yet; nothing is evicted or killed until one runs";
   std::string text(liveness_text(alive));
+  if (judge.hung_since_ns != 0) text = "hung for " + age_text(now, judge.hung_since_ns);
   text += ", pid " + std::to_string(found.process.pid) + ", epoch " + std::to_string(found.epoch);
   if (alive == Liveness::kAlive) {
     text += ", up " + age_text(snapshot.now_ns, snapshot.coordinator.started_ns);
@@ -37,6 +40,14 @@ std::string counters_text(const std::vector<CounterRow>& counters) {
     if (!parts.empty()) text += " (" + parts + ")";
   }
   return text.empty() ? "nothing yet" : text;
+}
+
+// The numbers first: they are what was asked for.
+int report_judge(const Segment& segment) {
+  const auto fault = find_judge_fault(segment);
+  if (fault)
+    complain("pool " + escape(segment.name()) + ": nothing is evicted or killed: " + *fault);
+  return fault ? kNo : kDone;
 }
 
 void print_status(const Segment& segment, const Snapshot& snapshot) {
@@ -68,19 +79,22 @@ void print_status(const Segment& segment, const Snapshot& snapshot) {
 
 void add_status(CLI::App& root, Context& context) {
   const auto file = std::make_shared<std::string>();
-  CLI::App* command =
-      add_command(root, context, "status",
-                  "The pool in a dozen numbers: limit, live backends, leases, coordinator",
-                  "Example:\n  poolctl -o json status | jq .live\n", [&context, file] {
-                    const auto seen = look(context, *file);
-                    if (!seen) return report(seen.error());
-                    if (context.json) {
-                      print_json(status_json(*seen->segment, seen->snapshot));
-                    } else {
-                      print_status(*seen->segment, seen->snapshot);
-                    }
-                    return kDone;
-                  });
+  CLI::App* command = add_command(
+      root, context, "status",
+      "The pool in a dozen numbers: limit, live backends, leases, coordinator",
+      "Exit code 1, and what to do, if no coordinator runs or if it hangs: work is due and it\n"
+      "does not look at it.\n\n"
+      "Example:\n  poolctl -o json status | jq .live\n",
+      [&context, file] {
+        const auto seen = look(context, *file);
+        if (!seen) return report(seen.error());
+        if (context.json) {
+          print_json(status_json(*seen->segment, seen->snapshot));
+        } else {
+          print_status(*seen->segment, seen->snapshot);
+        }
+        return file->empty() ? report_judge(*seen->segment) : kDone;
+      });
   add_file(command, file.get());
 }
 

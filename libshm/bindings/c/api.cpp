@@ -522,7 +522,9 @@ modelpool_code modelpool_begin(modelpool_pool pool, const char* model, int64_t t
     if (!begun) return fail(begun.error());
     wait->id = *begun;
     // Its deadline may be the next one.
-    if (const WaitFd* const own = (**held)->own_wait_fd()) own->kick();
+    if (WaitFd* const own = (**held)->own_wait_fd()) {
+      if (const auto word = wake_word_of((**held)->pool)) own->kick(**word);
+    }
     return {};
   });
 }

@@ -33,15 +33,16 @@ class WaitFd {
   static Result<std::shared_ptr<WaitFd>> start(const HalfWord& wake_word,
                                                std::function<Outlook()> outlook);
   int fd() const { return fd_; }
-  void kick() const;  // there is something new to look at
-  void stop();        // the descriptor is closed soon after
+  // There is something new to look at. The word is another one since the pool has moved on.
+  void kick(const HalfWord& wake_word);
+  void stop();  // the descriptor is closed soon after
 
  private:
   WaitFd(const HalfWord& wake_word, std::function<Outlook()> outlook)
-      : wake_word_(wake_word), outlook_(std::move(outlook)) {}
+      : wake_word_(&wake_word), outlook_(std::move(outlook)) {}
   void run();
 
-  const HalfWord& wake_word_;
+  std::atomic<const HalfWord*> wake_word_;
   std::function<Outlook()> outlook_;
   int fd_ = -1;
   std::atomic<bool> stopped_{false};

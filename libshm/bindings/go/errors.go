@@ -33,7 +33,7 @@ const (
 	ErrLeaseLost     Code = C.MODELPOOL_LEASE_LOST     // the lease's backend was stopped
 	ErrInvalid       Code = C.MODELPOOL_INVALID        // an argument is malformed
 	ErrClosed        Code = C.MODELPOOL_CLOSED         // released, used up or closed before
-	ErrReplaced      Code = C.MODELPOOL_REPLACED       // the pool was removed under this process
+	ErrReplaced      Code = C.MODELPOOL_REPLACED       // the pool was removed, and no other had its name in time
 	ErrCancelled     Code = C.MODELPOOL_CANCELLED      // the context
 	ErrPermission    Code = C.MODELPOOL_PERMISSION     // owned by another user, or open to others
 	ErrBusy          Code = C.MODELPOOL_BUSY           // in use by another goroutine, or locked for long

@@ -68,9 +68,11 @@ struct PoolObject : Zeroed {
 
   std::shared_ptr<Waits> waits_of(Pool& open_pool) {
     leave_inherited(forks, waits);
-    if (!waits) {
-      const HalfWord* wake = unwrap(wake_word_of(open_pool));
-      waits = std::make_shared<Waits>(const_cast<HalfWord&>(*wake));
+    auto& wake = const_cast<HalfWord&>(*unwrap(wake_word_of(open_pool)));
+    if (waits) {
+      waits->watch(wake);
+    } else {
+      waits = std::make_shared<Waits>(wake);
       forks = fork_count();
     }
     return waits;

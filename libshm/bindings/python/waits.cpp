@@ -101,13 +101,22 @@ void Waits::close() {
 }
 
 void Waits::wake_server() {
-  wake_.fetch_add(1, std::memory_order_seq_cst);
-  futex_wake_all(wake_);
+  HalfWord& wake = *wake_.load(std::memory_order_acquire);
+  wake.fetch_add(1, std::memory_order_seq_cst);
+  futex_wake_all(wake);
+}
+
+void Waits::watch(HalfWord& wake) {
+  HalfWord* const before = wake_.exchange(&wake, std::memory_order_acq_rel);
+  if (before == &wake) return;
+  before->fetch_add(1, std::memory_order_seq_cst);  // the server sleeps on this one
+  futex_wake_all(*before);
 }
 
 void Waits::serve() {
   for (;;) {
-    const std::uint32_t seen = wake_.load(std::memory_order_seq_cst);
+    const HalfWord& wake = *wake_.load(std::memory_order_acquire);
+    const std::uint32_t seen = wake.load(std::memory_order_seq_cst);
     std::uint64_t next = kNever_ns;
     {
       const MutexLock lock(mutex_);
@@ -131,7 +140,7 @@ void Waits::serve() {
         return;
       }
     }
-    futex_wait(wake_, seen, next);
+    futex_wait(wake, seen, next);
   }
 }
 

@@ -8,6 +8,7 @@
 // Crash: as any waiter's.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <vector>
@@ -40,7 +41,9 @@ void give_back(Answer answer);
 
 class Waits : public std::enable_shared_from_this<Waits> {
  public:
-  explicit Waits(HalfWord& wake) : wake_(wake) {}  // of the own worker row
+  explicit Waits(HalfWord& wake) : wake_(&wake) {}  // of the own worker row
+  // The row is another since the pool has moved on to the next one of its name.
+  void watch(HalfWord& wake);
   // The answer if there is one at once, else it comes to the inbox.
   Result<std::optional<Grant>> begin(std::uint64_t id, PendingAcquire pending,
                                      std::uint64_t deadline_ns, std::shared_ptr<Inbox> inbox);
@@ -58,7 +61,7 @@ class Waits : public std::enable_shared_from_this<Waits> {
   void serve();
   void wake_server();
 
-  HalfWord& wake_;
+  std::atomic<HalfWord*> wake_;  // words of a writable segment outlive everyone
   Mutex mutex_;
   std::map<std::uint64_t, Wait> waits_ MODELPOOL_GUARDED_BY(mutex_);
   bool closed_ MODELPOOL_GUARDED_BY(mutex_) = false;

@@ -118,10 +118,10 @@ enum {
   MODELPOOL_LEASE_LOST = 12,    /* the lease's backend was stopped */
   MODELPOOL_INVALID = 13,       /* an argument is malformed */
   MODELPOOL_CLOSED = 14,        /* the handle is closed, or was inherited through fork */
-  MODELPOOL_REPLACED = 15,      /* the pool was removed or replaced under this process */
-  MODELPOOL_CANCELLED = 16,     /* modelpool_cancel */
-  MODELPOOL_PERMISSION = 17,    /* owned by another user, or open to others */
-  MODELPOOL_BUSY = 18, /* in use by another thread, or the pool's mutex by another process */
+  MODELPOOL_REPLACED = 15,   /* the pool was removed or replaced; no other had its name in time */
+  MODELPOOL_CANCELLED = 16,  /* modelpool_cancel */
+  MODELPOOL_PERMISSION = 17, /* owned by another user, or open to others */
+  MODELPOOL_BUSY = 18,       /* in use by another thread, or the pool's mutex by another process */
   MODELPOOL_SPAWN_FAILED = 19, /* the program could not be executed; the ticket stays */
   MODELPOOL_SYSTEM = 20        /* the operating system refused; `system` is its errno */
 };

@@ -16,6 +16,9 @@
 // a daemonising server would miss.
 //
 // Crash: whatever a worker held when it died, the coordinator clears (P6); backends it loaded stay.
+// When the pool loses its name (its file or directory was removed, moved or covered) its backends are
+// ended; a Pool moves on to the next one of that name by itself, once it holds nothing in the old one,
+// and whoever acquires waits for that.
 //
 // Errors: Result carries an Error with a code and a text (P13); each call lists its codes, and any may
 // fail with kInvalid (an argument), kClosed, kBusy (the pool's mutex) or kSystem. Nothing throws.
@@ -252,7 +255,7 @@ inline constexpr std::chrono::seconds kDefaultTimeout{30};
 struct PoolOptions {
   std::string dir;                     // "": MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
   bool create = true;                  // false: kNoSuchPool instead of a new pool
-  Capacities capacities;               // of a pool created here
+  Capacities capacities{};             // of a pool created here
   const Settings* settings = nullptr;  // of a pool created here; null: it grants no ticket before a
                                        // coordinator has run
   Duration coordinator_grace = std::chrono::seconds(10);  // its absence goes unnoticed
@@ -337,9 +340,10 @@ class Pool {
 
  private:
   friend struct Inside;
+  friend class PendingAcquire;
   struct Impl;
-  explicit Pool(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit Pool(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
 };
 
 // A TCP port of this host that is free, for a backend that is to be started; held for it by this

@@ -33,7 +33,7 @@ enum class Errc : int {
   kLeaseLost,      // the lease's backend was stopped
   kInvalid,        // an argument is malformed
   kClosed,         // the handle is closed, or was inherited through fork
-  kReplaced,       // the segment's name now belongs to another segment, or to none
+  kReplaced,       // the pool lost its name, and no other had it by the deadline
   kCancelled,      // the caller's stop token
   kPermission,     // owned by another user, or open to others
   kBusy,           // in use: the mutex's holder did not let go, or the pool has live processes

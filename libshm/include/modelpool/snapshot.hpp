@@ -139,6 +139,7 @@ struct CoordinatorRow {
   std::optional<std::uint64_t> last_scan_ms;
   std::uint64_t scans = 0;
   bool left = false;  // in order
+  std::optional<std::uint64_t> hung_ms;
 };
 
 // How many events of a kind and reason there have been.
