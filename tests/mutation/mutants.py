@@ -9,6 +9,7 @@ Mutant = collections.namedtuple("Mutant", "name file before after tests")
 
 UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*")
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
+DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
 LINE = ("process_tests", "--gtest_filter=P5*:RoomForNobody*")
 WAKES = ("process_tests", "--gtest_filter=WakeTest*")
 LOADS = ("unit_tests", "--gtest_filter=Reset*:FailedLoad*:Deadline*:Duration*:SpawnGated*:Listener*:*Port*:LoadTicket*")
@@ -28,6 +29,21 @@ ENFORCE = "coordinatord/enforce.cpp"
 DECIDE = "coordinatord/decide.cpp"
 
 MUTANTS = [
+    # --- The deed after the look (P2, P4, P5, P6)
+    Mutant("the deed rests on the look's last-used", ENFORCE,
+           "fresh.last_used_ns = std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns);",
+           "fresh.last_used_ns = b.last_used_ns;", [DEEDS]),
+    Mutant("the deed rests on the look's pin", ENFORCE,
+           "fresh.control = load_control(*segment_, b.ref);", "fresh.control = b.control;", [DEEDS]),
+    Mutant("the deed rests on the look's limit", ENFORCE,
+           "if (const Settings* settings = current_settings(*segment_); settings != nullptr) {",
+           "if (const auto& settings = snapshot.settings) {", [DEEDS]),
+    Mutant("a load is lost though another process was started", ENFORCE,
+           "b.process.start_ticks != record.start_ticks.load(std::memory_order_acquire)) {",
+           "false) {", [DEEDS]),
+    Mutant("a row is freed before its ticket is lost", ENFORCE,
+           "        state.owner == owner) {\n      return false;", "        state.owner == owner) {\n      continue;",
+           [DEEDS]),
     # --- Leases and last-used (P2, P6)
     Mutant("a request's end clears the word before it stamps", "libshm/protocol/leases.cpp",
            """  raise_last_used(worker.last_used(lease.backend.index), stamp_now_ns());

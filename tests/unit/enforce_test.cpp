@@ -1,0 +1,139 @@
+// What the enforcer does when the pool changes between the look a decision rests on and the deed: the
+// second half of each promise that decide_test.cpp proves of the first.
+#include "enforce.hpp"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <memory>
+
+#include "base/time.hpp"
+#include "protocol/slots.hpp"
+#include "support/daemon.hpp"
+#include "support/pool.hpp"
+#include "support/process.hpp"
+
+namespace modelpool::test {
+namespace {
+
+using coordinator::Action;
+using coordinator::ActionKind;
+using coordinator::Decision;
+
+class EnforcerTest : public ::testing::Test {
+ protected:
+  bool carry_out(const std::vector<Action>& actions, const Snapshot& seen) {
+    watch_.refresh(seen);
+    Decision decision;
+    decision.actions = actions;
+    return enforcer_.carry_out(decision, seen);
+  }
+  static Action about(ActionKind kind, const BackendView& b, Reason reason) {
+    Action action;
+    action.kind = kind;
+    action.backend = b.ref;
+    action.seen = b.state;
+    action.stop.generation = b.ref.generation;
+    action.stop.reason = reason;
+    action.stop.decided_ns = now_ns();
+    return action;
+  }
+  BackendState state(BackendRef ref) const { return load_state(*segment_, ref.index).state; }
+
+  const Scratch scratch_;
+  Pool pool_ = make_pool(scratch_, {{"max_backends", "2"}});
+  std::shared_ptr<Segment> segment_ = shared_segment_of(pool_);
+  coordinator::Watch watch_ = *coordinator::Watch::make();
+  std::unique_ptr<coordinator::Groups> groups_ = *coordinator::Groups::make();
+  coordinator::Recorder recorder_{segment_};
+  coordinator::Enforcer enforcer_{segment_, 1, &watch_, groups_.get(), &recorder_};
+};
+
+// Above a lowered limit: the least recently used one goes, if it still is that.
+class EvictionForRoom : public EnforcerTest {
+ protected:
+  EvictionForRoom() {
+    load_external(pool_, "old").release();
+    load_external(pool_, "new").release();
+    EXPECT_TRUE(pool_.set_limit(1));
+    seen_ = look(pool_);
+    old_ = *seen_.find_model("old");
+  }
+  bool evict() { return carry_out({about(ActionKind::kClose, old_, Reason::kLru)}, seen_); }
+
+  Snapshot seen_;
+  BackendView old_;
+};
+
+TEST_F(EvictionForRoom, EndsWhatNobodyUsedMeanwhile) {
+  EXPECT_TRUE(evict());
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
+TEST_F(EvictionForRoom, P2IsTakenBackIfItWasUsedSinceTheLook) {
+  ASSERT_TRUE(eventually([&] { return stamp_now_ns() > old_.last_used_ns; }));  // stamps are coarse
+  lease_on(pool_, "old").release();
+  evict();
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+}
+
+TEST_F(EvictionForRoom, P2IsTakenBackIfItWasPinnedSinceTheLook) {
+  ASSERT_TRUE(pool_.pin("old"));
+  evict();
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+}
+
+TEST_F(EvictionForRoom, P5IsTakenBackIfThereIsRoomSinceTheLook) {
+  ASSERT_TRUE(pool_.set_limit(2));
+  evict();
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+}
+
+// A ticket may start a second process when the program of the first could not be executed.
+TEST_F(EnforcerTest, P4AStartIsNotLostOnEvidenceAboutTheProcessBeforeIt) {
+  LoadTicket ticket = ticket_for(pool_, "m");
+  ASSERT_TRUE(ticket.spawn({"sleep", "600"}));
+  const Snapshot seen = look(pool_);
+  const BackendView b = *seen.find_model("m");
+  Action lose = about(ActionKind::kLoseTicket, b, Reason::kCrashed);
+  lose.stop.failed = kLoadFailed;
+  segment_->backend(b.ref.index).start_ticks.fetch_add(1);
+  EXPECT_TRUE(carry_out({lose}, seen));
+  EXPECT_EQ(state(b.ref), BackendState::kStarting);
+  segment_->backend(b.ref.index).start_ticks.fetch_sub(1);
+  EXPECT_TRUE(carry_out({lose}, seen));
+  EXPECT_EQ(state(b.ref), BackendState::kStopping);
+  kill(b.process.pid, SIGKILL);
+}
+
+TEST_F(EnforcerTest, P6ADeadWorkersRowStaysUntilItsTicketIsLost) {
+  Forked loader([this](Forked::Child& parent) {
+    Pool mine = attach(scratch_);
+    const LoadTicket ticket = ticket_for(mine, "m");
+    parent.say("has it");
+    parent.hear();
+  });
+  ASSERT_EQ(loader.hear(), "has it");
+  const pid_t pid = loader.pid();
+  loader.kill_now();
+  const Snapshot seen = look(pool_);
+  Action reap;
+  reap.kind = ActionKind::kReapWorker;
+  for (const WorkerView& worker : seen.workers) {
+    if (worker.process.pid == pid) reap.worker = worker.ref;
+  }
+  const auto has_row = [&] {
+    for (const WorkerView& worker : look(pool_).workers) {
+      if (worker.process.pid == pid) return true;
+    }
+    return false;
+  };
+  EXPECT_FALSE(carry_out({reap}, seen));
+  EXPECT_TRUE(has_row()) << "nobody knows whose ticket it is any more";
+  EXPECT_TRUE(carry_out(
+      {about(ActionKind::kLoseTicket, *seen.find_model("m"), Reason::kCrashed), reap}, seen));
+  EXPECT_FALSE(has_row());
+}
+
+}  // namespace
+}  // namespace modelpool::test
