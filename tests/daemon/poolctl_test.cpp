@@ -52,9 +52,8 @@ TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
       auto args = look;
       if (json) args.insert(args.begin(), {"-o", "json"});
       const Finished done = ctl(args);
-      const bool judges =
-          look[0] == "status" || look[0] == "check";  // that it is dead is a finding
-      EXPECT_EQ(done.code, judges ? 1 : 0) << look[0] << done.err;
+      const bool asks_for_judge = look[0] == "status" || look[0] == "check";
+      EXPECT_EQ(done.code, asks_for_judge ? 1 : 0) << look[0] << done.err;
       EXPECT_NE(done.out, "") << look[0];
       EXPECT_TRUE(read_file(path) == before) << look[0] << " changed the segment";
     }
@@ -63,6 +62,78 @@ TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
   EXPECT_EQ(status()["coordinator"]["alive"], false);
   EXPECT_EQ(status()["leases"], 1);
   EXPECT_EQ(status()["waiting"], 1);
+}
+
+// Both said 0.
+TEST_F(PoolctlTest, StatusAndCheckOfAPoolThatNobodyJudgesSayNo) {
+  start();
+  EXPECT_EQ(ctl({"status"}).code, 0);
+  EXPECT_EQ(ctl({"check"}).code, 0);
+  const std::string copy = scratch_.path("copy-of-it");
+  const auto expect_no = [&](const std::string& why) {
+    for (const char* command : {"status", "check"}) {
+      const Finished done = ctl({command});
+      EXPECT_EQ(done.code, 1) << command << done.out;
+      EXPECT_THAT(done.out + done.err,
+                  AllOf(HasSubstr(why), HasSubstr("start coordinatord --dir " + scratch_.dir())));
+      const Finished json = ctl({"-o", "json", command});
+      EXPECT_EQ(json.code, 1) << command << json.out;
+      const auto object = nlohmann::json::parse(json.out);
+      EXPECT_EQ(object.value("ok", false), false) << object;
+    }
+    // What a copy shows was so; nobody is to judge it.
+    std::filesystem::copy_file(scratch_.path("default"), copy,
+                               std::filesystem::copy_options::overwrite_existing);
+    EXPECT_EQ(ctl({"status", "--file", copy}).code, 0);
+    EXPECT_EQ(ctl({"check", "--file", copy}).code, 0);
+  };
+  RemoteWorker worker(scratch_);
+  daemon().program().signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(daemon().pid()));
+  EXPECT_EQ(ctl({"set", "max-backends=3"}).code, 0);  // rings
+  EXPECT_TRUE(eventually([&] { return status()["coordinator"]["hung_ms"].is_number(); }));
+  expect_no("has hung for");
+  daemon().kill_now();
+  expect_no("no coordinator is running");
+}
+
+// `coordinatord & poolctl status` lost 7 of 15 races.
+TEST_F(PoolctlTest, WithWaitACommandFindsThePoolThatIsBeingMade) {
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"status"}, {"list"}, {"set", "max-backends=2"}, {"check"}}) {
+    std::vector<std::string> argv{MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "--wait", "60s"};
+    argv.insert(argv.end(), command.begin(), command.end());
+    Program waiting(argv);
+    start();
+    EXPECT_EQ(waiting.wait(), 0) << command[0] << waiting.err();
+    EXPECT_EQ(ctl({"remove", "--stop"}).code, 0);
+    daemon_.reset();
+  }
+}
+
+TEST_F(PoolctlTest, WithWaitACommandFindsTheCoordinatorThatIsBeingStarted) {
+  start();
+  daemon().kill_now();
+  Program waiting(std::vector<std::string>{MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "--wait",
+                                           "60s", "status"});
+  daemon().start();
+  EXPECT_EQ(waiting.wait(), 0) << waiting.out() << waiting.err();
+}
+
+TEST_F(PoolctlTest, AWaitThatIsOverSaysWhatIsMissing) {
+  const Finished no_pool = ctl({"--wait", "50ms", "list"});
+  EXPECT_EQ(no_pool.code, 3);
+  EXPECT_THAT(no_pool.err, HasSubstr("there is no " + scratch_.path("default")));
+  start();
+  daemon().kill_now();
+  EXPECT_EQ(ctl({"--wait", "0", "list"}).code, 0) << "0 is not to wait";
+  const Finished no_judge = ctl({"list", "--wait", "50ms"});
+  EXPECT_EQ(no_judge.code, 1);
+  EXPECT_THAT(no_judge.err, AllOf(HasSubstr("within 50ms: no coordinator is running"),
+                                  HasSubstr("start coordinatord")));
+  EXPECT_EQ(ctl({"--wait", "50ms", "lease", "m", "--", "true"}).code, 124);
+  EXPECT_EQ(ctl({"--wait", "off", "list"}).code, 2);
+  EXPECT_EQ(ctl({"--wait", "soon", "list"}).code, 2);
 }
 
 TEST_F(PoolctlTest, P12ACopiedSegmentIsSeenAsThePoolWas) {
@@ -256,6 +327,13 @@ TEST_F(PoolctlTest, EventsCanBeSelected) {
   EXPECT_EQ(lines({"--model", "b"}), 1);
   EXPECT_EQ(lines({"--count", "1"}), 1);
   EXPECT_EQ(lines({"--since", "1000"}), 0);
+  const auto all = lines({});
+  EXPECT_EQ(lines({"--since", "1h"}), all);
+  EXPECT_EQ(lines({"--since", "1h", "--count", "1"}), 1);
+  // By the time that they carry: a moment later all of these are older than that moment.
+  const auto last = events(scratch_).back()["time"];
+  EXPECT_TRUE(eventually([&] { return lines({"--since", "1ms"}) == 0; })) << last;
+  EXPECT_EQ(ctl({"events", "--since", "off"}).code, 2);
   EXPECT_EQ(ctl({"events", "--kind", "nonsense"}).code, 2);
 }
 
@@ -418,7 +496,11 @@ TEST_F(PoolctlTest, P13EachWrongLineHasItsExitCodeAndItsReason) {
   };
   const Row rows[] = {
       {{}, 2, "no command"},
-      {{"frobnicate"}, 2, "frobnicate"},
+      {{"frobnicate"}, 2, "frobnicate: there is no such command; poolctl --help"},
+      {{"stauts"}, 2, "no such command; did you mean status?"},
+      {{"events", "--folow"}, 2, "--folow; did you mean --follow?"},
+      {{"list", "--dri", "/x"}, 2, "did you mean --dir?"},
+      {{"set", "idle-timout=5m"}, 2, "did you mean idle_timeout?"},
       {{"list", "--no-such-flag"}, 2, "no-such-flag"},
       {{"-o", "xml", "list"}, 2, "table and json"},
       {{"--pool", "Not A Name", "status"}, 2, "Not A Name"},

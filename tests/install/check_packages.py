@@ -3,9 +3,9 @@
 
     check_packages.py SOURCE_DIR
 
-Every find_package, find_program, find_path, find_library, pkg_check_modules, shebang and import that
-is not Python's own has a Debian package in PACKAGES, and that package is in the list of each command
-that needs it (tools/lib/setup.sh). The demo's configuration is run, to see that it asks for nothing
+Every find_package, find_program, find_path, find_library, pkg_check_modules, shebang and import
+that is not Python's own has a Debian package in PACKAGES, and that package is in the list of each
+command that needs it (tools/lib/setup.sh). The demo's configuration is run, to see that it asks for nothing
 but that. A new one fails here until it has its package.
 """
 

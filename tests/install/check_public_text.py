@@ -38,7 +38,7 @@ def main(source):
         for number in sorted(set(re.findall(r"\bP(\d+)\b", text)), key=int):
             cited += 1
             if not re.search(rf"\bP{number}: \w", explained):
-                findings.append(f"{where}: P{number} is cited and not explained; write P{number}: what it says")
+                findings.append(f"{where}: P{number} is not explained; write P{number}: what it says")
         if path.suffix in (".hpp", ".h"):
             for name in sorted(set(FILE.findall(INCLUDE.sub("", text))) - installed):
                 findings.append(f"{where}: refers to {name}, which is not installed")

@@ -15,8 +15,9 @@ void add_check(CLI::App& root, Context& context) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = add_command(
       root, context, "check",
-      "Check the segment's invariants and its coordinator; exit code 1 if something is wrong",
-      "Prints one finding a line, or ok.\n\nExample:\n  poolctl check && echo sound\n",
+      "Is the pool sound? Exit code 1 if an invariant is broken or no coordinator serves it",
+      "Prints one finding a line, or ok. For a copy (--file) only the invariants are "
+      "checked.\n\nExample:\n  poolctl check && echo sound\n",
       [&context, options] {
         const auto seen = look(context, options->file);
         if (!seen) return report(seen.error());
@@ -25,10 +26,8 @@ void add_check(CLI::App& root, Context& context) {
           if (std::find(findings.begin(), findings.end(), damage) == findings.end())
             findings.push_back(damage);
         }
-        if (options->file.empty()) {
-          if (const auto fault = find_judge_fault(*seen->segment))
-            findings.push_back("coordinator: " + *fault);
-        }
+        if (const auto fault = find_judge_fault(*seen->segment, options->file))
+          findings.push_back("coordinator: " + *fault);
         if (context.json) {
           Json list = Json::array();
           for (const std::string& finding : findings) list.push_back(json_text(finding));

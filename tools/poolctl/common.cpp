@@ -5,14 +5,17 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "base/time.hpp"
 
 namespace modelpool::poolctl {
 namespace {
 
-constexpr std::size_t kColumnMin = 8;  // characters a shrunk column keeps
+constexpr std::size_t kColumnMin = 8;        // characters a shrunk column keeps
+constexpr std::size_t kColumnReadable = 16;  // and before another column goes for it
 constexpr std::size_t kColumnGap = 2;
 
 const Settings kNoSettings;
@@ -24,6 +27,14 @@ CLI::Option* add_checked(CLI::App* command, const std::string& name, const std::
     if (auto read = parse(text); !read) throw BadArgument(read.error().text);
   };
   return add_text(command, name, type, take, help);
+}
+
+constexpr std::uint64_t kLookAgain_ns = 10 * kMillisecond_ns;
+
+// Its first scan: then its settings are in force.
+bool has_looked(const CoordinatorRecord& record) {
+  return record.last_scan_ns.load(std::memory_order_acquire) >=
+         record.started_ns.load(std::memory_order_acquire);
 }
 
 class UsageFormatter : public CLI::Formatter {
@@ -42,8 +53,9 @@ CLI::App* add_command(CLI::App& root, Context& context, const std::string& name,
                       const std::function<int()>& run) {
   CLI::App* command = root.add_subcommand(name, what);
   command->fallthrough();
-  command->footer(
-      notes + "\nWith every command: --pool NAME, --dir DIR, -o table|json; see poolctl --help.");
+  command->footer(notes +
+                  "\nWith every command: --pool NAME, --dir DIR, --wait DURATION, -o table|json; "
+                  "see poolctl --help.");
   command->callback([&context, run] { context.chosen = run; });
   return command;
 }
@@ -154,6 +166,28 @@ int report(const Error& error) {
 
 // --- Looking -------------------------------------------------------------------------------------
 
+Result<> wait_for_pool(const Context& context, bool for_judge) {
+  const bool until_served = context.wait_ns.has_value();
+  const std::uint64_t end = add_ns(now_ns(), context.wait_ns.value_or(kStartPatience_ns));
+  for (; context.wait_ns != 0;
+       std::this_thread::sleep_for(std::chrono::nanoseconds(kLookAgain_ns))) {
+    const auto opened = open_to_look(context, "");
+    const bool is_coming = !opened && opened.error().code == Errc::kNoSuchPool;
+    if (!opened && !is_coming) return until_served ? Result<>(fail(opened.error())) : Result<>();
+    JudgeView judge;
+    if (opened) judge = look_at_judge(**opened, now_ns());
+    if (judge.state == JudgeState::kAnswers && has_looked((*opened)->coordinator())) return {};
+    if (opened && !until_served && !(for_judge && judge.state == JudgeState::kDead)) return {};
+    if (now_ns() < end) continue;
+    if (!until_served) return {};
+    if (!opened) return fail(opened.error());
+    return fail(Errc::kNoCoordinator, "unable to see pool " + (*opened)->name() +
+                                          " served within " + format_age(*context.wait_ns) + ": " +
+                                          explain_absence(**opened, judge, now_ns()));
+  }
+  return {};
+}
+
 Result<std::shared_ptr<Segment>> open_to_look(const Context& context, const std::string& file) {
   if (file.empty()) return Segment::open_read_only(context.pool, context.dir);
   auto opened = Segment::open_file(file);
@@ -165,6 +199,18 @@ Result<std::shared_ptr<Segment>> open_to_look(const Context& context, const std:
 
 const Settings& settings_of(const Snapshot& snapshot) {
   return snapshot.settings ? *snapshot.settings : kNoSettings;
+}
+
+std::optional<std::string> find_judge_fault(const Segment& segment, const std::string& file) {
+  if (!file.empty()) return std::nullopt;
+  if (!is_of_this_boot(segment.header()).value_or(true)) {
+    return "the pool is of an earlier boot: everything it shows has ended; the next "
+           "worker or coordinator makes a new one";
+  }
+  const std::uint64_t now = now_ns();
+  const JudgeView judge = look_at_judge(segment, now);
+  if (judge.state == JudgeState::kAnswers) return std::nullopt;
+  return explain_absence(segment, judge, now);
 }
 
 void settle_clock(const Segment& segment, Snapshot* snapshot) {
@@ -193,13 +239,6 @@ Result<Seen> look(const Context& context, const std::string& file) {
   seen.snapshot = SnapshotReader(*segment).read();
   settle_clock(**segment, &seen.snapshot);
   return seen;
-}
-
-std::optional<std::string> find_judge_fault(const Segment& segment) {
-  const std::uint64_t now = now_ns();
-  const JudgeView judge = look_at_judge(segment, now);
-  if (judge.state == JudgeState::kAnswers) return std::nullopt;
-  return explain_absence(segment, judge, now);
 }
 
 std::string pid_text(pid_t pid) { return pid <= 0 ? "-" : std::to_string(pid); }
@@ -253,39 +292,78 @@ std::string cut(std::string_view text, std::size_t width) {
   return std::string(text.substr(0, at)) + "…";
 }
 
+std::string cut_start(std::string_view text, std::size_t width) {
+  const std::size_t have = display_width(text);
+  if (have <= width) return std::string(text);
+  if (width == 0) return {};
+  std::size_t at = 0;
+  for (std::size_t left = have - (width - 1); at < text.size(); ++at) {
+    const bool starts = (static_cast<unsigned char>(text[at]) & 0xc0) != 0x80;
+    if (starts && left-- == 0) break;
+  }
+  return "…" + std::string(text.substr(at));
+}
+
 void TextTable::add(std::vector<std::string> cells) {
   cells.resize(columns_.size());
   rows_.push_back(std::move(cells));
 }
 
-std::string TextTable::text(std::size_t width) const {
+std::vector<std::size_t> TextTable::fit(std::size_t width) const {
   std::vector<std::size_t> widths;
+  std::vector<bool> says_nothing(columns_.size(), !rows_.empty());
   for (std::size_t i = 0; i < columns_.size(); ++i) {
     std::size_t widest = display_width(columns_[i].name);
-    for (const auto& row : rows_) widest = std::max(widest, display_width(row[i]));
+    for (const auto& row : rows_) {
+      widest = std::max(widest, display_width(row[i]));
+      if (!row[i].empty() && row[i] != "-") says_nothing[i] = false;
+    }
     widths.push_back(widest);
   }
-  const auto total = [&] {
-    std::size_t sum = kColumnGap * (widths.size() - 1);
-    for (const std::size_t w : widths) sum += w;
-    return sum;
+  const auto too_wide = [&] {
+    std::size_t sum = 0;
+    for (const std::size_t w : widths) sum += w == 0 ? 0 : w + kColumnGap;
+    return width != 0 && sum > width + kColumnGap;
   };
-  while (width != 0 && total() > width) {
-    std::size_t* widest = nullptr;
-    for (std::size_t i = 0; i < widths.size(); ++i) {
-      if (columns_[i].may_shrink && widths[i] > kColumnMin &&
-          (widest == nullptr || widths[i] > *widest)) {
-        widest = &widths[i];
+  const auto shrink = [&](std::size_t least, bool all) {
+    while (too_wide()) {
+      std::size_t* widest = nullptr;
+      for (std::size_t i = 0; i < widths.size(); ++i) {
+        const bool may =
+            columns_[i].may_shrink && (all || !columns_[i].keeps_end) && widths[i] > least;
+        if (may && (widest == nullptr || widths[i] > *widest)) widest = &widths[i];
       }
+      if (widest == nullptr) return;
+      --*widest;
     }
-    if (widest == nullptr) break;
-    --*widest;
+  };
+  for (std::size_t i = columns_.size(); i-- > 1 && too_wide();) {
+    if (says_nothing[i]) widths[i] = 0;
   }
+  shrink(kColumnReadable, false);
+  while (too_wide()) {
+    std::size_t first = columns_.size();
+    for (std::size_t i = 0; i < columns_.size(); ++i) {
+      if (widths[i] == 0 || columns_[i].leaves == 0) continue;
+      if (first == columns_.size() || columns_[i].leaves < columns_[first].leaves) first = i;
+    }
+    if (first == columns_.size()) break;
+    widths[first] = 0;
+  }
+  shrink(kColumnMin, false);
+  shrink(kColumnMin, true);
+  return widths;
+}
+
+std::string TextTable::text(std::size_t width) const {
+  const std::vector<std::size_t> widths = fit(width);
   std::string text;
   const auto add_line = [&](const auto& cell_of) {
     std::string line;
     for (std::size_t i = 0; i < columns_.size(); ++i) {
-      const std::string cell = cut(cell_of(i), widths[i]);
+      if (widths[i] == 0) continue;
+      const std::string cell =
+          columns_[i].keeps_end ? cut_start(cell_of(i), widths[i]) : cut(cell_of(i), widths[i]);
       const std::string padding(widths[i] - display_width(cell), ' ');
       line += columns_[i].align == Align::kRight ? padding + cell : cell + padding;
       line += std::string(kColumnGap, ' ');

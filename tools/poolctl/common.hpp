@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -41,6 +42,8 @@ inline constexpr int kSignalBase = 128;
 
 inline constexpr std::size_t kHelpColumn = 30;  // where the explanations start
 inline constexpr std::uint64_t kDefaultTimeout_ns = 30 * kSecond_ns;
+// A command typed right behind `coordinatord &` finds its pool, unless --wait says otherwise.
+inline constexpr std::uint64_t kStartPatience_ns = kSecond_ns;
 // The coordinator may be restarting: this long it is waited for, as acquire does.
 inline constexpr std::uint64_t kCoordinatorGrace_ns = 10 * kSecond_ns;
 
@@ -49,7 +52,8 @@ struct Context {
   std::string pool = "default";
   std::string dir;
   bool json = false;
-  std::function<int()> chosen;  // the command; its result is the exit code
+  std::optional<std::uint64_t> wait_ns;  // --wait; 0: not at all
+  std::function<int()> chosen;           // the command; its result is the exit code
 };
 
 // A subcommand whose help ends with these examples. `run` is called when all of the line was right.
@@ -91,6 +95,11 @@ struct BadArgument : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Until the pool is there and, with --wait, a coordinator serves it. Without --wait only a pool that
+// is just being made is waited for, and by `for_judge` a coordinator that is just being started;
+// then the command itself says what it misses.
+Result<> wait_for_pool(const Context& context, bool for_judge);
+
 // Prints the message to stderr.
 void complain(std::string_view text);
 // Prints the error and returns the exit code it stands for.
@@ -108,12 +117,12 @@ struct Seen {
 Result<Seen> look(const Context& context, const std::string& file);
 // The pool's settings; defaults if it never had any.
 const Settings& settings_of(const Snapshot& snapshot);
+// Why nothing is evicted or killed, and what to do; nullopt if a coordinator serves the pool, or if
+// `file` says that it is a copy.
+std::optional<std::string> find_judge_fault(const Segment& segment, const std::string& file);
 // A copy from an earlier boot or another host has no present: its ages count from the last thing
 // that happened in it.
 void settle_clock(const Segment& segment, Snapshot* snapshot);
-
-// Without one, or with one that hangs, nothing is evicted or killed: what to do about it. nullopt: it answers.
-std::optional<std::string> find_judge_fault(const Segment& segment);
 
 std::string pid_text(pid_t pid);  // "-" if there is none
 
@@ -134,19 +143,25 @@ class TextTable {
     std::string name;
     Align align = Align::kLeft;
     bool may_shrink = false;  // is cut when the terminal is narrow
+    bool keeps_end = false;   // and then at its start: an address keeps its port
+    int leaves = 0;  // on a narrow terminal the column with the least number above 0 goes first
   };
   explicit TextTable(std::vector<Column> columns) : columns_(std::move(columns)) {}
   void add(std::vector<std::string> cells);
-  // Header and rows, aligned; width 0 is unlimited.
+  // Header and rows, aligned; width 0 is unlimited. What does not fit loses first the columns in
+  // which nothing stands, then length where it may shrink, then whole columns.
   std::string text(std::size_t width) const;
 
  private:
+  std::vector<std::size_t> fit(std::size_t width) const;  // width of each column, 0: left out
+
   std::vector<Column> columns_;
   std::vector<std::vector<std::string>> rows_;
 };
 
 std::size_t display_width(std::string_view text);           // characters, not bytes
 std::string cut(std::string_view text, std::size_t width);  // at most width characters
+std::string cut_start(std::string_view text, std::size_t width);
 
 // --- The commands, a file each -------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ constexpr std::uint64_t kFollowSlice_ns = kSecond_ns;
 struct Options {
   std::string file;
   bool follow = false;
-  std::optional<std::uint64_t> since;
+  std::optional<std::uint64_t> since;  // a sequence number
+  std::uint64_t since_wall_ns = 0;     // of the wall clock, 0: any
   std::uint64_t count = kNever_ns;
   std::vector<EventKind> kinds;
   std::string model;
@@ -37,6 +38,7 @@ EventKind kind_named(const std::string& text) {
 
 bool is_wanted(const Options& options, const EventData& event) {
   if (!options.model.empty() && options.model != field_text(event.model)) return false;
+  if (event.time_ns < options.since_wall_ns) return false;
   return options.kinds.empty() ||
          std::find(options.kinds.begin(), options.kinds.end(), event.kind) != options.kinds.end();
 }
@@ -66,6 +68,20 @@ std::string details_of(const EventData& event) {
     details += (details.empty() ? "" : ": ") + escape(text);
   }
   return details;
+}
+
+// A sequence number, or how long ago.
+void read_since(const std::string& text, Options* options) {
+  if (const auto sequence = parse_count(text, kNever_ns - 1)) {
+    options->since = std::max<std::uint64_t>(1, *sequence);
+    return;
+  }
+  const auto ago = parse_duration(text);
+  if (!ago || text == "off") {
+    throw BadArgument("unable to show events since \"" + escape(text) +
+                      "\": write a sequence number, as 120, or how long ago, as 5m");
+  }
+  options->since_wall_ns = wall_clock_ns() - std::min(*ago, wall_clock_ns());
 }
 
 std::string padded(const std::string& text, std::size_t width) {
@@ -133,7 +149,7 @@ int print_events(const Context& context, const Options& options, const Segment& 
   std::erase_if(events, [&](const EventView& event) { return !is_wanted(options, event.data); });
   if (events.size() > options.count) {
     const auto extra = static_cast<std::ptrdiff_t>(events.size() - options.count);
-    if (options.since) {
+    if (options.since || options.since_wall_ns != 0) {
       events.erase(events.end() - extra, events.end());
     } else {
       events.erase(events.begin(), events.begin() + extra);
@@ -157,6 +173,7 @@ void add_events(CLI::App& root, Context& context) {
       "nobody reads its output.\n\n"
       "Examples:\n"
       "  poolctl events --count 20\n"
+      "  poolctl events --since 5m --kind killed\n"
       "  poolctl -o json events --follow --kind killed --kind load_failed | while read -r line; do "
       "...\n",
       [&context, options] {
@@ -168,13 +185,9 @@ void add_events(CLI::App& root, Context& context) {
   CLI::Option* follows =
       add_flag(command, "-f,--follow", &options->follow, "Go on as events happen");
   add_text(
-      command, "--since", "SEQ",
-      [options](const std::string& text) {
-        const auto sequence = parse_count(text, kNever_ns - 1);
-        if (!sequence) throw BadArgument(sequence.error().text);
-        options->since = std::max<std::uint64_t>(1, *sequence);
-      },
-      "Only events from this sequence number on");
+      command, "--since", "SEQ|DURATION",
+      [options](const std::string& text) { read_since(text, options.get()); },
+      "Only events from this sequence number on, or of the last DURATION");
   add_count(command, "--count", &options->count, kNever_ns - 1,
             "At most N: the newest, with --since or --follow the first");
   add_texts(

@@ -48,9 +48,9 @@ std::string list_text(const Snapshot& snapshot, std::size_t width) {
                    {"LEASES", kRight},
                    {"BUSY", kRight},
                    {"IDLE", kRight},
-                   {"READY", kRight},
-                   {"SIZE", kRight},
-                   {"ADDRESS", kLeft, true},
+                   {"READY", kRight, false, false, 1},
+                   {"SIZE", kRight, false, false, 2},
+                   {"ADDRESS", kLeft, true, true},
                    {"NOTES", kLeft, true}});
   for (const BackendView& backend : snapshot.backends) {
     if (!backend.live()) continue;

@@ -1,6 +1,7 @@
 // poolctl: shows and steers a pool of model backends.
 #include <CLI/CLI.hpp>
 
+#include "base/nearest.hpp"
 #include "base/program.hpp"
 #include "common.hpp"
 
@@ -15,13 +16,16 @@ constexpr const char* kFooter =
     R"(Durations are written 500ms, 30s, 15m, 2h, 1h30m or off; sizes 512MiB, 24GiB; settings with
 dashes or underscores. The options above are accepted before and after the command.
 
+`coordinatord & poolctl status` works: a pool that is not there is looked for again for a second,
+and with --wait DURATION until a coordinator serves it.
+
 Without --dir the pool is looked for in MODELPOOL_DIR, else in /run/modelpool and in
 /dev/shm/modelpool-UID. Commands that only look change nothing and work without a coordinator;
 with --file they look at a copied segment.
 
 Exit codes:
   0  done
-  1  the answer is no, or there is a finding
+  1  the answer is no, or there is a finding; of status and check: no coordinator serves the pool
   2  wrong usage
   3  no such pool, or it cannot be used
 lease ends with the exit code of its COMMAND, else with
@@ -55,8 +59,8 @@ Line split(int argc, char** argv) {
     }
     line.words.emplace_back(word);
     if (!line.command.empty()) continue;
-    const bool takes_value =
-        word == "--pool" || word == "--dir" || word == "-o" || word == "--output";
+    const bool takes_value = word == "--pool" || word == "--dir" || word == "-o" ||
+                             word == "--output" || word == "--wait";
     if (takes_value && i + 1 < argc) {
       line.words.emplace_back(argv[++i]);
     } else if (!word.starts_with("-")) {
@@ -66,20 +70,48 @@ Line split(int argc, char** argv) {
   return line;
 }
 
+std::string nearest_command(const CLI::App& app, const std::string& given) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(command->get_name());
+  }
+  return did_you_mean(given, {names.begin(), names.end()});
+}
+
+std::string nearest_option(const CLI::App& app, const std::string& given) {
+  if (!given.starts_with("--")) return {};
+  std::vector<std::string> names;
+  for (const CLI::App* one : {&app, static_cast<const CLI::App*>(app.get_subcommands().front())}) {
+    for (const CLI::Option* option : one->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+  }
+  return did_you_mean(given.substr(0, given.find('=')), {names.begin(), names.end()});
+}
+
 std::string explain_misuse(const CLI::App& app, const Line& line, const CLI::ParseError& error) {
   if (line.command.empty()) return "unable to run: no command is given; poolctl --help lists them";
   if (app.get_subcommands().empty()) {
-    return "unable to run " + escape(line.command) +
-           ": there is no such command; poolctl --help lists them";
+    const std::string hint = nearest_command(app, line.command);
+    return "unable to run " + escape(line.command) + ": there is no such command" +
+           (hint.empty() ? "; poolctl --help lists them" : hint);
   }
   std::string why = escape(error.what());
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    const std::vector<std::string> extras = app.remaining(true);
     why = "not expected:";
-    for (const std::string& word : app.remaining(true)) why += " " + escape(word);
+    for (const std::string& word : extras) why += " " + escape(word);
+    if (!extras.empty()) why += nearest_option(app, extras.front());
     if (line.command == "lease") why += "; write -- before COMMAND";
   }
-  return "unable to read the arguments: " + why + "; see poolctl " + escape(line.command) +
+  return "unable to read the arguments: " + why +
+         (why.ends_with("?") ? " See poolctl " : "; see poolctl ") + escape(line.command) +
          " --help";
+}
+
+bool looks_at_a_copy(const CLI::App& app) {
+  const CLI::Option* file = app.get_subcommands().front()->get_option_no_throw("--file");
+  return file != nullptr && file->count() > 0;
 }
 
 int run(const Line& line) {
@@ -110,6 +142,20 @@ int run(const Line& line) {
          },
          "How to print")
       ->type_name("table|json");
+
+  app.add_option_function<std::string>(
+         "--wait",
+         [&context](const std::string& text) {
+           const auto duration = parse_duration(text);
+           if (!duration) throw BadArgument(duration.error().text);
+           if (text == "off")
+             throw BadArgument(
+                 "unable to wait without end: --wait takes a duration, 0 is not to wait");
+           context.wait_ns = *duration;
+         },
+         "First wait until a coordinator serves the pool, at most so long (1s for a pool that is "
+         "not there yet)")
+      ->type_name("DURATION");
 
   add_status(app, context);
   add_list(app, context);
@@ -143,6 +189,13 @@ int run(const Line& line) {
   if (auto checked = check_pool_name(context.pool); !checked) {
     complain(checked.error().text);
     return wrong_usage;
+  }
+  if (!looks_at_a_copy(app)) {
+    const bool for_judge = line.command == "status" || line.command == "check";
+    if (auto there = wait_for_pool(context, for_judge); !there) {
+      const int code = report(there.error());
+      return line.command == "lease" && code == kNo ? kLeaseRefused : code;
+    }
   }
   return context.chosen();
 }

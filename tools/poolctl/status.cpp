@@ -43,8 +43,8 @@ std::string counters_text(const std::vector<CounterRow>& counters) {
 }
 
 // The numbers first: they are what was asked for.
-int report_judge(const Segment& segment) {
-  const auto fault = find_judge_fault(segment);
+int report_judge(const Segment& segment, const std::string& file) {
+  const auto fault = find_judge_fault(segment, file);
   if (fault)
     complain("pool " + escape(segment.name()) + ": nothing is evicted or killed: " + *fault);
   return fault ? kNo : kDone;
@@ -82,9 +82,11 @@ void add_status(CLI::App& root, Context& context) {
   CLI::App* command = add_command(
       root, context, "status",
       "The pool in a dozen numbers: limit, live backends, leases, coordinator",
-      "Exit code 1, and what to do, if no coordinator runs or if it hangs: work is due and it\n"
-      "does not look at it.\n\n"
-      "Example:\n  poolctl -o json status | jq .live\n",
+      "Exit code 1, and what to do, if no coordinator serves the pool or if it hangs: nothing is\n"
+      "evicted or killed then. For a copy (--file) this is not checked.\n\n"
+      "Examples:\n"
+      "  poolctl -o json status | jq .live\n"
+      "  poolctl --wait 10s status >/dev/null && echo served\n",
       [&context, file] {
         const auto seen = look(context, *file);
         if (!seen) return report(seen.error());
@@ -93,7 +95,7 @@ void add_status(CLI::App& root, Context& context) {
         } else {
           print_status(*seen->segment, seen->snapshot);
         }
-        return file->empty() ? report_judge(*seen->segment) : kDone;
+        return report_judge(*seen->segment, *file);
       });
   add_file(command, file.get());
 }

@@ -84,7 +84,7 @@ func ExampleTicket_WaitReady() {
 		log.Fatal(err)
 	}
 	defer lease.Release()
-	defer syscall.Kill(lease.Pid(), syscall.SIGKILL) // without a coordinator nobody else does
+	defer syscall.Kill(-lease.Pid(), syscall.SIGKILL) // its whole group: without a coordinator nobody else does
 	fmt.Println(lease.Model(), "is loaded:", lease.Pid() > 0)
 	// Output: llama-3-8b is loaded: true
 }

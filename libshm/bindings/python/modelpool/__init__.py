@@ -10,10 +10,10 @@ Every wait has a deadline, lets other threads run, and ends on Ctrl-C. Objects m
 thread. What is closed, released, used up or inherited through fork raises Closed; a Pool attaches
 anew in a forked child. Subinterpreters cannot import it: ImportError.
 
-Errors derive from modelpool.Error; help(modelpool.errors) explains each. A wait may end with Timeout,
-Cancelled, QueueFull, TableFull, AllPinned, CoolingDown, LoadFailed, NoCoordinator, NotLoaded or
-Replaced; a Pool may raise NoSuchPool, Incompatible or Permission; a ticket TicketLost or SpawnFailed;
-a lease LeaseLost. Any call may raise Invalid (an argument), Closed, Busy and System.
+Errors derive from modelpool.Error; help(modelpool.errors) explains each. A wait may end with
+Timeout, Cancelled, QueueFull, TableFull, AllPinned, CoolingDown, LoadFailed, NoCoordinator,
+NotLoaded or Replaced; a Pool may raise NoSuchPool, Incompatible or Permission; a ticket TicketLost
+or SpawnFailed; a lease LeaseLost. Any call may raise Invalid (an argument), Closed, Busy and System.
 
 modelpool.testing has a pool for the tests of an application, without a daemon.
 """
@@ -56,7 +56,7 @@ __all__ += errors.__all__
 
 
 def __dir__():
-    """Without the errors, whose pages would fill the start of help(modelpool); dir(errors) has them."""
+    """Without the errors: their pages would be the start of help(modelpool). errors has them."""
     return sorted(globals().keys() - set(errors.__all__))
 
 

@@ -12,14 +12,12 @@ def why_missing():
     if any(os.path.exists(stem + end) for end in importlib.machinery.EXTENSION_SUFFIXES):
         return ""
     found = ", ".join(sorted(map(os.path.basename, glob.glob(stem + ".*.so"))))
+    unable = "unable to import modelpool: "
     if not found:
-        return "unable to import modelpool: its compiled part is not in %s; build and install it" % (
-            os.path.dirname(__file__)
-        )
-    return "unable to import modelpool: it was built for another Python (%s), this is %s %d.%d; %s" % (
-        found,
-        sys.implementation.name,
-        sys.version_info[0],
-        sys.version_info[1],
-        "run it with that one, or build it for this one",
+        folder = os.path.dirname(__file__)
+        return unable + "its compiled part is not in %s; build and install it" % folder
+    this = "%s %d.%d" % ((sys.implementation.name,) + tuple(sys.version_info[:2]))
+    return unable + (
+        "it was built for another Python (%s), this is %s; run it with that one, or build it for this"
+        " one" % (found, this)
     )

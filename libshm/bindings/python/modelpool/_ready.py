@@ -91,7 +91,7 @@ def _another(ticket, address):
 
 
 def _reader_of(address, check):
-    """A function that looks once, told how many seconds the wait has lasted and how many are left."""
+    """A function that looks once, told for how many seconds it was waited and how many are left."""
     for name, value in (("address", address), ("check", check)):
         if not isinstance(value, str):
             raise Invalid(f"{name}: expected str, not {type(value).__name__}")
