@@ -338,7 +338,9 @@ Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
   if (!segment) return fail(segment.error());
   auto guard = ForkGuard::make();
   if (!guard) return fail(guard.error());
-  auto worker = Worker::attach(std::move(*segment));
+  auto worker = Worker::attach(std::move(*segment),
+                               add_ns(now_ns(), static_cast<std::uint64_t>(std::max<std::int64_t>(
+                                                    0, options.attach_timeout.count()))));
   if (!worker) return fail(worker.error());
   auto impl = std::make_shared<Impl>();
   impl->name = name;
@@ -405,8 +407,8 @@ Result<PendingAcquire> Inside::begin_acquire(Pool& pool, std::string_view model,
   if (!worker) return fail(worker.error());
   AcquisitionOptions asked = pool.impl_->acquisition_options(deadline, options);
   asked.wake_worker = wake_worker;
-  return PendingAcquire(std::make_unique<PendingAcquire::State>(pool.impl_, **worker, std::string(model),
-                                                                std::move(asked)));
+  return PendingAcquire(std::make_unique<PendingAcquire::State>(
+      pool.impl_, **worker, std::string(model), std::move(asked)));
 }
 
 Result<> Pool::touch(std::string_view model) {

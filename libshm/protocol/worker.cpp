@@ -6,14 +6,18 @@
 #include <bit>
 #include <cassert>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <new>
 #include <optional>
+#include <thread>
 
 #include "base/time.hpp"
 
 namespace modelpool {
 namespace {
+
+constexpr std::uint64_t kRowPause_ns = 20 * kMillisecond_ns;  // between two looks for a free row
 
 std::atomic<std::uint64_t> g_next_serial{1};
 std::atomic<Worker*> g_workers{nullptr};  // every one ever attached: they stay reachable
@@ -99,7 +103,16 @@ Result<std::unique_ptr<ForkGuard>> ForkGuard::make() {
 
 ForkGuard::~ForkGuard() { munmap(page_, sizeof(Page)); }
 
-Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
+Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment, std::uint64_t until_ns) {
+  for (;;) {
+    auto made = attach_at_once(segment);
+    if (made || made.error().code != Errc::kTableFull || now_ns() >= until_ns) return made;
+    // Nobody rings when a row is freed: a process that dies cannot.
+    std::this_thread::sleep_for(std::chrono::nanoseconds(kRowPause_ns));
+  }
+}
+
+Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) {
   auto guard = ForkGuard::make();
   if (!guard) return fail(guard.error());
   const auto identity = identity_in(*segment);
@@ -166,7 +179,7 @@ Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment) {
                     std::memory_order_seq_cst);
   }
   worker->serial_ = g_next_serial.fetch_add(1, std::memory_order_relaxed);
-  worker->segment_ = std::move(segment);
+  worker->segment_ = segment;
   worker->next_ = g_workers.load(std::memory_order_relaxed);
   while (!g_workers.compare_exchange_weak(worker->next_, worker, std::memory_order_release,
                                           std::memory_order_relaxed)) {

@@ -48,7 +48,9 @@ class ForkGuard {
 // handle in a forked child or a late thread finds it readable.
 class Worker {
  public:
-  static Result<Worker*> attach(std::shared_ptr<Segment> segment);
+  // Waits until then for a row, if every one is taken. Rows are not handed out in order: a row is held
+  // for as long as its process serves, and short-lived processes take turns.
+  static Result<Worker*> attach(std::shared_ptr<Segment> segment, std::uint64_t until_ns = 0);
 
   bool owned() const { return guard_->owned(); }
   const Segment& segment() const { return *segment_; }
@@ -80,6 +82,7 @@ class Worker {
 
  private:
   Worker() = default;
+  static Result<Worker*> attach_at_once(const std::shared_ptr<Segment>& segment);
   void release_if_unused();
 
   std::shared_ptr<Segment> segment_;

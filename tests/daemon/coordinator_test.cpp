@@ -506,7 +506,7 @@ TEST_F(CoordinatorTest, P13FullTablesAreNamedAnswersAndTheRestGoesOn) {
   first.load("a");
   second.load("b");
   RemoteWorker third(scratch_);
-  const Finished fourth = poolctl(scratch_, {"lease", "a", "--", "true"});
+  const Finished fourth = poolctl(scratch_, {"lease", "a", "--timeout", "0", "--", "true"});
   EXPECT_EQ(fourth.code, 124) << fourth.err;
   EXPECT_THAT(fourth.err, HasSubstr("worker"));
   third.begin_acquire("c");

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "pool_test.hpp"
 
 namespace modelpool::test {
@@ -227,6 +229,37 @@ TEST_F(LeaseTest, ACommandLineMayBeginWithVariablesOrBeSeveralCommands) {
     EXPECT_EQ(poolctl(scratch_, {"evict", model}).code, 0);
   }
   EXPECT_TRUE(settles());
+}
+
+// 80 shells on 64 worker rows: 16 were refused at once, with 15 s of their timeout left.
+TEST_F(LeaseTest, P5WithEveryWorkerRowTakenItWaitsForOne) {
+  start({"--workers", "3"});
+  std::vector<std::unique_ptr<Program>> shells;
+  for (int i = 0; i < 12; ++i) {
+    shells.push_back(std::make_unique<Program>(
+        argv({"m", "--start", backend(), "--timeout", "60s", "--", "sleep", "0.1"})));
+  }
+  for (const auto& shell : shells) EXPECT_EQ(shell->wait(), 0) << shell->err();
+  const auto all = events(scratch_);
+  EXPECT_EQ(
+      std::count_if(all.begin(), all.end(), [](const auto& e) { return e["kind"] == "loaded"; }), 1)
+      << "one load for all of them";
+}
+
+TEST_F(LeaseTest, InterruptedWhileItWaitsForAWorkerRowItEnds) {
+  start({"--workers", "1"});
+  RemoteWorker worker(scratch_);
+  Program waiting(argv({"m", "--", "true"}));
+  const auto takes_signals = [&] {
+    const std::string text = read_file("/proc/" + std::to_string(waiting.pid()) + "/status");
+    const std::size_t at = text.find("SigBlk:");
+    return at != std::string::npos &&
+           (std::stoull(text.substr(at + 7), nullptr, 16) >> (SIGTERM - 1) & 1) != 0;
+  };
+  ASSERT_TRUE(eventually(takes_signals));
+  waiting.signal(SIGTERM);
+  EXPECT_EQ(waiting.wait(), 128 + SIGTERM) << waiting.err();
+  EXPECT_EQ(lease({"m", "--timeout", "50ms", "--", "true"}).code, 124);
 }
 
 TEST_F(LeaseTest, InterruptedWhileItWaitsItLeavesTheLine) {

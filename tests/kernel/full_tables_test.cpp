@@ -17,6 +17,7 @@ TEST_F(FullTables, OfWorkersRefuseTheNextAndTakeItWhenOneHasDied) {
   auto second = std::make_unique<RemoteWorker>(scratch_);
   PoolOptions options;
   options.dir = scratch_.dir();
+  options.attach_timeout = std::chrono::milliseconds(0);
   const auto refused = Pool::attach("default", options);
   EXPECT_EQ(code_of(refused), Errc::kTableFull);
   EXPECT_THAT(text_of(refused), HasSubstr("--workers"));

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/time.hpp"
 #include "protocol/acquisition.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
@@ -133,6 +134,22 @@ TEST(Worker, KeepsItsRowUntilTheLastTicketOrWaitIsDone) {
   EXPECT_TRUE(is_attached(worker));
   worker.drop();
   EXPECT_FALSE(is_attached(worker));
+}
+
+TEST(Worker, WaitsForARowUntilItsTime) {
+  const Scratch scratch;
+  Capacities capacities = small_capacities();
+  capacities.workers = 1;
+  const auto segment = make_segment(scratch, {}, capacities);
+  Worker& first = attach_worker(segment);
+  const std::uint64_t until = now_ns() + 50 * kMillisecond_ns;
+  EXPECT_EQ(code_of(Worker::attach(segment, until)), Errc::kTableFull);
+  EXPECT_GE(now_ns(), until) << "not before its time";
+  std::atomic<bool> has_row{false};
+  std::thread second([&] { has_row = Worker::attach(segment, kNever_ns).has_value(); });
+  first.close();
+  second.join();
+  EXPECT_TRUE(has_row);
 }
 
 TEST(Worker, WithoutAFreeRowIsRefused) {

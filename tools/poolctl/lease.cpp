@@ -19,6 +19,7 @@ namespace modelpool::poolctl {
 namespace {
 
 constexpr std::string_view kPort = "{port}";
+constexpr int kRowPause_ms = 20;  // between two looks for a free worker row
 // How long the exit status of a process that has ended may take to be known.
 constexpr std::uint64_t kReapMax_ns = 500 * kMillisecond_ns;
 
@@ -343,7 +344,22 @@ bool is_loading(const Segment& segment, const std::string& model) {
                    found->state.state == BackendState::kStarting);
 }
 
-Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inbox) {
+// Its row is one of a few: when many run at once they take turns.
+Result<Pool> attach(const Context& context, const SignalInbox& inbox, std::uint64_t until_ns) {
+  PoolOptions options;
+  options.dir = context.dir;
+  options.create = false;
+  options.attach_timeout = std::chrono::nanoseconds(0);  // a signal ends the wait here
+  for (;;) {
+    auto pool = Pool::attach(context.pool, options);
+    if (pool || pool.error().code != Errc::kTableFull || now_ns() >= until_ns) return pool;
+    pollfd signals{inbox.fd(), POLLIN, 0};
+    if (poll(&signals, 1, kRowPause_ms) > 0) return fail(Errc::kCancelled, "interrupted");
+  }
+}
+
+Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inbox,
+                      std::uint64_t until_ns) {
   AcquireOptions asked;
   asked.tag = options.tag;
   asked.busy_timeout = std::chrono::nanoseconds(options.busy_timeout_ns);
@@ -352,9 +368,9 @@ Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inb
   asked.may_load = !options.start.empty() && options.timeout_ns > 0;
   const StopOnSignal stop(inbox);
   asked.stop = stop.token();
-  const auto wait =
-      std::chrono::nanoseconds(options.has_timeout() ? options.timeout_ns : kDefaultTimeout_ns);
-  auto grant = pool.acquire(options.model, wait, asked);
+  const auto wait = std::chrono::nanoseconds(kDefaultTimeout_ns);
+  auto grant =
+      pool.acquire(options.model, std::chrono::nanoseconds(age_ns(until_ns, now_ns())), asked);
   // The default is for the wait; a load, somebody else's too, may take as long as the pool lets it.
   while (!grant && grant.error().code == Errc::kTimeout && !options.has_timeout() &&
          is_loading(segment_of(pool), options.model)) {
@@ -390,18 +406,16 @@ int lease(const Context& context, const Options& options, const std::vector<std:
     return complain_not_run(command[0], why);
 
   SignalInbox inbox;
-  PoolOptions pool_options;
-  pool_options.dir = context.dir;
-  pool_options.create = false;
-  auto pool = Pool::attach(context.pool, pool_options);
-  if (!pool) return refuse(pool.error());
-
+  const auto give_up = [&](const Error& error) {
+    return error.code == Errc::kCancelled ? interrupted(options.model, inbox) : refuse(error);
+  };
   const std::uint64_t begun = now_ns();
-  auto grant = acquire(*pool, options, inbox);
-  if (!grant) {
-    return grant.error().code == Errc::kCancelled ? interrupted(options.model, inbox)
-                                                  : refuse(grant.error());
-  }
+  const std::uint64_t until =
+      add_ns(begun, options.has_timeout() ? options.timeout_ns : kDefaultTimeout_ns);
+  auto pool = attach(context, inbox, until);
+  if (!pool) return give_up(pool.error());
+  auto grant = acquire(*pool, options, inbox, until);
+  if (!grant) return give_up(grant.error());
   Lease held;
   if (auto* ticket = std::get_if<LoadTicket>(&*grant)) {
     const int code = Load(options, *pool, inbox, begun).run(*ticket, plan, &held);

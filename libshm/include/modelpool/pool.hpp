@@ -259,6 +259,7 @@ struct PoolOptions {
   const Settings* settings = nullptr;  // of a pool created here; null: it grants no ticket before a
                                        // coordinator has run
   Duration coordinator_grace = std::chrono::seconds(10);  // its absence goes unnoticed
+  Duration attach_timeout = std::chrono::seconds(5);  // for a worker row, when every one is taken
 };
 
 struct AcquireOptions {
