@@ -99,7 +99,7 @@ class PoolTest(unittest.TestCase):
 
     def end_backends(self):
         """Whoever carries the token of this test's pool."""
-        status = self.poolctl("status", check=False)
+        status = self.poolctl("--wait", "0s", "status", check=False)
         if not status:
             return
         for pid in processes_with(f"MODELPOOL_BACKEND={status['uuid']}"):
