@@ -202,39 +202,39 @@ Result<Worker*> Pool::Impl::attach_successor(Worker& current) {
 struct PendingAcquire::State {
   State(std::shared_ptr<Pool::Impl> pool_of, Worker& first, std::string name,
         AcquisitionOptions options)
-      : pool(std::move(pool_of)), model(std::move(name)), asked(std::move(options)) {
+      : pool_(std::move(pool_of)), model_(std::move(name)), asked_(std::move(options)) {
     begin(first);
   }
 
   Result<std::optional<Grant>> poll() {
     for (;;) {
       // Read the word, then look: cancel bumps it.
-      seen_wake = between_wake.load(std::memory_order_seq_cst);
-      if (Acquisition* now = current.load(std::memory_order_relaxed); now != nullptr) {
+      seen_wake_ = between_wake_.load(std::memory_order_seq_cst);
+      if (Acquisition* now = current_.load(std::memory_order_relaxed); now != nullptr) {
         auto granted = now->poll();
         const bool is_ticket = granted && std::holds_alternative<TicketRef>(*granted);
         // Looked at after the reservation: a pool that lost its name before it has none (lost.hpp).
-        if (is_ticket && worker->segment().is_replaced()) {
+        if (is_ticket && worker_->segment().is_replaced()) {
           static_cast<void>(
-              LoadTicket(std::get<TicketRef>(*granted), model, asked.tag, 0).give_back());
+              LoadTicket(std::get<TicketRef>(*granted), model_, asked_.tag, 0).give_back());
         } else if (granted) {
           return to_grant(*granted);
         } else if (granted.error().code != Errc::kReplaced) {
           return fail(granted.error());
         }
-        current.store(nullptr, std::memory_order_seq_cst);
+        current_.store(nullptr, std::memory_order_seq_cst);
       }
-      if (!worker->owned()) return closed("wait");
-      if (cancelled.load(std::memory_order_seq_cst)) return refuse(Errc::kCancelled, "cancelled");
-      auto next = pool->move_on(worker->segment());
+      if (!worker_->owned()) return closed("wait");
+      if (cancelled_.load(std::memory_order_seq_cst)) return refuse(Errc::kCancelled, "cancelled");
+      auto next = pool_->move_on(worker_->segment());
       if (next) {
         begin(**next);
         continue;
       }
-      if (now_ns() < asked.deadline_ns) return std::optional<Grant>();
+      if (now_ns() < asked_.deadline_ns) return std::optional<Grant>();
       return refuse(
           Errc::kReplaced,
-          "the pool " + escape(worker->segment().path()) +
+          "the pool " + escape(worker_->segment().path()) +
               " has lost its name (it was removed, moved or covered), and there is no other "
               "yet: " +
               next.error().text);
@@ -242,55 +242,55 @@ struct PendingAcquire::State {
   }
 
   void wait(std::uint64_t at_most_ns) {
-    if (Acquisition* now = current.load(std::memory_order_relaxed); now != nullptr)
+    if (Acquisition* now = current_.load(std::memory_order_relaxed); now != nullptr)
       return now->wait(at_most_ns);
     const std::uint64_t now = now_ns();
     const std::uint64_t until =
-        std::min({add_ns(now, at_most_ns), now + kMovePauseMin_ns, asked.deadline_ns});
-    futex_wait(between_wake, seen_wake, until);
+        std::min({add_ns(now, at_most_ns), now + kMovePauseMin_ns, asked_.deadline_ns});
+    futex_wait(between_wake_, seen_wake_, until);
   }
 
   bool was_woken() const {
-    const Acquisition* now = current.load(std::memory_order_relaxed);
+    const Acquisition* now = current_.load(std::memory_order_relaxed);
     return now == nullptr || now->was_woken();
   }
 
   void cancel() {
-    cancelled.store(true, std::memory_order_seq_cst);
-    if (Acquisition* now = current.load(std::memory_order_seq_cst); now != nullptr) now->cancel();
-    between_wake.fetch_add(1, std::memory_order_seq_cst);
-    futex_wake_all(between_wake);
+    cancelled_.store(true, std::memory_order_seq_cst);
+    if (Acquisition* now = current_.load(std::memory_order_seq_cst); now != nullptr) now->cancel();
+    between_wake_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake_all(between_wake_);
   }
 
  private:
   void begin(Worker& in) {
-    worker = &in;
-    begun.push_back(std::make_unique<Acquisition>(in, model, asked));
-    current.store(begun.back().get(), std::memory_order_seq_cst);
+    worker_ = &in;
+    begun_.push_back(std::make_unique<Acquisition>(in, model_, asked_));
+    current_.store(begun_.back().get(), std::memory_order_seq_cst);
     // seq_cst, both: cancel sees this acquisition, or this load sees cancel
-    if (cancelled.load(std::memory_order_seq_cst)) begun.back()->cancel();
+    if (cancelled_.load(std::memory_order_seq_cst)) begun_.back()->cancel();
   }
   std::optional<Grant> to_grant(const Granted& granted) const {
     if (auto* lease = std::get_if<LeaseRef>(&granted)) return Grant(Lease(*lease));
     if (auto* ticket = std::get_if<TicketRef>(&granted)) {
-      return Grant(LoadTicket(*ticket, model, asked.tag, asked.busy_limit_ns));
+      return Grant(LoadTicket(*ticket, model_, asked_.tag, asked_.busy_limit_ns));
     }
     return std::nullopt;
   }
   tl::unexpected<Error> refuse(Errc code, const std::string& why) const {
-    return fail(code, "unable to acquire " + escape(model) + ": " + why);
+    return fail(code, "unable to acquire " + escape(model_) + ": " + why);
   }
 
-  std::shared_ptr<Pool::Impl> pool;
-  std::string model;
-  AcquisitionOptions asked;
-  Worker* worker = nullptr;
+  std::shared_ptr<Pool::Impl> pool_;
+  std::string model_;
+  AcquisitionOptions asked_;
+  Worker* worker_ = nullptr;
   std::vector<std::unique_ptr<Acquisition>>
-      begun;                                   // cancel() may be in an earlier one: all are kept
-  std::atomic<Acquisition*> current{nullptr};  // nullptr: between two pools
-  std::atomic<bool> cancelled{false};
-  HalfWord between_wake{0};
-  std::uint32_t seen_wake = 0;
+      begun_;                                   // cancel() may be in an earlier one: all are kept
+  std::atomic<Acquisition*> current_{nullptr};  // nullptr: between two pools
+  std::atomic<bool> cancelled_{false};
+  HalfWord between_wake_{0};
+  std::uint32_t seen_wake_ = 0;
 };
 
 PendingAcquire::PendingAcquire(std::unique_ptr<State> state) : state_(std::move(state)) {}

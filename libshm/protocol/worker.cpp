@@ -103,7 +103,7 @@ Result<std::unique_ptr<ForkGuard>> ForkGuard::make() {
 
 ForkGuard::~ForkGuard() { munmap(page_, sizeof(Page)); }
 
-Result<Worker*> Worker::attach(std::shared_ptr<Segment> segment, std::uint64_t until_ns) {
+Result<Worker*> Worker::attach(const std::shared_ptr<Segment>& segment, std::uint64_t until_ns) {
   for (;;) {
     auto made = attach_at_once(segment);
     if (made || made.error().code != Errc::kTableFull || now_ns() >= until_ns) return made;

@@ -50,7 +50,8 @@ class Worker {
  public:
   // Waits until then for a row, if every one is taken. Rows are not handed out in order: a row is held
   // for as long as its process serves, and short-lived processes take turns.
-  static Result<Worker*> attach(std::shared_ptr<Segment> segment, std::uint64_t until_ns = 0);
+  static Result<Worker*> attach(const std::shared_ptr<Segment>& segment,
+                                std::uint64_t until_ns = 0);
 
   bool owned() const { return guard_->owned(); }
   const Segment& segment() const { return *segment_; }
