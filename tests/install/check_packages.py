@@ -43,6 +43,7 @@ PACKAGES = {
     ("shebang", "bash"): ESSENTIAL,
     ("shebang", "python3"): "python3",
     ("shebang", "sh"): ESSENTIAL,
+    ("import", "gunicorn"): "gunicorn",
     ("import", "h11"): "uvicorn",  # by its dependencies
     ("import", "matplotlib"): "python3-matplotlib",
 }

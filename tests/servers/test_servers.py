@@ -4,6 +4,8 @@ import pathlib
 import sys
 import unittest
 
+import gunicorn
+
 from serving import EXAMPLES, Load, ServerTest
 from support import eventually
 
@@ -22,6 +24,11 @@ UVICORN = [
 ]  # fmt: skip
 
 
+# Debian 13's resets, with threads, connections that it has accepted and not answered. Debian 12's,
+# 20.1, must not.
+RESETS_ACCEPTED = gunicorn.version_info >= (21,)
+
+
 class Gunicorn(ServerTest):
     def check(self, requests_of_a_worker, *flags):
         server = self.serve([*GUNICORN, *flags])
@@ -30,7 +37,9 @@ class Gunicorn(ServerTest):
         load = Load(server.port, self.models)
         self.addCleanup(load.stop)
         self.check_worker_killed(server, load, requests_of_a_worker)
-        self.check_reload(server, load)
+        self.check_reload(
+            server, load, resets_accepted=RESETS_ACCEPTED and "--threads" in flags
+        )
         load.stop()
         self.check_client_that_leaves(server)
         self.check_hung_stream(server)
