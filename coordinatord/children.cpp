@@ -33,7 +33,7 @@ void reap(pid_t pid) { wait_for(P_PID, static_cast<id_t>(pid), 0); }
 
 bool reap_children(const std::set<pid_t>& keep,
                    const std::function<void(pid_t, std::uint32_t)>& ended) {
-  // Whoever comes first, again and again, until that is one to be kept.
+  // One child after the other, until the next one is to be kept.
   for (;;) {
     const auto first = wait_for(P_ALL, 0, WNOWAIT);
     if (!first) return false;

@@ -142,7 +142,7 @@ std::uint64_t hash_of(std::string_view file, const Overrides& flags) {
   return hash == 0 ? 1 : hash;
 }
 
-// Where the file lies, whoever asks. Of a path that does not fit the end is kept.
+// The file's absolute path. One that does not fit is cut at its start.
 void store_path(std::array<char, 256>& field, const std::string& path) {
   std::error_code ignored;
   std::string absolute = std::filesystem::absolute(path, ignored).lexically_normal().string();

@@ -6,8 +6,8 @@
 //
 // Crash: changes nothing; who applies the result publishes it with one store.
 //
-// Errors: kInvalid with "unable to read config FILE:LINE:COLUMN: reason", a line for each problem of
-// the file; kSystem if the file cannot be opened or read.
+// Errors: kInvalid with "unable to read config FILE:LINE:COLUMN: reason", a line for each problem
+// of the file; kSystem if the file cannot be opened or read.
 #pragma once
 
 #include <array>

@@ -1,7 +1,7 @@
 // Turns the pool's doorbell, a futex word that workers bump, into an event of the loop.
 //
-// A thread sleeps on the word and writes an eventfd. Where no thread can be had the loop looks at the
-// word itself, often, and tries again for one.
+// A thread sleeps on the word and writes an eventfd. Where no thread can be had the loop looks at
+// the word itself, often, and tries again for one.
 //
 // Safety: one owner; the thread ends with it.
 //

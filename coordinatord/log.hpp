@@ -6,7 +6,8 @@
 // through log_event.
 //
 // Safety: set_up_log from one thread, before others log; the rest from any thread. A closed stderr
-// loses lines and nothing else, provided the process ignores SIGPIPE; so does one that nobody reads.
+// loses lines and nothing else, provided the process ignores SIGPIPE; so does one that nobody
+// reads.
 //
 // Errors: none.
 #pragma once

@@ -262,7 +262,7 @@ void Loop::become_coordinator() {
   record.wanted.store(0, std::memory_order_seq_cst);
   begin_scan();
   record.epoch.store(epoch_, std::memory_order_seq_cst);
-  // Whoever found the name gone may have said so; an earlier coordinator may have, and it came back.
+  // The process that found the name gone may have said so, or an earlier coordinator, and it came back.
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), groups_.get(), &recorder_);
 
@@ -292,7 +292,7 @@ void Loop::apply(const Settings& settings, const Settings& found) {
   publish_pending();
 }
 
-// They are fixed by whoever creates the pool: what is asked for afterwards would be ignored in silence.
+// The creator of the pool fixes them: what is asked for afterwards would be ignored in silence.
 void Loop::warn_of_other_capacities() const {
   for (const CapacityInfo& info : kCapacities) {
     const std::uint32_t wanted = options_.capacities.values.*info.member;

@@ -1,5 +1,6 @@
 // Tells when the pool's name may lead elsewhere: its file or a directory on the way was removed or
-// renamed, or something was mounted over them. By events; by looking once a second where there are none.
+// renamed, or something was mounted over them. By events; by looking once a second where there are
+// none.
 //
 // Safety: one thread. Whether the name is lost is for the owner to look at; this only says when.
 //

@@ -1,6 +1,6 @@
 // The command line of coordinatord.
 //
-// Safety: pure but for reading MODELPOOL_POOL. One thread.
+// Safety: reads MODELPOOL_POOL; otherwise pure. One thread.
 //
 // Errors: kInvalid with "unable to VERB OBJECT: reason; see coordinatord --help": wrong usage, exit
 // code kExitUsage.

@@ -1,12 +1,12 @@
-// Tells a judge that slept alone from a pause of everything: SIGSTOP for all, a frozen control group, a
-// suspended machine. What nobody could do anything in must not end a request (P8); what only the judge
-// slept through must.
+// Tells a judge that slept alone from a pause of everything: SIGSTOP for all, a frozen control
+// group, a suspended machine. What nobody could do anything in must not end a request (P8); what
+// only the judge slept through must.
 //
-// The rule: the judge woke much later than it had planned. Had others run, some stamp of a worker (a
-// lease, a use, a look of a waiter, a load) would lie between that plan and the waking. If none does,
-// everything stood still, and the time since the judge last looked is not counted. A pause that ends
-// before the next deadline is not noticed. Where nobody had anything to stamp, a judge that slept alone
-// looks the same: then what it missed ends that much later, never earlier.
+// The rule: the judge woke much later than it had planned. Had others run, some stamp of a worker
+// (a lease, a use, a look of a waiter, a load) would lie between that plan and the waking. If none
+// does, everything stood still, and the time since the judge last looked is not counted. A pause
+// that ends before the next deadline is not noticed. Where nobody had anything to stamp, a judge
+// that slept alone looks the same: then what it missed ends that much later, never earlier.
 //
 // Safety: one thread.
 #pragma once

@@ -1,6 +1,6 @@
-// What an earlier pool of this name has left behind: a segment that lost the name, with backends that
-// nobody ends; backends of a segment that is in no process any more. They are ended before another
-// pool begins, so that there are never two limits (lost.hpp).
+// What an earlier pool of this name has left behind: a segment that lost the name, with backends
+// that nobody ends; backends of a segment that is in no process any more. They are ended before
+// another pool begins, so that there are never two limits (lost.hpp).
 //
 // Safety: one thread, before the coordinator serves.
 //

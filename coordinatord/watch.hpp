@@ -1,4 +1,5 @@
-// Who has ended: one pidfd for each attached worker and each registered process of a backend.
+// Tells which process has ended: one pidfd for each attached worker and each registered process of
+// a backend.
 //
 // Safety: one thread.
 //

@@ -146,7 +146,7 @@ class Journal {
   std::set<pid_t> own_ MODELPOOL_GUARDED_BY(mutex_);  // the backends loaded here
 };
 
-// A client for "host:port". Whoever loads for this demo registers such addresses.
+// A client for "host:port". Every loader of this demo registers such addresses.
 httplib::Client client_for(const std::string& address) {
   const std::size_t colon = address.rfind(':');
   const auto port = parse_count(

@@ -22,8 +22,8 @@ struct Address {
 };
 Result<Address> parse_address(std::string_view text);
 
-// Equal for two texts that lead to one listener: "localhost:80", "127.0.0.1:80" and "0.0.0.0:80" do.
-// A text that is no address stands for itself.
+// Equal for two texts that lead to one listener: "localhost:80", "127.0.0.1:80" and "0.0.0.0:80"
+// do. A text that is no address stands for itself.
 std::string place_of(std::string_view text);
 
 }  // namespace modelpool

@@ -20,7 +20,7 @@ int open_nothing() {
 
 void Fd::reset(int fd) {
   if (fd_ >= 0 && fd_ != fd) {
-    const int saved = errno;  // a destructor runs between a failure and whoever asks for its cause
+    const int saved = errno;  // a destructor runs between a failure and the look at its cause
     ::close(fd_);             // not again after EINTR: Linux has closed it by then
     errno = saved;
   }

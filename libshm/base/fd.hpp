@@ -1,4 +1,5 @@
-// File descriptors that close themselves, and the three that a process may have been started without.
+// File descriptors that close themselves, and the three that a process may have been started
+// without.
 //
 // A process started with 0, 1 or 2 closed gives these numbers to the next files it opens, and
 // whatever prints then writes into them. So programs fill the three first of all, and the library,

@@ -1,5 +1,5 @@
-// A mutex of one process, with the rule that clang checks (-Wthread-safety): what is GUARDED_BY it is
-// touched only while it is held. std::mutex cannot be checked so: the standard library names no
+// A mutex of one process, with the rule that clang checks (-Wthread-safety): what is GUARDED_BY it
+// is touched only while it is held. std::mutex cannot be checked so: the standard library names no
 // capability.
 //
 // Safety: as std::mutex.

@@ -1,7 +1,7 @@
-// systemd's journal on the other end of stderr: it takes "<3>" to "<7>" at the start of a line as the
-// line's priority (sd-daemon(3)), and nobody else does.
+// systemd's journal on the other end of stderr: it takes "<3>" to "<7>" at the start of a line as
+// the line's priority (sd-daemon(3)), and nobody else does.
 //
-// Safety: pure but for JOURNAL_STREAM and fstat(2).
+// Safety: reads JOURNAL_STREAM and calls fstat(2); otherwise pure.
 //
 // Errors: none.
 #pragma once

@@ -90,8 +90,8 @@ struct TcpRow {
 
 constexpr unsigned kListen = 10;  // TCP_LISTEN
 
-// Of one family, from the kernel's socket diagnostics, which look at listening sockets only; nullopt
-// where that is not to be had.
+// Of one family, from the kernel's socket diagnostics, which look at listening sockets only;
+// nullopt where that is not to be had.
 std::optional<std::vector<TcpRow>> ask_for_listeners(int family) {
   const Fd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
   const timeval at_most{1, 0};  // the kernel answers at once

@@ -1,7 +1,7 @@
-// Who accepts connections at an address of this host: the processes of one backend, or others?
+// Which process accepts connections at an address of this host: one of a backend's, or another?
 //
-// What the kernel shows decides: the listening sockets of this network namespace, and the descriptors
-// of processes. Nobody is connected to.
+// What the kernel shows decides: the listening sockets of this network namespace, and the
+// descriptors of processes. Nobody is connected to.
 //
 // Safety: any thread. Asks the kernel only, and waits for nobody else.
 //

@@ -1,11 +1,11 @@
 // A free TCP port for a server that is to be started, held until that server has taken it.
 //
-// The kernel hands out ports of its own range (net.ipv4.ip_local_port_range) to every connection and
-// every bind to port 0, so a port of that range that was free a moment ago may be taken. Ports from
-// here lie outside of it. Holding one is a name of this host that nobody else can have meanwhile
-// (an abstract Unix socket of the network namespace), not a socket on the port: a server binds
-// its port whether it sets SO_REUSEADDR or not. Only a program that names this very port itself can
-// still come before it.
+// The kernel hands out ports of its own range (net.ipv4.ip_local_port_range) to every connection
+// and every bind to port 0, so a port of that range that was free a moment ago may be taken. Ports
+// from here lie outside of it. Holding one is a name of this host that nobody else can have
+// meanwhile (an abstract Unix socket of the network namespace), not a socket on the port: a server
+// binds its port whether it sets SO_REUSEADDR or not. Only a program that names this very port
+// itself can still come before it.
 //
 // Safety: any thread. After fork both processes hold the port until both have let it go.
 //

@@ -226,7 +226,7 @@ struct OwnPage {
 // Null if there is no such page to be had; the identity is then found anew each time.
 OwnPage* own_page() {
   static std::atomic<OwnPage*> published{nullptr};
-  // Acquire and release: whoever sees the pointer sees a page that is set up.
+  // Acquire and release: a thread that sees the pointer sees a page that is set up.
   if (OwnPage* page = published.load(std::memory_order_acquire)) return page;
   void* memory =
       mmap(nullptr, sizeof(OwnPage), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -15,8 +15,8 @@ namespace {
 constexpr std::size_t kStackMax_bytes = std::size_t{1} << 30;
 constexpr std::size_t kUnknownStatics_bytes = std::size_t{256} << 10;
 
-// What the C library takes of each stack: static thread-local storage and its own. It refuses a stack that
-// cannot hold that, and says how much it is only here.
+// What the C library takes of each stack: static thread-local storage and its own. It refuses a
+// stack that cannot hold that, and says how much it is only here.
 std::size_t reserved_bytes(const pthread_attr_t& attributes) {
   using GetMinstack = std::size_t (*)(const pthread_attr_t*);
   static const auto get =

@@ -1,5 +1,5 @@
-// A detached thread of the library in somebody else's process: it takes none of its signals, and its stack
-// is small.
+// A detached thread of the library in somebody else's process: it takes none of its signals, and
+// its stack is small.
 //
 // Safety: any thread. fork: it does not exist in the child.
 //
@@ -13,7 +13,8 @@
 
 namespace modelpool {
 
-// `stack_bytes` are for the body: what the process's thread-local storage takes of a stack comes on top.
+// `stack_bytes` are for the body: what the process's thread-local storage takes of a stack comes on
+// top.
 Result<> start_detached_thread(std::size_t stack_bytes, std::function<void()> body);
 
 }  // namespace modelpool

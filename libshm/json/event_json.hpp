@@ -1,6 +1,6 @@
-// An event on one line, in one schema: as the JSON object that `poolctl events -o json` prints and the
-// coordinator logs with --log-format json, and as the text that it logs otherwise. Its fields are those of
-// rows/rows.def. Whoever includes this does not know the JSON library.
+// An event on one line, in one schema: as the JSON object that `poolctl events -o json` prints and
+// the coordinator logs with --log-format json, and as the text that it logs otherwise. Its fields
+// are those of rows/rows.def. This header does not include the JSON library.
 //
 // Safety: pure functions.
 //
@@ -21,12 +21,14 @@ namespace modelpool {
 // Without a line end.
 std::string event_json(std::uint64_t sequence, const EventData& event);
 
-// "evicted seq=42 reason=idle model=llama age_ms=900000": the kind, then the other keys, but for time
-// and level, which stand at the start of a line of the log. Values with blanks or quotes are quoted.
+// "evicted seq=42 reason=idle model=llama age_ms=900000": the kind, then all other keys except time
+// and level, which stand at the start of a line of the log. Values with blanks or quotes are
+// quoted.
 std::string event_text(std::uint64_t sequence, const EventData& event);
 
-// {"time":"...","level":"...","message":"..."}: a line of the log that is no event. What is not printable
-// UTF-8 goes through escape(), so that it is harmless on a terminal also after it was decoded.
+// {"time":"...","level":"...","message":"..."}: a line of the log that is no event. What is not
+// printable UTF-8 goes through escape(), so that it is harmless on a terminal also after it was
+// decoded.
 std::string message_json(std::string_view time, std::string_view level, std::string_view message);
 
 }  // namespace modelpool

@@ -1,5 +1,5 @@
-// The tables as JSON: a contract (snake_case, units in names, unknown is null, additive only). Rows have
-// the fields of rows/rows.def; what only one command shows has its shape there.
+// The tables as JSON: a contract (snake_case, units in names, unknown is null, additive only). Rows
+// have the fields of rows/rows.def; what only one command shows has its shape there.
 //
 // Safety: pure functions of a snapshot, except that the liveness of processes is looked up.
 //

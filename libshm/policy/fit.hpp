@@ -1,5 +1,5 @@
-// What fits: two questions, two functions (P3). What a worker may take is what is free *now*; the judge
-// makes room by what is free *once what is leaving has gone*.
+// What fits: two questions, two functions (P3). What a worker may take is what is free *now*; the
+// judge makes room by what is free *once what is leaving has gone*.
 #pragma once
 
 #include <span>

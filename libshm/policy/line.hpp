@@ -1,12 +1,12 @@
 // The waiting line: whose turn it is. The one implementation, for workers and judge (P5).
 //
-// Models stand in line, not requests: the waiters of one model share the turn of its first. A model that
-// a backend serves or will serve is not in line: its waiters wait for that backend.
+// Models stand in line, not requests: the waiters of one model share the turn of its first. A model
+// that a backend serves or will serve is not in line: its waiters wait for that backend.
 //
 // A waiter looks at least once in kLookEvery_ns whether it may go on. One that has not looked for
-// kAbsentAfter_ns is stopped (SIGSTOP, a debugger, a frozen cgroup) or dead. It keeps its number, but
-// holds nobody up until it looks again: a free place passes it by, no room is made for it, and it
-// protects no backend.
+// kAbsentAfter_ns is stopped (SIGSTOP, a debugger, a frozen cgroup) or dead. It keeps its number,
+// but holds nobody up until it looks again: a free place passes it by, no room is made for it, and
+// it protects no backend.
 #pragma once
 
 #include <span>
@@ -27,8 +27,8 @@ constexpr std::uint64_t present_until_ns(const Waiting& waiter) {
   return std::min(waiter.deadline_ns, add_ns(waiter.looked_ns, kAbsentAfter_ns));
 }
 
-// The first waiter of each model in line, by arrival, as many as `heads` has room for. Returns how many
-// there are. Sorts `waiting` by arrival.
+// The first waiter of each model in line, by arrival, as many as `heads` has room for. Returns how
+// many there are. Sorts `waiting` by arrival.
 std::size_t find_heads(std::span<Waiting> waiting, std::span<const Resident> residents,
                        std::uint64_t now_ns, std::span<Waiting> heads);
 
@@ -36,8 +36,8 @@ std::size_t find_heads(std::span<Waiting> waiting, std::span<const Resident> res
 const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t model,
                                 std::uint64_t now_ns);
 
-// Is it the turn of a model whose first waiter has this arrival number (kNever_ns: none stands in line
-// yet), when so many places are free?
+// Is it the turn of a model whose first waiter has this arrival number (kNever_ns: none stands in
+// line yet), when so many places are free?
 bool has_turn(std::span<const Waiting> heads, std::uint64_t model, std::uint64_t arrival,
               std::uint32_t places);
 

@@ -15,8 +15,8 @@ bool is_loading(const Case& subject) {
          subject.resident.state == BackendState::kStarting;
 }
 
-// Of its leases the one that breaks the rule first. One that begins after this look breaks it a full
-// limit from now at the earliest.
+// Of its leases the one that breaks the rule first. One that begins after this look breaks it a
+// full limit from now at the earliest.
 Finding judge_leases(const Case& subject, std::uint64_t now_ns, std::uint64_t limit_ns,
                      std::uint64_t LeaseInFlight::*stamp, bool has_own_limit) {
   Finding finding;

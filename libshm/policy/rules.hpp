@@ -1,6 +1,6 @@
-// Why a backend ends: a row for each Reason, and everything about a rule in its row. Judge, evidence,
-// events, `explain` and the simulator's oracle go through these rows, so that they cannot disagree. A
-// reason without a row does not compile.
+// Why a backend ends: a row for each Reason, and everything about a rule in its row. Judge,
+// evidence, events, `explain` and the simulator's oracle go through these rows, so that they cannot
+// disagree. A reason without a row does not compile.
 #pragma once
 
 #include <array>
@@ -89,11 +89,11 @@ struct ReasonRow {
 
 extern const std::array<ReasonRow, kReasonCount> kReasonRows;  // indexed by Reason
 
-// The row of a reason. One that came from the segment and is none of ours has kNone's.
+// The row of a reason. An unknown one, read from the segment, has kNone's.
 const ReasonRow& reason_row(Reason reason);
 
-// The rule that ends it first, among those that are due; kNone if none is. Wakes the alarm when another
-// may be. What `finding` says is the rule's.
+// The rule that ends it first, among those that are due; kNone if none is. Wakes the alarm when
+// another may be. What `finding` says is the rule's.
 Reason find_broken_rule(const Case& subject, Alarm& alarm, Finding* finding);
 
 // What the end of a backend, or of a load, is recorded as.

@@ -1,8 +1,8 @@
-// What a rule may look at: plain values, read from the segment by whoever asks (protocol/outlook.hpp
+// What a rule may look at: plain values, read from the segment by the caller (protocol/outlook.hpp
 // for workers, the snapshot for the judge), or made up by a test or the simulator.
 //
-// Safety: values and pure functions. Nothing on this floor reads a clock, a file or a shared word, takes
-// a lock or allocates, but for the plans that only the judge asks for (victims.hpp).
+// Safety: values and pure functions. Nothing on this floor reads a clock, a file or a shared word,
+// takes a lock or allocates, except the plans that only the judge asks for (victims.hpp).
 //
 // Errors: none. Values come from shared memory: times may lie in the future and hashes may collide.
 #pragma once

@@ -1,4 +1,5 @@
-// Who goes so that the first of the line get their places, and nobody else (P2, P5). For the judge alone.
+// Which backends must go for the heads of the line to get their places, and no others (P2, P5).
+// Only the judge asks.
 #pragma once
 
 #include <span>
@@ -44,8 +45,8 @@ struct RoomPlan {
 
 // The last use, where a lease in flight is one.
 std::uint64_t last_use_ns(const Resident& resident);
-// Least recently used first: idle before busy, of the busy whose drain failed longest ago; ties by age
-// and slot, so that the order is the same whoever looks.
+// Least recently used first: idle before busy, of the busy whose drain failed longest ago; ties by
+// age and slot, so that every reader sees the same order.
 bool goes_before(const Resident& a, const Resident& b);
 
 RoomPlan make_room(std::span<const Holding> holdings, std::span<const Waiting> heads, Limits limits,

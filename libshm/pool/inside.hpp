@@ -1,5 +1,5 @@
-// What lies behind the handles that applications hold: the segment of a Pool, the rows that a Lease and a
-// LoadTicket name. For the library, its bindings, the tools and the tests; not installed.
+// What lies behind the handles that applications hold: the segment of a Pool, the rows that a Lease
+// and a LoadTicket name. For the library, its bindings, the tools and the tests; not installed.
 //
 // Safety: as of the handles. REQUIRES, of segment_of and its like: a Pool that was not moved from.
 //
@@ -35,8 +35,8 @@ inline const Segment& segment_of(const Pool& pool) { return Inside::segment(pool
 // Everything, as it lies in the segment (Pool::snapshot has what applications see of it).
 inline Result<Snapshot> look_inside(const Pool& pool) { return Inside::snapshot(pool); }
 
-// For one helper thread that serves many waits: the word of this process's row that wakers bump for the
-// waits begun with the second.
+// For one helper thread that serves many waits: the word of this process's row that wakers bump for
+// the waits begun with the second.
 inline Result<const HalfWord*> wake_word_of(Pool& pool) { return Inside::wake_word(pool); }
 inline Result<PendingAcquire> begin_acquire_with_wake(Pool& pool, std::string_view model,
                                                       Deadline deadline,

@@ -66,7 +66,8 @@ struct Pool::Impl {
   std::string name;
   PoolOptions options;
   std::unique_ptr<ForkGuard> guard;  // its mutex makes attachers take turns, in a child too
-  // Of the pool that has the name, or had it last. Set before anyone else sees this, never null again.
+  // Of the pool that has the name, or had it last. Set before anyone else sees this, never null
+  // again.
   std::atomic<Worker*> worker{nullptr};
   std::atomic<bool> closed{false};
   // Under the mutex: when the name is looked up again, and why the last time was in vain.
@@ -100,8 +101,8 @@ struct Pool::Impl {
     return latest()->owned() ? Result<>() : check_host(segment().header(), segment().path());
   }
 
-  // From a pool that has lost its name to the one that has it now. Errors: why there is none yet. Looks
-  // for it more and more seldom, however often it is called; waits for no lock.
+  // From a pool that has lost its name to the one that has it now. Errors: why there is none yet.
+  // Looks for it more and more seldom, however often it is called; waits for no lock.
   Result<Worker*> move_on(const Segment& lost) {
     if (closed.load(std::memory_order_relaxed)) return modelpool::closed("pool");
     pthread_mutex_lock(&guard->mutex());

@@ -51,8 +51,8 @@ Result<> check_startable(const Segment& segment, pid_t pid) {
   return {};
 }
 
-// While the first process is a zombie, whoever else is in its group is known to be the backend's. So
-// it stays one until the coordinator has seen the last of them go.
+// While the first process is a zombie, every other process in its group is known to be the
+// backend's. So it stays one until the coordinator has seen the last of them go.
 void keep_until_gone(const Segment& segment, BackendRef backend) {
   const HalfWord& bell = segment.coordinator().event_bell;  // rung by the event of that end
   for (;;) {
@@ -113,7 +113,7 @@ bool are_all_seen(const Segment& segment, const Addresses& addresses) {
   return true;
 }
 
-// Who listens at the address, as far as that can be told.
+// Which process listens at the address, as far as that can be told.
 Listener listener_of(const TicketRef& ticket, pid_t pid, std::string_view address) {
   const auto place = parse_address(address);
   if (!place) return {};
@@ -341,8 +341,8 @@ Result<> LoadTicket::publish_alone(std::string_view address, const ReadyOptions&
                                  escape(*addresses.model_at) + " is served at " + escape(address) +
                                  " already; give each backend an address of its own");
     }
-    // So that of two loads with one address the second is refused. Whoever holds the mutex for long
-    // is stopped, and a good load does not fail for that.
+    // So that of two loads with one address the second is refused. A process that holds the mutex
+    // for long is stopped, and a good load does not fail for that.
     const auto lock = segment.lock_structure();
     if (lock && attempt < kAttempts && !are_all_seen(segment, addresses)) continue;
     return publish_ready(segment, ref_->backend, ref_->worker->owner_word(), address, options);

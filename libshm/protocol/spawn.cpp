@@ -74,7 +74,7 @@ inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d 
 
 // What passes between the two, in the memory they share. `gate`: 0 shut, 1 open. `progress`: 1 while
 // the child is in our memory; the kernel clears and wakes it when the child has left that, by exec
-// or by its end (CLONE_CHILD_CLEARTID); kFailed + errno if it could not execute the program. Neither
+// or by its end (CLONE_CHILD_CLEARTID); kFailedExec or kFailedCwd + errno if that is what failed. Neither
 // is a descriptor: another thread's fork could keep one of those open for ever.
 struct Handshake {
   HalfWord gate{0};

@@ -1,5 +1,5 @@
-// The rows of modelpool/snapshot.hpp: how they are made of a look inside, and what their fields are. Whoever
-// shows rows (JSON, C) loops over their fields here and names none of them.
+// The rows of modelpool/snapshot.hpp: how they are made of a look inside, and what their fields
+// are. Whoever shows rows (JSON, C) loops over their fields here and names none of them.
 //
 // Safety: pure functions of a snapshot, except that the liveness of processes is looked up.
 //
@@ -172,9 +172,9 @@ void for_each_field(const StatusRow& row, Visit&& visit) {
 
 // --- Showing rows --------------------------------------------------------------------------------
 
-// A writer has null(field), text(field, std::string_view), flag(field, bool), number(field, std::uint64_t),
-// signal(field, int), time(field, nanoseconds since 1970), part(field, row), texts(field, list) and
-// counters(field, list).
+// A writer has null(field), text(field, std::string_view), flag(field, bool), number(field,
+// std::uint64_t), signal(field, int), time(field, nanoseconds since 1970), part(field, row),
+// texts(field, list) and counters(field, list).
 template <class Writer, class Member>
 void write_field(const Field& field, const Member& value, Writer& writer) {
   if constexpr (std::same_as<Member, std::string>) {

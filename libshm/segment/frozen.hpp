@@ -1,6 +1,6 @@
-// A pool of any layout version, as far as it can be known: magic, the tables' places, and the head of
-// a backend's record keep their offsets in every layout (layout.hpp). That is enough to list what
-// runs in it, to stop it and to know whether it has gone; nothing else may be assumed.
+// A pool of any layout version, as far as it can be known: magic, the tables' places, and the head
+// of a backend's record keep their offsets in every layout (layout.hpp). That is enough to list
+// what runs in it, to stop it and to know whether it has gone; nothing else may be assumed.
 //
 // Safety: reads the file, maps nothing. PIDs and times are those of the host and namespace of the
 // pool: REQUIRES that they are this process's, but for read_frozen.
@@ -30,8 +30,8 @@ struct FrozenPool {
 
 Result<FrozenPool> read_frozen(int fd, const std::string& path);
 
-// A process that is the backend's, or may be: its first one unless that is proved dead, else somebody
-// younger in its group or session. nullopt: proved that there is none.
+// A process that is the backend's, or may be: its first one unless that is proved dead, else
+// somebody younger in its group or session. nullopt: proved that there is none.
 std::optional<pid_t> find_survivor(const FrozenBackend& backend);
 
 }  // namespace modelpool

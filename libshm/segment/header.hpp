@@ -25,8 +25,8 @@ struct SegmentPlan {
 // Fills an empty file: every byte is allocated, every field that is not 0 written.
 Result<> build_segment(int fd, const SegmentPlan& plan);
 
-// The header of a file of this layout and build, NUL-terminated and within the file. `advice` is what
-// to do about one of another layout.
+// The header of a file of this layout and build, NUL-terminated and within the file. `advice` is
+// what to do about one of another layout.
 Result<Header> read_header(int fd, const std::string& path, const std::string& advice);
 bool is_segment(int fd);  // of any layout
 

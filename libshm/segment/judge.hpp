@@ -1,8 +1,9 @@
 // The coordinator as others see it in the segment: who it is, whether it lives, whether it hangs.
 //
-// Safety: any thread; loads only, but for ring().
+// Safety: any thread. Only ring() writes.
 //
-// Crash: an identity is written before its epoch, so whoever proves it dead has proved that epoch dead.
+// Crash: an identity is written before its epoch, so a proof that it is dead proves that epoch
+// dead.
 //
 // Errors: none. What cannot be proved is not dead (P7).
 #pragma once
@@ -27,9 +28,9 @@ Liveness coordinator_liveness(const CoordinatorRecord& record,
 
 // Work is due for longer than this and it does not look: it hangs, is stopped, or has no CPU.
 inline constexpr std::uint64_t kHungAfter_ns = 2 * kSecond_ns;
-// Since when a coordinator hangs: a ring it has not answered, a deadline it slept through, or a scan that
-// does not end, older than kHungAfter_ns. 0: it does not, as far as can be seen; with nothing due that
-// cannot be told.
+// Since when a coordinator hangs: a ring it has not answered, a deadline it slept through, or a
+// scan that does not end, older than kHungAfter_ns. 0: it does not, as far as can be seen; with
+// nothing due that cannot be told.
 std::uint64_t hung_since_ns(const CoordinatorRecord& record, std::uint64_t now_ns);
 
 // May it be waited for? Not if it is dead or hangs.

@@ -1,7 +1,7 @@
-// Pools that have lost their name, and backends that have lost their pool. A file that was removed or
-// moved, or that something was mounted over, lives on in the processes that have it open: its backends
-// run, its coordinator ends them. Until the last of them has gone no other pool may begin under that
-// name, or there would be two limits.
+// Pools that have lost their name, and backends that have lost their pool. A file that was removed
+// or moved, or that something was mounted over, lives on in the processes that have it open: its
+// backends run, its coordinator ends them. Until the last of them has gone no other pool may begin
+// under that name, or there would be two limits.
 //
 // They are found in /proc: every process that uses a pool keeps its segment open, the segment says
 // where its name was (HomeRecord), and a backend carries that path in its environment.

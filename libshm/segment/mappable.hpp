@@ -1,5 +1,5 @@
-// An open file as Boost.Interprocess maps it: bi::file_mapping would open it once more, by a path, and
-// that descriptor might be 0, 1 or 2.
+// An open file as Boost.Interprocess maps it: bi::file_mapping would open it once more, by a path,
+// and that descriptor might be 0, 1 or 2.
 #pragma once
 
 #include <boost/interprocess/detail/os_file_functions.hpp>

@@ -86,7 +86,8 @@ std::string environment_or(const char* name, const std::string& otherwise) {
   return value != nullptr && *value != 0 ? value : otherwise;
 }
 
-// "it belongs to user modelpool and this is root; run it as that user, as in: sudo -u modelpool ..."
+// "it belongs to user modelpool and this is root; run it as that user, as in: sudo -u modelpool
+// ..."
 std::string sudo_as(uid_t owner) {
   const std::string name = user_name(owner);
   return "sudo -u " + (name == std::to_string(owner) ? "'#" + name + "'" : name) + " ";
@@ -96,7 +97,8 @@ std::string as_owner(uid_t owner) {
          "; run it as that user, as in: " + sudo_as(owner) + program_invocation_short_name + " ...";
 }
 
-// A directory that this user may make and that is nobody else's yet: inside `path`, or in shared memory.
+// A directory that this user may make and that is nobody else's yet: inside `path`, or in shared
+// memory.
 std::string folder_of_own(const std::string& path) {
   struct statfs fs;
   const bool fits = access(path.c_str(), W_OK | X_OK) == 0 && statfs(path.c_str(), &fs) == 0 &&
@@ -112,7 +114,8 @@ bool exists(const std::string& path) {
   return faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-// The host's directory, /run/modelpool: its owner, or nullopt if there is none that could hold a pool.
+// The host's directory, /run/modelpool: its owner, or nullopt if there is none that could hold a
+// pool.
 std::optional<uid_t> owner_of_run_dir() {
   struct stat info;
   struct statfs fs;
@@ -167,7 +170,8 @@ Result<std::string> find_default_dir(const std::string& name, Purpose purpose) {
   }
   if (purpose == Purpose::kUse && geteuid() == 0)
     return run;  // there is none, and that is the answer
-  // Who may not look inside sees only that it is there: a pool beside it would be a second limit.
+  // A user who may not look inside sees only that it is there: a pool beside it would be a second
+  // limit.
   return fail(
       Errc::kPermission,
       "unable to " + std::string(purpose == Purpose::kCreate ? "create" : "find") + " pool " +
@@ -480,7 +484,8 @@ struct WorkerHead {
   std::uint32_t pid;
 };
 
-// A daemonising server may have closed the descriptor that speaks for it: its row does. 0: there is none.
+// A daemonising server may have closed the descriptor that speaks for it: its row does. 0: there is
+// none.
 pid_t find_worker(const Fd& file, const Header& header) {
   const TableInfo& table = header.tables[static_cast<std::size_t>(Table::kWorkers)];
   for (std::uint64_t i = 0; i < table.count; ++i) {

@@ -1,16 +1,17 @@
 // Where a pool lies, and how its files come and go: directories, names, locks.
 //
 // A pool NAME of directory DIR is DIR/NAME, the segment, and DIR/NAME.users, which every process
-// that uses the pool holds locked (shared) for life. A creator and a remover hold DIR itself locked.
-// The coordinator holds the segment itself locked.
+// that uses the pool holds locked (shared) for life. A creator and a remover hold DIR itself
+// locked. The coordinator holds the segment itself locked.
 //
 // Safety: any thread, any process. What is kept open stands above descriptor 2 and closes on exec.
 //
 // Crash: a segment is built completely as NAME.tmp and then renamed, so a half-built one never
-// carries the name (P6). Locks end with whoever holds them.
+// carries the name (P6). A lock ends with its holder.
 //
-// Errors: kNoSuchPool, kIncompatible, kPermission (needs a person), kInvalid, kBusy and kSystem (the same
-// may work later); the text says what differs and what to do, as a command that acts on this pool.
+// Errors: kNoSuchPool, kIncompatible, kPermission (needs a person), kInvalid, kBusy and kSystem
+// (the same may work later); the text says what differs and what to do, as a command that acts on
+// this pool.
 #pragma once
 
 #include <string>
@@ -34,13 +35,13 @@ struct SegmentOptions {
 };
 
 enum class Purpose {
-  kLook,    // read only: root may, whoever owns it
+  kLook,    // read only: root may look at anybody's
   kUse,     // a pool that is there
   kCreate,  // or is made
 };
 
-// The directory where the pool of that name lies, or would be created. Errors: kInvalid if it lies in
-// two places; kPermission, naming the owner, if the host's directory is another user's.
+// The directory where the pool of that name lies, or would be created. Errors: kInvalid if it lies
+// in two places; kPermission, naming the owner, if the host's directory is another user's.
 Result<std::string> find_pool_dir(std::string_view name, const std::string& dir,
                                   Purpose purpose = Purpose::kCreate);
 
@@ -48,8 +49,8 @@ Result<std::string> find_pool_dir(std::string_view name, const std::string& dir,
 std::string command_on_pool(std::string_view program, std::string_view name, const std::string& dir,
                             std::string_view rest = {});
 
-// Where a pool of that name was, is or will be found by whoever looks for it there: without a directory
-// both defaults are one place. As HomeRecord has them.
+// Where a pool of that name was, is or will be found by whoever looks for it there: without a
+// directory both defaults are one place. As HomeRecord has them.
 std::vector<std::string> homes_of_pool(std::string_view name, const std::string& dir);
 
 // A segment, opened and checked.
@@ -59,8 +60,8 @@ struct OpenSegment {
   std::string path;
   Header header;
 };
-// To use: creates it if there is none and `options` say so. What is provably nobody's any more, of an
-// earlier boot or of a container that has ended, is replaced.
+// To use: creates it if there is none and `options` say so. What is provably nobody's any more, of
+// an earlier boot or of a container that has ended, is replaced.
 Result<OpenSegment> open_to_use(std::string_view name, const SegmentOptions& options);
 // To look: takes no lock, leaves no trace (P12).
 Result<OpenSegment> open_to_look(std::string_view name, const std::string& dir);

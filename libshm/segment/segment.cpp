@@ -146,7 +146,8 @@ bool Segment::is_replaced() const {
   // relaxed: it guards nothing else; only the coordinator, who looks at the name, takes it back
   if (line().replaced.load(std::memory_order_relaxed) != 0) return true;
   const NameState state = name_state();
-  // The name may be out of sight only for this process (chroot). A coordinator that lives would know.
+  // The name may be out of sight only for this process (chroot). A coordinator that lives would
+  // know.
   return state == NameState::kAnothers ||
          (state == NameState::kNobodys && coordinator_liveness(*this) == Liveness::kDead);
 }

@@ -50,8 +50,8 @@ class Segment {
   std::string uuid_text() const;
   // What a backend of this slot carries in MODELPOOL_BACKEND: "uuid/slot/generation".
   std::string token(std::uint32_t backend, std::uint32_t generation) const;
-  // Has it lost its name, as far as this process can see? Then nothing more is granted. The coordinator
-  // says so in the segment, for everyone.
+  // Has it lost its name, as far as this process can see? Then nothing more is granted. The
+  // coordinator says so in the segment, for everyone.
   bool is_replaced() const;
   // Does the path lead to it now? Does it provably not? Neither, if it may not be looked at.
   bool has_name() const;

@@ -1,10 +1,10 @@
-// Words of the segment, and what is made of several of them: each packs fields into 64 bits that one
-// store or CAS changes, or keeps a longer value as such words.
+// Words of the segment, and what is made of several of them: each packs fields into 64 bits that
+// one store or CAS changes, or keeps a longer value as such words.
 //
 // Safety: shared words are 32- or 64-bit std::atomic, lock-free and address-free.
 //
-// Crash: a word has its old or its new value. SharedCopy and SharedText may be torn and stand beside a
-// word that tells; Published is whole.
+// Crash: a word has its old or its new value. SharedCopy and SharedText may be torn and stand
+// beside a word that tells; Published is whole.
 //
 // Errors: none. Shared bytes are input: what is unpacked is clamped by its reader.
 #pragma once
@@ -64,7 +64,7 @@ struct StateWord {
     return std::uint64_t{generation} << 32 | std::uint64_t{owner & kOwnerMask} << 8 |
            static_cast<std::uint64_t>(state);
   }
-  // What a wild write has left, a state that is none of ours, reads as STOPPING: whatever it was, its
+  // An unknown state, which only a wild write leaves, reads as STOPPING: whatever it was, its
   // processes are ended first, then it is free.
   static constexpr StateWord unpack(std::uint64_t word) {
     const auto state =
@@ -232,8 +232,8 @@ class SharedText {
   std::array<Word, Bytes / 8> words_;
 };
 
-// Names are compared by it first, and in full where a lease depends on it; the waiting line goes by it
-// alone. Part of the layout. Each word is mixed into all bits before the next comes.
+// Names are compared by it first, and in full where a lease depends on it; the waiting line goes by
+// it alone. Part of the layout. Each word is mixed into all bits before the next comes.
 inline std::uint64_t hash_name(std::string_view name) {
   constexpr std::uint64_t kOdd = 0x9e3779b97f4a7c15;
   std::uint64_t hash = name.size();

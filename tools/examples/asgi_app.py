@@ -2,7 +2,7 @@
 
     uvicorn --app-dir tools/examples --workers 4 asgi_app:application
 
-Each request holds a lease for as long as its answer takes; whoever needs a model first loads it.
+Each request holds a lease for as long as its answer takes; the first request that needs a model loads it.
 Waits cost no thread, and a client that leaves ends its wait or its lease.
 """
 

@@ -2,7 +2,7 @@
 
     gunicorn --chdir tools/examples --workers 4 wsgi_app:application
 
-Each request holds a lease for as long as its answer takes; whoever needs a model first loads it.
+Each request holds a lease for as long as its answer takes; the first request that needs a model loads it.
 """
 
 import contextlib

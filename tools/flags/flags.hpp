@@ -1,5 +1,5 @@
-// The flags of a small program: those of the demo, of the tests and of the benchmarks. Only flags.cpp
-// knows CLI11, whose header costs seconds in each file that includes it.
+// The flags of a small program: those of the demo, of the tests and of the benchmarks. Only
+// flags.cpp knows CLI11, whose header costs seconds in each file that includes it.
 //
 // Safety: one thread.
 //

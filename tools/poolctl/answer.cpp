@@ -89,8 +89,8 @@ std::string host_header(const Address& place) {
   return (is_v6 ? "[" + place.host + "]" : place.host) + ":" + std::to_string(place.port);
 }
 
-// One GET on a thread of its own, of each place in turn until one answers; done() is readable at its
-// end.
+// One GET on a thread of its own, of each place in turn until one answers; done() is readable at
+// its end.
 class Request {
  public:
   Request(const Endpoint& endpoint, const std::string& path) : done_(eventfd(0, EFD_CLOEXEC)) {
@@ -152,8 +152,8 @@ bool can_connect(const Address& place) {
   return connected;
 }
 
-// Who listens there: another process if that is so at one of the places, else the backend if it is
-// at one of them.
+// Which process listens there: another one if that is so at one of the places, else the backend if
+// it is at one of them.
 Listener who_listens(const Question& question) {
   Listener found;
   for (const Address& place : question.endpoint) {

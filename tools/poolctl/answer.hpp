@@ -40,14 +40,14 @@ struct Question {
   const Endpoint& endpoint;
   const ProcessHandle& process;
   BackendProcesses backend;
-  bool any_listener = false;  // an answer counts whoever gives it
+  bool any_listener = false;  // an answer of any process counts
   const SignalInbox& inbox;
   std::uint64_t until_ns = 0;
   // When the time is over: is there a reason to go on all the same? Asked again and again.
   std::function<bool()> may_go_on;
 };
-// Asks until the backend's own listener says yes, the process has ended, a signal waits in the inbox, or
-// the time is over. `listener` is who answered last, as far as that can be told.
+// Asks until the backend's own listener says yes, the process has ended, a signal waits in the
+// inbox, or the time is over. `listener` is who answered last, as far as that can be told.
 Answer wait_for_answer(const Question& question, Listener* listener);
 
 // Does anything accept connections there now?

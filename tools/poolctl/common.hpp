@@ -95,9 +95,9 @@ struct BadArgument : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Until the pool is there and, with --wait, a coordinator serves it. Without --wait only a pool that
-// is just being made is waited for, and by `for_judge` a coordinator that is just being started;
-// then the command itself says what it misses.
+// Until the pool is there and, with --wait, a coordinator serves it. Without --wait only a pool
+// that is just being made is waited for, and by `for_judge` a coordinator that is just being
+// started; then the command itself says what it misses.
 Result<> wait_for_pool(const Context& context, bool for_judge);
 
 // Prints the message to stderr.
@@ -159,8 +159,8 @@ class TextTable {
   std::vector<std::vector<std::string>> rows_;
 };
 
-std::size_t display_width(std::string_view text);           // characters, not bytes
-std::string cut(std::string_view text, std::size_t width);  // at most width characters
+std::size_t display_width(std::string_view text);           // code points, not bytes
+std::string cut(std::string_view text, std::size_t width);  // at most width code points
 std::string cut_start(std::string_view text, std::size_t width);
 
 // --- The commands, a file each -------------------------------------------------------------------

@@ -149,7 +149,7 @@ void add_evict(CLI::App& root, Context& context) {
                   "A request that was not granted is withdrawn.\n\n"
                   "A model that is being loaded is evicted, too: its loader loses the ticket, and "
                   "nothing cools\n"
-                  "down. Whoever waits for the model loads it anew.\n\n"
+                  "down. The next waiter loads it anew.\n\n"
                   "Examples:\n"
                   "  poolctl evict llama-3-8b\n"
                   "  poolctl evict llama-3-8b --force --timeout 20s\n",

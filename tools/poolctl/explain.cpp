@@ -216,11 +216,11 @@ Verdict explain_admission(const Subject& subject) {
             kNever_ns};
   }
   if (has_turn(heads, model, kNever_ns, places)) {
-    return {"load", "may be loaded by whoever acquires it", kNever_ns};
+    return {"load", "the next acquire may load it", kNever_ns};
   }
   return {"load",
-          "whoever acquires it waits for room: " + taken + ", " +
-              count_text(heads.size(), "model") + " in line" + without_judge,
+          "the next acquire waits for room: " + taken + ", " + count_text(heads.size(), "model") +
+              " in line" + without_judge,
           kNever_ns};
 }
 

@@ -180,7 +180,7 @@ int interrupted(const std::string& model, SignalInbox& inbox) {
   return kSignalBase + number;
 }
 
-// " (exit status 1)", once whoever reaps the process has said so; "" if that stays unknown.
+// " (exit status 1)", once the process that reaps it has said so; "" if that stays unknown.
 std::string how_it_ended(Pool& pool, const std::string& model, pid_t pid) {
   for (const std::uint64_t until = now_ns() + kReapMax_ns; now_ns() < until; poll(nullptr, 0, 5)) {
     const auto snapshot = look_inside(pool);
@@ -456,8 +456,8 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
       "--ready says how to see that it answers: tcp, a connection is accepted; http:/path, a GET\n"
       "returns 2xx; delay:DURATION, that much time has passed. An answer counts if it is the "
       "backend's\n"
-      "own processes that listen there; with --any-listener, whoever does (a container's "
-      "proxy).\n\n"
+      "own processes that listen there; with --any-listener, any process does (a "
+      "container's proxy).\n\n"
       "--timeout covers the wait for a place and the load. Without it the wait is 30s and the "
       "load\n"
       "may take the pool's load_timeout. A load that takes longer is ended, without a cool-down, "

@@ -32,7 +32,7 @@ void add_reset(CLI::App& root, Context& context) {
   const auto model = std::make_shared<std::string>();
   CLI::App* command = add_command(
       root, context, "reset", "Forget that a model failed to load, and end its cool-down",
-      "It may be loaded at once, by whoever acquires it next. Does nothing for a model that has "
+      "The next acquire may load it at once. Does nothing for a model that has "
       "not\n"
       "failed. Works without a coordinator. A load that succeeds and a changed load_cooldown do "
       "the "

@@ -29,7 +29,7 @@ std::string waiters_text(const Snapshot& snapshot, std::size_t width) {
 void add_waiters(CLI::App& root, Context& context) {
   const auto file = std::make_shared<std::string>();
   CLI::App* command =
-      add_command(root, context, "waiters", "Who waits for which model, first come first",
+      add_command(root, context, "waiters", "The waiters and their models, first come first",
                   "Example:\n  poolctl waiters\n", [&context, file] {
                     const auto seen = look(context, *file);
                     if (!seen) return report(seen.error());

@@ -1,7 +1,7 @@
 // Rows as C structures: which field of rows/rows.def stands where, and rows written so.
 //
-// A field whose name is a member of the structure in modelpool.h stands there. All others stand behind it,
-// where only modelpool_describe finds them: they are no part of the ABI.
+// A field whose name is a member of the structure in modelpool.h stands there. All others stand
+// behind it, where only modelpool_describe finds them: they are no part of the ABI.
 //
 // Safety: the tables are constants; fill() as of a look at the pool.
 //

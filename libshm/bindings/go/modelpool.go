@@ -204,6 +204,7 @@ func (AttachOptions) forAttach() {}
 
 // Attach joins the pool of that name, [a-z0-9_-]{1,64}, creating it if there is none. The empty name is
 // MODELPOOL_POOL, else "default". options is an AttachOptions; nil and a pointer to one are taken as well.
+// Waits up to 5 s for a worker row if every one is taken.
 // Errors: ErrNoSuchPool, ErrIncompatible, ErrPermission, ErrTableFull.
 func Attach(name string, options attachOptions) (*Pool, error) {
 	switch given := options.(type) {
@@ -361,7 +362,7 @@ func (a *attachment) wait(ctx context.Context, model string, name *C.char,
 		select {
 		case <-woken:
 		case <-ctx.Done():
-			// At its deadline, which is the wait's own but for rounding, the library says why.
+			// At its deadline, which is the wait's own except for rounding, the library says why.
 			if over++; bounded && ctx.Err() == context.DeadlineExceeded && over < 100 {
 				time.Sleep(time.Millisecond)
 				continue
@@ -653,7 +654,7 @@ type ReadyOptions struct {
 	Settings   []string // "name=value": for this backend, over all other rules
 	Pinned     bool     // exempt from eviction
 	External   bool     // without a process of ours: counted and leased, never signalled
-	// Whoever listens at the address answers for the backend: a container's proxy. Otherwise another live backend's
+	// Any process that listens at the address answers for the backend: a container's proxy. Otherwise another live backend's
 	// address, and a listener that is provably none of the backend's, are ErrInvalid.
 	AnyListener bool
 }

@@ -88,7 +88,7 @@ func (f *field) number(row unsafe.Pointer) int64 {
 	return int64(*(*uint32)(at))
 }
 
-// value is what JSON shows, but for times and signals, which are numbers: nil is unknown.
+// value is what JSON shows; times and signals are numbers: nil is unknown.
 func (f *field) value(row unsafe.Pointer) any {
 	if f.kind == C.MODELPOOL_FIELD_TEXT {
 		if text := f.text(row); text != "" {

@@ -70,7 +70,7 @@ func (w *watch) run() {
 	}
 }
 
-// stop ends the goroutine; whoever waits looks once more and is told that the pool is closed.
+// stop ends the goroutine; every waiter looks once more and is told that the pool is closed.
 func (w *watch) stop() {
 	w.file.Close()
 	w.wake()

@@ -1,4 +1,5 @@
-// describe_rows: prints the rows as TypedDicts, for the stubs of the Python package. Runs while that is built.
+// describe_rows: prints the rows as TypedDicts, for the stubs of the Python package. Runs while
+// that is built.
 #include <iostream>
 
 #include "rows/rows.hpp"

@@ -667,7 +667,7 @@ void define_pool(py::module_& module) {
       [](const PoolObject& self) {
         return tables(self, [](Pool&, const Snapshot& s) { return waiters_json(s); });
       },
-      "waiters(self)\n--\n\nWho waits, as `poolctl -o json waiters`.");
+      "waiters(self)\n--\n\nThe waiters, as `poolctl -o json waiters`.");
   pool.def(
       "workers",
       [](const PoolObject& self) {
@@ -734,7 +734,7 @@ void define_ticket(py::module_& module) {
       "device_mask=0, any_listener=False, **settings)\n--\n\n"
       "The backend answers there: opens it to everyone and returns the loader's own Lease.\n\n"
       "external: there is no process; it is counted and leased, never signalled.\n"
-      "any_listener: whoever listens there answers for the backend (a container's proxy). "
+      "any_listener: any process that listens there answers for the backend (a proxy). "
       "Otherwise\n"
       "another live backend's address, and a listener that is provably none of the backend's, "
       "raise\n"
@@ -817,7 +817,7 @@ void define_all(py::module_& module) {
 
 }  // namespace
 
-// What PYBIND11_MODULE would write, but for its first line: pybind11 is not to begin elsewhere.
+// What PYBIND11_MODULE would write, except its first line: pybind11 must not begin elsewhere.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__modelpool() {
   if (PyObject* none = require_main_interpreter(nullptr, nullptr); none == nullptr) return nullptr;
   static py::module_::module_def definition;

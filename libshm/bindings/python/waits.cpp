@@ -56,8 +56,8 @@ void give_back(Answer answer) {
 
 Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pending,
                                           std::uint64_t deadline_ns, std::shared_ptr<Inbox> inbox) {
-  // From the first poll to its place in the map under the mutex: whoever wakes it after that poll
-  // has bumped the word before the thread, which reads the word first, comes to look here.
+  // From the first poll to its place in the map under the mutex: a call that wakes it after that
+  // poll has bumped the word before the thread, which reads the word first, comes to look here.
   const MutexLock lock(mutex_);
   if (closed_) return fail(Errc::kClosed, "unable to wait: the pool was closed");
   auto polled = pending.poll();

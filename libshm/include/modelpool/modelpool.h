@@ -187,6 +187,7 @@ typedef struct modelpool_attach_options {
 /* Joins the pool of that name, creating it if there is none. name: [a-z0-9_-]{1,64}; NULL:
  * MODELPOOL_POOL, else "default". options: NULL for the defaults. *pool is the caller's, to be
  * given to modelpool_detach; zeroed on failure. The same pool may be attached more than once.
+ * Waits up to 5 s for a worker row if every one is taken.
  * Errors: NO_SUCH_POOL, INCOMPATIBLE, PERMISSION, TABLE_FULL, REPLACED. */
 MODELPOOL_API modelpool_code modelpool_attach(const char* name,
                                               const modelpool_attach_options* options,
@@ -351,7 +352,7 @@ typedef struct modelpool_ready_options {
   const char* const* settings; /* "name=value", then NULL: for this backend, over all other rules */
   int32_t pinned;              /* 1: exempt from eviction */
   int32_t external;     /* 1: without a process of ours: counted and leased, never signalled */
-  int32_t any_listener; /* 1: whoever listens at the address answers for the backend */
+  int32_t any_listener; /* 1: any process that listens there answers for the backend */
   int32_t reserved;
 } modelpool_ready_options;
 #define MODELPOOL_READY_OPTIONS_INIT \
@@ -368,7 +369,7 @@ MODELPOOL_API modelpool_code modelpool_ready(modelpool_ticket ticket, const char
 
 /* The load failed: answers every waiter with the reason (at most 255 bytes are kept; NULL: "given
  * up"), ends what was started, starts the model's cool-down. Uses the ticket up, whatever it
- * returns, but for BUSY. Errors: TICKET_LOST, with what ended the load before. */
+ * returns, except with BUSY. Errors: TICKET_LOST, with what ended the load before. */
 MODELPOOL_API modelpool_code modelpool_fail(modelpool_ticket ticket, const char* reason,
                                             modelpool_error* error);
 
@@ -388,14 +389,14 @@ MODELPOOL_API modelpool_code modelpool_free_port(int32_t* port, modelpool_error*
 /* The model's backend was used now, without a request in flight. Errors: NOT_LOADED. */
 MODELPOOL_API modelpool_code modelpool_touch(modelpool_pool pool, const char* model,
                                              modelpool_error* error);
-/* Exempts it from idle, LRU, group and memory eviction, until unpin. Errors: NOT_LOADED. */
+/* Exempts it from idle and LRU eviction, until unpin. Errors: NOT_LOADED. */
 MODELPOOL_API modelpool_code modelpool_pin(modelpool_pool pool, const char* model,
                                            modelpool_error* error);
 MODELPOOL_API modelpool_code modelpool_unpin(modelpool_pool pool, const char* model,
                                              modelpool_error* error);
 /* Asks the coordinator to end the model's backend, and returns at once; force 1 cuts its leases, 0
- * waits for them up to drain_timeout. A load under way is ended, too: its ticket is lost, and nothing
- * cools down. modelpool_list_backends tells when it is gone. Errors: NOT_LOADED. */
+ * waits for them up to drain_timeout. A load under way is ended, too: its ticket is lost, and
+ * nothing cools down. modelpool_list_backends tells when it is gone. Errors: NOT_LOADED. */
 MODELPOOL_API modelpool_code modelpool_evict(modelpool_pool pool, const char* model, int force,
                                              modelpool_error* error);
 
@@ -543,8 +544,7 @@ typedef struct modelpool_event {
   uint64_t sequence; /* from 1, without gaps, as long as the ring remembers */
   int64_t time_ms;   /* since 1970, UTC; -1: unknown */
   char kind[32];     /* loaded load_failed evicted killed exited worker_died ... */
-  char
-      reason[32]; /* lru idle group memory busy stall load_timeout requested crashed shutdown; "" */
+  char reason[32];   /* lru idle busy stall load_timeout requested crashed shutdown; "": none */
   char model[MODELPOOL_MODEL_BYTES];
   char tag[MODELPOOL_TAG_BYTES];
   char exit[32]; /* "exit status 1", "signal SIGKILL"; "": unknown */
@@ -568,9 +568,9 @@ MODELPOOL_API modelpool_code modelpool_list_events(modelpool_pool pool, uint64_t
 
 /* --- Rows that describe themselves ---------------------------------------------------------------
  *
- * The same rows, for programs that ask for fields by name: also for those of a library that is newer
- * than this header, and those that the structures above do not have. A structure's members are the
- * beginning of its row.
+ * The same rows, for programs that ask for fields by name: also for those of a library that is
+ * newer than this header, and those that the structures above do not have. A structure's members
+ * are the beginning of its row.
  *
  *   const modelpool_field* idle = modelpool_find_field(MODELPOOL_BACKENDS, "idle_ms");
  *   modelpool_describe(MODELPOOL_BACKENDS, NULL, NULL, &row_bytes, NULL);
@@ -595,8 +595,8 @@ enum {
 };
 #define MODELPOOL_ALWAYS_KNOWN INT64_MIN
 
-/* A field of a row; constant, for as long as the library is loaded. Never grows. Offsets are those of
- * this library, at this run. */
+/* A field of a row; constant, for as long as the library is loaded. Never grows. Offsets are those
+ * of this library, at this run. */
 typedef struct modelpool_field {
   const char* name; /* as in poolctl's JSON; of a part of a row: "stop.reason" */
   const char* doc;  /* what it says, in a few words */
@@ -608,16 +608,16 @@ typedef struct modelpool_field {
       unknown; /* the number that means: unknown, or does not apply. MODELPOOL_ALWAYS_KNOWN: none */
 } modelpool_field;
 
-/* The fields of a table's rows, and how large a row is. NULL for what is not wanted. Errors: INVALID,
- * for a table that is none. */
+/* The fields of a table's rows, and how large a row is. NULL for what is not wanted. Errors:
+ * INVALID, for a table that is none. */
 MODELPOOL_API modelpool_code modelpool_describe(int table, const modelpool_field** fields,
                                                 size_t* count, size_t* row_bytes,
                                                 modelpool_error* error);
 /* NULL if this library has no such field, or shows it in the JSON only. */
 MODELPOOL_API const modelpool_field* modelpool_find_field(int table, const char* name);
 
-/* As the lists above; row_bytes is at least what modelpool_describe says, and a multiple of 8. `first`
- * is for MODELPOOL_EVENTS, and ignored by all others. */
+/* As the lists above; row_bytes is at least what modelpool_describe says, and a multiple of 8.
+ * `first` is for MODELPOOL_EVENTS, and ignored by all others. */
 MODELPOOL_API modelpool_code modelpool_list_rows(modelpool_pool pool, int table, uint64_t first,
                                                  void* rows, size_t row_bytes, size_t capacity,
                                                  size_t* count, modelpool_error* error);

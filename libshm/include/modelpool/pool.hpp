@@ -12,20 +12,22 @@
 // Safety: a Pool may be used by any number of threads at once; a Lease or LoadTicket by one at a
 // time, and may move between threads. Nothing is async-signal-safe. After fork, what the child
 // inherited is inert (destroying a Lease there ends nothing) and its Pool attaches anew on first
-// use. The library starts no thread but one per spawned backend, to reap it, and keeps no descriptor
-// a daemonising server would miss.
+// use. The library starts no thread but one per spawned backend, to reap it, and keeps no
+// descriptor a daemonising server would miss.
 //
 // Crash: whatever a worker held when it died, the coordinator clears (P6); backends it loaded stay.
-// When the pool loses its name (its file or directory was removed, moved or covered) its backends are
-// ended; a Pool moves on to the next one of that name by itself, once it holds nothing in the old one,
-// and whoever acquires waits for that.
+// When the pool loses its name (its file or directory was removed, moved or covered) its backends
+// are ended; a Pool moves on to the next one of that name by itself, once it holds nothing in the
+// old one, and an acquire waits for that.
 //
-// Errors: Result carries an Error with a code and a text (P13); each call lists its codes, and any may
-// fail with kInvalid (an argument), kClosed, kBusy (the pool's mutex) or kSystem. Nothing throws.
+// Errors: Result carries an Error with a code and a text (P13); each call lists its codes, and any
+// may fail with kInvalid (an argument), kClosed, kBusy (the pool's mutex) or kSystem. Nothing
+// throws.
 //
-// Promises that are cited (the README has them all): P2: a lease is never cut by idle or LRU eviction.
-// P4: one backend of a model is started, and everybody waits for that one. P6: any process may die
-// anywhere. P7: a signal reaches the registered process, or nobody. P13: bad input gets an answer.
+// Promises that are cited (the README has them all): P2: a lease is never cut by idle or LRU
+// eviction. P4: one backend of a model is started, and everybody waits for that one. P6: any
+// process may die anywhere. P7: a signal reaches the registered process, or nobody. P13: bad input
+// gets an answer.
 #pragma once
 
 #include <sys/types.h>
@@ -54,8 +56,8 @@ namespace modelpool {
 struct Inside;
 struct LeaseRef;
 struct TicketRef;
-// A private value in a public handle, without an allocation; its first member is a pointer, null in a
-// handle that is empty.
+// A private value in a public handle, without an allocation; its first member is a pointer, null in
+// a handle that is empty.
 template <class T, std::size_t kBytes>
 class Hidden {
  public:
@@ -121,8 +123,9 @@ struct ReadyOptions {
   std::uint64_t size_bytes = 0;  // 0 = unknown
   bool pinned = false;
   bool external = false;  // without a process: counted and leased, never signalled
-  // Whoever listens at the address answers for the backend: the proxy of a container, a service that
-  // the process only started. Otherwise a listener that is provably another process is refused.
+  // Any process that listens at the address answers for the backend: a container's proxy, a service
+  // that the process only started. Otherwise a listener that is provably another process is
+  // refused.
   bool any_listener = false;
   std::string label;              // at most 31 bytes; modelpool does not interpret it
   std::uint64_t device_mask = 0;  // nor this
@@ -133,9 +136,9 @@ struct ReadyOptions {
 // give_back(); one that is destroyed unused is given back. Lost when its process dies, load_timeout
 // passes, or somebody evicts what is being loaded.
 //
-// fail() says that the model cannot be loaded: who waits is told, and nobody tries again until it has
-// cooled down. give_back() says nothing of the model: the loader has to end, ran out of descriptors
-// or memory, or was told something wrong. The next waiter loads it at once.
+// fail() says that the model cannot be loaded: who waits is told, and nobody tries again until it
+// has cooled down. give_back() says nothing of the model: the loader has to end, ran out of
+// descriptors or memory, or was told something wrong. The next waiter loads it at once.
 //
 // No call waits for anything but the mutex (2 s at most) and a program to execute (10 s at most).
 class LoadTicket {
@@ -157,17 +160,18 @@ class LoadTicket {
   Result<> started(pid_t pid);
   // The backend answers at this address: opens it to everyone and returns the loader's own lease.
   // Errors: kInvalid if another live backend has the address, or if the process that listens there
-  // is provably none of the backend's (ReadyOptions::any_listener); kTableFull; with both the ticket
-  // stays. kTicketLost.
+  // is provably none of the backend's (ReadyOptions::any_listener); kTableFull; with both the
+  // ticket stays. kTicketLost.
   Result<Lease> ready(std::string_view address, const ReadyOptions& options = {});
   // The load failed: answers every waiter with the reason, ends what was started, starts the
-  // model's cool-down. Errors: kTicketLost with what ended the load before; kBusy: the ticket stays.
+  // model's cool-down. Errors: kTicketLost with what ended the load before; kBusy: the ticket
+  // stays.
   Result<> fail(std::string_view reason);
   // Gives the load up without a failure: what was started is ended, and the next waiter gets a
   // ticket at once. Takes no lock.
   Result<> give_back();
-  // For a readiness check: an answer from this address counts if this is no error. kInvalid: a process
-  // listens there that is provably none of the backend's. ready() asks the same.
+  // For a readiness check: an answer from this address counts if this is no error. kInvalid: a
+  // process listens there that is provably none of the backend's. ready() asks the same.
   Result<> check_listener(std::string_view address) const;
   // How many wait for this model now. A loader whose own time is over should go on while some do:
   // they would begin anew.
@@ -194,8 +198,8 @@ using Grant = std::variant<Lease, LoadTicket>;
 // NOLINTBEGIN(google-explicit-constructor): acquire(model, 30s) is the point
 
 // A length of time, given as any std::chrono::duration and kept in nanoseconds, rounded up. What is
-// longer than 10 years is 10 years: seconds::max() is no time that wraps. Less than 0, or no number,
-// is -1.
+// longer than 10 years is 10 years: seconds::max() is no time that wraps. Less than 0, or no
+// number, is -1.
 class Duration {
  public:
   static constexpr std::int64_t kMax_ns = 10LL * 365 * 86'400 * 1'000'000'000;
@@ -239,8 +243,8 @@ class Deadline {
   template <class Length>
   Deadline(std::chrono::time_point<std::chrono::steady_clock, Length> at)
       : Deadline(Duration::clamped(at.time_since_epoch(), INT64_MAX), false) {}
-  // A timeout counts from this call on, and from each call anew: no clock is read for an acquire that
-  // need not wait. Who needs it twice keeps the answer.
+  // A timeout counts from this call on, and from each call anew: no clock is read for an acquire
+  // that need not wait. A caller that needs it twice keeps the answer.
   std::uint64_t at_ns() const;
 
  private:
@@ -280,7 +284,8 @@ class PendingAcquire {
   ~PendingAcquire();
   // Nothing yet: std::nullopt. Never blocks. Errors: those of Pool::acquire; they end it.
   Result<std::optional<Grant>> poll();
-  // Blocks until a poll may say something new, a signal came, or the time is over; at most a second.
+  // Blocks until a poll may say something new, a signal came, or the time is over; at most a
+  // second.
   void wait(Duration at_most = std::chrono::seconds(1));
   // Was it woken since the last poll? If not, the next poll is due within a second.
   bool was_woken() const;
@@ -331,12 +336,12 @@ class Pool {
 
   // Takes no lock and counts as no use. Errors: kClosed.
   Result<PoolSnapshot> snapshot();
-  // The coordinator's decisions from number `first` on, oldest first, as far as the pool remembers. To
-  // follow, ask again from the last seq + 1. Errors: kClosed.
+  // The coordinator's decisions from number `first` on, oldest first, as far as the pool remembers.
+  // To follow, ask again from the last seq + 1. Errors: kClosed.
   Result<std::vector<EventRow>> events(std::uint64_t first = 1);
 
-  // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no call
-  // on this Pool is in progress in another thread (the same for the destructor).
+  // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no
+  // call on this Pool is in progress in another thread (the same for the destructor).
   void close();
 
  private:

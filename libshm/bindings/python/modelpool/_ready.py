@@ -37,7 +37,7 @@ def wait_ready(
     backend's own processes that listen there, as far as that can be told.
     timeout: seconds (or "5m"); None: the pool's load_timeout ends what was started. Past it the wait
     goes on while others wait for the model: they would only begin its load anew.
-    any_listener: whoever listens there answers for the backend (a container's proxy).
+    any_listener: any process that listens there answers for the backend (a container's proxy).
 
     Raises LoadFailed if the process ends before, and Timeout.
 
