@@ -6,6 +6,7 @@
 
 #include "base/listener.hpp"
 #include "base/time.hpp"
+#include "policy/line.hpp"
 #include "pool/inside.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/spawn.hpp"
@@ -256,6 +257,7 @@ std::uint32_t LoadTicket::waiting() const {
     count += low_half(state) == static_cast<std::uint32_t>(WaiterState::kWaiting) &&
              row.model_hash.load(std::memory_order_acquire) == hash && row.model.equals(model_) &&
              row.deadline_ns.load(std::memory_order_acquire) > now &&
+             add_ns(row.looked_ns.load(std::memory_order_acquire), kAbsentAfter_ns) > now &&
              !has_died(segment, row.owner.load(std::memory_order_acquire));
   }
   return count;

@@ -795,6 +795,30 @@ TEST(Ticket, CountsThoseWhoWaitForItsModel) {
   EXPECT_EQ(ticket.waiting(), 0u);
 }
 
+// A loader went on past its own timeout for a waiter that would never take what it loads.
+TEST(Ticket, DoesNotCountAWaiterThatIsStopped) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const LoadTicket ticket = ticket_for(pool, "m");
+  Forked waiter([&](Forked::Child& parent) {
+    auto pending = pool.begin_acquire("m", std::chrono::seconds(600));
+    static_cast<void>(pending->poll());
+    parent.say("waits");
+    while (parent.hear() == "look") {
+      static_cast<void>(pending->poll());
+      parent.say("looked");
+    }
+  });
+  ASSERT_EQ(waiter.hear(), "waits");
+  EXPECT_EQ(ticket.waiting(), 1u);
+  waiter.signal(SIGSTOP);
+  EXPECT_TRUE(eventually([&] { return ticket.waiting() == 0; }));
+  waiter.signal(SIGCONT);
+  waiter.say("look");
+  ASSERT_EQ(waiter.hear(), "looked");
+  EXPECT_EQ(ticket.waiting(), 1u);
+}
+
 // What waits for the mutex has done nothing yet.
 TEST(Ticket, StaysIfItsFailureCannotBeRecorded) {
   const Scratch scratch;
