@@ -349,6 +349,18 @@ Result<> check_command(const std::vector<std::string>& argv, const SpawnOptions&
   return {};
 }
 
+// Are this thread's children put into another PID namespace (unshare)? The first is its init, and sees
+// no parent.
+bool has_children_elsewhere() {
+  constexpr const char* kOwn = "/proc/thread-self/ns/pid";
+  constexpr const char* kChildrens = "/proc/thread-self/ns/pid_for_children";
+  struct stat own {};
+  struct stat childrens {};
+  if (stat(kOwn, &own) != 0 || lstat(kChildrens, &childrens) != 0) return false;  // not to be told
+  if (stat(kChildrens, &childrens) != 0) return errno == ENOENT;  // it has no process yet
+  return own.st_ino != childrens.st_ino;
+}
+
 Error why_not_executed(const Launch& launch, std::uint32_t progress) {
   const std::string program = escape(launch.argv[0]);
   const std::string there = launch.cwd.empty() ? "" : " in " + escape(launch.cwd);
@@ -372,6 +384,11 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
                                   const std::function<Result<>(const ProcessIdentity&)>& at_gate,
                                   const std::function<void()>& on_failed_exec) {
   if (auto ok = check_command(argv, options); !ok) return fail(ok.error());
+  if (has_children_elsewhere()) {
+    return fail(Errc::kSpawnFailed,
+                "unable to start a backend: children of this process are put into another PID "
+                "namespace; run it inside that namespace, as with unshare --fork");
+  }
   auto launch = std::make_unique<Launch>();
   launch->programs = candidates(argv[0]);
   launch->argv = argv;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -239,6 +240,18 @@ TEST(SpawnGated, ReturnsForAProgramWhoseFirstThreadHasLeft) {
 }
 
 // As in a file system that does not answer: the child stays where it is.
+// It was called started, and the model cooled down for its end.
+TEST(SpawnGated, RefusesToStartAnInitOfAnotherNamespace) {
+  Forked unshared([](Forked::Child& parent) {
+    if (unshare(CLONE_NEWPID) != 0) return parent.say("not allowed");
+    const auto refused = spawn_gated({"sleep", "60"}, {}, open_the_gate, [] {});
+    parent.say(refused ? "started" : refused.error().text);
+  });
+  const std::string answer = unshared.hear();
+  if (answer == "not allowed") GTEST_SKIP() << "only root may unshare";
+  EXPECT_NE(answer.find("PID namespace"), std::string::npos) << answer;
+}
+
 TEST(SpawnGated, EndsAChildThatDoesNotExecuteInTime) {
   pid_t pid = 0;
   bool was_there = false;
