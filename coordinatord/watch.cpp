@@ -1,11 +1,13 @@
 #include "watch.hpp"
 
+#include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 
 #include <array>
 #include <cerrno>
+#include <cstring>
+#include <string>
 
-#include "base/shortage.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::coordinator {
@@ -39,6 +41,9 @@ void Watch::look(const Key& key, const ProcessIdentity& process, std::uint64_t n
   if (verified.liveness == Liveness::kDead) {
     entry.ended_ns = now;
   } else if (verified.liveness == Liveness::kUnknown) {
+    const auto again = ProcessHandle::open(process.pid);
+    if (!again && again.error().system != ESRCH)
+      complain(process.pid, Needs::kDescriptor, again.error().system);
     retry_ns_ = std::min(retry_ns_, now + kRetry_ns);
   } else {
     const std::uint64_t token = next_token_++;
@@ -46,6 +51,7 @@ void Watch::look(const Key& key, const ProcessIdentity& process, std::uint64_t n
     event.events = EPOLLIN;
     event.data.u64 = token;
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, verified.handle.fd(), &event) != 0) {
+      complain(process.pid, Needs::kEpollWatch, errno);
       retry_ns_ = std::min(retry_ns_, now + kRetry_ns);
       return;
     }
@@ -53,6 +59,18 @@ void Watch::look(const Key& key, const ProcessIdentity& process, std::uint64_t n
     entry.token = token;
     entry.handle = std::move(verified.handle);
   }
+}
+
+// Once, till all can be watched again: it is tried every second.
+void Watch::complain(pid_t pid, Needs needed, int error) {
+  is_short_ = true;
+  if (has_complained_) return;
+  has_complained_ = true;
+  const std::string advice = shortage_advice(needed, error);
+  spdlog::error(
+      "unable to watch process {}: {}{}; until it can be, its end is not seen and it may get no "
+      "signal",
+      pid, std::strerror(error), advice.empty() ? "" : "; " + advice);
 }
 
 void Watch::take_ended(std::uint64_t now) {
@@ -74,6 +92,7 @@ void Watch::take_ended(std::uint64_t now) {
 
 void Watch::refresh(const Snapshot& snapshot) {
   retry_ns_ = kNever_ns;
+  is_short_ = false;
   for (auto& [key, entry] : entries_) entry.seen = false;
   for (const WorkerView& worker : snapshot.workers) {
     look({kWorkers, pack_half(worker.ref.generation, worker.ref.index)}, worker.process,
@@ -85,6 +104,7 @@ void Watch::refresh(const Snapshot& snapshot) {
     if (has_process && b.process.pid > 1)
       look({kBackends, pack_ref(b.ref)}, b.process, snapshot.now_ns);
   }
+  has_complained_ &= is_short_;
   take_ended(snapshot.now_ns);
   exited_.clear();
   dead_workers_.clear();

@@ -6,7 +6,7 @@
 // Crash: holds nothing but descriptors; the next coordinator opens them anew.
 //
 // Errors: a process whose pidfd cannot be opened for want of descriptors or memory is neither alive
-// nor dead (P7): it is looked at again by retry_ns().
+// nor dead (P7): it is looked at again by retry_ns(), and the log names it.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/shortage.hpp"
 #include "protocol/snapshot.hpp"
 
 namespace modelpool::coordinator {
@@ -51,6 +52,7 @@ class Watch {
 
   explicit Watch(Fd epoll) : epoll_(std::move(epoll)) {}
   void look(const Key& key, const ProcessIdentity& process, std::uint64_t now);
+  void complain(pid_t pid, Needs needed, int error);
   void take_ended(std::uint64_t now);
   const ProcessHandle* handle(const Key& key) const;
 
@@ -59,6 +61,8 @@ class Watch {
   std::map<std::uint64_t, Key> by_token_;  // of epoll events
   std::uint64_t next_token_ = 1;
   std::uint64_t retry_ns_ = kNever_ns;
+  bool is_short_ = false;  // of descriptors or watches, in this look
+  bool has_complained_ = false;
   std::vector<BackendRef> exited_;
   std::vector<WorkerRef> dead_workers_;
 };

@@ -1,6 +1,10 @@
 // P7: a signal reaches the process that was registered, or nobody.
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+#include <filesystem>
+#include <iterator>
 
 #include "pool_test.hpp"
 #include "protocol/slots.hpp"
@@ -88,6 +92,31 @@ TEST_F(ProcessTest, P7ARegisteredProcessThatLeadsNoGroupIsSignalledAlone) {
   EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
   EXPECT_FALSE(is_running(processes.member));
   EXPECT_TRUE(processes.leader->running()) << "its neighbours in the group were signalled";
+}
+
+// It served on, and signalled nobody, without a word.
+TEST_F(ProcessTest, P11AShortageOfDescriptorsIsNamedAndOverWhenItIsOver) {
+  start();
+  RemoteWorker worker(scratch_);
+  const std::filesystem::directory_iterator open("/proc/" + std::to_string(daemon().pid()) + "/fd");
+  const auto used = static_cast<rlim_t>(std::distance(begin(open), end(open)));
+  rlimit before{};
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit none{used, before.rlim_max};
+  Program process(std::vector<std::string>{"setsid", "sleep", "600"});
+  ASSERT_EQ(worker.acquire("m"), "ticket");
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  ASSERT_EQ(worker.started("m", process.pid()), "ok") << worker.last_error();
+  EXPECT_TRUE(eventually([&] {
+    return daemon().log().find("unable to watch process " + std::to_string(process.pid())) !=
+           std::string::npos;
+  })) << daemon().log();
+  EXPECT_THAT(daemon().log(), ::testing::HasSubstr("ulimit -n"));
+  ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, &before, nullptr), 0);
+  ASSERT_EQ(worker.ready("m"), "lease");
+  worker.release("m");
+  EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
+  EXPECT_FALSE(process.running());
 }
 
 TEST_F(ProcessTest, P9ARegisteredGroupLeaderEndsWithItsGroup) {
