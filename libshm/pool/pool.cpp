@@ -11,6 +11,7 @@
 #include "pool/known_models.hpp"
 #include "protocol/histories.hpp"
 #include "rows/rows.hpp"
+#include "segment/place.hpp"
 
 namespace modelpool {
 namespace {
@@ -190,8 +191,13 @@ Result<Worker*> Pool::Impl::attach_successor(Worker& current) {
       options.create && count_live(lost) == 0 && coordinator_liveness(lost) == Liveness::kDead;
   auto next = Segment::attach(name, where);
   if (!next) return modelpool::fail(next.error());
-  if (next->get() == &lost)
-    return modelpool::fail(Errc::kBusy, "its coordinator is about to leave");
+  if (next->get() == &lost) {
+    return modelpool::fail(Errc::kBusy,
+                           coordinator_liveness(lost) == Liveness::kDead
+                               ? "it has its name again, but no coordinator; start " +
+                                     command_on_pool("coordinatord", lost.name(), where.dir)
+                               : std::string("its coordinator is about to leave"));
+  }
   auto made = Worker::attach(std::move(*next));
   if (made) current.close();
   return made;

@@ -200,6 +200,17 @@ TEST(Lease, SaysThatItIsLostWhenItsBackendWasStopped) {
   EXPECT_FALSE(any_lease_names(segment_of(pool), ref));
 }
 
+// It said for ever that its coordinator was about to leave, and there was none.
+TEST(Pool, ThatHasItsNameAgainButNoCoordinatorSaysWhatToStart) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  segment_of(pool).line().replaced.store(1);  // by a coordinator that has left
+  const auto refused = pool.acquire("m", std::chrono::milliseconds(50));
+  EXPECT_EQ(code_of(refused), Errc::kReplaced);
+  EXPECT_NE(text_of(refused).find("start coordinatord --dir " + scratch.dir()), std::string::npos)
+      << text_of(refused);
+}
+
 TEST(LoadTicket, ThatIsNoneSaysClosed) {
   LoadTicket ticket;
   EXPECT_FALSE(ticket);
