@@ -518,11 +518,21 @@ tl::unexpected<Error> explain_elsewhere(Error error, const std::string& name,
 Result<> check_nothing_lives(const Fd& file, const std::string& name, const std::string& dir,
                              const RemoveOptions& options) {
   const std::string path = dir + "/" + name;
-  const auto pool = read_frozen(file.get(), path);
-  if (!pool) return {};  // too short to name anybody
   const auto refuse = [&](const std::string& why) {
     return fail(Errc::kBusy, "unable to remove pool " + name + ": " + why);
   };
+  // What a damaged file does not name, or names elsewhere, carries the pool's place with it.
+  const auto check_orphans = [&]() -> Result<> {
+    const auto orphans = find_orphans(homes_of_pool(name, dir));
+    if (orphans.empty()) return {};
+    const pid_t pid = orphans.front().identity().pid;
+    const auto stat = read_stat(pid);
+    return refuse("process " + std::to_string(pid) +
+                  (stat ? " (" + escape(stat->command) + ")" : "") +
+                  " was started by it and still runs; end it first");
+  };
+  const auto pool = read_frozen(file.get(), path);
+  if (!pool) return check_orphans();  // too short to name anybody
   const std::string stop =
       command_on_pool("poolctl", name, dir, "remove --stop") + " ends them first";
   const auto header = read_header(file.get(), path, "");
@@ -548,7 +558,7 @@ Result<> check_nothing_lives(const Fd& file, const std::string& name, const std:
                                   : "it has live backends, " + process + " among them; " + stop);
   }
   if (!pool->live.empty() && !options.stopped) return refuse("it has live backends; " + stop);
-  return {};
+  return header ? Result<>() : check_orphans();
 }
 
 // Left by a container or a boot that has ended? Then its name is free.

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "daemon/pool_test.hpp"
+#include "segment/lost.hpp"
 
 namespace modelpool::test {
 namespace {
@@ -117,6 +118,24 @@ TEST_P(OtherLayout, WithOneThatIsExternalOrAboutToStartIsNotRemovedUnlessToldToS
   }
   EXPECT_EQ(poolctl(scratch_, {"remove", "--stop"}).code, 0);
   EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+// What a damaged table does not name was forgotten.
+TEST_P(OtherLayout, WhoseTableDoesNotNameALiveBackendIsNotForgotten) {
+  Program backend(std::vector<std::string>{"sleep", "600"},
+                  {{{kHomeVariable, home_of(path_)}}, ""});
+  for (const bool is_cut : {false, true}) {
+    if (is_cut) std::filesystem::resize_file(path_, sizeof(Header) / 2);
+    ASSERT_TRUE(eventually(
+        [&] { return read_environment(backend.pid(), kHomeVariable) == home_of(path_); }));
+    const Finished refused = poolctl(scratch_, {"remove"});
+    EXPECT_EQ(refused.code, 1) << refused.err;
+    EXPECT_THAT(refused.err, HasSubstr("process " + std::to_string(backend.pid())));
+    EXPECT_TRUE(std::filesystem::exists(path_));
+  }
+  backend.signal(SIGKILL);
+  backend.wait();
+  EXPECT_EQ(poolctl(scratch_, {"remove"}).code, 0);
 }
 
 // Its first process has gone, its group has not.
