@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gnu/libc-version.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -105,6 +106,17 @@ std::uint64_t place_tables(const Capacities& c, std::array<TableInfo, 16>* table
   return offset;
 }
 
+// A file beyond the limit is no error of the call but a signal, SIGXFSZ, which ends the application.
+Result<> check_file_size_limit(std::uint64_t bytes, const std::string& pool) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur >= bytes) return {};
+  return fail(Errc::kPermission, "unable to create pool " + pool + ": its segment has " +
+                                     format_size(bytes) + ", and a file of this process at most " +
+                                     format_size(limit.rlim_cur) +
+                                     "; raise that with ulimit -f, or LimitFSIZE= in its unit, or "
+                                     "choose smaller capacities");
+}
+
 }  // namespace
 
 Result<> check_capacities(const Capacities& c) {
@@ -141,6 +153,7 @@ Result<> build_segment(int fd, const SegmentPlan& plan) {
   plan.name.copy(header.name.data(), header.name.size() - 1);
   std::snprintf(header.libc.data(), header.libc.size(), "glibc %s", gnu_get_libc_version());
 
+  if (auto ok = check_file_size_limit(header.total_bytes, plan.name); !ok) return ok;
   int error;
   do {
     error = posix_fallocate(fd, 0, static_cast<off_t>(header.total_bytes));

@@ -654,15 +654,18 @@ Result<OpenSegment> open_to_use(std::string_view name_view, const SegmentOptions
   const Purpose purpose = options.create ? Purpose::kCreate : Purpose::kUse;
   const auto place = find_pool_dir(name, options.dir, purpose);
   if (!place) return fail(place.error());
-  const std::uint64_t until = add_ns(now_ns(), options.wait_ns);
+  std::uint64_t until = add_ns(now_ns(), options.wait_ns);
   for (;;) {
     const bool is_last_try = now_ns() >= until;
     const auto dir = open_dir(*place, purpose);
     if (!dir)
       return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
+    const std::uint64_t tried_ns = now_ns();
     auto opened = try_open(dir->get(), *place, name, options, is_last_try);
     if (opened && opened->has_value()) return std::move(**opened);
     const bool is_busy = !opened && opened.error().code == Errc::kBusy;
+    // What it made itself, which takes long if it is large, it did not wait for.
+    if (opened) until = add_ns(until, age_ns(now_ns(), tried_ns));
     if (!opened && (!is_busy || is_last_try)) return fail(opened.error());
     if (now_ns() >= add_ns(until, kAttachWaitMax_ns)) break;
     nanosleep(is_busy ? &kLostPause : &kRetryPause, nullptr);

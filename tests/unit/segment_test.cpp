@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -221,6 +222,46 @@ TEST(P6AnyProcessMayDie, ACreatorKilledAnywhereLeavesNoHalfBuiltSegment) {
     ASSERT_EQ(next.wait(), 0) << i;
     ASSERT_TRUE(Segment::remove("default", scratch.dir())) << i;
   }
+}
+
+// SIGXFSZ ended the application.
+TEST(Segment, LargerThanAFileOfThisProcessMayBeIsRefused) {
+  const Scratch scratch;
+  Forked limited([&](Forked::Child&) {
+    const rlimit small{1 << 14, 1 << 14};
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const auto refused = Segment::attach("default", in(scratch.dir()));
+    EXPECT_EQ(code_of(refused), Errc::kPermission);
+    EXPECT_NE(refused.error().text.find("ulimit -f"), std::string::npos) << refused.error().text;
+  });
+  EXPECT_EQ(limited.wait(), 0);
+  EXPECT_TRUE(fs::is_empty(scratch.dir()));
+}
+
+// Its creator gave up, and left it to the next one.
+TEST(Segment, ThatIsMadeSlowlyIsAttachedToByWhoMadeIt) {
+  const Scratch scratch;
+  SegmentOptions large = in(scratch.dir());
+  large.capacities.leases = 65536;
+  large.capacities.workers = 32;
+  large.wait_ns = 0;
+  Forked creator([&](Forked::Child& parent) {
+    parent.say("go");
+    const auto segment = Segment::attach("default", large);
+    parent.say(segment ? "attached" : segment.error().text);
+  });
+  ASSERT_EQ(creator.hear(), "go");
+  ASSERT_TRUE(eventually([&] {
+    return fs::exists(scratch.path("default.tmp")) || fs::exists(scratch.path("default"));
+  }));
+  creator.signal(SIGSTOP);
+  ASSERT_TRUE(has_stopped(creator.pid()));
+  const bool in_the_midst = !fs::exists(scratch.path("default"));
+  const std::uint64_t until = add_ns(now_ns(), kAttachWaitMax_ns);
+  ASSERT_TRUE(eventually([&] { return now_ns() > until; }));
+  creator.signal(SIGCONT);
+  EXPECT_EQ(creator.hear(), "attached");
+  if (!in_the_midst) GTEST_SKIP() << "it was made too fast to be stopped meanwhile";
 }
 
 TEST(Segment, ReplacesATemporaryFileThatSomebodyLeft) {
