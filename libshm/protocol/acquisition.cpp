@@ -265,9 +265,7 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
   if (needs_coordinator) judge = look_at_judge(segment_, now);
   const bool absent = needs_coordinator && judge.state != JudgeState::kAnswers;
   if (needs_coordinator && !absent) absent_since_ns_ = 0;
-  if (absent && absent_since_ns_ == 0) {
-    absent_since_ns_ = judge.state == JudgeState::kHangs ? judge.hung_since_ns : now;
-  }
+  if (absent && absent_since_ns_ == 0) absent_since_ns_ = now;
   if (absent && (now >= options_.deadline_ns ||
                  age_ns(now, absent_since_ns_) >= options_.coordinator_grace_ns)) {
     return fail(

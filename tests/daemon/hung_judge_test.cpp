@@ -82,7 +82,8 @@ TEST_F(HungJudge, EndsTheWaitOfWhoNeedsItAndSaysSo) {
   EXPECT_EQ(code_of(refused), Errc::kNoCoordinator) << text_of(refused);
   EXPECT_THAT(text_of(refused), AllOf(HasSubstr("hung for"), HasSubstr(pid())));
   daemon().program().signal(SIGCONT);
-  EXPECT_TRUE(pool->acquire("other", std::chrono::seconds(30)));
+  const auto granted = pool->acquire("other", std::chrono::seconds(30));
+  EXPECT_TRUE(granted) << text_of(granted);
 }
 
 TEST_F(HungJudge, IsTheReasonThatEvictGivesAndNotAdviceToWait) {
