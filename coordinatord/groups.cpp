@@ -25,6 +25,8 @@ constexpr std::uint64_t kRescanMin_ns = 2 * kMillisecond_ns;
 // Without a known member to wait for (no descriptor could be had), or with a signal that could not be
 // sent, look again after this.
 constexpr std::uint64_t kBlindRescan_ns = 200 * kMillisecond_ns;
+// Each such look after which there has to be another doubles the time to that, so often.
+constexpr int kInVainMax = 4;
 constexpr int kPassesMax =
     16;  // of one scan, while signals were sent or nobody is left to be proved
 // On a busy host somebody always ends between being listed and being asked: this often it is looked
@@ -224,7 +226,9 @@ bool Groups::pass(std::uint64_t wait_max_ns) {
   for (auto& [packed, watched] : all_) {
     if (watched.vanished || !(watched.due || watched.again)) continue;
     if (now_ns() < next_scan_ns(watched)) continue;
+    const bool was_due = watched.due;
     scan(&watched, spared);
+    watched.in_vain = was_due ? 0 : std::min(watched.in_vain + 1, kInVainMax);
     if (!watched.vanished) continue;
     const std::lock_guard lock(mutex_);
     if (std::find(vanished_.begin(), vanished_.end(), watched.job.backend) == vanished_.end()) {
@@ -242,7 +246,7 @@ bool Groups::any_lives(const Watched& watched) {
 }
 
 std::uint64_t Groups::next_scan_ns(const Watched& watched) {
-  if (!watched.due) return watched.scanned_ns + kBlindRescan_ns;
+  if (!watched.due) return watched.scanned_ns + (kBlindRescan_ns << watched.in_vain);
   const bool last_has_ended = !watched.members.empty() && !any_lives(watched);
   return last_has_ended ? 0 : watched.scanned_ns + kRescanMin_ns;
 }

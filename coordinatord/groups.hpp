@@ -69,6 +69,7 @@ class Groups {
     bool vanished = false;
     bool due = true;     // to be scanned now
     bool again = false;  // some time later, though nobody has ended
+    int in_vain = 0;     // looks in a row that nobody's end or order asked for
     std::uint64_t scanned_ns = 0;
   };
 

@@ -414,8 +414,8 @@ std::vector<Scenario> scenarios() {
 // seq_cst accesses that could be weaker, and why. They cost nothing where they are.
 const std::map<std::string, std::string>& stronger_than_needed() {
   static const std::map<std::string, std::string> kList = {
-      {"attach load row", "under the mutex; free rows are taken by nobody else"},
-      {"attach store leases_high",
+      {"find_free_row load row", "under the mutex; free rows are taken by nobody else"},
+      {"attach_at_once store leases_high",
        "what a scan may read instead is the last owner's: higher, so it looks further"},
       {"clear_worker_row cas lease", "it releases the stamp before it to the scan that reads it"},
       {"clear_worker_row load lease", "a CAS of the same word decides"},
