@@ -30,7 +30,7 @@
 
 namespace {
 
-using namespace modelpool;
+using namespace modelpool;  // NOLINT(google-build-using-namespace)
 
 constexpr int kModels = 12;
 constexpr int kThreads = 2;

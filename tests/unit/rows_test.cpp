@@ -62,7 +62,7 @@ TEST(Rows, EveryFieldIsAKeyOfTheJsonAndNothingElseIs) {
 // Names and order are a contract that grows at the end.
 TEST(Rows, TheKeysOfTheFirstReleaseStandWhereTheyStood) {
   const auto begins_with = [](const std::vector<std::string>& keys,
-                              std::vector<std::string> first) {
+                              const std::vector<std::string>& first) {
     ASSERT_GE(keys.size(), first.size());
     EXPECT_THAT(std::vector<std::string>(keys.begin(),
                                          keys.begin() + static_cast<std::ptrdiff_t>(first.size())),
