@@ -484,8 +484,17 @@ void Loop::feed_watchdog() {
 void Loop::check_name() {
   name_checked_ns_ = now_ns();
   const bool was_lost = segment_->line().replaced.load(std::memory_order_relaxed) != 0;
-  if (was_lost && segment_->has_name()) regain_name();
   if (!was_lost && segment_->has_lost_name()) lose_name();
+  if (!was_lost || !segment_->has_name()) return;
+  // Watched first, then looked at again: who watches from now on is not told what happened before.
+  watch_name();
+  if (segment_->has_name()) regain_name();
+}
+
+void Loop::watch_name() {
+  name_ = std::make_unique<NameWatch>(segment_->path());
+  static_cast<void>(watch(name_->events(), EPOLLIN));
+  static_cast<void>(watch(name_->mounts(), EPOLLPRI));
 }
 
 // From here on everyone knows, and nothing more is granted.
@@ -506,9 +515,6 @@ void Loop::regain_name() {
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   unlooked_ = true;
   spdlog::warn("the pool has its name {} again", escape(segment_->path()));
-  name_ = std::make_unique<NameWatch>(segment_->path());
-  static_cast<void>(watch(name_->events(), EPOLLIN));
-  static_cast<void>(watch(name_->mounts(), EPOLLPRI));
   if (ending_ != Ending::kReplaced) return;
   ending_ = Ending::kNo;
   reopen_closed();

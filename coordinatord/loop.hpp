@@ -54,6 +54,7 @@ class Loop {
   void handle_end_signal(int signal);
   void cut_short();
   void check_name();
+  void watch_name();
   void lose_name();
   void regain_name();
   void reload();

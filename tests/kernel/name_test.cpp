@@ -384,5 +384,45 @@ TEST(Cover, MountedOverItDrainsThePoolAndTakenAwayAgainItIsServedOn) {
   EXPECT_EQ(mounted.wait(), 0);
 }
 
+// The judge has looked and taken its name back, and does not watch for mounts yet.
+TEST(Cover, MountedAgainAtOnceIsNotMissed) {
+  const Scratch scratch;
+  Forked mounted([&](Forked::Child& parent) {
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("tmpfs", scratch.dir().c_str(), "tmpfs", 0, "mode=700") != 0) {
+      return parent.say("missing");
+    }
+    parent.say("mounted");
+    const BackendsEnd backends_end(scratch);
+    const Daemon daemon(scratch);
+    RemoteWorker worker(scratch);
+    worker.load("held");
+    const auto segment = Segment::open_file(scratch.path("default"));
+    ASSERT_TRUE(segment.has_value());
+    const auto becomes = [&](std::uint32_t replaced) {
+      return eventually([&] { return (*segment)->line().replaced.load() == replaced; });
+    };
+    const auto cover = [&] { mount("tmpfs", scratch.dir().c_str(), "tmpfs", 0, "mode=700"); };
+    const auto uncover = [&] { umount2(scratch.dir().c_str(), MNT_DETACH); };
+    for (int i = 0; i < 400; ++i) {
+      cover();
+      ASSERT_TRUE(becomes(1));
+      uncover();
+      for (const std::uint64_t until = now_ns() + i * kMicrosecond_ns; now_ns() < until;) {
+      }
+      cover();
+      ASSERT_TRUE(becomes(1)) << "round " << i;
+      uncover();
+      ASSERT_TRUE(becomes(0)) << "round " << i;
+    }
+    parent.say("done");
+  });
+  const std::string answer = mounted.hear();
+  if (answer == "missing") GTEST_SKIP() << "this user may not mount";
+  EXPECT_EQ(mounted.hear(), "done");
+  EXPECT_EQ(mounted.wait(), 0);
+}
+
 }  // namespace
 }  // namespace modelpool::test
