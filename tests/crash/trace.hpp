@@ -8,6 +8,8 @@
 //
 // A loop that fills an unread copy word by word is one store many times: of its rounds in a row the
 // first 8 are places (one, if the victim goes on), then only those whose number is a power of two.
+// The same holds for calls in a row that only look, as those of a walk through /proc: a host of
+// thousands of processes has no more places than an empty one.
 //
 // The stores of all its threads count, and the calls of its main thread. Helper threads mostly
 // look: of their calls those count that reach another process. A child that it starts is not
@@ -76,6 +78,7 @@ class Victim {
   void single_step(pid_t thread);
   void step_over_store(pid_t thread);
   bool is_one_round_more(pid_t thread);
+  bool is_one_look_more(pid_t thread);
   void find_mapping();
   void protect(bool read_only);
 
@@ -97,6 +100,7 @@ class Victim {
   bool changed_ = true;          // something, since the last place
   std::uint64_t stored_at_ = 0;  // the instruction that stored last, and how often in a row
   std::uint64_t rounds_ = 0;
+  std::uint64_t looks_ = 0;  // calls in a row that only look
 };
 
 }  // namespace modelpool::test
