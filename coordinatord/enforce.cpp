@@ -17,7 +17,6 @@
 namespace modelpool::coordinator {
 namespace {
 
-// The mutex is only tried; whoever holds it is quick, or stopped.
 constexpr std::uint64_t kLockRetry_ns = 5 * kMillisecond_ns;
 // Out of descriptors: whom a signal would reach cannot be told.
 constexpr std::uint64_t kBlindRetry_ns = 100 * kMillisecond_ns;
@@ -43,6 +42,7 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
 Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch,
                    Groups* groups, Recorder* recorder)
     : segment_(std::move(segment)),
+      lock_(segment_),
       epoch_(epoch),
       watch_(watch),
       groups_(groups),
@@ -314,7 +314,7 @@ bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& 
   };
   bool ended;
   if (stop.failed == kLoadFailed) {
-    auto lock = lock_for(segment_->lock(), 0);
+    const auto lock = lock_.lock("record the end of a load");
     if (!lock) {
       retry_soon();
       return false;
@@ -331,7 +331,7 @@ bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& 
 
 bool Enforcer::note_loaded(const BackendView& b) {
   {
-    auto lock = lock_for(segment_->lock(), 0);
+    const auto lock = lock_.lock("record the end of a load");
     if (!lock) {
       retry_soon();
       return false;

@@ -18,6 +18,7 @@
 
 #include "decide.hpp"
 #include "groups.hpp"
+#include "lock_try.hpp"
 #include "policy/rules.hpp"
 #include "record.hpp"
 #include "watch.hpp"
@@ -64,6 +65,7 @@ class Enforcer {
   void retry_soon();
 
   std::shared_ptr<Segment> segment_;
+  LockTry lock_;
   std::uint32_t epoch_;
   Watch* watch_;
   Groups* groups_;

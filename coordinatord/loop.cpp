@@ -20,11 +20,13 @@
 #include "base/time.hpp"
 #include "children.hpp"
 #include "config.hpp"
+#include "decision_text.hpp"
 #include "log.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
 #include "segment/lost.hpp"
 #include "succession.hpp"
+#include "trouble.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -161,6 +163,7 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
       notifier_(std::move(notifier)),
       segment_(std::move(segment)),
       singleton_(std::move(singleton)),
+      lock_(segment_),
       reader_(segment_),
       recorder_(segment_) {}
 
@@ -231,8 +234,7 @@ Result<> Loop::set_up() {
     spdlog::warn("unable to create a timer: {}; deadlines are met to the millisecond",
                  std::strerror(errno));
   name_ = std::make_unique<NameWatch>(segment_->path());
-  if (!name_->degraded().empty())
-    spdlog::warn("{}; looking at it every second instead", name_->degraded());
+  warn_of_degraded_name();
 
   for (const int fd : {signals_.get(), timer_.get(), doorbell_->fd(), name_->events(), watch_->fd(),
                        groups_->fd()}) {
@@ -242,7 +244,7 @@ Result<> Loop::set_up() {
   if (const std::uint64_t every = notifier_.watchdog_interval_ns(); every != 0)
     watchdog_due_ns_ = now_ns() + every;
   for (const auto& started : {doorbell_->start(), groups_->start()}) {
-    if (!started) spdlog::warn("{}; doing without, and trying again", started.error().text);
+    if (!started) warn_of("thread", started.error().text + "; doing without, and trying again");
   }
   return {};
 }
@@ -308,8 +310,8 @@ void Loop::warn_of_other_capacities() const {
 
 void Loop::publish_pending() {
   if (!pending_) return;
-  auto lock = lock_for(segment_->lock(), 0);
-  if (!lock) return;  // tried again by timer: the coordinator does not wait for the mutex
+  const auto lock = lock_.lock("change the settings");
+  if (!lock) return;  // tried again by timer
   auto& published = segment_->settings().settings;
   const Settings before = published.load();
   keep_later_sets(pending_since_, before, pending_.get());
@@ -397,6 +399,10 @@ std::uint64_t Loop::scan() {
       facts.unreaped.emplace_back(ref, watch_->ended_ns(ref) + kReapWait_ns);
     }
     const Decision decision = decide(snapshot, facts);
+    if (spdlog::should_log(spdlog::level::debug)) {
+      for (const Action& action : decision.actions)
+        spdlog::debug("decided: {}", decision_text(action, snapshot));
+    }
 
     // Before the scan that would wait on it, or that scan could miss the lease's end.
     const bool wants_more = (decision.wanted & ~record.wanted.load(std::memory_order_relaxed)) != 0;
@@ -446,7 +452,10 @@ void Loop::wait_until(std::uint64_t wake_ns) {
   at_ns =
       std::min({at_ns, watchdog_due_ns_, doorbell_->look_again_ns(now), name_->look_again_ns(now)});
   segment_->coordinator().working_since_ns.store(0, std::memory_order_release);
-  take_events(set_timer(timer_, at_ns) ? -1 : timeout_ms(at_ns));
+  const bool is_set = set_timer(timer_, at_ns);
+  if (!is_set && timer_)
+    warn_of("timer", std::string("unable to set the timer: ") + std::strerror(errno));
+  take_events(is_set ? -1 : timeout_ms(at_ns));
   segment_->coordinator().working_since_ns.store(now_ns(), std::memory_order_release);
   standstill_.wakes(now_ns());
   feed_watchdog();
@@ -493,8 +502,15 @@ void Loop::check_name() {
 
 void Loop::watch_name() {
   name_ = std::make_unique<NameWatch>(segment_->path());
-  static_cast<void>(watch(name_->events(), EPOLLIN));
-  static_cast<void>(watch(name_->mounts(), EPOLLPRI));
+  warn_of_degraded_name();
+  for (const auto& watched : {watch(name_->events(), EPOLLIN), watch(name_->mounts(), EPOLLPRI)}) {
+    if (!watched) warn_of("name", watched.error().text);
+  }
+}
+
+void Loop::warn_of_degraded_name() const {
+  if (!name_->degraded().empty())
+    warn_of("name", name_->degraded() + "; looking at it every second instead");
 }
 
 // From here on everyone knows, and nothing more is granted.

@@ -17,6 +17,7 @@
 
 #include "doorbell.hpp"
 #include "enforce.hpp"
+#include "lock_try.hpp"
 #include "name_watch.hpp"
 #include "notify.hpp"
 #include "options.hpp"
@@ -55,6 +56,7 @@ class Loop {
   void cut_short();
   void check_name();
   void watch_name();
+  void warn_of_degraded_name() const;
   void lose_name();
   void regain_name();
   void reload();
@@ -72,6 +74,7 @@ class Loop {
   std::shared_ptr<Segment> segment_;
   Fd singleton_;
   std::uint32_t epoch_ = 0;
+  LockTry lock_;
   SnapshotReader reader_;
   Recorder recorder_;
   std::unique_ptr<Watch> watch_;

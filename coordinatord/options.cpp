@@ -163,7 +163,7 @@ class CommandLine {
     add("Service", "--notify-fd", "N", texts_.notify_fd,
         "write a line there when ready, then close it (s6) [none]");
     add("Service", "--log-level", "LEVEL", texts_.log_level,
-        "trace, debug, info, warn or error [info]");
+        "trace, debug (each decision and why), info, warn or error [info]");
     add("Service", "--log-format", "text|json", texts_.log_format,
         "lines for people, or one JSON object a line; on stderr [text]");
 

@@ -77,6 +77,11 @@ TEST_F(MutexHolder, StoppedDelaysTheEndOfAFailedLoadAndLosesItNot) {
   const std::uint64_t before = scans();
   ASSERT_TRUE(eventually([&] { return scans() > before + 20; })) << "it is tried again by timer";
   EXPECT_EQ(state("m"), "reserved");
+  EXPECT_TRUE(eventually([&] {
+    return daemon().log().find(
+               "unable to record the end of a load yet: unable to lock the pool: process " +
+               std::to_string(holder->pid())) != std::string::npos;
+  })) << daemon().log();
   holder->signal(SIGCONT);
   holder->say("let go");
   EXPECT_EQ(wait_event("load_failed", "m")["reason"], "load_timeout");
