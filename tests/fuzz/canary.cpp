@@ -529,7 +529,8 @@ int run(const Options& options) {
     std::printf("skipped: no PID namespace may be made here: %s\n", std::strerror(errno));
     return kSkipped;
   }
-  std::string dir = "/dev/shm/modelpool-canary-XXXXXX";
+  // As a test's: the next one removes it if this is killed.
+  std::string dir = "/dev/shm/modelpool-test-" + std::to_string(getpid()) + "-XXXXXX";
   if (mkdtemp(dir.data()) == nullptr) return 1;
   std::fflush(stdout);
   const pid_t child = fork();

@@ -40,7 +40,8 @@ T must(Result<T> result) {
 
 // A small pool in which everything stands: backends, leases, a waiter, histories, rules, events.
 std::vector<std::uint8_t> make_image() {
-  std::string dir = "/dev/shm/modelpool-fuzz-XXXXXX";
+  // As a test's: the next one removes it if this is killed.
+  std::string dir = "/dev/shm/modelpool-test-" + std::to_string(getpid()) + "-XXXXXX";
   if (mkdtemp(dir.data()) == nullptr) broken("no directory");
   Settings settings;
   settings.pool.set(Setting::kMaxBackends, 3);
