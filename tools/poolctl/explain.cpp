@@ -38,14 +38,14 @@ struct Subject {
 std::string limit_text(std::uint64_t limit) { return format_duration(limit); }
 
 // "killed in 3.2s", as the judge would; without a judge nothing is ended.
-std::string outcome(const Subject& subject, std::string_view what, std::uint64_t due) {
-  if (subject.judge != JudgeState::kAnswers) {
-    return std::string(what) + (due == 0 ? " is due" : " would be due in " + format_age(due)) +
-           (subject.judge == JudgeState::kDead
-                ? ", but no coordinator is running: nothing is ended until one is"
-                : ", but the coordinator hangs: nothing is ended until it looks again");
-  }
-  return std::string(what) + (due == 0 ? " now" : " in " + format_age(due));
+std::string outcome(const Subject& subject, std::string_view what, std::uint64_t due,
+                    std::string_view condition = "") {
+  const std::string text =
+      std::string(what) + (due == 0 ? " now" : " in " + format_age(due)) + std::string(condition);
+  if (subject.judge == JudgeState::kAnswers) return text;
+  return text + (subject.judge == JudgeState::kDead
+                     ? "; but no coordinator is running: nothing is ended until one is"
+                     : "; but the coordinator hangs: nothing is ended until it looks again");
 }
 
 // The leases of the backend, and the same as the rules see them.
@@ -93,10 +93,11 @@ Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
   if (finding.at_ns == kNever_ns) return verdict;
   verdict.due_ns = age_ns(finding.at_ns, subject.now());
   const std::string& tag = leases[finding.lease]->tag;
-  verdict.text = age_text(subject.now(), finding.since_ns) + " of " + limit_text(finding.limit_ns) +
-                 (tag.empty() ? "" : ", tag " + escape(tag)) + ": " +
-                 outcome(subject, "killed", verdict.due_ns) +
-                 (reason == Reason::kBusy ? " unless the lease ends" : " unless it makes progress");
+  verdict.text =
+      age_text(subject.now(), finding.since_ns) + " of " + limit_text(finding.limit_ns) +
+      (tag.empty() ? "" : ", tag " + escape(tag)) + ": " +
+      outcome(subject, "killed", verdict.due_ns,
+              reason == Reason::kBusy ? " unless the lease ends" : " unless it makes progress");
   return verdict;
 }
 
@@ -252,8 +253,8 @@ Verdict explain_load(const Subject& subject) {
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
   return {rule,
           "loading for " + age_text(subject.now(), finding.since_ns) + " of " +
-              limit_text(finding.limit_ns) + ": " + outcome(subject, "ended", due) +
-              " unless ready",
+              limit_text(finding.limit_ns) + ": " +
+              outcome(subject, "ended", due, " unless it is ready"),
           due};
 }
 
@@ -270,7 +271,7 @@ Verdict explain_end(const Subject& subject) {
   const bool is_stopping = backend.state.state == BackendState::kStopping;
   if (is_stopping && stop.signalled_ns != 0 && stop.killed_ns == 0 && grace != 0) {
     due = age_ns(add_ns(stop.signalled_ns, grace), subject.now());
-    text += "; " + outcome(subject, "SIGKILL", due) + " unless it ends";
+    text += "; " + outcome(subject, "SIGKILL", due, " unless it ends");
   }
   if (backend.overdue) text += "; it does not die of SIGKILL and keeps its place";
   if (backend.state.state == BackendState::kEvicting && backend.in_flight > 0) {
