@@ -38,6 +38,7 @@ PACKAGES = {
     ("module", "openssl"): "libssl-dev",
     ("module", "python3"): "python3-dev",
     ("path", "pybind11/pybind11.h"): "pybind11-dev",
+    ("program", "help2man"): "help2man",
     ("program", "patch"): "patch",
     ("program", "python3"): "python3",
     ("shebang", "bash"): ESSENTIAL,
@@ -50,8 +51,8 @@ PACKAGES = {
 OURS = {"modelpool"}  # find_package, import
 # CMake lists that no command but bench turns on.
 BENCH_ONLY = {("package", "benchmark"), ("module", "hiredis"), ("import", "matplotlib")}
-# Without these the Python package is not built, which the demo and bench do not need.
-PYTHON_PACKAGE = {("path", "pybind11/pybind11.h"), ("module", "python3")}
+# Without these the Python package or the manual pages are not built, which the demo and bench do not need.
+OPTIONAL = {("path", "pybind11/pybind11.h"), ("module", "python3"), ("program", "help2man")}
 # Modules of the tests' own, on a path that the test sets.
 HELPERS = {"models", "serving", "support", "test_apps", "test_servers", "wsgi_app"}
 
@@ -170,7 +171,7 @@ def problems(source):
     yield from (f"tools/demo configures {file}" for file in configured if file.startswith("tests/"))
     if ("package", "CLI11") not in asked:
         yield "no trace of what tools/demo configures: this test looks in the wrong way"
-    for needed in asked - PYTHON_PACKAGE:
+    for needed in asked - OPTIONAL:
         yield from check("tools/demo", needed, "demo")
 
     seen = 0
@@ -185,7 +186,7 @@ def problems(source):
         for needed in found:
             seen += 1
             yield from check(name, needed, command)
-            if is_cmake and needed not in PYTHON_PACKAGE:
+            if is_cmake and needed not in OPTIONAL:
                 yield from check(name, needed, "bench")
         # A test that skips for want of a package says so with these words.
         if name.startswith("tests/") and path != pathlib.Path(__file__).resolve():

@@ -29,8 +29,10 @@ Exit codes:
   2  wrong usage
   3  no such pool, or it cannot be used
 lease ends with the exit code of its COMMAND, else with
-  124  timed out or refused     125  poolctl failed or was used wrongly
-  126  COMMAND could not run    127  COMMAND was not found
+  124  timed out or refused
+  125  poolctl failed or was used wrongly
+  126  COMMAND could not run
+  127  COMMAND was not found
 
 Examples:
   poolctl status
