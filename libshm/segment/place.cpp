@@ -97,12 +97,15 @@ std::string as_owner(uid_t owner) {
          "; run it as that user, as in: " + sudo_as(owner) + program_invocation_short_name + " ...";
 }
 
-// A directory that this user may make and that is nobody else's yet: inside `path`, or in shared
-// memory.
+// A directory that this user may make and that nobody else can move or remove: inside `path`, or in
+// shared memory.
 std::string folder_of_own(const std::string& path) {
+  struct stat info;
   struct statfs fs;
-  const bool fits = access(path.c_str(), W_OK | X_OK) == 0 && statfs(path.c_str(), &fs) == 0 &&
-                    fs.f_type == TMPFS_MAGIC;
+  const bool is_kept = stat(path.c_str(), &info) == 0 &&
+                       (info.st_uid == geteuid() || (info.st_uid == 0 && (info.st_mode & S_ISVTX)));
+  const bool fits = is_kept && access(path.c_str(), W_OK | X_OK) == 0 &&
+                    statfs(path.c_str(), &fs) == 0 && fs.f_type == TMPFS_MAGIC;
   const std::string inside =
       (path == "/" ? "" : path) + "/" + kShmPrefix + std::to_string(geteuid());
   return shell_word(fits ? inside : shm_dir(geteuid()));

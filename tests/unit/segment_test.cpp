@@ -673,6 +673,23 @@ TEST_F(DefaultPlaces, WhoMayNotLookInsideIsToldWhoseItIsAndTheCommand) {
   });
 }
 
+// Its owner could move or remove what is made inside.
+TEST_F(DefaultPlaces, InsideAnothersDirectoryNoneIsAdvised) {
+  run_with_places([&] {
+    ASSERT_EQ(mkdir("/dev/shm/others", 0700), 0);
+    ASSERT_EQ(chown("/dev/shm/others", 65534, 65534), 0);
+    const auto refused = Segment::attach("default", in("/dev/shm/others"));
+    EXPECT_EQ(code_of(refused), Errc::kPermission);
+    EXPECT_NE(text_of(refused).find("--dir /dev/shm/modelpool-0"), std::string::npos)
+        << text_of(refused);
+    ASSERT_EQ(chown("/dev/shm/others", 0, 0), 0);
+    ASSERT_EQ(chmod("/dev/shm/others", 01777), 0);
+    const auto open = Segment::attach("default", in("/dev/shm/others"));
+    EXPECT_NE(text_of(open).find("--dir /dev/shm/others/modelpool-0"), std::string::npos)
+        << text_of(open);
+  });
+}
+
 TEST_F(DefaultPlaces, APoolThatIsInShmAlreadyIsFoundThere) {
   run_with_places([&] {
     ASSERT_TRUE(Segment::attach("default", in("")));
