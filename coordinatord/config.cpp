@@ -143,14 +143,12 @@ std::uint64_t hash_of(std::string_view file, const Overrides& flags) {
 }
 
 // The file's absolute path. One that does not fit is cut at its start.
-void store_path(std::array<char, 256>& field, const std::string& path) {
+std::string path_to_show(const std::string& path) {
   std::error_code ignored;
   std::string absolute = std::filesystem::absolute(path, ignored).lexically_normal().string();
   if (absolute.empty()) absolute = path;
-  if (absolute.size() >= field.size()) {
-    absolute = "..." + absolute.substr(absolute.size() - (field.size() - 4));
-  }
-  set_field(&field, absolute);
+  if (absolute.size() <= kConfigPathMax_bytes) return absolute;
+  return "..." + absolute.substr(absolute.size() - (kConfigPathMax_bytes - 3));
 }
 
 // What is wrong with a file: every problem, in the file's order, whatever order they are found in.
@@ -281,12 +279,8 @@ class Reader {
       if (table == nullptr) {
         report(element, "model has " + std::string(type_name(element)) +
                             " in it; write each rule as a table, [[model]]");
-      } else if (settings_.rule_count == kRuleCapacity) {
-        report(element, "there are more than " + std::to_string(kRuleCapacity) +
-                            " [[model]] tables; merge some into wider globs");
-        return;
       } else {
-        read_rule(*table, settings_.rules[settings_.rule_count++]);
+        read_rule(*table, settings_.rules.emplace_back());
       }
     }
   }
@@ -301,7 +295,11 @@ class Reader {
     } else if (const Result<> valid = check_glob(text->get()); !valid) {
       report(*match, as_reason(valid.error().text));
     } else {
-      set_field(&rule.glob, text->get());
+      rule.pattern = text->get();
+      if (rule.is_glob() && ++globs_ == kGlobsMax + 1) {
+        report(*match, "there are more than " + std::to_string(kGlobsMax) +
+                           " [[model]] tables with wildcards; merge some into wider globs");
+      }
     }
     read_settings(table, true, rule.overrides);
   }
@@ -384,6 +382,7 @@ class Reader {
   Settings& settings_;
   GivenCapacities& capacities_;
   Problems& problems_;
+  std::size_t globs_ = 0;
 };
 
 // The n-th line, from 1, without its end.
@@ -501,7 +500,7 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
     bytes = std::move(*file);
     if (Result<> read = read_document(path, bytes, settings, given); !read)
       return fail(read.error());
-    store_path(settings.config_path, path);
+    settings.config_path = path_to_show(path);
   }
   for (const SettingInfo& info : kSettings) {
     if (flags.has(info.id)) settings.pool.set(info.id, flags.get(info.id), {OriginKind::kFlag, 0});
@@ -513,19 +512,17 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
 
 std::string config_summary(const Settings& settings, const GivenCapacities& capacities) {
   const auto origin_of = [&settings](const Overrides& overrides, Setting id) {
-    const Origin origin =
-        overrides.has(id) ? overrides.origin[static_cast<std::size_t>(id)] : Origin{};
+    const Origin origin = overrides.origin(id);
     if (origin.kind == OriginKind::kConfig) return "line " + std::to_string(origin.line);
-    return origin_text(settings, origin);
+    return origin_text(settings.config_path, origin);
   };
   std::string text = "[pool]\n";
   for (const SettingInfo& info : kSettings) {
     append_line(text, info.name, format_setting(info, settings.get(info.id)),
                 origin_of(settings.pool, info.id));
   }
-  for (std::size_t i = 0; i < settings.rules_in_use(); ++i) {
-    const Rule& rule = settings.rules[i];
-    text += "[[model]] " + quote(rule.glob_text()) + "\n";
+  for (const Rule& rule : settings.rules) {
+    text += "[[model]] " + quote(rule.pattern) + "\n";
     for (const SettingInfo& info : kSettings) {
       if (!rule.overrides.has(info.id)) continue;
       append_line(text, info.name, format_setting(info, rule.overrides.get(info.id)),

@@ -22,7 +22,7 @@
 
 namespace modelpool::coordinator {
 
-inline constexpr std::size_t kConfigMax_bytes = 1 << 20;
+inline constexpr std::size_t kConfigMax_bytes = 4 << 20;  // some 1000 bytes for each of 4096 models
 
 // The capacities by name: a key of [capacity], and with dashes before it a flag.
 struct CapacityInfo {
@@ -31,13 +31,14 @@ struct CapacityInfo {
   std::uint64_t max;
   std::string_view help;
 };
-inline constexpr std::array<CapacityInfo, 6> kCapacities = {{
+inline constexpr std::array<CapacityInfo, 7> kCapacities = {{
     {"backends", &Capacities::backends, kBackendsMax, "backend slots"},
     {"workers", &Capacities::workers, kWorkersMax, "workers attached at once"},
     {"leases", &Capacities::leases, 65'536, "leases of one worker at once"},
     {"waiters", &Capacities::waiters, 65'536, "requests waiting at once"},
     {"events", &Capacities::events, 1 << 20, "events kept"},
     {"models", &Capacities::models, 65'536, "models whose load history is kept"},
+    {"rules", &Capacities::rules, 65'536, "[[model]] tables of a usual size"},
 }};
 const CapacityInfo* find_capacity(std::string_view name);  // null if unknown
 

@@ -17,14 +17,8 @@ class Judge {
  public:
   Judge(const Snapshot& snapshot, const Facts& facts)
       : s_(snapshot), facts_(facts), now_(add_ns(snapshot.now_ns, facts.ahead_ns)), alarm_(now_) {
-    static const Settings kDefaults;
-    const Settings& settings = s_.settings ? *s_.settings : kDefaults;
-    rules_.reserve(s_.backends.size());
     residents_.reserve(s_.backends.size());
-    for (const BackendView& b : s_.backends) {
-      rules_.push_back(effective_settings(settings, b.model, &b.overrides));
-      residents_.push_back(resident_of(b));
-    }
+    for (const BackendView& b : s_.backends) residents_.push_back(resident_of(b));
     acted_.resize(s_.backends.size());
     sort_leases();
     for (const WaiterView& w : s_.waiters) {
@@ -36,7 +30,7 @@ class Judge {
 
   Decision decide() {
     reap_workers();
-    for (std::size_t i = 0; i < s_.backends.size(); ++i) judge(s_.backends[i], rules_[i]);
+    for (const BackendView& b : s_.backends) judge(b);
     if (!facts_.ending) make_places();
     decision_.wake_ns = alarm_.wake_ns();
     return std::move(decision_);
@@ -84,7 +78,7 @@ class Judge {
   }
   Case case_of(const BackendView& b) {
     const std::size_t i = position(b);
-    Case subject{residents_[i], rules_[i], leases_of(b)};
+    Case subject{residents_[i], b.settings(), leases_of(b)};
     subject.stamp_lag_ns = facts_.stamp_resolution_ns;
     subject.pool_ends = facts_.ending;
     subject.standstills = facts_.standstills;
@@ -152,7 +146,7 @@ class Judge {
 
   // --- One backend ---------------------------------------------------------------------------
 
-  void judge(const BackendView& b, const Effective& rules) {
+  void judge(const BackendView& b) {
     switch (b.state.state) {
       case BackendState::kFree:
         return;
@@ -162,9 +156,9 @@ class Judge {
       case BackendState::kReady:
         return judge_ready(b);
       case BackendState::kEvicting:
-        return judge_closed(b, rules);
+        return judge_closed(b);
       case BackendState::kStopping:
-        return judge_stopping(b, rules);
+        return judge_stopping(b);
       case BackendState::kGone:
         return judge_gone(b);
     }
@@ -259,7 +253,7 @@ class Judge {
   }
 
   // EVICTING: finish what was begun, or take it back.
-  void judge_closed(const BackendView& b, const Effective& rules) {
+  void judge_closed(const BackendView& b) {
     if (b.state.owner != StateWord::owner_of_epoch(facts_.epoch)) {
       act(ActionKind::kReopen, b);  // an earlier coordinator's, which did not get to the end
       return;
@@ -303,7 +297,7 @@ class Judge {
       act(ActionKind::kCommit, b).stop = stop;
       return;
     }
-    if (!drained_long_enough(b, rules)) return;
+    if (!drained_long_enough(b)) return;
     if (stop.reason == Reason::kShutdown) {
       stop.forced = 1;  // it ends with the pool, however long its requests
       act(ActionKind::kCommit, b).stop = stop;
@@ -313,14 +307,14 @@ class Judge {
     if (by_request) act(ActionKind::kRefuseEvict, b);
   }
 
-  void judge_stopping(const BackendView& b, const Effective& rules) {
+  void judge_stopping(const BackendView& b) {
     note_loaded_if_it_served(b);
     if (b.state.owner != 0 && owner_is_dead(b.state.owner)) act(ActionKind::kDisown, b);
     if (b.process.pid == 0 || facts_.has_vanished(b.ref)) {
       act(ActionKind::kMarkGone, b);
       return;
     }
-    const std::uint64_t grace = rules.get(Setting::kStopGrace);
+    const std::uint64_t grace = b.settings().get(Setting::kStopGrace);
     const auto send = [&](int signal) {
       Action& action = act(ActionKind::kSignal, b);
       action.signal = signal;
@@ -338,7 +332,8 @@ class Judge {
         action.stop.worker_pid = b.owner_pid;
       }
     };
-    if (b.stop.signalled_ns == 0) return send(static_cast<int>(rules.get(Setting::kStopSignal)));
+    if (b.stop.signalled_ns == 0)
+      return send(static_cast<int>(b.settings().get(Setting::kStopSignal)));
     const std::uint64_t still = still_since_ns(facts_.standstills, b.stop.signalled_ns);
     const std::uint64_t kill_at =
         grace == 0 ? kNever_ns : add_ns(b.stop.signalled_ns, add_ns(grace, still));
@@ -421,7 +416,7 @@ class Judge {
   }
 
   Holding holding_of(const BackendView& b) const {
-    const Effective& rules = rules_[position(b)];
+    const Effective& rules = b.settings();
     Holding holding;
     holding.resident = residents_[position(b)];
     holding.role = role_of(b);
@@ -455,8 +450,8 @@ class Judge {
     });
   }
 
-  bool drained_long_enough(const BackendView& b, const Effective& rules) {
-    const std::uint64_t limit = rules.get(Setting::kDrainTimeout);
+  bool drained_long_enough(const BackendView& b) {
+    const std::uint64_t limit = b.settings().get(Setting::kDrainTimeout);
     return limit != 0 && due(add_ns(b.stop.decided_ns, limit));
   }
 
@@ -465,10 +460,9 @@ class Judge {
   const Facts& facts_;
   const std::uint64_t now_;
   Alarm alarm_;
-  std::vector<Effective> rules_;  // by position in s_.backends, as the next two
-  std::vector<Resident> residents_;
-  std::vector<bool> acted_;       // more than noted as loaded
-  std::vector<Waiting> waiting_;  // by arrival; of workers that live
+  std::vector<Resident> residents_;  // by position in s_.backends, as the next
+  std::vector<bool> acted_;          // more than noted as loaded
+  std::vector<Waiting> waiting_;     // by arrival; of workers that live
   std::vector<Waiting> heads_;
   std::vector<LeaseInFlight> leases_;  // see sort_leases
   std::vector<const LeaseView*> lease_view_;

@@ -13,6 +13,7 @@
 #include "policy/rules.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -261,9 +262,8 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
     if (lease.word.load(std::memory_order_seq_cst) != fresh.lease_word) fresh.lease_word = 0;
   }
   fresh.live = count_live(*segment_);
-  if (const Settings* settings = current_settings(*segment_); settings != nullptr) {
-    fresh.limits.max_backends = static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
-  }
+  fresh.limits.max_backends =
+      static_cast<std::uint32_t>(pool_setting(*segment_, Setting::kMaxBackends));
   fresh.waiter_is_there = why.for_arrival != 0 && waiter_is_there(why.for_arrival, snapshot);
   return fresh;
 }
@@ -319,7 +319,9 @@ bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& 
       retry_soon();
       return false;
     }
-    ended = fail_load(*segment_, *lock, b.model, b.ref, field_text(stop.text), now_ns(), end);
+    const std::uint64_t cooldown = b.settings().get(Setting::kLoadCooldown);
+    ended = fail_load(*segment_, *lock, b.model, {b.ref, field_text(stop.text), cooldown}, now_ns(),
+                      end);
   } else {
     ended = end();
   }

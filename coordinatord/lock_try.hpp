@@ -20,6 +20,9 @@ class LockTry {
   explicit LockTry(std::shared_ptr<Segment> segment) : segment_(std::move(segment)) {}
   // `purpose` is what waits for it, for the log: "change the settings".
   std::optional<LockGuard> lock(const std::string& purpose);
+  // The same of who tries by other means.
+  void was_held(const std::string& purpose, const Error& held);
+  void was_free() { held_since_ns_ = 0; }
 
  private:
   std::shared_ptr<Segment> segment_;

@@ -23,7 +23,7 @@
 #include "decision_text.hpp"
 #include "log.hpp"
 #include "protocol/acquisition.hpp"
-#include "protocol/histories.hpp"
+#include "protocol/settings_change.hpp"
 #include "segment/lost.hpp"
 #include "succession.hpp"
 #include "trouble.hpp"
@@ -81,20 +81,15 @@ std::string summary(const Snapshot& s) {
 }
 
 // "idle_timeout 15m -> 2s (set)": what changed for the pool, and where that came from.
-std::string difference(const Settings& before, const Settings& after) {
+std::string difference(const PoolSettings& before, const PoolSettings& after) {
   std::string text;
   for (const SettingInfo& info : kSettings) {
     if (before.get(info.id) == after.get(info.id)) continue;
     if (!text.empty()) text += ", ";
-    const Origin origin =
-        after.pool.has(info.id) ? after.pool.origin[static_cast<std::size_t>(info.id)] : Origin{};
     text += std::string(info.name) + " " + format_setting(info, before.get(info.id)) + " -> " +
-            format_setting(info, after.get(info.id)) + " (" + origin_text(after, origin) + ")";
+            format_setting(info, after.get(info.id)) + " (" +
+            origin_text(after.config_path, after.pool.origin(info.id)) + ")";
   }
-  const bool same_rules = before.rule_count == after.rule_count &&
-                          std::memcmp(before.rules.data(), after.rules.data(),
-                                      sizeof before.rules) == 0;  // no padding in a Rule
-  if (!same_rules) text += text.empty() ? "model rules" : ", model rules";
   return text;
 }
 
@@ -105,15 +100,22 @@ void drain(const Fd& fd) {
 }
 
 // What was set while the config waited to be published is newer than the config.
-void keep_later_sets(const Settings& found, const Settings& now, Settings* config) {
-  for (const SettingInfo& info : kSettings) {
-    const Origin origin = now.pool.origin[static_cast<std::size_t>(info.id)];
-    if (!now.pool.has(info.id) || origin.kind != OriginKind::kSet) continue;
-    const bool was_there =
-        found.pool.has(info.id) && found.get(info.id) == now.get(info.id) &&
-        found.pool.origin[static_cast<std::size_t>(info.id)].kind == OriginKind::kSet;
-    if (!was_there) config->pool.set(info.id, now.get(info.id), origin);
+void keep_later_sets(const PoolSettings& found, const PoolSettings& now, Settings* config) {
+  config->foreign = now.foreign;
+  for (const SettingEntry& entry : now.pool.entries()) {
+    if (entry.origin.kind != OriginKind::kSet) continue;
+    const SettingEntry* const before = found.pool.find(entry.id);
+    if (before == nullptr || *before != entry) config->pool.set(entry);
   }
+}
+
+Result<> check_settings(const Segment& segment, const PoolSettings& settings) {
+  const std::uint64_t unknown = settings.unknown_to_judge();
+  if (unknown == 0) return {};
+  return fail(Errc::kIncompatible,
+              "unable to serve pool " + segment.name() + ": it uses " +
+                  settings_text(unknown, settings) +
+                  ", which this program does not know; start a newer coordinatord");
 }
 
 // Nobody else would: who stood there has stood in line again.
@@ -186,10 +188,13 @@ Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings&
   where.settings = &settings;
   auto segment = Segment::attach(options.pool, where);
   if (!segment) return fail(segment.error());
-  const Settings found = (*segment)->settings().settings.load();
+  const PoolSettings found = read_pool_settings(**segment);
   auto singleton = take_singleton(**segment);
   if (!singleton) return fail(singleton.error());
   (*segment)->set_home(home_of((*segment)->path()));
+  if (auto ok = check_settings(**segment, found); !ok) return fail(ok.error());
+  if (auto fits = SettingsImage::make(settings, (*segment)->settings_copy_words()); !fits)
+    return fail(fits.error());
   std::unique_ptr<Loop> loop(
       new Loop(options, std::move(notifier), std::move(*segment), std::move(*singleton)));
   if (auto ok = loop->set_up(); !ok) return fail(ok.error());
@@ -287,7 +292,7 @@ void Loop::become_coordinator() {
 }
 
 // What `poolctl set` changed stays until file or flags change; `found` is what held before they did.
-void Loop::apply(const Settings& settings, const Settings& found) {
+void Loop::apply(const Settings& settings, const PoolSettings& found) {
   if (found.config_hash == settings.config_hash) return;
   pending_ = std::make_unique<Settings>(settings);
   pending_since_ = found;
@@ -310,15 +315,47 @@ void Loop::warn_of_other_capacities() const {
 
 void Loop::publish_pending() {
   if (!pending_) return;
-  const auto lock = lock_.lock("change the settings");
-  if (!lock) return;  // tried again by timer
-  auto& published = segment_->settings().settings;
-  const Settings before = published.load();
-  keep_later_sets(pending_since_, before, pending_.get());
-  reset_changed_cooldowns(*segment_, *lock, before, *pending_);
-  published.publish(*pending_);
+  const auto published = edit_settings(*segment_, 0, [&](Settings& settings) {
+    Settings next = *pending_;
+    keep_later_sets(pending_since_, settings, &next);
+    settings = std::move(next);
+  });
+  // Tried again by timer: the coordinator does not wait for the mutex.
+  if (!published && published.error().code == Errc::kBusy)
+    return lock_.was_held("change the settings", published.error());
+  lock_.was_free();
+  if (!published) spdlog::error("{}; the settings in force stay", published.error().text);
   pending_.reset();
   unlooked_ = true;
+}
+
+// Tells everyone of settings that were published since the last scan. A coordinator that does not
+// know one that it must know leaves.
+void Loop::note_settings(const Snapshot& snapshot) {
+  Word& noted = segment_->coordinator().settings_noted;
+  if (snapshot.settings_generation != noted.load(std::memory_order_relaxed)) {
+    EventData event;
+    event.kind = EventKind::kSettingsChanged;
+    event.count = snapshot.settings_generation;
+    if (settings_before_ && snapshot.settings) {
+      std::string text = difference(*settings_before_, *snapshot.settings);
+      if (rules_before_ != snapshot.rules_hash)
+        text += text.empty() ? "model rules" : ", model rules";
+      set_field(&event.text, text);
+    }
+    recorder_.write(event);
+    noted.store(snapshot.settings_generation, std::memory_order_relaxed);
+    wake_everyone(*segment_);
+  }
+  settings_before_ = snapshot.settings;
+  rules_before_ = snapshot.rules_hash;
+  if (ending_ != Ending::kNo || !snapshot.settings) return;
+  if (auto ok = check_settings(*segment_, *snapshot.settings); !ok) {
+    spdlog::error("{}; backends go on", ok.error().text);
+    misses_settings_ = true;
+    ending_ = Ending::kLeave;
+    notifier_.stopping("leaving");
+  }
 }
 
 Loop::~Loop() = default;
@@ -343,6 +380,7 @@ int Loop::run() {
         "new one",
         escape(segment_->path()));
   }
+  if (misses_settings_) return kExitNoPool;
   return ending_ == Ending::kReplaced || abandoned_ ? kExitFinding : kExitDone;
 }
 
@@ -366,17 +404,8 @@ std::uint64_t Loop::scan() {
     begin_scan();
     publish_pending();
     const Snapshot& snapshot = reader_.read();
-    if (snapshot.settings_generation != record.settings_noted.load(std::memory_order_relaxed)) {
-      EventData event;
-      event.kind = EventKind::kSettingsChanged;
-      event.count = snapshot.settings_generation;
-      if (settings_before_ && snapshot.settings)
-        set_field(&event.text, difference(*settings_before_, *snapshot.settings));
-      recorder_.write(event);
-      record.settings_noted.store(snapshot.settings_generation, std::memory_order_relaxed);
-      wake_everyone(*segment_);
-    }
-    settings_before_ = snapshot.settings;
+    note_settings(snapshot);
+    if (misses_settings_) return 0;
     watch_->refresh(snapshot);
     groups_->spare(attached_processes(*segment_));
 
@@ -615,7 +644,7 @@ void Loop::reload() {
     spdlog::error("{}; the settings in force stay", settings.error().text);
   } else {
     pending_ = std::make_unique<Settings>(std::move(*settings));
-    pending_since_ = segment_->settings().settings.load();
+    pending_since_ = read_pool_settings(*segment_);
     publish_pending();
     spdlog::info("config read again");
   }

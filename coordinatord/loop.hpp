@@ -45,9 +45,10 @@ class Loop {
   Result<> set_up();
   Result<> watch(int fd, std::uint32_t events);
   void become_coordinator();
-  void apply(const Settings& settings, const Settings& found);
+  void apply(const Settings& settings, const PoolSettings& found);
   void warn_of_other_capacities() const;
   void publish_pending();
+  void note_settings(const Snapshot& snapshot);
   std::uint64_t scan();
   void begin_scan();
   bool reap();
@@ -91,13 +92,15 @@ class Loop {
   std::uint64_t watchdog_due_ns_ = kNever_ns;
 
   Ending ending_ = Ending::kNo;
-  int end_signals_ = 0;                              // since the backends are being stopped
-  bool abandoned_ = false;                           // left while backends were still to be stopped
-  bool unlooked_ = false;                            // something happened after the last scan
-  bool has_children_ = true;                         // somebody may have to be reaped
-  std::unique_ptr<Settings> pending_;                // to be published when the mutex can be had
-  Settings pending_since_;                           // what held when that was decided
-  std::shared_ptr<const Settings> settings_before_;  // of the last scan
+  int end_signals_ = 0;                // since the backends are being stopped
+  bool abandoned_ = false;             // left while backends were still to be stopped
+  bool unlooked_ = false;              // something happened after the last scan
+  bool has_children_ = true;           // somebody may have to be reaped
+  bool misses_settings_ = false;       // the pool uses some that are not known here
+  std::unique_ptr<Settings> pending_;  // to be published when the mutex can be had
+  PoolSettings pending_since_;         // what held when that was decided
+  std::shared_ptr<const PoolSettings> settings_before_;  // of the last scan, and its rules
+  std::uint64_t rules_before_ = 0;
   std::string status_;
 };
 

@@ -16,6 +16,7 @@
 #include "log.hpp"
 #include "loop.hpp"
 #include "options.hpp"
+#include "segment/settings_image.hpp"
 
 namespace {
 
@@ -78,6 +79,9 @@ int run(int argc, char** argv) {
     }
   }
   if (options.check_config) {
+    const auto fits = SettingsImage::make(
+        *settings, settings_copy_bytes(options.capacities.values) / sizeof(Word));
+    if (!fits) return complain(fits.error(), kExitUsage);
     const std::string name = options.config_path.empty() ? "flags" : options.config_path;
     std::printf("%s: ok\n%s", name.c_str(), config_summary(*settings, options.capacities).c_str());
     return kExitDone;

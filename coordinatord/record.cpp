@@ -32,7 +32,7 @@ void Recorder::write(EventData event) {
   coordinator.next_event.store(sequence + 1, std::memory_order_release);
   const auto kind = static_cast<std::size_t>(event.kind);
   const auto reason = static_cast<std::size_t>(event.reason);
-  if (kind < kEventKindCount && reason < kReasonCount) {
+  if (kind < kEventKindCapacity && reason < kReasonCapacity) {
     coordinator.counters[kind][reason].fetch_add(1, std::memory_order_relaxed);
   }
   coordinator.event_bell.fetch_add(1, std::memory_order_seq_cst);

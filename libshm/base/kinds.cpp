@@ -39,7 +39,11 @@ bool is_warning(EventKind kind) {
          kind == EventKind::kWorkerDied;
 }
 
-std::string_view reason_name(Reason reason) { return name_of(reason, kReasonNames); }
+std::string reason_name(Reason reason) {
+  const auto number = static_cast<std::uint32_t>(reason);
+  if (number >= kReasonCount) return "reason " + std::to_string(number);
+  return std::string(kReasonNames[number]);
+}
 
 std::string_view backend_state_name(BackendState state) {
   return name_of(state, kBackendStateNames);

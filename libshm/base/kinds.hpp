@@ -2,7 +2,7 @@
 //
 // Safety: plain values.
 //
-// Errors: none. A value that came from the segment may be out of range: its name is "unknown".
+// Errors: none. A value that came from the segment may be out of range: its name says so.
 #pragma once
 
 #include <cstddef>
@@ -60,6 +60,7 @@ enum class EventKind : std::uint32_t {
   kRecovered,
 };
 inline constexpr std::size_t kEventKindCount = 10;
+inline constexpr std::size_t kEventKindCapacity = 32;  // room in the segment's counters
 enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
   kNone = 0,
   kLru,
@@ -74,9 +75,10 @@ enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never w
   kShutdown,
 };
 inline constexpr std::size_t kReasonCount = 11;
+inline constexpr std::size_t kReasonCapacity = 64;
 std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
 bool is_warning(EventKind kind);  // killed, load_failed and worker_died; all others are information
-std::string_view reason_name(Reason reason);  // "" for kNone
+std::string reason_name(Reason reason);  // "lru"; "" for kNone; "reason 27" for a newer program's
 std::string_view backend_state_name(BackendState state);
 
 // How a process ended, in a word of its generation's low half: 0 not known.

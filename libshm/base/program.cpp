@@ -1,5 +1,7 @@
 #include "base/program.hpp"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -28,6 +30,8 @@ int run_program(const char* name, ProgramExits exits, const std::function<int()>
     const int code = body();
     errno = 0;
     const bool cut = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
+    // Of what failed before the last flush stdio knows that, not why: the next byte fails as well.
+    if (cut && errno == 0) static_cast<void>(!write(STDOUT_FILENO, "\n", 1));
     if (!cut || errno == EPIPE) return code;
     return complain(name, "write the output",
                     errno == 0 ? "part of it was lost" : std::strerror(errno), exits.faulty);

@@ -13,68 +13,26 @@
 namespace modelpool {
 namespace {
 
-constexpr std::uint64_t kMinute_ns = 60 * kSecond_ns;
-
-// The largest numbers of the settings that count. A lease word names a backend in 12 bits, of which
-// all ones is none (layout.hpp).
-constexpr std::uint64_t kMaxBackendsMax = 4095;
-constexpr std::uint64_t kMaxWaitersMax = 65'535;
-
 constexpr std::uint64_t kCooldownMax_ms = UINT32_MAX;  // half a word, 49 days
 
 constexpr std::array<std::string_view, 3> kWhenBusyNames = {"drain", "wait", "force"};
 
-}  // namespace
-
-constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
-    {Setting::kMaxBackends, "max_backends", SettingKind::kCount, false, 0, "N",
-     "backends live at once; 0 is no limit"},
-    {Setting::kBusyTimeout, "busy_timeout", SettingKind::kDuration, true, 0, "DURATION",
-     "kill a backend whose oldest lease is older"},
-    {Setting::kStallTimeout, "stall_timeout", SettingKind::kDuration, true, 0, "DURATION",
-     "kill a backend with a lease that made no progress for so long"},
-    {Setting::kIdleTimeout, "idle_timeout", SettingKind::kDuration, true, 0, "DURATION",
-     "evict a backend that was without a lease for so long"},
-    {Setting::kLoadTimeout, "load_timeout", SettingKind::kDuration, true, 10 * kMinute_ns,
-     "DURATION", "fail a load that is not ready in time and kill what it started"},
-    {Setting::kDrainTimeout, "drain_timeout", SettingKind::kDuration, true, 30 * kSecond_ns,
-     "DURATION", "how long a victim is closed to new leases while running ones finish"},
-    {Setting::kStopSignal, "stop_signal", SettingKind::kSignal, true, SIGTERM, "SIGNAL",
-     "what asks a backend to end"},
-    {Setting::kStopGrace, "stop_grace", SettingKind::kDuration, true, 15 * kSecond_ns, "DURATION",
-     "from the stop signal to SIGKILL for the whole group"},
-    {Setting::kMinResident, "min_resident", SettingKind::kDuration, true, 0, "DURATION",
-     "no LRU victim sooner than this after ready"},
-    {Setting::kWhenBusy, "when_busy", SettingKind::kWhenBusy, true,
-     static_cast<std::uint64_t>(WhenBusy::kDrain), "drain|wait|force",
-     "room from victims with leases: let them finish, take only idle ones, or cut"},
-    {Setting::kMaxWaiters, "max_waiters", SettingKind::kCount, false, 512, "N",
-     "requests that may wait in line; more are answered queue_full"},
-    {Setting::kLoadCooldown, "load_cooldown", SettingKind::kCooldown, true,
-     pack_cooldown(10'000, 300'000), "FIRST..LONGEST",
-     "no new load after a failed one; doubles with each failure in a row"},
-}};
-
-namespace {
-
-// The table is indexed by the enumeration.
-constexpr bool in_order() {
+constexpr bool is_complete() {
   for (std::size_t i = 0; i < kSettingCount; ++i) {
-    if (kSettings[i].id != static_cast<Setting>(i)) return false;
+    const SettingInfo& info = kSettings[i];
+    if (info.id != static_cast<Setting>(i) || info.name.size() > kSettingNameMax_bytes)
+      return false;
+    if ((info.kind == SettingKind::kCount) != (info.max != 0)) return false;
   }
   return true;
 }
-static_assert(in_order());
-static_assert(kSettingCount <= kSettingCapacity && kSettingCapacity <= 64);
-
-std::uint64_t count_max(const SettingInfo& info) {
-  return info.id == Setting::kMaxBackends ? kMaxBackendsMax : kMaxWaitersMax;
-}
+static_assert(is_complete(), "a row for each number, in their order; a count says how far it goes");
+static_assert(kSettingCount <= kSettingCapacity);
 
 std::string takes(const SettingInfo& info) {
   switch (info.kind) {
     case SettingKind::kCount:
-      return "a number from 0 to " + std::to_string(count_max(info));
+      return "a number from 0 to " + std::to_string(info.max);
     case SettingKind::kDuration:
       return "a duration of at most 10 years such as 500ms, 30s, 15m, 2h, or off";
     case SettingKind::kSignal:
@@ -143,7 +101,7 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
   };
   switch (info.kind) {
     case SettingKind::kCount:
-      return value_of(parse_count(text, count_max(info)));
+      return value_of(parse_count(text, info.max));
     case SettingKind::kDuration:
       return value_of(parse_duration(text));
     case SettingKind::kSignal: {
@@ -159,12 +117,6 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
       return parse_cooldown(text);
   }
   return std::nullopt;
-}
-
-// The text before the first NUL of an array that may have none.
-template <std::size_t Bytes>
-std::string_view bounded_text(const std::array<char, Bytes>& text) {
-  return {text.data(), strnlen(text.data(), Bytes)};
 }
 
 }  // namespace
@@ -223,46 +175,113 @@ std::uint64_t cooldown_ns(std::uint64_t packed, std::uint32_t failures) {
   return std::min(cooldown.first_ms << (failures - 1), cooldown.longest_ms) * kMillisecond_ns;
 }
 
-std::string_view Rule::glob_text() const { return bounded_text(glob); }
+// --- Values --------------------------------------------------------------------------------------
 
-std::uint64_t Settings::get(Setting id) const {
+const SettingEntry* Overrides::find(Setting id) const {
+  for (const SettingEntry& entry : entries_) {
+    if (entry.id == id) return &entry;
+  }
+  return nullptr;
+}
+
+std::uint64_t Overrides::get(Setting id) const {
+  const SettingEntry* const entry = find(id);
+  return entry == nullptr ? 0 : entry->number;
+}
+
+Origin Overrides::origin(Setting id) const {
+  const SettingEntry* const entry = find(id);
+  return entry == nullptr ? Origin{} : entry->origin;
+}
+
+void Overrides::set(SettingEntry entry) {
+  const auto at = std::lower_bound(
+      entries_.begin(), entries_.end(), entry.id,
+      [](const SettingEntry& there, Setting id) { return index_of(there.id) < index_of(id); });
+  if (at != entries_.end() && at->id == entry.id) {
+    *at = std::move(entry);
+  } else {
+    entries_.insert(at, std::move(entry));
+  }
+}
+
+std::uint64_t PoolSettings::get(Setting id) const {
   const SettingInfo& info = setting_info(id);
   return pool.has(id) ? clamp_setting(info, pool.get(id)) : info.default_value;
 }
 
-Effective effective_settings(const Settings& settings, std::string_view model,
-                             const Overrides* given_at_ready) {
-  Effective effective;
-  for (const SettingInfo& info : kSettings) {
-    const auto index = static_cast<std::size_t>(info.id);
-    effective.value[index] = settings.get(info.id);
-    effective.origin[index] = settings.pool.has(info.id) ? settings.pool.origin[index] : Origin{};
-    effective.rule[index] = -1;
+std::uint64_t PoolSettings::unknown_to_judge() const {
+  std::uint64_t bits = 0;
+  for (const ForeignSetting& setting : foreign) {
+    if (setting.needed_by_judge) bits |= bit_of(setting.id);
   }
-  const auto apply = [&effective](const Overrides& overrides, int rule) {
-    for (const SettingInfo& info : kSettings) {
-      if (!info.per_model || !overrides.has(info.id)) continue;
-      const auto index = static_cast<std::size_t>(info.id);
-      effective.value[index] = clamp_setting(info, overrides.get(info.id));
-      effective.origin[index] = rule < 0 ? Origin{OriginKind::kReady, 0} : overrides.origin[index];
-      effective.rule[index] = rule;
-    }
-  };
-  for (std::size_t i = 0; i < settings.rules_in_use(); ++i) {
-    const Rule& rule = settings.rules[i];
-    if (glob_matches(rule.glob_text(), model)) apply(rule.overrides, static_cast<int>(i));
-  }
-  if (given_at_ready != nullptr) apply(*given_at_ready, -1);
-  return effective;
+  return bits;
 }
 
-std::string origin_text(const Settings& settings, Origin origin) {
+std::string settings_text(std::uint64_t bits, const PoolSettings& settings) {
+  std::string text;
+  int count = 0;
+  for (std::size_t number = 0; number < kSettingCapacity; ++number) {
+    if ((bits >> number & 1) == 0) continue;
+    text += (count++ == 0 ? " " : ", ") + std::to_string(number);
+    for (const ForeignSetting& foreign : settings.foreign) {
+      if (index_of(foreign.id) == number && !foreign.name.empty())
+        text += " (" + escape(foreign.name) + ")";
+    }
+  }
+  return (count == 1 ? "setting" : "settings") + text;
+}
+
+Effective::Effective() {
+  for (const SettingInfo& info : kSettings) number_[index_of(info.id)] = info.default_value;
+  rule_.fill(-1);
+}
+
+std::string_view Effective::text(Setting id) const {
+  for (const SettingEntry& entry : texts_) {
+    if (entry.id == id) return entry.text;
+  }
+  return {};
+}
+
+std::string_view Effective::rule(Setting id) const {
+  const std::int32_t rule = rule_[index_of(id)];
+  return rule < 0 ? std::string_view() : rules_[static_cast<std::size_t>(rule)];
+}
+
+void Effective::take_of_rule(const SettingEntry& entry, std::string_view pattern) {
+  if (is_known(entry.id) && !setting_info(entry.id).per_model) return;
+  if (rules_.empty() || rules_.back() != pattern) rules_.emplace_back(pattern);
+  take(entry, static_cast<std::int32_t>(rules_.size() - 1));
+}
+
+void Effective::take_of_ready(const Overrides& given) {
+  for (SettingEntry entry : given.entries()) {
+    if (!is_known(entry.id) || !setting_info(entry.id).per_model) continue;
+    entry.origin = {OriginKind::kReady, 0};
+    take(entry, -1);
+  }
+}
+
+void Effective::take(const SettingEntry& entry, std::int32_t rule) {
+  const std::size_t index = index_of(entry.id);
+  if (index >= kSettingCapacity) return;
+  if (is_known(entry.id) && entry.is_text) return;  // none of those takes a text
+  number_[index] =
+      is_known(entry.id) ? clamp_setting(setting_info(entry.id), entry.number) : entry.number;
+  origin_[index] = entry.origin;
+  rule_[index] = rule;
+  if (!entry.is_text) return;
+  std::erase_if(texts_, [&](const SettingEntry& other) { return other.id == entry.id; });
+  texts_.push_back(entry);
+}
+
+std::string origin_text(std::string_view config_path, Origin origin) {
   switch (origin.kind) {
     case OriginKind::kDefault:
       return "default";
     case OriginKind::kConfig: {
-      const std::string_view path = bounded_text(settings.config_path);
-      std::string text = path.empty() ? "config" : escape(path);
+      std::string text = config_path.empty() ? "config" : escape(config_path);
       if (origin.line != 0) text += ":" + std::to_string(origin.line);
       return text;
     }
@@ -279,7 +298,7 @@ std::string origin_text(const Settings& settings, Origin origin) {
 std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
   switch (info.kind) {
     case SettingKind::kCount:
-      return std::min(value, count_max(info));
+      return std::min(value, info.max);
     case SettingKind::kDuration:
       return std::min(value, kDurationMax_ns);
     case SettingKind::kSignal:

@@ -96,14 +96,13 @@ Json history_json(std::uint64_t now, const LoadHistory& history) {
   return json;
 }
 
-Json settings_json(const Settings& settings) {
+Json settings_json(const PoolSettings& settings) {
   Json json = Json::object();
   for (const SettingInfo& info : kSettings) {
-    const bool given = settings.pool.has(info.id);
-    const Origin origin =
-        given ? settings.pool.origin[static_cast<std::size_t>(info.id)] : Origin{};
-    json[std::string(info.name)] = {{"value", format_setting(info, settings.get(info.id))},
-                                    {"origin", json_text(origin_text(settings, origin))}};
+    const Origin origin = settings.pool.origin(info.id);
+    json[std::string(info.name)] = {
+        {"value", format_setting(info, settings.get(info.id))},
+        {"origin", json_text(origin_text(settings.config_path, origin))}};
   }
   return json;
 }

@@ -46,6 +46,6 @@ Json waiters_json(const Snapshot& snapshot);
 Json history_json(std::uint64_t now,
                   const LoadHistory& history);  // of a model that is named elsewhere
 // {name: {value, origin}}, values as `set` takes them.
-Json settings_json(const Settings& settings);
+Json settings_json(const PoolSettings& settings);
 
 }  // namespace modelpool

@@ -19,6 +19,5 @@ namespace modelpool {
 Result<> change_settings(const Segment& segment,
                          const std::vector<std::pair<std::string, std::string>>& values,
                          Origin origin);
-Result<> publish_settings(const Segment& segment, const Settings& settings);
 
 }  // namespace modelpool

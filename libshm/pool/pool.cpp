@@ -10,8 +10,10 @@
 #include "pool/inside.hpp"
 #include "pool/known_models.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/settings_change.hpp"
 #include "rows/rows.hpp"
 #include "segment/place.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool {
 namespace {
@@ -178,13 +180,13 @@ Result<Worker*> Pool::Impl::attach_successor(Worker& current) {
   if (holds_anything(current)) {
     return modelpool::fail(Errc::kBusy, "this process still holds leases or tickets in it");
   }
-  const Settings* found = current_settings(lost);
-  const Settings settings = found == nullptr ? Settings{} : *found;
+  std::uint64_t generation = 0;  // 0: it never had settings
+  const Settings settings = load_settings(lost, &generation);
   SegmentOptions where;
   where.dir =
       lost.path().substr(0, lost.path().rfind('/'));  // where it was, whatever is default now
   where.capacities = lost.capacities();
-  where.settings = found == nullptr ? nullptr : &settings;
+  where.settings = generation == 0 ? nullptr : &settings;
   where.wait_ns = 0;
   // The last of it must have gone before anything begins anew; who creates proves it once more.
   where.create =
@@ -475,8 +477,7 @@ Result<std::uint32_t> Pool::limit() {
   if (!impl_) return closed("pool");
   if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
   impl_->follow_name();
-  const Settings* settings = current_settings(impl_->segment());
-  return settings == nullptr ? 0 : static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
+  return static_cast<std::uint32_t>(pool_setting(impl_->segment(), Setting::kMaxBackends));
 }
 
 Result<> Pool::set_limit(std::uint32_t max_backends) {
@@ -546,30 +547,10 @@ Result<> change_settings(const Segment& segment,
     if (!value) return fail(value.error());
     parsed.emplace_back(info->id, *value);
   }
-  {
-    auto lock = segment.lock_structure();
-    if (!lock) return fail(lock.error());
-    auto& published = segment.settings().settings;
-    const Settings before = published.generation() == 0 ? Settings{} : published.load();
-    Settings settings = before;
+  const auto edited = edit_settings(segment, kLockWaitMax_ns, [&](Settings& settings) {
     for (const auto& [id, value] : parsed) settings.pool.set(id, value, origin);
-    reset_changed_cooldowns(segment, *lock, before, settings);
-    published.publish(settings);
-  }
-  wake_everyone(segment);
-  ring(segment);
-  return {};
-}
-
-Result<> publish_settings(const Segment& segment, const Settings& settings) {
-  {
-    auto lock = segment.lock_structure();
-    if (!lock) return fail(lock.error());
-    auto& published = segment.settings().settings;
-    reset_changed_cooldowns(segment, *lock,
-                            published.generation() == 0 ? Settings{} : published.load(), settings);
-    published.publish(settings);
-  }
+  });
+  if (!edited) return edited;
   wake_everyone(segment);
   ring(segment);
   return {};

@@ -11,6 +11,7 @@
 #include "protocol/histories.hpp"
 #include "protocol/spawn.hpp"
 #include "segment/lost.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool {
 namespace {
@@ -195,7 +196,7 @@ Result<> Lease::progress() {
   const StopRecord stop = record.stop.load();
   std::string why = "its backend was stopped";
   if (stop.generation == ref_->backend.generation && stop.reason != Reason::kNone) {
-    why += " (" + std::string(reason_name(stop.reason)) + ")";
+    why += " (" + reason_name(stop.reason) + ")";
   }
   return fail(Errc::kLeaseLost,
               "unable to go on with the lease on " + escape(record.model.load()) + ": " + why);
@@ -397,6 +398,7 @@ Result<> LoadTicket::fail(std::string_view reason) {
   }
   const Segment& segment = ref_->worker->segment();
   const std::uint32_t owner = ref_->worker->owner_word();
+  const std::uint64_t cooldown = resolve_settings(segment, model_).get(Setting::kLoadCooldown);
   bool failed = false;
   {
     auto lock = segment.lock_structure();
@@ -405,8 +407,9 @@ Result<> LoadTicket::fail(std::string_view reason) {
     const bool still_ours =
         state.generation == ref_->backend.generation && state.owner == owner &&
         (state.state == BackendState::kReserved || state.state == BackendState::kStarting);
-    failed = still_ours && fail_load(segment, *lock, model_, ref_->backend, reason, now_ns(),
-                                     [&] { return give_up(segment, ref_->backend, owner); });
+    failed =
+        still_ours && fail_load(segment, *lock, model_, {ref_->backend, reason, cooldown}, now_ns(),
+                                [&] { return give_up(segment, ref_->backend, owner); });
   }
   const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_->backend));
   let_go();

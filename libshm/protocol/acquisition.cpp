@@ -7,6 +7,7 @@
 #include "policy/line.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool {
 namespace {
@@ -18,11 +19,6 @@ bool holder_died(const Segment& segment, std::uint32_t owner) {
   const std::uint64_t state = segment.worker(index).state.load(std::memory_order_seq_cst);
   if (low_half(state) == 0 || StateWord::owner_of({index, high_half(state)}) != owner) return true;
   return worker_liveness(segment, index, false) == Liveness::kDead;
-}
-
-std::uint64_t max_waiters_of(const Settings* settings) {
-  return settings == nullptr ? setting_info(Setting::kMaxWaiters).default_value
-                             : settings->get(Setting::kMaxWaiters);
 }
 
 }  // namespace
@@ -202,6 +198,7 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
   if (!outlook.has_settings) {
     return keep_waiting(now, true, "the pool has no settings yet");
   }
+  if (outlook.unknown_settings != 0) return fail(settings_refusal(outlook.unknown_settings));
   const std::uint32_t limit = outlook.limits.max_backends;
   const std::uint32_t live = count_live(outlook.residents);
   const std::uint32_t places = outlook.places();
@@ -247,6 +244,7 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
 Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t now) {
   if (find_backend(segment_, model_, hash_)) return {};
   const Outlook outlook = read_outlook(segment_, now);
+  if (outlook.unknown_settings != 0) return {};  // set just now; the next look says so
   const std::uint32_t places = outlook.places();
   if (!has_turn(outlook.heads, hash_, arrival_, places)) return {};
   if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns())) {
@@ -290,7 +288,7 @@ Result<LockGuard> Acquisition::lock_line() const {
 }
 
 Acquisition::Taken::Answer Acquisition::join_line(const LockGuard&, std::uint64_t now) {
-  const std::uint64_t max_waiters = max_waiters_of(current_settings(segment_));
+  const std::uint64_t max_waiters = pool_setting(segment_, Setting::kMaxWaiters);
   std::optional<std::uint32_t> place;
   std::uint64_t waiting = 0;
   for (std::uint32_t i = 0; i < segment_.capacities().waiters; ++i) {
@@ -332,12 +330,19 @@ Acquisition::Taken::Answer Acquisition::join_line(const LockGuard&, std::uint64_
 
 Error Acquisition::line_refusal(Taken::Answer answer) const {
   if (answer == Taken::kQueueFull) {
-    return refusal(Errc::kQueueFull, std::to_string(max_waiters_of(current_settings(segment_))) +
+    return refusal(Errc::kQueueFull, std::to_string(pool_setting(segment_, Setting::kMaxWaiters)) +
                                          " are waiting already (max_waiters)");
   }
   return refusal(Errc::kTableFull,
                  "all " + std::to_string(segment_.capacities().waiters) +
                      " waiter rows are taken; create the pool with more --waiters");
+}
+
+Error Acquisition::settings_refusal(std::uint64_t unknown) const {
+  return refusal(Errc::kIncompatible,
+                 "the pool uses " + settings_text(unknown, read_pool_settings(segment_)) +
+                     ", which this program does not know; it must be of a newer version "
+                     "to load models");
 }
 
 void Acquisition::leave(bool granted) {

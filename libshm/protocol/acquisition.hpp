@@ -16,7 +16,7 @@
 //     checked in the hold that reserves (P3, P4).
 //
 // Errors: kTimeout, kQueueFull, kTableFull, kAllPinned, kCoolingDown, kLoadFailed, kNoCoordinator,
-// kNotLoaded, kReplaced, kCancelled, kClosed.
+// kNotLoaded, kReplaced, kIncompatible (a setting of a newer version), kCancelled, kClosed.
 #pragma once
 
 #include <cstdint>
@@ -82,6 +82,7 @@ class Acquisition {
   Taken take_place(const LockGuard& guard, std::uint64_t now);
   Taken::Answer join_line(const LockGuard& guard, std::uint64_t now);
   Error line_refusal(Taken::Answer answer) const;
+  Error settings_refusal(std::uint64_t unknown) const;
   std::optional<Error> failure_of_awaited(std::uint64_t now);
   void leave(bool granted);
   void forget_row();

@@ -1,29 +1,10 @@
 #include "protocol/histories.hpp"
 
 #include <algorithm>
-#include <array>
 
 #include "base/time.hpp"
 
 namespace modelpool {
-namespace {
-
-void forget_failures(LoadHistory* history, std::uint64_t now) {
-  history->failures = 0;
-  history->failed_ns = 0;
-  history->cooldown_until_ns = 0;
-  history->failed_backend = 0;
-  history->exit_status = 0;
-  history->error.fill(0);
-  history->updated_ns = now;
-}
-
-std::uint64_t cooldown_of(const Settings& settings, std::string_view model) {
-  return effective_settings(settings, model, nullptr).get(Setting::kLoadCooldown);
-}
-
-}  // namespace
-
 std::optional<LoadHistory> find_history(const Segment& segment, std::string_view model) {
   for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
     const ModelRecord& record = segment.model(i);
@@ -61,23 +42,18 @@ void write_history(const Segment& segment, const LockGuard&, std::string_view mo
 }
 
 void write_failure(const Segment& segment, const LockGuard& guard, std::string_view model,
-                   BackendRef ref, std::string_view error, std::uint32_t packed_exit,
-                   std::uint64_t now) {
+                   const LoadFailure& failure, std::uint64_t now) {
   LoadHistory history = find_history(segment, model).value_or(LoadHistory{});
-  if (history.failures > 0 && history.failed_backend == pack_ref(ref)) return;
-  std::uint64_t cooldown = setting_info(Setting::kLoadCooldown).default_value;
-  if (const Settings* settings = current_settings(segment); settings != nullptr) {
-    cooldown = cooldown_of(*settings, model);
-  }
+  if (history.failures > 0 && history.failed_backend == pack_ref(failure.backend)) return;
   ++history.failures;
   history.failed_ns = now;
   history.cooldown_until_ns = add_ns(
-      now, cooldown_ns(cooldown,
+      now, cooldown_ns(failure.cooldown,
                        static_cast<std::uint32_t>(std::min<std::uint64_t>(history.failures, 64))));
-  history.failed_backend = pack_ref(ref);
-  history.exit_status = packed_exit;
+  history.failed_backend = pack_ref(failure.backend);
+  history.exit_status = failure.packed_exit;
   history.updated_ns = now;
-  set_field(&history.error, error);
+  set_field(&history.error, failure.error);
   write_history(segment, guard, model, history);
 }
 
@@ -93,19 +69,14 @@ Result<LoadHistory> reset_failures(const Segment& segment, std::string_view mode
   return *before;
 }
 
-void reset_changed_cooldowns(const Segment& segment, const LockGuard&, const Settings& before,
-                             const Settings& after) {
-  for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
-    ModelRecord& record = segment.model(i);
-    if (record.in_use.load(std::memory_order_acquire) == 0) continue;
-    LoadHistory history = record.history.load();
-    if (history.failures == 0) continue;
-    std::array<char, 192> name;
-    const std::string_view model = record.name.load(&name);
-    if (cooldown_of(before, model) == cooldown_of(after, model)) continue;
-    forget_failures(&history, now_ns());
-    record.history.publish(history);
-  }
+void forget_failures(LoadHistory* history, std::uint64_t now) {
+  history->failures = 0;
+  history->failed_ns = 0;
+  history->cooldown_until_ns = 0;
+  history->failed_backend = 0;
+  history->exit_status = 0;
+  history->error.fill(0);
+  history->updated_ns = now;
 }
 
 }  // namespace modelpool

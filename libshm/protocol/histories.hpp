@@ -20,11 +20,17 @@ std::optional<LoadHistory> find_history(const Segment& segment, std::string_view
 // The caller holds the mutex. Takes the place of the longest untouched history when all are in use.
 void write_history(const Segment& segment, const LockGuard& guard, std::string_view model,
                    const LoadHistory& history);
-// A failed load: counts it, starts the cool-down, keeps the text. A backend's load fails once: a
-// second report of the same slot and generation changes nothing.
+// A failed load.
+struct LoadFailure {
+  BackendRef backend;
+  std::string_view error;
+  std::uint64_t cooldown = 0;  // the model's load_cooldown, resolved before the mutex was taken
+  std::uint32_t packed_exit = 0;
+};
+// Counts it, starts the cool-down, keeps the text. A backend's load fails once: a second report of
+// the same slot and generation changes nothing.
 void write_failure(const Segment& segment, const LockGuard& guard, std::string_view model,
-                   BackendRef ref, std::string_view error, std::uint32_t packed_exit,
-                   std::uint64_t now);
+                   const LoadFailure& failure, std::uint64_t now);
 
 // The record of a failed load and the transition that ends it, as one: under one hold of the mutex
 // the record is written, where waiters look when they see the transition, and then `take` is the
@@ -32,12 +38,12 @@ void write_failure(const Segment& segment, const LockGuard& guard, std::string_v
 // Returns whether it took place.
 template <class Take>
 bool fail_load(const Segment& segment, const LockGuard& guard, std::string_view model,
-               BackendRef ref, std::string_view error, std::uint64_t now, const Take& take) {
+               LoadFailure failure, std::uint64_t now, const Take& take) {
   const std::optional<LoadHistory> before = find_history(segment, model);
   // acquire: written by whoever reaped the process
-  const std::uint32_t exit =
-      low_half(segment.backend(ref.index).exit_status.load(std::memory_order_acquire));
-  write_failure(segment, guard, model, ref, error, exit, now);
+  failure.packed_exit =
+      low_half(segment.backend(failure.backend.index).exit_status.load(std::memory_order_acquire));
+  write_failure(segment, guard, model, failure, now);
   if (take()) return true;
   write_history(segment, guard, model, before.value_or(LoadHistory{}));
   return false;
@@ -46,9 +52,6 @@ bool fail_load(const Segment& segment, const LockGuard& guard, std::string_view 
 // Forgets that the model failed to load, and ends its cool-down. Loads and sizes stay known. Returns
 // what was forgotten. Takes the mutex. Errors: kInvalid for no model's name, kBusy.
 Result<LoadHistory> reset_failures(const Segment& segment, std::string_view model);
-// The same for every model whose load_cooldown another change of the settings changes. Before the
-// settings are published: a crash in between forgets too much, never too little.
-void reset_changed_cooldowns(const Segment& segment, const LockGuard& guard, const Settings& before,
-                             const Settings& after);
+void forget_failures(LoadHistory* history, std::uint64_t now);
 
 }  // namespace modelpool

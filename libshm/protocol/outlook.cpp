@@ -4,6 +4,7 @@
 
 #include "policy/fit.hpp"
 #include "protocol/slots.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool {
 namespace {
@@ -61,7 +62,6 @@ std::uint32_t Outlook::places() const {
 void prepare_outlook(const Segment& segment) {
   scratch().residents.reserve(segment.capacities().backends);
   scratch().waiting.reserve(segment.capacities().waiters);
-  static_cast<void>(current_settings(segment));
 }
 
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
@@ -72,10 +72,11 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
   Outlook outlook;
   outlook.residents = s.residents;
   outlook.heads = std::span(s.heads).first(heads);
-  if (const Settings* settings = current_settings(segment); settings != nullptr) {
-    outlook.has_settings = true;
-    outlook.limits.max_backends = static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends));
-  }
+  const std::uint64_t generation = read_settings(segment, [&](const SettingsView& settings) {
+    outlook.limits.max_backends = static_cast<std::uint32_t>(settings.get(Setting::kMaxBackends));
+    outlook.unknown_settings = settings.unknown_to_workers();
+  });
+  outlook.has_settings = generation != 0;
   return outlook;
 }
 

@@ -26,6 +26,8 @@ struct Outlook {
   std::span<const Waiting> heads;
   Limits limits;
   bool has_settings = false;  // the pool was given its limits
+  std::uint64_t unknown_settings =
+      0;  // bits of those that must be known to take a place, and are not
 
   std::uint32_t places() const;  // free now and handed out at once
 };

@@ -5,6 +5,7 @@
 
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool {
 namespace {
@@ -30,7 +31,7 @@ Error why_lost(const Segment& segment, BackendRef ref) {
   const StopRecord stop = record.stop.load();
   std::string why = "load_timeout passed, or the load was stopped";
   if (stop.generation == ref.generation) {
-    why = std::string(reason_name(stop.reason));
+    why = reason_name(stop.reason);
     if (stop.limit_ns != kNever_ns) why += " after " + format_age(stop.limit_ns);
     if (const auto text = field_text(stop.text); !text.empty()) why += ": " + escape(text);
     const std::uint64_t exit = record.exit_status.load(std::memory_order_acquire);
@@ -98,7 +99,7 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, Work
     record.model.store(model);
     record.address.store({});
     record.label.store({});
-    record.overrides.store(Overrides{});
+    record.given.store(GivenSettings{});
     record.model_hash.store(hash_name(model), std::memory_order_release);
     record.drain_failed_ns.store(0, std::memory_order_release);
     const BackendRef ref{i, generation};
@@ -152,7 +153,7 @@ Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t own
   record.label.store(options.label);
   record.size_bytes.store(options.size_bytes, std::memory_order_release);
   record.device_mask.store(options.device_mask, std::memory_order_release);
-  record.overrides.store(options.overrides);
+  record.given.store(pack_given(options.overrides));
   if (now_state == reserved) {
     record.traits.store(pack_half(ref.generation, kTraitExternal), std::memory_order_release);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/time.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool {
 namespace {
@@ -13,7 +14,11 @@ std::string slot_name(std::uint32_t index) { return "backend slot " + std::to_st
 
 // The parts that are fixed once the state has been reached, then those that move.
 void read_backend(const BackendRecord& record, BackendView* view) {
-  view->model = record.model.load();
+  std::string model = record.model.load();
+  Overrides given = unpack_given(record.given.load());
+  if (model != view->model || given != view->overrides) view->effective = nullptr;
+  view->model = std::move(model);
+  view->overrides = std::move(given);
   view->address = record.address.load();
   view->label = record.label.load();
   view->process = {static_cast<pid_t>(record.pid.load(std::memory_order_acquire)),
@@ -27,7 +32,6 @@ void read_backend(const BackendRecord& record, BackendView* view) {
   view->size_bytes = record.size_bytes.load(std::memory_order_acquire);
   view->device_mask = record.device_mask.load(std::memory_order_acquire);
   view->owner_pid = record.owner_pid.load(std::memory_order_acquire);
-  view->overrides = record.overrides.load();
 }
 
 }  // namespace
@@ -37,7 +41,9 @@ struct SnapshotReader::Cache {
   std::vector<BackendView> slots;      // what was read last, by slot
   std::vector<std::int32_t> position;  // of a slot in snapshot.backends, -1 if not there
   std::vector<StateWord> seen;         // of each slot, as this read began with it
+  bool settings_damaged = false;
 
+  void read_settings_of_pool(const Segment& segment);
   void read_backends(const Segment& segment);
   bool states_hold(const Segment& segment) const;
 };
@@ -50,6 +56,23 @@ SnapshotReader::SnapshotReader(std::shared_ptr<const Segment> segment)
 }
 
 SnapshotReader::~SnapshotReader() = default;
+
+void SnapshotReader::Cache::read_settings_of_pool(const Segment& segment) {
+  Snapshot& s = snapshot;
+  if (segment.settings().generation.load(std::memory_order_seq_cst) == s.settings_generation)
+    return;
+  PoolSettings settings;
+  settings_damaged = false;
+  s.settings_generation = read_settings(segment, [&](const SettingsView& view) {
+    settings = view.pool();
+    s.rules_hash = view.rules_hash();
+    s.rule_count = view.rule_count();
+    settings_damaged = view.damaged();
+  });
+  s.settings = s.settings_generation == 0
+                   ? nullptr
+                   : std::make_shared<const PoolSettings>(std::move(settings));
+}
 
 void SnapshotReader::Cache::read_backends(const Segment& segment) {
   Snapshot& s = snapshot;
@@ -76,6 +99,10 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
       state = again;
     }
     if (slot.state.state == BackendState::kFree) continue;
+    if (!slot.effective || slot.effective->generation() != s.settings_generation) {
+      slot.effective =
+          std::make_shared<const Effective>(resolve_settings(segment, slot.model, &slot.overrides));
+    }
     slot.control = load_control(segment, slot.ref);
     slot.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
     slot.stop = record.stop.load();
@@ -113,12 +140,7 @@ const Snapshot& SnapshotReader::read() {
   s.damage.clear();
   s.now_ns = now_ns();
 
-  const auto& published = segment.settings().settings;
-  if (const std::uint64_t generation = published.generation();
-      generation != s.settings_generation || !s.settings) {
-    s.settings = generation == 0 ? nullptr : std::make_shared<const Settings>(published.load());
-    s.settings_generation = generation;
-  }
+  cache_->read_settings_of_pool(segment);
 
   const CoordinatorRecord& coordinator = segment.coordinator();
   s.coordinator.identity = read_coordinator(segment);
@@ -131,6 +153,8 @@ const Snapshot& SnapshotReader::read() {
   // in both. Read until no state changed while they were read.
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     s.damage.clear();
+    if (cache_->settings_damaged)
+      s.damage.emplace_back("settings: their rules lead out of their place");
     cache_->read_backends(segment);
     if (cache_->states_hold(segment)) break;
   }
@@ -239,6 +263,11 @@ const Snapshot& SnapshotReader::read() {
   std::erase_if(s.stray_waiters,
                 [&](const StrayWaiter& stray) { return s.find_worker(stray.owner) != nullptr; });
   return s;
+}
+
+const Effective& BackendView::settings() const {
+  static const Effective kDefaults;
+  return effective ? *effective : kDefaults;
 }
 
 std::uint32_t Snapshot::live() const {

@@ -46,7 +46,8 @@ struct BackendView {
   std::uint64_t size_bytes = 0;
   std::uint64_t device_mask = 0;
   std::uint32_t owner_pid = 0;
-  Overrides overrides;
+  Overrides overrides;                         // what `ready` gave
+  std::shared_ptr<const Effective> effective;  // null: the defaults
   StopRecord stop;
   std::uint64_t noted = 0;
   std::uint64_t drain_failed_ns = 0;
@@ -58,6 +59,7 @@ struct BackendView {
   std::uint64_t newest_start_ns = 0;
   std::uint64_t last_used_ns = 0;  // at least ready_ns
 
+  const Effective& settings() const;  // what applies to it
   bool pinned() const { return control & kControlPinned; }
   bool external() const { return traits & kTraitExternal; }
   bool live() const { return is_live(state.state); }
@@ -103,8 +105,10 @@ struct CoordinatorView {
 
 struct Snapshot {
   std::uint64_t now_ns = 0;
-  std::shared_ptr<const Settings> settings;  // null: the pool never had any
+  std::shared_ptr<const PoolSettings> settings;  // null: the pool never had any
   std::uint64_t settings_generation = 0;
+  std::uint64_t rules_hash = 0;  // differs when a rule does
+  std::uint64_t rule_count = 0;
   std::vector<BackendView> backends;  // not FREE, by slot
   std::vector<WorkerView> workers;    // attached, by row
   std::vector<WaiterView> waiters;    // by arrival
@@ -121,7 +125,8 @@ struct Snapshot {
   std::uint32_t max_backends() const;  // 0 = no limit
 };
 
-// Keeps what it read: a payload is copied again only when its slot changed.
+// Keeps what it read: a payload is copied again only when its slot changed, and settings are
+// resolved again only when they or the slot did.
 class SnapshotReader {
  public:
   explicit SnapshotReader(std::shared_ptr<const Segment> segment);

@@ -20,7 +20,6 @@
 #include <set>
 #include <vector>
 
-#include "segment/current_settings.hpp"
 #include "segment/segment.hpp"
 
 namespace modelpool {

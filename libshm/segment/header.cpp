@@ -17,6 +17,7 @@
 #include "base/time.hpp"
 #include "segment/mappable.hpp"
 #include "segment/mutex.hpp"
+#include "segment/settings_image.hpp"
 
 namespace modelpool {
 namespace {
@@ -37,7 +38,7 @@ std::uint64_t fingerprint() {
       sizeof(EventRecord),
       sizeof(LeaseRecord),
       sizeof(pthread_mutex_t),
-      sizeof(Settings),
+      sizeof(SettingsHead),
       sizeof(StopRecord),
       sizeof(EventData),
       sizeof(LoadHistory),
@@ -49,7 +50,7 @@ std::uint64_t fingerprint() {
       offsetof(BackendRecord, model),
       offsetof(BackendRecord, stop),
       offsetof(WaiterRecord, wake),
-      kSettingCount,
+      sizeof(GivenSettings),
       offsetof(CoordinatorRecord, horizon_ns),
       offsetof(CoordinatorRecord, event_bell),
       offsetof(CoordinatorRecord, last_scan_ns),
@@ -61,7 +62,7 @@ std::uint64_t fingerprint() {
       offsetof(BackendRecord, exit_status),
       offsetof(BackendRecord, model_hash),
       offsetof(BackendRecord, address),
-      offsetof(BackendRecord, overrides),
+      offsetof(BackendRecord, given),
       offsetof(BackendRecord, noted),
       offsetof(BackendRecord, drain_failed_ns),
       offsetof(WaiterRecord, arrival),
@@ -77,8 +78,20 @@ std::uint64_t fingerprint() {
       offsetof(EventData, model),
       offsetof(EventData, text),
       offsetof(LoadHistory, error),
+      sizeof(RuleRecord),
+      sizeof(EntryRecord),
+      kRoomOfRule_bytes,
+      offsetof(SettingsHead, given),
+      offsetof(SettingsHead, judge),
+      offsetof(SettingsHead, value),
+      offsetof(SettingsHead, name),
+      offsetof(SettingsHead, config_path),
   };
   return hash_name({reinterpret_cast<const char*>(facts), sizeof facts}) ^ hash_name("glibc");
+}
+
+std::uint64_t settings_bytes(const Capacities& c) {
+  return sizeof(SettingsRecord) + 2 * settings_copy_bytes(c);
 }
 
 // The tables of a pool of these capacities, in order, each on a page of its own.
@@ -87,7 +100,7 @@ std::uint64_t place_tables(const Capacities& c, std::array<TableInfo, 16>* table
   const TableInfo sizes[kTableCount] = {
       {0, sizeof(LockRecord), 1},
       {0, sizeof(LineRecord), 1},
-      {0, sizeof(SettingsRecord), 1},
+      {0, settings_bytes(c), 1},
       {0, sizeof(CoordinatorRecord), 1},
       {0, sizeof(ModelRecord), c.models},
       {0, sizeof(WorkerRecord), c.workers},
@@ -119,21 +132,32 @@ Result<> check_file_size_limit(std::uint64_t bytes, const std::string& pool) {
 
 }  // namespace
 
+std::uint32_t rules_capacity(const Header& header) {
+  const std::uint64_t bytes = header.tables[static_cast<std::size_t>(Table::kSettingsBlock)].stride;
+  const std::uint64_t least = settings_bytes(Capacities{.rules = 0});
+  return bytes < least ? 0 : static_cast<std::uint32_t>((bytes - least) / (2 * kRoomOfRule_bytes));
+}
+
 Result<> check_capacities(const Capacities& c) {
   const auto in_range = [](std::uint32_t n, std::uint32_t max) { return n >= 1 && n <= max; };
   if (in_range(c.backends, kBackendsMax) && in_range(c.workers, kWorkersMax) &&
       in_range(c.leases, 65536) && in_range(c.waiters, 65536) && in_range(c.events, 1u << 20) &&
-      in_range(c.models, 65536)) {
+      in_range(c.models, 65536) && in_range(c.rules, 65536)) {
     return {};
   }
   return fail(Errc::kInvalid,
               "unable to create a pool: capacities must be 1 to 4095 backends and workers, 1 to "
-              "65536 leases, waiters and models, 1 to 1048576 events");
+              "65536 leases, waiters, models and rules, 1 to 1048576 events");
 }
 
 Result<> build_segment(int fd, const SegmentPlan& plan) {
   const auto host = read_host_identity();
   if (!host) return fail(host.error());
+  const std::size_t settings_words = settings_copy_bytes(plan.capacities) / sizeof(Word);
+  const Settings none;
+  auto image =
+      SettingsImage::make(plan.settings != nullptr ? *plan.settings : none, settings_words);
+  if (!image) return fail(image.error());
   Header header;
   header.magic = kSegmentMagic;
   header.layout_version = kLayoutVersion;
@@ -174,8 +198,9 @@ Result<> build_segment(int fd, const SegmentPlan& plan) {
     auto* lock = reinterpret_cast<LockRecord*>(base + offset(Table::kLock));
     if (auto made = init_mutex(*lock); !made) return made;
     if (plan.settings != nullptr) {
-      reinterpret_cast<SettingsRecord*>(base + offset(Table::kSettingsBlock))
-          ->settings.publish(*plan.settings);
+      auto* settings = reinterpret_cast<SettingsRecord*>(base + offset(Table::kSettingsBlock));
+      image->copy_to(reinterpret_cast<Word*>(settings + 1) + settings_words);
+      settings->generation.store(1, std::memory_order_seq_cst);
     }
   } catch (const bi::interprocess_exception& e) {
     return fail(Errc::kSystem, "unable to map pool " + plan.name + ": " + e.what());
@@ -220,6 +245,7 @@ Result<Header> read_header(int fd, const std::string& path, const std::string& a
   c.waiters = count(Table::kWaiters);
   c.events = count(Table::kEvents);
   c.leases = c.workers == 0 ? 0 : count(Table::kLeases) / c.workers;
+  c.rules = rules_capacity(header);
   std::array<TableInfo, 16> expected{};
   if (!check_capacities(c) || place_tables(c, &expected) != header.total_bytes ||
       expected != header.tables) {

@@ -15,6 +15,7 @@
 namespace modelpool {
 
 Result<> check_capacities(const Capacities& capacities);
+std::uint32_t rules_capacity(const Header& header);  // of which only the settings' bytes tell
 
 struct SegmentPlan {
   std::string name;

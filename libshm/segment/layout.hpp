@@ -3,7 +3,7 @@
 //   byte 0      Header         written once by the creator, then immutable
 //               LockRecord     the mutex, alone on its cache lines
 //               LineRecord     arrival numbers; how far rows were ever taken
-//               SettingsRecord limits and rules, two copies and a generation
+//               SettingsRecord limits and rules, a generation and two copies
 //               CoordinatorRecord
 //               ModelRecord    [models]             histories that outlive backends
 //               WorkerRecord   [workers]
@@ -120,9 +120,66 @@ struct alignas(kCacheLine_bytes) LineRecord {
   HalfWord waiters_reached;
 };
 
-// Written under the mutex; read by everyone. Generation 0: the pool never had settings.
+// --- Settings ------------------------------------------------------------------------------------
+//
+//   generation | copy 0: head, rules, entries, texts | copy 1: the same
+//
+// Written under the mutex, all at once: first the copy that the next generation selects (its lowest
+// bit), then the generation. Read by everyone in place, between two equal reads of the generation
+// (settings_block.hpp). Settings are named by their numbers, also those of newer programs.
+//
+// Rules of exact names stand first, by hash and order, then globs, by order. The entries of a rule
+// stand together. A text begins a word. Where a comment says "a, b", a is the high half of the word
+// and b the low half. The place of a text: its first word (counted from the first text), its bytes.
+
+struct RuleRecord {
+  Word hash;     // of an exact name; 0 of a glob
+  Word order;    // of the rule among all: later ones win
+  Word entries;  // its first, how many
+  Word pattern;  // place of the text
+};
+
+//   63            32 31        16 15       8 7        0
+//  | line of config | origin kind | is a text | setting |
+struct EntryRecord {
+  Word what;
+  Word value;  // a number, or a text's place
+};
+
+struct SettingsHead {
+  Word config_hash;  // of the file and flags last applied; 0 = none
+  Word rules_hash;   // of all rules: equal rules, equal hash
+  // Bit N is setting N.
+  Word given;        // the pool has a value for it
+  Word texts;        // and that is a text
+  Word judge;        // in use, and a coordinator must know it
+  Word admit;        // in use, and whoever asks for a place must know it
+  Word rule_count;   // globs, exact names
+  Word entry_count;  // words of text, entries
+  // By number: the pool's value, where it came from (line, kind), and the names of those that the
+  // writer knows.
+  std::array<Word, kSettingCapacity> value;
+  std::array<Word, kSettingCapacity> origin;
+  std::array<SharedText<kSettingNameMax_bytes + 1>, kSettingCapacity> name;
+  SharedText<kConfigPathMax_bytes + 1> config_path;
+};
+
+inline constexpr std::size_t kRoomOfRule_bytes = 256;  // a name, a few values
+
+constexpr std::size_t settings_copy_bytes(const Capacities& capacities) {
+  return sizeof(SettingsHead) + capacities.rules * kRoomOfRule_bytes;
+}
+
+// Generation 0: the pool never had settings. The copies follow (Segment::settings_copy).
 struct alignas(kCacheLine_bytes) SettingsRecord {
-  Published<Settings> settings;
+  Word generation;
+};
+
+// What `ready` gave a backend: bit N of `given` is setting N, the numbers stand in this order.
+inline constexpr std::size_t kGivenMax = 31;
+struct GivenSettings {
+  std::uint64_t given = 0;
+  std::array<std::uint64_t, kGivenMax> number{};
 };
 
 inline constexpr std::uint32_t kLeavingForGood = 2;
@@ -159,7 +216,7 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   Word scans;
   Word settings_noted;  // generation of the settings an event was last written for
   Word next_event;      // sequence number of the next event, from 1
-  std::array<std::array<Word, kReasonCount>, kEventKindCount> counters;
+  std::array<std::array<Word, kReasonCapacity>, kEventKindCapacity> counters;
 };
 
 struct LoadHistory {
@@ -258,7 +315,7 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   alignas(kCacheLine_bytes) SharedText<192> model;  // written under the mutex, before RESERVED
   SharedText<256> address;
   SharedText<32> label;
-  SharedCopy<Overrides> overrides;
+  SharedCopy<GivenSettings> given;  // its own settings
   // The coordinator's.
   Published<StopRecord> stop;
   Word noted;            // generation, BackendState: the last state an event was written for
@@ -331,6 +388,9 @@ static_assert(offsetof(BackendRecord, state) == 0 && offsetof(BackendRecord, pid
               offsetof(BackendRecord, pidfd_inode) == 24);
 static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, tables) == 32);
 static_assert(sizeof(Header) <= kHomeOffset && kHomeOffset + sizeof(HomeRecord) == kPage_bytes);
+static_assert(sizeof(SettingsHead) % kCacheLine_bytes == 0 &&
+              kRoomOfRule_bytes % kCacheLine_bytes == 0 && sizeof(RuleRecord) == 32 &&
+              sizeof(EntryRecord) == 16);
 static_assert(sizeof(EventData) % 8 == 0 && sizeof(StopRecord) % 8 == 0);
 
 }  // namespace modelpool

@@ -70,7 +70,9 @@ Result<std::shared_ptr<Segment>> Segment::map(OpenSegment opened, bool writable)
                           count(Table::kLeases) / count(Table::kWorkers),
                           count(Table::kWaiters),
                           count(Table::kEvents),
-                          count(Table::kModels)};
+                          count(Table::kModels),
+                          rules_capacity(opened.header)};
+  segment->settings_copy_words_ = settings_copy_bytes(segment->capacities_) / sizeof(Word);
   segment->last_used_stride_ = tables[static_cast<std::size_t>(Table::kLastUsed)].stride;
   segment->path_ = std::move(opened.path);
   segment->name_ = opened.header.name.data();

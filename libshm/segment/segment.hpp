@@ -63,6 +63,11 @@ class Segment {
   LockRecord& lock() const { return *at<LockRecord>(Table::kLock, 0); }
   LineRecord& line() const { return *at<LineRecord>(Table::kLine, 0); }
   SettingsRecord& settings() const { return *at<SettingsRecord>(Table::kSettingsBlock, 0); }
+  // The copy that this generation of the settings is, or will be, published in.
+  Word* settings_copy(std::uint64_t generation) const {
+    return reinterpret_cast<Word*>(&settings() + 1) + (generation & 1) * settings_copy_words_;
+  }
+  std::size_t settings_copy_words() const { return settings_copy_words_; }
   CoordinatorRecord& coordinator() const { return *at<CoordinatorRecord>(Table::kCoordinator, 0); }
   ModelRecord& model(std::size_t i) const { return *at<ModelRecord>(Table::kModels, i); }
   WorkerRecord& worker(std::size_t i) const { return *at<WorkerRecord>(Table::kWorkers, i); }
@@ -112,6 +117,7 @@ class Segment {
   Header header_;
   Capacities capacities_;
   std::size_t last_used_stride_ = 0;
+  std::size_t settings_copy_words_ = 0;
   std::byte* tables_[kTableCount] = {};
   std::string path_;
   std::string name_;

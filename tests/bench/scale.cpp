@@ -24,6 +24,8 @@
 #include "flags/flags.hpp"
 #include "measure.hpp"
 #include "operations.hpp"
+#include "pool/change_settings.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::bench {
 namespace {
@@ -142,6 +144,54 @@ void measure_snapshot_under_churn(Report& report, Size size) {
   for (auto& thread : threads) thread.join();
 }
 
+nlohmann::json single(const std::string& name, double value, const std::string& unit) {
+  return {{"name", name}, {"median", value}, {"samples", 1}, {"unit", unit}};
+}
+
+// Rules for 4096 models by name and as many globs as there may be: how long a publication holds the
+// mutex, what one model's settings cost, and a whole `set`.
+void measure_settings(Report& report) {
+  const test::Scratch scratch;
+  PoolOptions options;
+  options.dir = scratch.dir();
+  Settings settings = timeouts_of_minutes(0);
+  const auto name = [](std::uint64_t i) {
+    return "organisation/llama-3-8b-instruct-" + std::to_string(i);
+  };
+  const auto add = [&](const std::string& pattern) {
+    settings.rules.push_back({pattern, {}});
+    for (const Setting id : {Setting::kIdleTimeout, Setting::kStopGrace, Setting::kLoadTimeout}) {
+      settings.rules.back().overrides.set(id, kSecond_ns, {OriginKind::kConfig, 7});
+    }
+  };
+  for (std::uint64_t i = 0; i < 4096; ++i) add(name(i));
+  for (std::uint64_t i = 0; i < kGlobsMax; ++i) add("*-instruct-x" + std::to_string(i));
+  options.settings = &settings;
+  const Pool pool = checked(Pool::attach("scale", options));
+  const Segment& segment = segment_of(pool);
+  const SettingsImage image = checked(SettingsImage::make(settings, segment.settings_copy_words()));
+  report.add(
+      single("settings_bytes/4096", static_cast<double>(image.words() * sizeof(Word)), "bytes"));
+  std::vector<double> held_us;
+  for (int i = 0; i < 200; ++i) {
+    const auto lock = checked(segment.lock_structure());
+    const std::uint64_t begin_ns = now_ns();
+    publish_settings(segment, lock, image);
+    held_us.push_back(static_cast<double>(now_ns() - begin_ns) / 1000.0);
+  }
+  report.add(
+      single("settings_publish_first/4096", held_us.front(), "us"));  // into pages not yet touched
+  report.add("settings_publish/4096", held_us);
+  std::minstd_rand random(1);
+  report.add("settings_resolve/4096", time_us(2000, [&] {
+               use(resolve_settings(segment, name(random() % 4096)).get(Setting::kIdleTimeout));
+             }));
+  std::uint64_t limit = 0;
+  report.add("settings_set/4096", time_us(50, [&] {
+               checked(change_settings(segment, {{"max_backends", std::to_string(++limit)}}, {}));
+             }));
+}
+
 // --- The daemon itself ---------------------------------------------------------------------------
 
 // A coordinatord that tells when it serves, to the microsecond.
@@ -205,10 +255,6 @@ class Coordinator {
   std::uint64_t ready_ns_ = 0;
 };
 
-nlohmann::json single(const std::string& name, double value, const std::string& unit) {
-  return {{"name", name}, {"median", value}, {"samples", 1}, {"unit", unit}};
-}
-
 void measure_coordinator(Report& report, unsigned seconds) {
   FilledPool filled({16, 8, 16}, Capacities{});
   const Coordinator coordinator(filled.dir());
@@ -269,6 +315,8 @@ int run(unsigned rounds, unsigned seconds, bool quick) {
     FilledPool filled({16, 8, 16}, capacities_for({1024, 1024, 256}));
     measure_scan(report, "scan_in_large_segment/16x8x16", filled, rounds);
   }
+  std::cerr << "scale: settings of 4096 models" << std::endl;
+  measure_settings(report);
   std::cerr << "scale: snapshots under churn, start of a coordinator" << std::endl;
   measure_snapshot_under_churn(report, {16, 8, 16});
   measure_snapshot_under_churn(report, {128, 128, 16});

@@ -101,6 +101,8 @@ def targets():
     for size, limit_us in (("16x8x16", 20), ("128x128x16", 1000)):
         at_most(limit_us, f"scan + decide, {size}",
                 lambda m, size=size: m.microseconds("scale", f"scan/{size}"), "{:.1f} us")  # fmt: skip
+    at_most(1000, "settings of 4096 models: publication, under the mutex",
+            lambda m: m.microseconds("scale", "settings_publish/4096"), "{:.0f} us")  # fmt: skip
     at_most(0, "idle coordinator: wake-ups in 10 s",
             lambda m: m.get("scale", "coordinator_idle_wakeups"), "{:.0f}")  # fmt: skip
     at_most(0.0, "idle coordinator: CPU",

@@ -154,6 +154,19 @@ bool nothing_is_left(Stage& stage) {
 
 bool next_is_loading(Stage& stage) { return is_in(stage, "behind", BackendState::kReserved); }
 
+// Whoever died has set it or has not, and nothing else has changed (P6).
+std::string settings_are_whole(Stage& stage) {
+  const Snapshot s = stage.look();
+  const PoolSettings& found = *s.settings;
+  const std::uint64_t idle_ns = found.get(Setting::kIdleTimeout);
+  const bool is_old = idle_ns == 0 && found.pool.entries().size() == 3;
+  const bool is_new = idle_ns == 3600 * kSecond_ns && found.pool.entries().size() == 4;
+  const bool rest_is_kept = found.get(Setting::kMaxBackends) == kLimit &&
+                            found.get(Setting::kStopGrace) == 20 * kMillisecond_ns;
+  if ((is_old || is_new) && rest_is_kept) return "";
+  return "the settings are neither the old nor the new ones";
+}
+
 std::string next_in_line_is_granted(Stage& stage) {
   stage.helper(1).say("go on");
   const std::string said = stage.helper(1).hear();
@@ -337,7 +350,8 @@ std::vector<Operation> worker_operations() {
              begins();
              must(pool.set("idle_timeout", "1h"));
              ends();
-           }},
+           },
+       .after = settings_are_whole},
   };
 }
 

@@ -8,6 +8,8 @@
 #include <sstream>
 
 #include "pool_test.hpp"
+#include "segment/settings_block.hpp"
+#include "support/pool.hpp"
 
 namespace modelpool::test {
 namespace {
@@ -199,19 +201,21 @@ TEST_F(CoordinatorTest, WhatIsSetWhileACoordinatorStartsIsNewerThanItsConfig) {
   ASSERT_EQ(poolctl(scratch_, {"set", "max-waiters=7"}).code, 0);
   daemon_.reset();
   const Pool pool = attach(scratch_);
-  auto& published = segment_of(pool).settings().settings;
+  const Segment& segment = segment_of(pool);
   {
-    auto lock = segment_of(pool).lock_structure();
+    auto lock = segment.lock_structure();
     ASSERT_TRUE(lock);
     start({"--max-backends", "5", "--idle-timeout", "2h"});
-    Settings settings = published.load();
+    Settings settings = load_settings(segment);
     settings.pool.set(Setting::kMaxBackends, 3, {OriginKind::kSet, 0});
-    published.publish(settings);
+    const auto image = SettingsImage::make(settings, segment.settings_copy_words());
+    ASSERT_TRUE(image);
+    publish_settings(segment, *lock, *image);
   }
   EXPECT_TRUE(eventually(
-      [&] { return published.load().get(Setting::kIdleTimeout) == 2 * 3600 * kSecond_ns; }));
-  EXPECT_EQ(published.load().get(Setting::kMaxBackends), 3u);
-  EXPECT_NE(published.load().get(Setting::kMaxWaiters), 7u) << "a new config takes back old sets";
+      [&] { return pool_setting(segment, Setting::kIdleTimeout) == 2 * 3600 * kSecond_ns; }));
+  EXPECT_EQ(pool_setting(segment, Setting::kMaxBackends), 3u);
+  EXPECT_NE(pool_setting(segment, Setting::kMaxWaiters), 7u) << "a new config takes back old sets";
 }
 
 TEST_F(CoordinatorTest, P11AChangeOfSettingsSaysWhatChangedAndWhere) {
@@ -255,6 +259,90 @@ TEST_F(CoordinatorTest, P13ABadConfigAtSighupIsRefusedAndTheOldOneStays) {
   EXPECT_EQ(status()["max_backends"], 2);
   EXPECT_TRUE(daemon().program().running());
   EXPECT_TRUE(is_running(pid));
+}
+
+TEST_F(CoordinatorTest, FourThousandModelsHaveRulesOfTheirOwn) {
+  std::string config = "[pool]\nidle_timeout = \"1h\"\n";
+  for (int i = 0; i < 4096; ++i) {
+    config += "[[model]]\nmatch = \"model-" + std::to_string(i) + "\"\nstop_grace = \"" +
+              std::to_string(1 + i) + "s\"\n";
+  }
+  config += "[[model]]\nmatch = \"*-4095\"\nidle_timeout = \"2h\"\n";
+  write_file(scratch_.path("pool.toml"), config);
+  start({"--config", scratch_.path("pool.toml")});
+  const auto last = poolctl_json(scratch_, {"explain", "model-4095"})["settings"];
+  EXPECT_EQ(last["stop_grace"]["value"], "1h8m16s");
+  EXPECT_EQ(last["stop_grace"]["rule"], "model-4095");
+  EXPECT_EQ(last["idle_timeout"]["value"], "2h");
+  EXPECT_EQ(last["idle_timeout"]["rule"], "*-4095");
+  EXPECT_EQ(poolctl_json(scratch_, {"dump"})["rules"].size(), 4097u);
+  ASSERT_EQ(poolctl(scratch_, {"set", "max-backends=7"}).code, 0);
+  EXPECT_EQ(poolctl_json(scratch_, {"explain", "model-17"})["settings"]["stop_grace"]["value"],
+            "18s");
+}
+
+class NewerSettings : public CoordinatorTest {
+ protected:
+  static constexpr auto kPower = static_cast<Setting>(40);
+};
+
+TEST_F(NewerSettings, ThatTheJudgeMustKnowAreRefusedAtTheStartByNumberAndName) {
+  const Pool pool = make_pool(scratch_);
+  publish_foreign(segment_of(pool), {kPower, "max_power", true, false});
+  const Finished refused = run({MODELPOOL_COORDINATORD, "--dir", scratch_.dir()});
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_THAT(refused.err, HasSubstr("setting 40 (max_power)"));
+  withdraw_foreign(segment_of(pool), kPower);
+  start();
+  EXPECT_EQ(status()["coordinator"]["alive"], true);
+}
+
+TEST_F(NewerSettings, ThatTheJudgeMustKnowMakeARunningOneLeaveItsBackendsRunOn) {
+  start();
+  RemoteWorker worker(scratch_);
+  const pid_t pid = worker.load("m");
+  const Pool pool = attach(scratch_);
+  publish_foreign(segment_of(pool), {kPower, "max_power", true, false});
+  EXPECT_EQ(daemon().program().wait(), 3);
+  EXPECT_THAT(daemon().log(), HasSubstr("setting 40 (max_power)"));
+  EXPECT_TRUE(is_running(pid));
+  EXPECT_EQ(worker.progress("m"), "ok");
+  EXPECT_EQ(read_pool_settings(segment_of(pool)).unknown_to_judge(), bit_of(kPower));
+}
+
+TEST_F(NewerSettings, ThatOnlyOthersMustKnowAreServedAndShown) {
+  start();
+  const Pool pool = attach(scratch_);
+  publish_foreign(segment_of(pool), {kPower, "max_power", false, false});
+  EXPECT_EQ(poolctl(scratch_, {"set", "max-backends=2"}).code, 0);
+  EXPECT_TRUE(eventually([&] { return status()["max_backends"] == 2; }));
+  EXPECT_THAT(poolctl(scratch_, {"set"}).out, HasSubstr("setting 40 (max_power)"));
+  EXPECT_TRUE(daemon().program().running());
+}
+
+// As a newer coordinator left it that was killed while it stopped a backend.
+TEST_F(CoordinatorTest, P10AReasonOfANewerOneIsToldByItsNumberAndItsEndIsFinished) {
+  start();
+  RemoteWorker worker(scratch_);
+  const pid_t pid = worker.load_idle("m");
+  ASSERT_EQ(wait_event("loaded", "m")["model"], "m");
+  daemon().kill_now();
+  const Pool pool = attach(scratch_);
+  const BackendView b = *look(pool).find_model("m");
+  StopRecord stop;
+  stop.generation = b.ref.generation;
+  stop.reason = static_cast<Reason>(27);
+  stop.decided_ns = stop.stopping_ns = now_ns();
+  BackendRecord& record = segment_of(pool).backend(b.ref.index);
+  record.stop.publish(stop);
+  record.state.store(StateWord{b.ref.generation, 0, BackendState::kStopping}.pack());
+  EXPECT_THAT(poolctl(scratch_, {"list"}).out, HasSubstr("reason 27"));
+  EXPECT_EQ(poolctl_json(scratch_, {"list"})[0]["stop"]["reason"], "reason 27");
+  daemon().start();
+  EXPECT_TRUE(eventually([&] { return !is_running(pid); }));
+  EXPECT_EQ(wait_event("exited", "m")["reason"], "reason 27");
+  EXPECT_THAT(poolctl(scratch_, {"events"}).out, HasSubstr("reason 27"));
+  EXPECT_EQ(status()["counters"]["exited"]["reason 27"], 1);
 }
 
 TEST_F(CoordinatorTest, Sigusr1LogsTheTable) {

@@ -22,6 +22,7 @@
 #include "protocol/histories.hpp"
 #include "protocol/slots.hpp"
 #include "protocol/snapshot.hpp"
+#include "segment/settings_block.hpp"
 #include "targets.hpp"
 
 namespace modelpool::fuzz {
@@ -47,15 +48,19 @@ std::vector<std::uint8_t> make_image() {
   settings.pool.set(Setting::kMaxBackends, 3);
   settings.pool.set(Setting::kIdleTimeout, kSecond_ns);
   settings.pool.set(Setting::kBusyTimeout, kSecond_ns);
-  settings.rule_count = 2;
-  set_field(&settings.rules[0].glob, "m*");
-  settings.rules[0].overrides.set(Setting::kStallTimeout, kSecond_ns, {OriginKind::kConfig, 7});
-  set_field(&settings.rules[1].glob, "[a-c]?");
+  settings.pool.set({static_cast<Setting>(50), {OriginKind::kSet, 0}, 0, "a text", true});
+  settings.foreign = {{static_cast<Setting>(50), "of_a_newer_program", true, false}};
+  settings.config_path = "/etc/pool.toml";
+  settings.rules = {{"m*", {}}, {"[a-c]?", {}}, {"m1", {}}, {"m1", {}}, {"m2", {}}};
+  for (Rule& rule : settings.rules) {
+    rule.overrides.set(Setting::kStallTimeout, kSecond_ns, {OriginKind::kConfig, 7});
+    rule.overrides.set({static_cast<Setting>(51), {OriginKind::kConfig, 8}, 0, "GPU-1", true});
+  }
   PoolOptions options;
   options.dir = dir;
   options.settings = &settings;
   options.capacities = {
-      .backends = 6, .workers = 3, .leases = 4, .waiters = 4, .events = 8, .models = 4};
+      .backends = 6, .workers = 3, .leases = 4, .waiters = 4, .events = 8, .models = 4, .rules = 4};
   Pool pool = must(Pool::attach("fuzz", options));
   std::vector<Lease> leases;
   for (const char* model : {"m1", "m2"}) {
@@ -168,7 +173,7 @@ class Output {
 };
 
 constexpr std::array kCommands{"status", "list",    "workers", "leases", "waiters",
-                               "events", "explain", "dump",    "check"};
+                               "events", "explain", "dump",    "check",  "set"};
 
 void run_poolctl(std::size_t which, bool json, const std::string& path) {
   namespace ctl = poolctl;
@@ -184,6 +189,7 @@ void run_poolctl(std::size_t which, bool json, const std::string& path) {
   ctl::add_explain(app, context);
   ctl::add_dump(app, context);
   ctl::add_check(app, context);
+  ctl::add_set(app, context);
   const std::string command = kCommands[which % kCommands.size()];
   std::vector<std::string> words{path, "--file"};  // in reverse, as CLI11 takes them
   if (command == "explain") words.emplace_back("m1");
@@ -275,7 +281,14 @@ void segment(Bytes bytes) {
     static_cast<void>(any_lease_names(s, {i, 1}));
     static_cast<void>(latest_use_ns(s, i));
   }
-  static_cast<void>(current_settings(s));
+  for (const char* model : {"m1", "bb", "x"}) {
+    const Effective effective = resolve_settings(s, model);
+    for (const SettingInfo& info : kSettings) {
+      if (clamp_setting(info, effective.get(info.id)) != effective.get(info.id))
+        broken("a value out of range");
+    }
+  }
+  static_cast<void>(load_settings(s));
   check_printed(bench.output.of([&] { run_poolctl(bytes[0] >> 1, bytes[0] & 1, bench.path); }));
 }
 

@@ -82,14 +82,14 @@ TEST_F(FullTables, OfModelsForgetTheOldestAndServeAll) {
 
 TEST_F(FullTables, OfRulesAreAConfigErrorThatNamesTheLimit) {
   std::string config;
-  for (std::size_t i = 0; i <= kRuleCapacity; ++i) {
+  for (std::size_t i = 0; i <= kGlobsMax; ++i) {
     config += "[[model]]\nmatch = \"m" + std::to_string(i) + "*\"\nidle_timeout = \"1s\"\n";
   }
   write_file(scratch_.path("config.toml"), config);
   const Finished refused =
       run({MODELPOOL_COORDINATORD, "--check-config", "--config", scratch_.path("config.toml")});
   EXPECT_EQ(refused.code, 2);
-  EXPECT_THAT(refused.err, HasSubstr(std::to_string(kRuleCapacity)));
+  EXPECT_THAT(refused.err, HasSubstr(std::to_string(kGlobsMax)));
   // At SIGHUP the old one stays, and one that fits is taken.
   write_file(scratch_.path("config.toml"), "[pool]\nmax_backends = 3\n");
   start({"--config", scratch_.path("config.toml")});
@@ -101,6 +101,27 @@ TEST_F(FullTables, OfRulesAreAConfigErrorThatNamesTheLimit) {
   write_file(scratch_.path("config.toml"), "[pool]\nmax_backends = 2\n");
   daemon().program().signal(SIGHUP);
   EXPECT_TRUE(eventually([&] { return status()["max_backends"] == 2; }));
+}
+
+TEST_F(FullTables, OfSettingsAreARefusalThatNamesTheFlagAndTheOldOnesStay) {
+  std::string many;
+  for (int i = 0; i < 400; ++i) {
+    many += "[[model]]\nmatch = \"model-" + std::to_string(i) + "\"\nidle_timeout = \"1s\"\n";
+  }
+  const std::string config = scratch_.path("config.toml");
+  write_file(config, many);
+  const Finished checked =
+      run({MODELPOOL_COORDINATORD, "--check-config", "--config", config, "--rules", "4"});
+  EXPECT_EQ(checked.code, 2);
+  EXPECT_THAT(checked.err, HasSubstr("--rules"));
+  write_file(config, "[pool]\nmax_backends = 3\n");
+  start({"--config", config, "--rules", "4"});
+  write_file(config, many);
+  daemon().program().signal(SIGHUP);
+  EXPECT_TRUE(eventually(
+      [&] { return daemon().log().find("the settings in force stay") != std::string::npos; }));
+  EXPECT_THAT(daemon().log(), HasSubstr("--rules"));
+  EXPECT_EQ(status()["max_backends"], 3);
 }
 
 TEST_F(FullTables, OfEventsWrapManyTimesOverUnderAFollower) {

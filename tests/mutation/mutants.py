@@ -15,6 +15,9 @@ WAKES = ("process_tests", "--gtest_filter=WakeTest*")
 LOADS = ("unit_tests", "--gtest_filter=Reset*:FailedLoad*:Deadline*:Duration*:SpawnGated*:Listener*:*Port*:LoadTicket*")
 TICKETS = ("process_tests", "--gtest_filter=Ticket*:Ready*:P4*")
 SHELLS = ("daemon_tests", "--gtest_filter=LeaseTest.P*:LeaseTest.A*")
+SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:SnapshotReaderSettings*")
+PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
+HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
 
 RULES = "libshm/policy/rules.cpp"
 TICKET = "libshm/pool/ticket.cpp"
@@ -27,6 +30,8 @@ POLICY_LINE = "libshm/policy/line.cpp"
 VICTIMS = "libshm/policy/victims.cpp"
 ENFORCE = "coordinatord/enforce.cpp"
 DECIDE = "coordinatord/decide.cpp"
+IMAGE = "libshm/segment/settings_image.cpp"
+BLOCK = "libshm/segment/settings_block.cpp"
 
 MUTANTS = [
     # --- The deed after the look (P2, P4, P5, P6)
@@ -36,8 +41,8 @@ MUTANTS = [
     Mutant("the deed rests on the look's pin", ENFORCE,
            "fresh.control = load_control(*segment_, b.ref);", "fresh.control = b.control;", [DEEDS]),
     Mutant("the deed rests on the look's limit", ENFORCE,
-           "if (const Settings* settings = current_settings(*segment_); settings != nullptr) {",
-           "if (const auto& settings = snapshot.settings) {", [DEEDS]),
+           "static_cast<std::uint32_t>(pool_setting(*segment_, Setting::kMaxBackends));",
+           "snapshot.max_backends();", [DEEDS]),
     Mutant("a load is lost though another process was started", ENFORCE,
            "b.process.start_ticks != record.start_ticks.load(std::memory_order_acquire)) {",
            "false) {", [DEEDS]),
@@ -139,11 +144,9 @@ MUTANTS = [
            """LoadTicket::~LoadTicket() {
   if (ref_->worker != nullptr) static_cast<void>(fail("given up"));""", [TICKETS]),
     Mutant("a failed load counts twice", "libshm/protocol/histories.cpp",
-           "  if (history.failures > 0 && history.failed_backend == pack_ref(ref)) return;\n", "", [LOADS]),
+           "  if (history.failures > 0 && history.failed_backend == pack_ref(failure.backend)) return;\n", "", [LOADS]),
     Mutant("a failure that did not take place stays on record", HISTORIES,
            "  write_history(segment, guard, model, before.value_or(LoadHistory{}));\n", "", [LOADS]),
-    Mutant("a changed cool-down changes nothing", "libshm/pool/pool.cpp",
-           "    reset_changed_cooldowns(segment, *lock, before, settings);\n", "", [LOADS]),
     Mutant("evict does not end a load", RULES,
            "subject.resident.state == BackendState::kReady || is_loading(subject);",
            "subject.resident.state == BackendState::kReady;", [UNIT]),
@@ -173,6 +176,32 @@ MUTANTS = [
            "if (before != 0 && kept_word(oldest) == before)", "if (before != 0)", [LOADS]),
     Mutant("the longest time wraps", "libshm/include/modelpool/pool.hpp",
            "if (std::cmp_greater(length.count(), most)) return max_ns;", "static_cast<void>(most);", [LOADS]),
+    # --- Settings (P6, P13)
+    Mutant("a writer overwrites another's change", "libshm/protocol/settings_change.cpp",
+           "if (segment.settings().generation.load(std::memory_order_relaxed) != from) continue;", "",
+           [SETTINGS, PUBLISHED]),
+    Mutant("a changed load_cooldown forgets no failure", "libshm/protocol/settings_change.cpp",
+           "    cooldowns.forget_changed(segment, *lock);\n", "",
+           [("unit_tests", "--gtest_filter=Reset*")]),
+    Mutant("settings are published before they are written", BLOCK,
+           """  image.copy_to(segment.settings_copy(next));
+  generation.store(next, std::memory_order_seq_cst);""",
+           """  generation.store(next, std::memory_order_seq_cst);
+  image.copy_to(segment.settings_copy(next));""",
+           [("crash_sweep", "--operation=set")]),
+    Mutant("a reader that was overtaken believes what it read", "libshm/segment/settings_block.hpp",
+           "if (generation.load(std::memory_order_seq_cst) == before ||", "if (true ||", [PUBLISHED]),
+    Mutant("rules of exact names before all globs", IMAGE,
+           "load(rules_[exact].order) < load(rules_[glob].order)", "true", [SETTINGS]),
+    Mutant("a text beyond the texts", IMAGE, " || words_of(bytes) > text_words_ - at", "", [HOSTILE]),
+    Mutant("entries beyond the entries", IMAGE, " || count > entry_count_ - first", "", [HOSTILE]),
+    Mutant("tables beyond the copy", IMAGE, "damaged_ = used > words || ", "damaged_ = ", [HOSTILE]),
+    Mutant("a place under settings that are not known", "libshm/protocol/acquisition.cpp",
+           "if (outlook.unknown_settings != 0) return fail(settings_refusal(outlook.unknown_settings));",
+           "", [SETTINGS]),
+    Mutant("a backend's settings are never resolved again", "libshm/protocol/snapshot.cpp",
+           "if (!slot.effective || slot.effective->generation() != s.settings_generation) {",
+           "if (!slot.effective) {", [SETTINGS]),
     # --- Wakes (P5)
     Mutant("ready wakes nobody", "libshm/pool/ticket.cpp",
            """  *ref_ = TicketRef{};

@@ -47,7 +47,7 @@ std::uint64_t Truth::places_taken() const {
 
 std::uint64_t Truth::setting(Setting id, const Slot* slot) const {
   if (slot == nullptr) return settings->get(id);
-  return effective_settings(*settings, slot->view.model, &slot->view.overrides).get(id);
+  return slot->view.settings().get(id);
 }
 
 bool Truth::is_leased(const Slot& slot) const {
@@ -92,7 +92,7 @@ Oracle::Subject Oracle::subject_of(const Slot& slot) const {
   subject.resident = resident_of(slot.view);
   subject.resident.last_used_ns = slot.used_ns;
   subject.resident.in_flight = 0;
-  subject.settings = effective_settings(*truth_.settings, slot.view.model, &slot.view.overrides);
+  subject.settings = &slot.view.settings();
   for (const auto& [id, r] : truth_.requests) {
     if (r.arrival != 0 && r.model == slot.model) subject.awaited = true;
     if (r.phase != Request::Phase::kLeased || r.backend != slot.view.ref) continue;
@@ -103,7 +103,7 @@ Oracle::Subject Oracle::subject_of(const Slot& slot) const {
 }
 
 Finding Oracle::judge(Reason reason, const Subject& subject) const {
-  Case truth{subject.resident, subject.settings, subject.leases};
+  Case truth{subject.resident, *subject.settings, subject.leases};
   if (subject.awaited) truth.awaited_until_ns = kNever_ns;
   return reason_row(reason).judge(truth, truth_.now_ns);
 }
@@ -245,7 +245,7 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
   const std::string& name = slot.view.model;
   const Finding finding = judge(why.reason, subject_of(slot));
   if (reason_row(why.reason).spares_pinned && slot.view.pinned()) {
-    violated(name + " is pinned, yet it ends (" + std::string(reason_name(why.reason)) + ")");
+    violated(name + " is pinned, yet it ends (" + reason_name(why.reason) + ")");
   }
   switch (why.reason) {
     case Reason::kBusy:

@@ -25,6 +25,7 @@
 
 #include "decide.hpp"
 #include "policy/rules.hpp"
+#include "segment/settings_block.hpp"
 #include "workload.hpp"
 
 namespace modelpool::sim {
@@ -83,8 +84,9 @@ struct Cooling {  // of a model, kept by the oracle's own count
 // Everything there is.
 struct Truth {
   std::uint64_t now_ns = 0;
-  std::shared_ptr<Settings> settings;
-  std::uint64_t settings_ns = 0;  // when they changed last
+  std::shared_ptr<const Settings> settings;
+  std::shared_ptr<const SettingsImage> published;  // the same, to resolve from
+  std::uint64_t settings_ns = 0;                   // when they changed last
   std::vector<Slot> slots;
   std::vector<Row> rows;
   std::map<std::uint64_t, Request> requests;
@@ -127,7 +129,7 @@ class Oracle {
  private:
   struct Subject {
     Resident resident;
-    Effective settings;
+    const Effective* settings = nullptr;
     std::vector<LeaseInFlight> leases;
     bool awaited = false;
   };

@@ -163,7 +163,11 @@ std::vector<Broken> broken_ones() {
                          s.now_ns -
                          std::min(s.now_ns, b.last_used_ns - std::min(b.last_used_ns, b.ready_ns));
                    }
-                   for (BackendView& b : s.backends) b.overrides.set(Setting::kIdleTimeout, 0);
+                   for (BackendView& b : s.backends) {
+                     Effective never_idle = b.settings();
+                     never_idle.set(Setting::kIdleTimeout, 0);
+                     b.effective = std::make_shared<const Effective>(never_idle);
+                   }
                  })});
   all.push_back({"LooksAtAFastClock", "busy", "P8",
                  misled([](Snapshot& s, Facts&) { s.now_ns += kSecond_ns; })});

@@ -32,7 +32,7 @@ void set_state(Slot& slot, BackendState state, std::uint32_t owner) {
 World::World(const Workload& workload, std::uint64_t seed, Policy policy)
     : workload_(workload), policy_(std::move(policy)), random_(seed), oracle_(truth_, workload_) {
   truth_.now_ns = kStart_ns;
-  truth_.settings = std::make_shared<Settings>(workload.settings);
+  publish(workload.settings);
   truth_.slots.resize(kSlots);
   for (std::uint32_t i = 0; i < kSlots; ++i) {
     truth_.slots[i].view.ref = {i, 1};
@@ -367,6 +367,7 @@ void World::reserve(Request& r) {
   slot = Slot{};
   slot.view.ref = ref;
   slot.view.model = model_name(r.model);
+  resolve(slot);
   slot.view.reserved_ns = truth_.now_ns;
   slot.view.owner_pid = 1000 + r.worker;
   slot.model = r.model;
@@ -425,6 +426,7 @@ void World::loaded(Slot& slot) {
   slot.view.address = "127.0.0.1:1";
   if (chance(workload_.own_settings)) {
     slot.view.overrides.set(Setting::kIdleTimeout, draw({kSecond_ns, kHour_ns}));
+    resolve(slot);
   }
   set_state(slot, BackendState::kReady, 0);
   begin(r, slot);
@@ -448,8 +450,7 @@ void World::write_failure(Slot& slot) {
   Cooling& history = truth_.cooling[slot.model];
   ++history.failures;
   history.failed_backend = pack_ref(slot.view.ref);
-  const std::uint64_t range =
-      effective_settings(*truth_.settings, slot.view.model, nullptr).get(Setting::kLoadCooldown);
+  const std::uint64_t range = slot.view.settings().get(Setting::kLoadCooldown);
   history.until_ns =
       truth_.now_ns +
       cooldown_ns(range, static_cast<std::uint32_t>(std::min<std::uint64_t>(history.failures, 64)));
@@ -497,29 +498,41 @@ void World::worker_dies(std::uint32_t index) {
   ring();  // its pidfd
 }
 
+void World::publish(const Settings& settings) {
+  truth_.settings = std::make_shared<const Settings>(settings);
+  truth_.published =
+      std::make_shared<const SettingsImage>(std::move(*SettingsImage::make(settings, SIZE_MAX)));
+  for (Slot& slot : truth_.slots) resolve(slot);
+}
+
+void World::resolve(Slot& slot) {
+  slot.view.effective = std::make_shared<const Effective>(
+      resolve_settings(*truth_.published, slot.view.model, &slot.view.overrides));
+}
+
 void World::change_settings() {
-  auto next = std::make_shared<Settings>(*truth_.settings);
+  Settings next = *truth_.settings;
   switch (pick(6)) {
     case 0:
-      next->pool.set(Setting::kMaxBackends, pick(6));
+      next.pool.set(Setting::kMaxBackends, pick(6));
       break;  // 0: no limit
     case 1:
-      next->pool.set(Setting::kIdleTimeout, chance(0.2) ? 0 : draw({kSecond_ns, kHour_ns}));
+      next.pool.set(Setting::kIdleTimeout, chance(0.2) ? 0 : draw({kSecond_ns, kHour_ns}));
       break;
     case 2:
-      next->pool.set(Setting::kBusyTimeout, chance(0.2) ? 0 : draw({kSecond_ns, kHour_ns}));
+      next.pool.set(Setting::kBusyTimeout, chance(0.2) ? 0 : draw({kSecond_ns, kHour_ns}));
       break;
     case 3:
-      next->pool.set(Setting::kWhenBusy, pick(3));
+      next.pool.set(Setting::kWhenBusy, pick(3));
       break;
     case 4:
-      next->pool.set(Setting::kMinResident, draw({1, 60 * kSecond_ns}));
+      next.pool.set(Setting::kMinResident, draw({1, 60 * kSecond_ns}));
       break;
     default:
-      next->pool.set(Setting::kDrainTimeout, draw({kSecond_ns, 60 * kSecond_ns}));
+      next.pool.set(Setting::kDrainTimeout, draw({kSecond_ns, 60 * kSecond_ns}));
       break;
   }
-  truth_.settings = std::move(next);
+  publish(next);
   truth_.settings_ns = truth_.now_ns;
   wake_line();
   ring();

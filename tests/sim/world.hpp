@@ -124,6 +124,8 @@ class World {
   void kill_processes(Slot& slot, int signal);
   void process_ended(Slot& slot);
   void worker_dies(std::uint32_t index);
+  void publish(const Settings& settings);
+  void resolve(Slot& slot);
   void change_settings();
   void change_control();
 

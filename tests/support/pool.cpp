@@ -4,6 +4,8 @@
 #include <stdexcept>
 
 #include "protocol/check.hpp"
+#include "protocol/settings_change.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::test {
 
@@ -15,6 +17,7 @@ Capacities small_capacities() {
   capacities.waiters = 256;
   capacities.events = 256;
   capacities.models = 16;
+  capacities.rules = 64;
   return capacities;
 }
 
@@ -28,6 +31,39 @@ Settings settings_of(const std::vector<std::pair<std::string, std::string>>& val
     settings.pool.set(info->id, *value);
   }
   return settings;
+}
+
+Effective effective_of(const Settings& settings, std::string_view model, const Overrides* given) {
+  const auto image = SettingsImage::make(settings, SIZE_MAX);
+  if (!image) throw std::runtime_error(image.error().text);
+  return resolve_settings(*image, model, given);
+}
+
+namespace {
+void edit(const Segment& segment, const std::function<void(Settings&)>& change) {
+  if (auto edited = edit_settings(segment, kLockWaitMax_ns, change); !edited) {
+    throw std::runtime_error(edited.error().text);
+  }
+  wake_everyone(segment);
+  ring(segment);
+}
+}  // namespace
+
+void publish_foreign(const Segment& segment, const ForeignSetting& setting) {
+  edit(segment, [&](Settings& settings) {
+    settings.foreign.push_back(setting);
+    settings.pool.set(setting.id, 1, {OriginKind::kSet, 0});
+  });
+}
+
+void withdraw_foreign(const Segment& segment, Setting id) {
+  edit(segment, [&](Settings& settings) {
+    Overrides rest;
+    for (const SettingEntry& entry : settings.pool.entries()) {
+      if (entry.id != id) rest.set(entry);
+    }
+    settings.pool = rest;
+  });
 }
 
 std::shared_ptr<Segment> make_segment(

@@ -18,6 +18,14 @@ Capacities small_capacities();
 // By name, as everywhere: {{"max_backends", "2"}}. Throws if a name or value is wrong.
 Settings settings_of(const std::vector<std::pair<std::string, std::string>>& values);
 
+// What these settings say about a model.
+Effective effective_of(const Settings& settings, std::string_view model,
+                       const Overrides* given_at_ready = nullptr);
+
+// As a newer program would: gives the pool a setting that is not known here, and takes it back.
+void publish_foreign(const Segment& segment, const ForeignSetting& setting);
+void withdraw_foreign(const Segment& segment, Setting id);
+
 // A pool in the scratch directory, with these settings if it is created here. Throw if they cannot.
 std::shared_ptr<Segment> make_segment(
     const Scratch& scratch, const std::vector<std::pair<std::string, std::string>>& values = {},

@@ -10,9 +10,12 @@
 
 #include "base/time.hpp"
 #include "modelpool/settings.hpp"
+#include "support/pool.hpp"
 
 namespace modelpool::coordinator {
 namespace {
+
+using test::effective_of;
 
 using ::testing::Contains;
 using ::testing::ElementsAre;
@@ -88,9 +91,8 @@ class Scene {
     return *this;
   }
   void rule(const std::string& glob, Setting id, std::uint64_t value) {
-    Rule& rule = settings.rules[settings.rule_count++];
-    set_field(&rule.glob, glob);
-    rule.overrides.set(id, value);
+    settings.rules.push_back({glob, {}});
+    settings.rules.back().overrides.set(id, value);
   }
   void worker(WorkerRef ref, pid_t pid) {
     WorkerView view;
@@ -174,7 +176,11 @@ class Scene {
   }
 
   Decision decide() {
-    snapshot.settings = std::make_shared<const Settings>(settings);
+    snapshot.settings = std::make_shared<const PoolSettings>(settings);
+    for (BackendView& b : snapshot.backends) {
+      b.effective =
+          std::make_shared<const Effective>(effective_of(settings, b.model, &b.overrides));
+    }
     return coordinator::decide(snapshot, facts);
   }
   std::vector<std::string> actions() {
@@ -982,6 +988,20 @@ TEST_F(RoomTest, LoadsUnderWayAndUnreadyBackendsAreNoVictims) {
 }
 
 // --- Stopping ------------------------------------------------------------------------------------
+
+// By rules of a newer program: what can be taken back is, what cannot is brought to its end.
+TEST_F(DecideTest, AnUnknownReasonReopensWhatIsClosedAndFinishesWhatIsStopping) {
+  const auto kNewer = static_cast<Reason>(27);
+  lease(closed("closed", kNewer), kSecond_ns);
+  BackendView& b = stopping("stopping");
+  b.stop.reason = kNewer;
+  BackendView& ended = stopping("ended");
+  ended.stop.reason = kNewer;
+  ended.stop.signalled_ns = kNow_ns;
+  facts.vanished.push_back(ended.ref);
+  EXPECT_THAT(actions(), ElementsAre("reopen closed", "signal stopping SIGTERM", "gone ended"));
+  EXPECT_EQ(decide().actions[1].stop.reason, kNewer) << "it is told as it was decided";
+}
 
 TEST_F(DecideTest, AStoppingBackendGetsItsStopSignalOnce) {
   set(Setting::kStopGrace, 15 * kSecond_ns);

@@ -256,7 +256,7 @@ TEST(Names, OfStatesKindsAndReasonsAreTheContracts) {
   EXPECT_EQ(reason_name(Reason::kLoadTimeout), "load_timeout");
   EXPECT_EQ(reason_name(Reason::kNone), "");
   EXPECT_EQ(event_kind_name(static_cast<EventKind>(99)), "unknown");
-  EXPECT_EQ(reason_name(static_cast<Reason>(99)), "unknown");
+  EXPECT_EQ(reason_name(static_cast<Reason>(99)), "reason 99");
   EXPECT_EQ(backend_state_name(static_cast<BackendState>(99)), "unknown");
 }
 

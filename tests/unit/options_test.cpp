@@ -53,7 +53,7 @@ TEST_F(OptionsTest, WithoutArgumentsTheDefaultsHold) {
   EXPECT_EQ(options.pool, "default");
   EXPECT_EQ(options.dir, "");
   EXPECT_EQ(options.config_path, "");
-  EXPECT_EQ(options.flags.given, 0u);
+  EXPECT_EQ(options.flags.entries().size(), 0u);
   EXPECT_EQ(options.capacities.values, Capacities{});
   EXPECT_EQ(options.capacities.given, 0u);
   EXPECT_EQ(options.log_level, LogLevel::kInfo);
@@ -73,8 +73,7 @@ TEST_F(OptionsTest, EverySettingHasAFlag) {
     ASSERT_TRUE(outcome) << outcome.error().text;
     EXPECT_TRUE(outcome->options.flags.has(info.id)) << flag;
     EXPECT_EQ(outcome->options.flags.get(info.id), info.default_value) << flag;
-    EXPECT_EQ(outcome->options.flags.origin[static_cast<std::size_t>(info.id)].kind,
-              OriginKind::kFlag);
+    EXPECT_EQ(outcome->options.flags.origin(info.id).kind, OriginKind::kFlag);
   }
 }
 

@@ -163,9 +163,7 @@ struct Backend {
     resident.state = BackendState::kReady;
     resident.reserved_ns = resident.ready_ns = resident.last_used_ns = kNow_ns - 100 * kSecond_ns;
   }
-  void set(Setting id, std::uint64_t value) {
-    settings.value[static_cast<std::size_t>(id)] = value;
-  }
+  void set(Setting id, std::uint64_t value) { settings.set(id, value); }
   Case subject() const { return {resident, settings, leases}; }
   Reason broken(Finding* finding = nullptr) const {
     Finding unused;

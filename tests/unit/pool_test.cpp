@@ -15,6 +15,8 @@
 #include "pool/change_settings.hpp"
 #include "pool/inside.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/settings_change.hpp"
+#include "segment/settings_block.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 
@@ -262,16 +264,15 @@ TEST(PoolSettings, AreSetAllOrNone) {
   Pool pool = make_pool(scratch);
   ASSERT_TRUE(pool.set({{"max-backends", "7"}, {"idle_timeout", "2.5s"}}));
   EXPECT_EQ(pool.limit().value(), 7u);
-  const Settings* settings = current_settings(segment_of(pool));
-  EXPECT_EQ(settings->get(Setting::kIdleTimeout), 2500 * kMillisecond_ns);
-  EXPECT_EQ(settings->pool.origin[static_cast<std::size_t>(Setting::kIdleTimeout)].kind,
-            OriginKind::kSet);
-  const std::uint64_t generation = segment_of(pool).settings().settings.generation();
+  const PoolSettings settings = read_pool_settings(segment_of(pool));
+  EXPECT_EQ(settings.get(Setting::kIdleTimeout), 2500 * kMillisecond_ns);
+  EXPECT_EQ(settings.pool.origin(Setting::kIdleTimeout).kind, OriginKind::kSet);
+  const std::uint64_t generation = segment_of(pool).settings().generation.load();
   EXPECT_EQ(code_of(pool.set({{"max_backends", "3"}, {"idle_timeout", "soon"}})), Errc::kInvalid);
   EXPECT_EQ(code_of(pool.set({{"max_backends", "3"}, {"no_such_setting", "1"}})), Errc::kInvalid);
   EXPECT_EQ(code_of(pool.set("max_backends", "-1")), Errc::kInvalid);
   EXPECT_EQ(pool.limit().value(), 7u);
-  EXPECT_EQ(segment_of(pool).settings().settings.generation(), generation);
+  EXPECT_EQ(segment_of(pool).settings().generation.load(), generation);
 }
 
 TEST(PoolSettings, ThatChangeWakeWhoWaits) {
@@ -428,11 +429,10 @@ TEST(Reset, AChangedLoadCooldownForgetsForTheModelsItIsOf) {
   ASSERT_TRUE(pool.set("idle_timeout", "1h"));
   ASSERT_TRUE(pool.set("load_cooldown", "1h..1h"));  // as it was
   EXPECT_TRUE(cools("big-1") && cools("small-1"));
-  Settings settings = *current_settings(segment_of(pool));
-  settings.rule_count = 1;
-  set_field(&settings.rules[0].glob, "big-*");
-  settings.rules[0].overrides.set(Setting::kLoadCooldown, pack_cooldown(1000, 2000));
-  ASSERT_TRUE(publish_settings(segment_of(pool), settings));
+  ASSERT_TRUE(edit_settings(segment_of(pool), kSecond_ns, [](Settings& settings) {
+    settings.rules = {{"big-*", {}}};
+    settings.rules[0].overrides.set(Setting::kLoadCooldown, pack_cooldown(1000, 2000));
+  }));
   EXPECT_FALSE(cools("big-1"));
   EXPECT_TRUE(cools("small-1"));
   ASSERT_TRUE(pool.set("load_cooldown", "off"));
@@ -446,18 +446,21 @@ TEST(FailedLoad, IsCountedOnceForEachBackend) {
   const auto failures = [&] { return find_history(segment, "m")->failures; };
   auto lock = segment.lock_structure();
   const std::uint64_t now = now_ns();
-  write_failure(segment, *lock, "m", {3, 7}, "first", 0, now);
+  const auto failure = [](std::uint32_t generation, std::string_view error) {
+    return LoadFailure{{3, generation}, error, pack_cooldown(10'000, 300'000)};
+  };
+  write_failure(segment, *lock, "m", failure(7, "first"), now);
   const std::uint64_t until = find_history(segment, "m")->cooldown_until_ns;
-  write_failure(segment, *lock, "m", {3, 7}, "again", 0, now + 5 * kSecond_ns);
+  write_failure(segment, *lock, "m", failure(7, "again"), now + 5 * kSecond_ns);
   EXPECT_EQ(failures(), 1u);
   EXPECT_EQ(find_history(segment, "m")->cooldown_until_ns, until);
   EXPECT_EQ(field_text(find_history(segment, "m")->error), "first");
-  write_failure(segment, *lock, "m", {3, 8}, "next", 0, now);
+  write_failure(segment, *lock, "m", failure(8, "next"), now);
   EXPECT_EQ(failures(), 2u);
   // The record and the transition are one.
   bool recorded = false;
   const auto take = [&](bool takes_place) {
-    return fail_load(segment, *lock, "m", {3, 9}, "not it", now, [&] {
+    return fail_load(segment, *lock, "m", failure(9, "not it"), now, [&] {
       recorded = failures() == 3;
       return takes_place;
     });

@@ -246,6 +246,8 @@ TEST_F(Registry, TakesATicketThroughStartToReady) {
   EXPECT_TRUE(view->pinned());
   EXPECT_FALSE(view->external());
   EXPECT_EQ(view->overrides.get(Setting::kIdleTimeout), kSecond_ns);
+  EXPECT_EQ(view->settings().get(Setting::kIdleTimeout), kSecond_ns);
+  EXPECT_EQ(view->settings().origin(Setting::kIdleTimeout).kind, OriginKind::kReady);
 }
 
 TEST_F(Registry, RefusesEveryStepOfAHolderThatLostItsTicket) {
@@ -359,21 +361,23 @@ TEST_F(Registry, KeepsTheFirstExitStatusOfAGeneration) {
 // --- Histories -----------------------------------------------------------------------------------
 
 TEST_F(Registry, RemembersFailuresAndCoolsDownLongerEachTime) {
-  ASSERT_TRUE(change_settings(*segment_, {{"load_cooldown", "10s..30s"}}, Origin{}));
   const std::uint64_t now = now_ns();
   auto lock = segment_->lock_structure();
   ASSERT_TRUE(lock);
   EXPECT_FALSE(find_history(*segment_, "m"));
   std::uint64_t last = 0;
   for (std::uint64_t i = 1; i <= 5; ++i) {
-    write_failure(*segment_, *lock, "m", {1, static_cast<std::uint32_t>(i)}, "out of memory",
-                  pack_exit(ExitKind::kSignalled, 9), now);
+    const BackendRef ref{1, static_cast<std::uint32_t>(i)};
+    write_failure(
+        *segment_, *lock, "m",
+        {ref, "out of memory", pack_cooldown(10'000, 30'000), pack_exit(ExitKind::kSignalled, 9)},
+        now);
     const auto history = find_history(*segment_, "m");
     ASSERT_TRUE(history);
     EXPECT_EQ(history->failures, i);
     EXPECT_EQ(field_text(history->error), "out of memory");
     EXPECT_EQ(history->exit_status, pack_exit(ExitKind::kSignalled, 9));
-    EXPECT_EQ(history->failed_backend, pack_ref({1, static_cast<std::uint32_t>(i)}));
+    EXPECT_EQ(history->failed_backend, pack_ref(ref));
     const std::uint64_t cooldown = history->cooldown_until_ns - now;
     EXPECT_GE(cooldown, 10 * kSecond_ns);
     EXPECT_LE(cooldown, 30 * kSecond_ns);
@@ -385,7 +389,7 @@ TEST_F(Registry, RemembersFailuresAndCoolsDownLongerEachTime) {
 
 TEST_F(Registry, CutsAnErrorThatIsTooLong) {
   auto lock = segment_->lock_structure();
-  write_failure(*segment_, *lock, "m", {1, 1}, std::string(10'000, 'e'), 0, now_ns());
+  write_failure(*segment_, *lock, "m", {{1, 1}, std::string(10'000, 'e'), 0, 0}, now_ns());
   EXPECT_EQ(field_text(find_history(*segment_, "m")->error), std::string(255, 'e'));
 }
 

@@ -70,7 +70,7 @@ TEST(Segment, IsCreatedCompleteAndPrivate) {
   EXPECT_EQ((*segment)->inode(), info.st_ino);
   EXPECT_TRUE((*segment)->writable());
   EXPECT_FALSE(fs::exists(scratch.path("default.tmp")));
-  EXPECT_EQ((*segment)->settings().settings.generation(), 0u);
+  EXPECT_EQ((*segment)->settings().generation.load(), 0u);
 }
 
 TEST(Segment, CreatesItsDirectoryForTheOwnerAlone) {
@@ -997,35 +997,6 @@ TEST_F(HungJudge, IsOneThatSleepsThroughItsDeadlineOrWorksWithoutEnd) {
   EXPECT_EQ(hung_since_ns(record_, now + kHungAfter_ns), now - kSecond_ns);
   record_.working_since_ns.store(now + kSecond_ns);
   EXPECT_FALSE(hangs_at(now)) << "a stamp from the future proves nothing";
-}
-
-TEST(CurrentSettings, AreNoneUntilPublishedAndThenTheLatest) {
-  const Scratch scratch;
-  const auto segment = Segment::attach("default", in(scratch.dir()));
-  ASSERT_TRUE(segment);
-  EXPECT_EQ(current_settings(**segment), nullptr);
-  for (const std::uint64_t limit : {1u, 2u, 3u}) {
-    (*segment)->settings().settings.publish(settings_of({{"max_backends", std::to_string(limit)}}));
-    const Settings* now = current_settings(**segment);
-    ASSERT_NE(now, nullptr);
-    EXPECT_EQ(now->get(Setting::kMaxBackends), limit);
-  }
-}
-
-TEST(CurrentSettings, OfTwoPoolsAreNotMistaken) {
-  const Scratch scratch;
-  const Settings three = settings_of({{"max_backends", "3"}});
-  const Settings four = settings_of({{"max_backends", "4"}});
-  SegmentOptions options = in(scratch.dir());
-  options.settings = &three;
-  const auto one = Segment::attach("one", options);
-  options.settings = &four;
-  const auto two = Segment::attach("two", options);
-  ASSERT_TRUE(one && two);
-  for (int i = 0; i < 2; ++i) {
-    EXPECT_EQ(current_settings(**one)->get(Setting::kMaxBackends), 3u);
-    EXPECT_EQ(current_settings(**two)->get(Setting::kMaxBackends), 4u);
-  }
 }
 
 }  // namespace

@@ -28,16 +28,6 @@ std::string refusal(Setting id, std::string_view text) {
   return result.error().text;
 }
 
-Rule make_rule(std::string_view glob) {
-  Rule rule;
-  std::memcpy(rule.glob.data(), glob.data(), glob.size());
-  return rule;
-}
-
-void add_rule(Settings& settings, const Rule& rule) {
-  settings.rules[settings.rule_count++] = rule;
-}
-
 }  // namespace
 
 TEST(Settings, HaveTheDocumentedDefaults) {
@@ -210,105 +200,48 @@ TEST(Clamp, ForcesAnyWordIntoItsRange) {
   EXPECT_EQ(format_setting(setting_info(Setting::kWhenBusy), 3), "unknown");
 }
 
-TEST(Effective, IsTheDefaultWhereNothingIsGiven) {
-  const Effective effective = effective_settings(Settings{}, "llama", nullptr);
-  for (const SettingInfo& info : kSettings) {
-    const auto index = static_cast<std::size_t>(info.id);
-    EXPECT_EQ(effective.get(info.id), info.default_value);
-    EXPECT_EQ(effective.origin[index].kind, OriginKind::kDefault);
-    EXPECT_EQ(effective.rule[index], -1);
+TEST(Overrides, KeepTheLastValueOfEachSettingByNumber) {
+  Overrides overrides;
+  EXPECT_FALSE(overrides.has(Setting::kMaxBackends));
+  EXPECT_EQ(overrides.get(Setting::kMaxBackends), 0u);
+  EXPECT_EQ(overrides.origin(Setting::kMaxBackends), Origin{});
+  overrides.set(Setting::kIdleTimeout, 5, {OriginKind::kConfig, 4});
+  overrides.set(Setting::kMaxBackends, 0);
+  overrides.set(Setting::kIdleTimeout, 6, {OriginKind::kSet, 0});
+  EXPECT_TRUE(overrides.has(Setting::kMaxBackends)) << "0 is a value like any other";
+  EXPECT_EQ(overrides.get(Setting::kIdleTimeout), 6u);
+  EXPECT_EQ(overrides.origin(Setting::kIdleTimeout).kind, OriginKind::kSet);
+  ASSERT_EQ(overrides.entries().size(), 2u);
+  EXPECT_EQ(overrides.entries()[0].id, Setting::kMaxBackends);
+}
+
+TEST(Rule, IsAGlobIfACharacterOfItMeansSomethingElse) {
+  for (const char* pattern : {"*", "llama-?", "a[bc]", "a\\*b"})
+    EXPECT_TRUE((Rule{pattern, {}}.is_glob()));
+  for (const char* pattern : {"llama-3:8b", "a]", "a!b", "", "org/model@2"}) {
+    EXPECT_FALSE((Rule{pattern, {}}.is_glob())) << pattern;
   }
 }
 
-TEST(Effective, TheMostSpecificWins) {
-  const auto idle = static_cast<std::size_t>(Setting::kIdleTimeout);
-  Settings settings;
-  settings.pool.set(Setting::kIdleTimeout, 1 * kSecond_ns, {OriginKind::kSet, 0});
-  Effective effective = effective_settings(settings, "llama-3", nullptr);
-  EXPECT_EQ(effective.get(Setting::kIdleTimeout), 1 * kSecond_ns);
-  EXPECT_EQ(effective.origin[idle].kind, OriginKind::kSet);
-
-  Rule broad = make_rule("llama*");
-  broad.overrides.set(Setting::kIdleTimeout, 2 * kSecond_ns, {OriginKind::kConfig, 4});
-  broad.overrides.set(Setting::kBusyTimeout, 9 * kSecond_ns, {OriginKind::kConfig, 5});
-  add_rule(settings, broad);
-  Rule later = make_rule("*-3");
-  later.overrides.set(Setting::kIdleTimeout, 3 * kSecond_ns, {OriginKind::kConfig, 8});
-  add_rule(settings, later);
-  effective = effective_settings(settings, "llama-3", nullptr);
-  EXPECT_EQ(effective.get(Setting::kIdleTimeout), 3 * kSecond_ns);
-  EXPECT_EQ(effective.rule[idle], 1);
-  EXPECT_EQ(effective.origin[idle].line, 8u);
-  EXPECT_EQ(effective.get(Setting::kBusyTimeout), 9 * kSecond_ns);
-  EXPECT_EQ(effective.rule[static_cast<std::size_t>(Setting::kBusyTimeout)], 0);
-
-  Overrides given;
-  given.set(Setting::kIdleTimeout, 0);  // off is a value like any other
-  effective = effective_settings(settings, "llama-3", &given);
-  EXPECT_EQ(effective.get(Setting::kIdleTimeout), 0u);
-  EXPECT_EQ(effective.origin[idle].kind, OriginKind::kReady);
-  EXPECT_EQ(effective.rule[idle], -1);
-  EXPECT_EQ(effective.get(Setting::kBusyTimeout), 9 * kSecond_ns);
-
-  EXPECT_EQ(effective_settings(settings, "whisper", nullptr).get(Setting::kIdleTimeout),
-            1 * kSecond_ns);
-}
-
-TEST(Effective, AModelCannotOverrideWhatIsThePools) {
-  Settings settings;
-  Rule rule = make_rule("*");
-  rule.overrides.set(Setting::kMaxBackends, 7);
-  rule.overrides.set(Setting::kMaxWaiters, 7);
-  add_rule(settings, rule);
-  const Effective effective = effective_settings(settings, "llama", &rule.overrides);
-  EXPECT_EQ(effective.get(Setting::kMaxBackends), 0u);
-  EXPECT_EQ(effective.get(Setting::kMaxWaiters), 512u);
-}
-
-TEST(Effective, SurvivesAnyBytesInTheSegment) {
-  std::mt19937_64 random(19);
-  for (int i = 0; i < 200; ++i) {
-    Settings settings;
-    std::array<std::uint64_t, sizeof(Settings) / 8> noise;
-    for (std::uint64_t& word : noise) word = random();
-    static_assert(sizeof noise == sizeof settings);
-    std::memcpy(static_cast<void*>(&settings), &noise, sizeof settings);
-    if (i % 2 == 0) {
-      for (Rule& rule : settings.rules) rule.glob.fill('*');  // not terminated, matches all
-    }
-    EXPECT_LE(settings.rules_in_use(), kRuleCapacity);
-    const Effective effective = effective_settings(settings, "llama", &settings.pool);
-    for (const SettingInfo& info : kSettings) {
-      const auto index = static_cast<std::size_t>(info.id);
-      EXPECT_EQ(clamp_setting(info, effective.value[index]), effective.value[index]);
-      EXPECT_LT(effective.rule[index], static_cast<int>(kRuleCapacity));
-      EXPECT_TRUE(is_printable_utf8(origin_text(settings, effective.origin[index])));
-      EXPECT_TRUE(
-          is_printable_utf8(origin_text(settings, settings.rules[0].overrides.origin[index])));
-    }
-  }
-}
-
-TEST(Rule, ItsGlobEndsWithItsArray) {
-  Rule rule;
-  EXPECT_EQ(rule.glob_text(), "");
-  rule.glob.fill('x');
-  EXPECT_EQ(rule.glob_text().size(), 192u);
-  EXPECT_EQ(make_rule("llama*").glob_text(), "llama*");
+TEST(ForeignSettings, AreNamedByNumberAndByNameIfThatIsSaid) {
+  PoolSettings settings;
+  settings.foreign = {{static_cast<Setting>(40), "max_power", true, false},
+                      {static_cast<Setting>(41), "", false, true}};
+  EXPECT_EQ(settings_text(std::uint64_t{1} << 40, settings), "setting 40 (max_power)");
+  EXPECT_EQ(settings_text(std::uint64_t{3} << 40, settings), "settings 40 (max_power), 41");
+  EXPECT_EQ(settings_text(std::uint64_t{1} << 63, settings), "setting 63");
+  EXPECT_EQ(settings.unknown_to_judge(), std::uint64_t{1} << 40);
 }
 
 TEST(Origin, SaysWhereAValueCameFrom) {
-  Settings settings;
-  EXPECT_EQ(origin_text(settings, {OriginKind::kDefault, 0}), "default");
-  EXPECT_EQ(origin_text(settings, {OriginKind::kFlag, 0}), "flag");
-  EXPECT_EQ(origin_text(settings, {OriginKind::kSet, 0}), "set");
-  EXPECT_EQ(origin_text(settings, {OriginKind::kReady, 0}), "ready");
-  EXPECT_EQ(origin_text(settings, {OriginKind::kConfig, 12}), "config:12");
-  EXPECT_EQ(origin_text(settings, {static_cast<OriginKind>(77), 0}), "unknown");
+  EXPECT_EQ(origin_text("", {OriginKind::kDefault, 0}), "default");
+  EXPECT_EQ(origin_text("", {OriginKind::kFlag, 0}), "flag");
+  EXPECT_EQ(origin_text("", {OriginKind::kSet, 0}), "set");
+  EXPECT_EQ(origin_text("", {OriginKind::kReady, 0}), "ready");
+  EXPECT_EQ(origin_text("", {OriginKind::kConfig, 12}), "config:12");
+  EXPECT_EQ(origin_text("", {static_cast<OriginKind>(77), 0}), "unknown");
   const std::string_view path = "/etc/modelpool/config.toml";
-  std::memcpy(settings.config_path.data(), path.data(), path.size());
-  EXPECT_EQ(origin_text(settings, {OriginKind::kConfig, 12}), "/etc/modelpool/config.toml:12");
-  EXPECT_EQ(origin_text(settings, {OriginKind::kConfig, 0}), "/etc/modelpool/config.toml");
-  settings.config_path.fill('\x1b');
-  EXPECT_TRUE(is_printable_utf8(origin_text(settings, {OriginKind::kConfig, 1})));
+  EXPECT_EQ(origin_text(path, {OriginKind::kConfig, 12}), "/etc/modelpool/config.toml:12");
+  EXPECT_EQ(origin_text(path, {OriginKind::kConfig, 0}), "/etc/modelpool/config.toml");
+  EXPECT_TRUE(is_printable_utf8(origin_text("\x1b\x1b", {OriginKind::kConfig, 1})));
 }

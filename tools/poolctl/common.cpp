@@ -18,7 +18,7 @@ constexpr std::size_t kColumnMin = 8;        // characters a shrunk column keeps
 constexpr std::size_t kColumnReadable = 16;  // and before another column goes for it
 constexpr std::size_t kColumnGap = 2;
 
-const Settings kNoSettings;
+const PoolSettings kNoSettings;
 
 template <class Parse>
 CLI::Option* add_checked(CLI::App* command, const std::string& name, const std::string& type,
@@ -197,7 +197,7 @@ Result<std::shared_ptr<Segment>> open_to_look(const Context& context, const std:
   return opened;
 }
 
-const Settings& settings_of(const Snapshot& snapshot) {
+const PoolSettings& settings_of(const Snapshot& snapshot) {
   return snapshot.settings ? *snapshot.settings : kNoSettings;
 }
 

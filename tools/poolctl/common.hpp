@@ -116,7 +116,7 @@ struct Seen {
 };
 Result<Seen> look(const Context& context, const std::string& file);
 // The pool's settings; defaults if it never had any.
-const Settings& settings_of(const Snapshot& snapshot);
+const PoolSettings& settings_of(const Snapshot& snapshot);
 // Why nothing is evicted or killed, and what to do; nullopt if a coordinator serves the pool, or if
 // `file` says that it is a copy.
 std::optional<std::string> find_judge_fault(const Segment& segment, const std::string& file);

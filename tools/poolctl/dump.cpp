@@ -1,6 +1,8 @@
 // poolctl dump: everything in the segment, as one JSON object.
 #include "base/time.hpp"
 #include "json.hpp"
+#include "json/event_json.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -22,37 +24,37 @@ Json header_json(const Segment& segment) {
             {"leases_per_worker", capacities.leases},
             {"waiters", capacities.waiters},
             {"events", capacities.events},
-            {"models", capacities.models}}}};
+            {"models", capacities.models},
+            {"rules", capacities.rules}}}};
 }
 
-Json overrides_json(const Settings& settings, const Overrides& overrides) {
+Json overrides_json(const PoolSettings& settings, const Overrides& overrides) {
   Json json = Json::object();
   for (const SettingInfo& info : kSettings) {
     if (!overrides.has(info.id)) continue;
     json[std::string(info.name)] = {
         {"value", format_setting(info, overrides.get(info.id))},
-        {"origin",
-         json_text(origin_text(settings, overrides.origin[static_cast<std::size_t>(info.id)]))}};
+        {"origin", json_text(origin_text(settings.config_path, overrides.origin(info.id)))}};
   }
   return json;
 }
 
 Json rules_json(const Settings& settings) {
   Json json = Json::array();
-  for (std::size_t i = 0; i < settings.rules_in_use(); ++i) {
-    json.push_back({{"match", json_text(settings.rules[i].glob_text())},
-                    {"settings", overrides_json(settings, settings.rules[i].overrides)}});
+  for (const Rule& rule : settings.rules) {
+    json.push_back({{"match", json_text(rule.pattern)},
+                    {"settings", overrides_json(settings, rule.overrides)}});
   }
   return json;
 }
 
 Json dump_json(const Segment& segment, const Snapshot& snapshot) {
-  const Settings& settings = settings_of(snapshot);
+  const Settings settings = load_settings(segment);
   Json json = status_json(segment, snapshot);
   json["now_ns"] = snapshot.now_ns;
   json["header"] = header_json(segment);
   json["settings"] = snapshot.settings ? settings_json(settings) : Json(nullptr);
-  json["config_path"] = json_text(field_text(settings.config_path));
+  json["config_path"] = json_text(settings.config_path);
   json["rules"] = rules_json(settings);
   Json backends = Json::array();
   for (const BackendView& backend : snapshot.backends) {  // also those that are gone

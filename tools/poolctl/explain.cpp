@@ -11,6 +11,7 @@
 #include "protocol/events.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -88,7 +89,7 @@ Finding find(const Subject& subject, Reason reason, const std::vector<const Leas
 Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
   const std::vector<const LeaseView*> leases = leases_on(subject);
   const Finding finding = find(subject, reason, leases);
-  Verdict verdict{std::string(reason_name(reason)), "off", kNever_ns};
+  Verdict verdict{reason_name(reason), "off", kNever_ns};
   if (subject.get(setting) != 0) verdict.text = "no lease";
   if (finding.at_ns == kNever_ns) return verdict;
   verdict.due_ns = age_ns(finding.at_ns, subject.now());
@@ -103,7 +104,7 @@ Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
 
 Verdict explain_idle(const Subject& subject) {
   const BackendView& backend = *subject.backend;
-  const std::string rule(reason_name(Reason::kIdle));
+  const std::string rule = reason_name(Reason::kIdle);
   if (subject.get(Setting::kIdleTimeout) == 0) return {rule, "off", kNever_ns};
   if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
   if (backend.in_flight > 0) {
@@ -121,7 +122,7 @@ Verdict explain_idle(const Subject& subject) {
 
 Verdict explain_room(const Subject& subject) {
   const BackendView& backend = *subject.backend;
-  const std::string rule(reason_name(Reason::kLru));
+  const std::string rule = reason_name(Reason::kLru);
   const std::uint64_t max_backends = subject.snapshot.max_backends();
   if (max_backends == 0) return {rule, "no limit: nothing is evicted for room", kNever_ns};
   if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
@@ -238,7 +239,7 @@ std::optional<Verdict> explain_last_end(const Subject& subject) {
   const EventData& data = last->data;
   std::string text =
       std::string(event_kind_name(data.kind)) + " at " + format_wall_clock(data.time_ns);
-  if (data.reason != Reason::kNone) text += " (" + std::string(reason_name(data.reason)) + ")";
+  if (data.reason != Reason::kNone) text += " (" + reason_name(data.reason) + ")";
   if (data.age_ns != kNever_ns) text += ", measured " + format_age(data.age_ns);
   if (data.limit_ns != kNever_ns) text += ", limit " + format_duration(data.limit_ns);
   if (const auto tag = field_text(data.tag); !tag.empty()) text += ", tag " + escape(tag);
@@ -247,7 +248,7 @@ std::optional<Verdict> explain_last_end(const Subject& subject) {
 }
 
 Verdict explain_load(const Subject& subject) {
-  const std::string rule(reason_name(Reason::kLoadTimeout));
+  const std::string rule = reason_name(Reason::kLoadTimeout);
   const Finding finding = find(subject, Reason::kLoadTimeout, {});
   if (finding.at_ns == kNever_ns) return {rule, "off", kNever_ns};
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
@@ -282,7 +283,7 @@ Verdict explain_end(const Subject& subject) {
       text += ", it opens again in " + format_age(due) + " (drain_timeout)";
     }
   }
-  return {std::string(reason_name(stop.reason)), text, due};
+  return {reason_name(stop.reason), text, due};
 }
 
 std::vector<Verdict> judge(const Subject& subject) {
@@ -309,19 +310,14 @@ std::vector<Verdict> judge(const Subject& subject) {
 }
 
 std::string rule_text(const Subject& subject, const SettingInfo& info) {
-  const int rule = subject.effective.rule[static_cast<std::size_t>(info.id)];
-  if (rule < 0 || !subject.snapshot.settings ||
-      static_cast<std::size_t>(rule) >= subject.snapshot.settings->rules_in_use()) {
-    return {};
-  }
-  return std::string(subject.snapshot.settings->rules[static_cast<std::size_t>(rule)].glob_text());
+  return std::string(subject.effective.rule(info.id));
 }
 
-std::string origin_of(const Subject& subject, const Settings& settings, const SettingInfo& info) {
-  return origin_text(settings, subject.effective.origin[static_cast<std::size_t>(info.id)]);
+std::string origin_of(const Subject& subject, const SettingInfo& info) {
+  return origin_text(settings_of(subject.snapshot).config_path, subject.effective.origin(info.id));
 }
 
-Json explain_json(const Subject& subject, const Settings& settings) {
+Json explain_json(const Subject& subject) {
   Json json;
   json["model"] = json_text(subject.model);
   json["loaded"] = subject.backend != nullptr;
@@ -330,7 +326,7 @@ Json explain_json(const Subject& subject, const Settings& settings) {
   Json values = Json::object();
   for (const SettingInfo& info : kSettings) {
     values[std::string(info.name)] = {{"value", format_setting(info, subject.get(info.id))},
-                                      {"origin", json_text(origin_of(subject, settings, info))},
+                                      {"origin", json_text(origin_of(subject, info))},
                                       {"rule", json_text(rule_text(subject, info))}};
   }
   json["settings"] = std::move(values);
@@ -357,7 +353,7 @@ std::string history_text(const LoadHistory& history) {
   return text;
 }
 
-void print_explanation(const Subject& subject, const Settings& settings) {
+void print_explanation(const Subject& subject) {
   std::string head = escape(subject.model) + ": ";
   if (subject.backend == nullptr) {
     head += "not loaded";
@@ -384,7 +380,7 @@ void print_explanation(const Subject& subject, const Settings& settings) {
                    {"MATCHED BY", TextTable::Align::kLeft, true}});
   for (const SettingInfo& info : kSettings) {
     table.add({std::string(info.name), format_setting(info, subject.get(info.id)),
-               escape(origin_of(subject, settings, info)), text_or_dash(rule_text(subject, info))});
+               escape(origin_of(subject, info)), text_or_dash(rule_text(subject, info))});
   }
   print(table.text(width));
 }
@@ -404,22 +400,20 @@ void add_explain(CLI::App& root, Context& context) {
       [&context, options] {
         const auto seen = look(context, options->file);
         if (!seen) return report(seen.error());
-        const Settings& settings = settings_of(seen->snapshot);
         const BackendView* backend = seen->snapshot.find_model(options->model);
-        const Subject subject{
-            *seen->segment,
-            seen->snapshot,
-            options->model,
-            backend,
-            find_history(*seen->segment, options->model),
-            effective_settings(settings, options->model,
-                               backend != nullptr ? &backend->overrides : nullptr),
-            options->file.empty() ? look_at_judge(*seen->segment, now_ns()).state
-                                  : JudgeState::kAnswers};
+        const Subject subject{*seen->segment,
+                              seen->snapshot,
+                              options->model,
+                              backend,
+                              find_history(*seen->segment, options->model),
+                              resolve_settings(*seen->segment, options->model,
+                                               backend != nullptr ? &backend->overrides : nullptr),
+                              options->file.empty() ? look_at_judge(*seen->segment, now_ns()).state
+                                                    : JudgeState::kAnswers};
         if (context.json) {
-          print_json(explain_json(subject, settings));
+          print_json(explain_json(subject));
         } else {
-          print_explanation(subject, settings);
+          print_explanation(subject);
         }
         return kDone;
       });

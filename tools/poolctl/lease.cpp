@@ -14,6 +14,7 @@
 #include "json/event_json.hpp"
 #include "pool/inside.hpp"
 #include "protocol/histories.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -253,11 +254,8 @@ class Load {
   // coordinator ends what takes longer; without one it is ended here, a moment later.
   std::uint64_t until_ns() const {
     if (options_.has_timeout()) return add_ns(begun_ns_, options_.timeout_ns);
-    static const Settings kDefaults;
-    const Settings* settings = current_settings(segment_of(pool_));
     const std::uint64_t limit =
-        effective_settings(settings != nullptr ? *settings : kDefaults, options_.model, nullptr)
-            .get(Setting::kLoadTimeout);
+        resolve_settings(segment_of(pool_), options_.model).get(Setting::kLoadTimeout);
     return limit == 0 ? kNever_ns : add_ns(now_ns(), add_ns(limit, kCoordinatorGrace_ns));
   }
 

@@ -29,8 +29,7 @@ std::string notes_of(const BackendView& backend) {
   const bool ending = backend.state.state == BackendState::kEvicting ||
                       backend.state.state == BackendState::kStopping;
   if (ending && backend.stop.generation == backend.ref.generation) {
-    if (const auto reason = reason_name(backend.stop.reason); !reason.empty())
-      add(std::string(reason));
+    if (const auto reason = reason_name(backend.stop.reason); !reason.empty()) add(reason);
     if (backend.stop.signal != 0) add("sent " + signal_text(static_cast<int>(backend.stop.signal)));
   }
   if (!backend.label.empty()) add("label " + escape(backend.label));

@@ -205,12 +205,11 @@ int stop_without_coordinator(const Segment& segment, SnapshotReader& reader,
     return refuse(segment.name(), "a coordinator has just started; run this again");
   }
   const Snapshot& snapshot = reader.read();
-  const Settings& settings = settings_of(snapshot);
   std::vector<Target> targets;
   std::uint64_t grace_ns = 0;
   for (const BackendView& backend : snapshot.backends) {
     if (!backend.live()) continue;
-    const Effective effective = effective_settings(settings, backend.model, &backend.overrides);
+    const Effective& effective = backend.settings();
     grace_ns = std::max(grace_ns, effective.get(Setting::kStopGrace));
     if (backend.process.pid > 1 && !backend.external())
       targets.push_back(target_of(segment, backend, effective));

@@ -1,6 +1,7 @@
 // poolctl set: the pool's settings, shown or changed.
 #include "json.hpp"
 #include "pool/change_settings.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -13,23 +14,29 @@ struct Options {
 int show(const Context& context, const Options& options) {
   const auto seen = look(context, options.file);
   if (!seen) return report(seen.error());
-  const Settings& settings = settings_of(seen->snapshot);
+  const PoolSettings& settings = settings_of(seen->snapshot);
   if (context.json) {
     print_json(settings_json(settings));
     return kDone;
   }
   TextTable table({{"SETTING"}, {"VALUE"}, {"ORIGIN"}, {"MEANING", TextTable::Align::kLeft, true}});
   for (const SettingInfo& info : kSettings) {
-    const bool given = settings.pool.has(info.id);
-    const Origin origin =
-        given ? settings.pool.origin[static_cast<std::size_t>(info.id)] : Origin{};
+    const Origin origin = settings.pool.origin(info.id);
     table.add({std::string(info.name), format_setting(info, settings.get(info.id)),
-               escape(origin_text(settings, origin)), std::string(info.help)});
+               escape(origin_text(settings.config_path, origin)), std::string(info.help)});
   }
   print(table.text(terminal_width()));
-  if (settings.rules_in_use() > 0) {
-    print("\n" + count_text(settings.rules_in_use(), "rule") +
+  if (const std::uint64_t rules = seen->snapshot.rule_count; rules > 0) {
+    print("\n" + count_text(rules, "rule") +
           " for models; poolctl explain MODEL says which apply\n");
+  }
+  std::uint64_t unknown = 0;
+  for (const SettingEntry& entry : settings.pool.entries()) {
+    if (!is_known(entry.id)) unknown |= bit_of(entry.id);
+  }
+  if (unknown != 0) {
+    print("\nThe pool also has " + settings_text(unknown, settings) +
+          ", which this program does not know\n");
   }
   return kDone;
 }
@@ -41,8 +48,7 @@ int change(const Context& context, const Options& options) {
     return report(changed.error());
   }
   const std::uint32_t live = count_live(**segment);
-  const Settings* settings = current_settings(**segment);
-  const std::uint64_t limit = settings == nullptr ? 0 : settings->get(Setting::kMaxBackends);
+  const std::uint64_t limit = pool_setting(**segment, Setting::kMaxBackends);
   if (limit != 0 && live > limit) {
     complain(
         std::to_string(live) + " backends are live, " + std::to_string(limit) +

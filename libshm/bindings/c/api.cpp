@@ -18,6 +18,7 @@
 #include "handles.hpp"
 #include "modelpool/modelpool.h"
 #include "rows.hpp"
+#include "segment/settings_block.hpp"
 #include "wait_fd.hpp"
 
 namespace modelpool::c {
@@ -774,9 +775,8 @@ modelpool_code modelpool_get(modelpool_pool pool, const char* name, char* value,
     if (info == nullptr) {
       return invalid("unable to get " + quote(*setting) + ": " + no_such_setting(*setting));
     }
-    const Settings* settings = current_settings(segment_of((**held)->pool));
     const std::string text =
-        format_setting(*info, settings == nullptr ? info->default_value : settings->get(info->id));
+        format_setting(*info, pool_setting(segment_of((**held)->pool), info->id));
     if (text.size() >= value_bytes) {
       return invalid("unable to get " + std::string(info->name) + ": its value needs " +
                      std::to_string(text.size() + 1) + " bytes");

@@ -27,7 +27,7 @@ const (
 	ErrLoadFailed    Code = C.MODELPOOL_LOAD_FAILED    // the load this call waited for failed
 	ErrNoCoordinator Code = C.MODELPOOL_NO_COORDINATOR // coordinatord is needed and does not run
 	ErrNoSuchPool    Code = C.MODELPOOL_NO_SUCH_POOL   // no pool of that name
-	ErrIncompatible  Code = C.MODELPOOL_INCOMPATIBLE   // another layout, namespace, boot or kind of file
+	ErrIncompatible  Code = C.MODELPOOL_INCOMPATIBLE   // another layout, namespace, boot or kind of file; a setting not known here
 	ErrNotLoaded     Code = C.MODELPOOL_NOT_LOADED     // no backend serves the model and none was to be loaded
 	ErrTicketLost    Code = C.MODELPOOL_TICKET_LOST    // load_timeout ended it, or it was given up
 	ErrLeaseLost     Code = C.MODELPOOL_LEASE_LOST     // the lease's backend was stopped

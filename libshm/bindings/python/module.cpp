@@ -22,6 +22,7 @@
 #include "base/time.hpp"
 #include "lease.hpp"
 #include "pool/inside.hpp"
+#include "segment/settings_block.hpp"
 #include "waits.hpp"
 
 namespace modelpool::python {
@@ -536,8 +537,7 @@ py::object get_setting(const PoolObject& self, const py::object& name) {
     raise_invalid("unable to get " + quote(wanted) + ": " + no_such_setting(wanted));
   }
   const std::shared_ptr<Pool> pool = self.get();
-  const Settings* settings = current_settings(segment_of(*pool));
-  return setting_value(*info, settings == nullptr ? info->default_value : settings->get(info->id));
+  return setting_value(*info, pool_setting(segment_of(*pool), info->id));
 }
 
 void define_pool(py::module_& module) {

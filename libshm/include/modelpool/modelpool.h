@@ -112,7 +112,7 @@ enum {
   MODELPOOL_LOAD_FAILED = 6,    /* the load this call waited for failed */
   MODELPOOL_NO_COORDINATOR = 7, /* coordinatord is needed and has been absent for the grace */
   MODELPOOL_NO_SUCH_POOL = 8,   /* no pool of that name */
-  MODELPOOL_INCOMPATIBLE = 9,   /* another layout, namespace, boot or kind of file */
+  MODELPOOL_INCOMPATIBLE = 9,   /* another layout, namespace, boot, kind of file; unknown setting */
   MODELPOOL_NOT_LOADED = 10,    /* no backend serves the model and none was to be loaded */
   MODELPOOL_TICKET_LOST = 11,   /* load_timeout ended it, or it was given up */
   MODELPOOL_LEASE_LOST = 12,    /* the lease's backend was stopped */
@@ -232,7 +232,8 @@ typedef struct modelpool_grant {
  * years; there is no wait without an end. A loaded model takes no lock and no system call. *grant
  * is zeroed on failure. Blocks its thread; only detach ends it early (modelpool_begin can be
  * cancelled). A signal handler runs and the wait goes on. Errors: TIMEOUT, QUEUE_FULL, TABLE_FULL,
- * ALL_PINNED, COOLING_DOWN, LOAD_FAILED, NO_COORDINATOR, NOT_LOADED, REPLACED. */
+ * ALL_PINNED, COOLING_DOWN, LOAD_FAILED, NO_COORDINATOR, NOT_LOADED, REPLACED; INCOMPATIBLE when
+ * loading takes a setting of a newer version (leases go on). */
 MODELPOOL_API modelpool_code modelpool_acquire(modelpool_pool pool, const char* model,
                                                int64_t timeout_ms,
                                                const modelpool_acquire_options* options,

@@ -27,7 +27,7 @@ enum class Errc : int {
   kLoadFailed,     // the load this call waited for failed
   kNoCoordinator,  // coordinatord is needed and has been absent for the grace
   kNoSuchPool,     // no pool of that name
-  kIncompatible,   // another layout, namespace, boot or kind of file
+  kIncompatible,   // another layout, namespace, boot or kind of file; a setting not known here
   kNotLoaded,      // no backend serves the model and none was to be loaded
   kTicketLost,     // the ticket ended: load_timeout, or it was given up
   kLeaseLost,      // the lease's backend was stopped

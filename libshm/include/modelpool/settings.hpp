@@ -1,5 +1,6 @@
-// The rules of a pool: one table of settings that flags, the config file, `poolctl set`, JSON and
-// the deciding code all read. A new setting is a line in kSettings and its use in decide.
+// The settings of a pool: one table that flags, the config file, `poolctl set`, JSON and the
+// deciding code all read. A new setting takes four files: this one (its number and its row), the
+// rule that reads it, the README and example.toml.
 //
 // Safety: plain values and pure functions.
 //
@@ -7,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -17,23 +19,43 @@
 
 namespace modelpool {
 
+// The numbers are part of the segment's layout: each is given once, for ever, without a gap. A
+// newer program may have set one that is not known here.
 enum class Setting : std::uint32_t {
-  kMaxBackends,
-  kBusyTimeout,
-  kStallTimeout,
-  kIdleTimeout,
-  kLoadTimeout,
-  kDrainTimeout,
-  kStopSignal,
-  kStopGrace,
-  kMinResident,
-  kWhenBusy,
-  kMaxWaiters,
-  kLoadCooldown,
+  kMaxBackends = 0,
+  kBusyTimeout = 1,
+  kStallTimeout = 2,
+  kIdleTimeout = 3,
+  kLoadTimeout = 4,
+  kDrainTimeout = 5,
+  kStopSignal = 6,
+  kStopGrace = 7,
+  kMinResident = 8,
+  kWhenBusy = 9,
+  kMaxWaiters = 10,
+  kLoadCooldown = 11,
 };
-inline constexpr std::size_t kSettingCount = 12;
-inline constexpr std::size_t kSettingCapacity = 32;  // words kept in the segment: room to grow
-inline constexpr std::size_t kRuleCapacity = 64;     // [[model]] tables of a config
+inline constexpr std::size_t kSettingCount = 12;     // those known here
+inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
+
+inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
+inline constexpr std::size_t kSettingNameMax_bytes = 31;
+inline constexpr std::size_t kSettingTextMax_bytes =
+    1023;  // a value that is a text, a rule's pattern
+inline constexpr std::size_t kConfigPathMax_bytes = 255;
+
+constexpr std::size_t index_of(Setting id) { return static_cast<std::size_t>(id); }
+constexpr std::uint64_t bit_of(Setting id) { return std::uint64_t{1} << (index_of(id) & 63); }
+constexpr bool is_known(Setting id) { return index_of(id) < kSettingCount; }
+inline constexpr std::uint64_t kKnownSettings = UINT64_MAX >>
+                                                (kSettingCapacity - kSettingCount);  // bits
+
+// Who must know a setting that is in use. Whoever does not is told so and does no harm.
+enum class SettingClass {
+  kCompat,  // nobody
+  kJudge,   // the coordinator: one that does not know it refuses to serve
+  kAdmit,   // also each worker that asks for a place: one that does not know it gets leases only
+};
 
 enum class WhenBusy : std::uint64_t { kDrain, kWait, kForce };
 
@@ -49,12 +71,98 @@ struct SettingInfo {
   Setting id;
   std::string_view name;  // with underscores; dashes on command lines
   SettingKind kind;
-  bool per_model;  // may a [[model]] table or `ready` override it?
-  std::uint64_t default_value;
+  SettingClass needed = SettingClass::kCompat;
+  bool per_model = true;  // may a [[model]] table or `ready` override it?
+  std::uint64_t default_value = 0;
+  std::uint64_t max = 0;         // of a kCount
   std::string_view placeholder;  // "N", "DURATION"
   std::string_view help;
 };
-extern const std::array<SettingInfo, kSettingCount> kSettings;
+
+// A cool-down range travels as one word, so that a value is always 64 bits.
+constexpr std::uint64_t pack_cooldown(std::uint64_t first_ms, std::uint64_t longest_ms) {
+  return first_ms << 32 | longest_ms;
+}
+
+// A lease word names a backend in 12 bits, of which all ones is none (segment/words.hpp).
+inline constexpr std::uint64_t kMaxBackendsMax = 4095;
+inline constexpr std::uint64_t kMaxWaitersMax = 65'535;
+
+constexpr std::uint64_t seconds_in_ns(std::uint64_t seconds) { return seconds * 1'000'000'000; }
+
+inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
+    {.id = Setting::kMaxBackends,
+     .name = "max_backends",
+     .kind = SettingKind::kCount,
+     .per_model = false,
+     .max = kMaxBackendsMax,
+     .placeholder = "N",
+     .help = "backends live at once; 0 is no limit"},
+    {.id = Setting::kBusyTimeout,
+     .name = "busy_timeout",
+     .kind = SettingKind::kDuration,
+     .placeholder = "DURATION",
+     .help = "kill a backend whose oldest lease is older"},
+    {.id = Setting::kStallTimeout,
+     .name = "stall_timeout",
+     .kind = SettingKind::kDuration,
+     .placeholder = "DURATION",
+     .help = "kill a backend with a lease that made no progress for so long"},
+    {.id = Setting::kIdleTimeout,
+     .name = "idle_timeout",
+     .kind = SettingKind::kDuration,
+     .placeholder = "DURATION",
+     .help = "evict a backend that was without a lease for so long"},
+    {.id = Setting::kLoadTimeout,
+     .name = "load_timeout",
+     .kind = SettingKind::kDuration,
+     .default_value = seconds_in_ns(600),
+     .placeholder = "DURATION",
+     .help = "fail a load that is not ready in time and kill what it started"},
+    {.id = Setting::kDrainTimeout,
+     .name = "drain_timeout",
+     .kind = SettingKind::kDuration,
+     .default_value = seconds_in_ns(30),
+     .placeholder = "DURATION",
+     .help = "how long a victim is closed to new leases while running ones finish"},
+    {.id = Setting::kStopSignal,
+     .name = "stop_signal",
+     .kind = SettingKind::kSignal,
+     .default_value = SIGTERM,
+     .placeholder = "SIGNAL",
+     .help = "what asks a backend to end"},
+    {.id = Setting::kStopGrace,
+     .name = "stop_grace",
+     .kind = SettingKind::kDuration,
+     .default_value = seconds_in_ns(15),
+     .placeholder = "DURATION",
+     .help = "from the stop signal to SIGKILL for the whole group"},
+    {.id = Setting::kMinResident,
+     .name = "min_resident",
+     .kind = SettingKind::kDuration,
+     .placeholder = "DURATION",
+     .help = "no LRU victim sooner than this after ready"},
+    {.id = Setting::kWhenBusy,
+     .name = "when_busy",
+     .kind = SettingKind::kWhenBusy,
+     .default_value = static_cast<std::uint64_t>(WhenBusy::kDrain),
+     .placeholder = "drain|wait|force",
+     .help = "room from victims with leases: let them finish, take only idle ones, or cut"},
+    {.id = Setting::kMaxWaiters,
+     .name = "max_waiters",
+     .kind = SettingKind::kCount,
+     .per_model = false,
+     .default_value = 512,
+     .max = kMaxWaitersMax,
+     .placeholder = "N",
+     .help = "requests that may wait in line; more are answered queue_full"},
+    {.id = Setting::kLoadCooldown,
+     .name = "load_cooldown",
+     .kind = SettingKind::kCooldown,
+     .default_value = pack_cooldown(10'000, 300'000),
+     .placeholder = "FIRST..LONGEST",
+     .help = "no new load after a failed one; doubles with each failure in a row"},
+}};
 
 const SettingInfo& setting_info(Setting id);
 const SettingInfo* find_setting(std::string_view name);  // dashes or underscores; null if unknown
@@ -62,10 +170,6 @@ const SettingInfo* find_setting(std::string_view name);  // dashes or underscore
 Result<std::uint64_t> parse_setting(const SettingInfo& info, std::string_view text);
 std::string format_setting(const SettingInfo& info, std::uint64_t value);
 
-// A cool-down range travels as one word, so that a value is always 64 bits.
-constexpr std::uint64_t pack_cooldown(std::uint64_t first_ms, std::uint64_t longest_ms) {
-  return first_ms << 32 | longest_ms;
-}
 // How long a model cools down after its `failures`th failure in a row, in nanoseconds.
 std::uint64_t cooldown_ns(std::uint64_t packed, std::uint32_t failures);
 
@@ -74,57 +178,107 @@ enum class OriginKind : std::uint32_t { kDefault, kConfig, kFlag, kSet, kReady }
 struct Origin {
   OriginKind kind = OriginKind::kDefault;
   std::uint32_t line = 0;  // of the config file, with kConfig
+
+  bool operator==(const Origin&) const = default;
 };
 
-// A set of overrides: value[i] counts if bit i of `given` is set. Lives in the segment as it is.
-struct Overrides {
-  std::uint64_t given = 0;
-  std::array<std::uint64_t, kSettingCapacity> value{};
-  std::array<Origin, kSettingCapacity> origin{};
+// One value and where it came from: a number, or a text for a setting that takes one.
+struct SettingEntry {
+  Setting id{};
+  Origin origin;
+  std::uint64_t number = 0;
+  std::string text;
+  bool is_text = false;
 
-  bool has(Setting id) const { return given >> static_cast<unsigned>(id) & 1; }
-  std::uint64_t get(Setting id) const { return value[static_cast<std::size_t>(id)]; }
-  void set(Setting id, std::uint64_t v, Origin from = {}) {
-    given |= std::uint64_t{1} << static_cast<unsigned>(id);
-    value[static_cast<std::size_t>(id)] = v;
-    origin[static_cast<std::size_t>(id)] = from;
+  bool operator==(const SettingEntry&) const = default;
+};
+
+// Values of some settings.
+class Overrides {
+ public:
+  bool has(Setting id) const { return find(id) != nullptr; }
+  std::uint64_t get(Setting id) const;  // 0 if it is not given
+  Origin origin(Setting id) const;      // kDefault if it is not given
+  void set(Setting id, std::uint64_t number, Origin from = {}) {
+    set({id, from, number, {}, false});
   }
+  void set(SettingEntry entry);
+  const SettingEntry* find(Setting id) const;
+  const std::vector<SettingEntry>& entries() const { return entries_; }  // by number
+
+  bool operator==(const Overrides&) const = default;
+
+ private:
+  std::vector<SettingEntry> entries_;
 };
 
-// One [[model]] table: overrides for the models its glob matches. Later rules win over earlier.
+// One [[model]] table: values for the models that its pattern matches. Later rules win.
 struct Rule {
-  std::array<char, 192> glob{};  // NUL-terminated
+  std::string pattern;  // a model's name, or a glob
   Overrides overrides;
 
-  std::string_view glob_text() const;
+  bool is_glob() const { return pattern.find_first_of("*?[\\") != std::string::npos; }
 };
 
-// All settings of a pool, as both published copies in the segment hold them.
-struct Settings {
+// A setting that is not known here, as whoever set it describes it.
+struct ForeignSetting {
+  Setting id{};
+  std::string name;  // empty: not said
+  bool needed_by_judge = false;
+  bool needed_by_workers = false;
+};
+
+// What holds for the pool as a whole.
+struct PoolSettings {
   Overrides pool;
   std::uint64_t config_hash = 0;  // of the file and flags last applied; 0 = none
-  std::uint64_t rule_count = 0;
-  std::array<char, 256> config_path{};  // NUL-terminated
-  std::array<Rule, kRuleCapacity> rules{};
+  std::string config_path;
+  std::vector<ForeignSetting> foreign;
 
-  std::size_t rules_in_use() const {
-    return rule_count < kRuleCapacity ? rule_count : kRuleCapacity;
-  }
-  std::uint64_t get(Setting id) const;  // the pool's value, or the default
+  std::uint64_t get(Setting id) const;     // the pool's value, or the default
+  std::uint64_t unknown_to_judge() const;  // bits of those in use that a coordinator must know
 };
 
-// What applies to one model, and why: default < pool < rules in order < what `ready` gave.
-struct Effective {
-  std::array<std::uint64_t, kSettingCount> value{};
-  std::array<Origin, kSettingCount> origin{};
-  std::array<int, kSettingCount> rule{};  // index of the rule that decided, or -1
+// "setting 40 (max_power)": those of `bits`, by number and, where it is said, by name.
+std::string settings_text(std::uint64_t bits, const PoolSettings& settings);
 
-  std::uint64_t get(Setting id) const { return value[static_cast<std::size_t>(id)]; }
+// All settings of a pool, for whoever makes or changes them. The published ones are read in place
+// (segment/settings_block.hpp).
+struct Settings : PoolSettings {
+  std::vector<Rule> rules;
 };
-Effective effective_settings(const Settings& settings, std::string_view model,
-                             const Overrides* given_at_ready);
+
+// What applies to one model, and why: default < pool < rules in order < what `ready` gave. Each
+// known value is in its range, whatever stood in the segment.
+class Effective {
+ public:
+  Effective();  // the defaults
+
+  std::uint64_t get(Setting id) const { return number_[index_of(id)]; }
+  std::string_view text(Setting id) const;  // of a setting that takes a text
+  Origin origin(Setting id) const { return origin_[index_of(id)]; }
+  std::string_view rule(Setting id) const;  // the pattern of the rule that decided, or empty
+  std::uint64_t generation() const { return generation_; }  // of the settings it comes from
+
+  void set(Setting id, std::uint64_t number) { take({id, {}, number, {}, false}, -1); }
+  void set_generation(std::uint64_t generation) { generation_ = generation; }
+  void take_of_pool(const SettingEntry& entry) { take(entry, -1); }
+  void take_of_rule(const SettingEntry& entry, std::string_view pattern);
+  void take_of_ready(const Overrides& given);
+
+ private:
+  void take(const SettingEntry& entry, std::int32_t rule);
+
+  std::uint64_t generation_ = 0;
+  std::array<std::uint64_t, kSettingCapacity> number_{};
+  std::array<Origin, kSettingCapacity> origin_{};
+  std::array<std::int32_t, kSettingCapacity> rule_;  // its place in rules_, or -1
+  std::vector<std::string> rules_;
+  std::vector<SettingEntry> texts_;
+};
+
 // Where a value came from: "default", "config.toml:12", "flag", "set", "ready".
-std::string origin_text(const Settings& settings, Origin origin);
+std::string origin_text(std::string_view config_path, Origin origin);
 
 // Values that came from shared memory, forced into their ranges (bytes are input).
 std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value);
@@ -140,6 +294,7 @@ struct Capacities {
   std::uint32_t waiters = 512;
   std::uint32_t events = 4096;
   std::uint32_t models = 512;
+  std::uint32_t rules = 4096;  // the settings have room for about so many [[model]] tables
 
   bool operator==(const Capacities&) const = default;
 };
