@@ -68,7 +68,7 @@ class Judge {
   }
   void want(const BackendView& b) { decision_.wanted |= std::uint64_t{1} << (b.ref.index & 63); }
 
-  bool owner_is_dead(std::uint32_t owner) const {
+  bool owner_is_dead(std::uint64_t owner) const {
     const WorkerView* worker = s_.find_worker(owner);
     return worker == nullptr || facts_.is_dead(worker->ref);
   }
@@ -168,7 +168,7 @@ class Judge {
     Finding finding;
     const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
     StopRecord stop = why(b, broken, finding);
-    if (owner_is_dead(b.state.owner)) {
+    if (owner_is_dead(b.holder)) {
       stop = why(b, Reason::kCrashed);
       stop.failed = kLoadLost;
       set_field(&stop.text, "the worker that was loading it died");
@@ -309,7 +309,7 @@ class Judge {
 
   void judge_stopping(const BackendView& b) {
     note_loaded_if_it_served(b);
-    if (b.state.owner != 0 && owner_is_dead(b.state.owner)) act(ActionKind::kDisown, b);
+    if (b.state.owner != 0 && owner_is_dead(b.holder)) act(ActionKind::kDisown, b);
     if (b.process.pid == 0 || facts_.has_vanished(b.ref)) {
       act(ActionKind::kMarkGone, b);
       return;
@@ -357,7 +357,7 @@ class Judge {
       act(ActionKind::kNoteFailed, b);
     }
     if (b.state.owner != 0) {
-      if (owner_is_dead(b.state.owner)) act(ActionKind::kDisown, b);
+      if (owner_is_dead(b.holder)) act(ActionKind::kDisown, b);
       return;
     }
     want(b);  // the slot is free when its last holder has noticed

@@ -19,11 +19,18 @@ namespace modelpool::coordinator {
 namespace {
 
 constexpr std::uint64_t kLockRetry_ns = 5 * kMillisecond_ns;
+constexpr std::size_t kUnwrittenEndsMax = 256;
 // Out of descriptors: whom a signal would reach cannot be told.
 constexpr std::uint64_t kBlindRetry_ns = 100 * kMillisecond_ns;
 
 // A lease has broken a rule: who holds it is looked at before its backend ends.
 bool breaks_a_rule(Reason reason) { return reason_row(reason).lease_breaks_it; }
+
+// Nothing was wrong with it, and nobody asked: loading it again soon is thrash.
+bool gave_way(Reason reason) {
+  return reason == Reason::kLru || reason == Reason::kIdle || reason == Reason::kGroup ||
+         reason == Reason::kMemory;
+}
 
 Evidence evidence_of_action(const Action& action, const BackendView& seen, std::uint32_t live) {
   Evidence evidence;
@@ -53,8 +60,10 @@ void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRe
 
 bool Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) {
   retry_ns_ = kNever_ns;
+  write_ends();
   live_at_scan_ = snapshot.live();
   watch_inherited_stops(snapshot);
+  settle_counted_backends(snapshot);
   bool changed = false;
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
   for (const Action& action : decision.actions) {
@@ -209,12 +218,21 @@ void Enforcer::examine_after_restart(const Snapshot& snapshot) {
     lease_holder_is_gone(worker.ref.index, snapshot);
 }
 
+// Whether leases of a backend are counted follows from its own words, which may have changed.
+void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
+  for (const BackendView& b : snapshot.backends) {
+    if (settle_counted(*segment_, b.ref)) wake_waiters(*segment_, hash_name(b.model));
+  }
+}
+
 // --- Eviction: close, read the evidence again, stop or take back ---------------------------------
 
 bool Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   // Why goes first: a backend that is found EVICTING has its reason.
   segment_->backend(b.ref.index).stop.publish(action.stop);
   if (!close_to_leases(*segment_, b.ref, epoch_)) return false;
+  recorder_->meters().add(Meter::kClosings, kMeterOther,
+                          static_cast<std::uint32_t>(action.stop.reason));
   return stop_or_take_back(action, b, snapshot, true);
 }
 
@@ -278,8 +296,9 @@ bool Enforcer::waiter_is_there(std::uint64_t arrival, const Snapshot& snapshot) 
     Waiting waiter;
     waiter.deadline_ns = row.deadline_ns.load(std::memory_order_acquire);
     waiter.looked_ns = row.looked_ns.load(std::memory_order_acquire);
-    const std::uint32_t worker = (row.owner.load(std::memory_order_acquire) & 0xfff) - 1;
-    return is_present(waiter, now_ns()) && !lease_holder_is_gone(worker, snapshot);
+    const WorkerView* worker = snapshot.find_worker(row.owner.load(std::memory_order_acquire));
+    return worker != nullptr && is_present(waiter, now_ns()) &&
+           !lease_holder_is_gone(worker->ref.index, snapshot);
   }
   return false;
 }
@@ -289,13 +308,16 @@ bool Enforcer::open_again(const BackendView& b) {
   if (now.generation != b.ref.generation || now.state != BackendState::kEvicting) return false;
   if (!reopen(*segment_, b.ref, now.owner)) return false;
   wake_waiters(*segment_, hash_name(b.model));
+  recorder_->meters().add(
+      Meter::kReopenings, kMeterOther,
+      static_cast<std::uint32_t>(segment_->backend(b.ref.index).stop.load().reason));
   return true;
 }
 
 // --- Loads -------------------------------------------------------------------------------------------
 
 bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& snapshot) {
-  const std::uint32_t holder = (b.state.owner & 0xfff) - 1;
+  const std::uint32_t holder = unpack_worker(b.holder).index;
   if (action.stop.reason == Reason::kLoadTimeout && lease_holder_is_gone(holder, snapshot))
     return true;
   StopRecord stop = action.stop;
@@ -332,6 +354,7 @@ bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& 
 }
 
 bool Enforcer::note_loaded(const BackendView& b) {
+  std::uint64_t away_ns = kNever_ns;
   {
     const auto lock = lock_.lock("record the end of a load");
     if (!lock) {
@@ -346,7 +369,10 @@ bool Enforcer::note_loaded(const BackendView& b) {
     history.cooldown_until_ns = 0;
     history.load_ns = age_ns(b.ready_ns, b.reserved_ns);
     history.size_bytes = b.size_bytes;
+    history.peak = larger_of(history.peak, b.declared);
     history.updated_ns = now_ns();
+    if (history.evicted_ns != 0) away_ns = age_ns(b.ready_ns, history.evicted_ns);
+    note_return(&history, b.ready_ns);
     write_history(*segment_, *lock, b.model, history);
   }
   EventData event = event_about(b, EventKind::kLoaded);
@@ -356,6 +382,7 @@ bool Enforcer::note_loaded(const BackendView& b) {
   event.text.fill(0);
   event.tag.fill(0);
   event.load_ns = age_ns(b.ready_ns, b.reserved_ns);
+  event.away_ns = away_ns;
   event.worker_pid = b.owner_pid;
   if (b.traits & kTraitUnproved)
     set_field(&event.text, "it could not be told whether its own process listens at its address");
@@ -436,12 +463,52 @@ bool Enforcer::note_ended(const BackendView& b) {
 
 bool Enforcer::finish(const BackendView& b) {
   note_ended(b);
+  note_when_ended(b);
   if (!mark_gone(*segment_, b.ref)) return false;
   groups_->forget(b.ref);
   ordered_.erase(pack_ref(b.ref));
   wake_waiters(*segment_, hash_name(b.model));
   wake_line(*segment_);
+  remember(b);
   return true;
+}
+
+// In the stop record, before the slot is GONE: what settles there is measured from then on.
+void Enforcer::note_when_ended(const BackendView& b) {
+  Published<StopRecord>& record = segment_->backend(b.ref.index).stop;
+  StopRecord stop = record.load();
+  if (stop.generation != b.ref.generation || stop.ended_ns != 0) return;
+  stop.ended_ns = now_ns();
+  record.publish(stop);
+}
+
+// What its life has shown, for the model's history. The slot is gone already: who waits for its place does
+// not wait for the mutex.
+void Enforcer::remember(const BackendView& b) {
+  if (b.ready_ns == 0 || b.stop.failed != 0) return;
+  BackendEnd end;
+  end.ended_ns = now_ns();
+  end.last_use_ns = std::max(b.last_used_ns, latest_use_ns(*segment_, b.ref.index));
+  end.interval_ns = b.interval_ns;
+  end.evicted = gave_way(b.stop.reason);
+  end.peak = larger_of(b.declared, b.peak);
+  if (unwritten_ends_.size() < kUnwrittenEndsMax) unwritten_ends_.emplace_back(b.model, end);
+  write_ends();
+}
+
+// Until the mutex could be had; a coordinator that ends meanwhile takes them along.
+void Enforcer::write_ends() {
+  if (unwritten_ends_.empty()) return;
+  {
+    auto lock = lock_for(segment_->lock(), 0);
+    if (!lock) return retry_soon();
+    for (const auto& [model, end] : unwritten_ends_) {
+      LoadHistory history = find_history(*segment_, model).value_or(LoadHistory{});
+      note_end(&history, end);
+      write_history(*segment_, *lock, model, history);
+    }
+  }
+  unwritten_ends_.clear();  // frees, so not under the mutex
 }
 
 bool Enforcer::free(const BackendView& b) {
@@ -454,11 +521,11 @@ bool Enforcer::free(const BackendView& b) {
 
 bool Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
   // A ticket it held is lost first; if that could not be done now, the row stays.
-  const std::uint32_t owner = StateWord::owner_of(worker);
   for (const BackendView& b : snapshot.backends) {
     const StateWord state = load_state(*segment_, b.ref.index);
-    if ((state.state == BackendState::kReserved || state.state == BackendState::kStarting) &&
-        state.owner == owner) {
+    const bool loading =
+        state.state == BackendState::kReserved || state.state == BackendState::kStarting;
+    if (loading && load_holder(*segment_, {b.ref.index, state.generation}) == pack_worker(worker)) {
       return false;
     }
   }
@@ -473,6 +540,12 @@ bool Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
   for (const LeaseView& lease : snapshot.leases) event.count += lease.worker == worker.index;
   recorder_->write(event);
   clear_worker_row(*segment_, worker, segment_->coordinator_row());
+  for (const LeaseView& lease : snapshot.leases) {
+    const BackendView* backend =
+        lease.worker == worker.index ? snapshot.find(lease.backend) : nullptr;
+    if (backend != nullptr && backend->counted())
+      wake_waiters(*segment_, hash_name(backend->model));
+  }
   wake_line(*segment_);
   return true;
 }

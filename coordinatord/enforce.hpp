@@ -20,6 +20,7 @@
 #include "groups.hpp"
 #include "lock_try.hpp"
 #include "policy/rules.hpp"
+#include "protocol/histories.hpp"
 #include "record.hpp"
 #include "watch.hpp"
 
@@ -55,6 +56,10 @@ class Enforcer {
   bool lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   bool send(const Action& action, const BackendView& b);
   bool finish(const BackendView& b);
+  void settle_counted_backends(const Snapshot& snapshot);
+  void note_when_ended(const BackendView& b);
+  void remember(const BackendView& b);
+  void write_ends();
   bool free(const BackendView& b);
   bool note_loaded(const BackendView& b);
   bool note_ended(const BackendView& b);
@@ -72,6 +77,7 @@ class Enforcer {
   Recorder* recorder_;
   std::uint64_t retry_ns_ = kNever_ns;
   std::uint32_t live_at_scan_ = 0;
+  std::vector<std::pair<std::string, BackendEnd>> unwritten_ends_;  // of models
   std::set<std::uint64_t> ordered_;  // backends whose processes are being watched to their end
 };
 

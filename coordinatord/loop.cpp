@@ -133,6 +133,31 @@ bool free_stray_waiters(const Segment& segment, const Snapshot& snapshot) {
   return freed;
 }
 
+// One look at everything and its effects, for the meters.
+class ScanTimer {
+ public:
+  ScanTimer(const MeterRow& meters, std::uint64_t begun_ns)
+      : meters_(meters), begun_ns_(begun_ns) {}
+  ScanTimer(const ScanTimer&) = delete;
+  ScanTimer& operator=(const ScanTimer&) = delete;
+  ~ScanTimer() { meters_.observe(Meter::kScanTime, age_ns(now_ns(), begun_ns_)); }
+
+ private:
+  const MeterRow& meters_;
+  const std::uint64_t begun_ns_;
+};
+
+// Which settings this program knows, by class: with those in use (SettingsHead) they say whether it may
+// serve the pool.
+void store_features(CoordinatorRecord& record) {
+  std::array<std::uint64_t, 3> features{};
+  for (const SettingInfo& info : kSettings)
+    features[static_cast<std::size_t>(info.needed)] |= bit_of(info.id);
+  // release: before the epoch
+  for (std::size_t i = 0; i < features.size(); ++i)
+    record.features[i].store(features[i], std::memory_order_release);
+}
+
 // The lock that makes this coordinator the only one: on the segment's own descriptor, so that it
 // ends with the process, whatever ends that.
 Result<Fd> take_singleton(const Segment& segment) {
@@ -258,8 +283,7 @@ void Loop::become_coordinator() {
   CoordinatorRecord& record = segment_->coordinator();
   const ProcessIdentity self = own_identity();
   const std::uint64_t before = record.epoch.load(std::memory_order_seq_cst);
-  epoch_ = (static_cast<std::uint32_t>(before) + 1) & StateWord::kOwnerMask;
-  if (epoch_ == 0) epoch_ = 1;
+  epoch_ = StateWord::next_epoch(static_cast<std::uint32_t>(before));
   // The identity first, the epoch last: who proves this identity dead has read this epoch (P10).
   record.pid.store(static_cast<std::uint32_t>(self.pid), std::memory_order_seq_cst);
   record.start_ticks.store(self.start_ticks, std::memory_order_seq_cst);
@@ -268,11 +292,14 @@ void Loop::become_coordinator() {
   record.leaving.store(0, std::memory_order_seq_cst);
   record.wanted.store(0, std::memory_order_seq_cst);
   begin_scan();
+  store_features(record);
   record.epoch.store(epoch_, std::memory_order_seq_cst);
   // The process that found the name gone may have said so, or an earlier coordinator, and it came back.
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
+  record.last_progress_ns.store(now_ns(), std::memory_order_relaxed);
   enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), groups_.get(), &recorder_);
 
+  recorder_.catch_up();
   EventData event;
   event.kind = EventKind::kCoordinatorStarted;
   event.pid = static_cast<std::uint32_t>(self.pid);
@@ -366,12 +393,14 @@ int Loop::run() {
   spdlog::info("serving pool {} ({}), epoch {}", segment_->name(), escape(segment_->path()),
                epoch_);
   for (;;) {
+    segment_->coordinator().last_progress_ns.store(now_ns(), std::memory_order_relaxed);
     const std::uint64_t wake = scan();
     if (ending_ == Ending::kLeave) break;
     if (ending_ == Ending::kStopBackends || ending_ == Ending::kReplaced) {
       if (count_live(*segment_) == 0) break;
     }
     wait_until(wake);
+    note_lateness();
   }
   leave();
   if (ending_ == Ending::kReplaced) {
@@ -404,6 +433,7 @@ std::uint64_t Loop::scan() {
     begin_scan();
     publish_pending();
     const Snapshot& snapshot = reader_.read();
+    const ScanTimer timer(recorder_.meters(), snapshot.now_ns);
     note_settings(snapshot);
     if (misses_settings_) return 0;
     watch_->refresh(snapshot);
@@ -444,6 +474,7 @@ std::uint64_t Loop::scan() {
     if (changed || wants_more || unlooked_) continue;
 
     tell_status(snapshot);
+    due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);
     wake = std::min(wake, groups_->look_again_ns(now_ns()));
@@ -472,6 +503,14 @@ bool Loop::reap() {
     }
   });
   return changed;
+}
+
+// What was due, and when it is looked at: also a ring that came too late to help.
+void Loop::note_lateness() {
+  const std::uint64_t now = now_ns();
+  if (due_ns_ > now) return;
+  recorder_.meters().observe(Meter::kLateness, now - due_ns_);
+  due_ns_ = kNever_ns;
 }
 
 void Loop::wait_until(std::uint64_t wake_ns) {

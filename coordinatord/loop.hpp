@@ -65,6 +65,7 @@ class Loop {
   void leave();
   void reopen_closed();
   std::string still_running() const;
+  void note_lateness();
   void wait_until(std::uint64_t wake_ns);
   void take_events(int timeout_ms);
   void feed_watchdog();
@@ -97,6 +98,7 @@ class Loop {
   bool unlooked_ = false;              // something happened after the last scan
   bool has_children_ = true;           // somebody may have to be reaped
   bool misses_settings_ = false;       // the pool uses some that are not known here
+  std::uint64_t due_ns_ = kNever_ns;   // the next deadline that it knows of
   std::unique_ptr<Settings> pending_;  // to be published when the mutex can be had
   PoolSettings pending_since_;         // what held when that was decided
   std::shared_ptr<const PoolSettings> settings_before_;  // of the last scan, and its rules

@@ -18,6 +18,61 @@ std::string first_line(const std::string& path) {
 
 }  // namespace
 
+Recorder::Recorder(std::shared_ptr<Segment> segment)
+    : segment_(std::move(segment)), meters_(MeterRow::of_judge(*segment_)) {}
+
+void Recorder::catch_up() {
+  JudgeMeters& meters = segment_->judge_meters();
+  redo_journal(meters);
+  const std::uint64_t counted = meters.journal.load().counted_events;
+  for (const EventView& event : read_events(*segment_, counted + 1))
+    count(event.sequence, event.data);
+}
+
+// Each kind moves one counter, and what was measured goes to its histogram.
+void Recorder::count(std::uint64_t sequence, const EventData& event) {
+  MeterJournal journal;
+  journal.counted_events = sequence;
+  const std::string_view model = field_text(event.model);
+  const auto add = [&](Meter meter, std::uint32_t value = 0) {
+    meters_.add(&journal, meter, find_meter_model(*segment_, model, hash_name(model)), value);
+  };
+  const auto observe = [&](Meter meter, std::uint64_t amount_ns) {
+    if (amount_ns != kNever_ns) meters_.observe(&journal, meter, amount_ns);
+  };
+  switch (event.kind) {
+    case EventKind::kLoaded:
+      add(Meter::kLoads, static_cast<std::uint32_t>(LoadOutcome::kLoaded));
+      observe(Meter::kLoadTime, event.load_ns);
+      if (event.away_ns <= kReloadSoon_ns) add(Meter::kReloadsSoon);
+      break;
+    case EventKind::kLoadFailed:
+      add(Meter::kLoads, static_cast<std::uint32_t>(LoadOutcome::kFailed));
+      break;
+    case EventKind::kEvicted:
+      observe(Meter::kAgeAtEviction, event.age_ns);
+      [[fallthrough]];
+    case EventKind::kKilled:
+    case EventKind::kExited:
+      add(Meter::kStops, static_cast<std::uint32_t>(event.reason));
+      observe(Meter::kStopTime, event.exit_ns);
+      break;
+    case EventKind::kWorkerDied:
+      add(Meter::kWorkerDeaths);
+      break;
+    case EventKind::kCoordinatorStarted:
+      add(Meter::kCoordinatorStarts);
+      break;
+    case EventKind::kRecovered:
+      add(Meter::kCoordinatorRestarts);
+      break;
+    case EventKind::kSettingsChanged:
+      add(Meter::kSettingsChanges);
+      break;
+  }
+  commit_journal(segment_->judge_meters(), journal);
+}
+
 void Recorder::write(EventData event) {
   CoordinatorRecord& coordinator = segment_->coordinator();
   event.time_ns = wall_clock_ns();
@@ -30,6 +85,7 @@ void Recorder::write(EventData event) {
   record.data.store(event);
   record.sequence.store(sequence, std::memory_order_release);
   coordinator.next_event.store(sequence + 1, std::memory_order_release);
+  count(sequence, event);
   const auto kind = static_cast<std::size_t>(event.kind);
   const auto reason = static_cast<std::size_t>(event.reason);
   if (kind < kEventKindCapacity && reason < kReasonCapacity) {

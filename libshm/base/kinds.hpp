@@ -75,7 +75,8 @@ enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never w
   kShutdown,
 };
 inline constexpr std::size_t kReasonCount = 11;
-inline constexpr std::size_t kReasonCapacity = 64;
+inline constexpr std::size_t kReasonCapacity =
+    64;  // so, too: how many there are is no part of the layout
 std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
 bool is_warning(EventKind kind);  // killed, load_failed and worker_died; all others are information
 std::string reason_name(Reason reason);  // "lru"; "" for kNone; "reason 27" for a newer program's

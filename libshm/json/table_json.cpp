@@ -5,6 +5,20 @@
 namespace modelpool {
 namespace {
 
+Json meter_json(const MeterSample& sample) {
+  Json labels = Json::object();
+  for (const auto& [name, value] : sample.labels) labels[name] = value;
+  Json json = {{"name", sample.name}, {"labels", std::move(labels)}, {"value", sample.value}};
+  if (sample.is_histogram) {
+    json["unit"] = sample.unit;
+    json["per_unit"] = sample.per_unit;
+    json["bounds"] = sample.bounds;
+    json["buckets"] = sample.buckets;
+    json["sum"] = sample.sum;
+  }
+  return json;
+}
+
 class JsonWriter {
  public:
   void null(const Field& field) { set(field, nullptr); }
@@ -25,6 +39,11 @@ class JsonWriter {
       kinds[value.kind][value.reason.empty() ? "none" : value.reason] = value.count;
     }
     set(field, std::move(kinds));
+  }
+  void meters(const Field& field, const std::vector<MeterSample>& samples) {
+    Json list = Json::array();
+    for (const MeterSample& sample : samples) list.push_back(meter_json(sample));
+    set(field, std::move(list));
   }
   template <class Row>
   void part(const Field& field, const Row& row) {
@@ -94,6 +113,15 @@ Json history_json(std::uint64_t now, const LoadHistory& history) {
   Json json = row_json(model_row(now, {}, history));
   json.erase("model");
   return json;
+}
+
+Json bytes_json(const Bytes& bytes) {
+  Json devices = Json::array();
+  for (std::size_t i = 0; i < kDevicesMax; ++i) {
+    if (bytes.device[i] != 0) devices.push_back({{"device", i}, {"bytes", bytes.device[i]}});
+  }
+  return {{"host_bytes", bytes.host == 0 ? Json(nullptr) : Json(bytes.host)},
+          {"devices", std::move(devices)}};
 }
 
 Json settings_json(const PoolSettings& settings) {

@@ -45,6 +45,7 @@ Json leases_json(const Snapshot& snapshot);
 Json waiters_json(const Snapshot& snapshot);
 Json history_json(std::uint64_t now,
                   const LoadHistory& history);  // of a model that is named elsewhere
+Json bytes_json(const Bytes& bytes);
 // {name: {value, origin}}, values as `set` takes them.
 Json settings_json(const PoolSettings& settings);
 

@@ -40,7 +40,8 @@ bool holds_anything(const Worker& worker) {
     const StateWord state = load_state(segment, i);
     const bool loads =
         state.state == BackendState::kReserved || state.state == BackendState::kStarting;
-    if (loads && state.owner == worker.owner_word()) return true;
+    if (loads && load_holder(segment, {i, state.generation}) == pack_worker(worker.ref()))
+      return true;
   }
   const std::uint32_t cells = worker.record().leases_high.load(std::memory_order_seq_cst);
   for (std::uint32_t i = 0; i < std::min(cells, segment.capacities().leases); ++i) {

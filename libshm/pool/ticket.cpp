@@ -65,11 +65,18 @@ void keep_until_gone(const Segment& segment, BackendRef backend) {
   }
 }
 
-// Is the worker that an owner field names proved dead?
-bool has_died(const Segment& segment, std::uint32_t owner) {
-  const std::uint32_t index = (owner & 0xfff) - 1;
-  return index < segment.capacities().workers &&
-         worker_liveness(segment, index, false) == Liveness::kDead;
+// Is the worker that a waiter's row names proved dead?
+bool has_died(const Segment& segment, std::uint64_t owner) {
+  const WorkerRef worker = unpack_worker(owner);
+  return worker.index < segment.capacities().workers &&
+         worker_liveness(segment, worker.index, false) == Liveness::kDead;
+}
+
+// The acquire that a ticket came of has come to an end.
+void count(const TicketRef& ticket, std::string_view model, AcquireOutcome outcome) {
+  const Worker& worker = *ticket.worker;
+  worker.meters().add(Meter::kAcquires, find_meter_model(worker.segment(), model, hash_name(model)),
+                      static_cast<std::uint32_t>(outcome));
 }
 
 // Has it an address that leads to a process of its own?
@@ -381,9 +388,13 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
                   : publish_ready(segment, ref_->backend, worker.owner_word(), address, options);
   if (!published) {
     withdraw_lease(lease);
-    if (published.error().code == Errc::kTicketLost) let_go();  // its slot waits for that
+    if (published.error().code == Errc::kTicketLost) {
+      count(*ref_, model_, AcquireOutcome::kFailed);
+      let_go();  // its slot waits for that
+    }
     return modelpool::fail(published.error());
   }
+  count(*ref_, model_, AcquireOutcome::kLoaded);
   worker.drop();
   *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
@@ -412,6 +423,7 @@ Result<> LoadTicket::fail(std::string_view reason) {
                                 [&] { return give_up(segment, ref_->backend, owner); });
   }
   const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_->backend));
+  count(*ref_, model_, AcquireOutcome::kFailed);
   let_go();
   return result;
 }
@@ -421,6 +433,7 @@ Result<> LoadTicket::give_back() {
     *ref_ = TicketRef{};
     return ok;
   }
+  count(*ref_, model_, AcquireOutcome::kCancelled);
   let_go();
   return {};
 }

@@ -5,6 +5,7 @@
 #include "base/time.hpp"
 #include "policy/fit.hpp"
 #include "policy/line.hpp"
+#include "protocol/counted.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
@@ -12,13 +13,29 @@
 namespace modelpool {
 namespace {
 
-// Is the worker that a ticket's owner field names proved dead?
-bool holder_died(const Segment& segment, std::uint32_t owner) {
-  const std::uint32_t index = (owner & 0xfff) - 1;
-  if (index >= segment.capacities().workers) return false;
-  const std::uint64_t state = segment.worker(index).state.load(std::memory_order_seq_cst);
-  if (low_half(state) == 0 || StateWord::owner_of({index, high_half(state)}) != owner) return true;
-  return worker_liveness(segment, index, false) == Liveness::kDead;
+// Is the worker that holds this ticket proved dead?
+bool holder_died(const Segment& segment, BackendRef ref) {
+  const WorkerRef worker = unpack_worker(load_holder(segment, ref));
+  if (worker.index >= segment.capacities().workers) return false;
+  const std::uint64_t state = segment.worker(worker.index).state.load(std::memory_order_seq_cst);
+  if (low_half(state) == 0 || high_half(state) != worker.generation) return true;
+  return worker_liveness(segment, worker.index, false) == Liveness::kDead;
+}
+
+AcquireOutcome outcome_of(Errc code) {
+  switch (code) {
+    case Errc::kTimeout:
+      return AcquireOutcome::kTimeout;
+    case Errc::kQueueFull:
+      return AcquireOutcome::kQueueFull;
+    case Errc::kLoadFailed:
+    case Errc::kCoolingDown:
+      return AcquireOutcome::kFailed;
+    case Errc::kCancelled:
+      return AcquireOutcome::kCancelled;
+    default:
+      return AcquireOutcome::kRefused;
+  }
 }
 
 }  // namespace
@@ -28,12 +45,14 @@ Acquisition::Acquisition(Worker& worker, std::string model, AcquisitionOptions o
       segment_(worker.segment()),
       model_(std::move(model)),
       hash_(hash_name(model_)),
-      options_(std::move(options)) {
+      options_(std::move(options)),
+      begun_ns_(now_ns()) {
   worker_.hold();
 }
 
 Acquisition::~Acquisition() {
   if (!worker_.owned()) return;
+  if (!is_over_) count(AcquireOutcome::kCancelled);  // whoever began it has left
   leave(false);
   worker_.drop();
 }
@@ -46,8 +65,10 @@ Result<Granted> Acquisition::poll() {
     // Read the word, then look: who changes something after the look bumps it.
     seen_wake_ = wake_word_.load(std::memory_order_relaxed)->load(std::memory_order_seq_cst);
     if (cancelled_.load(std::memory_order_acquire)) {
+      Result<Granted> result = fail(refusal(Errc::kCancelled, "cancelled"));
+      note_answer(result);
       leave(false);
-      return fail(refusal(Errc::kCancelled, "cancelled"));
+      return result;
     }
     if (row_ && segment_.waiter(*row_).state.load(std::memory_order_seq_cst) !=
                     pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting))) {
@@ -55,16 +76,43 @@ Result<Granted> Acquisition::poll() {
       continue;
     }
     const bool was_in_line = row_.has_value();
-    if (was_in_line) note_look();
+    if (was_in_line) {
+      note_look();
+      renew_need();
+    }
     auto result = look();
     const bool pending = result && std::holds_alternative<Pending>(*result);
     if (!pending) {
+      note_answer(result);
       leave(result.has_value());
       return result;
     }
     if (was_in_line || !row_) return result;
     // The row was published just now: what happened before that woke nobody. Look again.
   }
+}
+
+// What came of it goes to the meters. A ticket has come to nothing yet: its end is counted.
+void Acquisition::note_answer(const Result<Granted>& result) {
+  if (is_over_) return;
+  is_over_ = true;
+  if (has_waited_) worker_.meters().observe(Meter::kWait, age_ns(now_ns(), begun_ns_));
+  if (!result) {
+    worker_.meters().add(Meter::kRefusals, kMeterOther,
+                         static_cast<std::uint32_t>(result.error().code));
+    return count(outcome_of(result.error().code));
+  }
+  const auto* lease = std::get_if<LeaseRef>(&*result);
+  if (lease == nullptr) return;
+  if (is_counted_) return count(has_waited_ ? AcquireOutcome::kWaited : AcquireOutcome::kHit);
+  if (!has_waited_) return;  // it has counted as a hit
+  uncount_hit(*lease);
+  count(AcquireOutcome::kWaited);
+}
+
+void Acquisition::count(AcquireOutcome outcome) const {
+  worker_.meters().add(Meter::kAcquires, find_meter_model(segment_, model_, hash_),
+                       static_cast<std::uint32_t>(outcome));
 }
 
 // Others count on a waiter that looks (policy/line.hpp). One that was taken for stopped tells the judge
@@ -75,6 +123,22 @@ void Acquisition::note_look() {
   const std::uint64_t before = looked.load(std::memory_order_relaxed);  // ours
   looked.store(now, std::memory_order_release);
   if (add_ns(before, kAbsentAfter_ns) <= now) ring(segment_);
+}
+
+// What it takes was derived from settings that have changed since. Best effort at each look: whoever
+// cannot have the mutex now looks again within a second.
+void Acquisition::renew_need() {
+  const std::uint64_t generation = segment_.settings().generation.load(std::memory_order_acquire);
+  if (generation == need_settings_) return;
+  const auto lock = lock_line();
+  if (!lock) return;
+  publish_need(*lock);
+}
+
+void Acquisition::publish_need(const LockGuard&) {
+  const Need takes = need();
+  segment_.waiter(*row_).need.publish(takes);
+  need_settings_ = takes.settings;
 }
 
 void Acquisition::wait(std::uint64_t at_most_ns) {
@@ -105,9 +169,18 @@ Result<Granted> Acquisition::look() {
     if (!found) return ask_for_place(now);
     if (found->state.state == BackendState::kReady) {
       LeaseRef lease;
-      switch (begin_lease(worker_, found->ref, options_.busy_limit_ns, options_.tag, &lease)) {
+      const bool counted = found->state.owner == StateWord::kCounted;
+      auto begun =
+          counted ? begin_counted(found->ref, &lease)
+                  : begin_lease(worker_, found->ref, options_.busy_limit_ns, options_.tag, &lease);
+      if (!begun) return fail(begun.error());
+      is_counted_ = counted;
+      switch (*begun) {
         case BeginResult::kGranted:
           return Granted{lease};
+        case BeginResult::kFull:
+          return keep_waiting(now, false,
+                              "its backend serves as many requests at once as it takes");
         case BeginResult::kNoCell:
           return fail(
               refusal(Errc::kTableFull,
@@ -134,6 +207,14 @@ Result<Granted> Acquisition::look() {
   return keep_waiting(now, false, "it changes faster than it can be leased");
 }
 
+Result<BeginResult> Acquisition::begin_counted(BackendRef backend, LeaseRef* lease) {
+  prepare_leases(worker_);
+  const auto lock = lock_line();
+  if (!lock) return fail(lock.error());
+  return begin_counted_lease(*lock, worker_, {backend, hash_, arrival_, options_.busy_limit_ns},
+                             options_.tag, lease);
+}
+
 Result<Granted> Acquisition::look_at_backend(const FoundBackend& found, std::uint64_t now) {
   switch (found.state.state) {
     case BackendState::kReserved:
@@ -142,7 +223,7 @@ Result<Granted> Acquisition::look_at_backend(const FoundBackend& found, std::uin
         if (auto failure = failure_of_awaited(now)) return fail(*failure);
       }
       awaited_ = found.ref;
-      return keep_waiting(now, holder_died(segment_, found.state.owner), "it is being loaded");
+      return keep_waiting(now, holder_died(segment_, found.ref), "it is being loaded");
     case BackendState::kEvicting:
       return keep_waiting(now, true, "it is being evicted");
     default:
@@ -247,7 +328,7 @@ Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t 
   if (outlook.unknown_settings != 0) return {};  // set just now; the next look says so
   const std::uint32_t places = outlook.places();
   if (!has_turn(outlook.heads, hash_, arrival_, places)) return {};
-  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns())) {
+  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns(), need())) {
     return {Taken::kTicket, *reserved};
   }
   // A slot whose backend is gone comes free when its last lease and its ticket have let go.
@@ -287,13 +368,29 @@ Result<LockGuard> Acquisition::lock_line() const {
   return lock_for(segment_.lock(), std::clamp(left_ns, kLockWaitMin_ns, kLockWaitMax_ns));
 }
 
-Acquisition::Taken::Answer Acquisition::join_line(const LockGuard&, std::uint64_t now) {
+Need Acquisition::need() const {
+  Need need;
+  // relaxed: it changes only under the mutex
+  need.settings = segment_.settings().generation.load(std::memory_order_relaxed);
+  need.bytes.host = options_.expected_bytes;
+  return need;
+}
+
+Acquisition::Taken::Answer Acquisition::join_line(const LockGuard& lock, std::uint64_t now) {
+  register_meter_model(segment_, lock, model_, hash_);
   const std::uint64_t max_waiters = pool_setting(segment_, Setting::kMaxWaiters);
   std::optional<std::uint32_t> place;
   std::uint64_t waiting = 0;
+  std::uint64_t model_since_ns = now;
   for (std::uint32_t i = 0; i < segment_.capacities().waiters; ++i) {
-    if (low_half(segment_.waiter(i).state.load(std::memory_order_seq_cst)) != 0) {
+    const WaiterRecord& other = segment_.waiter(i);
+    if (low_half(other.state.load(std::memory_order_seq_cst)) != 0) {
       ++waiting;
+      // acquire, both: written before its state
+      if (other.model_hash.load(std::memory_order_acquire) == hash_) {
+        model_since_ns =
+            std::min(model_since_ns, other.model_since_ns.load(std::memory_order_acquire));
+      }
     } else if (!place) {
       place = i;
     }
@@ -307,19 +404,22 @@ Acquisition::Taken::Answer Acquisition::join_line(const LockGuard&, std::uint64_
   arrival_ = next.load(std::memory_order_relaxed) + 1;  // relaxed: only under the mutex
   next.store(arrival_, std::memory_order_relaxed);
   row.flags.store(options_.wake_worker ? kWaiterAsync : 0, std::memory_order_release);
-  row.owner.store(worker_.owner_word(), std::memory_order_release);
+  row.owner.store(pack_worker(worker_.ref()), std::memory_order_release);
   row.arrival.store(arrival_, std::memory_order_release);
   row.since_ns.store(now, std::memory_order_release);
   row.deadline_ns.store(options_.deadline_ns, std::memory_order_release);
   row.looked_ns.store(now, std::memory_order_release);
-  row.expected_bytes.store(options_.expected_bytes, std::memory_order_release);
+  row.model_since_ns.store(model_since_ns, std::memory_order_release);
+  row.room.store(0, std::memory_order_release);
   row.priority.store(options_.priority, std::memory_order_release);
   row.model_hash.store(hash_, std::memory_order_release);
   row.pid.store(worker_.record().pid.load(std::memory_order_relaxed), std::memory_order_release);
   row.tag.store(options_.tag);
   row.model.store(model_);
   row_ = *place;
+  publish_need(lock);
   row_generation_ = generation;
+  has_waited_ = true;
   wake_word_.store(&row.wake, std::memory_order_release);
   // seq_cst: whoever changes something after this store sees the row and wakes it
   row.state.store(pack_half(generation, static_cast<std::uint32_t>(WaiterState::kWaiting)),

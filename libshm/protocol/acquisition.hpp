@@ -78,6 +78,12 @@ class Acquisition {
   Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator,
                                const std::string& for_what);
   void note_look();
+  void note_answer(const Result<Granted>& result);
+  void count(AcquireOutcome outcome) const;
+  Need need() const;
+  void renew_need();
+  void publish_need(const LockGuard& guard);
+  Result<BeginResult> begin_counted(BackendRef backend, LeaseRef* lease);
   Result<LockGuard> lock_line() const;
   Taken take_place(const LockGuard& guard, std::uint64_t now);
   Taken::Answer join_line(const LockGuard& guard, std::uint64_t now);
@@ -93,6 +99,11 @@ class Acquisition {
   std::string model_;
   std::uint64_t hash_;
   AcquisitionOptions options_;
+  std::uint64_t begun_ns_;
+  bool has_waited_ = false;          // stood in line
+  bool is_over_ = false;             // answered, and counted
+  bool is_counted_ = false;          // what it was granted is no hit that its thread counts
+  std::uint64_t need_settings_ = 0;  // generation of the settings its row's need is derived from
   std::optional<std::uint32_t> row_;
   std::uint32_t row_generation_ = 0;
   std::uint64_t arrival_ = kNever_ns;

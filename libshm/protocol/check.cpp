@@ -24,8 +24,8 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
     const BackendState state = b.state.state;
     const bool has_process = b.process.pid > 1;
     if (state == BackendState::kReserved || state == BackendState::kStarting) {
-      if (b.state.owner == 0) find(name + ": has a ticket that nobody holds");
-      if (settled && s.find_worker(b.state.owner) == nullptr) {
+      if (b.state.owner == 0 || b.holder == 0) find(name + ": has a ticket that nobody holds");
+      if (settled && s.find_worker(b.holder) == nullptr) {
         find(name + ": its ticket's worker is not attached");
       }
     }
@@ -36,8 +36,9 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
       if (b.address.empty() || !is_printable_utf8(b.address))
         find(name + ": serves at no valid address");
     }
-    if (state == BackendState::kReady && b.state.owner != 0)
+    if (state == BackendState::kReady && (b.state.owner & ~StateWord::kCounted) != 0) {
       find(name + ": ready, yet has an owner");
+    }
     if (b.overdue && settled) find(name + ": does not die of SIGKILL; keeps a place");
     if (state == BackendState::kEvicting && settled &&
         b.state.owner != StateWord::owner_of_epoch(s.coordinator.identity.epoch)) {
@@ -45,6 +46,9 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
     }
     if (state == BackendState::kGone && settled && b.state.owner == 0 && b.in_flight == 0) {
       find(name + ": gone, but its slot was not freed");
+    }
+    if (s.devices.size() < kDevicesMax && b.devices >> s.devices.size() != 0) {
+      find(name + ": has a device that nobody registered");
     }
     if (b.last_used_ns > add_ns(s.now_ns, kSecond_ns)) find(name + ": last used in the future");
     // One of two processes at one address answers for the other.

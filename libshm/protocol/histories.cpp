@@ -3,42 +3,87 @@
 #include <algorithm>
 
 #include "base/time.hpp"
+#include "policy/interval.hpp"
 
 namespace modelpool {
+namespace {
+
+constexpr std::uint64_t key_of(std::uint64_t hash) { return hash == 0 ? 1 : hash; }
+
+// Where a model's history may stand: from where its hash points to, round the end of the table.
+class Places {
+ public:
+  Places(const Segment& segment, std::uint64_t hash) : segment_(segment), hash_(hash) {}
+  std::uint32_t count() const { return std::min(segment_.capacities().models, kHistoryProbes); }
+  ModelRecord& operator[](std::uint32_t i) const {
+    return segment_.model((hash_ + i) % segment_.capacities().models);
+  }
+
+ private:
+  const Segment& segment_;
+  const std::uint64_t hash_;
+};
+
+bool is_of(const ModelRecord& record, std::string_view model, std::uint64_t hash) {
+  // acquire: the name was written before it
+  return record.hash.load(std::memory_order_acquire) == key_of(hash) && record.name.equals(model);
+}
+
+}  // namespace
+
 std::optional<LoadHistory> find_history(const Segment& segment, std::string_view model) {
-  for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
-    const ModelRecord& record = segment.model(i);
-    if (record.in_use.load(std::memory_order_acquire) == 0 || !record.name.equals(model)) continue;
+  const std::uint64_t hash = hash_name(model);
+  const Places places(segment, hash);
+  for (std::uint32_t i = 0; i < places.count(); ++i) {
+    const ModelRecord& record = places[i];
+    if (!is_of(record, model, hash)) continue;
     const LoadHistory history = record.history.load();
     // Another model may have taken the record meanwhile.
-    if (record.in_use.load(std::memory_order_acquire) != 0 && record.name.equals(model))
-      return history;
+    if (is_of(record, model, hash)) return history;
   }
   return std::nullopt;
 }
 
 void write_history(const Segment& segment, const LockGuard&, std::string_view model,
                    const LoadHistory& history) {
+  const std::uint64_t hash = hash_name(model);
+  const Places places(segment, hash);
   ModelRecord* place = nullptr;
   std::uint64_t oldest = kNever_ns;
-  for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
-    ModelRecord& record = segment.model(i);
-    if (record.in_use.load(std::memory_order_acquire) == 0) {
-      if (oldest != 0) place = &record;  // the first free one
-      oldest = 0;
-    } else if (record.name.equals(model)) {
+  for (std::uint32_t i = 0; i < places.count(); ++i) {
+    ModelRecord& record = places[i];
+    if (is_of(record, model, hash)) {
       record.history.publish(history);
       return;
-    } else if (const std::uint64_t updated = record.history.load().updated_ns; updated < oldest) {
+    }
+    const bool is_free = record.hash.load(std::memory_order_acquire) == 0;
+    // One that is free goes before all others, the first before those after it.
+    const std::uint64_t updated = is_free ? 0 : add_ns(record.history.load().updated_ns, 1);
+    if (updated < oldest) {
       oldest = updated;
       place = &record;
     }
   }
   if (place == nullptr) return;  // only with damaged stamps; a history may be missing
-  place->in_use.store(0, std::memory_order_seq_cst);
+  place->hash.store(0, std::memory_order_seq_cst);
   place->name.store(model);
   place->history.publish(history);
-  place->in_use.store(1, std::memory_order_seq_cst);
+  place->hash.store(key_of(hash), std::memory_order_seq_cst);
+}
+
+void note_end(LoadHistory* history, const BackendEnd& end) {
+  if (end.interval_ns != 0) history->interval_ns = end.interval_ns;
+  history->last_use_ns = std::max(history->last_use_ns, end.last_use_ns);
+  history->last_end_ns = end.ended_ns;
+  history->evicted_ns = end.evicted ? end.ended_ns : 0;
+  history->peak = larger_of(history->peak, end.peak);
+  history->updated_ns = end.ended_ns;
+}
+
+void note_return(LoadHistory* history, std::uint64_t ready_ns) {
+  if (history->last_use_ns == 0 || history->interval_ns == 0) return;
+  const std::uint64_t away_ns = age_ns(ready_ns, history->last_use_ns);
+  history->interval_ns = smooth_interval(history->interval_ns, away_ns);
 }
 
 void write_failure(const Segment& segment, const LockGuard& guard, std::string_view model,

@@ -1,4 +1,8 @@
-// What is known of a model beyond its backends' lives: loads, failures in a row, cool-down.
+// What is known of a model beyond its backends' lives: loads, failures in a row, cool-down, what it takes
+// and how often it is used.
+//
+// A history is found by its model's hash: it stands within kHistoryProbes rows of where that points to, and
+// the name is compared in full. When these are all taken, the longest untouched of them makes room.
 //
 // Safety: reading any thread, lock-free; writing under the mutex.
 //
@@ -16,8 +20,10 @@
 
 namespace modelpool {
 
+inline constexpr std::uint32_t kHistoryProbes = 32;
+
 std::optional<LoadHistory> find_history(const Segment& segment, std::string_view model);
-// The caller holds the mutex. Takes the place of the longest untouched history when all are in use.
+// The caller holds the mutex.
 void write_history(const Segment& segment, const LockGuard& guard, std::string_view model,
                    const LoadHistory& history);
 // A failed load.
@@ -53,5 +59,17 @@ bool fail_load(const Segment& segment, const LockGuard& guard, std::string_view 
 // what was forgotten. Takes the mutex. Errors: kInvalid for no model's name, kBusy.
 Result<LoadHistory> reset_failures(const Segment& segment, std::string_view model);
 void forget_failures(LoadHistory* history, std::uint64_t now);
+
+// A backend that was ready is gone: what of its life is worth knowing for the next.
+struct BackendEnd {
+  std::uint64_t ended_ns = 0;
+  std::uint64_t last_use_ns = 0;
+  std::uint64_t interval_ns = 0;  // 0 = not known
+  bool evicted = false;           // for room or idleness
+  Bytes peak;
+};
+void note_end(LoadHistory* history, const BackendEnd& end);
+// It is loaded again: the time away is one more observation of its interval.
+void note_return(LoadHistory* history, std::uint64_t ready_ns);
 
 }  // namespace modelpool

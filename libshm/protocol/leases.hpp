@@ -2,7 +2,7 @@
 //
 //   begin:  fields; word = (generation, backend, sequence)        seq_cst
 //           backend.state is READY(generation)?                   seq_cst; else clear and look again
-//   end:    last-used = max(itself, now); word = 0                seq_cst
+//   end:    last-used = max(itself, now), once a tick its interval; word = 0    seq_cst
 //           coordinator waits for this backend?  ring             seq_cst
 //   evict:  state READY(g) -> EVICTING(g, epoch)                  seq_cst
 //           scan every lease word                                 seq_cst
@@ -16,8 +16,12 @@
 // only to cache lines of the own row, and to the doorbell when it rings. In a forked child the inherited
 // handles do nothing.
 //
+// Hits are counted by each thread for itself, and added to the row's meters at its first request of a
+// clock tick, when it ends, and when the worker's last handle goes.
+//
 // Crash: a word left by a dead worker is cleared by the coordinator, or by the next program of the same
-// process that attaches. Whoever clears it stamps last-used first.
+// process that attaches. Whoever clears it stamps last-used first. Hits that SIGKILL finds not yet added
+// are lost: of each thread those of its last tick with a request.
 //
 // Errors: kNoCell when the row's cells are all in use.
 #pragma once
@@ -35,14 +39,20 @@ struct LeaseRef {
   std::uint32_t cell = 0;
 };
 
-enum class BeginResult { kGranted, kNotReady, kNoCell };
+enum class BeginResult { kGranted, kNotReady, kNoCell, kFull };  // kFull: counted.hpp
 
 // Publishes and validates. limit_ns: the request's own busy timeout, 0 = none.
 BeginResult begin_lease(Worker& worker, BackendRef backend, std::uint64_t limit_ns,
                         std::string_view tag, LeaseRef* lease);
+// Tells the coordinator of a lease whose own limit ends before it would look. After the publication.
+void ring_for_limit(const Segment& segment, std::uint64_t limit_ns);
+// Makes room for what this thread keeps, so that a publication under the mutex allocates nothing.
+void prepare_leases(Worker& worker);
 // Publishes only: the loader's own lease, before it makes its backend READY.
 BeginResult publish_lease(Worker& worker, BackendRef backend, std::uint64_t limit_ns,
                           std::string_view tag, LeaseRef* lease);
+// Granted leases count as hits of their model, until this says that the last one of this thread is none.
+void uncount_hit(const LeaseRef& lease);
 void end_lease(const LeaseRef& lease);
 // Takes back a publication that was not validated: not a use of the backend.
 void withdraw_lease(const LeaseRef& lease);

@@ -57,7 +57,7 @@ class Cooldowns {
   };
 
   static bool has_failed(const ModelRecord& record) {
-    return record.in_use.load(std::memory_order_acquire) != 0 && record.history.load().failures > 0;
+    return record.hash.load(std::memory_order_acquire) != 0 && record.history.load().failures > 0;
   }
   static std::uint64_t cooldown(const Effective& settings) {
     return settings.get(Setting::kLoadCooldown);

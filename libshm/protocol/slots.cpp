@@ -5,6 +5,7 @@
 
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
+#include "segment/meters.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool {
@@ -18,6 +19,15 @@ bool move(const Segment& segment, std::uint32_t backend, StateWord from, StateWo
   // A damaged word reads as another: then it is the damaged one that has to be there.
   return StateWord::unpack(expected) == from &&
          word.compare_exchange_strong(expected, to.pack(), std::memory_order_seq_cst);
+}
+
+// Open to leases: counted, if a lease must look at more than the state first.
+StateWord ready_state(const BackendRecord& record, BackendRef ref) {
+  const std::uint64_t parallel = record.parallel.load(std::memory_order_acquire);
+  const std::uint64_t permit = record.permit.load(std::memory_order_acquire);
+  const bool has_limit = high_half(parallel) == ref.generation && low_half(parallel) != 0;
+  const bool is_counted = has_limit || PermitWord::deadline_of(permit, ref.generation) != 0;
+  return {ref.generation, is_counted ? StateWord::kCounted : 0, BackendState::kReady};
 }
 
 tl::unexpected<Error> ticket_lost(const Segment& segment, BackendRef ref) {
@@ -73,8 +83,9 @@ std::uint32_t count_live(const Segment& segment) {
   return live;
 }
 
-std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, WorkerRef worker,
-                                  std::string_view model, std::uint64_t now) {
+std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
+                                  std::string_view model, std::uint64_t now, const Need& need) {
+  const std::uint64_t hash = hash_name(model);
   for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
     const StateWord state = load_state(segment, i);
     if (state.state != BackendState::kFree) continue;
@@ -92,21 +103,43 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard&, Work
     record.reserved_ns.store(now, std::memory_order_release);
     record.started_ns.store(0, std::memory_order_release);
     record.ready_ns.store(0, std::memory_order_release);
-    record.size_bytes.store(0, std::memory_order_release);
+    record.holder.store(pack_worker(worker), std::memory_order_release);
     record.device_mask.store(0, std::memory_order_release);
+    record.meter_model.store(register_meter_model(segment, guard, model, hash),
+                             std::memory_order_release);
+    record.keep_alive.store(pack_half(generation, 0), std::memory_order_release);
+    record.permit.store(0, std::memory_order_release);
     record.owner_pid.store(segment.worker(worker.index).pid.load(std::memory_order_acquire),
                            std::memory_order_release);
     record.model.store(model);
     record.address.store({});
     record.label.store({});
+    record.log.store({});
     record.given.store(GivenSettings{});
-    record.model_hash.store(hash_name(model), std::memory_order_release);
+    record.devices.store(0, std::memory_order_release);
+    record.size_flags.store((need.flags & kNeedSizeUnknown) != 0 ? kBackendSizeUnknown : 0,
+                            std::memory_order_release);
+    record.expected.store(need.bytes);
+    record.declared.store({});
+    record.parallel.store(pack_half(generation, 0), std::memory_order_release);
+    record.measured.store({});
+    record.peak.store({});
+    record.probe_failures.store(pack_half(generation, 0), std::memory_order_release);
+    record.model_hash.store(hash, std::memory_order_release);
     record.drain_failed_ns.store(0, std::memory_order_release);
     const BackendRef ref{i, generation};
     if (move(segment, i, state, {generation, StateWord::owner_of(worker), BackendState::kReserved}))
       return ref;
   }
   return std::nullopt;
+}
+
+std::uint64_t load_holder(const Segment& segment, BackendRef ref) {
+  // acquire: written before the RESERVED of its generation, and not again until the next
+  const std::uint64_t holder = segment.backend(ref.index).holder.load(std::memory_order_acquire);
+  const StateWord state = load_state(segment, ref.index);
+  const bool is_its_life = state.generation == ref.generation && state.state != BackendState::kFree;
+  return is_its_life ? holder : 0;
 }
 
 Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner,
@@ -151,7 +184,9 @@ Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t own
   }
   record.address.store(address);
   record.label.store(options.label);
-  record.size_bytes.store(options.size_bytes, std::memory_order_release);
+  Bytes declared;
+  declared.host = options.size_bytes;
+  record.declared.store(declared);
   record.device_mask.store(options.device_mask, std::memory_order_release);
   record.given.store(pack_given(options.overrides));
   if (now_state == reserved) {
@@ -159,7 +194,7 @@ Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t own
   }
   record.ready_ns.store(now_ns(), std::memory_order_release);
   if (options.pinned) set_control(segment, ref, kControlPinned, 0);
-  if (!move(segment, ref.index, now_state, {ref.generation, 0, BackendState::kReady})) {
+  if (!move(segment, ref.index, now_state, ready_state(record, ref))) {
     return ticket_lost(segment, ref);
   }
   return {};
@@ -222,14 +257,31 @@ void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_ex
 }
 
 bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
-  return move(segment, ref.index, {ref.generation, 0, BackendState::kReady},
-              {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting});
+  const StateWord closed{ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting};
+  // It may become counted, or no longer be, between the look and the CAS.
+  for (StateWord seen = load_state(segment, ref.index);
+       seen.generation == ref.generation && seen.state == BackendState::kReady;
+       seen = load_state(segment, ref.index)) {
+    if (move(segment, ref.index, seen, closed)) return true;
+  }
+  return false;
 }
 
 bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
   return move(segment, ref.index,
               {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
-              {ref.generation, 0, BackendState::kReady});
+              ready_state(segment.backend(ref.index), ref));
+}
+
+bool settle_counted(const Segment& segment, BackendRef ref) {
+  for (StateWord seen = load_state(segment, ref.index);
+       seen.generation == ref.generation && seen.state == BackendState::kReady;
+       seen = load_state(segment, ref.index)) {
+    const StateWord right = ready_state(segment.backend(ref.index), ref);
+    if (seen == right) return false;
+    if (move(segment, ref.index, seen, right)) return true;
+  }
+  return false;
 }
 
 bool commit_stop(const Segment& segment, BackendRef ref, std::uint32_t epoch) {

@@ -17,7 +17,7 @@
 // Safety: any thread; reserve under the mutex, all else lock-free.
 //
 // Crash: before the CAS nothing has happened, after it everything has. A ticket whose worker died
-// is seen by its owner field; EVICTING of a dead epoch goes back to READY by whoever proves it dead.
+// is seen by its holder word; EVICTING of a dead epoch goes back to READY by whoever proves it dead.
 //
 // Errors: kTicketLost when the slot is no longer the ticket's.
 #pragma once
@@ -58,9 +58,12 @@ std::uint32_t count_live(const Segment& segment);
 
 // FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit.
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
-                                  std::string_view model, std::uint64_t now);
+                                  std::string_view model, std::uint64_t now, const Need& need = {});
+// The worker (pack_worker) that holds the ticket of this life of the slot, or held it. 0: another life.
+std::uint64_t load_holder(const Segment& segment, BackendRef ref);
 
-// The ticket holder's transitions; `owner` is its Worker::owner_word().
+// The ticket holder's transitions; `owner` is its Worker::owner_word(). A slot has one holder in each
+// generation (load_holder), so the generation of the ticket says whose it is.
 struct Started {
   ProcessIdentity process;
   pid_t group = 0;         // 0: signal only the process
@@ -89,7 +92,10 @@ void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_ex
 
 // The coordinator's transitions. Each returns whether it took place.
 bool close_to_leases(const Segment& segment, BackendRef ref,
-                     std::uint32_t epoch);                                 // READY -> EVICTING
+                     std::uint32_t epoch);  // READY -> EVICTING
+// READY says whether leases are counted, as the slot's own words (parallel, permit) do. True: it was put
+// right; its waiters are to be woken. Called by the coordinator, at each scan.
+bool settle_counted(const Segment& segment, BackendRef ref);
 bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch);  // EVICTING -> READY
 bool commit_stop(const Segment& segment, BackendRef ref,
                  std::uint32_t epoch);                                     // EVICTING -> STOPPING

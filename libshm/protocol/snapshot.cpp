@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/time.hpp"
+#include "policy/interval.hpp"
+#include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool {
@@ -29,21 +31,36 @@ void read_backend(const BackendRecord& record, BackendView* view) {
   view->reserved_ns = record.reserved_ns.load(std::memory_order_acquire);
   view->started_ns = record.started_ns.load(std::memory_order_acquire);
   view->ready_ns = record.ready_ns.load(std::memory_order_acquire);
-  view->size_bytes = record.size_bytes.load(std::memory_order_acquire);
+  view->holder = record.holder.load(std::memory_order_acquire);
+  view->log = record.log.load();
+  view->devices = record.devices.load(std::memory_order_acquire) & ((1u << kDevicesMax) - 1);
+  view->size_unknown =
+      (record.size_flags.load(std::memory_order_acquire) & kBackendSizeUnknown) != 0;
+  view->expected = record.expected.load();
+  view->declared = record.declared.load();
+  view->size_bytes = view->declared.host;
   view->device_mask = record.device_mask.load(std::memory_order_acquire);
   view->owner_pid = record.owner_pid.load(std::memory_order_acquire);
+}
+
+// Of a word that belongs to one generation: 0 in any other.
+std::uint32_t value_in(const Word& word, std::uint32_t generation) {
+  const std::uint64_t value = word.load(std::memory_order_acquire);
+  return high_half(value) == generation ? low_half(value) : 0;
 }
 
 }  // namespace
 
 struct SnapshotReader::Cache {
   Snapshot snapshot;
-  std::vector<BackendView> slots;      // what was read last, by slot
-  std::vector<std::int32_t> position;  // of a slot in snapshot.backends, -1 if not there
-  std::vector<StateWord> seen;         // of each slot, as this read began with it
+  std::vector<BackendView> slots;       // what was read last, by slot
+  std::vector<std::int32_t> position;   // of a slot in snapshot.backends, -1 if not there
+  std::vector<StateWord> seen;          // of each slot, as this read began with it
+  std::vector<PoolInterval> intervals;  // of each of snapshot.backends
   bool settings_damaged = false;
 
   void read_settings_of_pool(const Segment& segment);
+  void read_use(const Segment& segment, std::uint32_t row);
   void read_backends(const Segment& segment);
   bool states_hold(const Segment& segment) const;
 };
@@ -105,6 +122,13 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     }
     slot.control = load_control(segment, slot.ref);
     slot.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
+    slot.parallel = value_in(record.parallel, state.generation);
+    slot.keep_alive = value_in(record.keep_alive, state.generation);
+    slot.probe_failures = value_in(record.probe_failures, state.generation);
+    slot.permit_ms =
+        PermitWord::deadline_of(record.permit.load(std::memory_order_acquire), state.generation);
+    slot.measured = record.measured.load();
+    slot.peak = record.peak.load();
     slot.stop = record.stop.load();
     if (slot.stop.generation != slot.ref.generation) slot.stop = StopRecord{};
     slot.noted = record.noted.load(std::memory_order_acquire);
@@ -124,6 +148,20 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
       s.backends.back().model =
           "(" + slot_name(i) + ")";  // it has a place, and must come to an end
     }
+  }
+}
+
+// What one row of the last-used table says of each backend.
+void SnapshotReader::Cache::read_use(const Segment& segment, std::uint32_t row) {
+  for (std::size_t i = 0; i < snapshot.backends.size(); ++i) {
+    BackendView& backend = snapshot.backends[i];
+    const UsedCell& cell = segment.used_cell(row, backend.ref.index);
+    const std::uint64_t stamp = cell.stamp_ns.load(std::memory_order_seq_cst);
+    backend.last_used_ns = std::max(backend.last_used_ns, stamp);
+    // relaxed: advisory
+    const std::uint64_t interval = cell.interval.load(std::memory_order_relaxed);
+    if (high_half(interval) != backend.ref.generation || low_half(interval) == 0) continue;
+    intervals[i].add(low_half(interval) * kMillisecond_ns, age_ns(snapshot.now_ns, stamp));
   }
 }
 
@@ -148,6 +186,14 @@ const Snapshot& SnapshotReader::read() {
   s.coordinator.last_scan_ns = coordinator.last_scan_ns.load(std::memory_order_acquire);
   s.coordinator.scans = coordinator.scans.load(std::memory_order_acquire);
   s.coordinator.left = coordinator.leaving.load(std::memory_order_acquire) != 0;
+  s.coordinator.last_progress_ns = coordinator.last_progress_ns.load(std::memory_order_acquire);
+  s.coordinator.pressure_until_ns = coordinator.pressure_until_ns.load(std::memory_order_acquire);
+  s.coordinator.pressure_pause_ns = coordinator.pressure_pause_ns.load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < s.coordinator.features.size(); ++i) {
+    s.coordinator.features[i] = coordinator.features[i].load(std::memory_order_acquire);
+  }
+  s.coordinator.foreign = coordinator.foreign.load();
+  s.devices = read_devices(segment);
 
   // Slots are read one after the other: a model that goes from one to another meanwhile would be seen
   // in both. Read until no state changed while they were read.
@@ -176,7 +222,10 @@ const Snapshot& SnapshotReader::read() {
     waiter.since_ns = row.since_ns.load(std::memory_order_acquire);
     waiter.deadline_ns = row.deadline_ns.load(std::memory_order_acquire);
     waiter.looked_ns = row.looked_ns.load(std::memory_order_acquire);
-    waiter.expected_bytes = row.expected_bytes.load(std::memory_order_acquire);
+    waiter.model_since_ns = row.model_since_ns.load(std::memory_order_acquire);
+    waiter.need = row.need.load();
+    waiter.expected_bytes = waiter.need.bytes.host;
+    waiter.room_device = room_device(row.room.load(std::memory_order_acquire), waiter.arrival);
     waiter.priority = row.priority.load(std::memory_order_acquire);
     waiter.tag = row.tag.load();
     if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
@@ -194,16 +243,13 @@ const Snapshot& SnapshotReader::read() {
 
   s.workers.clear();
   s.leases.clear();
+  cache_->intervals.assign(s.backends.size(), PoolInterval{});
   int changes = 0;
   for (std::uint32_t w = 0; w < segment.workers_reached(); ++w) {
     const WorkerRecord& row = segment.worker(w);
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
     if (state == 0) continue;  // never used: nothing in its last-used row either
-    for (BackendView& backend : s.backends) {
-      backend.last_used_ns =
-          std::max(backend.last_used_ns,
-                   segment.last_used(w, backend.ref.index).load(std::memory_order_seq_cst));
-    }
+    cache_->read_use(segment, w);
     if (low_half(state) == 0) continue;
     WorkerView worker;
     worker.ref = {w, high_half(state)};
@@ -212,6 +258,7 @@ const Snapshot& SnapshotReader::read() {
                       row.pidfd_inode.load(std::memory_order_acquire)};
     worker.attached_ns = row.attached_ns.load(std::memory_order_acquire);
     worker.command = row.command.load();
+    worker.cancels = row.cancels.load(std::memory_order_acquire);
     // Its identity must not be put together from two owners: that would look like a death.
     if (row.state.load(std::memory_order_seq_cst) != state) {
       if (++changes < kReadAttempts) --w;
@@ -229,6 +276,12 @@ const Snapshot& SnapshotReader::read() {
         lease.start_ns = record.start_ns.load(std::memory_order_acquire);
         lease.progress_ns = record.progress_ns.load(std::memory_order_acquire);
         lease.limit_ns = record.limit_ns.load(std::memory_order_acquire);
+        lease.first_byte_limit_ns = record.first_byte_limit_ns.load(std::memory_order_acquire);
+        lease.flags = record.flags.load(std::memory_order_acquire);
+        // The word first: the coordinator wrote it last, seq_cst.
+        lease.cancel_word = record.cancel_word.load(std::memory_order_seq_cst);
+        lease.cancel_start_ns = record.cancel_start_ns.load(std::memory_order_acquire);
+        lease.cancel_at_ns = record.cancel_at_ns.load(std::memory_order_acquire);
         lease.tag = record.tag.load();
         if (record.word.load(std::memory_order_seq_cst) == lease.word) break;
         // Changed while it was read: another lease by now. It counts as in flight all the same.
@@ -255,10 +308,9 @@ const Snapshot& SnapshotReader::read() {
     }
     s.workers.push_back(std::move(worker));
   }
-  for (BackendView& backend : s.backends) {
-    backend.last_used_ns = std::max(backend.last_used_ns,
-                                    segment.last_used(segment.coordinator_row(), backend.ref.index)
-                                        .load(std::memory_order_seq_cst));
+  cache_->read_use(segment, static_cast<std::uint32_t>(segment.coordinator_row()));
+  for (std::size_t i = 0; i < s.backends.size(); ++i) {
+    s.backends[i].interval_ns = cache_->intervals[i].interval_ns();
   }
   std::erase_if(s.stray_waiters,
                 [&](const StrayWaiter& stray) { return s.find_worker(stray.owner) != nullptr; });
@@ -298,9 +350,9 @@ const BackendView* Snapshot::find_model(std::string_view model) const {
   return found;
 }
 
-const WorkerView* Snapshot::find_worker(std::uint32_t owner_word) const {
+const WorkerView* Snapshot::find_worker(std::uint64_t worker) const {
   for (const WorkerView& w : workers) {
-    if (StateWord::owner_of(w.ref) == owner_word) return &w;
+    if (pack_worker(w.ref) == worker) return &w;
   }
   return nullptr;
 }
@@ -313,7 +365,7 @@ std::vector<HistoryView> read_histories(const Segment& segment) {
   std::vector<HistoryView> result;
   for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
     const ModelRecord& record = segment.model(i);
-    if (record.in_use.load(std::memory_order_acquire) == 0) continue;
+    if (record.hash.load(std::memory_order_acquire) == 0) continue;
     result.push_back({record.name.load(), record.history.load()});
   }
   return result;

@@ -26,7 +26,14 @@ struct LeaseView {
   std::uint64_t start_ns = 0;
   std::uint64_t progress_ns = 0;
   std::uint64_t limit_ns = 0;
+  std::uint64_t first_byte_limit_ns = 0;
+  std::uint64_t flags = 0;        // kLeaseCancellable
+  std::uint64_t cancel_word = 0;  // of the lease that was last asked to end here, with its start,
+  std::uint64_t cancel_start_ns = 0;
+  std::uint64_t cancel_at_ns = 0;  // and when
   std::string tag;
+
+  bool cancelled() const { return is_cancelled(word, start_ns, cancel_word, cancel_start_ns); }
 };
 
 struct BackendView {
@@ -43,11 +50,23 @@ struct BackendView {
   std::uint64_t reserved_ns = 0;
   std::uint64_t started_ns = 0;
   std::uint64_t ready_ns = 0;
-  std::uint64_t size_bytes = 0;
+  std::uint64_t size_bytes = 0;  // declared of the host's memory
   std::uint64_t device_mask = 0;
   std::uint32_t owner_pid = 0;
-  Overrides overrides;                         // what `ready` gave
+  std::uint64_t holder = 0;  // pack_worker: whose ticket it is, while state.owner is not 0
+  Overrides overrides;       // what `ready` gave
   std::shared_ptr<const Effective> effective;  // null: the defaults
+  std::string log;                             // the file its output goes to
+  std::uint32_t devices = 0;                   // assigned: a bit for each in Snapshot::devices
+  bool size_unknown = false;                   // expected is a guess
+  Bytes expected;
+  Bytes declared;
+  Bytes measured;
+  Bytes peak;
+  std::uint32_t parallel = 0;        // requests at once, 0 = no limit
+  std::uint32_t keep_alive = 0;      // pack_keep_alive
+  std::uint64_t permit_ms = 0;       // CLOCK_BOOTTIME, 0 = none
+  std::uint32_t probe_failures = 0;  // in a row
   StopRecord stop;
   std::uint64_t noted = 0;
   std::uint64_t drain_failed_ns = 0;
@@ -58,8 +77,12 @@ struct BackendView {
   std::uint64_t oldest_start_ns = kNever_ns;  // of its leases
   std::uint64_t newest_start_ns = 0;
   std::uint64_t last_used_ns = 0;  // at least ready_ns
+  std::uint64_t interval_ns = 0;   // between ends of its requests, 0 = not known
 
   const Effective& settings() const;  // what applies to it
+  bool counted() const {
+    return state.state == BackendState::kReady && (state.owner & StateWord::kCounted) != 0;
+  }
   bool pinned() const { return control & kControlPinned; }
   bool external() const { return traits & kTraitExternal; }
   bool live() const { return is_live(state.state); }
@@ -70,20 +93,24 @@ struct WorkerView {
   ProcessIdentity process;
   std::uint64_t attached_ns = 0;
   std::string command;
+  std::uint32_t cancels = 0;
   std::uint32_t leases = 0;
 };
 
 struct WaiterView {
   std::uint32_t row = 0;
   std::uint32_t generation = 0;
-  std::uint32_t owner = 0;  // StateWord::owner_of(worker)
+  std::uint64_t owner = 0;  // pack_worker
   pid_t pid = 0;
   std::string model;
   std::uint64_t arrival = 0;
   std::uint64_t since_ns = 0;
   std::uint64_t deadline_ns = 0;
-  std::uint64_t looked_ns = 0;  // when it last looked whether it may go on
-  std::uint64_t expected_bytes = 0;
+  std::uint64_t looked_ns = 0;       // when it last looked whether it may go on
+  std::uint64_t model_since_ns = 0;  // since when somebody waits for this model
+  std::uint64_t expected_bytes = 0;  // of the host's memory
+  Need need;
+  std::uint32_t room_device = kDevicesMax;  // where room is made for it; kDevicesMax: nowhere
   std::uint64_t priority = 0;
   std::string tag;
 };
@@ -92,7 +119,7 @@ struct WaiterView {
 struct StrayWaiter {
   std::uint32_t row = 0;
   std::uint64_t word = 0;
-  std::uint32_t owner = 0;
+  std::uint64_t owner = 0;
 };
 
 struct CoordinatorView {
@@ -100,6 +127,11 @@ struct CoordinatorView {
   std::uint64_t started_ns = 0;
   std::uint64_t last_scan_ns = 0;
   std::uint64_t scans = 0;
+  std::uint64_t last_progress_ns = 0;  // when its loop last came round
+  std::uint64_t pressure_until_ns = 0;
+  std::uint64_t pressure_pause_ns = 0;
+  std::array<std::uint64_t, 3> features{};  // compat, judge, admit
+  ForeignUse foreign;
   bool left = false;
 };
 
@@ -113,7 +145,8 @@ struct Snapshot {
   std::vector<WorkerView> workers;    // attached, by row
   std::vector<WaiterView> waiters;    // by arrival
   std::vector<StrayWaiter> stray_waiters;
-  std::vector<LeaseView> leases;  // by worker row, cell
+  std::vector<LeaseView> leases;     // by worker row, cell
+  std::vector<std::string> devices;  // their UUIDs, by position
   CoordinatorView coordinator;
   std::vector<std::string> damage;
 
@@ -121,8 +154,8 @@ struct Snapshot {
   std::uint32_t ready() const;
   const BackendView* find(BackendRef ref) const;
   const BackendView* find_model(std::string_view model) const;  // its live backend
-  const WorkerView* find_worker(std::uint32_t owner_word) const;
-  std::uint32_t max_backends() const;  // 0 = no limit
+  const WorkerView* find_worker(std::uint64_t worker) const;    // pack_worker
+  std::uint32_t max_backends() const;                           // 0 = no limit
 };
 
 // Keeps what it read: a payload is copied again only when its slot changed, and settings are

@@ -61,18 +61,18 @@ Result<ProcessIdentity> identity_in(const Segment& segment) {
 // Of those whose workers are proved dead. Not those that hold a ticket: what was started with it is the
 // coordinator's to judge, by the row.
 std::vector<WorkerRef> find_dead_rows(const Segment& segment) {
-  std::set<std::uint32_t> holders;
+  std::set<std::uint64_t> holders;
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const StateWord state =
         StateWord::unpack(segment.backend(i).state.load(std::memory_order_seq_cst));
     if (state.state == BackendState::kReserved || state.state == BackendState::kStarting)
-      holders.insert(state.owner);
+      holders.insert(segment.backend(i).holder.load(std::memory_order_acquire));
   }
   std::vector<WorkerRef> dead;
   for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
     const std::uint64_t state = segment.worker(i).state.load(std::memory_order_seq_cst);
     const WorkerRef worker{i, high_half(state)};
-    if (low_half(state) == 0 || holders.contains(StateWord::owner_of(worker))) continue;
+    if (low_half(state) == 0 || holders.contains(pack_worker(worker))) continue;
     if (worker_liveness(segment, i, true) == Liveness::kDead) dead.push_back(worker);
   }
   return dead;
@@ -141,7 +141,7 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
     worker->free_cells_[i / 64].fetch_or(std::uint64_t{1} << (i % 64), std::memory_order_relaxed);
   }
   worker->keepable_.store(cells / 2, std::memory_order_relaxed);
-  worker->tagged_.assign(cells, 1);  // whatever the row's last owner left
+  worker->tagged_.assign(cells, kTagged | kSaysMore);  // whatever the row's last owner left
 
   {
     auto lock = segment->lock_structure();
@@ -173,11 +173,12 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
     row.leases_high.store(0, std::memory_order_seq_cst);
     worker->ref_ = {i, generation};
     worker->leases_ = &segment->lease(i, 0);
-    worker->last_used_ = &segment->last_used(i, 0);
+    worker->used_ = &segment->used_cell(i, 0);
     // seq_cst: a scan that runs later must see the row before any lease in it
     row.state.store(pack_half(generation, static_cast<std::uint32_t>(WorkerState::kAttached)),
                     std::memory_order_seq_cst);
   }
+  worker->meters_ = MeterRow::of_worker(*segment, worker->ref_.index);
   worker->serial_ = g_next_serial.fetch_add(1, std::memory_order_relaxed);
   worker->segment_ = segment;
   worker->next_ = g_workers.load(std::memory_order_relaxed);
@@ -210,6 +211,11 @@ void Worker::release_if_unused() {
     if (segment_->lease(ref_.index, i).word.load(std::memory_order_seq_cst) != 0) return;
   }
   if (released_.exchange(true, std::memory_order_seq_cst)) return;
+  // No thread is inside any more: the last lease or hold has ended, and the pool handle is closed.
+  for (HitCounts* counts = hits_.load(std::memory_order_acquire); counts != nullptr;
+       counts = counts->next) {
+    add_hits(*counts);
+  }
   record().state.store(pack_half(ref_.generation, 0), std::memory_order_seq_cst);
 }
 
@@ -250,6 +256,43 @@ void Worker::return_cell(std::uint32_t cell) {
   free_cells_[cell / 64].fetch_or(std::uint64_t{1} << (cell % 64), std::memory_order_release);
 }
 
+HitCounts* Worker::take_hit_counts() {
+  for (HitCounts* counts = hits_.load(std::memory_order_acquire); counts != nullptr;
+       counts = counts->next) {
+    // acquire: pairs with return_hit_counts, what the last thread counted came before
+    if (!counts->taken.exchange(true, std::memory_order_acquire)) return counts;
+  }
+  HitCounts* fresh = nullptr;
+  try {
+    fresh = new HitCounts(segment_->capacities().backends);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+  fresh->next = hits_.load(std::memory_order_relaxed);
+  while (!hits_.compare_exchange_weak(fresh->next, fresh, std::memory_order_release,
+                                      std::memory_order_relaxed)) {
+  }
+  return fresh;
+}
+
+void Worker::return_hit_counts(HitCounts* counts) {
+  add_hits(*counts);
+  counts->taken.store(false, std::memory_order_release);
+}
+
+void Worker::add_hits(HitCounts& counts) const {
+  for (std::size_t slot = 0; slot < counts.count.size(); ++slot) {
+    std::atomic<std::uint64_t>& count = counts.count[slot];
+    const std::uint64_t seen = count.load(std::memory_order_relaxed);
+    if (low_half(seen) == 0) continue;
+    // relaxed: numbers; by exchange, because a thread may end while another one closes the pool
+    const std::uint64_t counted =
+        count.exchange(pack_half(high_half(seen), 0), std::memory_order_relaxed);
+    meters_.add(Meter::kAcquires, counts.model[slot],
+                static_cast<std::uint32_t>(AcquireOutcome::kHit), low_half(counted));
+  }
+}
+
 std::set<pid_t> attached_processes(const Segment& segment) {
   std::set<pid_t> attached;
   for (std::uint32_t i = 0; i < segment.capacities().workers; ++i) {
@@ -283,11 +326,12 @@ std::uint32_t clear_worker_row(const Segment& segment, WorkerRef worker, std::si
     if (row.load(std::memory_order_seq_cst) != attached) return cleared;
     if (seen == 0) continue;
     const LeaseWord lease = LeaseWord::unpack(seen);
-    if (lease.backend < segment.capacities().backends)
+    if (lease.backend < segment.capacities().backends) {
       raise_last_used(segment.last_used(stamp_row, lease.backend), now);
+    }
     cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);
   }
-  const std::uint32_t owner = StateWord::owner_of(worker);
+  const std::uint64_t owner = pack_worker(worker);
   for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     WaiterRecord& waiter = segment.waiter(i);
     std::uint64_t state = waiter.state.load(std::memory_order_acquire);

@@ -20,6 +20,7 @@
 #include <set>
 #include <vector>
 
+#include "segment/meters.hpp"
 #include "segment/segment.hpp"
 
 namespace modelpool {
@@ -43,7 +44,19 @@ class ForkGuard {
   Page* page_;
 };
 
-// Handles (leases, tickets, waits, pools) point to their Worker. It is never freed (10 KB each), so a
+// Requests that found their model loaded, counted by one thread until it adds them to its worker's meters:
+// one word for each backend slot, the generation above, the count below.
+struct HitCounts {
+  explicit HitCounts(std::size_t slots) : count(slots), model(slots) {}
+
+  std::vector<std::atomic<std::uint64_t>> count;
+  std::vector<std::uint16_t>
+      model;                      // which of the meters' models the slot serves in that generation
+  std::atomic<bool> taken{true};  // a thread counts in it
+  HitCounts* next = nullptr;
+};
+
+// Handles (leases, tickets, waits, pools) point to their Worker. It is never freed (20 KB each), so a
 // handle in a forked child or a late thread finds it readable.
 class Worker {
  public:
@@ -55,10 +68,12 @@ class Worker {
   bool owned() const { return guard_->owned(); }
   const Segment& segment() const { return *segment_; }
   LeaseRecord& lease(std::uint32_t cell) const { return leases_[cell]; }
-  Word& last_used(std::uint32_t backend) const { return last_used_[backend]; }
+  UsedCell& used_cell(std::uint32_t backend) const { return used_[backend]; }
+  Word& last_used(std::uint32_t backend) const { return used_[backend].stamp_ns; }
   const std::shared_ptr<Segment>& shared_segment() const { return segment_; }
   WorkerRef ref() const { return ref_; }
-  std::uint32_t owner_word() const { return StateWord::owner_of(ref_); }
+  std::uint32_t owner_word() const { return StateWord::owner_of(ref_); }  // in a slot's state
+  const MeterRow& meters() const { return meters_; }
   WorkerRecord& record() const { return segment_->worker(ref_.index); }
   std::uint64_t serial() const { return serial_; }  // differs between any two attachments
 
@@ -78,7 +93,15 @@ class Worker {
   // Threads keep a few cells for themselves, but half of them stay for whoever comes.
   bool may_keep(std::uint32_t count);
   void keep_no_more(std::uint32_t count) { keepable_.fetch_add(count, std::memory_order_relaxed); }
-  std::uint8_t& tagged(std::uint32_t cell) { return tagged_[cell]; }  // its tag words are not empty
+  // What of a cell is not empty, apart from its stamps: kTagged, kSaysMore.
+  std::uint8_t& tagged(std::uint32_t cell) { return tagged_[cell]; }
+  static constexpr std::uint8_t kTagged = 1;    // the tag words
+  static constexpr std::uint8_t kSaysMore = 2;  // what the owner says in the other line
+
+  // For a thread to count in, until it gives them back; null without memory.
+  HitCounts* take_hit_counts();
+  void return_hit_counts(HitCounts* counts);
+  void add_hits(HitCounts& counts) const;  // what was counted goes to the meters
 
  private:
   Worker() = default;
@@ -88,7 +111,9 @@ class Worker {
   std::shared_ptr<Segment> segment_;
   std::unique_ptr<ForkGuard> guard_;
   LeaseRecord* leases_ = nullptr;  // the own rows of the busy and the last-used table
-  Word* last_used_ = nullptr;
+  UsedCell* used_ = nullptr;
+  MeterRow meters_;
+  std::atomic<HitCounts*> hits_{nullptr};  // of all its threads; only grows
   WorkerRef ref_;
   std::uint64_t serial_ = 0;
   std::atomic<bool> closing_{false};
@@ -100,14 +125,19 @@ class Worker {
   Worker* next_ = nullptr;
 };
 
-// Marks a backend used at that time, in the cell of the caller's row. A cell only grows.
-inline void raise_last_used(Word& cell, std::uint64_t when_ns) {
+// Marks a backend used at that time, in the stamp of the caller's row, which only grows. Returns what
+// it replaced, kNever_ns if it was as late already.
+inline std::uint64_t raise_last_used(Word& stamp, std::uint64_t when_ns) {
   // relaxed: the row's threads only raise it; the clearing of the lease word orders it for readers.
   // Stamps of one tick are equal, so threads on one backend do not fight for the line.
-  std::uint64_t seen = cell.load(std::memory_order_relaxed);
-  while (seen < when_ns && !cell.compare_exchange_weak(seen, when_ns, std::memory_order_seq_cst,
-                                                       std::memory_order_relaxed)) {
+  std::uint64_t seen = stamp.load(std::memory_order_relaxed);
+  while (seen < when_ns) {
+    if (stamp.compare_exchange_weak(seen, when_ns, std::memory_order_seq_cst,
+                                    std::memory_order_relaxed)) {
+      return seen;
+    }
   }
+  return kNever_ns;
 }
 
 // Everyone attached, for P7: looks at every row, so that a wrong `workers_reached` hides nobody.

@@ -4,6 +4,7 @@
 
 #include "base/time.hpp"
 #include "modelpool/settings.hpp"
+#include "segment/meters.hpp"
 
 namespace modelpool {
 namespace {
@@ -69,6 +70,17 @@ std::vector<CounterRow> counters(const Segment& segment) {
     }
   }
   return rows;
+}
+
+std::vector<MeterSample> meters(const Segment& segment) {
+  std::vector<MeterSample> samples;
+  for (MeterSeries series : read_meters(segment)) {
+    for (auto& [label, value] : series.labels) value = shown(value);
+    samples.push_back({std::move(series.name), std::move(series.unit), std::move(series.help),
+                       series.is_histogram, series.per_unit, std::move(series.labels), series.value,
+                       std::move(series.bounds), std::move(series.buckets), series.sum});
+  }
+  return samples;
 }
 
 #define TAKE(name, kind, doc, value) row.name = value;

@@ -39,6 +39,11 @@ struct BackendDetail {
   std::optional<std::uint64_t> state_owner;
   std::optional<std::uint64_t> last_used_ms;
   std::optional<std::uint64_t> drain_failed_ms;
+  bool size_unknown = false;
+  bool counted = false;
+  std::uint64_t devices = 0;
+  std::uint64_t probe_failures = 0;
+  std::optional<std::uint64_t> permit_ms;
 };
 BackendDetail backend_detail(const Snapshot& snapshot, const BackendView& backend);
 
@@ -73,6 +78,7 @@ enum class Kind {
   kPart,        // a row of its own, or null
   kTexts,       // a list
   kCounters,    // a list of CounterRow
+  kMeters,      // a list of MeterSample
 };
 
 struct Field {
@@ -109,6 +115,8 @@ constexpr bool is_of_kind() {
       return std::same_as<Member, std::vector<std::string>>;
     case kCounters:
       return std::same_as<Member, std::vector<CounterRow>>;
+    case kMeters:
+      return std::same_as<Member, std::vector<MeterSample>>;
   }
   return false;
 }
@@ -174,7 +182,7 @@ void for_each_field(const StatusRow& row, Visit&& visit) {
 
 // A writer has null(field), text(field, std::string_view), flag(field, bool), number(field,
 // std::uint64_t), signal(field, int), time(field, nanoseconds since 1970), part(field, row),
-// texts(field, list) and counters(field, list).
+// texts(field, list), counters(field, list) and meters(field, list).
 template <class Writer, class Member>
 void write_field(const Field& field, const Member& value, Writer& writer) {
   if constexpr (std::same_as<Member, std::string>) {
@@ -206,6 +214,8 @@ void write_field(const Field& field, const Member& value, Writer& writer) {
     writer.texts(field, value);
   } else if constexpr (std::same_as<Member, std::vector<CounterRow>>) {
     writer.counters(field, value);
+  } else if constexpr (std::same_as<Member, std::vector<MeterSample>>) {
+    writer.meters(field, value);
   } else if constexpr (requires { value.has_value(); }) {
     if (value) {
       write_field(field, *value, writer);

@@ -16,6 +16,7 @@
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "segment/mappable.hpp"
+#include "segment/meter_infos.hpp"
 #include "segment/mutex.hpp"
 #include "segment/settings_image.hpp"
 
@@ -69,12 +70,18 @@ std::uint64_t fingerprint() {
       offsetof(WaiterRecord, looked_ns),
       offsetof(WaiterRecord, model_hash),
       offsetof(WaiterRecord, model),
+      offsetof(WaiterRecord, need),
+      offsetof(WaiterRecord, room),
       offsetof(LeaseRecord, start_ns),
       offsetof(LeaseRecord, tag),
+      offsetof(LeaseRecord, flags),
+      offsetof(LeaseRecord, cancel_word),
       offsetof(StopRecord, decided_ns),
       offsetof(StopRecord, for_arrival),
       offsetof(StopRecord, text),
+      offsetof(StopRecord, ended_ns),
       offsetof(EventData, count),
+      offsetof(EventData, away_ns),
       offsetof(EventData, model),
       offsetof(EventData, text),
       offsetof(LoadHistory, error),
@@ -86,6 +93,39 @@ std::uint64_t fingerprint() {
       offsetof(SettingsHead, value),
       offsetof(SettingsHead, name),
       offsetof(SettingsHead, config_path),
+      offsetof(LoadHistory, peak),
+      offsetof(CoordinatorRecord, last_progress_ns),
+      offsetof(CoordinatorRecord, pressure_until_ns),
+      offsetof(CoordinatorRecord, features),
+      offsetof(CoordinatorRecord, foreign),
+      offsetof(WorkerRecord, cancels),
+      offsetof(BackendRecord, holder),
+      offsetof(BackendRecord, keep_alive),
+      offsetof(BackendRecord, permit),
+      offsetof(BackendRecord, meter_model),
+      offsetof(BackendRecord, log),
+      offsetof(BackendRecord, devices),
+      offsetof(BackendRecord, expected),
+      offsetof(BackendRecord, declared),
+      offsetof(BackendRecord, parallel),
+      offsetof(BackendRecord, measured),
+      offsetof(BackendRecord, peak),
+      offsetof(BackendRecord, probe_failures),
+      sizeof(UsedCell),
+      sizeof(Need),
+      sizeof(ForeignUse),
+      sizeof(DeviceRecord),
+      sizeof(MeterInfoRecord),
+      offsetof(MeterInfo, bound),
+      offsetof(MeterInfo, name),
+      sizeof(MeterModelRecord),
+      sizeof(WorkerMeters),
+      sizeof(JudgeMeters),
+      offsetof(JudgeMeters, cell),
+      kDevicesMax,
+      kMetersMax,
+      kMeterModelsMax,
+      kEventKindCapacity,
   };
   return hash_name({reinterpret_cast<const char*>(facts), sizeof facts}) ^ hash_name("glibc");
 }
@@ -95,8 +135,8 @@ std::uint64_t settings_bytes(const Capacities& c) {
 }
 
 // The tables of a pool of these capacities, in order, each on a page of its own.
-std::uint64_t place_tables(const Capacities& c, std::array<TableInfo, 16>* tables) {
-  const std::uint64_t row = round_up(c.backends * sizeof(Word), kCacheLine_bytes);
+std::uint64_t place_tables(const Capacities& c, Tables* tables) {
+  const std::uint64_t row = round_up(c.backends * sizeof(UsedCell), kCacheLine_bytes);
   const TableInfo sizes[kTableCount] = {
       {0, sizeof(LockRecord), 1},
       {0, sizeof(LineRecord), 1},
@@ -109,6 +149,11 @@ std::uint64_t place_tables(const Capacities& c, std::array<TableInfo, 16>* table
       {0, sizeof(EventRecord), c.events},
       {0, row, std::uint64_t{c.workers} + 1},
       {0, sizeof(LeaseRecord), std::uint64_t{c.workers} * c.leases},
+      {0, sizeof(DeviceRecord), kDevicesMax},
+      {0, sizeof(MeterInfoRecord), kMetersMax},
+      {0, sizeof(MeterModelRecord), kMeterModelsMax},
+      {0, sizeof(WorkerMeters), c.workers},
+      {0, sizeof(JudgeMeters), 1},
   };
   std::uint64_t offset = kPage_bytes;
   for (std::size_t i = 0; i < kTableCount; ++i) {
@@ -197,6 +242,7 @@ Result<> build_segment(int fd, const SegmentPlan& plan) {
     const auto offset = [&](Table t) { return header.tables[static_cast<std::size_t>(t)].offset; };
     auto* lock = reinterpret_cast<LockRecord*>(base + offset(Table::kLock));
     if (auto made = init_mutex(*lock); !made) return made;
+    describe_meters(reinterpret_cast<MeterInfoRecord*>(base + offset(Table::kMeterInfos)));
     if (plan.settings != nullptr) {
       auto* settings = reinterpret_cast<SettingsRecord*>(base + offset(Table::kSettingsBlock));
       image->copy_to(reinterpret_cast<Word*>(settings + 1) + settings_words);
@@ -246,7 +292,7 @@ Result<Header> read_header(int fd, const std::string& path, const std::string& a
   c.events = count(Table::kEvents);
   c.leases = c.workers == 0 ? 0 : count(Table::kLeases) / c.workers;
   c.rules = rules_capacity(header);
-  std::array<TableInfo, 16> expected{};
+  Tables expected{};
   if (!check_capacities(c) || place_tables(c, &expected) != header.total_bytes ||
       expected != header.tables) {
     return refuse("its table of contents is damaged");

@@ -10,8 +10,13 @@
 //               BackendRecord  [backends]
 //               WaiterRecord   [waiters]
 //               EventRecord    [events]             ring
-//               last-used      [workers + 1][backends]   the last row is the coordinator's
+//               UsedCell       [workers + 1][backends]   last-used; the last row is the coordinator's
 //               LeaseRecord    [workers][leases]         the busy table
+//               DeviceRecord   [16]                 which devices there are; only grows
+//               MeterInfo      [64]                 what the cells of meters mean; as the creator wrote it
+//               MeterModelRecord [256]              models that meters tell apart; only grows
+//               WorkerMeters   [workers]            counters; only grow
+//               JudgeMeters                         the coordinator's
 // Each table starts on a page. Offsets, strides and counts stand in the header; nothing is a pointer.
 //
 // Safety: shared words are 32- or 64-bit std::atomic, lock-free and address-free. Text and records
@@ -27,7 +32,11 @@
 //  1. A lease word is not 0 only between begin and end of a request, and names (backend, generation).
 //  2. A backend's payload does not change while its state word keeps one generation and READY.
 //  3. EVICTING may return to READY; STOPPING goes to GONE only, GONE to FREE of the next generation.
-//  4. A last-used cell only grows.
+//  4. A last-used stamp only grows, and so does a meter's cell.
+//
+// Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
+// StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain an
+// older pool: it finds the tables (Header), who is there, what is in flight, and what is ending why.
 #pragma once
 
 #include <pthread.h>
@@ -38,6 +47,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/need.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
@@ -71,8 +81,15 @@ enum class Table : std::uint32_t {
   kEvents,
   kLastUsed,
   kLeases,
+  kDevices,
+  kMeterInfos,
+  kMeterModels,
+  kWorkerMeters,
+  kJudgeMeters,
 };
-inline constexpr std::size_t kTableCount = 11;
+inline constexpr std::size_t kTableCount = 16;
+inline constexpr std::size_t kTableCapacity = 32;
+using Tables = std::array<TableInfo, kTableCapacity>;
 
 // Immutable after creation; read by everyone, once, at attach. Magic, version, sizes and the tables'
 // offsets keep their places in every later layout, so that a newer tool can list and stop an older
@@ -83,7 +100,7 @@ struct Header {
   std::uint32_t header_bytes = 0;
   std::uint64_t total_bytes = 0;
   std::uint64_t abi_fingerprint = 0;  // of sizes, offsets, the mutex's size and the C library
-  std::array<TableInfo, 16> tables{};
+  Tables tables{};
   std::uint64_t boot_id[2] = {0, 0};
   std::uint64_t pid_namespace = 0;
   std::uint64_t time_namespace = 0;
@@ -182,7 +199,44 @@ struct GivenSettings {
   std::array<std::uint64_t, kGivenMax> number{};
 };
 
+// A device by its UUID, as the driver names it. Written under the mutex: the text, then `known`. A row
+// is never changed or reordered, so its position names the device for as long as the pool lives.
+struct alignas(kCacheLine_bytes) DeviceRecord {
+  Word known;  // 0: this row and all after it are free
+  SharedText<96> uuid;
+};
+
+// Bytes as words that are read one by one: each is a number of its own.
+struct SharedBytes {
+  Word host;
+  std::array<Word, kDevicesMax> device;
+
+  // release and acquire: they come before the state word, or after it
+  void store(const Bytes& bytes) {
+    host.store(bytes.host, std::memory_order_release);
+    for (std::size_t i = 0; i < kDevicesMax; ++i) {
+      device[i].store(bytes.device[i], std::memory_order_release);
+    }
+  }
+  Bytes load() const {
+    Bytes bytes;
+    bytes.host = host.load(std::memory_order_acquire);
+    for (std::size_t i = 0; i < kDevicesMax; ++i) {
+      bytes.device[i] = device[i].load(std::memory_order_acquire);
+    }
+    return bytes;
+  }
+};
+
 inline constexpr std::uint32_t kLeavingForGood = 2;
+
+// What others than this pool's backends take, as the coordinator measured it.
+struct ForeignUse {
+  std::uint64_t measured_ns = 0;  // 0 = never
+  Bytes bytes;
+};
+
+static_assert(kEventKindCount <= kEventKindCapacity && kReasonCount <= kReasonCapacity);
 
 struct alignas(kCacheLine_bytes) CoordinatorRecord {
   // Written by the coordinator that holds the singleton lock: identity first, epoch last. A reader
@@ -216,6 +270,15 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   Word scans;
   Word settings_noted;  // generation of the settings an event was last written for
   Word next_event;      // sequence number of the next event, from 1
+  // Written by the coordinator each time its loop comes round: one that hangs falls behind.
+  Word last_progress_ns;
+  // Host pressure that evictions do not relieve: no more of them until then, and how long the next
+  // pause would be. Written by the coordinator; outlives it. 0 = none.
+  Word pressure_until_ns;
+  Word pressure_pause_ns;
+  // What the coordinator in office knows: bits of compat, judge and admit. Written with its identity.
+  std::array<Word, 3> features;
+  Published<ForeignUse> foreign;  // by the coordinator; without one the last value holds
   std::array<std::array<Word, kReasonCapacity>, kEventKindCapacity> counters;
 };
 
@@ -229,13 +292,20 @@ struct LoadHistory {
   std::uint64_t size_bytes = 0;      // given at the last ready, 0 = unknown
   std::uint64_t updated_ns = 0;
   std::uint64_t exit_status = 0;  // ExitStatus of the last failed load
+  // Of its lives so far; written after the slot of each is gone, so the last may be missing.
+  std::uint64_t interval_ns = 0;  // between ends of requests, 0 = not known
+  std::uint64_t last_use_ns = 0;  // 0 = never
+  std::uint64_t last_end_ns = 0;  // when its last backend was gone, 0 = never
+  std::uint64_t evicted_ns = 0;   // when its last backend was gone by an eviction, 0 = never
+  Bytes peak;                     // the largest that was declared or measured
   std::array<char, 256> error{};  // NUL-terminated
 };
 
-// Written under the mutex. `in_use` is set after the name and cleared before it.
+// Found by hash, within kHistoryProbes of where it belongs (histories.hpp). Written under the mutex.
+// `hash` is set after the name and history, and cleared before them.
 struct alignas(kCacheLine_bytes) ModelRecord {
-  Word in_use;
-  SharedText<192> name;
+  Word hash;  // of the name, never 0; 0 = free
+  SharedText<256> name;
   Published<LoadHistory> history;
 };
 
@@ -255,6 +325,19 @@ struct alignas(kCacheLine_bytes) WorkerRecord {
   alignas(kCacheLine_bytes) HalfWord leases_high;
   // Bumped by wakers for waiters without a thread of their own.
   alignas(kCacheLine_bytes) HalfWord wake;
+  // Bumped by the coordinator after it wrote a lease's cancel words, before `wake`: the owner looks
+  // through its leases when it has changed.
+  HalfWord cancels;
+};
+
+// One per worker row and backend, in the row's own lines. Written by the row's owner: the stamp by a
+// CAS upwards, then `interval` by who won it at the end of a lease. Never cleared: the row's next owner
+// goes on with both. The last row is the coordinator's, with stamps for leases of the dead.
+struct UsedCell {
+  Word stamp_ns;
+  // Generation of the slot | milliseconds between ends of leases, smoothed (policy/interval.hpp). Of
+  // another generation: none yet. 0 ms: one lease has ended. Advisory, never evidence.
+  Word interval;
 };
 
 // Low half of BackendRecord::traits.
@@ -288,7 +371,19 @@ struct StopRecord {
   std::uint64_t for_arrival = 0;  // the waiter room is made for, 0 = none
   std::array<char, 32> tag{};     // NUL-terminated
   std::array<char, 320> text{};   // evidence or error, NUL-terminated
+  std::uint64_t ended_ns = 0;     // when its processes had gone, 0 = not yet
+  // Free bytes of each device before the first signal, kNever_ns = not measured: by how much they rise
+  // tells when what it held is back.
+  std::array<std::uint64_t, kDevicesMax> baseline = unmeasured();
+
+  static constexpr std::array<std::uint64_t, kDevicesMax> unmeasured() {
+    std::array<std::uint64_t, kDevicesMax> none{};
+    none.fill(kNever_ns);
+    return none;
+  }
 };
+
+inline constexpr std::uint32_t kBackendSizeUnknown = 1;  // `expected` is a guess
 
 // State to group keep their offsets for ever (Header).
 struct alignas(kCacheLine_bytes) BackendRecord {
@@ -306,17 +401,34 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   Word traits;  // generation, kTrait... bits
   Word reserved_ns;
   alignas(kCacheLine_bytes) Word model_hash;  // of the model's name: a quick no
+  // pack_worker of the ticket's worker: who holds it, for as long as the state's owner is not 0.
+  // Written under the mutex, before RESERVED; stays until the slot's next life.
+  Word holder;
   Word started_ns;
   Word ready_ns;
-  Word size_bytes;  // 0 = unknown
-  Word device_mask;
-  HalfWord owner_pid;  // the worker that loaded it
-  HalfWord spare;
-  alignas(kCacheLine_bytes) SharedText<192> model;  // written under the mutex, before RESERVED
+  Word device_mask;      // the application's, not interpreted
+  HalfWord owner_pid;    // the worker that loaded it
+  HalfWord meter_model;  // which of the meters' models it is; before RESERVED
+  // generation, pack_keep_alive. CAS by anyone within the generation, the last one wins.
+  Word keep_alive;
+  // PermitWord. CAS by anyone, upwards within a generation; 0 from RESERVED on.
+  Word permit;
+  alignas(kCacheLine_bytes) SharedText<256> model;  // written under the mutex, before RESERVED
   SharedText<256> address;
   SharedText<32> label;
+  SharedText<512> log;  // the file its output goes to, "" = none of ours; before STARTING
   SharedCopy<GivenSettings> given;  // its own settings
-  // The coordinator's.
+  // Before RESERVED, from the taker's need.
+  HalfWord devices;     // assigned to it: a bit for each row of the table of devices
+  HalfWord size_flags;  // kBackendSizeUnknown
+  SharedBytes expected;
+  // Before READY.
+  SharedBytes declared;
+  Word parallel;  // generation, requests at once; 0 = no limit
+  // The coordinator's. Of the generation in whose life they were written: cleared before RESERVED.
+  alignas(kCacheLine_bytes) SharedBytes measured;
+  SharedBytes peak;     // of `measured`, in this life
+  Word probe_failures;  // generation, how many in a row
   Published<StopRecord> stop;
   Word noted;            // generation, BackendState: the last state an event was written for
   Word drain_failed_ns;  // when a drain of this generation last gave up
@@ -329,22 +441,28 @@ inline constexpr std::uint32_t kWaiterAsync = 1;  // also bump the worker's wake
 // coordinator after it proved the owner dead. Wake word by anyone.
 struct alignas(kCacheLine_bytes) WaiterRecord {
   Word state;  // generation, WaiterState
-  HalfWord flags;
-  HalfWord owner;  // StateWord::owner_of(worker)
+  Word owner;  // pack_worker
   Word arrival;
   Word since_ns;
   Word deadline_ns;
-  Word expected_bytes;
   Word priority;
   Word model_hash;
+  HalfWord flags;
   HalfWord pid;
-  HalfWord spare;
   // When its owner last looked whether it may go on: one that has not for long is stopped, and holds
   // nobody up (policy/line.hpp). Written by the owner at each look.
-  Word looked_ns;
-  alignas(kCacheLine_bytes) HalfWord wake;
+  alignas(kCacheLine_bytes) Word looked_ns;
+  // Since when somebody waits for this model, without a break: of the first of them.
+  Word model_since_ns;
   SharedText<32> tag;
-  SharedText<192> model;
+  SharedText<256> model;
+  // Written under the mutex: at join, and when the settings it was derived from have changed.
+  Published<Need> need;
+  alignas(kCacheLine_bytes) HalfWord wake;
+  HalfWord spare;
+  // pack_room: the device on which room is made for this arrival. Written by the coordinator; of
+  // another arrival: none.
+  Word room;
 };
 
 struct EventData {
@@ -361,9 +479,10 @@ struct EventData {
   std::uint32_t exit_status = 0;  // packed
   std::uint32_t backend = 0;
   std::uint32_t generation = 0;
-  std::uint64_t count = kNever_ns;  // leases cleared, settings generation: by kind
+  std::uint64_t count = kNever_ns;    // leases cleared, settings generation: by kind
+  std::uint64_t away_ns = kNever_ns;  // kLoaded: since the model was last evicted
   std::array<char, 32> tag{};
-  std::array<char, 192> model{};
+  std::array<char, 256> model{};
   std::array<char, 512> text{};
 };
 
@@ -374,17 +493,106 @@ struct alignas(kCacheLine_bytes) EventRecord {
 };
 
 // One request in flight. Written by the row's owner: fields, then the word, seq_cst (leases.hpp).
-struct alignas(kCacheLine_bytes) LeaseRecord {
+struct alignas(2 * kCacheLine_bytes) LeaseRecord {
+  // The owner's line, all that a request writes.
   Word word;
   Word start_ns;
   Word progress_ns;
   Word limit_ns;  // the request's own busy timeout; 0 = none
   SharedText<32> tag;
+  // The other line is not touched on the hot path. First what the owner says of the lease, if anything:
+  alignas(kCacheLine_bytes) Word first_byte_limit_ns;  // 0 = the settings'
+  Word flags;                                          // kLeaseCancellable
+  // Then the coordinator's, who asks for its end: word last, seq_cst, never cleared. The lease is asked
+  // to end if word and start are its own: the word alone comes again (its sequence wraps).
+  Word cancel_start_ns;
+  Word cancel_at_ns;
+  Word cancel_word;
+};
+inline constexpr std::uint64_t kLeaseCancellable = 1;  // its holder can end it when asked
+
+// Is this lease asked to end?
+constexpr bool is_cancelled(std::uint64_t word, std::uint64_t start_ns, std::uint64_t cancel_word,
+                            std::uint64_t cancel_start_ns) {
+  return word != 0 && word == cancel_word && start_ns == cancel_start_ns;
+}
+
+// --- Meters (meters.hpp) -------------------------------------------------------------------------
+
+enum class MeterKind : std::uint32_t { kNone = 0, kCounter = 1, kHistogram = 2 };
+enum class MeterRows : std::uint32_t { kWorkers = 0, kJudge = 1 };
+inline constexpr std::size_t kMetersMax = 64;
+inline constexpr std::size_t kMeterBoundsMax = 24;
+inline constexpr std::uint32_t kMeterModelsMax = 256;
+inline constexpr std::uint32_t kMeterOther = kMeterModelsMax;  // all models beyond them
+inline constexpr std::uint32_t kMeterValuesMax = 64;
+inline constexpr std::uint32_t kWorkerMeterCells = 4096;
+inline constexpr std::uint32_t kJudgeMeterCells = 32768;
+
+// What some cells of each row mean. Written by the creator, then immutable. Cells of a counter: one for
+// each value of `label`, and that for each model if it tells them apart. Of a histogram: one for each
+// bound, one for what is above them, the sum.
+struct MeterInfo {
+  std::uint32_t id = 0;  // the same in every build, never given out again
+  MeterKind kind = MeterKind::kNone;
+  MeterRows rows = MeterRows::kWorkers;
+  std::uint32_t by_model = 0;  // 1: cells for each of the meters' models, and for all others
+  std::uint32_t values = 1;
+  std::uint32_t first_cell = 0;
+  std::uint32_t bounds = 0;
+  std::uint32_t spare = 0;
+  std::uint64_t per_unit = 1;                          // how many of what is counted are one unit
+  std::array<std::uint64_t, kMeterBoundsMax> bound{};  // rising, inclusive
+  std::array<char, 64> name{};                         // all texts NUL-terminated
+  std::array<char, 16> unit{};
+  std::array<char, 32> label{};  // "" = no label but the model
+  std::array<char, 512>
+      value_names{};  // with blanks between; a value without one goes by its number
+  std::array<char, 128> help{};
+};
+struct alignas(kCacheLine_bytes) MeterInfoRecord {
+  SharedCopy<MeterInfo> info;
 };
 
-static_assert(sizeof(LeaseRecord) == 64);
-static_assert(offsetof(BackendRecord, state) == 0 && offsetof(BackendRecord, pid) == 8 &&
-              offsetof(BackendRecord, group) == 12 && offsetof(BackendRecord, start_ticks) == 16 &&
+// Written under the mutex: the name, then the hash. Never changed.
+struct alignas(kCacheLine_bytes) MeterModelRecord {
+  Word hash;  // never 0; 0 = free
+  SharedText<256> name;
+};
+
+// Written by the row's owner, who adds. Never cleared: the row's next owner adds on, and nothing is ever
+// moved from one row to another, so no crash counts twice.
+struct alignas(kCacheLine_bytes) WorkerMeters {
+  std::array<Word, kWorkerMeterCells> cell;
+};
+
+// What one event makes of the cells: their new values, so that it may be done twice.
+struct MeterJournal {
+  struct Change {
+    std::uint64_t cell = 0;
+    std::uint64_t value = 0;
+  };
+  std::uint64_t counted_events = 0;  // this event and all before it
+  std::uint64_t count = 0;
+  std::array<Change, 8> change{};
+};
+// Written by the coordinator: journal, then cells. The next one does what the journal says again and
+// counts the ring's events after it.
+struct alignas(kCacheLine_bytes) JudgeMeters {
+  Published<MeterJournal> journal;
+  alignas(kCacheLine_bytes) std::array<Word, kJudgeMeterCells> cell;
+};
+
+static_assert(sizeof(LeaseRecord) == 2 * kCacheLine_bytes &&
+              offsetof(LeaseRecord, first_byte_limit_ns) == kCacheLine_bytes);
+static_assert(sizeof(UsedCell) == 16);
+// Frozen, see above.
+static_assert(offsetof(Header, magic) == 0 && offsetof(WorkerRecord, state) == 0 &&
+              offsetof(LeaseRecord, word) == 0 && offsetof(BackendRecord, state) == 0 &&
+              offsetof(WaiterRecord, state) == 0 && offsetof(StopRecord, generation) == 0 &&
+              offsetof(StopRecord, reason) == 4);
+static_assert(offsetof(BackendRecord, pid) == 8 && offsetof(BackendRecord, group) == 12 &&
+              offsetof(BackendRecord, start_ticks) == 16 &&
               offsetof(BackendRecord, pidfd_inode) == 24);
 static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, tables) == 32);
 static_assert(sizeof(Header) <= kHomeOffset && kHomeOffset + sizeof(HomeRecord) == kPage_bytes);

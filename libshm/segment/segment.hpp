@@ -77,10 +77,24 @@ class Segment {
   LeaseRecord& lease(std::size_t worker, std::size_t i) const {
     return *at<LeaseRecord>(Table::kLeases, worker * capacities_.leases + i);
   }
-  Word& last_used(std::size_t worker, std::size_t backend) const {
-    return *reinterpret_cast<Word*>(tables_[static_cast<std::size_t>(Table::kLastUsed)] +
-                                    worker * last_used_stride_ + backend * sizeof(Word));
+  UsedCell& used_cell(std::size_t worker, std::size_t backend) const {
+    return *reinterpret_cast<UsedCell*>(tables_[static_cast<std::size_t>(Table::kLastUsed)] +
+                                        worker * last_used_stride_ + backend * sizeof(UsedCell));
   }
+  Word& last_used(std::size_t worker, std::size_t backend) const {
+    return used_cell(worker, backend).stamp_ns;
+  }
+  DeviceRecord& device_row(std::size_t i) const { return *at<DeviceRecord>(Table::kDevices, i); }
+  const MeterInfoRecord& meter_info(std::size_t i) const {
+    return *at<MeterInfoRecord>(Table::kMeterInfos, i);
+  }
+  MeterModelRecord& meter_model(std::size_t i) const {
+    return *at<MeterModelRecord>(Table::kMeterModels, i);
+  }
+  WorkerMeters& worker_meters(std::size_t worker) const {
+    return *at<WorkerMeters>(Table::kWorkerMeters, worker);
+  }
+  JudgeMeters& judge_meters() const { return *at<JudgeMeters>(Table::kJudgeMeters, 0); }
   std::size_t coordinator_row() const { return capacities_.workers; }  // in the last-used table
 
   // How far a scan has to go. seq_cst: stored so before anything in the last of these rows was.

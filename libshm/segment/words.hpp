@@ -20,6 +20,7 @@
 #include <type_traits>
 
 #include "base/kinds.hpp"
+#include "base/need.hpp"
 
 namespace modelpool {
 
@@ -27,7 +28,7 @@ inline constexpr std::size_t kCacheLine_bytes = 64;
 inline constexpr std::size_t kPage_bytes = 4096;
 
 inline constexpr std::uint32_t kBackendsMax = 4095;  // 12 bits of a lease word
-inline constexpr std::uint32_t kWorkersMax = 4095;   // 12 bits of a worker reference
+inline constexpr std::uint32_t kWorkersMax = 4095;   // 12 bits of a state word's owner
 
 #ifdef MODELPOOL_WORDS  // tests/model shows with words of its own which orders are needed
 }  // namespace modelpool
@@ -44,8 +45,10 @@ static_assert(sizeof(Word) == 8 && sizeof(HalfWord) == 4);
 
 //   63            32 31          8 7     0
 //  |   generation   |   owner     | state |
-// owner: RESERVED, STARTING: the ticket's worker. EVICTING: the coordinator's epoch. STOPPING,
-// GONE: the worker of a ticket that has not let go yet, or 0. READY: 0.
+// owner: RESERVED, STARTING: not 0, there is a ticket. STOPPING, GONE: the same, it has not been let
+// go yet. EVICTING: the coordinator's epoch. READY: 0 or kCounted.
+// Who holds the ticket is for the slot's `holder` to say: only 12 bits of a worker's generation fit
+// here. As part of a CAS they are enough, because a slot has one holder in a generation of its own.
 struct StateWord {
   std::uint32_t generation = 0;
   std::uint32_t owner = 0;
@@ -54,11 +57,19 @@ struct StateWord {
   bool operator==(const StateWord&) const = default;
 
   static constexpr std::uint32_t kOwnerMask = 0xffffff;
-  // Worker references are index + 1, so that 0 is nobody.
+  // READY: leases are counted before they are granted (parallel, permit). begin_lease compares with
+  // READY without it, so a backend that has it takes the slow path, and others pay nothing.
+  static constexpr std::uint32_t kCounted = 1;
+  // Index + 1, so that 0 is nobody.
   static constexpr std::uint32_t owner_of(WorkerRef worker) {
     return (worker.generation & 0xfff) << 12 | ((worker.index + 1) & 0xfff);
   }
   static constexpr std::uint32_t owner_of_epoch(std::uint32_t epoch) { return epoch & kOwnerMask; }
+  // Never 0: that is no coordinator.
+  static constexpr std::uint32_t next_epoch(std::uint32_t epoch) {
+    const std::uint32_t next = (epoch + 1) & kOwnerMask;
+    return next == 0 ? 1 : next;
+  }
 
   constexpr std::uint64_t pack() const {
     return std::uint64_t{generation} << 32 | std::uint64_t{owner & kOwnerMask} << 8 |
@@ -103,6 +114,56 @@ constexpr std::uint32_t high_half(std::uint64_t word) {
   return static_cast<std::uint32_t>(word >> 32);
 }
 constexpr std::uint32_t low_half(std::uint64_t word) { return static_cast<std::uint32_t>(word); }
+
+// A worker in full: generation, index + 1. 0 is nobody, and so is an index beyond the table.
+constexpr std::uint64_t pack_worker(WorkerRef worker) {
+  return pack_half(worker.generation, worker.index + 1);
+}
+constexpr WorkerRef unpack_worker(std::uint64_t word) {
+  return {low_half(word) - 1, high_half(word)};
+}
+
+//   63                           24 23          0
+//  |  deadline, ms of CLOCK_BOOTTIME |  generation |     0 = none
+// A backend's permit (fleets): until when it may run. Within a generation of its slot it only grows.
+struct PermitWord {
+  std::uint64_t deadline_ms = 0;
+  std::uint32_t generation = 0;
+
+  static constexpr std::uint64_t kDeadlineMax_ms = (std::uint64_t{1} << 40) - 1;
+  static constexpr std::uint32_t kGenerationMask = 0xffffff;
+  constexpr std::uint64_t pack() const {
+    const std::uint64_t deadline = deadline_ms < kDeadlineMax_ms ? deadline_ms : kDeadlineMax_ms;
+    return deadline << 24 | (generation & kGenerationMask);
+  }
+  static constexpr PermitWord unpack(std::uint64_t word) {
+    return {word >> 24, static_cast<std::uint32_t>(word) & kGenerationMask};
+  }
+  // Until when a backend of that generation may run by this word; 0 = it has no permit.
+  static constexpr std::uint64_t deadline_of(std::uint64_t word, std::uint32_t backend_generation) {
+    const PermitWord permit = unpack(word);
+    return permit.generation == (backend_generation & kGenerationMask) ? permit.deadline_ms : 0;
+  }
+};
+
+// A backend's idle timeout as the last acquire asked for it: the low half of its `keep_alive`.
+//   0 = nobody asked; else 1 + milliseconds; the largest = for ever.
+inline constexpr std::uint32_t kKeepForEver = UINT32_MAX;
+constexpr std::uint32_t pack_keep_alive(std::uint64_t milliseconds) {
+  return milliseconds < kKeepForEver - 1 ? static_cast<std::uint32_t>(milliseconds) + 1
+                                         : kKeepForEver;
+}
+
+// The device on which room is made for a waiter, and for which: the arrival above, the device + 1 below.
+constexpr std::uint64_t pack_room(std::uint64_t arrival, std::uint32_t device) {
+  return arrival << 8 | ((device + 1) & 0xff);
+}
+// kDevicesMax: none, or it was for another.
+constexpr std::uint32_t room_device(std::uint64_t word, std::uint64_t arrival) {
+  const auto device = static_cast<std::uint32_t>(word & 0xff) - 1;
+  const bool is_for_it = word >> 8 == arrival << 8 >> 8 && device < kDevicesMax;
+  return is_for_it ? device : static_cast<std::uint32_t>(kDevicesMax);
+}
 
 // --- More than a word ----------------------------------------------------------------------------
 

@@ -112,12 +112,17 @@ std::size_t uncovered_bytes(int table, std::size_t struct_bytes) {
 }  // namespace
 
 TEST(CRows, EveryMemberOfAStructureIsAFieldOfItsRow) {
+  // `model` in the structures is the beginning of the field, which is whole behind them.
+  constexpr std::size_t kModel_bytes = MODELPOOL_MODEL_BYTES;
   EXPECT_EQ(uncovered_bytes(MODELPOOL_BACKENDS, sizeof(modelpool_backend)),
-            sizeof(std::size_t) + 8);
-  EXPECT_EQ(uncovered_bytes(MODELPOOL_LEASES, sizeof(modelpool_lease_row)), sizeof(std::size_t));
+            kModel_bytes + sizeof(std::size_t) + 8);
+  EXPECT_EQ(uncovered_bytes(MODELPOOL_LEASES, sizeof(modelpool_lease_row)),
+            kModel_bytes + sizeof(std::size_t));
   EXPECT_EQ(uncovered_bytes(MODELPOOL_WORKERS, sizeof(modelpool_worker)), sizeof(std::size_t) + 4);
-  EXPECT_EQ(uncovered_bytes(MODELPOOL_WAITERS, sizeof(modelpool_waiter)), sizeof(std::size_t) + 4);
-  EXPECT_EQ(uncovered_bytes(MODELPOOL_EVENTS, sizeof(modelpool_event)), sizeof(std::size_t) + 4);
+  EXPECT_EQ(uncovered_bytes(MODELPOOL_WAITERS, sizeof(modelpool_waiter)),
+            kModel_bytes + sizeof(std::size_t) + 4);
+  EXPECT_EQ(uncovered_bytes(MODELPOOL_EVENTS, sizeof(modelpool_event)),
+            kModel_bytes + sizeof(std::size_t) + 4);
   EXPECT_EQ(uncovered_bytes(MODELPOOL_STATUS, sizeof(modelpool_status)), sizeof(std::size_t));
 }
 
@@ -195,6 +200,24 @@ TEST(CRows, BeginWithTheStructuresOfTheTypedLists) {
             MODELPOOL_OK);
   for (std::size_t i = sizeof(modelpool_worker); i < sizeof(modelpool_worker) + 512; ++i)
     ASSERT_EQ(larger[i], 0);
+}
+
+TEST(CRows, ALongModelsNameIsCutInStructuresAndWholeAsAField) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  const std::string longest(255, 'n');
+  const std::string in_two_bytes =
+      std::string(190, 'n') + "\u00e9";  // cut in the middle of a character
+  for (const std::string& name : {longest, in_two_bytes}) load_external(pool, name.c_str());
+  const modelpool_field* model = modelpool_find_field(MODELPOOL_BACKENDS, "model");
+  const List rows = list(pool, MODELPOOL_BACKENDS);
+  const std::vector<modelpool_backend> shown = backends(pool);
+  ASSERT_EQ(rows.count, 2u);
+  ASSERT_EQ(shown.size(), 2u);
+  EXPECT_EQ(modelpool_field_text(model, rows.row(0)), longest);
+  EXPECT_EQ(shown[0].model, longest.substr(0, 191));
+  EXPECT_EQ(modelpool_field_text(model, rows.row(1)), in_two_bytes);
+  EXPECT_EQ(shown[1].model, in_two_bytes.substr(0, 190));
 }
 
 TEST(CRows, WhatIsNoTableFieldOrRowIsAnswered) {

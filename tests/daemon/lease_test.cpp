@@ -335,7 +335,7 @@ TEST_F(LeaseTest, P13WrongUseEndsWith125) {
       {"m", "--"},
       {"--", "true"},
       {"", "--", "true"},
-      {std::string(192, 'm'), "--", "true"},
+      {std::string(256, 'm'), "--", "true"},
       {"tab\there", "--", "true"},
       {"\xff\xfe", "--", "true"},
       {"m", "--timeout", "soon", "--", "true"},

@@ -424,7 +424,7 @@ TEST_F(LimitTest, ResetAndAChangedSettingEndACoolDown) {
   EXPECT_EQ(worker.acquire("bad"), "ticket");
   EXPECT_EQ(poolctl(scratch_, {"reset", "never-heard-of"}).code, 0);
   EXPECT_EQ(poolctl(scratch_, {"reset"}).code, 2);
-  EXPECT_EQ(poolctl(scratch_, {"reset", std::string(192, 'm')}).code, 2);
+  EXPECT_EQ(poolctl(scratch_, {"reset", std::string(256, 'm')}).code, 2);
 }
 
 TEST_F(LimitTest, AChangedConfigEndsTheCoolDownsItIsAbout) {

@@ -521,7 +521,7 @@ TEST_F(PoolctlTest, P13EachWrongLineHasItsExitCodeAndItsReason) {
       {{"evict", "nobody"}, 1, "no backend serves it"},
       {{"evict"}, 2, "MODEL"},
       {{"touch", ""}, 2, "model"},
-      {{"touch", std::string(192, 'x')}, 2, "191"},
+      {{"touch", std::string(256, 'x')}, 2, "255"},
       {{"touch", "new\nline"}, 2, "printable"},
       {{"evict", "m", "--timeout", "later"}, 2, "later"},
       {{"events", "--since", "yesterday"}, 2, "yesterday"},

@@ -22,6 +22,7 @@
 #include "protocol/histories.hpp"
 #include "protocol/slots.hpp"
 #include "protocol/snapshot.hpp"
+#include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 #include "targets.hpp"
 
@@ -70,6 +71,13 @@ std::vector<std::uint8_t> make_image() {
     leases.push_back(must(std::get<LoadTicket>(granted).ready("127.0.0.1:1", ready)));
   }
   auto loading = must(pool.acquire("m3", std::chrono::seconds(1)));
+  if (auto lock = segment_of(pool).lock_structure()) {
+    register_device(segment_of(pool), *lock, "GPU-1");
+    BackendRecord& record = segment_of(pool).backend(0);
+    record.devices.store(1);
+    record.permit.store(PermitWord{1000, 1}.pack());
+    write_history(segment_of(pool), *lock, "m1", LoadHistory{});
+  }
   auto segment = must(Segment::open_read_only("fuzz", dir));
   std::vector<std::uint8_t> image(segment->header().total_bytes);
   const int fd = open(segment->path().c_str(), O_RDONLY | O_CLOEXEC);
@@ -276,6 +284,11 @@ void segment(Bytes bytes) {
   static_cast<void>(read_events(s, bytes[1]));
   static_cast<void>(find_backend(s, "m1"));
   static_cast<void>(find_history(s, "m1"));
+  for (const MeterSeries& sample : read_meters(s)) {
+    check_printed(sample.name + sample.unit + sample.help);
+    for (const auto& [label, value] : sample.labels) check_printed(label + value);
+  }
+  for (const std::string& uuid : read_devices(s)) check_printed(uuid);
   static_cast<void>(count_live(s));
   for (std::uint32_t i = 0; i < s.capacities().backends; ++i) {
     static_cast<void>(any_lease_names(s, {i, 1}));

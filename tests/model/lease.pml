@@ -34,6 +34,7 @@ mtype = { IDLE, BUSY, DRAIN, CRASHED, LOAD_TIMEOUT, DRAIN_TIMEOUT, NONE } /* Rea
 mtype state = FREE;      /* BackendRecord::state, three fields of one word */
 byte generation = 1;
 byte owner = 0;
+byte holder = 0;         /* under the mutex with RESERVED; of the slot's life */
 byte payload = 0;        /* address, pid, model...: the generation it was written for */
 byte record = 0;         /* StopRecord::generation; its reason, forced and signalled_ns: */
 mtype reason = NONE;
@@ -68,7 +69,8 @@ bool _done[2];
 byte _told = 0;          /* the generation whose process was signalled */
 byte _given_up = 0;      /* the generation its own loader stopped */
 
-#define WORKER_WORD(w) (1 + (w) + 2 * life[w])   /* StateWord::owner_of(worker) */
+#define WORKER_WORD(w) (1 + (w) + 2 * life[w])   /* pack_worker() */
+#define OWNER_WORD(w) (1 + (w))                  /* StateWord::owner_of(worker), as if its life were cut off */
 #define EPOCH_WORD(e) (20 + (e))                 /* StateWord::owner_of_epoch */
 
 /* slots.cpp, move(): one CAS of the state word. Sets `moved`. */
@@ -185,8 +187,8 @@ ask_for_place:                                                            /* res
   atomic { may_die; if :: state == FREE && generation == g -> payload = g :: else -> goto next fi };
   atomic {
     may_die;
-    cas(FREE, 0, g, RESERVED, WORKER_WORD(me), g);
-    if :: moved -> evict_asked = false :: else -> goto next fi
+    cas(FREE, 0, g, RESERVED, OWNER_WORD(me), g);
+    if :: moved -> evict_asked = false; holder = WORKER_WORD(me) :: else -> goto next fi
   };
 
   if
@@ -195,7 +197,7 @@ ask_for_place:                                                            /* res
   fi;
   atomic {                                                                /* spawn(): record_start(), the gate */
     may_die;
-    cas(RESERVED, WORKER_WORD(me), g, STARTING, WORKER_WORD(me), g);
+    cas(RESERVED, OWNER_WORD(me), g, STARTING, OWNER_WORD(me), g);
     if :: moved -> process = g :: else -> goto give_up fi
   };
   if
@@ -205,7 +207,7 @@ ask_for_place:                                                            /* res
   atomic { may_die; lease[me] = g; same[me] = false };                    /* ready(): publish_lease() */
   atomic {                                                                /* publish_ready() */
     may_die;
-    cas(STARTING, WORKER_WORD(me), g, READY, 0, g);
+    cas(STARTING, OWNER_WORD(me), g, READY, 0, g);
     if :: moved -> grant; goto use_lease :: else fi
   };
   withdraw_lease();
@@ -215,20 +217,20 @@ give_up:
     may_die;
     s = state;
     if
-    :: generation != g || owner != WORKER_WORD(me) -> s = NONE
+    :: generation != g || owner != OWNER_WORD(me) -> s = NONE
     :: else
     fi
   };
   if
-  :: s == RESERVED -> move(RESERVED, WORKER_WORD(me), g, GONE, 0, g); goto give_up
+  :: s == RESERVED -> move(RESERVED, OWNER_WORD(me), g, GONE, 0, g); goto give_up
   :: s == STARTING ->
      atomic {
        may_die;
-       cas(STARTING, WORKER_WORD(me), g, STOPPING, 0, g);
+       cas(STARTING, OWNER_WORD(me), g, STOPPING, 0, g);
        if :: moved -> _given_up = g :: else fi
      };
      goto give_up
-  :: s == STOPPING || s == GONE -> move(s, WORKER_WORD(me), g, s, 0, g); goto give_up
+  :: s == STOPPING || s == GONE -> move(s, OWNER_WORD(me), g, s, 0, g); goto give_up
   :: else
   fi;
   atomic { may_die; bell = true };
@@ -328,9 +330,9 @@ inline stop_or_take_back() {
   d_step { leased = false; holds = false; moved = false }
 }
 
-/* decide.cpp, owner_is_dead() */
-#define OWNER_IS_DEAD(o) \
-  !((o == WORKER_WORD(0) && !dead[0]) || (o == WORKER_WORD(1) && !dead[1]))
+/* decide.cpp, owner_is_dead(): who holds the ticket of this life of the slot */
+#define HOLDER_IS_DEAD \
+  !((holder == WORKER_WORD(0) && !dead[0]) || (holder == WORKER_WORD(1) && !dead[1]))
 
 /* SnapshotReader::read(), one row: last-used first. All of it is a hint that is read again. */
 inline read_row(w) {
@@ -345,7 +347,7 @@ inline read_row(w) {
 /* enforce.cpp, reap(): its ticket is judged before, its row goes last */
 inline reap(w) {
   if
-  :: dead[w] && !((state == RESERVED || state == STARTING) && owner == WORKER_WORD(w)) ->
+  :: dead[w] && !((state == RESERVED || state == STARTING) && holder == WORKER_WORD(w)) ->
      /* clear_worker_row(): stamps for the dead before it clears their words */
      atomic { may_die; if :: lease[w] != 0 -> used[w] = true; _use[w] = UNREAD :: else fi };
      atomic { may_die; lease[w] = 0; same[w] = false };
@@ -394,7 +396,7 @@ scan:
   if
   :: (s == RESERVED || s == STARTING) ->                                  /* judge_load(), lose() */
      if
-     :: OWNER_IS_DEAD(o) || (s == STARTING && process != g) || fell_due == LOAD_TIMEOUT ->
+     :: HOLDER_IS_DEAD || (s == STARTING && process != g) || fell_due == LOAD_TIMEOUT ->
         atomic { may_die; record = g; reason = LOAD_TIMEOUT; forced = true; signalled = false };
         if
         :: s == RESERVED -> move(RESERVED, o, g, GONE, o, g)
@@ -449,7 +451,7 @@ scan:
      if :: mine > 1 && record == g -> goto act_on_workers :: else fi;
 #endif
      if
-     :: o != 0 && OWNER_IS_DEAD(o) -> move(STOPPING, o, g, STOPPING, 0, g); changed = true
+     :: o != 0 && HOLDER_IS_DEAD -> move(STOPPING, o, g, STOPPING, 0, g); changed = true
      :: else
      fi;
      if
@@ -472,7 +474,7 @@ scan:
      fi
   :: s == GONE ->                                                         /* judge_gone(), free() */
      if
-     :: o != 0 && OWNER_IS_DEAD(o) -> move(GONE, o, g, GONE, 0, g); changed = true
+     :: o != 0 && HOLDER_IS_DEAD -> move(GONE, o, g, GONE, 0, g); changed = true
 #ifdef FREED_WHILE_LEASED
      :: o == 0 -> move(GONE, 0, g, FREE, 0, g + 1); changed = true
 #else

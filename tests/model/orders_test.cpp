@@ -305,6 +305,50 @@ Scenario end_against_wanted() {
        {"rung", [=] { return stage().rings() != result->rings; }}}};
 }
 
+// A backend begins to count its leases while one of before ends: whoever waits for a place on it does not
+// see that one, or is woken.
+Scenario end_against_counted() {
+  struct Result {
+    bool seen_in_flight = false;
+    std::uint32_t wakes = 0;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  WaiterRecord& waiter = stage().segment().waiter(0);
+  return {"end against counted",
+          {{stage().backend().state, "state"}, {stage().lease_record().word, "lease"}},
+          [=, &waiter] {
+            *result = {};
+            stage().make_ready();
+            stage().backend().parallel.store(pack_half(kBackend.generation, 1),
+                                             std::memory_order_seq_cst);
+            result->lease = stage().begin_now();
+            Segment::reach(stage().segment().line().waiters_reached, 0);
+            waiter.model_hash.store(stage().backend().model_hash.load(std::memory_order_seq_cst),
+                                    std::memory_order_seq_cst);
+            waiter.state.store(pack_half(1, static_cast<std::uint32_t>(WaiterState::kWaiting)),
+                               std::memory_order_seq_cst);
+            result->wakes = waiter.wake.load(std::memory_order_seq_cst);
+          },
+          {[=] { end_lease(result->lease); },
+           [=] {
+             settle_counted(stage().segment(), kBackend);
+             result->seen_in_flight = stage().in_flight();
+           }},
+          [=, &waiter] {
+            return result->seen_in_flight &&
+                   waiter.wake.load(std::memory_order_seq_cst) == result->wakes;
+          },
+          [&waiter] {
+            waiter.state.store(0, std::memory_order_seq_cst);
+            stage().backend().parallel.store(0, std::memory_order_seq_cst);
+          },
+          {{"seen in flight", [=] { return result->seen_in_flight; }},
+           {"woken", [=, &waiter] {
+              return waiter.wake.load(std::memory_order_seq_cst) != result->wakes;
+            }}}};
+}
+
 // A lease with a limit of its own begins while the coordinator decides when to look next: it is
 // planned for, or rings. `fresh`: it is the first of its row.
 Scenario begin_against_horizon(bool fresh) {
@@ -405,10 +449,10 @@ Scenario first_backend_against_horizon() {
 }
 
 std::vector<Scenario> scenarios() {
-  return {
-      begin_against_evict(),        first_begin_against_evict(), ready_against_evict(),
-      end_against_idle_evict(),     clear_against_idle_evict(),  end_against_wanted(),
-      begin_against_horizon(false), begin_against_horizon(true), first_backend_against_horizon()};
+  return {begin_against_evict(),          first_begin_against_evict(),  ready_against_evict(),
+          end_against_idle_evict(),       clear_against_idle_evict(),   end_against_wanted(),
+          end_against_counted(),          begin_against_horizon(false), begin_against_horizon(true),
+          first_backend_against_horizon()};
 }
 
 // seq_cst accesses that could be weaker, and why. They cost nothing where they are.

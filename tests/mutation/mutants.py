@@ -10,6 +10,10 @@ Mutant = collections.namedtuple("Mutant", "name file before after tests")
 UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*")
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
+RECORDS = ("unit_tests", "--gtest_filter=Records*:TicketOf*:HistoriesByHash*:Registry*:PermitWord*:"
+           "KeepAlive*:Room.*:Epochs*")
+COUNTED = ("unit_tests", "--gtest_filter=Counted.*")
+METERS = ("unit_tests", "--gtest_filter=Meters*:JudgeMeters*:*Interval*")
 LINE = ("process_tests", "--gtest_filter=P5*:RoomForNobody*")
 WAKES = ("process_tests", "--gtest_filter=WakeTest*")
 LOADS = ("unit_tests", "--gtest_filter=Reset*:FailedLoad*:Deadline*:Duration*:SpawnGated*:Listener*:*Port*:LoadTicket*")
@@ -47,21 +51,25 @@ MUTANTS = [
            "b.process.start_ticks != record.start_ticks.load(std::memory_order_acquire)) {",
            "false) {", [DEEDS]),
     Mutant("a row is freed before its ticket is lost", ENFORCE,
-           "        state.owner == owner) {\n      return false;", "        state.owner == owner) {\n      continue;",
-           [DEEDS]),
+           "== pack_worker(worker)) {\n      return false;", "== pack_worker(worker)) {\n      continue;", [DEEDS]),
     # --- Leases and last-used (P2, P6)
     Mutant("a request's end clears the word before it stamps", "libshm/protocol/leases.cpp",
-           """  raise_last_used(worker.last_used(lease.backend.index), stamp_now_ns());
-  withdraw(lease);""",
-           """  withdraw(lease);
-  raise_last_used(worker.last_used(lease.backend.index), stamp_now_ns());""", [ORDERS]),
+           """  UsedCell& cell = worker.used_cell(lease.backend.index);
+""",
+           """  withdraw(kept, lease);
+  raise_last_used(worker.last_used(lease.backend.index), now);
+  return;
+  UsedCell& cell = worker.used_cell(lease.backend.index);
+""", [ORDERS]),
     Mutant("a dead worker's word is cleared before it is stamped", "libshm/protocol/worker.cpp",
-           """    if (lease.backend < segment.capacities().backends)
+           """    if (lease.backend < segment.capacities().backends) {
       raise_last_used(segment.last_used(stamp_row, lease.backend), now);
+    }
     cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);""",
            """    cleared += word.compare_exchange_strong(seen, 0, std::memory_order_seq_cst);
-    if (lease.backend < segment.capacities().backends)
-      raise_last_used(segment.last_used(stamp_row, lease.backend), now);""",
+    if (lease.backend < segment.capacities().backends) {
+      raise_last_used(segment.last_used(stamp_row, lease.backend), now);
+    }""",
            [ORDERS]),
     # --- Evidence (P2, P5)
     Mutant("busy evidence with >=", RULES, "stamp_ns == seen.lease_stamp_ns;",
@@ -90,8 +98,7 @@ MUTANTS = [
     Mutant("a request taken back still ends", RULES,
            "return (fresh.control & kControlEvict) != 0;", "return true;", [UNIT]),
     Mutant("room for a waiter whose process is dead", ENFORCE,
-           "return is_present(waiter, now_ns()) && !lease_holder_is_gone(worker, snapshot);",
-           "return is_present(waiter, now_ns());", [LINE]),
+           " &&\n           !lease_holder_is_gone(worker->ref.index, snapshot);", ";", [LINE]),
     # --- When a rule is due (P8)
     Mutant("stamps do not lag", RULES, "add_ns(limit, subject.stamp_lag_ns));\n    if (at",
            "limit);\n    if (at", [UNIT]),
@@ -224,4 +231,62 @@ MUTANTS = [
            """  if (!reopen(*segment_, b.ref, now.owner)) return false;
   wake_waiters(*segment_, hash_name(b.model));""",
            "  if (!reopen(*segment_, b.ref, now.owner)) return false;", [WAKES]),
+    # --- Names, words and counts of format 3 (P6)
+    Mutant("twelve bits of a worker's generation", "libshm/segment/words.hpp",
+           "return pack_half(worker.generation, worker.index + 1);",
+           "return pack_half(worker.generation & 0xfff, worker.index + 1);", [RECORDS]),
+    Mutant("a holder looked up by its row alone", "libshm/protocol/acquisition.cpp",
+           "if (low_half(state) == 0 || high_half(state) != worker.generation) return true;",
+           "if (low_half(state) == 0) return true;", [RECORDS]),
+    Mutant("the holder of another life", "libshm/protocol/slots.cpp",
+           "return is_its_life ? holder : 0;", "return holder;", [RECORDS]),
+    Mutant("a permit outlives its backend", "libshm/protocol/slots.cpp",
+           "    record.permit.store(0, std::memory_order_release);\n", "", [RECORDS]),
+    Mutant("measured bytes outlive their backend", "libshm/protocol/slots.cpp",
+           "    record.measured.store({});\n", "", [RECORDS]),
+    Mutant("a permit of any generation", "libshm/segment/words.hpp",
+           "return permit.generation == (backend_generation & kGenerationMask) ? permit.deadline_ms : 0;",
+           "return permit.deadline_ms;", [RECORDS]),
+    Mutant("room for any arrival", "libshm/segment/words.hpp",
+           "word >> 8 == arrival << 8 >> 8 && device < kDevicesMax;", "device < kDevicesMax;", [RECORDS]),
+    Mutant("cancelled by the word alone", "libshm/segment/layout.hpp",
+           "return word != 0 && word == cancel_word && start_ns == cancel_start_ns;",
+           "return word != 0 && word == cancel_word;", [RECORDS]),
+    Mutant("an epoch that is none", "libshm/segment/words.hpp", "return next == 0 ? 1 : next;",
+           "return next;", [RECORDS]),
+    Mutant("what the last owner said of a lease", "libshm/protocol/leases.cpp",
+           "    if ((tagged & Worker::kSaysMore) != 0) say_no_more(record);\n", "", [RECORDS]),
+    Mutant("a counted backend cannot be closed", "libshm/protocol/slots.cpp",
+           "    if (move(segment, ref.index, seen, closed)) return true;",
+           "    return move(segment, ref.index, {ref.generation, 0, BackendState::kReady}, closed);",
+           [RECORDS]),
+    Mutant("a history of that hash, whatever its name", "libshm/protocol/histories.cpp",
+           "== key_of(hash) && record.name.equals(model);",
+           "== key_of(hash) && !record.name.equals(\"\") && !model.empty();", [RECORDS]),
+    Mutant("the interval of another life", "libshm/protocol/leases.cpp",
+           "  if (high_half(seen) == generation) {\n    const std::uint64_t observed_ms",
+           "  if (generation != 0) {\n    const std::uint64_t observed_ms", [METERS]),
+    Mutant("a waiter that is a hit, too", "libshm/protocol/acquisition.cpp",
+           "  uncount_hit(*lease);\n", "", [METERS]),
+    Mutant("hits that their thread takes along", "libshm/protocol/worker.cpp",
+           "  add_hits(*counts);\n  counts->taken.store", "  counts->taken.store", [METERS]),
+    Mutant("hits that close forgets", "libshm/protocol/worker.cpp",
+           "    add_hits(*counts);\n  }\n", "  }\n", [METERS]),
+    Mutant("a counted lease above the number", "libshm/protocol/counted.cpp",
+           "if (free == 0 || count_earlier", "if (count_earlier", [COUNTED]),
+    Mutant("who comes overtakes who waits", "libshm/protocol/counted.cpp",
+           " || count_earlier(segment, request) >= free) return", ") return", [COUNTED]),
+    Mutant("a stopped waiter keeps a counted lease", "libshm/protocol/counted.cpp",
+           " &&\n             is_present(waiter, now);", " && now != 0;", [COUNTED]),
+    Mutant("the end of a counted lease wakes nobody", "libshm/protocol/leases.cpp",
+           "  wake_next_if_counted(segment, state, lease.backend.index);\n", "", [COUNTED]),
+    Mutant("what a waiter needs stays as it was", "libshm/protocol/acquisition.cpp",
+           "      renew_need();\n", "", [RECORDS]),
+    Mutant("hits of the slot's next model", "libshm/protocol/leases.cpp",
+           "  kept.worker->add_hits(*kept.hits);\n  const Segment&", "  const Segment&", [METERS]),
+    Mutant("a judge that does not catch up", "coordinatord/record.cpp",
+           "count(event.sequence, event.data);", "static_cast<void>(event);", [METERS]),
+    Mutant("a count cut short", "coordinatord/record.cpp", "  redo_journal(meters);\n", "", [METERS]),
+    Mutant("a count that begins anew", "coordinatord/record.cpp", "read_events(*segment_, counted + 1)",
+           "read_events(*segment_, 1 + 0 * counted)", [METERS]),
 ]

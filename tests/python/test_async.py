@@ -91,7 +91,7 @@ class Acquire(AsyncTest):
                 await self.pool.acquire_async("m")
             with self.assertRaises(modelpool.NotLoaded):
                 await self.pool.acquire_async("n", may_load=False)
-            for model in ("", "\ud800", "x" * 192):
+            for model in ("", "\ud800", "x" * 256):
                 with self.assertRaises(modelpool.Invalid):
                     await self.pool.acquire_async(model)
             for arguments in ((None,), (b"m",), ("m", b"1")):

@@ -370,6 +370,7 @@ void World::reserve(Request& r) {
   resolve(slot);
   slot.view.reserved_ns = truth_.now_ns;
   slot.view.owner_pid = 1000 + r.worker;
+  slot.view.holder = pack_worker(truth_.rows[r.worker].ref(r.worker));
   slot.model = r.model;
   slot.loader = r.id;
   set_state(slot, BackendState::kReserved,
@@ -595,7 +596,7 @@ void World::take_snapshot() {
     if (r.arrival != 0) {
       WaiterView waiter;
       waiter.row = static_cast<std::uint32_t>(r.arrival);
-      waiter.owner = StateWord::owner_of(truth_.rows[r.worker].ref(r.worker));
+      waiter.owner = pack_worker(truth_.rows[r.worker].ref(r.worker));
       waiter.model = model_name(r.model);
       waiter.arrival = r.arrival;
       waiter.since_ns = r.since_ns;
@@ -837,12 +838,12 @@ bool World::carry_out(const Action& action) {
 }
 
 bool World::reap(WorkerRef worker) {
-  const std::uint32_t owner = StateWord::owner_of(worker);
+  const std::uint64_t holder = pack_worker(worker);
   for (const Slot& slot : truth_.slots) {
     const StateWord state = slot.view.state;
     const bool loading =
         state.state == BackendState::kReserved || state.state == BackendState::kStarting;
-    if (loading && state.owner == owner) return false;
+    if (loading && slot.view.holder == holder) return false;
   }
   for (auto& [id, r] : truth_.requests) {
     if (!r.dead || r.worker != worker.index) continue;

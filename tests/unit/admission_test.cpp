@@ -265,7 +265,7 @@ TEST(P13BadInput, ModelNamesAndTagsThatDoNotFitAreRefused) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
   for (const std::string& model :
-       {std::string(), std::string(192, 'm'), std::string("a\nb"), std::string("\xff")}) {
+       {std::string(), std::string(256, 'm'), std::string("a\nb"), std::string("\xff")}) {
     EXPECT_EQ(refusal(pool, model).code, Errc::kInvalid);
     EXPECT_EQ(code_of(pool.touch(model)), Errc::kInvalid);
   }
@@ -276,7 +276,7 @@ TEST(P13BadInput, ModelNamesAndTagsThatDoNotFitAreRefused) {
   options.busy_timeout = seconds(-1);
   EXPECT_EQ(refusal(pool, "m", seconds(60), options).code, Errc::kInvalid);
   EXPECT_TRUE(look(pool).backends.empty());
-  EXPECT_TRUE(pool.acquire(std::string(191, 'm')));
+  EXPECT_TRUE(pool.acquire(std::string(255, 'm')));
 }
 
 TEST(P13BadInput, ALoadedModelIsNotLeasedWithATagThatDoesNotFitEither) {

@@ -184,8 +184,8 @@ TEST_F(ConfigTest, P13ARuleNeedsAGlobThatCanBeRead) {
   EXPECT_THAT(error_of("[[model]]\nmatch = \"[a\"\n"),
               StartsWith(":2:9: cannot use the model glob"));
   EXPECT_THAT(error_of("[[model]]\nmatch = \"\"\n"), HasSubstr("it is empty"));
-  EXPECT_THAT(error_of("[[model]]\nmatch = \"" + std::string(192, 'a') + "\"\n"),
-              HasSubstr("192 bytes"));
+  EXPECT_THAT(error_of("[[model]]\nmatch = \"" + std::string(256, 'a') + "\"\n"),
+              HasSubstr("256 bytes"));
 }
 
 TEST_F(ConfigTest, P13ASettingOfThePoolIsRefusedInARule) {

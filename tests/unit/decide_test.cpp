@@ -122,6 +122,7 @@ class Scene {
                        WorkerRef holder = kWorker) {
     BackendView& b = backend(model, state);
     b.state.owner = StateWord::owner_of(holder);
+    b.holder = pack_worker(holder);
     b.reserved_ns = kNow_ns - age_ns;
     b.ready_ns = b.last_used_ns = 0;
     if (state != BackendState::kGone) b.noted = 0;
@@ -165,7 +166,7 @@ class Scene {
     WaiterView view;
     view.row = static_cast<std::uint32_t>(snapshot.waiters.size());
     view.generation = 2;
-    view.owner = StateWord::owner_of(owner);
+    view.owner = pack_worker(owner);
     view.model = model;
     view.arrival = arrival != 0 ? arrival : 100 + view.row;
     view.since_ns = kNow_ns - 10 * kMillisecond_ns;
@@ -1111,7 +1112,9 @@ TEST_F(DecideTest, AGoneSlotIsFreeWhenNoLeaseNamesItAndItsHolderLetGo) {
   backend("a", BackendState::kGone);
   BackendView& b = backend("b", BackendState::kGone);
   lease(b, kSecond_ns);
-  backend("c", BackendState::kGone).state.owner = StateWord::owner_of(kWorker);
+  BackendView& c = backend("c", BackendState::kGone);
+  c.state.owner = StateWord::owner_of(kWorker);
+  c.holder = pack_worker(kWorker);
   EXPECT_THAT(actions(), ElementsAre("free a"));
   EXPECT_EQ(wanted() & std::uint64_t{1} << b.ref.index, std::uint64_t{1} << b.ref.index);
 }

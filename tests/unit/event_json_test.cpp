@@ -96,7 +96,7 @@ TEST(EventJsonTest, CorruptRecordsAreReadWithinTheirBounds) {
   const auto json = nlohmann::json::parse(event_json(UINT64_MAX, event));
   EXPECT_EQ(json["kind"], "unknown");
   EXPECT_EQ(json["reason"], "reason 4294967295") << "a newer program's: by its number";
-  EXPECT_EQ(json["model"], std::string(192, 'm'));
+  EXPECT_EQ(json["model"], std::string(256, 'm'));
   EXPECT_EQ(json["text"], std::string(512, 't'));
   EXPECT_EQ(json["seq"], UINT64_MAX);
 }

@@ -238,8 +238,46 @@ TEST(Layout, KeepsThePlacesItPromisedForEver) {
   EXPECT_EQ(offsetof(BackendRecord, pidfd_inode), 24u);
 }
 
+// The words a newer judge drains an older pool by: where they stand, and where their fields are.
+TEST(Layout, FreezesTheFirstWordOfEachRecord) {
+  EXPECT_EQ(offsetof(Header, magic), 0u);
+  EXPECT_EQ(offsetof(WorkerRecord, state), 0u);
+  EXPECT_EQ(offsetof(LeaseRecord, word), 0u);
+  EXPECT_EQ(offsetof(BackendRecord, state), 0u);
+  EXPECT_EQ(offsetof(WaiterRecord, state), 0u);
+  EXPECT_EQ(offsetof(StopRecord, generation), 0u);
+  EXPECT_EQ(offsetof(StopRecord, reason), 4u);
+  EXPECT_EQ(kSegmentMagic, 0x314c4f4f504c444du);
+  EXPECT_EQ((StateWord{7, 0x123456, BackendState::kStopping}.pack()), 0x0000'0007'1234'5605u);
+  EXPECT_EQ((LeaseWord{7, 0x123, 0x45678}.pack()), 0x0000'0007'1234'5678u);
+  EXPECT_EQ(pack_half(7, static_cast<std::uint32_t>(WorkerState::kAttached)),
+            0x0000'0007'0000'0001u);
+  EXPECT_EQ(pack_half(7, static_cast<std::uint32_t>(WaiterState::kWaiting)),
+            0x0000'0007'0000'0001u);
+}
+
+TEST(Layout, HasRoomForKindsAndReasonsToCome) {
+  EXPECT_EQ(sizeof(CoordinatorRecord::counters), sizeof(Word) * 32 * 64);
+}
+
+TEST(Workers, AreNamedInFull) {
+  for (const std::uint32_t index : {0u, 1u, kWorkersMax - 1}) {
+    for (const std::uint32_t generation : {1u, 4097u, 0xffffffffu}) {
+      EXPECT_EQ(unpack_worker(pack_worker({index, generation})), (WorkerRef{index, generation}));
+    }
+  }
+  EXPECT_NE(pack_worker({0, 0}), 0u);
+  EXPECT_GE(unpack_worker(0).index, kWorkersMax) << "nobody";
+}
+
 TEST(Layout, KeepsWordsOfDifferentWritersOnDifferentCacheLines) {
-  EXPECT_EQ(sizeof(LeaseRecord), kCacheLine_bytes);
+  EXPECT_EQ(sizeof(LeaseRecord), 2 * kCacheLine_bytes);
+  EXPECT_LE(offsetof(LeaseRecord, tag) + sizeof(SharedText<32>), kCacheLine_bytes)
+      << "all that a request writes";
+  EXPECT_EQ(offsetof(LeaseRecord, first_byte_limit_ns), kCacheLine_bytes);
+  EXPECT_NE(offsetof(WaiterRecord, wake) / kCacheLine_bytes,
+            offsetof(WaiterRecord, looked_ns) / kCacheLine_bytes);
+  EXPECT_EQ(sizeof(UsedCell), 16u) << "both words of a cell are in one line";
   EXPECT_EQ(sizeof(BackendRecord) % kCacheLine_bytes, 0u);
   EXPECT_EQ(sizeof(WorkerRecord) % kCacheLine_bytes, 0u);
   EXPECT_NE(offsetof(WorkerRecord, leases_high) / kCacheLine_bytes,

@@ -406,7 +406,7 @@ TEST(Reset, ForgetsThatAModelFailedAndNothingElse) {
   EXPECT_TRUE(pool.reset("failed"));  // nothing is left to forget
   EXPECT_TRUE(pool.reset("never heard of"));
   EXPECT_EQ(code_of(pool.reset("")), Errc::kInvalid);
-  EXPECT_EQ(code_of(pool.reset(std::string(192, 'm'))), Errc::kInvalid);
+  EXPECT_EQ(code_of(pool.reset(std::string(256, 'm'))), Errc::kInvalid);
 }
 
 TEST(Reset, ForgetsADoublingToo) {

@@ -117,21 +117,24 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
   EXPECT_THAT(nulls_of(row_json(BackendRow())),
               ElementsAre("model", "pid", "address", "busy_ms", "idle_ms", "ready_ms", "size_bytes",
                           "owner_pid", "group", "label", "device_mask", "reserved_ms", "started_ms",
-                          "exit", "stop"));
+                          "exit", "stop", "interval_ms", "parallel", "expected_bytes",
+                          "measured_bytes", "peak_bytes", "log"));
   EXPECT_THAT(nulls_of(row_json(LeaseRow())),
               ElementsAre("model", "worker_pid", "age_ms", "progress_ms", "tag", "limit_ms",
-                          "backend_pid"));
+                          "backend_pid", "first_byte_limit_ms", "cancelled_ms"));
   EXPECT_THAT(nulls_of(row_json(WorkerRow())),
               ElementsAre("pid", "command", "attached_ms", "alive"));
   EXPECT_THAT(nulls_of(row_json(WaiterRow())),
-              ElementsAre("model", "worker_pid", "waiting_ms", "left_ms", "expected_bytes", "tag"));
+              ElementsAre("model", "worker_pid", "waiting_ms", "left_ms", "expected_bytes", "tag",
+                          "model_since_ms", "room_device"));
   EXPECT_THAT(nulls_of(row_json(ModelRow())),
               ElementsAre("model", "failed_ms", "cooling_down_ms", "last_error", "exit", "load_ms",
-                          "size_bytes"));
+                          "size_bytes", "peak_bytes", "interval_ms", "last_use_ms", "last_end_ms"));
   EXPECT_THAT(nulls_of(row_json(StatusRow())),
               ElementsAre("pool", "max_backends", "path", "settings_generation"));
-  EXPECT_THAT(nulls_of(row_json(CoordinatorRow())),
-              ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms", "hung_ms"));
+  EXPECT_THAT(
+      nulls_of(row_json(CoordinatorRow())),
+      ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms", "hung_ms", "last_progress_ms"));
 }
 
 TEST(Rows, OfAPoolSayWhatHappensInIt) {

@@ -65,7 +65,7 @@ TEST(Snapshot, CountsLeasesPerBackendAndWorker) {
   EXPECT_EQ(s.workers[0].leases, 2u);
   EXPECT_EQ(s.workers[1].leases, 2u);
   EXPECT_LE(s.find_model("a")->oldest_start_ns, s.find_model("a")->newest_start_ns);
-  EXPECT_NE(s.find_worker(StateWord::owner_of(s.workers[1].ref)), nullptr);
+  EXPECT_NE(s.find_worker(pack_worker(s.workers[1].ref)), nullptr);
   EXPECT_EQ(s.find_worker(0), nullptr);
   EXPECT_EQ(s.find({0, 99}), nullptr);
   EXPECT_EQ(s.find_model("missing"), nullptr);
@@ -285,6 +285,7 @@ TEST_F(Damage, ATicketThatNobodyHoldsIsReported) {
   expect_found("has a ticket that nobody holds");
   segment_->backend(1).state.store(
       StateWord{1, StateWord::owner_of({20, 1}), BackendState::kReserved}.pack());
+  segment_->backend(1).holder.store(pack_worker({20, 1}));
   expect_found("its ticket's worker is not attached", true);
   segment_->backend(1).state.store(reserved.pack());
 }
@@ -321,7 +322,7 @@ TEST_F(Damage, WaitersThatShareAnArrivalAreReported) {
 }
 
 TEST_F(Damage, AWaiterOfNoWorkerIsReported) {
-  segment_->waiter(0).owner.store(StateWord::owner_of({20, 1}));
+  segment_->waiter(0).owner.store(pack_worker({20, 1}));
   expect_found("waiter row 0: its worker is not attached", true);
 }
 
@@ -330,7 +331,7 @@ TEST_F(Damage, AWaiterForNoModelIsReportedAndSkipped) {
   expect_found("waiter row 0: no valid model name");
   EXPECT_TRUE(look(segment_).waiters.empty());
   EXPECT_TRUE(look(segment_).stray_waiters.empty()) << "its worker clears it";
-  segment_->waiter(0).owner.store(StateWord::owner_of({20, 1}));
+  segment_->waiter(0).owner.store(pack_worker({20, 1}));
   EXPECT_EQ(look(segment_).stray_waiters.size(), 1u);
 }
 

@@ -105,7 +105,7 @@ TEST(PoolName, IsShortAndSafeAsAFileName) {
             "change it");
 }
 
-TEST(ModelName, Is1To191BytesOfPrintableUtf8) {
+TEST(ModelName, Is1To255BytesOfPrintableUtf8) {
   EXPECT_TRUE(check_model_name("meta/llama 3:8b@2"));
   EXPECT_TRUE(check_model_name(std::string(kModelNameMax_bytes, 'x')));
   EXPECT_FALSE(check_model_name(""));
@@ -113,7 +113,7 @@ TEST(ModelName, Is1To191BytesOfPrintableUtf8) {
   const Result<> result = check_model_name(std::string(kModelNameMax_bytes + 1, 'x'));
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, Errc::kInvalid);
-  EXPECT_NE(result.error().text.find("it has 192 bytes; shorten it to 191"), std::string::npos);
+  EXPECT_NE(result.error().text.find("it has 256 bytes; shorten it to 255"), std::string::npos);
 }
 
 TEST(Address, HasNoBlanks) {
@@ -239,7 +239,7 @@ TEST(Glob, IsCheckedBeforeItIsUsed) {
     return result ? std::string() : result.error().text;
   };
   EXPECT_NE(refusal("").find("it is empty"), std::string::npos);
-  EXPECT_NE(refusal(std::string(kModelNameMax_bytes + 1, '*')).find("192 bytes"),
+  EXPECT_NE(refusal(std::string(kModelNameMax_bytes + 1, '*')).find("256 bytes"),
             std::string::npos);
   for (const char* glob : {"[", "a[b", "[]", "[!", "[!]", "[a-", "[a\\]", "[\\"}) {
     EXPECT_NE(refusal(glob).find("a [ is not closed"), std::string::npos) << glob;

@@ -48,6 +48,44 @@ Json rules_json(const Settings& settings) {
   return json;
 }
 
+void add_sizes(Json* entry, const BackendView& backend) {
+  (*entry)["expected"] = bytes_json(backend.expected);
+  (*entry)["declared"] = bytes_json(backend.declared);
+  (*entry)["measured"] = bytes_json(backend.measured);
+  (*entry)["peak"] = bytes_json(backend.peak);
+}
+
+Json devices_json(const Snapshot& snapshot) {
+  Json json = Json::array();
+  for (const std::string& uuid : snapshot.devices) json.push_back(json_text(uuid));
+  return json;
+}
+
+Json waiter_rows_json(const Snapshot& snapshot) {
+  Json json = waiters_json(snapshot);
+  for (std::size_t i = 0; i < snapshot.waiters.size(); ++i) {
+    const Need& need = snapshot.waiters[i].need;
+    Json& entry = json[i]["need"] = bytes_json(need.bytes);
+    entry["places"] = need.places;
+    entry["devices_asked"] = need.devices;
+    entry["settings_generation"] = need.settings;
+  }
+  return json;
+}
+
+Json judge_json(const Snapshot& snapshot) {
+  const CoordinatorView& judge = snapshot.coordinator;
+  Json json = {{"foreign", bytes_json(judge.foreign.bytes)}};
+  json["foreign"]["measured_ms"] =
+      judge.foreign.measured_ns == 0 ? Json(nullptr)
+                                     : json_ms(age_ns(snapshot.now_ns, judge.foreign.measured_ns));
+  const std::uint64_t left = age_ns(judge.pressure_until_ns, snapshot.now_ns);
+  json["pressure_pause_ms"] = left == 0 ? Json(nullptr) : json_ms(left);
+  json["features"] = {
+      {"compat", judge.features[0]}, {"judge", judge.features[1]}, {"admit", judge.features[2]}};
+  return json;
+}
+
 Json dump_json(const Segment& segment, const Snapshot& snapshot) {
   const Settings settings = load_settings(segment);
   Json json = status_json(segment, snapshot);
@@ -61,13 +99,16 @@ Json dump_json(const Segment& segment, const Snapshot& snapshot) {
     Json entry = backend_json(snapshot, backend);
     entry.update(row_json(backend_detail(snapshot, backend)));
     entry["settings"] = overrides_json(settings, backend.overrides);
+    add_sizes(&entry, backend);
     backends.push_back(std::move(entry));
   }
   json["backends"] = std::move(backends);
   json["worker_rows"] = workers_json(snapshot);
   json["lease_cells"] = leases_json(snapshot);
-  json["waiter_rows"] = waiters_json(snapshot);
+  json["waiter_rows"] = waiter_rows_json(snapshot);
+  json["coordinator"].update(judge_json(snapshot));
   json["models"] = rows_json(model_rows(segment, snapshot));
+  json["devices"] = devices_json(snapshot);
   json["events"] = rows_json(event_rows(segment, 1));
   return json;
 }

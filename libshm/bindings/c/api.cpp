@@ -26,8 +26,7 @@ namespace {
 
 static_assert(static_cast<int>(Errc::kTimeout) == MODELPOOL_TIMEOUT &&
               static_cast<int>(Errc::kSystem) == MODELPOOL_SYSTEM);  // one numbering
-static_assert(kModelNameMax_bytes < MODELPOOL_MODEL_BYTES &&
-              kAddressMax_bytes < MODELPOOL_ADDRESS_BYTES && kTagMax_bytes < MODELPOOL_TAG_BYTES &&
+static_assert(kAddressMax_bytes < MODELPOOL_ADDRESS_BYTES && kTagMax_bytes < MODELPOOL_TAG_BYTES &&
               kLabelMax_bytes < MODELPOOL_LABEL_BYTES && kPoolNameMax_bytes < MODELPOOL_POOL_BYTES);
 
 constexpr std::size_t kStructMax_bytes = 64 * 1024;  // more is no size, but an unset field

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "base/text.hpp"
 #include "base/time.hpp"
 #include "rows/rows.hpp"
 
@@ -12,6 +13,7 @@ namespace {
 
 constexpr std::size_t kRowMax_bytes = 64 * 1024;  // more is no size, but an unset field
 constexpr std::uint32_t kTextBehind_bytes = 256;  // a text that has no place in the structure
+static_assert(kModelNameMax_bytes < kTextBehind_bytes);
 
 // --- Where fields stand --------------------------------------------------------------------------
 
@@ -45,6 +47,7 @@ constexpr std::int32_t kind_of(Kind kind) {
     case Kind::kPart:  // its fields stand on their own
     case Kind::kTexts:
     case Kind::kCounters:
+    case Kind::kMeters:
       break;  // in the JSON only
   }
   return 0;
@@ -68,6 +71,7 @@ constexpr std::int64_t unknown_of(Kind kind, const Member& member) {
     case Kind::kPart:
     case Kind::kTexts:
     case Kind::kCounters:
+    case Kind::kMeters:
       break;
   }
   return MODELPOOL_ALWAYS_KNOWN;
@@ -106,6 +110,8 @@ struct Layout {
   std::size_t row_bytes = 0;
 };
 
+constexpr std::string_view kModel = "model";
+
 // Fields of kind 0 hold the place of what a C row does not show, so that writers can count.
 template <class Struct, std::size_t kCount>
 constexpr Layout<kCount> lay_out(std::array<Entry, kCount> entries) {
@@ -113,7 +119,7 @@ constexpr Layout<kCount> lay_out(std::array<Entry, kCount> entries) {
   std::size_t end = sizeof(Struct);
   for (std::size_t i = 0; i < kCount; ++i) {
     Entry& entry = entries[i];
-    if (entry.member.bytes == 0) entry.member = behind(entry.kind, &end);
+    if (entry.member.bytes == 0 || entry.name == kModel) entry.member = behind(entry.kind, &end);
     layout.fields[i] = {entry.name,
                         entry.doc,
                         kind_of(entry.kind),
@@ -186,7 +192,7 @@ constexpr auto kModels = lay_out<ModelStruct>(std::array{
 
 template <class Struct, std::size_t kCount>
 constexpr RowTable table_of(const Layout<kCount>& layout) {
-  return {layout.fields, sizeof(Struct), layout.row_bytes};
+  return {layout.fields, sizeof(Struct), layout.row_bytes, MEMBER(Struct, model).offset};
 }
 
 // By number, from 1.
@@ -237,6 +243,7 @@ class RowWriter {
   }
   void texts(const Field&, const std::vector<std::string>&) { ++next_; }
   void counters(const Field&, const std::vector<CounterRow>&) { ++next_; }
+  void meters(const Field&, const std::vector<MeterSample>&) { ++next_; }
 
  private:
   char* row_;
@@ -263,6 +270,16 @@ std::size_t count_fields(const Row& row) {
   return count;
 }
 
+// The beginning of the model's name, for the structure.
+void write_short_model(char* row, const RowTable& table) {
+  if (table.model_offset == 0) return;
+  for (const modelpool_field& field : table.fields) {
+    if (field.name != kModel) continue;
+    write_text(row + table.model_offset, MODELPOOL_MODEL_BYTES, row + field.offset);
+    return;
+  }
+}
+
 template <class Row>
 void copy_rows(const std::vector<Row>& rows, const RowTable& table, const Rows& to) {
   *to.count = rows.size();
@@ -272,6 +289,7 @@ void copy_rows(const std::vector<Row>& rows, const RowTable& table, const Rows& 
     made = blank;
     RowWriter writer(made.data(), table.fields, 0, count_fields(rows[i]));
     write_row(rows[i], writer);
+    write_short_model(made.data(), table);
     std::memcpy(made.data(), &to.written_bytes, sizeof to.written_bytes);  // struct_bytes
     char* const at = static_cast<char*>(to.rows) + i * to.row_bytes;
     std::memcpy(at, made.data(), to.written_bytes);

@@ -1,7 +1,8 @@
 // Rows as C structures: which field of rows/rows.def stands where, and rows written so.
 //
 // A field whose name is a member of the structure in modelpool.h stands there. All others stand
-// behind it, where only modelpool_describe finds them: they are no part of the ABI.
+// behind it, where only modelpool_describe finds them: they are no part of the ABI. A model's name
+// stands there whole, and cut in the structure, whose member is as long as names once were.
 //
 // Safety: the tables are constants; fill() as of a look at the pool.
 //
@@ -21,6 +22,7 @@ struct RowTable {
   std::span<const modelpool_field> fields;
   std::size_t declared_bytes = 0;  // of the structure in modelpool.h
   std::size_t row_bytes = 0;       // with the fields behind it
+  std::size_t model_offset = 0;    // of the structure's member, 0: it has none
 };
 const RowTable* find_table(int table);  // MODELPOOL_BACKENDS...; null if there is none
 

@@ -42,6 +42,8 @@ std::string type_of(Kind kind, const Member& member) {
       return "list[str]";
     case Kind::kCounters:
       return "dict[str, dict[str, int]]";
+    case Kind::kMeters:
+      return "list[dict[str, object]]";
     case Kind::kPart:
       break;
   }

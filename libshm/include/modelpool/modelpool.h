@@ -59,9 +59,10 @@
  *   else.
  *
  * Text
- *   UTF-8, NUL-terminated. A model's name has 1 to 191 bytes, an address 1 to 255, a tag or label
- *   at most 31, all printable. Arguments are copied before a call returns. What is printed was
- *   escaped.
+ *   UTF-8, NUL-terminated. A model's name or address has 1 to 255 bytes, a tag or label at most 31,
+ *   all printable. Arguments are copied before a call returns. What is printed was escaped. Members
+ *   `model` keep their size: a longer name is cut there, between two characters. It is whole as the
+ *   field "model" of a row (modelpool_find_field).
  *
  * Times are milliseconds (_ms), of CLOCK_MONOTONIC: no suspend, no clock steps. Sizes are bytes.
  * Unknown, or does not apply, is -1, never 0 (P11).
@@ -89,7 +90,7 @@
 extern "C" {
 #endif
 
-/* Room for the longest text and its NUL. */
+/* Room for the longest text and its NUL; of a model's name for 191 bytes of it (see Text). */
 #define MODELPOOL_MODEL_BYTES 192
 #define MODELPOOL_ADDRESS_BYTES 256
 #define MODELPOOL_TAG_BYTES 32

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace modelpool {
@@ -58,7 +59,13 @@ struct BackendRow {
   std::optional<std::uint64_t> started_ms;   // since its process was started
   bool evict_requested = false;
   std::string exit;  // "exit status 1", "signal SIGKILL"; empty: it runs, or that is unknown
-  std::optional<StopRow> stop;  // while it is evicting or stopping
+  std::optional<StopRow> stop;                  // while it is evicting or stopping
+  std::optional<std::uint64_t> interval_ms;     // between ends of its requests, smoothed
+  std::optional<std::uint64_t> parallel;        // requests at once; empty: no limit
+  std::optional<std::uint64_t> expected_bytes;  // of the host's memory
+  std::optional<std::uint64_t> measured_bytes;
+  std::optional<std::uint64_t> peak_bytes;
+  std::string log;  // the file its output goes to; empty: none of the pool's
 };
 
 // A request in flight, of any worker.
@@ -72,6 +79,9 @@ struct LeaseRow {
   pid_t backend_pid = 0;
   std::uint64_t slot = 0;  // with generation, its backend
   std::uint64_t generation = 0;
+  std::optional<std::uint64_t> first_byte_limit_ms;  // its own; empty: as the settings say
+  bool cancellable = false;
+  std::optional<std::uint64_t> cancelled_ms;  // since its holder was asked to end it
 };
 
 // A process that is attached.
@@ -95,6 +105,8 @@ struct WaiterRow {
   std::optional<std::uint64_t> expected_bytes;
   std::uint64_t priority = 0;
   std::string tag;
+  std::optional<std::uint64_t> model_since_ms;  // since somebody waits for this model
+  std::optional<std::uint64_t> room_device;     // on which room is made for it
 };
 
 // What is known of a model beyond its backends' lives.
@@ -108,6 +120,10 @@ struct ModelRow {
   std::string exit;                      // of the last failed load
   std::optional<std::uint64_t> load_ms;  // how long the last load took
   std::optional<std::uint64_t> size_bytes;
+  std::optional<std::uint64_t> peak_bytes;   // of the host's memory
+  std::optional<std::uint64_t> interval_ms;  // between ends of its requests, smoothed
+  std::optional<std::uint64_t> last_use_ms;
+  std::optional<std::uint64_t> last_end_ms;
 };
 
 // A decision of the coordinator.
@@ -140,6 +156,7 @@ struct CoordinatorRow {
   std::uint64_t scans = 0;
   bool left = false;  // in order
   std::optional<std::uint64_t> hung_ms;
+  std::optional<std::uint64_t> last_progress_ms;
 };
 
 // How many events of a kind and reason there have been.
@@ -147,6 +164,20 @@ struct CounterRow {
   std::string kind;
   std::string reason;
   std::uint64_t count = 0;
+};
+
+// One series of a meter, over all workers that ever were. It only grows.
+struct MeterSample {
+  std::string name;  // as Prometheus takes it: modelpool_acquires_total
+  std::string unit;  // "seconds"; empty of a counter
+  std::string help;
+  bool is_histogram = false;
+  std::uint64_t per_unit = 1;  // bounds and sum are in parts of a unit
+  std::vector<std::pair<std::string, std::string>> labels;
+  std::uint64_t value = 0;             // of a counter; of a histogram how many observations
+  std::vector<std::uint64_t> bounds;   // of a histogram: of all buckets but the last
+  std::vector<std::uint64_t> buckets;  // each by itself
+  std::uint64_t sum = 0;
 };
 
 struct StatusRow {
@@ -164,6 +195,7 @@ struct StatusRow {
   std::optional<std::uint64_t> settings_generation;
   std::vector<CounterRow> counters;
   std::vector<std::string> damage;  // records that could not be believed
+  std::vector<MeterSample> meters;
 };
 
 struct PoolSnapshot {
