@@ -1,6 +1,7 @@
 #include "protocol/leases.hpp"
 
 #include <array>
+#include <bit>
 
 #include "base/time.hpp"
 #include "policy/interval.hpp"
@@ -157,6 +158,13 @@ inline void wake_next_if_counted(const Segment& segment, const Word& state, std:
   record.flags.store(0, std::memory_order_release);
 }
 
+// A reference comes in one register. GCC 12 splits it in a vector register and then keeps the generation on
+// the stack, written as 4 bytes and read as 8: the read waits for the write, 1.6 ns.
+inline BackendRef in_general_registers(BackendRef ref) {
+  const auto both = std::bit_cast<std::uint64_t>(ref);
+  return {low_half(both), high_half(both)};
+}
+
 // Fields first, then the word, seq_cst.
 inline BeginResult publish(Worker& worker, Kept& kept, BackendRef backend, std::uint64_t limit_ns,
                            std::string_view tag, LeaseRef* lease) {
@@ -205,8 +213,9 @@ BeginResult publish_lease(Worker& worker, BackendRef backend, std::uint64_t limi
   return publish(worker, kept_of(worker), backend, limit_ns, tag, lease);
 }
 
-BeginResult begin_lease(Worker& worker, BackendRef backend, std::uint64_t limit_ns,
+BeginResult begin_lease(Worker& worker, BackendRef asked, std::uint64_t limit_ns,
                         std::string_view tag, LeaseRef* lease) {
+  const BackendRef backend = in_general_registers(asked);
   const Segment& segment = worker.segment();
   const Word& state =
       segment.backend(backend.index).state;  // found before the store, as in withdraw

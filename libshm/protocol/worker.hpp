@@ -112,7 +112,6 @@ class Worker {
   std::unique_ptr<ForkGuard> guard_;
   LeaseRecord* leases_ = nullptr;  // the own rows of the busy and the last-used table
   UsedCell* used_ = nullptr;
-  MeterRow meters_;
   std::atomic<HitCounts*> hits_{nullptr};  // of all its threads; only grows
   WorkerRef ref_;
   std::uint64_t serial_ = 0;
@@ -123,6 +122,7 @@ class Worker {
   std::atomic<std::uint32_t> keepable_{0};
   std::vector<std::uint8_t> tagged_;
   Worker* next_ = nullptr;
+  MeterRow meters_;
 };
 
 // Marks a backend used at that time, in the stamp of the caller's row, which only grows. Returns what
