@@ -332,17 +332,28 @@ class Judge {
         action.stop.worker_pid = b.owner_pid;
       }
     };
-    if (b.stop.signalled_ns == 0)
-      return send(static_cast<int>(b.settings().get(Setting::kStopSignal)));
-    const std::uint64_t still = still_since_ns(facts_.standstills, b.stop.signalled_ns);
-    const std::uint64_t kill_at =
-        grace == 0 ? kNever_ns : add_ns(b.stop.signalled_ns, add_ns(grace, still));
+    if (b.stop.signalled_ns == 0) {
+      send(static_cast<int>(b.settings().get(Setting::kStopSignal)));
+      return mark_overdue(b, add_ns(b.stop.stopping_ns, grace));
+    }
+    const std::uint64_t kill_at = grace == 0 ? kNever_ns : moved(b.stop.signalled_ns, grace);
     if (b.stop.killed_ns == 0) {
       if (due(kill_at)) send(kSigkill);
-      return;
+      return mark_overdue(b, grace == 0 ? b.stop.signalled_ns : kill_at);
     }
-    if (due(add_ns(kill_at, kUnkillableAfterGrace_ns)) && !b.overdue)
-      act(ActionKind::kMarkOverdue, b);
+    mark_overdue(b, b.stop.killed_ns);
+  }
+
+  // So long after the stamp; when everything stood still, that does not count.
+  std::uint64_t moved(std::uint64_t stamp_ns, std::uint64_t by_ns) const {
+    return add_ns(stamp_ns, add_ns(by_ns, still_since_ns(facts_.standstills, stamp_ns)));
+  }
+
+  // From SIGKILL on; if that reached nobody, because nobody may be signalled, from when it was due.
+  void mark_overdue(const BackendView& b, std::uint64_t since_ns) {
+    const bool none_can = b.left.count != 0 && stands_in_the_way(b.left.named[0].why);
+    if (b.overdue || (b.stop.killed_ns == 0 && !none_can)) return;
+    if (due(moved(since_ns, kUnkillable_ns))) act(ActionKind::kMarkOverdue, b);
   }
 
   // STOPPING reached from READY before a scan saw it ready: still a load to be recorded.

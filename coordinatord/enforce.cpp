@@ -1,11 +1,8 @@
 #include "enforce.hpp"
 
-#include <signal.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <set>
+#include <algorithm>
 
 #include "base/time.hpp"
 #include "log.hpp"
@@ -20,8 +17,10 @@ namespace {
 
 constexpr std::uint64_t kLockRetry_ns = 5 * kMillisecond_ns;
 constexpr std::size_t kUnwrittenEndsMax = 256;
-// Out of descriptors: whom a signal would reach cannot be told.
-constexpr std::uint64_t kBlindRetry_ns = 100 * kMillisecond_ns;
+// Whether a holder of leases or a ticket has executed another program is looked at no more often, and of so
+// many of them at a scan: the maps of a large process take a millisecond to read.
+constexpr std::uint64_t kExamineEvery_ns = kSecond_ns;
+constexpr std::size_t kExaminedMax = 8;
 
 // A lease has broken a rule: who holds it is looked at before its backend ends.
 bool breaks_a_rule(Reason reason) { return reason_row(reason).lease_breaks_it; }
@@ -48,13 +47,14 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
 }  // namespace
 
 Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch,
-                   Groups* groups, Recorder* recorder)
+                   Stopper* stopper, Recorder* recorder)
     : segment_(std::move(segment)),
       lock_(segment_),
       epoch_(epoch),
       watch_(watch),
-      groups_(groups),
-      recorder_(recorder) {}
+      stopper_(stopper),
+      recorder_(recorder),
+      examined_(segment_->capacities().workers) {}
 
 void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRetry_ns); }
 
@@ -62,9 +62,9 @@ bool Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) {
   retry_ns_ = kNever_ns;
   write_ends();
   live_at_scan_ = snapshot.live();
-  watch_inherited_stops(snapshot);
+  stopper_->look_after(snapshot);
   settle_counted_backends(snapshot);
-  bool changed = false;
+  bool changed = examine_holders(snapshot);
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
   for (const Action& action : decision.actions) {
     if (action.kind != ActionKind::kReapWorker) changed |= carry_out(action, snapshot);
@@ -79,7 +79,7 @@ void Enforcer::rehearse(const Decision& decision, const Snapshot& snapshot) cons
   for (const Action& action : decision.actions) {
     const BackendView* b = snapshot.find(action.backend);
     if (b == nullptr || b->process.pid <= 1) continue;
-    static_cast<void>(is_ours(b->process.pid));
+    stopper_->prepare(*b);
     if (!breaks_a_rule(action.stop.reason)) continue;
     static_cast<void>(evidence_of(b->process.pid));
     for (const WorkerView& worker : snapshot.workers) {
@@ -125,13 +125,10 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
     case ActionKind::kLoseTicket:
       return lose(action, *b, snapshot);
     case ActionKind::kSignal:
-      return send(action, *b);
+      return stopper_->send(action, *b);
     case ActionKind::kMarkOverdue:
       segment_->backend(b->ref.index).model_hash.store(kHashOverdue, std::memory_order_release);
-      spdlog::error(
-          "unable to end {} (pid {}): it does not die of SIGKILL; it keeps its place, but its "
-          "model may be loaded again",
-          escape(b->model), b->process.pid);
+      stopper_->mark_overdue(*b);
       wake_waiters(*segment_, hash_name(b->model));
       return true;
     case ActionKind::kMarkGone:
@@ -159,40 +156,6 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
   return false;
 }
 
-// A stop that an earlier coordinator began: nobody here waits for its end yet. Its first process has
-// had the signal on record; the others may not. A second stop signal can mean "at once" to a server,
-// so that is not repeated, SIGKILL is.
-void Enforcer::watch_inherited_stops(const Snapshot& snapshot) {
-  for (const BackendView& b : snapshot.backends) {
-    if (b.state.state != BackendState::kStopping || b.stop.signalled_ns == 0) continue;
-    if (ordered_.contains(pack_ref(b.ref))) continue;
-    order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false, is_ours(b.process.pid));
-  }
-}
-
-// False: never signalled, whatever a slot says (P7). Nullopt: gone, or out of descriptors.
-std::optional<bool> Enforcer::is_ours(pid_t pid) const {
-  if (pid <= 1 || pid == getpid() || pid == getppid()) return false;
-  if (attached_processes(*segment_).contains(pid)) return false;
-  const auto uid = read_uid(pid);
-  if (!uid) return std::nullopt;
-  return *uid == geteuid();
-}
-
-void Enforcer::order(const BackendView& b, int signal, bool first_signalled,
-                     std::optional<bool> ours) {
-  ordered_.insert(pack_ref(b.ref));
-  GroupJob job;
-  job.backend = b.ref;
-  job.process = b.process;
-  // Nothing else is ever written (P7). Who must not be signalled leads no backend: its group is not ours.
-  if (b.group == b.process.pid && ours.value_or(true)) job.group = b.group;
-  if (b.traits & kTraitToken) job.token = segment_->token(b.ref.index, b.ref.generation);
-  job.signal = signal;
-  job.first_signalled = first_signalled;
-  groups_->order(std::move(job));
-}
-
 // A process that has executed another program lives on, but its leases do not.
 bool Enforcer::has_left(const WorkerView& worker) const {
   const ProcessHandle* handle = watch_->worker(worker.ref);
@@ -211,6 +174,39 @@ bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapsh
     return true;
   }
   return false;
+}
+
+// Leases and tickets of one who has executed another program would hold up others for ever.
+bool Enforcer::examine_holders(const Snapshot& snapshot) {
+  std::vector<std::uint32_t> ticket_holders;
+  for (const BackendView& b : snapshot.backends) {
+    const bool has_ticket =
+        b.state.state == BackendState::kReserved || b.state.state == BackendState::kStarting;
+    if (has_ticket) ticket_holders.push_back(b.state.owner);
+  }
+  const auto holds = [&](const WorkerView& worker) {
+    return worker.leases > 0 || std::find(ticket_holders.begin(), ticket_holders.end(),
+                                          StateWord::owner_of(worker.ref)) != ticket_holders.end();
+  };
+  const std::uint64_t now = snapshot.now_ns;
+  std::size_t examined = 0;
+  bool found = false;
+  for (const WorkerView& worker : snapshot.workers) {
+    if (!holds(worker)) continue;
+    Examined& last = examined_[worker.ref.index];
+    if (last.generation != worker.ref.generation) last = {worker.ref.generation, now};
+    if (now < last.when_ns + kExamineEvery_ns) {
+      // Somebody may wait for what it holds.
+      if (!snapshot.waiters.empty())
+        retry_ns_ = std::min(retry_ns_, last.when_ns + kExamineEvery_ns);
+    } else if (++examined > kExaminedMax) {
+      retry_soon();
+    } else {
+      last.when_ns = now;
+      found |= lease_holder_is_gone(worker.ref.index, snapshot);
+    }
+  }
+  return found;
 }
 
 void Enforcer::examine_after_restart(const Snapshot& snapshot) {
@@ -393,34 +389,7 @@ bool Enforcer::note_loaded(const BackendView& b) {
   return true;
 }
 
-// --- Ending processes --------------------------------------------------------------------------------
-
-bool Enforcer::send(const Action& action, const BackendView& b) {
-  StopRecord stop = action.stop;
-  const ProcessHandle* const first = watch_->backend(b.ref);
-  const std::optional<bool> ours = is_ours(b.process.pid);
-  if (!ours && watch_->ended_ns(b.ref) == 0) {
-    retry_ns_ = std::min(retry_ns_, now_ns() + kBlindRetry_ns);
-    return false;  // its grace begins with the signal
-  }
-  const bool sent = ours.value_or(false) && first != nullptr && first->signal(action.signal);
-  const std::uint64_t now = now_ns();  // after it: no grace is shorter than it should be
-  if (stop.stopping_ns == 0) stop.stopping_ns = now;
-  const bool is_first = stop.signalled_ns == 0;
-  stop.signal = static_cast<std::uint32_t>(action.signal);
-  (is_first ? stop.signalled_ns : stop.killed_ns) = now;
-  segment_->backend(b.ref.index).stop.publish(stop);
-  order(b, action.signal, sent, ours);
-  if (is_first && breaks_a_rule(stop.reason)) {
-    spdlog::warn("killing {} (pid {}): {} for {}, limit {}; worker {}, tag \"{}\"; {}",
-                 escape(b.model), b.process.pid,
-                 stop.reason == Reason::kBusy ? "a request has been in flight"
-                                              : "a request made no progress",
-                 format_age(stop.age_ns), format_duration(stop.limit_ns), stop.worker_pid,
-                 escape(field_text(stop.tag)), field_text(stop.text));
-  }
-  return true;
-}
+// --- Ends ---------------------------------------------------------------------------------------------
 
 // The event of an end, once: `noted` says that it is written. A crash in between writes it twice.
 bool Enforcer::note_ended(const BackendView& b) {
@@ -465,8 +434,7 @@ bool Enforcer::finish(const BackendView& b) {
   note_ended(b);
   note_when_ended(b);
   if (!mark_gone(*segment_, b.ref)) return false;
-  groups_->forget(b.ref);
-  ordered_.erase(pack_ref(b.ref));
+  stopper_->forget(b.ref);
   wake_waiters(*segment_, hash_name(b.model));
   wake_line(*segment_);
   remember(b);

@@ -12,23 +12,22 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "decide.hpp"
-#include "groups.hpp"
 #include "lock_try.hpp"
 #include "policy/rules.hpp"
 #include "protocol/histories.hpp"
 #include "record.hpp"
+#include "stopper.hpp"
 #include "watch.hpp"
 
 namespace modelpool::coordinator {
 
 class Enforcer {
  public:
-  Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Groups* groups,
+  Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
            Recorder* recorder);
 
   // Returns whether anything changed, so that it is worth looking again at once.
@@ -43,9 +42,6 @@ class Enforcer {
 
  private:
   bool carry_out(const Action& action, const Snapshot& snapshot);
-  void watch_inherited_stops(const Snapshot& snapshot);
-  std::optional<bool> is_ours(pid_t pid) const;
-  void order(const BackendView& b, int signal, bool first_signalled, std::optional<bool> ours);
   bool close(const Action& action, const BackendView& b, const Snapshot& snapshot);
   bool commit(const Action& action, const BackendView& b, const Snapshot& snapshot);
   bool stop_or_take_back(const Action& action, const BackendView& b, const Snapshot& snapshot,
@@ -54,7 +50,6 @@ class Enforcer {
   bool waiter_is_there(std::uint64_t arrival, const Snapshot& snapshot);
   bool open_again(const BackendView& b);
   bool lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
-  bool send(const Action& action, const BackendView& b);
   bool finish(const BackendView& b);
   void settle_counted_backends(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
@@ -67,18 +62,24 @@ class Enforcer {
   bool has_left(const WorkerView& worker) const;
   // Declares who has executed another program dead, too.
   bool lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot);
+  bool examine_holders(const Snapshot& snapshot);
   void retry_soon();
 
   std::shared_ptr<Segment> segment_;
   LockTry lock_;
   std::uint32_t epoch_;
   Watch* watch_;
-  Groups* groups_;
+  Stopper* stopper_;
   Recorder* recorder_;
   std::uint64_t retry_ns_ = kNever_ns;
   std::uint32_t live_at_scan_ = 0;
   std::vector<std::pair<std::string, BackendEnd>> unwritten_ends_;  // of models
-  std::set<std::uint64_t> ordered_;  // backends whose processes are being watched to their end
+  struct Examined {
+    std::uint32_t generation = 0;
+    std::uint64_t when_ns = 0;
+  };
+  std::vector<Examined>
+      examined_;  // by worker row: when it was seen to have its segment, or first to hold
 };
 
 }  // namespace modelpool::coordinator

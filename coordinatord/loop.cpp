@@ -18,6 +18,7 @@
 #include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
+#include "base/user.hpp"
 #include "children.hpp"
 #include "config.hpp"
 #include "decision_text.hpp"
@@ -196,6 +197,7 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
 
 Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings,
                                          Notifier notifier) {
+  if (auto ok = check_process_access(); !ok) return fail(ok.error());
   auto predecessor = find_predecessor(options);
   if (!predecessor) return fail(predecessor.error());
   if (*predecessor) {
@@ -246,9 +248,10 @@ Result<> Loop::set_up() {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // before the threads start, which inherit it
   signal(SIGPIPE, SIG_IGN);
   signal(SIGCHLD, SIG_DFL);  // ignored, children would be reaped before their backend is judged
-  auto groups = Groups::make();
-  if (!groups) return fail(groups.error());
-  groups_ = std::move(*groups);
+  auto endings = Endings::make(segment_);
+  if (!endings) return fail(endings.error());
+  endings_ = std::move(*endings);
+  stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get(), &recorder_);
   auto doorbell = Doorbell::make(segment_);
   if (!doorbell) return fail(doorbell.error());
   doorbell_ = std::move(*doorbell);
@@ -267,13 +270,13 @@ Result<> Loop::set_up() {
   warn_of_degraded_name();
 
   for (const int fd : {signals_.get(), timer_.get(), doorbell_->fd(), name_->events(), watch_->fd(),
-                       groups_->fd()}) {
+                       endings_->fd()}) {
     if (auto ok = watch(fd, EPOLLIN); !ok) return ok;
   }
   if (auto ok = watch(name_->mounts(), EPOLLPRI); !ok) return ok;
   if (const std::uint64_t every = notifier_.watchdog_interval_ns(); every != 0)
     watchdog_due_ns_ = now_ns() + every;
-  for (const auto& started : {doorbell_->start(), groups_->start()}) {
+  for (const auto& started : {doorbell_->start(), endings_->start()}) {
     if (!started) warn_of("thread", started.error().text + "; doing without, and trying again");
   }
   return {};
@@ -297,7 +300,8 @@ void Loop::become_coordinator() {
   // The process that found the name gone may have said so, or an earlier coordinator, and it came back.
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   record.last_progress_ns.store(now_ns(), std::memory_order_relaxed);
-  enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), groups_.get(), &recorder_);
+  enforcer_ =
+      std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), stopper_.get(), &recorder_);
 
   recorder_.catch_up();
   EventData event;
@@ -388,6 +392,13 @@ void Loop::note_settings(const Snapshot& snapshot) {
 Loop::~Loop() = default;
 
 int Loop::run() {
+  if (const std::string hidden = hidden_processes(); !hidden.empty()) {
+    spdlog::warn(
+        "{}; what a backend leaves of such is not noticed, so give /proc the option gid= of a "
+        "group "
+        "that {} is in",
+        hidden, user_name(geteuid()));
+  }
   notifier_.ready("serving pool " + segment_->name());
   check_name();
   spdlog::info("serving pool {} ({}), epoch {}", segment_->name(), escape(segment_->path()),
@@ -432,12 +443,13 @@ std::uint64_t Loop::scan() {
     unlooked_ = false;
     begin_scan();
     publish_pending();
+    const std::uint64_t began_ticks = boot_ticks();
+    stopper_->take_reports();
     const Snapshot& snapshot = reader_.read();
     const ScanTimer timer(recorder_.meters(), snapshot.now_ns);
     note_settings(snapshot);
     if (misses_settings_) return 0;
     watch_->refresh(snapshot);
-    groups_->spare(attached_processes(*segment_));
 
     Facts facts;
     facts.stamp_resolution_ns = stamp_lag_max_ns();
@@ -451,7 +463,7 @@ std::uint64_t Loop::scan() {
                                      standstill_.found().back().began_ns)));
     }
     facts.standstills = standstill_.found();
-    facts.vanished = groups_->vanished();
+    facts.vanished = stopper_->vanished();
     for (const BackendRef ref : facts.exited) {
       const BackendView* b = snapshot.find(ref);
       if (b == nullptr || b->exit_status != 0 || !(b->traits & kTraitToken)) continue;
@@ -470,6 +482,7 @@ std::uint64_t Loop::scan() {
     const bool reaped = has_children_ && reap();
     const bool changed = free_stray_waiters(*segment_, snapshot) || carried_out || reaped;
     record.last_scan_ns.store(snapshot.now_ns, std::memory_order_relaxed);
+    record.last_scan_ticks.store(began_ticks, std::memory_order_relaxed);
     record.scans.fetch_add(1, std::memory_order_relaxed);
     if (changed || wants_more || unlooked_) continue;
 
@@ -477,7 +490,7 @@ std::uint64_t Loop::scan() {
     due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);
-    wake = std::min(wake, groups_->look_again_ns(now_ns()));
+    wake = std::min(wake, endings_->look_again_ns(now_ns()));
     store_horizon(*segment_, wake);
     standstill_.sleeps(snapshot.now_ns, wake);
     facts.ahead_ns = age_ns(decision.wake_ns, snapshot.now_ns);

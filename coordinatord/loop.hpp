@@ -2,7 +2,7 @@
 //
 // One thread, one epoll set: signals, the next deadline, the doorbell, ended processes, the
 // supervisor's watchdog, the segment's name. Two helper threads do what cannot wait in it: one turns
-// the doorbell's futex into an event, one reads /proc for process groups. What the system has run out
+// the doorbell's futex into an event, one ends processes (ending.hpp). What the system has run out
 // of (threads, timers, inotify instances) is done without: the loop looks by time instead.
 //
 // Safety: run() from one thread. Exactly one Loop per pool, on a lock of the segment's own descriptor.
@@ -80,7 +80,8 @@ class Loop {
   SnapshotReader reader_;
   Recorder recorder_;
   std::unique_ptr<Watch> watch_;
-  std::unique_ptr<Groups> groups_;
+  std::unique_ptr<Endings> endings_;
+  std::unique_ptr<Stopper> stopper_;
   std::unique_ptr<Enforcer> enforcer_;
   std::unique_ptr<Doorbell> doorbell_;
   std::unique_ptr<NameWatch> name_;

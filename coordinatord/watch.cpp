@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -16,6 +17,7 @@ namespace {
 constexpr std::uint64_t kBackends = 0;
 constexpr std::uint64_t kWorkers = 1;
 constexpr std::uint64_t kRetry_ns = kSecond_ns;
+constexpr std::uint64_t kNamedAfter_ns = 5 * kSecond_ns;
 
 }  // namespace
 
@@ -42,19 +44,26 @@ void Watch::look(const Key& key, const ProcessIdentity& process, std::uint64_t n
     entry.ended_ns = now;
   } else if (verified.liveness == Liveness::kUnknown) {
     const auto again = ProcessHandle::open(process.pid);
-    if (!again && again.error().system != ESRCH)
+    if (!again && again.error().system != ESRCH) {
       complain(process.pid, Needs::kDescriptor, again.error().system);
+    } else {
+      name_unknown(&entry, now);
+    }
     retry_ns_ = std::min(retry_ns_, now + kRetry_ns);
   } else {
     const std::uint64_t token = next_token_++;
     epoll_event event{};
-    event.events = EPOLLIN;
+    event.events =
+        EPOLLIN | EPOLLONESHOT;  // others hold the same descriptor: closing ours ends nothing
     event.data.u64 = token;
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, verified.handle.fd(), &event) != 0) {
       complain(process.pid, Needs::kEpollWatch, errno);
       retry_ns_ = std::min(retry_ns_, now + kRetry_ns);
       return;
     }
+    // It lives after its user was read: that was its own.
+    entry.was_own =
+        read_uid(process.pid) == geteuid() && verified.handle.liveness() == Liveness::kAlive;
     by_token_[token] = key;
     entry.token = token;
     entry.handle = std::move(verified.handle);
@@ -73,6 +82,16 @@ void Watch::complain(pid_t pid, Needs needed, int error) {
       pid, std::strerror(error), advice.empty() ? "" : "; " + advice);
 }
 
+// Neither alive nor dead though nothing is short: /proc hides it.
+void Watch::name_unknown(Entry* entry, std::uint64_t now) {
+  if (entry->unknown_since_ns == 0) entry->unknown_since_ns = now;
+  if (entry->was_named || now < entry->unknown_since_ns + kNamedAfter_ns) return;
+  entry->was_named = true;
+  const std::string hidden = hidden_processes();
+  spdlog::error("unable to watch process {}: {}; its end will not be noticed", entry->process.pid,
+                hidden.empty() ? "it cannot be examined" : hidden);
+}
+
 void Watch::take_ended(std::uint64_t now) {
   std::array<epoll_event, 64> events;
   for (int count = 64; count == 64;) {
@@ -81,9 +100,7 @@ void Watch::take_ended(std::uint64_t now) {
       const auto at = by_token_.find(events[static_cast<std::size_t>(i)].data.u64);
       if (at == by_token_.end()) continue;
       if (const auto entry = entries_.find(at->second); entry != entries_.end()) {
-        // Closing its only descriptor takes it out of the set; it stays known as ended.
-        entry->second.ended_ns = now;
-        entry->second.handle = ProcessHandle();
+        entry->second.ended_ns = now;  // and it stays open: by it the group is known that it led
       }
       by_token_.erase(at);
     }
@@ -149,7 +166,23 @@ const ProcessHandle* Watch::worker(WorkerRef ref) const {
 
 const ProcessHandle* Watch::handle(const Key& key) const {
   const auto it = entries_.find(key);
-  return it != entries_.end() && it->second.handle ? &it->second.handle : nullptr;
+  const bool lives = it != entries_.end() && it->second.ended_ns == 0 && it->second.handle;
+  return lives ? &it->second.handle : nullptr;
+}
+
+ProcessHandle Watch::duplicate(BackendRef ref) const {
+  const auto it = entries_.find({kBackends, pack_ref(ref)});
+  return it == entries_.end() ? ProcessHandle() : it->second.handle.duplicate();
+}
+
+bool Watch::was_own(BackendRef ref) const {
+  const auto it = entries_.find({kBackends, pack_ref(ref)});
+  return it != entries_.end() && it->second.was_own;
+}
+
+bool Watch::has_seen(BackendRef ref) const {
+  const auto it = entries_.find({kBackends, pack_ref(ref)});
+  return it != entries_.end() && it->second.handle;
 }
 
 }  // namespace modelpool::coordinator

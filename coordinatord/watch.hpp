@@ -5,8 +5,9 @@
 //
 // Crash: holds nothing but descriptors; the next coordinator opens them anew.
 //
-// Errors: a process whose pidfd cannot be opened for want of descriptors or memory is neither alive
-// nor dead (P7): it is looked at again by retry_ns(), and the log names it.
+// Errors: a process that cannot be opened for want of descriptors or memory, or that /proc hides, is
+// neither alive nor dead (P7): it is looked at again by retry_ns(). The log names it: a shortage at
+// once, a hidden one if that lasts.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +39,11 @@ class Watch {
   // The verified handle of a backend's registered process; null if it has ended or is not known.
   const ProcessHandle* backend(BackendRef ref) const;
   const ProcessHandle* worker(WorkerRef ref) const;  // the same of a worker
+  // A descriptor of one's own to a backend's registered process, also when it has ended; none if this
+  // has never seen it alive.
+  ProcessHandle duplicate(BackendRef ref) const;
+  bool has_seen(BackendRef ref) const;  // alive
+  bool was_own(BackendRef ref) const;   // it ran as this user when it was first seen
   std::uint64_t retry_ns() const { return retry_ns_; }
 
  private:
@@ -45,8 +51,11 @@ class Watch {
   struct Entry {
     ProcessIdentity process;
     ProcessHandle handle;
-    std::uint64_t token = 0;     // of its epoll events
-    std::uint64_t ended_ns = 0;  // when that was noticed; 0 = it has not
+    std::uint64_t token = 0;             // of its epoll events
+    std::uint64_t ended_ns = 0;          // when that was noticed; 0 = it has not
+    std::uint64_t unknown_since_ns = 0;  // can be neither opened nor proved dead
+    bool was_named = false;              // in the log, for that
+    bool was_own = false;
     bool seen = false;
   };
 
@@ -55,6 +64,7 @@ class Watch {
   void complain(pid_t pid, Needs needed, int error);
   void take_ended(std::uint64_t now);
   const ProcessHandle* handle(const Key& key) const;
+  void name_unknown(Entry* entry, std::uint64_t now);
 
   Fd epoll_;
   std::map<Key, Entry> entries_;

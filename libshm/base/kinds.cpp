@@ -8,8 +8,9 @@ namespace modelpool {
 namespace {
 
 constexpr std::array<std::string_view, kEventKindCount> kEventKindNames = {
-    "unknown", "loaded",      "load_failed",         "evicted",          "killed",
-    "exited",  "worker_died", "coordinator_started", "settings_changed", "recovered",
+    "unknown",          "loaded",    "load_failed", "evicted",
+    "killed",           "exited",    "worker_died", "coordinator_started",
+    "settings_changed", "recovered", "left",
 };
 constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
     "",      "lru",          "idle",      "group",   "memory",   "busy",
@@ -18,9 +19,23 @@ constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
 constexpr std::array<std::string_view, kBackendStateCount> kBackendStateNames = {
     "free", "reserved", "starting", "ready", "evicting", "stopping", "gone",
 };
+constexpr std::array<std::string_view, kLeftWhyCount> kLeftWhyTexts = {
+    "",
+    "not signalled yet",
+    "signalled, but has not ended",
+    "the system refuses to signal it",
+    "belongs to another user and was not started by spawn",
+    "is a worker of the pool",
+    "is the coordinator, or started it",
+    "its group or session may be somebody else's by now",
+    "cannot be examined",
+    "listens at the backend's address, but is not known to belong to it",
+    "has not ended since an earlier coordinator signalled its backend",
+};
 
 // The names stand in the order of the enumerations.
-static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kRecovered)] == "recovered");
+static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kLeft)] == "left");
+static_assert(kLeftWhyTexts[static_cast<std::size_t>(LeftWhy::kOutlived)].ends_with("its backend"));
 static_assert(kReasonNames[static_cast<std::size_t>(Reason::kShutdown)] == "shutdown");
 static_assert(kBackendStateNames[static_cast<std::size_t>(BackendState::kGone)] == "gone");
 
@@ -48,6 +63,8 @@ std::string reason_name(Reason reason) {
 std::string_view backend_state_name(BackendState state) {
   return name_of(state, kBackendStateNames);
 }
+
+std::string_view left_why_text(LeftWhy why) { return name_of(why, kLeftWhyTexts); }
 
 std::string exit_text(std::uint32_t packed) {
   const std::uint32_t status = packed & 0xffff;

@@ -58,8 +58,9 @@ enum class EventKind : std::uint32_t {
   kCoordinatorStarted,
   kSettingsChanged,
   kRecovered,
+  kLeft,
 };
-inline constexpr std::size_t kEventKindCount = 10;
+inline constexpr std::size_t kEventKindCount = 11;
 inline constexpr std::size_t kEventKindCapacity = 32;  // room in the segment's counters
 enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
   kNone = 0,
@@ -81,6 +82,28 @@ std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" f
 bool is_warning(EventKind kind);  // killed, load_failed and worker_died; all others are information
 std::string reason_name(Reason reason);  // "lru"; "" for kNone; "reason 27" for a newer program's
 std::string_view backend_state_name(BackendState state);
+
+// Why a process of a backend that is being stopped is still there.
+enum class LeftWhy : std::uint32_t {
+  kNone = 0,
+  kUnsignalled,  // no signal has reached it yet
+  kSignalled,    // one has, and it has not ended
+  kForbidden,    // the system refuses to signal it
+  kOtherUser,    // it is another user's, and this pool's spawn did not start it (P7)
+  kWorker,       // it is attached to the pool
+  kJudge,        // it is who ends backends, or who started that
+  kUnproved,     // its group or session may be somebody else's by now
+  kUnreadable,   // it cannot be examined
+  kListens,      // it is not known to belong, but has the socket at which the backend served
+  kOutlived,     // an earlier coordinator signalled its backend, and it has not ended
+};
+inline constexpr std::size_t kLeftWhyCount = 11;
+std::string_view left_why_text(LeftWhy why);  // "the system refuses to signal it"
+// No signal of ours will end it: its backend stays until it ends, or a person ends it.
+constexpr bool stands_in_the_way(LeftWhy why) {
+  return why != LeftWhy::kNone && why != LeftWhy::kUnsignalled && why != LeftWhy::kSignalled &&
+         why != LeftWhy::kOutlived;
+}
 
 // How a process ended, in a word of its generation's low half: 0 not known.
 enum class ExitKind : std::uint32_t { kUnknown = 0, kExited = 1, kSignalled = 2 };

@@ -2,15 +2,19 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -25,7 +29,9 @@ namespace {
 constexpr long kPidfsMagic = 0x50494446;              // PID_FS_MAGIC, Linux 6.9
 constexpr std::size_t kProcFileMax_bytes = 64 << 20;  // maps of the largest process and then some
 constexpr int kOpenAttempts = 8;
+constexpr const char* kLastPid = "/proc/sys/kernel/ns_last_pid";
 constexpr const char* kBootId = "/proc/sys/kernel/random/boot_id";
+constexpr unsigned kSignalProcessGroup = 1U << 2;  // PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
 
 template <class Call>
 auto retry_eintr(Call call) {
@@ -321,6 +327,28 @@ std::optional<std::vector<pid_t>> list_pids() {
   return pids;
 }
 
+std::optional<pid_t> read_last_pid() {
+  const Fd file(retry_eintr([] { return ::open(kLastPid, O_RDONLY | O_CLOEXEC); }));
+  std::array<char, 32> text;
+  const ssize_t got =
+      retry_eintr([&] { return file ? ::read(file.get(), text.data(), text.size()) : -1; });
+  if (got <= 0) return std::nullopt;
+  std::string_view rest(text.data(), static_cast<std::size_t>(got));
+  pid_t last = 0;
+  if (!parse_number(take_word(rest), last) || last <= 0) return std::nullopt;
+  return last;
+}
+
+bool leads_threads(pid_t pid) { return syscall(SYS_tgkill, pid, pid, 0) == 0 || errno != ESRCH; }
+
+std::uint64_t boot_ticks() {
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  const auto a_second = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
+  return static_cast<std::uint64_t>(now.tv_sec) * a_second +
+         static_cast<std::uint64_t>(now.tv_nsec) * a_second / 1'000'000'000;
+}
+
 std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode) {
   if (pid <= 0) return std::nullopt;
   const Fd file(
@@ -358,6 +386,12 @@ Result<ProcessHandle> ProcessHandle::open(pid_t pid) {
 ProcessHandle::Verified ProcessHandle::open(const ProcessIdentity& expected) {
   if (expected.pid <= 0) return {};
   Observed seen = observe(expected.pid);
+  const bool is_hidden = seen.liveness == Liveness::kUnknown && seen.fd &&
+                         expected.pidfd_inode != 0 &&
+                         pidfd_liveness(seen.fd.get()) == Liveness::kAlive;
+  if (is_hidden && seen.identity.pidfd_inode == expected.pidfd_inode) {
+    return {Liveness::kAlive, ProcessHandle(std::move(seen.fd), expected)};
+  }
   if (seen.liveness != Liveness::kAlive) return {seen.liveness, {}};
   if (!seen.identity.is(expected)) {
     // A start time of 0 was never known (own_identity) and contradicts nothing.
@@ -367,6 +401,24 @@ ProcessHandle::Verified ProcessHandle::open(const ProcessIdentity& expected) {
     return {unknown ? Liveness::kUnknown : Liveness::kDead, {}};
   }
   return {Liveness::kAlive, ProcessHandle(std::move(seen.fd), seen.identity)};
+}
+
+ProcessHandle ProcessHandle::open_zombie(const ProcessIdentity& expected) {
+  if (expected.pid <= 1) return {};
+  Fd fd = open_pidfd(expected.pid);
+  if (!fd) return {};
+  // A zombie that is reaped after this leaves a number that may be another's: read before that, its
+  // start time belongs to the one that is held, and the inode in any case.
+  const auto stat = read_stat(expected.pid);
+  const ProcessIdentity found{expected.pid, stat ? stat->start_ticks : 0, pidfd_inode(fd.get())};
+  if (!stat || !found.is(expected)) return {};
+  return ProcessHandle(std::move(fd), found);
+}
+
+ProcessHandle ProcessHandle::duplicate() const {
+  Fd copy(fd_ ? fcntl(fd_.get(), F_DUPFD_CLOEXEC, 3) : -1);
+  if (!copy) return {};
+  return ProcessHandle(std::move(copy), identity_);
 }
 
 Liveness ProcessHandle::liveness() const { return pidfd_liveness(fd_.get()); }
@@ -379,6 +431,17 @@ Result<> ProcessHandle::signal(int signal) const {
   }
   if (syscall(SYS_pidfd_send_signal, fd_.get(), signal, nullptr, 0U) == 0) return {};
   return fail_errno(errno, "send signal " + std::to_string(signal) + " to process " +
+                               std::to_string(identity_.pid));
+}
+
+Result<> ProcessHandle::signal_group(int signal) const {
+  if (!fd_ || identity_.pid <= 1) {
+    return fail(Errc::kInvalid, "unable to signal process group " + std::to_string(identity_.pid) +
+                                    ": it is none that may be signalled; open another");
+  }
+  if (syscall(SYS_pidfd_send_signal, fd_.get(), signal, nullptr, kSignalProcessGroup) == 0)
+    return {};
+  return fail_errno(errno, "send signal " + std::to_string(signal) + " to process group " +
                                std::to_string(identity_.pid));
 }
 
@@ -408,6 +471,86 @@ ProcessIdentity own_identity() {
     page->pid.store(static_cast<std::uint64_t>(seen.identity.pid), std::memory_order_release);
   }
   return seen.identity;
+}
+
+Result<> check_process_access() {
+  const auto refused = [](int error, const std::string& what, const std::string& advice) {
+    Error failure = fail_errno(error, "follow processes with " + what, advice).value();
+    const bool lasts = error == EPERM || error == EACCES || error == ENOSYS || error == ENOENT;
+    if (lasts) failure.code = Errc::kPermission;
+    return fail(std::move(failure));
+  };
+  const Fd self = open_pidfd(getpid());
+  if (!self) {
+    const bool is_full = errno == EMFILE || errno == ENFILE;
+    return refused(errno, "pidfd_open",
+                   is_full ? "raise the limit of open files"
+                           : "allow pidfd_open and pidfd_send_signal in the seccomp profile; Linux "
+                             "5.4 is the oldest kernel that has them");
+  }
+  if (syscall(SYS_pidfd_send_signal, self.get(), 0, nullptr, 0U) != 0) {
+    return refused(errno, "pidfd_send_signal", "allow it in the seccomp profile");
+  }
+  std::array<char, 16> link{};
+  if (readlink("/proc/self", link.data(), link.size() - 1) < 0) {
+    return refused(errno, "/proc/self", "mount /proc");
+  }
+  if (std::string_view(link.data()) != std::to_string(getpid())) {
+    return fail(Errc::kPermission,
+                "unable to follow processes with /proc: it shows another PID namespace; mount the "
+                "one of this namespace");
+  }
+  std::string text;
+  const int error = read_file(proc_path(getpid(), "stat"), text);
+  if (error != 0) return refused(error, "/proc/self/stat", "mount /proc");
+  return {};
+}
+
+std::string hidden_processes() {
+  std::string mounts;
+  if (read_file("/proc/self/mountinfo", mounts) != 0) return {};
+  std::string_view options;  // of the file system that was mounted on /proc last
+  std::string_view rest = mounts;
+  while (!rest.empty()) {
+    std::string_view line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+    const std::size_t type = line.find(" - proc ");
+    for (int i = 0; i < 4; ++i) take_word(line);
+    if (type == std::string_view::npos || take_word(line) != "/proc") continue;
+    options = line.substr(line.rfind(' ') + 1);
+  }
+  const auto value_of = [&options](std::string_view name) -> std::string_view {
+    for (std::string_view left = options; !left.empty();) {
+      const std::string_view one = left.substr(0, left.find(','));
+      if (one.starts_with(name)) return one.substr(name.size());
+      left.remove_prefix(std::min(left.size(), one.size() + 1));
+    }
+    return {};
+  };
+  // Newer kernels show names, which mount takes as well as the numbers.
+  std::string_view hidden = value_of("hidepid=");
+  if (hidden == "noaccess") hidden = "1";
+  if (hidden == "invisible") hidden = "2";
+  if (hidden == "ptraceable") hidden = "4";
+  if (hidden.empty() || hidden == "0" || hidden == "off") return {};
+  std::uint64_t effective = 0;
+  if (const auto line = read_status_line(getpid(), "CapEff")) {
+    std::string_view value = *line;
+    if (parse_number(take_word(value), effective, 16) && (effective >> CAP_SYS_PTRACE & 1) != 0) {
+      return {};
+    }
+  }
+  gid_t group = 0;
+  if (hidden != "4" && parse_number(value_of("gid="), group)) {
+    std::array<gid_t, 1024> groups;
+    const int count = getgroups(static_cast<int>(groups.size()), groups.data());
+    for (int i = 0; i < count; ++i) {
+      if (groups[static_cast<std::size_t>(i)] == group) return {};
+    }
+    if (getegid() == group) return {};
+  }
+  return "/proc is mounted with hidepid=" + std::string(hidden) +
+         ": processes of other users and processes that are not dumpable cannot be seen";
 }
 
 std::uint64_t image_id() {

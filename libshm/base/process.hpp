@@ -45,6 +45,9 @@ struct ProcessStat {
   std::string command;
 
   bool is_zombie() const { return state == 'Z' || state == 'X'; }
+  bool has_ended() const {
+    return is_zombie() && threads <= 1;
+  }  // a zombie whose threads run lives
 };
 std::optional<ProcessStat> read_stat(pid_t pid);
 std::optional<uid_t> read_uid(pid_t pid);  // the real one: whose process it is, setuid or not
@@ -53,6 +56,11 @@ std::optional<std::string> read_environment(pid_t pid, std::string_view name);
 // Is it in a PID namespace below that of this process? nullopt if unknown.
 std::optional<bool> is_in_inner_namespace(pid_t pid);
 std::optional<std::vector<pid_t>> list_pids();  // nullopt if /proc cannot be read
+// The number that the newest process or thread got: whoever comes after gets a higher one, until the
+// numbers begin anew. nullopt where the kernel does not say.
+std::optional<pid_t> read_last_pid();
+bool leads_threads(pid_t pid);  // is it the number of a process, and not of one of its threads?
+std::uint64_t boot_ticks();     // now, in the clock of start_ticks
 // Does /proc/PID/maps show a mapping of this file? nullopt if it cannot be read, or is empty, as it
 // is for a zombie: whether that is dead is for its pidfd to say.
 std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode);
@@ -69,8 +77,13 @@ class ProcessHandle {
 
   struct Verified;
   // The process of that identity, or the proof that it is dead, or neither (invariant 2). Neither
-  // also for pid <= 0, which names no process whose death could be proved.
+  // also for pid <= 0, which names no process whose death could be proved. Where /proc hides the
+  // process, the inode of its pidfd is identity enough.
   static Verified open(const ProcessIdentity& expected);
+  // The same, of a process that has ended and that its parent has not reaped: while it is held, its
+  // group can be signalled. Without a process if there is no such zombie.
+  static ProcessHandle open_zombie(const ProcessIdentity& expected);
+  ProcessHandle duplicate() const;  // without a process if there are no descriptors
 
   const ProcessIdentity& identity() const { return identity_; }
   int fd() const { return fd_.get(); }
@@ -79,6 +92,11 @@ class ProcessHandle {
   Liveness liveness() const;  // a pidfd is readable when the whole thread group is gone
   // Errors: kSystem, ESRCH when it is gone already; kInvalid without a process or for PID 1 (P7).
   Result<> signal(int signal) const;
+  // To everyone in the process group that this process leads or led, at once: no fork escapes it.
+  // Exact also when the process has ended and its number is used again. Signal 0 only asks whether
+  // the group has members (zombies count). Errors: kSystem, ESRCH for an empty group, EINVAL before
+  // Linux 6.9.
+  Result<> signal_group(int signal) const;
 
  private:
   ProcessHandle(Fd fd, ProcessIdentity identity) : fd_(std::move(fd)), identity_(identity) {}
@@ -97,6 +115,12 @@ Liveness process_liveness(const ProcessIdentity& identity);
 // that shares its parent's memory (vfork) it is the parent's. start_ticks is 0 if /proc cannot be
 // read: such an identity cannot be verified and should not be published.
 ProcessIdentity own_identity();
+
+// Can processes be followed and signalled here? Errors: kPermission or kSystem, naming what stands in
+// the way (pidfds refused by seccomp, /proc not mounted or another namespace's) and what to do.
+Result<> check_process_access();
+// What /proc hides from this process (hidepid), as a sentence; "" if nothing.
+std::string hidden_processes();
 
 // Differs between any two programs a process executes one after the other (AT_RANDOM): the library
 // loaded twice in one image agrees on it, an image replaced by exec does not. Folded, because the C

@@ -1,5 +1,7 @@
 #include "json/table_json.hpp"
 
+#include <algorithm>
+
 #include "base/time.hpp"
 
 namespace modelpool {
@@ -50,6 +52,12 @@ class JsonWriter {
     JsonWriter writer;
     write_row(row, writer);
     set(field, std::move(writer.json_));
+  }
+  template <class Row>
+  void rows(const Field& field, const std::vector<Row>& rows) {
+    Json list = Json::array();
+    for (const Row& row : rows) list.push_back(of(row));
+    set(field, std::move(list));
   }
   template <class Row>
   static Json of(const Row& row) {

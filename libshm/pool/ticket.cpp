@@ -9,6 +9,7 @@
 #include "policy/line.hpp"
 #include "pool/inside.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/registering.hpp"
 #include "protocol/spawn.hpp"
 #include "segment/lost.hpp"
 #include "segment/settings_block.hpp"
@@ -19,38 +20,6 @@ namespace {
 tl::unexpected<Error> closed(std::string_view what) {
   return fail(Errc::kClosed, "unable to use this " + std::string(what) +
                                  ": it is closed, or was inherited through fork");
-}
-
-// P7: what may never be registered, because it would be signalled one day.
-Result<> check_startable(const Segment& segment, pid_t pid) {
-  const auto refuse = [&](const std::string& why) {
-    return fail(Errc::kInvalid, "unable to register process " + std::to_string(pid) + ": " + why);
-  };
-  if (pid <= 1) return refuse("a backend's PID is greater than 1");
-  if (pid == getpid()) return refuse("it is the calling process itself");
-  const auto uid = read_uid(pid);
-  if (!uid) return refuse("there is no such process");
-  // Bounded: a parent is read at a time, and they may change.
-  std::optional<ProcessStat> ancestor = read_stat(getpid());
-  for (int depth = 0; ancestor && ancestor->parent > 1 && depth < 64; ++depth) {
-    if (ancestor->parent == pid) return refuse("the calling process runs under it");
-    ancestor = read_stat(ancestor->parent);
-  }
-  if (*uid != geteuid()) return refuse("it belongs to user " + std::to_string(*uid));
-  if (static_cast<std::uint32_t>(pid) ==
-          segment.coordinator().pid.load(std::memory_order_acquire) &&
-      coordinator_liveness(segment) == Liveness::kAlive) {
-    return refuse("it is the pool's coordinator");
-  }
-  for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
-    const WorkerRecord& row = segment.worker(i);
-    if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
-    if (row.pid.load(std::memory_order_acquire) == static_cast<std::uint32_t>(pid) &&
-        worker_liveness(segment, i, true) != Liveness::kDead) {
-      return refuse("it is a worker attached to this pool");
-    }
-  }
-  return {};
 }
 
 // While the first process is a zombie, every other process in its group is known to be the
@@ -142,16 +111,6 @@ Result<> refuse_another(const Listener& found, const std::string& model, std::st
                   " listens process " + std::to_string(found.pid) + " (" + escape(found.command) +
                   "), which is none of its backend's; give the backend an address of its own, or "
                   "say any_listener if that process answers for it");
-}
-
-bool any_worker_in_group(const Segment& segment, pid_t group) {
-  for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
-    const WorkerRecord& row = segment.worker(i);
-    if (low_half(row.state.load(std::memory_order_seq_cst)) == 0) continue;
-    const auto stat = read_stat(static_cast<pid_t>(row.pid.load(std::memory_order_acquire)));
-    if (stat && stat->group == group) return true;
-  }
-  return false;
 }
 
 }  // namespace
@@ -311,22 +270,8 @@ Result<> LoadTicket::started(pid_t pid) {
                                                " was started already");
   }
   const Segment& segment = ref_->worker->segment();
-  // Opened before it is examined: what is examined is what will be signalled (P7).
-  auto handle = pid > 1 ? ProcessHandle::open(pid)
-                        : Result<ProcessHandle>(modelpool::fail(Errc::kInvalid, ""));
-  if (auto ok = check_startable(segment, pid); !ok) return ok;
-  const auto stat = read_stat(pid);
-  if (!stat || stat->is_zombie() || (handle && handle->liveness() != Liveness::kAlive)) {
-    return modelpool::fail(Errc::kInvalid,
-                           "unable to register process " + std::to_string(pid) + ": it has ended");
-  }
-  if (!handle) return modelpool::fail(handle.error());
-  const bool whole_group = stat->group == pid && !any_worker_in_group(segment, pid);
-  if (auto ok = record_start(segment, ref_->backend, ref_->worker->owner_word(),
-                             Started{handle->identity(), whole_group ? pid : 0, false});
-      !ok) {
+  if (auto ok = register_process(segment, ref_->backend, ref_->worker->owner_word(), pid); !ok)
     return ok;
-  }
   pid_ = pid;
   ring(segment);
   return {};
@@ -376,6 +321,7 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
     // Whose it is may not be to be told: then the loader is believed, and the record says so.
     if (found.by != ListenedBy::kBackend) add_trait(segment, ref_->backend, kTraitUnproved);
   }
+  if (auto ok = check_endable(segment, ref_->backend); !ok) return modelpool::fail(ok.error());
   // The loader's lease first: the fresh backend must not be the next victim of its own waiters.
   LeaseRef lease;
   if (publish_lease(worker, ref_->backend, busy_limit_ns_, tag_, &lease) != BeginResult::kGranted) {

@@ -127,6 +127,7 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard
     record.probe_failures.store(pack_half(generation, 0), std::memory_order_release);
     record.model_hash.store(hash, std::memory_order_release);
     record.drain_failed_ns.store(0, std::memory_order_release);
+    record.alive_ticks.store(0, std::memory_order_release);
     const BackendRef ref{i, generation};
     if (move(segment, i, state, {generation, StateWord::owner_of(worker), BackendState::kReserved}))
       return ref;

@@ -33,9 +33,9 @@ namespace modelpool {
 
 struct ReadyOptions;
 
-// A slot that is not overdue: a backend that could not be killed for stop_grace plus this much no
-// longer blocks its own model (it still counts).
-inline constexpr std::uint64_t kUnkillableAfterGrace_ns = 10 * kSecond_ns;
+// A backend that is still there so long after SIGKILL is overdue: it does not block its own model any
+// longer (it still counts).
+inline constexpr std::uint64_t kUnkillable_ns = 10 * kSecond_ns;
 
 inline std::uint64_t pack_ref(BackendRef ref) { return pack_half(ref.generation, ref.index); }
 

@@ -49,6 +49,14 @@ std::uint32_t value_in(const Word& word, std::uint32_t generation) {
   return high_half(value) == generation ? low_half(value) : 0;
 }
 
+// Bytes of the segment: what it names is clamped.
+LeftRecord read_left(const BackendRecord& record, std::uint32_t generation) {
+  LeftRecord left = record.left.load();
+  if (left.generation != generation) return LeftRecord{};
+  for (LeftProcess& process : left.named) process.command.back() = 0;
+  return left;
+}
+
 }  // namespace
 
 struct SnapshotReader::Cache {
@@ -133,6 +141,10 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     if (slot.stop.generation != slot.ref.generation) slot.stop = StopRecord{};
     slot.noted = record.noted.load(std::memory_order_acquire);
     slot.drain_failed_ns = record.drain_failed_ns.load(std::memory_order_acquire);
+    slot.alive_ticks = record.alive_ticks.load(std::memory_order_acquire);
+    slot.left = LeftRecord{};
+    if (slot.state.state == BackendState::kStopping)
+      slot.left = read_left(record, state.generation);
     slot.overdue = slot.state.state == BackendState::kStopping &&
                    record.model_hash.load(std::memory_order_acquire) == kHashOverdue;
     slot.damaged = !StateWord::is_known(record.state.load(std::memory_order_seq_cst));

@@ -70,6 +70,8 @@ struct BackendView {
   StopRecord stop;
   std::uint64_t noted = 0;
   std::uint64_t drain_failed_ns = 0;
+  std::uint64_t alive_ticks = 0;
+  LeftRecord left;       // while it is stopping
   bool overdue = false;  // would not die; no longer blocks its model
   bool damaged = false;  // in no known state; shown as stopping
   // Derived.

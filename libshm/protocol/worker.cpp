@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/time.hpp"
+#include "protocol/backend_of.hpp"
 
 namespace modelpool {
 namespace {
@@ -50,12 +51,9 @@ Result<ProcessIdentity> identity_in(const Segment& segment) {
   if (auto here = check_host(segment.header(), segment.path()); !here) return fail(here.error());
   const ProcessIdentity self = own_identity();
   if (self.start_ticks != 0) return self;
-  const bool shows_processes = read_stat(getpid()).has_value();
-  return fail(Errc::kSystem,
-              "unable to attach to pool " + segment.name() +
-                  (shows_processes ? ": pidfd_open is refused to this process; allow it, as in its "
-                                     "container's seccomp profile"
-                                   : ": /proc/self/stat cannot be read; mount /proc"));
+  if (auto ok = check_process_access(); !ok) return fail(ok.error());
+  return fail(Errc::kSystem, "unable to attach to pool " + segment.name() +
+                                 ": its own process cannot be examined; try again");
 }
 
 // Of those whose workers are proved dead. Not those that hold a ticket: what was started with it is the
@@ -126,6 +124,16 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
                     ": this process belongs to a backend of it (MODELPOOL_BACKEND); "
                     "a worker is started by somebody else");
   }
+  const auto refuse_backend = [&](BackendRef backend) {
+    return fail(Errc::kInvalid,
+                "unable to attach to pool " + segment->name() +
+                    ": this process belongs to the backend of " +
+                    escape(segment->backend(backend.index).model.load()) +
+                    "; a worker is started by somebody else, outside its group and session");
+  };
+  if (const auto backend = find_backend_of(*segment, self, getpgrp(), getsid(0))) {
+    return refuse_backend(*backend);
+  }
   const std::string command = own_command();
   // A coordinator clears the rows of the dead. Without one they would fill the table for ever.
   std::vector<WorkerRef> dead;
@@ -148,6 +156,10 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
     if (!lock) {
       delete worker;
       return fail(lock.error());
+    }
+    if (const auto backend = find_backend_of(*segment, self, 0, 0)) {  // registered just now
+      delete worker;
+      return refuse_backend(*backend);
     }
     reclaim_rows_of_earlier_image(*segment, self);
     for (const WorkerRef row : dead) clear_worker_row(*segment, row, row.index);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/time.hpp"
+#include "base/user.hpp"
 #include "modelpool/settings.hpp"
 #include "segment/meters.hpp"
 
@@ -94,6 +95,19 @@ std::optional<StopRow> stop_row(const Snapshot& s, const BackendView& b) {
 #define STOP TAKE
 #include "rows/rows.def"
   return row;
+}
+
+std::vector<LeftRow> left_rows(const BackendView& b) {
+  std::vector<LeftRow> rows;
+  const std::size_t named = std::min<std::size_t>(b.left.count, b.left.named.size());
+  for (std::size_t i = 0; i < named; ++i) {
+    const LeftProcess& p = b.left.named[i];
+    LeftRow row;
+#define LEFT TAKE
+#include "rows/rows.def"
+    rows.push_back(std::move(row));
+  }
+  return rows;
 }
 
 CoordinatorRow coordinator_row(const Segment& segment, const Snapshot& s) {

@@ -79,6 +79,7 @@ enum class Kind {
   kTexts,       // a list
   kCounters,    // a list of CounterRow
   kMeters,      // a list of MeterSample
+  kRows,        // a list of rows of their own
 };
 
 struct Field {
@@ -117,6 +118,8 @@ constexpr bool is_of_kind() {
       return std::same_as<Member, std::vector<CounterRow>>;
     case kMeters:
       return std::same_as<Member, std::vector<MeterSample>>;
+    case kRows:
+      return std::same_as<Member, std::vector<LeftRow>>;
   }
   return false;
 }
@@ -129,6 +132,11 @@ constexpr bool is_of_kind() {
 template <class Visit>
 void for_each_field(const StopRow& row, Visit&& visit) {
 #define STOP VISIT
+#include "rows/rows.def"
+}
+template <class Visit>
+void for_each_field(const LeftRow& row, Visit&& visit) {
+#define LEFT VISIT
 #include "rows/rows.def"
 }
 template <class Visit>
@@ -182,7 +190,7 @@ void for_each_field(const StatusRow& row, Visit&& visit) {
 
 // A writer has null(field), text(field, std::string_view), flag(field, bool), number(field,
 // std::uint64_t), signal(field, int), time(field, nanoseconds since 1970), part(field, row),
-// texts(field, list), counters(field, list) and meters(field, list).
+// texts(field, list), counters(field, list), meters(field, list) and rows(field, list).
 template <class Writer, class Member>
 void write_field(const Field& field, const Member& value, Writer& writer) {
   if constexpr (std::same_as<Member, std::string>) {
@@ -216,6 +224,8 @@ void write_field(const Field& field, const Member& value, Writer& writer) {
     writer.counters(field, value);
   } else if constexpr (std::same_as<Member, std::vector<MeterSample>>) {
     writer.meters(field, value);
+  } else if constexpr (std::same_as<Member, std::vector<LeftRow>>) {
+    writer.rows(field, value);
   } else if constexpr (requires { value.has_value(); }) {
     if (value) {
       write_field(field, *value, writer);

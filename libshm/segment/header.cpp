@@ -126,6 +126,14 @@ std::uint64_t fingerprint() {
       kMetersMax,
       kMeterModelsMax,
       kEventKindCapacity,
+      offsetof(CoordinatorRecord, last_scan_ticks),
+      offsetof(BackendRecord, alive_ticks),
+      offsetof(BackendRecord, left),
+      sizeof(LeftRecord),
+      offsetof(LeftRecord, named),
+      offsetof(BackendRecord, known),
+      sizeof(KnownRecord),
+      offsetof(KnownRecord, members),
   };
   return hash_name({reinterpret_cast<const char*>(facts), sizeof facts}) ^ hash_name("glibc");
 }

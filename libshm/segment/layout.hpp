@@ -280,6 +280,7 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   std::array<Word, 3> features;
   Published<ForeignUse> foreign;  // by the coordinator; without one the last value holds
   std::array<std::array<Word, kReasonCapacity>, kEventKindCapacity> counters;
+  Word last_scan_ticks;  // when the last scan began, in the clock of start_ticks
 };
 
 struct LoadHistory {
@@ -384,6 +385,37 @@ struct StopRecord {
 };
 
 inline constexpr std::uint32_t kBackendSizeUnknown = 1;  // `expected` is a guess
+// One process that is left of a backend, and why.
+struct LeftProcess {
+  std::uint32_t pid = 0;
+  std::uint32_t uid = UINT32_MAX;  // of its user; UINT32_MAX = not known
+  LeftWhy why = LeftWhy::kNone;
+  std::uint32_t signal = 0;        // the last one that reached it
+  std::array<char, 16> command{};  // NUL-terminated
+};
+inline constexpr std::size_t kLeftNamedMax = 8;
+
+// Who is left of a backend that is being stopped. Written by the coordinator only.
+struct LeftRecord {
+  std::uint32_t generation = 0;
+  std::uint32_t count = 0;  // of them the first kLeftNamedMax are named
+  std::array<LeftProcess, kLeftNamedMax> named{};
+};
+
+// Processes that were found to belong to a backend, but for its first. Nothing else may tell so later: not a
+// parent, when that has ended. Written by the coordinator only.
+struct KnownMember {
+  std::uint32_t pid = 0;
+  std::uint32_t spare = 0;
+  std::uint64_t start_ticks = 0;
+  std::uint64_t pidfd_inode = 0;
+};
+inline constexpr std::size_t kKnownMembersMax = 16;
+struct KnownRecord {
+  std::uint32_t generation = 0;
+  std::uint32_t count = 0;
+  std::array<KnownMember, kKnownMembersMax> members{};  // those in sessions of their own first
+};
 
 // State to group keep their offsets for ever (Header).
 struct alignas(kCacheLine_bytes) BackendRecord {
@@ -432,6 +464,11 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   Published<StopRecord> stop;
   Word noted;            // generation, BackendState: the last state an event was written for
   Word drain_failed_ns;  // when a drain of this generation last gave up
+  // Its first process had not been seen to end by then, in the clock of start_ticks; 0: nobody saw it
+  // end. Who was in its session by then is the backend's.
+  Word alive_ticks;
+  Published<LeftRecord> left;  // while STOPPING
+  Published<KnownRecord> known;
 };
 
 enum class WaiterState : std::uint32_t { kFree = 0, kWaiting = 1 };
@@ -599,6 +636,7 @@ static_assert(sizeof(Header) <= kHomeOffset && kHomeOffset + sizeof(HomeRecord) 
 static_assert(sizeof(SettingsHead) % kCacheLine_bytes == 0 &&
               kRoomOfRule_bytes % kCacheLine_bytes == 0 && sizeof(RuleRecord) == 32 &&
               sizeof(EntryRecord) == 16);
-static_assert(sizeof(EventData) % 8 == 0 && sizeof(StopRecord) % 8 == 0);
+static_assert(sizeof(EventData) % 8 == 0 && sizeof(StopRecord) % 8 == 0 &&
+              sizeof(LeftRecord) % 8 == 0 && sizeof(KnownRecord) % 8 == 0);
 
 }  // namespace modelpool

@@ -209,6 +209,35 @@ TEST_F(PoolTest, AllInotifyInstancesOfTheUserTakenStopNoCoordinatorFromServing) 
   EXPECT_GT(worker.load("m"), 0);
 }
 
+// --- Without them it could end nobody: it says so, and does not serve (P9, P13) -------------------
+
+class RefusedAtStart : public SystemCalls {};
+
+TEST_P(RefusedAtStart, IsNamedAndThereIsNoPoolThatNobodyServes) {
+  const std::string inject = std::string("inject=") + GetParam().call + ":" + GetParam().injected;
+  const Finished failed =
+      run({"strace", "-f", "-o", "/dev/null", "-e", std::string("trace=") + GetParam().call, "-e",
+           inject, MODELPOOL_COORDINATORD, "--dir", scratch_.dir()});
+  EXPECT_EQ(failed.code, 3) << failed.err;
+  EXPECT_THAT(failed.err,
+              HasSubstr(std::string("unable to follow processes with ") + GetParam().call));
+  EXPECT_THAT(failed.err, HasSubstr("seccomp"));
+  EXPECT_THAT(failed.err, ::testing::Not(HasSubstr("serving")));
+  start();
+  if (std::string(GetParam().call) != "pidfd_open") return;
+  const Finished leased =
+      run({"strace", "-f", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e", inject,
+           MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "lease", "m", "--", "true"});
+  EXPECT_EQ(leased.code, 125) << leased.err;
+  EXPECT_THAT(leased.err, HasSubstr("pidfd_open")) << "workers are told something else";
+}
+
+INSTANTIATE_TEST_SUITE_P(OfTheCoordinator, RefusedAtStart,
+                         ::testing::Values(Failure{"pidfd_open", "error=EPERM"},
+                                           Failure{"pidfd_open", "error=ENOSYS"},
+                                           Failure{"pidfd_send_signal", "error=EPERM"}),
+                         name_of);
+
 // --- A table of the kernel's: descriptors --------------------------------------------------------
 
 TEST_F(PoolTest, MoreProcessesThanDescriptorsToWatchThemIsNotDeath) {

@@ -18,6 +18,8 @@ LINE = ("process_tests", "--gtest_filter=P5*:RoomForNobody*")
 WAKES = ("process_tests", "--gtest_filter=WakeTest*")
 LOADS = ("unit_tests", "--gtest_filter=Reset*:FailedLoad*:Deadline*:Duration*:SpawnGated*:Listener*:*Port*:LoadTicket*")
 TICKETS = ("process_tests", "--gtest_filter=Ticket*:Ready*:P4*")
+BELONGING = ("unit_tests", "--gtest_filter=Belonging*:Members*")
+ENDING = ("daemon_tests", "--gtest_filter=EndingTest.*:OtherUser.*")
 SHELLS = ("daemon_tests", "--gtest_filter=LeaseTest.P*:LeaseTest.A*")
 SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:SnapshotReaderSettings*")
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
@@ -36,6 +38,7 @@ ENFORCE = "coordinatord/enforce.cpp"
 DECIDE = "coordinatord/decide.cpp"
 IMAGE = "libshm/segment/settings_image.cpp"
 BLOCK = "libshm/segment/settings_block.cpp"
+MEMBERS = "libshm/protocol/members.cpp"
 
 MUTANTS = [
     # --- The deed after the look (P2, P4, P5, P6)
@@ -209,6 +212,22 @@ MUTANTS = [
     Mutant("a backend's settings are never resolved again", "libshm/protocol/snapshot.cpp",
            "if (!slot.effective || slot.effective->generation() != s.settings_generation) {",
            "if (!slot.effective) {", [SETTINGS]),
+    # --- Who belongs to a backend (P3, P7, P9, P10)
+    Mutant("who cannot be proved is taken for gone", "libshm/policy/belonging.cpp",
+           "return {Belongs::kUnknown, LeftWhy::kUnproved, kNever_ns};", "return kItDoesNot;", [BELONGING]),
+    Mutant("a handle of another process is taken", MEMBERS,
+           "if (first && first.identity().is(target_.first)) first_", "if (first) first_", [BELONGING]),
+    Mutant("members of another first process are kept", MEMBERS,
+           "if (!target.first.is(target_.first)) *this", "if (target.first.pid == 0) *this", [BELONGING]),
+    Mutant("another backend's first process is signalled", MEMBERS,
+           "return first.slot != slot_ &&", "return first.slot == UINT32_MAX &&", [BELONGING]),
+    Mutant("a record is believed that says spawned", MEMBERS,
+           "(is_proved || read_environment(pid, \"MODELPOOL_BACKEND\") == target.token)", "true", [BELONGING]),
+    Mutant("a restarted coordinator does not repeat SIGKILL", "coordinatord/stopper.cpp",
+           "order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false);", "order(b, 0, false);", [ENDING]),
+    Mutant("what was found is not told to the next coordinator", "coordinatord/stopper.cpp",
+           "segment_->backend(ref.index).known.publish(known_record(ref.generation, report.known));",
+           "", [ENDING]),
     # --- Wakes (P5)
     Mutant("ready wakes nobody", "libshm/pool/ticket.cpp",
            """  *ref_ = TicketRef{};
@@ -222,9 +241,9 @@ MUTANTS = [
            """  if (granted) return;
   wake_line(segment_);""", "  if (granted) return;", [WAKES]),
     Mutant("the end of a backend wakes nobody", ENFORCE,
-           """  ordered_.erase(pack_ref(b.ref));
+           """  stopper_->forget(b.ref);
   wake_waiters(*segment_, hash_name(b.model));
-  wake_line(*segment_);""", "  ordered_.erase(pack_ref(b.ref));", [WAKES]),
+  wake_line(*segment_);""", "  stopper_->forget(b.ref);", [WAKES]),
     Mutant("a freed slot wakes nobody", ENFORCE,
            "  wake_line(*segment_);  // who found every slot taken\n", "", [WAKES]),
     Mutant("opening again wakes nobody", ENFORCE,

@@ -208,6 +208,9 @@ void Oracle::decided(const Decision& decision) {
         break;
       case ActionKind::kMarkOverdue:
         if (b.stop.killed_ns == 0) violated("P9: " + b.model + " is overdue without SIGKILL");
+        if (now < b.stop.killed_ns + kUnkillable_ns) {
+          violated("P4: " + b.model + " is overdue while SIGKILL is still fresh");
+        }
         break;
       case ActionKind::kMarkGone:
         if (!slot.ended()) violated("P3: " + b.model + " is called gone, but its processes live");

@@ -1033,18 +1033,53 @@ TEST_F(DecideTest, P9AfterStopGraceItIsKilledOnceAndThenWaitedFor) {
   EXPECT_THAT(actions(), IsEmpty());
 }
 
-TEST_F(DecideTest, P9WhatDoesNotDieIsOverdueTenSecondsAfterItsGrace) {
+TEST_F(DecideTest, P9WhatDoesNotDieIsOverdueTenSecondsAfterSigkill) {
   set(Setting::kStopGrace, 15 * kSecond_ns);
   BackendView& a = stopping("a");
   a.stop.signalled_ns = kNow_ns - 20 * kSecond_ns;
   a.stop.killed_ns = kNow_ns - 5 * kSecond_ns;
   EXPECT_THAT(actions(), IsEmpty());
   EXPECT_EQ(sleep_ns(), 5 * kSecond_ns);
-  a.stop.signalled_ns = kNow_ns - 25 * kSecond_ns;
+  a.stop.killed_ns = kNow_ns - 10 * kSecond_ns;
   EXPECT_THAT(actions(), ElementsAre("overdue a"));
   a.overdue = true;
   EXPECT_THAT(actions(), IsEmpty());
   EXPECT_EQ(sleep_ns(), kNever_ns);
+}
+
+// The judge was down, or the grace was lowered: the second backend of the model would start while the first
+// is just about to die.
+TEST_F(DecideTest, P4ALateSigkillHasItsTenSecondsToo) {
+  set(Setting::kStopGrace, kSecond_ns);
+  BackendView& a = stopping("a");
+  a.stop.signalled_ns = kNow_ns - 1000 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGKILL"));
+  a.stop.killed_ns = kNow_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 10 * kSecond_ns);
+}
+
+TEST_F(DecideTest, P9WhomNoSignalMayReachIsOverdueTenSecondsAfterItWouldHaveBeenKilled) {
+  set(Setting::kStopGrace, 15 * kSecond_ns);
+  BackendView& a = stopping("a");
+  a.stop.stopping_ns = kNow_ns - 24 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGTERM"));
+  EXPECT_EQ(sleep_ns(), kNever_ns) << "it is not known yet whether it may be signalled";
+  a.left.generation = a.ref.generation;
+  a.left.count = 1;
+  a.left.named[0].why = LeftWhy::kSignalled;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGTERM"));
+  EXPECT_EQ(sleep_ns(), kNever_ns);
+  a.left.named[0].why = LeftWhy::kOtherUser;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGTERM"));
+  EXPECT_EQ(sleep_ns(), kSecond_ns);
+  a.stop.stopping_ns -= kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGTERM", "overdue a"));
+  // Its first process has ended by the stop signal; who is left may not be signalled.
+  a.stop.signalled_ns = kNow_ns - 24 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGKILL"));
+  a.stop.signalled_ns -= kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("signal a SIGKILL", "overdue a"));
 }
 
 TEST_F(DecideTest, AGraceThatIsOffNeverTurnsIntoAKill) {

@@ -44,9 +44,10 @@ class EnforcerTest : public ::testing::Test {
   Pool pool_ = make_pool(scratch_, {{"max_backends", "2"}});
   std::shared_ptr<Segment> segment_ = shared_segment_of(pool_);
   coordinator::Watch watch_ = *coordinator::Watch::make();
-  std::unique_ptr<coordinator::Groups> groups_ = *coordinator::Groups::make();
+  std::unique_ptr<coordinator::Endings> endings_ = *coordinator::Endings::make(segment_);
   coordinator::Recorder recorder_{segment_};
-  coordinator::Enforcer enforcer_{segment_, 1, &watch_, groups_.get(), &recorder_};
+  coordinator::Stopper stopper_{segment_, &watch_, endings_.get(), &recorder_};
+  coordinator::Enforcer enforcer_{segment_, 1, &watch_, &stopper_, &recorder_};
 };
 
 // Above a lowered limit: the least recently used one goes, if it still is that.

@@ -57,6 +57,10 @@ TEST(Rows, EveryFieldIsAKeyOfTheJsonAndNothingElseIs) {
   BackendRow stopped;
   stopped.stop.emplace();
   EXPECT_THAT(keys_of(row_json(stopped)["stop"]), ElementsAreArray(fields_of<StopRow>()));
+  stopped.left.emplace_back();
+  EXPECT_THAT(keys_of(row_json(stopped)["left"][0]), ElementsAreArray(fields_of<LeftRow>()));
+  EXPECT_THAT(nulls_of(row_json(stopped)["left"][0]),
+              ElementsAre("pid", "command", "user", "signal"));
 }
 
 // Names and order are a contract that grows at the end.
@@ -73,7 +77,7 @@ TEST(Rows, TheKeysOfTheFirstReleaseStandWhereTheyStood) {
       {"model",      "state",           "pid",      "address",    "in_flight",   "busy_ms",
        "idle_ms",    "ready_ms",        "pinned",   "size_bytes", "generation",  "owner_pid",
        "slot",       "group",           "external", "label",      "device_mask", "reserved_ms",
-       "started_ms", "evict_requested", "exit",     "stop"});
+       "started_ms", "evict_requested", "exit",     "stop",       "left"});
   begins_with(fields_of<StopRow>(), {"reason", "decided_ms", "stopping_ms", "signal",
                                      "signalled_ms", "killed_ms", "age_ms", "limit_ms", "text"});
   begins_with(fields_of<LeaseRow>(), {"model", "worker_pid", "age_ms", "progress_ms", "tag",
@@ -102,6 +106,7 @@ TEST(Rows, EveryFieldSaysWhatItIs) {
     });
   };
   look(StopRow());
+  look(LeftRow());
   look(BackendRow());
   look(BackendDetail());
   look(LeaseRow());

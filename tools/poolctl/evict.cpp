@@ -3,6 +3,7 @@
 
 #include "base/time.hpp"
 #include "json.hpp"
+#include "protocol/members.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -58,10 +59,12 @@ class Eviction {
         return withdraw(*backend, Errc::kNoCoordinator, explain_absence(*segment_, judge, now));
       }
       if (now >= until) {
-        const std::string why = backend->in_flight > 0
-                                    ? leases_of(*backend, now) + "; wait longer, or use --force"
-                                    : "it is not gone after " + format_age(options_.timeout_ns) +
-                                          "; wait longer with --timeout";
+        const std::string why =
+            backend->in_flight > 0
+                ? leases_of(*backend, now) + "; wait longer, or use --force"
+                : "it is not gone after " + format_age(options_.timeout_ns) +
+                      (backend->left.count != 0 ? ": " + left_text(backend->left) : "") +
+                      "; wait longer with --timeout";
         return withdraw(*backend, Errc::kTimeout, why);
       }
       futex_wait(segment_->coordinator().event_bell, bell, std::min(until, now + kLookEvery_ns));
@@ -89,11 +92,13 @@ class Eviction {
 };
 
 // A backend that is overdue does not serve its model any more, so find_backend does not find it.
-std::optional<pid_t> cannot_be_ended(const std::shared_ptr<Segment>& segment,
-                                     const std::string& model) {
+std::optional<std::string> why_not_ended(const std::shared_ptr<Segment>& segment,
+                                         const std::string& model) {
   SnapshotReader reader(segment);
   for (const BackendView& backend : reader.read().backends) {
-    if (backend.overdue && backend.model == model) return backend.process.pid;
+    if (!backend.overdue || backend.model != model) continue;
+    if (backend.left.count != 0) return left_text(backend.left);
+    return "process " + std::to_string(backend.process.pid) + " does not die of SIGKILL";
   }
   return std::nullopt;
 }
@@ -106,12 +111,10 @@ int evict(const Context& context, const Options& options) {
   const auto found = find_backend(**segment, options.model);
   const std::uint32_t request = kControlEvict | (options.force ? kControlForce : 0);
   if (!found) {
-    if (const auto pid = cannot_be_ended(*segment, options.model)) {
+    if (const auto why = why_not_ended(*segment, options.model)) {
       return report({Errc::kTimeout,
-                     "unable to evict " + escape(options.model) + ": process " +
-                         std::to_string(*pid) +
-                         " does not die of SIGKILL; it keeps its place until "
-                         "the kernel lets it go",
+                     "unable to evict " + escape(options.model) + ": " + *why +
+                         "; it keeps its place until that has ended",
                      0, 0});
     }
   }

@@ -10,6 +10,7 @@
 #include "policy/victims.hpp"
 #include "protocol/events.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/members.hpp"
 #include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
 
@@ -274,7 +275,12 @@ Verdict explain_end(const Subject& subject) {
     due = age_ns(add_ns(stop.signalled_ns, grace), subject.now());
     text += "; " + outcome(subject, "SIGKILL", due, " unless it ends");
   }
-  if (backend.overdue) text += "; it does not die of SIGKILL and keeps its place";
+  if (backend.left.count != 0) {
+    text += "; left: " + left_text(backend.left);
+  } else if (backend.overdue) {
+    text += "; it does not die of SIGKILL";
+  }
+  if (backend.overdue) text += "; it keeps its place, but its model may be loaded again";
   if (backend.state.state == BackendState::kEvicting && backend.in_flight > 0) {
     const std::uint64_t limit = subject.get(Setting::kDrainTimeout);
     text += "; " + count_text(backend.in_flight, "lease") + " may finish";

@@ -6,6 +6,7 @@
 
 #include "base/time.hpp"
 #include "json.hpp"
+#include "protocol/members.hpp"
 #include "segment/frozen.hpp"
 #include "stream.hpp"
 #include "tables.hpp"
@@ -32,6 +33,7 @@ std::string notes_of(const BackendView& backend) {
     if (const auto reason = reason_name(backend.stop.reason); !reason.empty()) add(reason);
     if (backend.stop.signal != 0) add("sent " + signal_text(static_cast<int>(backend.stop.signal)));
   }
+  if (backend.left.count != 0) add("left: " + left_text(backend.left));
   if (!backend.label.empty()) add("label " + escape(backend.label));
   return notes;
 }

@@ -13,6 +13,7 @@
 
 #include "base/time.hpp"
 #include "common.hpp"
+#include "protocol/members.hpp"
 #include "segment/frozen.hpp"
 
 namespace modelpool::poolctl {
@@ -23,6 +24,7 @@ constexpr std::uint64_t kDefaultRemoveTimeout_ns = 60 * kSecond_ns;
 constexpr std::uint32_t kForcedEnd = kControlEvict | kControlForce;
 constexpr int kLookEvery_ms = 20;
 constexpr std::uint64_t kKillMax_ns = kSecond_ns;  // how long SIGKILL may take
+constexpr int kPassesMax = 16;                     // of one look, while it finds more
 
 struct Options {
   bool stop = false;
@@ -52,8 +54,9 @@ std::string who_is_in(const Segment& segment, const Snapshot& snapshot) {
   }
   std::string backends;
   for (const BackendView& backend : snapshot.backends) {
-    if (backend.live())
-      add(backends, escape(backend.model) + " (pid " + pid_text(backend.process.pid) + ")");
+    if (!backend.live()) continue;
+    add(backends, escape(backend.model) + " (pid " + pid_text(backend.process.pid) + ")" +
+                      (backend.left.count != 0 ? ", left: " + left_text(backend.left) : ""));
   }
   if (!backends.empty()) users += (users.empty() ? "live: " : "; live: ") + backends;
   return users;
@@ -106,81 +109,57 @@ int stop_through_coordinator(const Segment& segment, SnapshotReader& reader,
 
 // --- Stopping without one ------------------------------------------------------------------------
 
-// What has to go for one backend.
-struct Target {
-  ProcessIdentity process;
-  pid_t group = 0;
-  std::string token;  // "": it carries none
+// One backend that has to go.
+struct Leaving {
+  BackendRef backend;
   int stop_signal = SIGTERM;
+  Members members;
+  bool is_gone = false;
 };
 
-// Whatever a record says: not init, not this tool nor who runs it, no other user's (P7).
-bool may_be_signalled(pid_t pid) {
-  return pid > 1 && pid != getpid() && pid != getppid() && read_uid(pid) == geteuid();
-}
-
-// The processes of a backend that are verifiably its: the registered one, its group while that one
-// lives to vouch for the group, and whoever carries its token (P7). nullopt: /proc cannot be read.
-std::optional<std::vector<ProcessHandle>> members_of(const Target& target) {
-  std::vector<ProcessHandle> members;
-  auto leader = ProcessHandle::open(target.process);
-  const bool leader_lives =
-      leader.liveness == Liveness::kAlive && may_be_signalled(target.process.pid);
-  const auto pids = list_pids();
-  if (!pids) return std::nullopt;
-  for (const pid_t pid : *pids) {
-    if (pid == target.process.pid || !may_be_signalled(pid)) continue;
-    const auto stat = read_stat(pid);
-    if (!stat || stat->is_zombie()) continue;
-    const bool in_group = leader_lives && target.group > 1 && stat->group == target.group;
-    const bool marked =
-        !target.token.empty() && read_environment(pid, "MODELPOOL_BACKEND") == target.token;
-    if (!in_group && !marked) continue;
-    auto member = ProcessHandle::open(pid);
-    if (member && member->identity().start_ticks == stat->start_ticks)
-      members.push_back(std::move(*member));
-  }
-  // Last, so that it vouches for its group until the others have been signalled.
-  if (leader_lives) members.push_back(std::move(leader.handle));
-  return members;
-}
-
-// Sends all that is left of the backends what `signal_of` says, 0 is nothing. Is anything left?
-bool signal_members(const std::vector<Target>& targets,
-                    const std::function<int(const Target&)>& signal_of) {
+// Looks at each that is not gone and sends its processes a signal, 0 is none. Is anything left?
+bool look_and_signal(std::vector<Leaving>& all, const Segment* segment, ProcessTable& table,
+                     const std::function<int(const Leaving&)>& signal_of) {
   bool any = false;
-  for (const Target& target : targets) {
-    const auto members = members_of(target);
-    any |= !members || !members->empty();
-    const int signal = signal_of(target);
-    if (!members || signal == 0) continue;
-    for (const ProcessHandle& member : *members) static_cast<void>(member.signal(signal));
+  for (Leaving& leaving : all) {
+    if (leaving.is_gone) continue;
+    const Spared spared =
+        segment != nullptr ? spared_beside(*segment, leaving.backend) : spared_without_pool();
+    Members::Look look;
+    for (int pass = 0; pass < kPassesMax; ++pass) {
+      look = leaving.members.look(table, spared);
+      if (!look.found_new) break;
+    }
+    leaving.members.learn_traces();
+    leaving.is_gone = look.is_gone;
+    any |= !look.is_gone;
+    if (const int signal = signal_of(leaving); signal != 0 && !look.is_gone) {
+      static_cast<void>(leaving.members.signal(signal, spared));
+    }
   }
   return any;
 }
 
-// stop signal, grace, SIGKILL, gone. False: something is still there.
-bool stop_processes(const std::vector<Target>& targets, std::uint64_t grace_ns,
-                    std::uint64_t until) {
+// stop signal, grace, SIGKILL, gone. Who is left then is named; "": nobody.
+std::string stop_processes(std::vector<Leaving>& all, const Segment* segment,
+                           std::uint64_t grace_ns, std::uint64_t until) {
+  ProcessTable table;
   const std::uint64_t kill_at = std::min(until, add_ns(now_ns(), grace_ns));
-  bool any = signal_members(targets, [](const Target& target) { return target.stop_signal; });
-  while (any) {
-    if (now_ns() >= add_ns(until, kKillMax_ns)) return false;
+  bool any = look_and_signal(all, segment, table,
+                             [](const Leaving& leaving) { return leaving.stop_signal; });
+  while (any && now_ns() < add_ns(until, kKillMax_ns)) {
     poll(nullptr, 0, kLookEvery_ms);
-    const int signal = now_ns() >= kill_at ? SIGKILL : 0;
-    any = signal_members(targets, [signal](const Target&) { return signal; });
+    const bool kills = now_ns() >= kill_at;
+    any = look_and_signal(all, segment, table, [kills](const Leaving& leaving) {
+      return kills ? SIGKILL : leaving.stop_signal;
+    });
   }
-  return true;
-}
-
-Target target_of(const Segment& segment, const BackendView& backend, const Effective& effective) {
-  Target target;
-  target.process = backend.process;
-  target.group = backend.group;
-  if (backend.traits & kTraitToken)
-    target.token = segment.token(backend.ref.index, backend.ref.generation);
-  target.stop_signal = static_cast<int>(effective.get(Setting::kStopSignal));
-  return target;
+  std::string left;
+  for (const Leaving& leaving : all) {
+    if (leaving.is_gone) continue;
+    left += (left.empty() ? "" : "; ") + left_text(left_record(0, leaving.members.left()));
+  }
+  return left;
 }
 
 // READY, EVICTING, RESERVED and STARTING end as STOPPING or GONE, as the coordinator would do it.
@@ -205,19 +184,21 @@ int stop_without_coordinator(const Segment& segment, SnapshotReader& reader,
     return refuse(segment.name(), "a coordinator has just started; run this again");
   }
   const Snapshot& snapshot = reader.read();
-  std::vector<Target> targets;
+  std::vector<Leaving> all;
   std::uint64_t grace_ns = 0;
   for (const BackendView& backend : snapshot.backends) {
     if (!backend.live()) continue;
     const Effective& effective = backend.settings();
     grace_ns = std::max(grace_ns, effective.get(Setting::kStopGrace));
-    if (backend.process.pid > 1 && !backend.external())
-      targets.push_back(target_of(segment, backend, effective));
+    if (backend.process.pid > 1 && !backend.external()) {
+      all.push_back({backend.ref, static_cast<int>(effective.get(Setting::kStopSignal)),
+                     Members(target_of(segment, backend)), false});
+    }
     commit_to_stop(segment, backend, coordinator.epoch);
   }
-  if (!stop_processes(targets, grace_ns, until)) {
-    return refuse(segment.name(), "not all is gone in time: " + who_is_in(segment, reader.read()) +
-                                      "; wait longer with --timeout");
+  if (const std::string left = stop_processes(all, &segment, grace_ns, until); !left.empty()) {
+    return refuse(segment.name(), "not all is gone in time: " + left +
+                                      "; wait longer with --timeout, or end what is named");
   }
   for (const BackendView& backend : snapshot.backends) mark_gone(segment, backend.ref);
   return kDone;
@@ -244,17 +225,19 @@ int stop_other_layout(const Context& context, const NamedFile& named, std::uint6
     return refuse(context.pool,
                   "its coordinator or workers, of another version, still run; stop them first");
   }
-  std::vector<Target> targets;
+  std::vector<Leaving> all;
   for (const FrozenBackend& backend : pool->live) {
     if (backend.process.pid <= 1) continue;
     Target target;
-    target.process = backend.process;
-    target.group = backend.group;
-    targets.push_back(std::move(target));
+    target.first = backend.process;
+    if (backend.group == backend.process.pid) target.group = backend.group;
+    all.push_back({{}, SIGTERM, Members(std::move(target)), false});
   }
   const std::uint64_t grace_ns = setting_info(Setting::kStopGrace).default_value;
-  if (stop_processes(targets, grace_ns, until)) return kDone;
-  return refuse(context.pool, "not all backends are gone in time; wait longer with --timeout");
+  const std::string left = stop_processes(all, nullptr, grace_ns, until);
+  if (left.empty()) return kDone;
+  return refuse(context.pool, "not all backends are gone in time: " + left +
+                                  "; wait longer with --timeout, or end what is named");
 }
 
 // --- The command ---------------------------------------------------------------------------------

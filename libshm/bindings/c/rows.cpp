@@ -48,6 +48,7 @@ constexpr std::int32_t kind_of(Kind kind) {
     case Kind::kTexts:
     case Kind::kCounters:
     case Kind::kMeters:
+    case Kind::kRows:
       break;  // in the JSON only
   }
   return 0;
@@ -72,6 +73,7 @@ constexpr std::int64_t unknown_of(Kind kind, const Member& member) {
     case Kind::kTexts:
     case Kind::kCounters:
     case Kind::kMeters:
+    case Kind::kRows:
       break;
   }
   return MODELPOOL_ALWAYS_KNOWN;
@@ -244,6 +246,10 @@ class RowWriter {
   void texts(const Field&, const std::vector<std::string>&) { ++next_; }
   void counters(const Field&, const std::vector<CounterRow>&) { ++next_; }
   void meters(const Field&, const std::vector<MeterSample>&) { ++next_; }
+  template <class Row>
+  void rows(const Field&, const std::vector<Row>&) {
+    ++next_;
+  }
 
  private:
   char* row_;

@@ -44,6 +44,8 @@ std::string type_of(Kind kind, const Member& member) {
       return "dict[str, dict[str, int]]";
     case Kind::kMeters:
       return "list[dict[str, object]]";
+    case Kind::kRows:
+      return "list[LeftRow]";
     case Kind::kPart:
       break;
   }
@@ -77,6 +79,7 @@ int main() {
   std::cout
       << "# Written by describe_rows from libshm/rows/rows.def.\nfrom typing import TypedDict\n";
   print<StopRow>("StopRow");
+  print<LeftRow>("LeftRow");
   print<BackendRow>("BackendRow");
   print<LeaseRow>("LeaseRow");
   print<WorkerRow>("WorkerRow");

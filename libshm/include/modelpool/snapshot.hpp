@@ -36,6 +36,15 @@ struct StopRow {
   std::string text;
 };
 
+// A process that is still there of a backend that is being stopped.
+struct LeftRow {
+  pid_t pid = 0;
+  std::string command;
+  std::string user;
+  int signal = 0;   // the last one that reached it
+  std::string why;  // it is still there
+};
+
 // One process that serves one model, or will, or did.
 struct BackendRow {
   std::string model;
@@ -66,6 +75,7 @@ struct BackendRow {
   std::optional<std::uint64_t> measured_bytes;
   std::optional<std::uint64_t> peak_bytes;
   std::string log;  // the file its output goes to; empty: none of the pool's
+  std::vector<LeftRow> left;    // while it is stopping, if that is not as usual
 };
 
 // A request in flight, of any worker.

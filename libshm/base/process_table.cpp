@@ -1,0 +1,192 @@
+#include "base/process_table.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "base/process.hpp"
+#include "base/time.hpp"
+
+namespace modelpool {
+namespace {
+
+constexpr std::string_view kMarkName = "MODELPOOL_BACKEND=";
+// More numbers than this were given since: the table is listed anew.
+constexpr pid_t kNewNumbersMax = 4096;
+
+// What /proc/PID/FILE holds; nullopt with errno if it cannot be read.
+std::optional<std::string> read_proc(pid_t pid, const std::string& file) {
+  const Fd fd(open(("/proc/" + std::to_string(pid) + "/" + file).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return std::nullopt;
+  std::string text;
+  std::array<char, 16384> chunk;
+  for (;;) {
+    const ssize_t got = read(fd.get(), chunk.data(), chunk.size());
+    if (got < 0) return std::nullopt;
+    if (got == 0) return text;
+    text.append(chunk.data(), static_cast<std::size_t>(got));
+  }
+}
+
+bool is_empty_environment(const std::optional<std::string>& environment) {
+  return environment ? environment->empty() : errno == ESRCH;
+}
+
+// A process whose first thread has left shows its environment through the others. Sets errno.
+std::optional<std::string> read_environ(pid_t pid) {
+  auto environment = read_proc(pid, "environ");
+  if (!is_empty_environment(environment)) return environment;
+  std::error_code error;
+  std::filesystem::directory_iterator task("/proc/" + std::to_string(pid) + "/task", error);
+  for (; !error && task != end(task); task.increment(error)) {
+    environment = read_proc(pid, "task/" + task->path().filename().string() + "/environ");
+    if (!is_empty_environment(environment)) return environment;
+  }
+  errno = ESRCH;
+  return environment;
+}
+
+// A kernel's thread never has an environment.
+bool is_kernel_thread(const ProcessStat& stat) {
+  constexpr pid_t kKernelThreads = 2;
+  return stat.pid == kKernelThreads || stat.parent == kKernelThreads;
+}
+
+bool has_gone(pid_t pid) { return getpgid(pid) < 0 && errno == ESRCH; }
+
+// Of the mark in an environment; 0 if there is none.
+std::uint64_t mark_in(std::string_view environment) {
+  while (!environment.empty()) {
+    const std::string_view entry = environment.substr(0, environment.find('\0'));
+    if (entry.starts_with(kMarkName)) {
+      return ProcessTable::hash_of(entry.substr(kMarkName.size()));
+    }
+    environment.remove_prefix(std::min(environment.size(), entry.size() + 1));
+  }
+  return 0;
+}
+
+std::uint64_t proc_inode(pid_t pid) {
+  struct stat directory {};
+  return stat(("/proc/" + std::to_string(pid)).c_str(), &directory) == 0 ? directory.st_ino : 0;
+}
+
+}  // namespace
+
+std::uint64_t ProcessTable::hash_of(std::string_view mark) {
+  return std::hash<std::string_view>{}(mark) | 1;
+}
+
+bool ProcessTable::is_same(const Entry& entry) {
+  return entry.inode != 0 && proc_inode(entry.pid) == entry.inode;
+}
+
+ProcessTable::Entry ProcessTable::read(pid_t pid) {
+  // The inode first: if another process takes the number in between, its start time is too late here,
+  // not too early.
+  Entry entry;
+  entry.pid = pid;
+  entry.inode = proc_inode(pid);
+  const auto stat = entry.inode != 0 ? read_stat(pid) : std::nullopt;
+  if (!stat) entry.inode = 0;
+  entry.start_ticks = stat ? stat->start_ticks : UINT64_MAX;
+  return entry;
+}
+
+bool ProcessTable::list() {
+  last_pid_ = read_last_pid();
+  const auto pids = list_pids();
+  if (!pids) return false;
+  std::sort(entries_.begin(), entries_.end(),
+            [](const Entry& a, const Entry& b) { return a.pid < b.pid; });
+  std::vector<Entry> entries;
+  entries.reserve(pids->size());
+  auto known = entries_.begin();
+  for (const pid_t pid : *pids) {  // in the order of their numbers
+    while (known != entries_.end() && known->pid < pid) ++known;
+    const bool is_known = known != entries_.end() && known->pid == pid && is_same(*known);
+    entries.push_back(is_known ? *known : read(pid));
+    entries.back().is_seen = entries.back().parent_is_seen = false;
+    entries.back().seen_mark.reset();
+  }
+  entries_ = std::move(entries);
+  return true;
+}
+
+std::optional<bool> ProcessTable::add_new() {
+  const auto last = read_last_pid();
+  if (!last || !last_pid_) return std::nullopt;
+  const pid_t before = *last_pid_;
+  if (*last == before) return false;
+  last_pid_ = last;
+  if (*last < before || *last - before > kNewNumbersMax) {  // the numbers began anew
+    const auto pids = list_pids();
+    if (!pids) return std::nullopt;
+    for (const pid_t pid : *pids) entries_.push_back(read(pid));
+    return true;
+  }
+  for (pid_t pid = before + 1; pid <= *last; ++pid) {
+    if (leads_threads(pid)) entries_.push_back(read(pid));
+  }
+  return true;  // also when they have ended: they may have left a child
+}
+
+void ProcessTable::look_at(Entry& entry) {
+  if (entry.is_seen) return;
+  entry.is_seen = true;
+  entry.group = getpgid(entry.pid);
+  entry.is_gone = entry.group < 0 && errno == ESRCH;
+  entry.session = getsid(entry.pid);
+}
+
+void ProcessTable::look_at_parent(Entry& entry) {
+  if (entry.parent_is_seen) return;
+  entry.parent_is_seen = true;
+  const auto stat = read_stat(entry.pid);
+  entry.is_readable = stat.has_value();
+  entry.is_gone = stat ? stat->has_ended() : has_gone(entry.pid);
+  entry.parent = stat ? stat->parent : 0;
+}
+
+ProcessTable::Mark ProcessTable::read_mark(Entry& entry) {
+  if (entry.mark_is_known) return Mark::kRead;
+  if (!entry.seen_mark) entry.seen_mark = read_mark_now(entry);
+  return *entry.seen_mark;
+}
+
+ProcessTable::Mark ProcessTable::read_mark_now(Entry& entry) {
+  const auto environment = read_environ(entry.pid);
+  const int error = environment ? 0 : errno;
+  if (error == EACCES || error == EPERM) return Mark::kForbidden;
+  if (environment && !environment->empty()) {
+    entry.mark = mark_in(*environment);
+    entry.mark_is_known = true;
+    return Mark::kRead;
+  }
+  const auto stat = read_stat(entry.pid);
+  if (!stat) return has_gone(entry.pid) ? Mark::kEnded : Mark::kUnreadable;
+  if (stat->has_ended()) return Mark::kEnded;
+  if (error != 0 && error != ESRCH && error != ENOENT) return Mark::kUnreadable;
+  if (!is_kernel_thread(*stat)) {
+    // While the kernel replaces its program it has neither environment nor arguments for a moment, or
+    // what was opened was the old one's.
+    const auto arguments = read_proc(entry.pid, "cmdline");
+    const auto again = read_proc(entry.pid, "environ");
+    if (!arguments || !again) return has_gone(entry.pid) ? Mark::kEnded : Mark::kUnreadable;
+    if (arguments->empty() || !again->empty()) {
+      if (entry.hidden_since_ns == 0) entry.hidden_since_ns = now_ns();
+      return Mark::kHidden;
+    }
+  }
+  entry.mark_is_known = true;
+  return Mark::kRead;
+}
+
+}  // namespace modelpool

@@ -1,0 +1,160 @@
+// P2, P7: what a record says of a process is not believed where the process itself contradicts it.
+#include "protocol/members.hpp"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "support/pool.hpp"
+#include "support/process.hpp"
+
+namespace modelpool::test {
+namespace {
+
+constexpr const char* kToken = "00000000-0000-0000-0000-000000000000/0/1";
+
+class MembersTest : public ::testing::Test {
+ protected:
+  // Leads a session and a group, in which it has a child.
+  Program leader(const std::vector<std::string>& before = {},
+                 const Program::Options& options = {}) {
+    std::vector<std::string> argv = before;
+    argv.insert(argv.end(), {"setsid", "sh", "-c", "sleep 600 & exec sleep 600"});
+    Program program(argv, options);
+    EXPECT_TRUE(eventually([&] { return child_of(program.pid()) != 0; }));
+    return program;
+  }
+  static pid_t child_of(pid_t parent) {
+    for (const pid_t pid : list_pids().value_or(std::vector<pid_t>())) {
+      const auto stat = read_stat(pid);
+      if (stat && stat->parent == parent && stat->group == parent) return pid;
+    }
+    return 0;
+  }
+  static ProcessIdentity identity_of(pid_t pid) { return ProcessHandle::open(pid)->identity(); }
+  static Target target_at(pid_t pid) {
+    Target target;
+    target.first = identity_of(pid);
+    target.group = pid;
+    return target;
+  }
+  bool is_gone(Members& members, const Spared& spared) {
+    return eventually([&] { return members.look(table_, spared).is_gone; });
+  }
+  void end(Members& members, const Spared& spared) {
+    for (int i = 0; i < 3; ++i) static_cast<void>(members.look(table_, spared));
+    static_cast<void>(members.signal(SIGTERM, spared));
+  }
+  // A READY or STOPPING slot that names this process.
+  static BackendRef name(const Segment& segment, std::uint32_t slot, pid_t pid,
+                         BackendState state) {
+    BackendRecord& record = segment.backend(slot);
+    const ProcessIdentity process = identity_of(pid);
+    record.pid.store(static_cast<std::uint32_t>(pid));
+    record.group.store(static_cast<std::uint32_t>(pid));
+    record.start_ticks.store(process.start_ticks);
+    record.pidfd_inode.store(process.pidfd_inode);
+    record.state.store(StateWord{1, 0, state}.pack());
+    return {slot, 1};
+  }
+
+  Orphans orphans_;
+  Scratch scratch_;
+  ProcessTable table_;
+  const Spared nobody_ = spared_without_pool();
+};
+
+TEST_F(MembersTest, P7TheHandleOfAProcessThatWasRegisteredBeforeSignalsNobody) {
+  Program before = leader();
+  Program now = leader();
+  Members members(target_at(before.pid()));
+  members.update(target_at(before.pid()), *ProcessHandle::open(before.pid()));
+  static_cast<void>(members.look(table_, nobody_));
+  members.update(target_at(now.pid()), *ProcessHandle::open(before.pid()));
+  end(members, nobody_);
+  EXPECT_EQ(now.wait(), 128 + SIGTERM);
+  EXPECT_TRUE(is_gone(members, nobody_));
+  EXPECT_TRUE(before.running());
+  EXPECT_NE(child_of(before.pid()), 0) << "what was found with the one before is not its";
+}
+
+TEST_F(MembersTest, P2P7OfAProcessThatIsAnotherBackendsNeitherItNorItsGroupIsSignalled) {
+  Program program = leader();
+  const auto segment = make_segment(scratch_);
+  segment->line().backends_reached.store(2);
+  name(*segment, 0, program.pid(), BackendState::kReady);
+  const BackendRef second = name(*segment, 1, program.pid(), BackendState::kStopping);
+  const Spared spared = spared_beside(*segment, second);
+  Target target = target_at(program.pid());
+  target.alive_ticks = UINT64_MAX;  // all that is in its group is older than its end
+  Members members(target);
+  end(members, spared);
+  EXPECT_TRUE(is_gone(members, spared)) << "it is the other slot that counts it";
+  EXPECT_TRUE(program.running());
+  EXPECT_NE(child_of(program.pid()), 0);
+  // Of two that end the same process the first does.
+  EXPECT_FALSE(spared_beside(*segment, {0, 1}).is_other(program.pid()));
+}
+
+TEST_F(MembersTest, P7ThatThePoolHasSpawnedAnotherUsersProcessIsNotBelievedOfARecord) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can start another user's process";
+  const std::vector<std::string> as_nobody{"setpriv", "--reuid=65534", "--clear-groups"};
+  Program stranger = leader(as_nobody);
+  Target target = target_at(stranger.pid());
+  target.is_spawned = true;
+  target.token = kToken;
+  Members members(target);
+  end(members, nobody_);
+  EXPECT_EQ(why_not_signalled(target, stranger.pid(), nobody_, false), LeftWhy::kOtherUser);
+  EXPECT_NE(child_of(stranger.pid()), 0);
+  EXPECT_TRUE(stranger.running());
+  ASSERT_EQ(members.left().size(), 1u);
+  EXPECT_EQ(members.left()[0].why, LeftWhy::kOtherUser);
+
+  Program spawned = leader(as_nobody, {{{"MODELPOOL_BACKEND", kToken}}, {}});
+  target.first = identity_of(spawned.pid());
+  target.group = spawned.pid();
+  Members proved(target);
+  end(proved, nobody_);
+  EXPECT_EQ(spawned.wait(), 128 + SIGTERM);
+  EXPECT_TRUE(is_gone(proved, nobody_));
+
+  Program seen = leader(as_nobody);
+  target.first = identity_of(seen.pid());
+  target.group = seen.pid();
+  target.was_own = true;  // when the coordinator first saw it
+  Members remembered(target);
+  end(remembered, nobody_);
+  EXPECT_EQ(seen.wait(), 128 + SIGTERM);
+  EXPECT_TRUE(is_gone(remembered, nobody_));
+}
+
+TEST_F(MembersTest, OneLookAtAllProcessesServesManyBackends) {
+  std::vector<Program> programs;
+  std::vector<Members> all;
+  for (int i = 0; i < 3; ++i) {
+    programs.push_back(leader());
+    all.emplace_back(target_at(programs.back().pid()));
+  }
+  const auto look_at_all = [&] {
+    std::vector<Members::Request> requests;
+    for (Members& members : all) requests.push_back({&members, nobody_});
+    Members::look_at_all(table_, &requests);
+    return requests;
+  };
+  for (const Members::Request& request : look_at_all()) EXPECT_TRUE(request.look.found_new);
+  for (const Members::Request& request : look_at_all()) EXPECT_FALSE(request.look.found_new);
+  static_cast<void>(all[1].signal(SIGTERM, nobody_));
+  EXPECT_EQ(programs[1].wait(), 128 + SIGTERM);
+  EXPECT_TRUE(eventually([&] {
+    const auto requests = look_at_all();
+    EXPECT_FALSE(requests[0].look.is_gone);
+    EXPECT_FALSE(requests[2].look.is_gone);
+    return requests[1].look.is_gone;
+  }));
+  EXPECT_NE(child_of(programs[0].pid()), 0);
+  EXPECT_NE(child_of(programs[2].pid()), 0);
+}
+
+}  // namespace
+}  // namespace modelpool::test
