@@ -7,6 +7,7 @@
 
 #include "base/shortage.hpp"
 #include "base/time.hpp"
+#include "bell.hpp"
 #include "thread.hpp"
 
 namespace modelpool::coordinator {
@@ -52,15 +53,11 @@ void Doorbell::listen(std::uint32_t seen) {
     const std::uint32_t now = doorbell.load(std::memory_order_seq_cst);
     if (now == seen) continue;
     seen = now;
-    const std::uint64_t one = 1;
-    static_cast<void>(!write(event_.get(), &one, sizeof one));
+    ring_bell(event_);
   }
 }
 
-void Doorbell::drain() {
-  std::uint64_t count;
-  static_cast<void>(!read(event_.get(), &count, sizeof count));
-}
+void Doorbell::drain() { drain_bell(event_); }
 
 std::uint64_t Doorbell::look_again_ns(std::uint64_t now_ns) {
   if (!thread_.joinable() && now_ns >= try_again_ns_) static_cast<void>(start());

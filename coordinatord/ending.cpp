@@ -10,6 +10,7 @@
 
 #include "base/shortage.hpp"
 #include "base/time.hpp"
+#include "bell.hpp"
 #include "thread.hpp"
 
 namespace modelpool::coordinator {
@@ -35,16 +36,6 @@ constexpr std::uint64_t kTogether_ns = 100 * kMillisecond_ns;
 constexpr std::size_t kLearnersMax = 16;  // at a time, so that an order does not wait long
 // Whoever is there this long after an order is named.
 constexpr std::uint64_t kLeftAfter_ns = kSecond_ns;
-
-void bump(const Fd& bell) {
-  const std::uint64_t one = 1;
-  static_cast<void>(!write(bell.get(), &one, sizeof one));
-}
-
-void drain(const Fd& bell) {
-  std::uint64_t count;
-  static_cast<void>(!read(bell.get(), &count, sizeof count));
-}
 
 bool are_equal(const std::vector<LeftProcess>& a, const std::vector<LeftProcess>& b) {
   return a.size() == b.size() &&
@@ -89,7 +80,7 @@ Endings::~Endings() {
     const std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  bump(work_bell_);
+  ring_bell(work_bell_);
   if (thread_.joinable()) thread_.join();
 }
 
@@ -99,7 +90,7 @@ void Endings::learn(BackendRef backend, Target target, ProcessHandle first) {
     commands_.push_back(
         {Command::Kind::kLearn, {backend, std::move(target), std::move(first), 0, false}});
   }
-  bump(work_bell_);
+  ring_bell(work_bell_);
 }
 
 std::uint64_t Endings::learned_ns(BackendRef backend) const {
@@ -113,7 +104,7 @@ void Endings::order(EndingOrder order) {
     const std::lock_guard lock(mutex_);
     commands_.push_back({Command::Kind::kOrder, std::move(order)});
   }
-  bump(work_bell_);
+  ring_bell(work_bell_);
 }
 
 void Endings::look_again() {
@@ -121,7 +112,7 @@ void Endings::look_again() {
     const std::lock_guard lock(mutex_);
     commands_.push_back({Command::Kind::kLookAgain, {}});
   }
-  bump(work_bell_);
+  ring_bell(work_bell_);
 }
 
 void Endings::forget(BackendRef backend) {
@@ -131,11 +122,11 @@ void Endings::forget(BackendRef backend) {
     reports_.erase(pack_ref(backend));
     learned_ns_.erase(pack_ref(backend));
   }
-  bump(work_bell_);
+  ring_bell(work_bell_);
 }
 
 std::vector<EndingReport> Endings::take_reports() {
-  drain(report_bell_);
+  drain_bell(report_bell_);
   std::vector<EndingReport> taken;
   const std::lock_guard lock(mutex_);
   for (auto& [packed, report] : reports_) taken.push_back(std::move(report));
@@ -217,7 +208,7 @@ void Endings::wait(std::uint64_t wait_max_ns) {
 }
 
 bool Endings::take_commands() {
-  drain(work_bell_);
+  drain_bell(work_bell_);
   std::vector<Command> commands;
   {
     const std::lock_guard lock(mutex_);
@@ -389,7 +380,7 @@ void Endings::report(Watched* watched) {
     const std::lock_guard lock(mutex_);
     reports_[pack_ref(watched->report.backend)] = watched->report;
   }
-  bump(report_bell_);
+  ring_bell(report_bell_);
 }
 
 }  // namespace modelpool::coordinator

@@ -18,6 +18,8 @@ namespace {
 // are not learned for nothing.
 constexpr std::uint64_t kFresh_ns = 10 * kMillisecond_ns;
 constexpr std::uint64_t kLearnEvery_ns = 60 * kSecond_ns;
+// No number of a process is given again so soon: all others are given before.
+constexpr std::uint64_t kNumberStays_ns = 200 * kMillisecond_ns;
 
 bool has_process(const BackendView& b) { return b.process.pid > 1 && !b.external(); }
 
@@ -107,7 +109,9 @@ std::uint64_t Stopper::alive_ticks_of(const BackendView& b) const {
 
 void Stopper::note_end(const BackendView& b) {
   if (b.alive_ticks != 0) return;
-  const std::uint64_t ticks = watch_->has_seen(b.ref) ? boot_ticks() : alive_ticks_of(b);
+  // Registered alive just now, it may have ended before it could be watched.
+  const bool is_seen = watch_->has_seen(b.ref) || now_ns() < add_ns(b.started_ns, kNumberStays_ns);
+  const std::uint64_t ticks = is_seen ? boot_ticks() : alive_ticks_of(b);
   segment_->backend(b.ref.index).alive_ticks.store(ticks, std::memory_order_release);
 }
 

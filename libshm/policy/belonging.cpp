@@ -17,8 +17,9 @@ Certainty by_number(const BackendFacts& backend, const ProcessFacts& process, Nu
     case NumberOwner::kUnknown:
       break;
   }
-  // Older than the end of the first process: it was there while the number was the backend's.
-  if (process.start_ticks < backend.alive_ticks) return kItDoes;
+  // It was there while the number was the backend's. Not later than the same tick: no number is given
+  // again within one, because all others are given before.
+  if (process.start_ticks <= backend.alive_ticks) return kItDoes;
   return {Belongs::kUnknown, LeftWhy::kUnproved, kNever_ns};
 }
 

@@ -60,17 +60,17 @@ TEST(Belonging, P7ANumberThatIsAnothersProvesThatItDoesNot) {
 }
 
 TEST(Belonging, WhoWasThereBeforeTheFirstProcessWasSeenToEndBelongs) {
-  EXPECT_EQ(told(backend(NumberOwner::kUnknown, NumberOwner::kUnknown, 2001), in_group()),
+  EXPECT_EQ(told(backend(NumberOwner::kUnknown, NumberOwner::kUnknown, 2000), in_group()),
             Belongs::kYes);
-  EXPECT_EQ(told(backend(NumberOwner::kUnknown, NumberOwner::kUnknown, 2001), in_session()),
+  EXPECT_EQ(told(backend(NumberOwner::kUnknown, NumberOwner::kUnknown, 2000), in_session()),
             Belongs::kYes);
-  EXPECT_EQ(told(backend(NumberOwner::kAnother, NumberOwner::kUnknown, 2001), in_session()),
+  EXPECT_EQ(told(backend(NumberOwner::kAnother, NumberOwner::kUnknown, 2000), in_session()),
             Belongs::kYes)
       << "nobody is in its group, but somebody in its session";
 }
 
 TEST(Belonging, P3P7WhoCameLaterIsNeitherSignalledNorGone) {
-  for (const std::uint64_t alive : {std::uint64_t{0}, std::uint64_t{2000}}) {
+  for (const std::uint64_t alive : {std::uint64_t{0}, std::uint64_t{1999}}) {
     const auto certainty = certainty_of(
         backend(NumberOwner::kUnknown, NumberOwner::kUnknown, alive), in_group(), kNow_ns);
     EXPECT_EQ(certainty.belongs, Belongs::kUnknown);
