@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <string>
 
 #include "base/process.hpp"
@@ -18,7 +19,7 @@ namespace modelpool {
 namespace {
 
 constexpr std::string_view kMarkName = "MODELPOOL_BACKEND=";
-// More numbers than this were given since: the table is listed anew.
+// More numbers than this were given since: the table is listed anew. Each round asks for them all, 0.3 us each.
 constexpr pid_t kNewNumbersMax = 4096;
 
 // What /proc/PID/FILE holds; nullopt with errno if it cannot be read.
@@ -100,8 +101,14 @@ ProcessTable::Entry ProcessTable::read(pid_t pid) {
   return entry;
 }
 
+void ProcessTable::forget_seen(Entry& entry) {
+  entry.is_seen = entry.parent_is_seen = false;
+  entry.seen_mark.reset();
+}
+
 bool ProcessTable::list() {
-  last_pid_ = read_last_pid();
+  listed_last_ = read_last_pid();
+  round_last_.reset();
   const auto pids = list_pids();
   if (!pids) return false;
   std::sort(entries_.begin(), entries_.end(),
@@ -113,29 +120,63 @@ bool ProcessTable::list() {
     while (known != entries_.end() && known->pid < pid) ++known;
     const bool is_known = known != entries_.end() && known->pid == pid && is_same(*known);
     entries.push_back(is_known ? *known : read(pid));
-    entries.back().is_seen = entries.back().parent_is_seen = false;
-    entries.back().seen_mark.reset();
+    forget_seen(entries.back());
   }
   entries_ = std::move(entries);
   return true;
 }
 
-std::optional<bool> ProcessTable::add_new() {
+ProcessTable::Round ProcessTable::begin_round() {
   const auto last = read_last_pid();
-  if (!last || !last_pid_) return std::nullopt;
-  const pid_t before = *last_pid_;
-  if (*last == before) return false;
-  last_pid_ = last;
-  if (*last < before || *last - before > kNewNumbersMax) {  // the numbers began anew
-    const auto pids = list_pids();
-    if (!pids) return std::nullopt;
-    for (const pid_t pid : *pids) entries_.push_back(read(pid));
-    return true;
+  if (!last || !listed_last_) return Round::kUnknown;
+  if (*last < *listed_last_ || *last - *listed_last_ > kNewNumbersMax) return Round::kAnew;
+  const bool is_first = !round_last_;
+  round_last_ = last;
+  next_number_ = *listed_last_ + 1;
+  return is_first && !find_late() ? Round::kFailed : Round::kBegun;
+}
+
+bool ProcessTable::is_complete() const {
+  const auto last = read_last_pid();
+  return last && last == round_last_;
+}
+
+// Who had a number before list() but was not there yet: a fork takes the number first.
+bool ProcessTable::find_late() {
+  given_.clear();
+  late_.clear();
+  const auto pids = list_pids();
+  if (!pids) return false;
+  std::vector<pid_t> listed;
+  listed.reserve(entries_.size());
+  for (std::size_t at = 0; at < entries_.size(); ++at) {
+    listed.push_back(entries_[at].pid);
+    if (entries_[at].pid > *listed_last_) given_[entries_[at].pid] = at;
   }
-  for (pid_t pid = before + 1; pid <= *last; ++pid) {
-    if (leads_threads(pid)) entries_.push_back(read(pid));
+  std::set_difference(pids->begin(), pids->end(), listed.begin(), listed.end(),
+                      std::back_inserter(late_));
+  return true;
+}
+
+std::size_t ProcessTable::add(pid_t pid) {
+  if (pid > *listed_last_) given_[pid] = entries_.size();
+  entries_.push_back(read(pid));
+  return entries_.size() - 1;
+}
+
+std::optional<std::size_t> ProcessTable::next_new() {
+  if (!late_.empty()) {
+    const pid_t pid = late_.back();
+    late_.pop_back();
+    return add(pid);
   }
-  return true;  // also when they have ended: they may have left a child
+  while (next_number_ <= *round_last_) {
+    const pid_t pid = next_number_++;
+    if (!leads_threads(pid)) continue;  // it has ended, or is not there yet: the next round asks
+    const auto known = given_.find(pid);
+    if (known == given_.end() || !is_same(entries_[known->second])) return add(pid);
+  }
+  return std::nullopt;
 }
 
 void ProcessTable::look_at(Entry& entry) {

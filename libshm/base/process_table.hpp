@@ -8,7 +8,9 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -48,13 +50,24 @@ class ProcessTable {
 
   // Everyone anew. False: /proc cannot be read now.
   bool list();
-  // Adds whoever was started since list() or the last call. False: nobody was. Then everyone who lives is
-  // in the table, but for those whose parent was examined before it forked and lived then. nullopt: the
-  // kernel does not say.
-  std::optional<bool> add_new();
+
+  // Rounds over who was started since list(). The table is complete after a round that began when everyone
+  // before was examined, each whom it gave was before the next was asked for, and is_complete() right after:
+  // then nobody lives whom an examination would have told from others. Why: "Gone" in DESIGN.md.
+  enum class Round {
+    kBegun,    // next_new() gives whom it finds
+    kAnew,     // more numbers were given than can be asked for, or they began anew: list() again
+    kUnknown,  // the kernel does not say
+    kFailed,   // /proc cannot be read now
+  };
+  Round begin_round();
+  std::optional<std::size_t> next_new();  // its place in the table; none: that was all
+  bool is_complete() const;               // no number was given since the round began
+
   std::size_t size() const { return entries_.size(); }
   Entry& operator[](std::size_t i) { return entries_[i]; }
 
+  static void forget_seen(Entry& entry);    // it is read anew, as after list()
   static bool is_same(const Entry& entry);  // is it still this process that has the number?
 
   // Each is read once a list(), however many ask.
@@ -66,8 +79,16 @@ class ProcessTable {
  private:
   static Entry read(pid_t pid);
   static Mark read_mark_now(Entry& entry);
+  bool find_late();
+  std::size_t add(pid_t pid);
+
   std::vector<Entry> entries_;
-  std::optional<pid_t> last_pid_;  // when the table was last complete
+  std::optional<pid_t> listed_last_;  // the newest number before list()
+  std::optional<pid_t> round_last_;   // and before the last round
+  pid_t next_number_ = 0;             // of this round
+  std::vector<pid_t> late_;           // missed by list(): their numbers had been given before it
+  std::map<pid_t, std::size_t>
+      given_;  // of the numbers given since: whose is in the table, and where
 };
 
 }  // namespace modelpool

@@ -1,5 +1,6 @@
 #include "protocol/members.hpp"
 
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -15,10 +16,9 @@
 namespace modelpool {
 namespace {
 
-// So often a look goes after those who were started while it lasted.
-constexpr int kNewcomersMax = 64;
-// Where the kernel does not say who was started: on a busy host somebody always ends between being
-// listed and being examined. This often the look begins anew, then it is believed.
+// A look goes after those who are started while it lasts for so long; then it has not seen everyone.
+constexpr std::uint64_t kNewcomersMax_ns = 20 * kMillisecond_ns;
+// Where the kernel does not say who was started: so often it begins anew when somebody has ended meanwhile.
 constexpr int kUnsettledMax = 8;
 // No number is given again so soon after it was seen to be taken: all others are given before.
 constexpr std::uint64_t kNumberStays_ns = 5 * kMillisecond_ns;
@@ -191,16 +191,25 @@ bool Members::is_living_member(pid_t pid) const {
   return at != members_.end() && at->second.handle.liveness() == Liveness::kAlive;
 }
 
-void Members::suspect(Pass* pass, pid_t pid, const Certainty& told) {
+void Members::suspect(pid_t pid, const Certainty& told) {
   Suspect& suspect = suspects_[pid];
   suspect.why = told.why;
-  std::uint64_t again_ns = told.until_ns;
+  suspect.again_ns = told.until_ns;
   if (auto handle = ProcessHandle::open(pid)) {
     suspect.handle = std::move(*handle);
   } else {
-    again_ns = std::min(again_ns, now_ns() + kUnreadableRetry_ns);  // its end would not be noticed
+    suspect.again_ns =
+        std::min(suspect.again_ns, now_ns() + kUnreadableRetry_ns);  // its end would not be noticed
   }
-  pass->look.again_ns = std::min(pass->look.again_ns, again_ns);
+}
+
+// They are judged anew: but for the first process, whom hold_first() could not tell.
+void Members::forget_suspects() {
+  std::erase_if(suspects_, [this](const auto& entry) { return entry.first != target_.first.pid; });
+}
+
+void Members::forget_suspect(pid_t pid) {
+  if (pid != target_.first.pid) suspects_.erase(pid);
 }
 
 void Members::hold_first(Pass* pass) {
@@ -224,7 +233,7 @@ void Members::hold_first(Pass* pass) {
     first.handle = std::move(handle);
     first.is_proved |= first_is_proved_;
   } else if (handle.liveness() == Liveness::kUnknown) {
-    suspect(pass, pid, {Belongs::kUnknown, LeftWhy::kUnreadable, now_ns() + kUnreadableRetry_ns});
+    suspect(pid, {Belongs::kUnknown, LeftWhy::kUnreadable, now_ns() + kUnreadableRetry_ns});
   }
 }
 
@@ -321,7 +330,10 @@ ProcessFacts Members::examine(const Pass& pass, ProcessTable::Entry& entry) cons
     facts.is_child_of_member = may_be_child && entry.parent > 0 && is_living_member(entry.parent);
     if (facts.has_ended || facts.is_child_of_member) return facts;
   }
-  if (!has_number && !is_older && !target_.token.empty()) read_mark(entry, &facts);
+  // Whose the number is may not be known: then its token tells.
+  const bool tells = (facts.group == target_.group && group_owner_ == NumberOwner::kBackend) ||
+                     (facts.session == target_.group && session_owner_ == NumberOwner::kBackend);
+  if (!tells && !is_older && !target_.token.empty()) read_mark(entry, &facts);
   return facts;
 }
 
@@ -346,69 +358,115 @@ void Members::read_mark(ProcessTable::Entry& entry, ProcessFacts* facts) const {
   }
 }
 
-// False: it has ended, and may have left a child.
-bool Members::judge(Pass* pass, ProcessTable::Entry& entry) {
+// kEnded: and it may have left a child. kLater: it is just executing a program.
+Members::Told Members::judge(Pass* pass, ProcessTable::Entry& entry) {
   const pid_t pid = entry.pid;
   if (pid <= 1 || pid == target_.first.pid || entry.has_ended || members_.contains(pid))
-    return true;
+    return Told::kNow;
   const ProcessFacts facts = examine(*pass, entry);
   if (facts.has_ended) {
     entry.has_ended = entry.inode != 0 && !is_gone(pid);  // a zombie stays one
-    return false;
+    return Told::kEnded;
   }
   Certainty told = certainty_of(pass->backend, facts, now_ns());
   const bool is_spared =
       facts.is_spared || (told.belongs != Belongs::kNo && pass->spared.is_worker(pid));
   is_shared_ |= is_spared && (facts.group == target_.group || facts.is_in_cgroup ||
                               pass->sessions.contains(facts.session));
-  if (is_spared || told.belongs == Belongs::kNo) return true;
+  if (is_spared || told.belongs == Belongs::kNo) return Told::kNow;
   if (told.belongs == Belongs::kYes) {
+    pass->has_met_any = true;
     auto handle = ProcessHandle::open(pid);
-    if (!handle && handle.error().system == ESRCH) return false;
+    if (!handle && handle.error().system == ESRCH) return Told::kEnded;
     if (handle && ProcessTable::is_same(entry)) {
       Member& member = members_[pid];
       member.identity = handle->identity();
       member.handle = std::move(*handle);
       if (take_session(pass, pid, facts.session)) groups_seen_ns_[facts.group] = now_ns();
       pass->look.found_new = true;
-      return true;
+      return Told::kNow;
     }
     told = {Belongs::kUnknown, LeftWhy::kUnreadable, now_ns() + kUnreadableRetry_ns};
   }
-  if (facts.token == TokenSeen::kHidden)
-    told.until_ns = std::min(told.until_ns, now_ns() + kHiddenRetry_ns);
-  suspect(pass, pid, told);
-  return true;
+  const bool is_hidden = facts.token == TokenSeen::kHidden;
+  if (is_hidden) told.until_ns = std::min(told.until_ns, now_ns() + kHiddenRetry_ns);
+  suspect(pid, told);
+  return is_hidden ? Told::kLater : Told::kNow;
 }
 
-// False: /proc cannot be read now, or it is never the end of those who come: to be done again at once.
-bool Members::judge_all(ProcessTable& table, std::vector<Pass>* passes) {
-  const auto soon = [&](std::uint64_t again_ns) {
-    for (Pass& pass : *passes) pass.look.again_ns = std::min(pass.look.again_ns, again_ns);
-    return false;
-  };
-  if (!table.list()) return soon(now_ns() + kUnreadableRetry_ns);
-  bool somebody_ended = false;  // between being listed and being examined
-  std::size_t at = 0;
-  for (int round = 0;; ++round) {
-    for (; at < table.size(); ++at) {
-      for (Pass& pass : *passes) {
-        if (pass.leads_group) somebody_ended |= !pass.members.judge(&pass, table[at]);
-      }
-    }
-    const auto somebody_new = table.add_new();
-    if (somebody_new && !*somebody_new) break;
-    if (somebody_new) {
-      if (round < kNewcomersMax) continue;
-      return soon(0);
-    }
-    if (!somebody_ended || round == kUnsettledMax) break;
-    somebody_ended = false;
-    if (!table.list()) return soon(now_ns() + kUnreadableRetry_ns);
-    at = 0;
+// One look at everyone, for all.
+struct Members::Everyone {
+  ProcessTable& table;
+  std::vector<Pass>& passes;
+  bool somebody_ended = false;           // between being listed and being examined
+  std::vector<std::size_t> untold = {};  // places in the table: of who is just executing a program
+
+  std::uint64_t judge();
+
+ private:
+  enum class Seen { kAll, kNotAll, kAnew };
+  void judge_at(std::size_t at);
+  void judge_untold();
+  Seen judge_new();
+};
+
+void Members::Everyone::judge_at(std::size_t at) {
+  bool is_untold = false;
+  for (Pass& pass : passes) {
+    if (!pass.leads_group) continue;
+    const Told told = pass.members.judge(&pass, table[at]);
+    somebody_ended |= told == Told::kEnded;
+    is_untold |= told == Told::kLater;
   }
+  if (is_untold) untold.push_back(at);
+}
+
+void Members::Everyone::judge_untold() {
+  for (const std::size_t at : std::exchange(untold, {})) {
+    ProcessTable::forget_seen(table[at]);
+    for (Pass& pass : passes) pass.members.forget_suspect(table[at].pid);
+    judge_at(at);
+  }
+}
+
+// Whoever was started since. The last round is one before which and in which everybody was told: who could
+// not be told may have forked and ended.
+Members::Everyone::Seen Members::Everyone::judge_new() {
+  const std::uint64_t until_ns = now_ns() + kNewcomersMax_ns;
+  while (now_ns() < until_ns) {
+    switch (table.begin_round()) {
+      case ProcessTable::Round::kBegun:
+        break;
+      case ProcessTable::Round::kAnew:
+        return Seen::kAnew;
+      case ProcessTable::Round::kUnknown:
+        return somebody_ended || !untold.empty() ? Seen::kAnew : Seen::kAll;
+      case ProcessTable::Round::kFailed:
+        return Seen::kNotAll;
+    }
+    const bool were_told = untold.empty();
+    judge_untold();
+    while (const auto at = table.next_new()) judge_at(*at);
+    if (were_told && untold.empty() && table.is_complete()) return Seen::kAll;
+    if (!untold.empty()) sched_yield();
+  }
+  return Seen::kNotAll;
+}
+
+// kNever_ns: it saw everyone who was there. Else: when to look again.
+std::uint64_t Members::Everyone::judge() {
+  Seen seen = Seen::kAnew;
+  for (int i = 0; seen == Seen::kAnew && i < kUnsettledMax; ++i) {
+    if (!table.list()) return now_ns() + kUnreadableRetry_ns;
+    somebody_ended = false;
+    untold.clear();
+    for (Pass& pass : passes) pass.members.forget_suspects();
+    for (std::size_t at = 0; at < table.size(); ++at) judge_at(at);
+    seen = judge_new();
+  }
+  if (seen != Seen::kAll) return now_ns() + kHiddenRetry_ns;
   // Out of descriptors or memory, everybody looks absent.
-  return read_stat(getpid()) || soon(now_ns() + kUnreadableRetry_ns);
+  return read_stat(getpid()) ? kNever_ns : now_ns() + kUnreadableRetry_ns;
 }
 
 // Who must not be signalled leads no backend: what else a record says of it is not believed (P7). Whoever
@@ -429,9 +487,9 @@ Members::Pass Members::begin_look(ProcessTable& table, Spared spared) {
   open_remembered(&pass);
   // It was registered since.
   std::erase_if(members_, [&](const auto& entry) { return pass.spared.is_other(entry.first); });
-  pass.began_without = members_.empty();
   first_is_proved_ |= target_.was_own;
   hold_first(&pass);
+  pass.has_met_any = !members_.empty();
   group_owner_ = session_owner_ = NumberOwner::kUnknown;
   pass.leads_group = leads_group(pass.spared);
   if (!pass.leads_group) return pass;
@@ -447,15 +505,21 @@ Members::Pass Members::begin_look(ProcessTable& table, Spared spared) {
   return pass;
 }
 
-Members::Look Members::end_look(Pass* pass) {
+// `everyone_ns`: when to look again because it has not seen everyone.
+Members::Look Members::end_look(Pass* pass, std::uint64_t everyone_ns) {
   prove_members();
   drop_ended();
-  const bool is_empty = pass->began_without && members_.empty() && suspects_.empty();
-  if (is_empty && pass->look.again_ns == kNever_ns) find_listeners(pass);
-  pass->look.is_gone = is_empty && suspects_.empty() && pass->look.again_ns == kNever_ns;
-  // The last member may have forked after it was examined: only a look without any proves them gone.
-  if (!pass->began_without && members_.empty() && suspects_.empty()) pass->look.again_ns = 0;
-  return pass->look;
+  Look& look = pass->look;
+  // Whom it met may have forked after being examined.
+  const bool is_empty = !pass->has_met_any && members_.empty();
+  if (is_empty && suspects_.empty() && everyone_ns == kNever_ns && look.again_ns == kNever_ns)
+    find_listeners(pass);
+  look.again_ns = std::min(look.again_ns, everyone_ns);
+  for (const auto& [pid, suspect] : suspects_)
+    look.again_ns = std::min(look.again_ns, suspect.again_ns);
+  look.is_gone = is_empty && suspects_.empty() && look.again_ns == kNever_ns;
+  if (!is_empty && members_.empty() && suspects_.empty()) look.again_ns = 0;
+  return look;
 }
 
 Members::Look Members::look(ProcessTable& table, const Spared& spared) {
@@ -469,9 +533,9 @@ void Members::look_at_all(ProcessTable& table, std::vector<Request>* requests) {
   passes.reserve(requests->size());
   for (const Request& request : *requests)
     passes.push_back(request.members->begin_look(table, request.spared));
-  static_cast<void>(judge_all(table, &passes));
+  const std::uint64_t everyone_ns = Everyone{table, passes}.judge();
   for (std::size_t i = 0; i < passes.size(); ++i)
-    (*requests)[i].look = passes[i].members.end_look(&passes[i]);
+    (*requests)[i].look = passes[i].members.end_look(&passes[i], everyone_ns);
 }
 
 // Another user's process is this pool's if it carries the token, was this user's when it was found, or was
@@ -530,7 +594,7 @@ void Members::find_listeners(Pass* pass) {
     holders.push_back(pid);
   }
   for (const pid_t pid : holders) {
-    suspect(pass, pid, {Belongs::kUnknown, LeftWhy::kListens, now_ns() + kListensRetry_ns});
+    suspect(pid, {Belongs::kUnknown, LeftWhy::kListens, now_ns() + kListensRetry_ns});
   }
 }
 

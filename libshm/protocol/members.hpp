@@ -14,8 +14,8 @@
 // Invariants:
 //  1. A process is examined, then opened, and held only if it is the same still: what was examined is
 //     what is signalled (P7).
-//  2. Gone is what a look finds that began and ended without a member, saw everyone who was there, and
-//     met nobody of whom it cannot be told.
+//  2. Gone is what a look finds that met no member from its beginning to its end, saw everyone who was
+//     there, and met nobody of whom it cannot be told. A member that has ended meanwhile counts as met.
 #pragma once
 
 #include <sys/types.h>
@@ -155,6 +155,7 @@ class Members {
   };
   struct Suspect {
     LeftWhy why = LeftWhy::kNone;
+    std::uint64_t again_ns = kNever_ns;
     ProcessHandle handle;
   };
   // What one look goes by, and what it has found.
@@ -165,15 +166,15 @@ class Members {
     BackendFacts backend = {};
     std::set<pid_t> in_cgroup = {};
     std::map<pid_t, pid_t> sessions = {};  // that members began, with one who lives in it
-    bool began_without = false;            // any member
+    bool has_met_any = false;              // member
     bool leads_group = false;              // what its record says of it is believed
     bool with_parents = false;  // a member lived when it began: its children have it for a parent
     Look look = {};
   };
 
   Pass begin_look(ProcessTable& table, Spared spared);
-  static bool judge_all(ProcessTable& table, std::vector<Pass>* passes);
-  Look end_look(Pass* pass);
+  struct Everyone;
+  Look end_look(Pass* pass, std::uint64_t everyone_ns);
   void remember_known();
   void drop_ended();
   bool leads_group(const Spared& spared) const;
@@ -182,13 +183,16 @@ class Members {
   void take_cgroup(Pass* pass);
   bool take_session(Pass* pass, pid_t member, pid_t session) const;
   BackendFacts facts(const Spared& spared);
-  bool judge(Pass* pass, ProcessTable::Entry& entry);
+  enum class Told { kNow, kLater, kEnded };
+  Told judge(Pass* pass, ProcessTable::Entry& entry);
   void prove_members();
   bool is_proved(pid_t pid, const Member& member) const;
   ProcessFacts examine(const Pass& pass, ProcessTable::Entry& entry) const;
   void read_mark(ProcessTable::Entry& entry, ProcessFacts* facts) const;
   bool is_living_member(pid_t pid) const;
-  void suspect(Pass* pass, pid_t pid, const Certainty& told);
+  void suspect(pid_t pid, const Certainty& told);
+  void forget_suspects();
+  void forget_suspect(pid_t pid);
   void find_listeners(Pass* pass);
   void kill_groups() const;
 

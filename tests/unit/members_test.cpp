@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "support/pool.hpp"
@@ -154,6 +155,40 @@ TEST_F(MembersTest, OneLookAtAllProcessesServesManyBackends) {
   }));
   EXPECT_NE(child_of(programs[0].pid()), 0);
   EXPECT_NE(child_of(programs[2].pid()), 0);
+}
+
+// Each process forks the next one and leaves, many while /proc is read once.
+TEST_F(MembersTest, P3WhoForksAndLeavesIsNotGoneBeforeTheLastHasEnded) {
+  const std::string script = scratch_.path("script");
+  write_file(script, "((((((sh " + script + " &) &) &) &) &) &)\n");
+  Program::Options options;
+  options.env["MODELPOOL_BACKEND"] = kToken;
+  Program first({"setsid", "sh", script}, options);
+  Target target = target_at(first.pid());
+  target.token = kToken;
+  target.is_spawned = true;
+  first.wait();
+  for (int i = 0; i < 300; ++i) {
+    Members members(target);
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {
+    }
+    ASSERT_FALSE(members.look(table_, nobody_).is_gone) << "at look " << i;
+  }
+  write_file(script, "");
+  Members members(target);
+  EXPECT_TRUE(is_gone(members, nobody_));
+}
+
+TEST_F(MembersTest, P3GoneIsProvedAlsoBesideStrangersWhoForkAllTheTime) {
+  const Program crowd[] = {Program({"sh", "-c", "while :; do /bin/true; done"}),
+                           Program({"sh", "-c", "while :; do /bin/true; done"})};
+  for (int i = 0; i < 20; ++i) {
+    Program first = leader();
+    Members members(target_at(first.pid()));
+    end(members, nobody_);
+    first.wait();
+    ASSERT_TRUE(is_gone(members, nobody_)) << "at backend " << i;
+  }
 }
 
 }  // namespace
