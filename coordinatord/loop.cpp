@@ -251,7 +251,7 @@ Result<> Loop::set_up() {
   auto endings = Endings::make(segment_);
   if (!endings) return fail(endings.error());
   endings_ = std::move(*endings);
-  stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get(), &recorder_);
+  stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get());
   auto doorbell = Doorbell::make(segment_);
   if (!doorbell) return fail(doorbell.error());
   doorbell_ = std::move(*doorbell);

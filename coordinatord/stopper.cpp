@@ -38,9 +38,8 @@ void log_kill(const BackendView& b, const StopRecord& stop) {
 
 }  // namespace
 
-Stopper::Stopper(std::shared_ptr<Segment> segment, Watch* watch, Endings* endings,
-                 Recorder* recorder)
-    : segment_(std::move(segment)), watch_(watch), endings_(endings), recorder_(recorder) {
+Stopper::Stopper(std::shared_ptr<Segment> segment, Watch* watch, Endings* endings)
+    : segment_(std::move(segment)), watch_(watch), endings_(endings) {
   const CoordinatorRecord& record = segment_->coordinator();
   earlier_scan_ns_ = record.last_scan_ns.load(std::memory_order_acquire);
   earlier_scan_ticks_ = record.last_scan_ticks.load(std::memory_order_acquire);
@@ -139,9 +138,6 @@ void Stopper::name_left(const BackendView& b) {
   const std::string text = left_text(b.left);
   spdlog::error("unable to end {} (pid {}): {}; end what is named, or let it end", escape(b.model),
                 b.process.pid, text);
-  EventData event = event_about(b, EventKind::kLeft);
-  set_field(&event.text, text);
-  recorder_->write(event);
 }
 
 void Stopper::mark_overdue(const BackendView& b) {
@@ -149,11 +145,7 @@ void Stopper::mark_overdue(const BackendView& b) {
   spdlog::error(
       "unable to end {} (pid {}): {}; it keeps its place, but its model may be loaded again",
       escape(b.model), b.process.pid, text);
-  if (named_.insert(pack_ref(b.ref)).second) {
-    EventData event = event_about(b, EventKind::kLeft);
-    set_field(&event.text, text);
-    recorder_->write(event);
-  }
+  named_.insert(pack_ref(b.ref));
 }
 
 // --- Sending -------------------------------------------------------------------------------------

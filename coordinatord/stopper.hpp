@@ -8,7 +8,7 @@
 // Crash: a signal that was sent and not yet recorded is sent again by the next coordinator: twice, never
 // not at all.
 //
-// Errors: who cannot be ended is named, in the record, in the log and by an event.
+// Errors: who cannot be ended is named, in the record and in the log.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +19,13 @@
 
 #include "decide.hpp"
 #include "ending.hpp"
-#include "record.hpp"
 #include "watch.hpp"
 
 namespace modelpool::coordinator {
 
 class Stopper {
  public:
-  Stopper(std::shared_ptr<Segment> segment, Watch* watch, Endings* endings, Recorder* recorder);
+  Stopper(std::shared_ptr<Segment> segment, Watch* watch, Endings* endings);
 
   // Writes down what has been done since the last call. Before a snapshot is read that shows it.
   void take_reports();
@@ -56,7 +55,6 @@ class Stopper {
   std::shared_ptr<Segment> segment_;
   Watch* watch_;
   Endings* endings_;
-  Recorder* recorder_;
   std::vector<BackendRef> vanished_;
   std::vector<WorkerRef> workers_;        // at the last scan
   std::map<std::uint64_t, int> ordered_;  // by packed reference: the signal ordered last

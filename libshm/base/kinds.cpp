@@ -8,9 +8,8 @@ namespace modelpool {
 namespace {
 
 constexpr std::array<std::string_view, kEventKindCount> kEventKindNames = {
-    "unknown",          "loaded",    "load_failed", "evicted",
-    "killed",           "exited",    "worker_died", "coordinator_started",
-    "settings_changed", "recovered", "left",
+    "unknown", "loaded",      "load_failed",         "evicted",          "killed",
+    "exited",  "worker_died", "coordinator_started", "settings_changed", "recovered",
 };
 constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
     "",      "lru",          "idle",      "group",   "memory",   "busy",
@@ -34,7 +33,7 @@ constexpr std::array<std::string_view, kLeftWhyCount> kLeftWhyTexts = {
 };
 
 // The names stand in the order of the enumerations.
-static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kLeft)] == "left");
+static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kRecovered)] == "recovered");
 static_assert(kLeftWhyTexts[static_cast<std::size_t>(LeftWhy::kOutlived)].ends_with("its backend"));
 static_assert(kReasonNames[static_cast<std::size_t>(Reason::kShutdown)] == "shutdown");
 static_assert(kBackendStateNames[static_cast<std::size_t>(BackendState::kGone)] == "gone");

@@ -58,9 +58,8 @@ enum class EventKind : std::uint32_t {
   kCoordinatorStarted,
   kSettingsChanged,
   kRecovered,
-  kLeft,
 };
-inline constexpr std::size_t kEventKindCount = 11;
+inline constexpr std::size_t kEventKindCount = 10;
 inline constexpr std::size_t kEventKindCapacity = 32;  // room in the segment's counters
 enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
   kNone = 0,

@@ -46,7 +46,7 @@ class EnforcerTest : public ::testing::Test {
   coordinator::Watch watch_ = *coordinator::Watch::make();
   std::unique_ptr<coordinator::Endings> endings_ = *coordinator::Endings::make(segment_);
   coordinator::Recorder recorder_{segment_};
-  coordinator::Stopper stopper_{segment_, &watch_, endings_.get(), &recorder_};
+  coordinator::Stopper stopper_{segment_, &watch_, endings_.get()};
   coordinator::Enforcer enforcer_{segment_, 1, &watch_, &stopper_, &recorder_};
 };
 

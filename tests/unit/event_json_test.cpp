@@ -108,7 +108,7 @@ TEST(LayoutNamesTest, EveryKindReasonAndStateHasItsName) {
   }
   EXPECT_THAT(kinds,
               ElementsAre("loaded", "load_failed", "evicted", "killed", "exited", "worker_died",
-                          "coordinator_started", "settings_changed", "recovered", "left"));
+                          "coordinator_started", "settings_changed", "recovered"));
   std::vector<std::string> reasons;
   for (std::uint32_t i = 0; i < kReasonCount; ++i) {
     reasons.emplace_back(reason_name(static_cast<Reason>(i)));
