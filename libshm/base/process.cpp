@@ -90,7 +90,7 @@ std::optional<ProcessStat> parse_stat(std::string_view text) {
   stat.command = text.substr(open + 1, close - open - 1);
 
   std::string_view rest = text.substr(close + 1);
-  std::array<std::string_view, 22> fields;  // numbers 3 to 24 of proc(5)
+  std::array<std::string_view, 49> fields;  // numbers 3 to 51 of proc(5)
   for (std::string_view& field : fields) field = take_word(rest);
   const auto field = [&fields](std::size_t number) { return fields[number - 3]; };
   std::int64_t rss_pages = 0;
@@ -101,6 +101,7 @@ std::optional<ProcessStat> parse_stat(std::string_view text) {
     return std::nullopt;
   }
   stat.state = field(3)[0];
+  stat.has_environment = !field(51).empty() && field(51) != "0";
   if (rss_pages > 0) {
     stat.rss_bytes =
         static_cast<std::uint64_t>(rss_pages) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));

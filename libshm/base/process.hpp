@@ -42,6 +42,7 @@ struct ProcessStat {
   std::uint64_t start_ticks = 0;
   std::uint64_t threads = 0;
   std::uint64_t rss_bytes = 0;
+  bool has_environment = false;  // perhaps an empty one; not while it is executing a program
   std::string command;
 
   bool is_zombie() const { return state == 'Z' || state == 'X'; }

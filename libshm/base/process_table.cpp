@@ -221,7 +221,7 @@ ProcessTable::Mark ProcessTable::read_mark_now(Entry& entry) {
     const auto arguments = read_proc(entry.pid, "cmdline");
     const auto again = read_proc(entry.pid, "environ");
     if (!arguments || !again) return has_gone(entry.pid) ? Mark::kEnded : Mark::kUnreadable;
-    if (arguments->empty() || !again->empty()) {
+    if (!stat->has_environment || arguments->empty() || !again->empty()) {
       if (entry.hidden_since_ns == 0) entry.hidden_since_ns = now_ns();
       return Mark::kHidden;
     }

@@ -388,7 +388,8 @@ Members::Told Members::judge(Pass* pass, ProcessTable::Entry& entry) {
     }
     told = {Belongs::kUnknown, LeftWhy::kUnreadable, now_ns() + kUnreadableRetry_ns};
   }
-  const bool is_hidden = facts.token == TokenSeen::kHidden;
+  const bool is_hidden =
+      facts.token == TokenSeen::kHidden && now_ns() < add_ns(facts.hidden_since_ns, kExecMax_ns);
   if (is_hidden) told.until_ns = std::min(told.until_ns, now_ns() + kHiddenRetry_ns);
   suspect(pid, told);
   return is_hidden ? Told::kLater : Told::kNow;
