@@ -259,12 +259,11 @@ void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_ex
 
 bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
   const StateWord closed{ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting};
-  // It may become counted, or no longer be, between the look and the CAS.
-  for (StateWord seen = load_state(segment, ref.index);
-       seen.generation == ref.generation && seen.state == BackendState::kReady;
-       seen = load_state(segment, ref.index)) {
+  StateWord seen{ref.generation, 0, BackendState::kReady};
+  do {
     if (move(segment, ref.index, seen, closed)) return true;
-  }
+    seen = load_state(segment, ref.index);  // counted, perhaps
+  } while (seen.generation == ref.generation && seen.state == BackendState::kReady);
   return false;
 }
 
