@@ -56,7 +56,7 @@ struct HitCounts {
   HitCounts* next = nullptr;
 };
 
-// Handles (leases, tickets, waits, pools) point to their Worker. It is never freed (20 KB each), so a
+// Handles (leases, tickets, waits, pools) point to their Worker. It is never freed (10 KB each), so a
 // handle in a forked child or a late thread finds it readable.
 class Worker {
  public:

@@ -237,6 +237,19 @@ bool is_sound(const MeterInfo& info) {
          is_printable_utf8(field_text(info.help));
 }
 
+AllMeterPlaces::AllMeterPlaces(const MeterInfoRecord* table) {
+  for (std::size_t i = 0; i < kMetersMax; ++i) {
+    const MeterInfo info = table[i].info.load();
+    if (!is_sound(info) || info.id >= kMeterCount) continue;
+    MeterPlace& place = (info.rows == MeterRows::kWorkers ? of_worker : of_judge)[info.id];
+    place.first_cell = info.first_cell;
+    place.values = info.values;
+    place.by_model = info.by_model != 0;
+    place.bounds = info.bounds;
+    place.bound = info.bound;
+  }
+}
+
 void describe_meters(MeterInfoRecord* table) {
   std::array<std::uint32_t, 2> next_cell{};
   for (std::size_t i = 0; i < std::size(kKnown); ++i) {

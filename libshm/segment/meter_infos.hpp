@@ -5,6 +5,7 @@
 // Errors: none. A description that came from a segment may be damaged (is_sound).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -59,5 +60,23 @@ void describe_meters(MeterInfoRecord* table);
 std::uint64_t cell_count(const MeterInfo& info);
 // Can what it says be believed? Descriptions are read from the segment.
 bool is_sound(const MeterInfo& info);
+
+// Where a meter's cells stand in a row, and the bounds of its buckets.
+struct MeterPlace {
+  std::uint32_t first_cell = 0;
+  std::uint32_t values = 0;  // 0: this pool has no such meter
+  bool by_model = false;
+  std::uint32_t bounds = 0;
+  std::array<std::uint64_t, kMeterBoundsMax> bound{};
+};
+using MeterPlaces = std::array<MeterPlace, kMeterCount>;  // by id
+
+// Found once for each mapping: the table never changes.
+struct AllMeterPlaces {
+  explicit AllMeterPlaces(const MeterInfoRecord* table);
+
+  MeterPlaces of_worker{};
+  MeterPlaces of_judge{};
+};
 
 }  // namespace modelpool

@@ -53,35 +53,22 @@ std::uint32_t register_meter_model(const Segment& segment, const LockGuard&, std
 // --- Adding --------------------------------------------------------------------------------------
 
 MeterRow MeterRow::of_worker(const Segment& segment, std::uint32_t worker) {
-  return {segment, MeterRows::kWorkers, segment.worker_meters(worker).cell.data()};
+  return {segment.meter_places().of_worker, segment.worker_meters(worker).cell.data()};
 }
 
 MeterRow MeterRow::of_judge(const Segment& segment) {
-  return {segment, MeterRows::kJudge, segment.judge_meters().cell.data()};
-}
-
-MeterRow::MeterRow(const Segment& segment, MeterRows rows, Word* cells) : cells_(cells) {
-  for (std::size_t i = 0; i < kMetersMax; ++i) {
-    const MeterInfo info = segment.meter_info(i).info.load();
-    if (!is_sound(info) || info.rows != rows || info.id >= kMeterCount) continue;
-    Place& place = place_[info.id];
-    place.first_cell = info.first_cell;
-    place.values = info.values;
-    place.by_model = info.by_model != 0;
-    place.bounds = info.bounds;
-    place.bound = info.bound;
-  }
+  return {segment.meter_places().of_judge, segment.judge_meters().cell.data()};
 }
 
 std::uint32_t MeterRow::cell_of(Meter meter, std::uint32_t model, std::uint32_t value) const {
-  const Place& place = place_[static_cast<std::size_t>(meter)];
+  const MeterPlace& place = place_of(meter);
   if (value >= place.values) return kNoCell;
   const std::uint32_t block = place.by_model ? std::min(model, kMeterOther) : 0;
   return place.first_cell + block * place.values + value;
 }
 
 std::uint32_t MeterRow::bucket_of(Meter meter, std::uint64_t amount) const {
-  const Place& place = place_[static_cast<std::size_t>(meter)];
+  const MeterPlace& place = place_of(meter);
   if (place.values == 0) return kNoCell;
   std::uint32_t bucket = 0;
   while (bucket < place.bounds && amount > place.bound[bucket]) ++bucket;
@@ -89,7 +76,7 @@ std::uint32_t MeterRow::bucket_of(Meter meter, std::uint64_t amount) const {
 }
 
 std::uint32_t MeterRow::sum_of(Meter meter) const {
-  const Place& place = place_[static_cast<std::size_t>(meter)];
+  const MeterPlace& place = place_of(meter);
   return place.first_cell + place.bounds + 1;
 }
 

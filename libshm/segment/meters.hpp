@@ -32,13 +32,14 @@ std::uint32_t find_meter_model(const Segment& segment, std::string_view model, s
 std::uint32_t register_meter_model(const Segment& segment, const LockGuard& guard,
                                    std::string_view model, std::uint64_t hash);
 
-// A row of cells, and where each meter's stand in it.
+// A row of cells. Lives no longer than its places; those of a Segment live as long as it.
 class MeterRow {
  public:
   static MeterRow of_worker(const Segment& segment, std::uint32_t worker);
   static MeterRow of_judge(const Segment& segment);
 
   MeterRow() = default;
+  MeterRow(const MeterPlaces& places, Word* cells) : places_(&places), cells_(cells) {}
   void add(Meter meter, std::uint32_t model, std::uint32_t value, std::uint64_t count = 1) const;
   void observe(Meter meter, std::uint64_t amount) const;  // of a histogram
   // The same, into a journal instead of the cells.
@@ -46,23 +47,18 @@ class MeterRow {
   void observe(MeterJournal* journal, Meter meter, std::uint64_t amount) const;
 
  private:
-  struct Place {
-    std::uint32_t first_cell = 0;
-    std::uint32_t values = 0;  // 0: this pool has no such meter
-    bool by_model = false;
-    std::uint32_t bounds = 0;
-    std::array<std::uint64_t, kMeterBoundsMax> bound{};
-  };
   static constexpr std::uint32_t kNoCell = UINT32_MAX;
 
-  MeterRow(const Segment& segment, MeterRows rows, Word* cells);
+  const MeterPlace& place_of(Meter meter) const {
+    return (*places_)[static_cast<std::size_t>(meter)];
+  }
   std::uint32_t cell_of(Meter meter, std::uint32_t model, std::uint32_t value) const;
   std::uint32_t bucket_of(Meter meter, std::uint64_t amount) const;
   std::uint32_t sum_of(Meter meter) const;
   void change(MeterJournal* journal, std::uint32_t cell, std::uint64_t count) const;
 
+  const MeterPlaces* places_ = nullptr;
   Word* cells_ = nullptr;
-  std::array<Place, kMeterCount> place_{};
 };
 
 // The coordinator's: publishes the journal, then makes its changes; the journal's event is counted from

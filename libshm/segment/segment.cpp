@@ -11,6 +11,7 @@
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "segment/mappable.hpp"
+#include "segment/meter_infos.hpp"
 
 namespace modelpool {
 namespace {
@@ -82,6 +83,7 @@ Result<std::shared_ptr<Segment>> Segment::map(OpenSegment opened, bool writable)
   segment->users_ = std::move(opened.users);
   if (!writable) return segment;
   segment->file_ = std::move(opened.file);
+  segment->meter_places_ = std::make_shared<const AllMeterPlaces>(&segment->meter_info(0));
   remember_mapped(segment);
   return segment;
 }

@@ -21,6 +21,8 @@
 
 namespace modelpool {
 
+struct AllMeterPlaces;  // meter_infos.hpp
+
 class Segment {
  public:
   static Result<std::shared_ptr<Segment>> attach(std::string_view name,
@@ -95,6 +97,8 @@ class Segment {
     return *at<WorkerMeters>(Table::kWorkerMeters, worker);
   }
   JudgeMeters& judge_meters() const { return *at<JudgeMeters>(Table::kJudgeMeters, 0); }
+  // Where each meter's cells stand. REQUIRES: mapped writable.
+  const AllMeterPlaces& meter_places() const { return *meter_places_; }
   std::size_t coordinator_row() const { return capacities_.workers; }  // in the last-used table
 
   // How far a scan has to go. seq_cst: stored so before anything in the last of these rows was.
@@ -139,6 +143,7 @@ class Segment {
   dev_t device_ = 0;
   ino_t inode_ = 0;
   std::byte* base_ = nullptr;
+  std::shared_ptr<const AllMeterPlaces> meter_places_;
   Fd users_;
   Fd file_;  // if writable: by it others find a pool that has lost its name (lost.hpp)
   std::shared_ptr<void> mapping_;  // kept for ever if writable

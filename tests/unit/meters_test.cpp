@@ -100,7 +100,8 @@ TEST_F(Meters, WithDamagedDescriptionsAreLeftOut) {
     record.info.store(info);
     const auto samples = read_meters(*segment_);
     EXPECT_EQ(find_sample(samples, std::string(field_text(sound.name))), nullptr);
-    const MeterRow row = MeterRow::of_worker(*segment_, 0);
+    const AllMeterPlaces places(&segment_->meter_info(0));
+    const MeterRow row(places.of_worker, segment_->worker_meters(0).cell.data());
     row.add(Meter::kAcquires, 0, 0);
     row.observe(Meter::kWait, 1);
     record.info.store(sound);
