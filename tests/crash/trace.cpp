@@ -329,10 +329,30 @@ void Victim::protect(bool read_only) {
   read_only_ = read_only;
 }
 
+// One that runs, wherever it is.
+void Victim::stop() {
+  kill(pid_, SIGSTOP);
+  for (int status = 0; !ended_;) {
+    const pid_t thread = waitpid(-pid_, &status, __WALL);
+    if (thread < 0 && errno == EINTR) continue;
+    if (thread > 0 && WIFSTOPPED(status)) {
+      __ptrace_syscall_info call{};
+      if (WSTOPSIG(status) == kSystemCallStop) {
+        ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof call, &call);
+      }
+      here_ = thread;
+      at_ = call.op == PTRACE_SYSCALL_INFO_ENTRY ? At::kEnterCall : At::kNothing;
+      return;
+    }
+    if (thread < 0 || thread == pid_) ended_ = true;
+  }
+}
+
 void Victim::kill_here() {
   if (pid_ <= 0) return;
   if (child_ != 0) kill_child();
   // The kernel marks the mutexes of the dead only where it can write.
+  if (read_only_ && here_ == 0 && !ended_) stop();
   if (read_only_ && here_ != 0 && !ended_) {
     if (at_ == At::kEnterCall) {  // instead of the call it is about to make
       user_regs_struct call = registers(here_);

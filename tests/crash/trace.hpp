@@ -75,6 +75,7 @@ class Victim {
   bool is_thread(pid_t id) const;
   bool is_main(pid_t thread) const { return thread == (of_child_ ? child_ : pid_); }
   void let_child_go();
+  void stop();
   void single_step(pid_t thread);
   void step_over_store(pid_t thread);
   bool is_one_round_more(pid_t thread);
