@@ -246,7 +246,9 @@ TEST_F(EndingTest, P3P9TheyAreKnownAlsoWhenTheFirstProcessCrashes) {
   const std::string server = "env -i setsid -w " + own_line("server", "/bin/sleep 600");
   const pid_t first = spawn(pool, "m", server + " & exec sleep 601", "127.0.0.1:1", "server");
   const pid_t pid = pid_in("server");
-  ASSERT_FALSE(wait_event("loaded", "m").is_null());
+  const BackendRef ref = look(pool).find_model("m")->ref;
+  ASSERT_TRUE(
+      eventually([&] { return segment_of(pool).backend(ref.index).known.load().count > 0; }));
   kill(first, SIGKILL);
   EXPECT_EQ(wait_event("exited", "m")["reason"], "crashed");
   EXPECT_TRUE(eventually([&] { return !is_running(pid); }));
