@@ -18,6 +18,7 @@ namespace {
 
 // A look goes after those who are started while it lasts for so long; then it has not seen everyone.
 constexpr std::uint64_t kNewcomersMax_ns = 20 * kMillisecond_ns;
+constexpr int kRoundsMin = 16;  // also where others have the CPU meanwhile
 // Where the kernel does not say who was started: so often it begins anew when somebody has ended meanwhile.
 constexpr int kUnsettledMax = 8;
 // No number is given again so soon after it was seen to be taken: all others are given before.
@@ -434,7 +435,7 @@ void Members::Everyone::judge_untold() {
 // not be told may have forked and ended.
 Members::Everyone::Seen Members::Everyone::judge_new() {
   const std::uint64_t until_ns = now_ns() + kNewcomersMax_ns;
-  while (now_ns() < until_ns) {
+  for (int round = 0; round < kRoundsMin || now_ns() < until_ns; ++round) {
     switch (table.begin_round()) {
       case ProcessTable::Round::kBegun:
         break;
