@@ -74,8 +74,8 @@ struct BackendRow {
   std::optional<std::uint64_t> expected_bytes;  // of the host's memory
   std::optional<std::uint64_t> measured_bytes;
   std::optional<std::uint64_t> peak_bytes;
-  std::string log;  // the file its output goes to; empty: none of the pool's
-  std::vector<LeftRow> left;    // while it is stopping, if that is not as usual
+  std::string log;            // the file its output goes to; empty: none of the pool's
+  std::vector<LeftRow> left;  // while it is stopping, if that is not as usual
 };
 
 // A request in flight, of any worker.
