@@ -77,7 +77,7 @@ TEST(Rows, TheKeysOfTheFirstReleaseStandWhereTheyStood) {
       {"model",      "state",           "pid",      "address",    "in_flight",   "busy_ms",
        "idle_ms",    "ready_ms",        "pinned",   "size_bytes", "generation",  "owner_pid",
        "slot",       "group",           "external", "label",      "device_mask", "reserved_ms",
-       "started_ms", "evict_requested", "exit",     "stop",       "left"});
+       "started_ms", "evict_requested", "exit",     "stop"});
   begins_with(fields_of<StopRow>(), {"reason", "decided_ms", "stopping_ms", "signal",
                                      "signalled_ms", "killed_ms", "age_ms", "limit_ms", "text"});
   begins_with(fields_of<LeaseRow>(), {"model", "worker_pid", "age_ms", "progress_ms", "tag",
