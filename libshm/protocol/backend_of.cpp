@@ -1,18 +1,13 @@
 #include "protocol/backend_of.hpp"
 
+#include "protocol/slots.hpp"
+
 namespace modelpool {
-namespace {
-
-StateWord state_of(const Segment& segment, std::uint32_t backend) {
-  return StateWord::unpack(segment.backend(backend).state.load(std::memory_order_seq_cst));
-}
-
-}  // namespace
 
 std::optional<BackendRef> find_backend_of(const Segment& segment, const ProcessIdentity& process,
                                           pid_t group, pid_t session) {
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
-    const StateWord state = state_of(segment, i);
+    const StateWord state = load_state(segment, i);
     if (state.state < BackendState::kStarting || !is_live(state.state)) continue;
     const BackendRecord& record = segment.backend(i);
     const ProcessIdentity first{static_cast<pid_t>(record.pid.load(std::memory_order_acquire)),
@@ -25,7 +20,7 @@ std::optional<BackendRef> find_backend_of(const Segment& segment, const ProcessI
       const auto stat = read_stat(number);  // unless the number is somebody else's by now
       is_its = !stat || stat->start_ticks == first.start_ticks;
     }
-    if (is_its && state_of(segment, i).generation == state.generation) {
+    if (is_its && load_state(segment, i).generation == state.generation) {
       return BackendRef{i, state.generation};
     }
   }

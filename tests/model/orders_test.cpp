@@ -463,7 +463,8 @@ const std::map<std::string, std::string>& stronger_than_needed() {
        "what a scan may read instead is the last owner's: higher, so it looks further"},
       {"clear_worker_row cas lease", "it releases the stamp before it to the scan that reads it"},
       {"clear_worker_row load lease", "a CAS of the same word decides"},
-      {"load_state load state", "looked at before a CAS that decides"},
+      {"load_state load state",
+       "looked at before a CAS that decides, or twice with what was read in between"},
       {"read_backends load state", "shown, or looked at before a CAS that decides"},
   };
   return kList;
