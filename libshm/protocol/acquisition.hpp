@@ -25,6 +25,7 @@
 #include <variant>
 
 #include "policy/line.hpp"
+#include "protocol/leases.hpp"
 #include "protocol/waiters.hpp"
 
 namespace modelpool {

@@ -27,7 +27,7 @@
 #include <string>
 #include <string_view>
 
-#include "protocol/leases.hpp"
+#include "segment/segment.hpp"
 
 namespace modelpool {
 
