@@ -212,7 +212,9 @@ const Snapshot& SnapshotReader::read() {
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     s.damage.clear();
     if (cache_->settings_damaged)
-      s.damage.emplace_back("settings: their rules lead out of their place");
+      s.damage.emplace_back(
+          "settings: their rules lead out of their place, or what programs must know of them "
+          "contradicts its hash");
     cache_->read_backends(segment);
     if (cache_->states_hold(segment)) break;
   }

@@ -171,6 +171,7 @@ struct SettingsHead {
   Word texts;        // and that is a text
   Word judge;        // in use, and a coordinator must know it
   Word admit;        // in use, and whoever asks for a place must know it
+  Word needed_hash;  // of judge and admit: damage does not make a coordinator leave
   Word rule_count;   // globs, exact names
   Word entry_count;  // words of text, entries
   // By number: the pool's value, where it came from (line, kind), and the names of those that the
@@ -184,7 +185,8 @@ struct SettingsHead {
 inline constexpr std::size_t kRoomOfRule_bytes = 256;  // a name, a few values
 
 constexpr std::size_t settings_copy_bytes(const Capacities& capacities) {
-  return sizeof(SettingsHead) + capacities.rules * kRoomOfRule_bytes;
+  const std::size_t bytes = sizeof(SettingsHead) + capacities.rules * kRoomOfRule_bytes;
+  return (bytes + kCacheLine_bytes - 1) / kCacheLine_bytes * kCacheLine_bytes;
 }
 
 // Generation 0: the pool never had settings. The copies follow (Segment::settings_copy).
@@ -633,9 +635,7 @@ static_assert(offsetof(BackendRecord, pid) == 8 && offsetof(BackendRecord, group
               offsetof(BackendRecord, pidfd_inode) == 24);
 static_assert(offsetof(Header, total_bytes) == 16 && offsetof(Header, tables) == 32);
 static_assert(sizeof(Header) <= kHomeOffset && kHomeOffset + sizeof(HomeRecord) == kPage_bytes);
-static_assert(sizeof(SettingsHead) % kCacheLine_bytes == 0 &&
-              kRoomOfRule_bytes % kCacheLine_bytes == 0 && sizeof(RuleRecord) == 32 &&
-              sizeof(EntryRecord) == 16);
+static_assert(sizeof(RuleRecord) == 32 && sizeof(EntryRecord) == 16);
 static_assert(sizeof(EventData) % 8 == 0 && sizeof(StopRecord) % 8 == 0 &&
               sizeof(LeftRecord) % 8 == 0 && sizeof(KnownRecord) % 8 == 0);
 

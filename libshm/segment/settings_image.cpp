@@ -30,6 +30,12 @@ constexpr Origin origin_of(std::uint64_t what) {
   return {static_cast<OriginKind>(what >> 16 & 0xffff), static_cast<std::uint32_t>(what >> 32)};
 }
 
+// Never 0: a copy that was never written has no such hash.
+constexpr std::uint64_t hash_needed(std::uint64_t judge, std::uint64_t admit) {
+  return (judge * 0x9e3779b97f4a7c15 ^ std::rotl(admit, 32)) * 0xbf58476d1ce4e5b9 ^
+         0x94d049bb133111eb;
+}
+
 template <class Do>
 void for_each_bit(std::uint64_t bits, Do act) {
   for (; bits != 0; bits &= bits - 1) act(static_cast<std::size_t>(std::countr_zero(bits)));
@@ -47,8 +53,16 @@ SettingsView::SettingsView(const Word* copy, std::size_t words)
   const std::size_t entries = low_half(entry_count);
   const std::size_t text_words = high_half(entry_count);
   const std::size_t used = kHeadWords + rules * kRuleWords + entries * kEntryWords + text_words;
-  damaged_ = used > words || high_half(rule_count) > kGlobsMax;
-  if (!damaged_) {
+  const bool tables_fit = used <= words && high_half(rule_count) <= kGlobsMax;
+  const std::uint64_t judge = load(head_.judge);
+  const std::uint64_t admit = load(head_.admit);
+  const bool is_needed = hash_needed(judge, admit) == load(head_.needed_hash);
+  damaged_ = !tables_fit || !is_needed;
+  if (is_needed) {
+    needed_by_judge_ = judge;
+    needed_by_workers_ = admit;
+  }
+  if (tables_fit) {
     exact_ = low_half(rule_count);
     globs_ = high_half(rule_count);
     entry_count_ = entries;
@@ -67,7 +81,7 @@ std::uint64_t SettingsView::get(Setting id) const {
 }
 
 std::uint64_t SettingsView::unknown_to_workers() const {
-  return load(head_.admit) & ~kKnownSettings;
+  return needed_by_workers_ & ~kKnownSettings;
 }
 std::uint64_t SettingsView::rules_hash() const { return load(head_.rules_hash); }
 
@@ -125,12 +139,11 @@ PoolSettings SettingsView::pool() const {
   for_each_bit(given, [&](std::size_t setting) { result.pool.set(pool_entry(setting)); });
   result.config_hash = load(head_.config_hash);
   result.config_path = head_.config_path.load();
-  const std::uint64_t judge = load(head_.judge);
-  const std::uint64_t admit = load(head_.admit);
   for_each_bit(~kKnownSettings, [&](std::size_t setting) {
     ForeignSetting foreign{static_cast<Setting>(setting), head_.name[setting].load(),
-                           (judge >> setting & 1) != 0, (admit >> setting & 1) != 0};
-    const bool is_used = ((given | judge | admit) >> setting & 1) != 0;
+                           (needed_by_judge_ >> setting & 1) != 0,
+                           (needed_by_workers_ >> setting & 1) != 0};
+    const bool is_used = ((given | needed_by_judge_ | needed_by_workers_) >> setting & 1) != 0;
     if (is_used || !foreign.name.empty()) result.foreign.push_back(std::move(foreign));
   });
   return result;
@@ -316,6 +329,7 @@ class ImageBuilder {
     put(head.texts, texts_given_);
     put(head.judge, judge_);
     put(head.admit, admit_);
+    put(head.needed_hash, hash_needed(judge_, admit_));
     put(head.rule_count,
         pack_half(static_cast<std::uint32_t>(globs_), static_cast<std::uint32_t>(exact_)));
     put(head.entry_count, pack_half(static_cast<std::uint32_t>(texts_.size()),

@@ -31,7 +31,9 @@ class SettingsView {
   std::uint64_t unknown_to_workers() const;
   std::uint64_t rules_hash() const;
   std::size_t rule_count() const { return exact_ + globs_; }
-  bool damaged() const { return damaged_; }  // its tables lead out of it: no rule is read
+  // Its tables lead out of it: no rule is read. Or what programs must know contradicts its hash: then
+  // they must know nothing.
+  bool damaged() const { return damaged_; }
 
   PoolSettings pool() const;
   std::vector<Rule> rules() const;  // in their order
@@ -58,6 +60,8 @@ class SettingsView {
   std::size_t globs_ = 0;
   std::size_t entry_count_ = 0;
   std::size_t text_words_ = 0;
+  std::uint64_t needed_by_judge_ = 0;
+  std::uint64_t needed_by_workers_ = 0;
   bool damaged_ = false;
 };
 

@@ -87,6 +87,8 @@ void record_signals(std::size_t me) {
     struct sigaction action {};
     action.sa_handler = record;
     action.sa_flags = SA_RESTART;
+    // A fault of its own comes again at once, and ends it.
+    if (signal == SIGSEGV || signal == SIGBUS) action.sa_flags |= SA_RESETHAND;
     if (signal != SIGKILL && signal != SIGSTOP && signal != SIGCHLD)
       sigaction(signal, &action, nullptr);
   }
@@ -211,6 +213,14 @@ class Bytes {
            inside(sizeof(WorkerRecord), Table::kWorkers);
   }
 
+  // Of those in force: their head tells programs what they must know.
+  std::uint64_t place_of_settings() const {
+    const Word* const copy = segment_->settings_copy(segment_->settings().generation.load());
+    const auto* const table = reinterpret_cast<const Word*>(&segment_->settings());
+    return segment_->header().tables[static_cast<std::size_t>(Table::kSettingsBlock)].offset +
+           static_cast<std::uint64_t>(copy - table) * sizeof(Word);
+  }
+
   void flip() {
     const std::size_t table = below(kTableCount + 1);
     std::uint64_t start = 0;
@@ -223,6 +233,9 @@ class Bytes {
       if (below(2) == 0) {
         start += info.stride * below(std::min<std::uint64_t>(info.count, 6));
         size = std::min<std::uint64_t>(info.stride, 256);
+        if (table == static_cast<std::size_t>(Table::kSettingsBlock) && below(8) != 0) {
+          start = place_of_settings();
+        }
       }
     }
     const std::size_t at = start + below(size);

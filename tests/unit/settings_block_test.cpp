@@ -366,6 +366,23 @@ TEST(ASettingOfANewerProgram, ThatOnlyTheJudgeMustKnowIsNothingToWorkers) {
   EXPECT_TRUE(pool.acquire("m", std::chrono::seconds(0)));
 }
 
+TEST(ASettingOfANewerProgram, IsNotWhatDamageMakesOfTheWordsThatTellOfIt) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const Segment& segment = segment_of(pool);
+  const Word* const copy = segment.settings_copy(segment.settings().generation.load());
+  auto& head = *const_cast<SettingsHead*>(reinterpret_cast<const SettingsHead*>(copy));
+  for (Word* const word : {&head.judge, &head.admit}) {
+    word->fetch_or(bit_of(kPower));
+    EXPECT_EQ(load_settings(segment).unknown_to_judge(), 0u);
+    EXPECT_TRUE(pool.acquire("m", std::chrono::seconds(0)));
+    EXPECT_THAT(look(pool).damage,
+                ::testing::Contains(::testing::HasSubstr("contradicts its hash")));
+    word->fetch_and(~bit_of(kPower));
+    EXPECT_THAT(look(pool).damage, ::testing::IsEmpty());
+  }
+}
+
 // --- What `ready` gives --------------------------------------------------------------------------
 
 TEST(GivenSettings, AreTheNumbersOfThoseGivenInTheirOrder) {
