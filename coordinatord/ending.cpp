@@ -228,6 +228,10 @@ void Endings::obey(Command command) {
   const std::uint64_t packed = pack_ref(order.backend);
   if (command.kind == Command::Kind::kForget) {
     all_.erase(packed);
+    // Again: a look that was under way may have said something since.
+    const std::lock_guard lock(mutex_);
+    reports_.erase(packed);
+    learned_ns_.erase(packed);
     return;
   }
   Watched& watched = all_.try_emplace(packed, order.target).first->second;

@@ -79,7 +79,8 @@ std::unique_ptr<Victim> begin(Stage& stage, const Operation& operation, Places p
   const auto places_of =
       operation.dies == Operation::Dies::kVictim ? PlacesOf::kVictim : PlacesOf::kItsChild;
   auto victim = std::make_unique<Victim>(
-      stage.segment_path(), [&] { operation.victim(stage); }, places_of);
+      stage.segment_path(), [&] { operation.victim(stage); }, places_of,
+      operation.is_over == nullptr);
   if (victim->run_to_mark() != Victim::Stop::kMark) {
     throw std::runtime_error("the victim did not come to its operation: " + victim->where());
   }

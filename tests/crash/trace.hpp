@@ -9,7 +9,8 @@
 // A loop that fills an unread copy word by word is one store many times: of its rounds in a row the
 // first 8 are places (one, if the victim goes on), then only those whose number is a power of two.
 // The same holds for calls in a row that only look, as those of a walk through /proc: a host of
-// thousands of processes has no more places than an empty one.
+// thousands of processes has no more places than an empty one. Of a victim that starts no processes
+// they are none at all: what is found there is what is found at the call before or after them.
 //
 // The stores of all its threads count, and the calls of its main thread. Helper threads mostly
 // look: of their calls those count that reach another process. A child that it starts is not
@@ -24,6 +25,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace modelpool::test {
@@ -41,9 +43,9 @@ void mark();
 
 class Victim {
  public:
-  // Forks a process that runs `body`, and traces it.
+  // Forks a process that runs `body`, and traces it. One that starts no processes is faster.
   Victim(const std::string& segment_path, const std::function<void()>& body,
-         PlacesOf places_of = PlacesOf::kVictim);
+         PlacesOf places_of = PlacesOf::kVictim, bool starts_processes = true);
   ~Victim();
   Victim(const Victim&) = delete;
   Victim& operator=(const Victim&) = delete;
@@ -82,15 +84,18 @@ class Victim {
   bool is_one_look_more(pid_t thread);
   void find_mapping();
   void protect(bool read_only);
+  void protect(std::uint64_t begin, std::uint64_t size, bool read_only);
 
   std::string segment_path_;
   pid_t pid_ = -1;
-  bool of_child_ = false;  // the places are those of its child
-  pid_t child_ = 0;        // while it is traced
-  bool executed_ = false;  // the child, just now
+  bool of_child_ = false;    // the places are those of its child
+  bool looks_pass_ = false;  // calls that only look do not stop
+  pid_t child_ = 0;          // while it is traced
+  bool executed_ = false;    // the child, just now
   bool ended_ = false;
   int status_ = 0;
   std::map<pid_t, int> threads_;  // and the signal each is to get when it goes on
+  std::set<pid_t> in_call_;       // threads that the filter has stopped before a call
   pid_t here_ = 0;                // the thread that has stopped at a place
   At at_ = At::kNothing;
   bool counting_ = false;
@@ -98,6 +103,7 @@ class Victim {
   std::uint64_t begin_ = 0;  // of the segment's mapping in the victim; 0: not mapped
   std::uint64_t size_ = 0;
   bool read_only_ = false;
+  std::uint64_t stores_to_ = 0;  // where the store that faulted goes
   bool changed_ = true;          // something, since the last place
   std::uint64_t stored_at_ = 0;  // the instruction that stored last, and how often in a row
   std::uint64_t rounds_ = 0;
