@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <iterator>
 
 #include "base/time.hpp"
 #include "base/user.hpp"
@@ -572,14 +571,12 @@ void Members::prove_members() {
   first_is_proved_ |= first != members_.end() && first->second.is_proved;
 }
 
-// Nobody is known to be left, but does somebody serve in its place? A socket that is held by one who is
-// older, or another's, was not the backend's alone.
+// Nobody is known to be left, but does somebody serve in its place? Who listens there is the backend's, or
+// was started to listen there after it: nobody knows which, so its place is kept. A socket that is held by
+// one who is older, or another's, is not the backend's alone.
 void Members::find_listeners(Pass* pass) {
-  if (sockets_.empty()) return;
-  const SocketInodes now = listening_sockets(target_.address);
-  SocketInodes left;
-  std::set_intersection(now.begin(), now.end(), sockets_.begin(), sockets_.end(),
-                        std::back_inserter(left));
+  if (target_.address.empty()) return;
+  const SocketInodes left = listening_sockets(target_.address);
   if (left.empty()) return;
   std::vector<pid_t> holders;
   for (std::size_t i = 0; i < pass->table.size(); ++i) {
@@ -589,10 +586,7 @@ void Members::find_listeners(Pass* pass) {
     const bool is_another = entry.start_ticks < target_.first.start_ticks || pid <= 1 ||
                             pass->spared.is_judge(pid) || pass->spared.is_other(pid) ||
                             pass->spared.is_worker(pid);
-    if (is_another) {
-      sockets_.clear();
-      return;
-    }
+    if (is_another) return;
     holders.push_back(pid);
   }
   for (const pid_t pid : holders) {
@@ -603,7 +597,6 @@ void Members::find_listeners(Pass* pass) {
 void Members::learn_traces() {
   if (has_traces_ || target_.group == 0 || !is_living_member(target_.first.pid)) return;
   has_traces_ = true;
-  sockets_ = listening_sockets(target_.address);
   auto cgroup = Cgroup::of(target_.first.pid);
   const auto pids = cgroup ? cgroup->processes() : std::nullopt;
   if (!pids || pids->empty()) return;

@@ -122,8 +122,8 @@ class Members {
   };
   static void look_at_all(ProcessTable& table, std::vector<Request>* requests);
 
-  // Notes, once, by what else the backend is known: its cgroup and its sockets. After a look that found
-  // the first process alive.
+  // Notes, once, by what else the backend is known: its cgroup. After a look that found the first process
+  // alive.
   void learn_traces();
   // Lets go of the descriptors and remembers who the members are.
   void remember();
@@ -209,7 +209,6 @@ class Members {
   bool is_shared_ = false;  // group or cgroup, with somebody who must not be signalled
   bool has_traces_ = false;
   std::optional<Cgroup> cgroup_;  // the backend's alone
-  SocketInodes sockets_;          // at which it served
 };
 
 }  // namespace modelpool

@@ -405,14 +405,15 @@ struct LeftRecord {
 };
 
 // Processes that were found to belong to a backend, but for its first. Nothing else may tell so later: not a
-// parent, when that has ended. Written by the coordinator only.
+// parent, when that has ended. More than these the next coordinator does not know. Written by the coordinator
+// only.
 struct KnownMember {
   std::uint32_t pid = 0;
   std::uint32_t spare = 0;
   std::uint64_t start_ticks = 0;
   std::uint64_t pidfd_inode = 0;
 };
-inline constexpr std::size_t kKnownMembersMax = 16;
+inline constexpr std::size_t kKnownMembersMax = 64;
 struct KnownRecord {
   std::uint32_t generation = 0;
   std::uint32_t count = 0;

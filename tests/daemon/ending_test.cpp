@@ -360,6 +360,33 @@ TEST_F(EndingTest, P3P11ABackendWhoseListenerLivesIsNotGone) {
   EXPECT_TRUE(settles());
 }
 
+// It begins to listen a second after its backend is ready, in a session of its own and without the token.
+TEST_F(EndingTest, P3P4ABackendWhoseListenerCameLateIsNotGone) {
+  start();
+  Pool pool = attach(scratch_);
+  int port = 0;
+  const auto argv = backend_argv(&port);
+  std::string server;
+  for (const auto& word : argv) server += " " + word;
+  const std::string late =
+      "sleep 1; env -i setsid " + own_line("server", server.substr(1)) + " & wait";
+  LoadTicket ticket = ticket_for(pool, "m");
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", late}));
+  const pid_t first = ticket.pid();
+  auto lease = ticket.ready("127.0.0.1:" + std::to_string(port));
+  ASSERT_TRUE(lease) << text_of(lease);
+  lease->release();
+  const pid_t pid = pid_in("server");
+  ASSERT_TRUE(eventually([&] { return listens(port); }));
+  kill(first, SIGKILL);
+  // If the judge learned its processes no sooner than that, it is ended.
+  EXPECT_TRUE(eventually([&] { return !is_running(pid) || entry("m")["left"].size() == 1; }));
+  EXPECT_TRUE(!is_running(pid) || state("m") == "stopping");
+  kill(pid, SIGKILL);
+  EXPECT_TRUE(wait_state("m", ""));
+  EXPECT_TRUE(settles());
+}
+
 // A listener that somebody else holds as well is no sign of life.
 TEST_F(EndingTest, P3ASocketThatWasInheritedFromAnOlderProcessKeepsNoPlace) {
   start();
