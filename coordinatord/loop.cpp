@@ -35,6 +35,8 @@ namespace {
 // Scans in a row that found more to do, before the loop looks at its other events.
 constexpr int kRoundsMax = 64;
 constexpr std::uint64_t kAgain_ns = kMillisecond_ns;
+// What contradicts itself (damage) is decided and taken back without end: then less and less often.
+constexpr std::uint64_t kAgainMax_ns = 256 * kMillisecond_ns;
 // Before a deadline it wakes once and only looks at what will be due: after a long sleep all of that
 // comes out of cold caches, and the signal would be sent 0.2 ms later.
 constexpr std::uint64_t kRehearsal_ns = 500 * kMicrosecond_ns;
@@ -193,7 +195,8 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
       singleton_(std::move(singleton)),
       lock_(segment_),
       reader_(segment_),
-      recorder_(segment_) {}
+      recorder_(segment_),
+      again_ns_(kAgain_ns) {}
 
 Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings,
                                          Notifier notifier) {
@@ -486,6 +489,7 @@ std::uint64_t Loop::scan() {
     record.scans.fetch_add(1, std::memory_order_relaxed);
     if (changed || wants_more || unlooked_) continue;
 
+    again_ns_ = kAgain_ns;
     tell_status(snapshot);
     due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
@@ -497,7 +501,8 @@ std::uint64_t Loop::scan() {
     if (facts.ahead_ns <= kRehearsal_ns) enforcer_->rehearse(decide(snapshot, facts), snapshot);
     return wake;
   }
-  return now_ns() + kAgain_ns;
+  const std::uint64_t pause_ns = std::exchange(again_ns_, std::min(2 * again_ns_, kAgainMax_ns));
+  return now_ns() + pause_ns;
 }
 
 // Children that ended; those that lead a backend later, when it is gone. Has anything changed?

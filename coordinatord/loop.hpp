@@ -99,6 +99,7 @@ class Loop {
   bool unlooked_ = false;              // something happened after the last scan
   bool has_children_ = true;           // somebody may have to be reaped
   bool misses_settings_ = false;       // the pool uses some that are not known here
+  std::uint64_t again_ns_;             // after so many scans in a row it waits for so long
   std::uint64_t due_ns_ = kNever_ns;   // the next deadline that it knows of
   std::unique_ptr<Settings> pending_;  // to be published when the mutex can be had
   PoolSettings pending_since_;         // what held when that was decided
