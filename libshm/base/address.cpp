@@ -17,8 +17,15 @@ namespace {
 std::string canonical_host(std::string host) {
   std::transform(host.begin(), host.end(), host.begin(),
                  [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c; });
+  if (host.size() > 1 && host.ends_with('.')) host.pop_back();  // "localhost."
   if (host == "localhost") return "127.0.0.1";
   in_addr v4{};
+  // "127.1", "0x7f.0.0.1", "2130706433" connect as well; nothing but a number does.
+  const bool is_number = host.find_first_not_of("0123456789abcdefx.") == std::string::npos;
+  if (is_number && inet_aton(host.c_str(), &v4) == 1) {
+    char dotted[INET_ADDRSTRLEN];
+    host = inet_ntop(AF_INET, &v4, dotted, sizeof dotted);
+  }
   in6_addr v6{};
   char text[INET6_ADDRSTRLEN];
   if (inet_pton(AF_INET, host.c_str(), &v4) == 1) {

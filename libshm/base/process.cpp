@@ -23,6 +23,8 @@
 #include <memory>
 #include <string_view>
 
+#include "base/shortage.hpp"
+
 namespace modelpool {
 namespace {
 
@@ -93,14 +95,17 @@ std::optional<ProcessStat> parse_stat(std::string_view text) {
   std::array<std::string_view, 49> fields;  // numbers 3 to 51 of proc(5)
   for (std::string_view& field : fields) field = take_word(rest);
   const auto field = [&fields](std::size_t number) { return fields[number - 3]; };
+  constexpr std::uint32_t kOfKernel = 0x00200000;  // PF_KTHREAD
   std::int64_t rss_pages = 0;
+  std::uint32_t flags = 0;
   if (field(3).size() != 1 || !parse_number(field(4), stat.parent) ||
       !parse_number(field(5), stat.group) || !parse_number(field(6), stat.session) ||
-      !parse_number(field(20), stat.threads) || !parse_number(field(22), stat.start_ticks) ||
-      !parse_number(field(24), rss_pages)) {
+      !parse_number(field(9), flags) || !parse_number(field(20), stat.threads) ||
+      !parse_number(field(22), stat.start_ticks) || !parse_number(field(24), rss_pages)) {
     return std::nullopt;
   }
   stat.state = field(3)[0];
+  stat.is_of_kernel = (flags & kOfKernel) != 0;
   stat.has_environment = !field(51).empty() && field(51) != "0";
   if (rss_pages > 0) {
     stat.rss_bytes =
@@ -167,6 +172,12 @@ Fd open_pidfd(pid_t pid) {
 }
 
 // 0 where pidfds have no inode of their own: all of them share one there.
+// What helps who cannot read there.
+std::string proc_advice(int error) {
+  std::string shortage = shortage_advice(Needs::kDescriptor, error);
+  return shortage.empty() ? "mount /proc" : shortage;
+}
+
 std::uint64_t pidfd_inode(int fd) {
   struct statfs filesystem {};
   struct stat file {};
@@ -485,7 +496,7 @@ Result<> check_process_access() {
   if (!self) {
     const bool is_full = errno == EMFILE || errno == ENFILE;
     return refused(errno, "pidfd_open",
-                   is_full ? "raise the limit of open files"
+                   is_full ? shortage_advice(Needs::kDescriptor, errno)
                            : "allow pidfd_open and pidfd_send_signal in the seccomp profile; Linux "
                              "5.4 is the oldest kernel that has them");
   }
@@ -494,7 +505,7 @@ Result<> check_process_access() {
   }
   std::array<char, 16> link{};
   if (readlink("/proc/self", link.data(), link.size() - 1) < 0) {
-    return refused(errno, "/proc/self", "mount /proc");
+    return refused(errno, "/proc/self", proc_advice(errno));
   }
   if (std::string_view(link.data()) != std::to_string(getpid())) {
     return fail(Errc::kPermission,
@@ -503,7 +514,7 @@ Result<> check_process_access() {
   }
   std::string text;
   const int error = read_file(proc_path(getpid(), "stat"), text);
-  if (error != 0) return refused(error, "/proc/self/stat", "mount /proc");
+  if (error != 0) return refused(error, "/proc/self/stat", proc_advice(error));
   return {};
 }
 
@@ -568,7 +579,7 @@ Result<HostIdentity> read_host_identity() {
   HostIdentity host;
   std::string boot_id;
   if (const int error = read_file(kBootId, boot_id); error != 0) {
-    return fail_errno(error, std::string("read ") + kBootId, "mount /proc");
+    return fail_errno(error, std::string("read ") + kBootId, proc_advice(error));
   }
   if (!parse_uuid(boot_id, host.boot_id)) {
     return fail(Errc::kSystem, std::string("unable to read ") + kBootId +

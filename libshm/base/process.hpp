@@ -42,6 +42,7 @@ struct ProcessStat {
   std::uint64_t start_ticks = 0;
   std::uint64_t threads = 0;
   std::uint64_t rss_bytes = 0;
+  bool is_of_kernel = false;     // a thread of the kernel's own: no signal ends it
   bool has_environment = false;  // perhaps an empty one; not while it is executing a program
   std::string command;
 

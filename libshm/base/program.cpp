@@ -1,5 +1,6 @@
 #include "base/program.hpp"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,6 +27,7 @@ int complain(const char* name, const char* what, const char* why, int code) {
 
 int run_program(const char* name, ProgramExits exits, const std::function<int()>& body) {
   fill_stdio();
+  signal(SIGXFSZ, SIG_IGN);
   try {
     const int code = body();
     errno = 0;

@@ -90,6 +90,8 @@ Result<> check_startable(const Segment& segment, pid_t pid) {
     const std::string hidden = hidden_processes();
     return refuse_process(pid, hidden.empty() ? "it cannot be examined" : hidden);
   }
+  if (const auto stat = read_stat(pid); stat && stat->is_of_kernel)
+    return refuse_process(pid, "it is a thread of the kernel's, which no signal ends");
   std::optional<ProcessStat> ancestor = read_stat(getpid());
   for (int depth = 0; ancestor && ancestor->parent > 1 && depth < kAncestorsMax; ++depth) {
     if (ancestor->parent == pid) return refuse_process(pid, "the calling process runs under it");

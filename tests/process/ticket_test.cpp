@@ -504,6 +504,15 @@ TEST_F(P7RightProcessOrNone, StartedRefusesPidsThatNameNoProcessOfOurs) {
   EXPECT_NE(refusal(ended.pid()).find("no such process"), std::string::npos);
 }
 
+TEST_F(P7RightProcessOrNone, StartedRefusesAThreadOfTheKernel) {
+  constexpr pid_t kThreadd = 2;  // where one sees them
+  const auto stat = read_stat(kThreadd);
+  if (!stat || !stat->is_of_kernel) GTEST_SKIP() << "no thread of the kernel is to be seen";
+  if (geteuid() != 0) GTEST_SKIP() << "another user's is refused anyway";
+  EXPECT_NE(refusal(kThreadd).find("a thread of the kernel's"), std::string::npos);
+  EXPECT_FALSE(read_stat(getpid())->is_of_kernel);
+}
+
 TEST_F(P7RightProcessOrNone, StartedRefusesAZombie) {
   Forked ended([](Forked::Child&) {});
   ASSERT_TRUE(eventually([&] {

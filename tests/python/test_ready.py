@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import sys
 import time
 import unittest
 
@@ -42,6 +43,22 @@ class WaitReady(PoolTest):
     def test_a_delay_is_an_answer_of_its_own(self):
         ticket, address = self.spawn("--load-time", "60s")
         self.assertEqual(ticket.wait_ready(address, "delay:50ms"), address)
+
+    def test_who_answers_byte_by_byte_does_not_hold_up_the_wait(self):
+        path = f"{self.dir}/drip.sock"
+        drip = (
+            "import socket, sys, time\n"
+            "server = socket.socket(socket.AF_UNIX); server.bind(sys.argv[1]); server.listen()\n"
+            "connected = server.accept()[0]\n"
+            "for byte in b'HTTP/1.0 200 OK\\r\\nX: ' + 50 * b'x':\n"
+            "    connected.send(bytes([byte])); time.sleep(0.1)\n"
+        )
+        ticket = self.pool.acquire("m")
+        self.addCleanup(self.let_go, ticket)
+        ticket.spawn([sys.executable, "-c", drip, path])
+        # It leaves after its last byte: who waited for that would hear that it ended.
+        with self.assertRaises(modelpool.Timeout):
+            ticket.wait_ready(f"unix:{path}", "http:/", timeout=1)
 
     def test_a_unix_socket_is_asked_too(self):
         path = f"{self.dir}/backend.sock"

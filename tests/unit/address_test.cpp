@@ -38,11 +38,12 @@ TEST(Address, ThatNobodyCouldConnectToIsRefusedWithTheReason) {
 TEST(Address, PlacesAreEqualHoweverTheyAreWritten) {
   const std::string here = place_of("127.0.0.1:80");
   for (const char* same : {"localhost:80", "LocalHost:80", "0.0.0.0:80", "http://127.0.0.1:80",
-                           "http://localhost:80/", "[::ffff:127.0.0.1]:80"}) {
+                           "http://localhost:80/", "[::ffff:127.0.0.1]:80", "127.1:80",
+                           "0x7f.0.0.1:80", "2130706433:80", "0:80", "localhost.:80"}) {
     EXPECT_EQ(place_of(same), here) << same;
   }
-  for (const char* other : {"127.0.0.1:81", "127.0.0.2:80", "[::1]:80", "gpu7:80",
-                            "http://127.0.0.1:80/v1", "unix:/80", "80", ""}) {
+  for (const char* other : {"127.0.0.1:81", "127.0.0.2:80", "[::1]:80", "gpu7:80", "abc:80",
+                            "127.0.0.1.1:80", "http://127.0.0.1:80/v1", "unix:/80", "80", ""}) {
     EXPECT_NE(place_of(other), here) << other;
   }
   EXPECT_EQ(place_of("[::]:80"), place_of("[0:0:0:0:0:0:0:1]:80"));

@@ -2,7 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstdio>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -32,6 +37,21 @@ TEST(ProgramTest, TheCodeOfItsBodyIsItsOwn) {
   const Said said = say([] { return 42; });
   EXPECT_EQ(said.code, 42);
   EXPECT_EQ(said.err, "");
+}
+
+TEST(ProgramTest, AFileThatMayNotGrowIsAnErrorOfTheWrite) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::tmpfile(), std::fclose);
+  const Said said = say([&file] {
+    rlimit before{};
+    getrlimit(RLIMIT_FSIZE, &before);
+    const rlimit nothing{0, before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &nothing);
+    const bool wrote = write(fileno(file.get()), "x", 1) == 1;
+    const int error = errno;
+    setrlimit(RLIMIT_FSIZE, &before);
+    return wrote ? 0 : error;
+  });
+  EXPECT_EQ(said.code, EFBIG);
 }
 
 TEST(ProgramTest, P13AnExceptionOfALibraryIsAMessageAndAnExitCode) {

@@ -87,6 +87,7 @@ SignalInbox::SignalInbox() {
 
 void SignalInbox::restore() const {
   sigaction(SIGPIPE, &pipe_before_, nullptr);
+  signal(SIGXFSZ, SIG_DFL);  // run_program
   sigprocmask(SIG_SETMASK, &mask_before_, nullptr);
 }
 

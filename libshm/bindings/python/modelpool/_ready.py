@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from typing import Union
 
@@ -148,15 +149,28 @@ def _accepts(place, left):
 
 def _says_yes(place, path, left):
     connection = http.client.HTTPConnection("localhost" if isinstance(place, str) else place[0])
+    limit = _at_most(_ANSWER, left)
+    cut = None
     try:
         connection.sock = _connect(place, left)
-        connection.sock.settimeout(_at_most(_ANSWER, left))
+        connection.sock.settimeout(limit)
+        # The timeout is one of each read: who answers byte by byte is cut off as a whole.
+        cut = threading.Timer(limit, _cut_off, (connection.sock,))
+        cut.daemon = True
+        cut.start()
         connection.request("GET", path)
         return 200 <= connection.getresponse().status < 300
     except (OSError, http.client.HTTPException):
         return False
     finally:
+        if cut is not None:
+            cut.cancel()
         connection.close()
+
+
+def _cut_off(connected):
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 class _Watch:
