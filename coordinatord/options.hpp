@@ -16,9 +16,11 @@
 namespace modelpool::coordinator {
 
 inline constexpr int kExitDone = 0;
-inline constexpr int kExitFinding = 1;  // the answer is no: another coordinator serves the pool
-inline constexpr int kExitUsage = 2;    // wrong usage, a config with errors
-inline constexpr int kExitNoPool = 3;   // no such pool, or not usable: replaced, foreign
+inline constexpr int kExitFinding =
+    1;  // no: another serves the pool, it was replaced, or for now it cannot be
+inline constexpr int kExitUsage = 2;  // wrong usage, a config with errors
+inline constexpr int kExitNoPool =
+    3;  // no such pool, or not usable: of another user, host or version
 
 struct Options {
   std::string pool = "default";

@@ -165,16 +165,19 @@ std::string Segment::home() const {
   return reinterpret_cast<const HomeRecord*>(base_ + kHomeOffset)->load();
 }
 
-std::string explain_absence(const Segment& segment, const JudgeView& judge, std::uint64_t now_ns) {
+std::string start_command(const Segment& segment) {
   const std::string& path = segment.path();
-  const std::string start =
-      command_on_pool("coordinatord", segment.name(), path.substr(0, path.rfind('/')));
-  if (judge.state == JudgeState::kDead) return "no coordinator is running; start " + start;
+  return command_on_pool("coordinatord", segment.name(), path.substr(0, path.rfind('/')));
+}
+
+std::string explain_absence(const Segment& segment, const JudgeView& judge, std::uint64_t now_ns) {
+  if (judge.state == JudgeState::kDead)
+    return "no coordinator is running; start " + start_command(segment);
   const std::string pid = std::to_string(judge.identity.process.pid);
   return "the coordinator (pid " + pid + ") has hung for " +
          format_age(age_ns(now_ns, judge.hung_since_ns)) +
          ": work is due and it does not look at it; kill -CONT " + pid +
-         " if it was stopped, else kill -KILL " + pid + " and start " + start;
+         " if it was stopped, else kill -KILL " + pid + " and start " + start_command(segment);
 }
 
 }  // namespace modelpool

@@ -159,6 +159,7 @@ inline Liveness coordinator_liveness(const Segment& segment, CoordinatorIdentity
 inline JudgeView look_at_judge(const Segment& segment, std::uint64_t now_ns) {
   return look_at_judge(segment.coordinator(), now_ns);
 }
+std::string start_command(const Segment& segment);  // of its coordinator
 // What is wrong with a judge that is dead or hangs, and what to do.
 std::string explain_absence(const Segment& segment, const JudgeView& judge, std::uint64_t now_ns);
 

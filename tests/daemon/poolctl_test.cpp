@@ -30,8 +30,8 @@ const std::vector<std::vector<std::string>> kLooks = {
     {"events"}, {"explain", "m"}, {"dump"},    {"check"},  {"set"}};
 
 const std::vector<const char*> kCommands = {
-    "status", "list", "top",   "workers", "leases", "waiters", "events", "explain", "dump",
-    "check",  "set",  "touch", "pin",     "unpin",  "evict",   "wait",   "lease",   "remove"};
+    "status", "list",  "top", "workers", "leases", "waiters", "events", "explain", "dump", "check",
+    "set",    "touch", "pin", "unpin",   "evict",  "wait",    "lease",  "remove",  "reset"};
 
 TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
   start({"--max-backends", "1"});
@@ -233,6 +233,25 @@ TEST_F(PoolctlTest, ExplainSaysWhichRuleApplies) {
   for (const char* part : {"15m", "pool.toml:2", "1m30s", "pool.toml:6", "3s", "flag", "8s", "set"})
     EXPECT_THAT(llama, HasSubstr(part));
   EXPECT_THAT(ctl({"explain", "whisper"}).out, Not(HasSubstr("pool.toml:6")));
+}
+
+TEST_F(PoolctlTest, ExplainPromisesNothingThatADeadCoordinatorWouldHaveToDo) {
+  start({"--drain-timeout", "30s", "--max-backends", "3"});
+  RemoteWorker worker(scratch_);
+  worker.load("busy");
+  worker.load_idle("asked");
+  worker.load_idle("idle");
+  EXPECT_EQ(ctl({"evict", "busy", "--timeout", "0"}).code, 0);
+  ASSERT_TRUE(wait_state("busy", "evicting"));
+  EXPECT_THAT(ctl({"explain", "busy"}).out, HasSubstr("it opens again in "));
+  daemon().kill_now();
+  EXPECT_EQ(ctl({"evict", "asked", "--timeout", "0"}).code, 0);
+  for (const char* model : {"busy", "asked", "idle"})
+    EXPECT_THAT(ctl({"explain", model}).out, HasSubstr("no coordinator is running")) << model;
+  EXPECT_THAT(ctl({"explain", "asked"}).out, HasSubstr("asked for by `poolctl evict`"));
+  // Only those that may go are counted.
+  EXPECT_EQ(ctl({"set", "min-resident=1h"}).code, 0);
+  EXPECT_THAT(ctl({"explain", "idle"}).out, HasSubstr("(min_resident)"));
 }
 
 // --- Events --------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class World {
   void happen(const Event& event);
   void ring();
 
-  // Workers: what admission.cpp and registry.cpp do.
+  // Workers: what acquisition.cpp and slots.cpp do.
   Request* arrive();
   void look(Request& r);
   void look_later(Request& r, std::uint64_t delay_ns);

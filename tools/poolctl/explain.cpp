@@ -116,8 +116,8 @@ Verdict explain_idle(const Subject& subject) {
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
   return {rule,
           "idle for " + age_text(subject.now(), finding.since_ns) + " of " +
-              limit_text(finding.limit_ns) + ": " + outcome(subject, "evicted", due) +
-              " unless used",
+              limit_text(finding.limit_ns) + ": " +
+              outcome(subject, "evicted", due, " unless used"),
           due};
 }
 
@@ -150,15 +150,21 @@ Verdict explain_room(const Subject& subject) {
   const Resident self = resident_of(backend);
   std::size_t before = 0;
   std::size_t idle = 0;
-  for (const Resident& other : residents(subject.snapshot)) {
-    if (other.state != BackendState::kReady || other.in_flight > 0 || other.pinned()) continue;
+  for (const BackendView& other : subject.snapshot.backends) {
+    const bool is_kept =
+        add_ns(other.ready_ns, other.settings().get(Setting::kMinResident)) > subject.now();
+    const bool is_ready = other.live() && other.state.state == BackendState::kReady;
+    if (!is_ready || other.in_flight > 0 || other.pinned() || is_kept) continue;
     ++idle;
-    before += goes_before(other, self);
+    before += goes_before(resident_of(other), self);
   }
   return {rule,
           std::to_string(subject.snapshot.live()) + " of " + std::to_string(max_backends) +
               " places taken; number " + std::to_string(before + 1) + " of " +
-              std::to_string(idle) + " to go when one is needed, least recently used first",
+              std::to_string(idle) + " to go when one is needed, least recently used first" +
+              (subject.judge == JudgeState::kDead ? "; but no coordinator is running: nobody goes"
+               : subject.judge == JudgeState::kHangs ? "; but the coordinator hangs: nobody goes"
+                                                     : ""),
           kNever_ns};
 }
 
@@ -173,7 +179,8 @@ std::uint64_t since_ns(const Snapshot& snapshot, std::uint32_t row) {
 Verdict explain_admission(const Subject& subject) {
   const Snapshot& snapshot = subject.snapshot;
   if (!snapshot.settings) {
-    return {"load", "no: the pool has no settings yet; start coordinatord", kNever_ns};
+    return {"load", "no: the pool has no settings yet; start " + start_command(subject.segment),
+            kNever_ns};
   }
   const std::uint64_t cooling =
       subject.history ? age_ns(subject.history->cooldown_until_ns, subject.now()) : 0;
@@ -286,10 +293,18 @@ Verdict explain_end(const Subject& subject) {
     text += "; " + count_text(backend.in_flight, "lease") + " may finish";
     if (limit != 0) {
       due = age_ns(add_ns(stop.decided_ns, limit), subject.now());
-      text += ", it opens again in " + format_age(due) + " (drain_timeout)";
+      text += "; " + outcome(subject, "it opens again", due, " (drain_timeout) unless they end");
     }
   }
   return {reason_name(stop.reason), text, due};
+}
+
+Verdict explain_request(const Subject& subject) {
+  const bool is_forced = (subject.backend->control & kControlForce) != 0;
+  return {reason_name(Reason::kRequested),
+          "asked for by `poolctl evict`" + std::string(is_forced ? ", leases may be cut: " : ": ") +
+              outcome(subject, "evicted", 0, is_forced ? "" : " when its leases end"),
+          subject.judge == JudgeState::kAnswers ? 0 : kNever_ns};
 }
 
 std::vector<Verdict> judge(const Subject& subject) {
@@ -303,6 +318,8 @@ std::vector<Verdict> judge(const Subject& subject) {
     case BackendState::kStarting:
       return {explain_load(subject)};
     case BackendState::kReady:
+      // Somebody asked for its end: no rule says more.
+      if ((subject.backend->control & kControlEvict) != 0) return {explain_request(subject)};
       return {explain_leases(subject, Reason::kBusy, Setting::kBusyTimeout),
               explain_leases(subject, Reason::kStall, Setting::kStallTimeout),
               explain_idle(subject), explain_room(subject)};

@@ -50,9 +50,11 @@ int change(const Context& context, const Options& options) {
   const std::uint32_t live = count_live(**segment);
   const std::uint64_t limit = pool_setting(**segment, Setting::kMaxBackends);
   if (limit != 0 && live > limit) {
-    complain(
-        std::to_string(live) + " backends are live, " + std::to_string(limit) +
-        " may be: the coordinator makes room without cutting leases, nothing is loaded meanwhile");
+    const auto fault = find_judge_fault(**segment, "");
+    complain(std::to_string(live) + " backends are live, " + std::to_string(limit) + " may be: " +
+             (fault ? "nobody makes room, for " + *fault + "; nothing is loaded meanwhile"
+                    : "the coordinator makes room without cutting leases, nothing is loaded "
+                      "meanwhile"));
   }
   return kDone;
 }

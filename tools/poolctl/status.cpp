@@ -54,7 +54,8 @@ void print_status(const Segment& segment, const Snapshot& snapshot) {
   std::string backends =
       std::to_string(snapshot.live()) + " live, " + std::to_string(snapshot.ready()) + " ready";
   if (!snapshot.settings) {
-    backends += "; the pool has no settings yet, so nothing is loaded: start coordinatord";
+    backends +=
+        "; the pool has no settings yet, so nothing is loaded: start " + start_command(segment);
   } else if (snapshot.max_backends() == 0) {
     backends += ", no limit";
   } else {
