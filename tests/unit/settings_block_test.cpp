@@ -1,5 +1,6 @@
 #include "segment/settings_block.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <random>
