@@ -16,11 +16,11 @@
 namespace modelpool::coordinator {
 
 inline constexpr int kExitDone = 0;
-inline constexpr int kExitFinding =
-    1;  // no: another serves the pool, it was replaced, or for now it cannot be
+// No: another serves the pool, it was replaced, or for now it cannot be served.
+inline constexpr int kExitFinding = 1;
 inline constexpr int kExitUsage = 2;  // wrong usage, a config with errors
-inline constexpr int kExitNoPool =
-    3;  // no such pool, or not usable: of another user, host or version
+// No such pool, or not usable: of another user, host or version.
+inline constexpr int kExitNoPool = 3;
 
 struct Options {
   std::string pool = "default";

@@ -171,13 +171,13 @@ Fd open_pidfd(pid_t pid) {
   }
 }
 
-// 0 where pidfds have no inode of their own: all of them share one there.
-// What helps who cannot read there.
+// What helps who cannot read in /proc.
 std::string proc_advice(int error) {
   std::string shortage = shortage_advice(Needs::kDescriptor, error);
   return shortage.empty() ? "mount /proc" : shortage;
 }
 
+// 0 where pidfds have no inode of their own: all of them share one there.
 std::uint64_t pidfd_inode(int fd) {
   struct statfs filesystem {};
   struct stat file {};

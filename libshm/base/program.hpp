@@ -1,7 +1,7 @@
 // The outermost frame of a program: an exception that a library throws, at start or later, and
 // output that nobody could take are a message and an exit code, never an abort and never silence.
-// Descriptors 0, 1 and 2 that it was started without are opened before anything else is (fd.hpp). A file
-// that has reached the limit of sizes (ulimit -f) is an error of the write (SIGXFSZ is ignored).
+// Descriptors 0, 1 and 2 that it was started without are opened before anything else is (fd.hpp).
+// A file that may not grow (ulimit -f) is an error of the write: SIGXFSZ is ignored.
 //
 // Safety: main() calls it once, before threads of the program's own.
 //

@@ -405,8 +405,8 @@ struct LeftRecord {
 };
 
 // Processes that were found to belong to a backend, but for its first. Nothing else may tell so later: not a
-// parent, when that has ended. More than these the next coordinator does not know. Written by the coordinator
-// only.
+// parent, when that has ended. Whoever has no room here is unknown to the next coordinator. Written by the
+// coordinator only.
 struct KnownMember {
   std::uint32_t pid = 0;
   std::uint32_t spare = 0;

@@ -30,7 +30,7 @@ constexpr Origin origin_of(std::uint64_t what) {
   return {static_cast<OriginKind>(what >> 16 & 0xffff), static_cast<std::uint32_t>(what >> 32)};
 }
 
-// Never 0: a copy that was never written has no such hash.
+// Not 0 for none: so that zeroes do not pass for a copy that was written.
 constexpr std::uint64_t hash_needed(std::uint64_t judge, std::uint64_t admit) {
   return (judge * 0x9e3779b97f4a7c15 ^ std::rotl(admit, 32)) * 0xbf58476d1ce4e5b9 ^
          0x94d049bb133111eb;
@@ -53,16 +53,8 @@ SettingsView::SettingsView(const Word* copy, std::size_t words)
   const std::size_t entries = low_half(entry_count);
   const std::size_t text_words = high_half(entry_count);
   const std::size_t used = kHeadWords + rules * kRuleWords + entries * kEntryWords + text_words;
-  const bool tables_fit = used <= words && high_half(rule_count) <= kGlobsMax;
-  const std::uint64_t judge = load(head_.judge);
-  const std::uint64_t admit = load(head_.admit);
-  const bool is_needed = hash_needed(judge, admit) == load(head_.needed_hash);
-  damaged_ = !tables_fit || !is_needed;
-  if (is_needed) {
-    needed_by_judge_ = judge;
-    needed_by_workers_ = admit;
-  }
-  if (tables_fit) {
+  tables_fit_ = used <= words && high_half(rule_count) <= kGlobsMax;
+  if (tables_fit_) {
     exact_ = low_half(rule_count);
     globs_ = high_half(rule_count);
     entry_count_ = entries;
@@ -80,8 +72,16 @@ std::uint64_t SettingsView::get(Setting id) const {
   return clamp_setting(info, load(head_.value[index_of(id)]));
 }
 
+std::optional<SettingsView::Needed> SettingsView::needed() const {
+  const Needed needed{load(head_.judge), load(head_.admit)};
+  if (hash_needed(needed.by_judge, needed.by_workers) != load(head_.needed_hash)) return {};
+  return needed;
+}
+
+bool SettingsView::damaged() const { return !tables_fit_ || !needed(); }
+
 std::uint64_t SettingsView::unknown_to_workers() const {
-  return needed_by_workers_ & ~kKnownSettings;
+  return needed().value_or(Needed()).by_workers & ~kKnownSettings;
 }
 std::uint64_t SettingsView::rules_hash() const { return load(head_.rules_hash); }
 
@@ -139,11 +139,11 @@ PoolSettings SettingsView::pool() const {
   for_each_bit(given, [&](std::size_t setting) { result.pool.set(pool_entry(setting)); });
   result.config_hash = load(head_.config_hash);
   result.config_path = head_.config_path.load();
-  for_each_bit(~kKnownSettings, [&](std::size_t setting) {
+  const auto [judge, admit] = needed().value_or(Needed());
+  for_each_bit(~kKnownSettings, [&, judge = judge, admit = admit](std::size_t setting) {
     ForeignSetting foreign{static_cast<Setting>(setting), head_.name[setting].load(),
-                           (needed_by_judge_ >> setting & 1) != 0,
-                           (needed_by_workers_ >> setting & 1) != 0};
-    const bool is_used = ((given | needed_by_judge_ | needed_by_workers_) >> setting & 1) != 0;
+                           (judge >> setting & 1) != 0, (admit >> setting & 1) != 0};
+    const bool is_used = ((given | judge | admit) >> setting & 1) != 0;
     if (is_used || !foreign.name.empty()) result.foreign.push_back(std::move(foreign));
   });
   return result;

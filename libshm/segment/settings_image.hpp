@@ -10,6 +10,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,7 +34,7 @@ class SettingsView {
   std::size_t rule_count() const { return exact_ + globs_; }
   // Its tables lead out of it: no rule is read. Or what programs must know contradicts its hash: then
   // they must know nothing.
-  bool damaged() const { return damaged_; }
+  bool damaged() const;
 
   PoolSettings pool() const;
   std::vector<Rule> rules() const;  // in their order
@@ -41,6 +42,13 @@ class SettingsView {
   void resolve(std::string_view model, Effective* result) const;
 
  private:
+  // Bits of the settings in use that these must know.
+  struct Needed {
+    std::uint64_t by_judge = 0;
+    std::uint64_t by_workers = 0;
+  };
+  std::optional<Needed> needed() const;  // none: damage
+
   using TextBuffer = std::array<char, kSettingTextMax_bytes + 1>;
 
   std::string_view text(std::uint64_t place, TextBuffer* buffer) const;
@@ -60,9 +68,7 @@ class SettingsView {
   std::size_t globs_ = 0;
   std::size_t entry_count_ = 0;
   std::size_t text_words_ = 0;
-  std::uint64_t needed_by_judge_ = 0;
-  std::uint64_t needed_by_workers_ = 0;
-  bool damaged_ = false;
+  bool tables_fit_ = false;
 };
 
 // A whole publication, prepared where nobody else reads it.

@@ -87,6 +87,13 @@ class EndingTest : public PoolTest {
     });
   }
 
+  // A demo backend that writes its PID down as "server".
+  std::string server_line(int* port) {
+    std::string line;
+    for (const auto& word : backend_argv(port)) line += (line.empty() ? "" : " ") + word;
+    return own_line("server", line);
+  }
+
   // Is somebody but the first process known to the next coordinator, too?
   bool members_are_known() {
     const auto segment = Segment::open_read_only("default", scratch_.dir());
@@ -346,11 +353,8 @@ TEST_F(EndingTest, P3P11ABackendWhoseListenerLivesIsNotGone) {
   start({"--stop-grace", "100ms"});
   Pool pool = attach(scratch_);
   int port = 0;
-  const auto argv = backend_argv(&port);
-  std::string server;
-  for (const auto& word : argv) server += " " + word;
-  const std::string daemonised =
-      "(env -i setsid " + own_line("server", server.substr(1)) + " &); exec sleep 601";
+  const std::string server = server_line(&port);
+  const std::string daemonised = "(env -i setsid " + server + " &); exec sleep 601";
   LoadTicket ticket = ticket_for(pool, "m");
   ASSERT_TRUE(ticket.spawn({"sh", "-c", daemonised}));
   const pid_t pid = pid_in("server");
@@ -376,11 +380,8 @@ TEST_F(EndingTest, P3P4ABackendWhoseListenerCameLateIsNotGone) {
   start();
   Pool pool = attach(scratch_);
   int port = 0;
-  const auto argv = backend_argv(&port);
-  std::string server;
-  for (const auto& word : argv) server += " " + word;
-  const std::string late =
-      "sleep 1; env -i setsid " + own_line("server", server.substr(1)) + " & wait";
+  const std::string server = server_line(&port);
+  const std::string late = "sleep 1; env -i setsid " + server + " & wait";
   LoadTicket ticket = ticket_for(pool, "m");
   ASSERT_TRUE(ticket.spawn({"sh", "-c", late}));
   const pid_t first = ticket.pid();
