@@ -5,43 +5,58 @@
 #include <sys/un.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include "base/text.hpp"
 
 namespace modelpool {
 namespace {
 
-// A host by one name: numeric and canonical, wildcards as the loopback address that reaches them.
-std::string canonical_host(std::string host) {
-  std::transform(host.begin(), host.end(), host.begin(),
-                 [](unsigned char c) { return c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c; });
-  if (host.size() > 1 && host.ends_with('.')) host.pop_back();  // "localhost."
-  if (host == "localhost") return "127.0.0.1";
+constexpr std::string_view kLocalhost = "localhost";
+
+Ip loopback4() { return mapped(htonl(INADDR_LOOPBACK)); }
+Ip loopback6() { return {0, 0, 0, htonl(1)}; }
+
+std::string lower_case(std::string_view text) {
+  std::string lower(text);
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) {
+    return static_cast<char>(c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c);
+  });
+  return lower;
+}
+
+// Of IPv4, also as "127.1", "0x7f.0.0.1" and "2130706433", which connect as well.
+std::optional<in_addr> parse_v4(const std::string& host) {
   in_addr v4{};
-  // "127.1", "0x7f.0.0.1", "2130706433" connect as well; nothing but a number does.
   const bool is_number = host.find_first_not_of("0123456789abcdefx.") == std::string::npos;
-  if (is_number && inet_aton(host.c_str(), &v4) == 1) {
-    char dotted[INET_ADDRSTRLEN];
-    host = inet_ntop(AF_INET, &v4, dotted, sizeof dotted);
-  }
-  in6_addr v6{};
+  if (!is_number || inet_aton(host.c_str(), &v4) != 1) return std::nullopt;
+  return v4;
+}
+
+std::string text_of(const Ip& ip) {
   char text[INET6_ADDRSTRLEN];
-  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) {
-    if (v4.s_addr == htonl(INADDR_ANY)) return "127.0.0.1";
-    return inet_ntop(AF_INET, &v4, text, sizeof text);
-  }
-  if (inet_pton(AF_INET6, host.c_str(), &v6) != 1) return host;
-  if (IN6_IS_ADDR_UNSPECIFIED(&v6)) return "::1";
-  if (IN6_IS_ADDR_V4MAPPED(&v6)) {
-    std::memcpy(&v4, v6.s6_addr + 12, sizeof v4);
-    return canonical_host(inet_ntop(AF_INET, &v4, text, sizeof text));
-  }
-  return inet_ntop(AF_INET6, &v6, text, sizeof text);
+  return inet_ntop(AF_INET6, ip.data(), text, sizeof text);
 }
 
 }  // namespace
+
+Ip mapped(std::uint32_t v4) { return {0, 0, htonl(0xffff), v4}; }
+bool is_v4(const Ip& ip) { return ip == mapped(ip[3]); }
+
+std::vector<Ip> numbers_of(std::string_view name) {
+  std::string host = lower_case(name);
+  if (host.size() > 1 && host.ends_with('.')) host.pop_back();  // the root of all names
+  const bool is_loopback = host == kLocalhost || host.ends_with("." + std::string(kLocalhost));
+  if (is_loopback || host == "*") return {loopback4(), loopback6()};
+  if (const auto v4 = parse_v4(host)) {
+    return {v4->s_addr == htonl(INADDR_ANY) ? loopback4() : mapped(v4->s_addr)};
+  }
+  Ip ip{};
+  if (inet_pton(AF_INET6, host.c_str(), ip.data()) != 1) return {};
+  if (ip == Ip{}) return {loopback6()};
+  return {ip == mapped(htonl(INADDR_ANY)) ? loopback4() : ip};
+}
 
 Result<Address> parse_address(std::string_view text) {
   const auto unusable = [&](const std::string& why) {
@@ -81,13 +96,17 @@ Result<Address> parse_address(std::string_view text) {
   return address;
 }
 
-std::string place_of(std::string_view text) {
+std::vector<std::string> places_of(std::string_view text) {
   const auto address = parse_address(text);
-  if (!address) return std::string(text);
+  if (!address) return {std::string(text)};
   if (!address->unix_path.empty()) {
-    return "unix:" + std::filesystem::path(address->unix_path).lexically_normal().string();
+    return {"unix:" + std::filesystem::path(address->unix_path).lexically_normal().string()};
   }
-  return canonical_host(address->host) + " " + std::to_string(address->port) + address->path;
+  const std::string port = " " + std::to_string(address->port) + address->path;
+  std::vector<std::string> places;
+  for (const Ip& ip : numbers_of(address->host)) places.push_back(text_of(ip) + port);
+  if (places.empty()) places.push_back(lower_case(address->host) + port);
+  return places;
 }
 
 }  // namespace modelpool

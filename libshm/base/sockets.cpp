@@ -8,139 +8,219 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
-#include <optional>
-#include <string>
+#include <string_view>
 
-#include "base/process.hpp"
+#include "base/fd.hpp"
 
 namespace modelpool {
 namespace {
 
-constexpr std::uint32_t kListening = 1U << 10;  // TCP_LISTEN, which sockets of AF_UNIX use as well
+constexpr unsigned kListen = 10;  // TCP_LISTEN, which sockets of AF_UNIX use as well
 
-std::optional<std::uint16_t> port_of(std::string_view address) {
-  if (const std::size_t scheme = address.find("://"); scheme != std::string_view::npos) {
-    address.remove_prefix(scheme + 3);
-  }
-  address = address.substr(0, address.find('/'));
-  const std::size_t colon = address.rfind(':');
-  if (colon == std::string_view::npos) return std::nullopt;
-  const std::string_view digits = address.substr(colon + 1);
-  std::uint16_t port = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  if (error != std::errc() || end != digits.data() + digits.size() || port == 0)
-    return std::nullopt;
-  return port;
-}
+bool is_any(const Ip& ip) { return ip == Ip{} || ip == mapped(htonl(INADDR_ANY)); }
 
-// Asks the kernel for sockets and hands each answer to `take`. It lists the listening ones alone;
-// /proc/net/tcp would walk through every connection of the host.
+// Asks the kernel's socket diagnostics, which look at listening sockets only, and hands each answer
+// to `take`. False: they are not to be had.
 template <class Request, class Take>
-void ask(const Request& request, const Take& take) {
+bool ask(const Request& request, const Take& take) {
   const Fd link(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-  if (!link) return;
+  const timeval at_most{1, 0};  // the kernel answers at once
   struct {
     nlmsghdr header;
     Request request;
-  } message{};
-  message.header.nlmsg_len = sizeof message;
-  message.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
-  message.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  message.request = request;
-  if (send(link.get(), &message, sizeof message, 0) < 0) return;
+  } question{};
+  question.header.nlmsg_len = sizeof question;
+  question.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  question.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  question.request = request;
+  if (!link || setsockopt(link.get(), SOL_SOCKET, SO_RCVTIMEO, &at_most, sizeof at_most) != 0 ||
+      send(link.get(), &question, sizeof question, 0) != static_cast<ssize_t>(sizeof question)) {
+    return false;
+  }
   alignas(nlmsghdr) std::array<char, 16384> answers;
   for (;;) {
     const ssize_t got = recv(link.get(), answers.data(), answers.size(), 0);
-    if (got <= 0) return;
-    auto left = static_cast<std::size_t>(got);
-    const char* at = answers.data();
-    while (left >= sizeof(nlmsghdr)) {
+    if (got <= 0) return false;
+    std::string_view rest(answers.data(), static_cast<std::size_t>(got));
+    while (rest.size() >= sizeof(nlmsghdr)) {
       nlmsghdr header;
-      std::memcpy(&header, at, sizeof header);
-      if (header.nlmsg_len < sizeof header || header.nlmsg_len > left) return;
-      if (header.nlmsg_type == NLMSG_DONE || header.nlmsg_type == NLMSG_ERROR) return;
-      take(std::string_view(at + NLMSG_HDRLEN, header.nlmsg_len - NLMSG_HDRLEN));
-      const std::size_t step = std::min<std::size_t>(left, NLMSG_ALIGN(header.nlmsg_len));
-      at += step;
-      left -= step;
+      std::memcpy(&header, rest.data(), sizeof header);
+      if (header.nlmsg_type == NLMSG_DONE) return true;
+      const bool is_whole = header.nlmsg_len >= NLMSG_HDRLEN && header.nlmsg_len <= rest.size();
+      if (header.nlmsg_type != SOCK_DIAG_BY_FAMILY || !is_whole) return false;
+      take(rest.substr(NLMSG_HDRLEN, header.nlmsg_len - NLMSG_HDRLEN));
+      rest.remove_prefix(std::min<std::size_t>(rest.size(), NLMSG_ALIGN(header.nlmsg_len)));
     }
   }
 }
 
-SocketInodes tcp_listeners(std::uint16_t port) {
-  SocketInodes found;
-  for (const int family : {AF_INET, AF_INET6}) {
-    inet_diag_req_v2 request{};
-    request.sdiag_family = static_cast<__u8>(family);
-    request.sdiag_protocol = IPPROTO_TCP;
-    request.idiag_states = kListening;
-    ask(request, [&](std::string_view answer) {
-      inet_diag_msg socket{};
-      if (answer.size() < sizeof socket) return;
-      std::memcpy(&socket, answer.data(), sizeof socket);
-      if (ntohs(socket.id.idiag_sport) == port) found.push_back(socket.idiag_inode);
-    });
-  }
-  return found;
-}
-
-// By the file that it is bound to: a path may be spelled in many ways.
-SocketInodes unix_listeners(const std::string& path) {
-  SocketInodes found;
-  struct stat file {};
-  if (stat(path.c_str(), &file) != 0 || !S_ISSOCK(file.st_mode)) return found;
-  unix_diag_req request{};
-  request.sdiag_family = AF_UNIX;
-  request.udiag_states = kListening;
-  request.udiag_show = UDIAG_SHOW_VFS;
-  ask(request, [&](std::string_view answer) {
-    unix_diag_msg socket{};
+std::optional<std::vector<TcpListener>> ask_for_tcp(int family) {
+  inet_diag_req_v2 request{};
+  request.sdiag_family = static_cast<std::uint8_t>(family);
+  request.sdiag_protocol = IPPROTO_TCP;
+  request.idiag_states = 1U << kListen;
+  std::vector<TcpListener> found;
+  const bool asked = ask(request, [&](std::string_view answer) {
+    inet_diag_msg socket{};
     if (answer.size() < sizeof socket) return;
     std::memcpy(&socket, answer.data(), sizeof socket);
-    answer.remove_prefix(NLMSG_ALIGN(sizeof socket));
-    while (answer.size() >= sizeof(nlattr)) {
-      nlattr attribute{};
-      std::memcpy(&attribute, answer.data(), sizeof attribute);
-      if (attribute.nla_len < sizeof attribute || attribute.nla_len > answer.size()) return;
-      unix_diag_vfs bound{};
-      if (attribute.nla_type == UNIX_DIAG_VFS && attribute.nla_len >= NLA_HDRLEN + sizeof bound) {
-        std::memcpy(&bound, answer.data() + NLA_HDRLEN, sizeof bound);
-        if (bound.udiag_vfs_ino == static_cast<__u32>(file.st_ino))
-          found.push_back(socket.udiag_ino);
-      }
-      answer.remove_prefix(std::min<std::size_t>(answer.size(), NLA_ALIGN(attribute.nla_len)));
+    TcpListener row{{}, ntohs(socket.id.idiag_sport), socket.idiag_inode};
+    if (family == AF_INET) {
+      row.ip = mapped(socket.id.idiag_src[0]);
+    } else {
+      std::memcpy(row.ip.data(), socket.id.idiag_src, sizeof row.ip);
     }
+    found.push_back(row);
   });
+  return asked ? std::optional(std::move(found)) : std::nullopt;
+}
+
+// The same from /proc/net/tcp or tcp6, for which the kernel walks through all connections.
+std::optional<std::vector<TcpListener>> read_tcp(int family) {
+  const bool is_v6 = family == AF_INET6;
+  std::ifstream table(is_v6 ? "/proc/self/net/tcp6" : "/proc/self/net/tcp");
+  std::string line;
+  if (!std::getline(table, line)) return std::nullopt;  // the names of the columns
+  std::vector<TcpListener> rows;
+  while (std::getline(table, line)) {
+    char address[33];
+    unsigned port = 0;
+    unsigned state = 0;
+    unsigned long long inode = 0;
+    if (std::sscanf(line.c_str(), " %*u: %32[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*u %*u %llu",
+                    address, &port, &state, &inode) != 4) {
+      continue;
+    }
+    if (state != kListen) break;  // the listening ones come first
+    TcpListener row{{}, static_cast<int>(port), inode};
+    const std::size_t words = is_v6 ? 4 : 1;
+    for (std::size_t i = 0; i < words; ++i) {
+      const std::string word(address + 8 * i, 8);
+      row.ip[4 - words + i] = static_cast<std::uint32_t>(std::stoul(word, nullptr, 16));
+    }
+    if (!is_v6) row.ip = mapped(row.ip[3]);
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+std::optional<std::vector<TcpListener>> tcp_listeners_of(int family) {
+  auto rows = ask_for_tcp(family);
+  return rows ? rows : read_tcp(family);
+}
+
+// Of an answer about a socket of AF_UNIX: the value of one attribute, or "".
+std::string_view attribute_of(std::string_view answer, unsigned type) {
+  answer.remove_prefix(std::min<std::size_t>(answer.size(), NLMSG_ALIGN(sizeof(unix_diag_msg))));
+  while (answer.size() >= sizeof(nlattr)) {
+    nlattr attribute{};
+    std::memcpy(&attribute, answer.data(), sizeof attribute);
+    if (attribute.nla_len < NLA_HDRLEN || attribute.nla_len > answer.size()) return {};
+    if (attribute.nla_type == type)
+      return answer.substr(NLA_HDRLEN, attribute.nla_len - NLA_HDRLEN);
+    answer.remove_prefix(std::min<std::size_t>(answer.size(), NLA_ALIGN(attribute.nla_len)));
+  }
+  return {};
+}
+
+// From /proc/net/unix, by the name that was bound.
+SocketInodes read_unix(const std::string& path) {
+  constexpr unsigned kAccepts = 0x10000;  // __SO_ACCEPTCON
+  std::ifstream table("/proc/self/net/unix");
+  SocketInodes found;
+  for (std::string line; std::getline(table, line);) {
+    unsigned flags = 0;
+    unsigned long long inode = 0;
+    int at = 0;
+    if (std::sscanf(line.c_str(), "%*x: %*x %*x %x %*x %*x %llu %n", &flags, &inode, &at) != 2) {
+      continue;
+    }
+    if ((flags & kAccepts) != 0 && line.substr(static_cast<std::size_t>(at)) == path) {
+      found.insert(inode);
+    }
+  }
   return found;
 }
 
 }  // namespace
 
-SocketInodes listening_sockets(std::string_view address) {
-  constexpr std::string_view kUnix = "unix:";
-  SocketInodes found;
-  if (address.starts_with(kUnix)) {
-    found = unix_listeners(std::string(address.substr(kUnix.size())));
-  } else if (const auto port = port_of(address)) {
-    found = tcp_listeners(*port);
+std::optional<std::vector<TcpListener>> tcp_listeners() {
+  auto all = tcp_listeners_of(AF_INET);
+  const auto v6 = tcp_listeners_of(AF_INET6);
+  if (all && v6) all->insert(all->end(), v6->begin(), v6->end());
+  return all;
+}
+
+// A socket bound to the address goes before one bound to all of them.
+SocketInodes reached_by(const std::vector<TcpListener>& listeners, const Ip& ip, int port) {
+  SocketInodes exact;
+  SocketInodes any;
+  for (const TcpListener& row : listeners) {
+    if (row.port != port) continue;
+    if (row.ip == ip) exact.insert(row.inode);
+    // A wildcard of IPv6 usually takes IPv4 too.
+    if (is_any(row.ip) && (is_v4(ip) || !is_v4(row.ip))) any.insert(row.inode);
   }
-  std::sort(found.begin(), found.end());
+  return exact.empty() ? any : exact;
+}
+
+// A path may be spelled in many ways: the file counts.
+SocketInodes unix_listeners(const std::string& path) {
+  const bool is_abstract = path.starts_with('@');
+  struct stat file {};
+  if (!is_abstract && (stat(path.c_str(), &file) != 0 || !S_ISSOCK(file.st_mode))) return {};
+  unix_diag_req request{};
+  request.sdiag_family = AF_UNIX;
+  request.udiag_states = 1U << kListen;
+  request.udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_NAME;
+  SocketInodes found;
+  const bool asked = ask(request, [&](std::string_view answer) {
+    unix_diag_msg socket{};
+    if (answer.size() < sizeof socket) return;
+    std::memcpy(&socket, answer.data(), sizeof socket);
+    unix_diag_vfs bound{};
+    const std::string_view vfs = attribute_of(answer, UNIX_DIAG_VFS);
+    if (vfs.size() >= sizeof bound) std::memcpy(&bound, vfs.data(), sizeof bound);
+    const std::string_view name = attribute_of(answer, UNIX_DIAG_NAME);
+    const bool is_it = is_abstract
+                           ? name.starts_with('\0') && name.substr(1) == path.substr(1)
+                           : bound.udiag_vfs_ino == static_cast<__u32>(file.st_ino) && !vfs.empty();
+    if (is_it) found.insert(socket.udiag_ino);
+  });
+  return asked ? found : read_unix(path);
+}
+
+SocketInodes listening_sockets(const Address& address) {
+  if (!address.unix_path.empty()) return unix_listeners(address.unix_path);
+  const auto listeners = tcp_listeners();
+  if (!listeners) return {};
+  SocketInodes found;
+  const std::vector<Ip> numbers = numbers_of(address.host);
+  for (const Ip& ip : numbers) found.merge(reached_by(*listeners, ip, address.port));
+  for (const TcpListener& row : *listeners) {
+    if (numbers.empty() && row.port == address.port) found.insert(row.inode);
+  }
   return found;
 }
 
-bool holds_any_socket(pid_t pid, const SocketInodes& sockets) {
+std::optional<SocketInodes> sockets_held(pid_t pid, const SocketInodes& wanted) {
   constexpr std::string_view kSocket = "socket:[";
   const std::string path = "/proc/" + std::to_string(pid) + "/fd";
   const std::unique_ptr<DIR, int (*)(DIR*)> descriptors(opendir(path.c_str()), closedir);
-  if (!descriptors) return false;
-  while (const dirent* entry = readdir(descriptors.get())) {
+  if (!descriptors && errno != ENOENT && errno != ESRCH) return std::nullopt;
+  SocketInodes held;  // none if it has ended
+  while (const dirent* entry = descriptors ? readdir(descriptors.get()) : nullptr) {
     std::array<char, 64> target;
     const ssize_t length =
         readlinkat(dirfd(descriptors.get()), entry->d_name, target.data(), target.size());
@@ -150,9 +230,9 @@ bool holds_any_socket(pid_t pid, const SocketInodes& sockets) {
     text.remove_prefix(kSocket.size());
     std::uint64_t inode = 0;
     std::from_chars(text.data(), text.data() + text.size(), inode);
-    if (std::binary_search(sockets.begin(), sockets.end(), inode)) return true;
+    if (wanted.contains(inode)) held.insert(inode);
   }
-  return false;
+  return held;
 }
 
 }  // namespace modelpool

@@ -63,13 +63,15 @@ struct Addresses {
 };
 Addresses look_at_addresses(const Segment& segment, std::string_view address) {
   Addresses found;
-  const std::string place = place_of(address);
+  const std::vector<std::string> places = places_of(address);
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const StateWord state = load_state(segment, i);
     if (!has_own_address(segment, i, state)) continue;
     const BackendRecord& record = segment.backend(i);
     const std::string model = record.model.load();
-    const bool is_there = place_of(record.address.load()) == place;
+    const std::vector<std::string> taken = places_of(record.address.load());
+    const bool is_there = std::find_first_of(places.begin(), places.end(), taken.begin(),
+                                             taken.end()) != places.end();
     const StateWord again = load_state(segment, i);
     if (again.generation != state.generation || !is_live(again.state)) continue;
     found.seen.push_back(pack_ref({i, state.generation}));

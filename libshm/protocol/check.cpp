@@ -54,10 +54,14 @@ std::vector<std::string> check_invariants(const Snapshot& s, bool settled) {
     // One of two processes at one address answers for the other.
     if (!b.external() && !b.address.empty() &&
         (state == BackendState::kReady || state == BackendState::kEvicting)) {
-      const auto [it, alone] = placed.emplace(place_of(b.address), &b);
-      if (!alone) {
-        find(name + ": has the address of slot " + std::to_string(it->second->ref.index) + " (" +
-             escape(it->second->model) + ")");
+      const BackendView* other = nullptr;
+      for (const std::string& place : places_of(b.address)) {
+        const auto [it, alone] = placed.emplace(place, &b);
+        if (!alone) other = it->second;
+      }
+      if (other != nullptr) {
+        find(name + ": has the address of slot " + std::to_string(other->ref.index) + " (" +
+             escape(other->model) + ")");
       }
     }
     // STOPPING may be overdue and then does not serve its model any more.

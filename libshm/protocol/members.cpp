@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/sockets.hpp"
 #include "base/time.hpp"
 #include "base/user.hpp"
 #include "protocol/slots.hpp"
@@ -575,14 +576,17 @@ void Members::prove_members() {
 // was started to listen there after it: nobody knows which, so its place is kept. A socket that is held by
 // one who is older, or another's, is not the backend's alone.
 void Members::find_listeners(Pass* pass) {
-  if (target_.address.empty()) return;
-  const SocketInodes left = listening_sockets(target_.address);
+  const auto address = parse_address(target_.address);
+  if (!address) return;
+  const SocketInodes left = listening_sockets(*address);
   if (left.empty()) return;
   std::vector<pid_t> holders;
   for (std::size_t i = 0; i < pass->table.size(); ++i) {
     const ProcessTable::Entry& entry = pass->table[i];
     const pid_t pid = entry.pid;
-    if (entry.has_ended || !holds_any_socket(pid, left)) continue;
+    if (entry.has_ended) continue;
+    const auto held = sockets_held(pid, left);
+    if (!held || held->empty()) continue;
     const bool is_another = entry.start_ticks < target_.first.start_ticks || pid <= 1 ||
                             pass->spared.is_judge(pid) || pass->spared.is_other(pid) ||
                             pass->spared.is_worker(pid);

@@ -32,7 +32,6 @@
 #include "base/cgroup.hpp"
 #include "base/process.hpp"
 #include "base/process_table.hpp"
-#include "base/sockets.hpp"
 #include "policy/belonging.hpp"
 #include "protocol/snapshot.hpp"
 

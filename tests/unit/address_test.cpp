@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "support/pool.hpp"
 
@@ -35,20 +37,33 @@ TEST(Address, ThatNobodyCouldConnectToIsRefusedWithTheReason) {
   EXPECT_NE(reason("").find("write host:port or unix:/path"), std::string::npos);
 }
 
+// Two live backends must not have one place.
+bool share_a_place(std::string_view a, std::string_view b) {
+  const auto places = places_of(a);
+  const auto others = places_of(b);
+  return std::find_first_of(places.begin(), places.end(), others.begin(), others.end()) !=
+         places.end();
+}
+
 TEST(Address, PlacesAreEqualHoweverTheyAreWritten) {
-  const std::string here = place_of("127.0.0.1:80");
-  for (const char* same : {"localhost:80", "LocalHost:80", "0.0.0.0:80", "http://127.0.0.1:80",
-                           "http://localhost:80/", "[::ffff:127.0.0.1]:80", "127.1:80",
-                           "0x7f.0.0.1:80", "2130706433:80", "0:80", "localhost.:80"}) {
-    EXPECT_EQ(place_of(same), here) << same;
+  const char* here = "127.0.0.1:80";
+  for (const char* same :
+       {"localhost:80", "LocalHost:80", "0.0.0.0:80", "http://127.0.0.1:80", "http://localhost:80/",
+        "[::ffff:127.0.0.1]:80", "127.1:80", "0x7f.0.0.1:80", "0X7F.1:80", "2130706433:80", "0:80",
+        "localhost.:80", "*:80", "[::ffff:0.0.0.0]:80", "m.localhost:80", "127.0.0.1.:80"}) {
+    EXPECT_TRUE(share_a_place(same, here)) << same;
   }
-  for (const char* other : {"127.0.0.1:81", "127.0.0.2:80", "[::1]:80", "gpu7:80", "abc:80",
-                            "127.0.0.1.1:80", "http://127.0.0.1:80/v1", "unix:/80", "80", ""}) {
-    EXPECT_NE(place_of(other), here) << other;
+  for (const char* other :
+       {"127.0.0.1:81", "127.0.0.2:80", "[::1]:80", "gpu7:80", "abc:80", "127.0.0.1.1:80",
+        "http://127.0.0.1:80/v1", "unix:/80", "80", "", "notlocalhost:80"}) {
+    EXPECT_FALSE(share_a_place(other, here)) << other;
   }
-  EXPECT_EQ(place_of("[::]:80"), place_of("[0:0:0:0:0:0:0:1]:80"));
-  EXPECT_EQ(place_of("unix:/run//a/../m"), place_of("unix:/run/m"));
-  EXPECT_EQ(place_of("of my own"), "of my own");
+  for (const char* same : {"[::]:80", "[0:0:0:0:0:0:0:1]:80", "localhost:80", "*:80"}) {
+    EXPECT_TRUE(share_a_place(same, "[::1]:80")) << same;
+  }
+  EXPECT_TRUE(share_a_place("GPU7:80", "gpu7:80"));
+  EXPECT_TRUE(share_a_place("unix:/run//a/../m", "unix:/run/m"));
+  EXPECT_TRUE(share_a_place("of my own", "of my own"));
 }
 
 }  // namespace

@@ -7,10 +7,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <string>
 
 #include "base/port.hpp"
 #include "base/process.hpp"
+#include "base/sockets.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 
@@ -67,6 +69,18 @@ TEST(Listener, IsTheBackendWhicheverAddressItIsBoundTo) {
     EXPECT_EQ(foreign.pid, getpid());
     EXPECT_EQ(foreign.command, read_stat(getpid())->command);
   }
+}
+
+TEST(Listener, IsFoundHoweverItsHostIsWritten) {
+  const int port = hold_free_port()->number();
+  const Fd listener = listen_on("127.0.0.1", port);
+  for (const char* host : {"127.1", "0x7f.0.0.1", "2130706433", "0", "*", "LOCALHOST.",
+                           "m.localhost", "::ffff:127.0.0.1"}) {
+    EXPECT_EQ(listener_at(at(host, port), getpid()).by, ListenedBy::kBackend) << host;
+    EXPECT_EQ(listening_sockets(at(host, port)).size(), 1u) << host;
+  }
+  EXPECT_EQ(listening_sockets(at("127.0.0.2", port)).size(), 0u);
+  EXPECT_EQ(listening_sockets(at("gpu7.example", port)).size(), 1u) << "by its port alone";
 }
 
 TEST(Listener, IsNobodyWhereNoneIsAndUnknownWhereItCannotBeSeen) {
@@ -149,6 +163,21 @@ TEST(Listener, OnAUnixSocketIsFoundByItsPath) {
   ASSERT_EQ(listen(listener.get(), 1), 0);
   EXPECT_EQ(listener_at(place, getpid()).by, ListenedBy::kBackend);
   EXPECT_EQ(listener_at(place, other.pid()).by, ListenedBy::kAnother);
+  EXPECT_EQ(listener_at({scratch.path("/./m.sock"), {}, 0, {}}, getpid()).by, ListenedBy::kBackend);
+}
+
+TEST(Listener, OnAnAbstractUnixSocketIsFoundByItsName) {
+  const std::string name = "@modelpool-test-" + std::to_string(getpid());
+  const Fd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  name.copy(address.sun_path, sizeof address.sun_path - 1);
+  address.sun_path[0] = 0;
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size());
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), length), 0);
+  ASSERT_EQ(listen(listener.get(), 1), 0);
+  EXPECT_EQ(listener_at({name, {}, 0, {}}, getpid()).by, ListenedBy::kBackend);
+  EXPECT_EQ(listener_at({name + "x", {}, 0, {}}, getpid()).by, ListenedBy::kUnknown);
 }
 
 }  // namespace
