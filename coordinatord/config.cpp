@@ -203,7 +203,8 @@ class Reader {
       } else if (key.str() == "capacity") {
         read_capacities(key, node);
       } else {
-        report(key, unknown_table(key.str()));
+        report(key, node.is_table() || node.is_array() ? unknown_table(key.str())
+                                                       : misplaced_key(key.str()));
       }
     }
   }
@@ -215,15 +216,16 @@ class Reader {
   }
 
   static std::string unknown_table(std::string_view name) {
-    if (find_setting(name) != nullptr) {
-      return std::string(name) + " stands outside of a table; write [pool] above it";
-    }
-    if (find_capacity(name) != nullptr) {
-      return std::string(name) + " stands outside of a table; write [capacity] above it";
-    }
     const std::string hint = did_you_mean(name, {"pool", "model", "capacity"});
-    return "unknown table or key " + quote(name) +
+    return "unknown table " + quote(name) +
            (hint.empty() ? "; there are [pool], [[model]] and [capacity]" : hint);
+  }
+
+  static std::string misplaced_key(std::string_view name) {
+    const std::string stands = std::string(name) + " stands outside of a table; write ";
+    if (find_setting(name) != nullptr) return stands + "[pool] above it";
+    if (find_capacity(name) != nullptr) return stands + "[capacity] above it";
+    return "unknown key " + quote(name) + "; there are [pool], [[model]] and [capacity]";
   }
 
   // The one table of that name, or null and a problem.

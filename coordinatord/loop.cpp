@@ -25,6 +25,7 @@
 #include "log.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/settings_change.hpp"
+#include "segment/judge.hpp"
 #include "segment/lost.hpp"
 #include "succession.hpp"
 #include "trouble.hpp"
@@ -176,11 +177,15 @@ Result<Fd> take_singleton(const Segment& segment) {
   }
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return fail_errno(errno, "lock " + escape(segment.path()));
-    const CoordinatorIdentity first = read_coordinator(segment);
+    const JudgeView judge = look_at_judge(segment.coordinator(), now_ns());
+    const std::string pid = std::to_string(judge.identity.process.pid);
+    const bool hangs = judge.state == JudgeState::kHangs;
     return fail(Errc::kBusy, "unable to serve pool " + segment.name() + ": process " +
-                                 (first.epoch == 0 ? std::string("(unknown)")
-                                                   : std::to_string(first.process.pid)) +
-                                 " is its coordinator already; stop that one first");
+                                 (judge.identity.epoch == 0 ? std::string("(unknown)") : pid) +
+                                 " is its coordinator already" +
+                                 (hangs ? ", and hangs; was it stopped? kill -CONT " + pid +
+                                              ", or kill -KILL " + pid + ", which loses nothing"
+                                        : "; stop that one first"));
   }
   return file;
 }

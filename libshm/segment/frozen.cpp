@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "segment/header.hpp"
+
 namespace modelpool {
 namespace {
 
@@ -25,7 +27,7 @@ Result<FrozenPool> read_frozen(int fd, const std::string& path) {
   if (pread(fd, &pool.header, sizeof pool.header, 0) != static_cast<ssize_t>(sizeof pool.header) ||
       pool.header.magic != kSegmentMagic) {
     return fail(Errc::kIncompatible,
-                "unable to use " + escape(path) + ": it is not a modelpool segment");
+                "unable to use " + escape(path) + ": " + std::string(kNoSegment));
   }
   const TableInfo& table = pool.header.tables[static_cast<std::size_t>(Table::kBackends)];
   for (std::uint32_t i = 0; i < std::min<std::uint64_t>(table.count, kBackendsMax); ++i) {

@@ -273,7 +273,7 @@ Result<Header> read_header(int fd, const std::string& path, const std::string& a
   if (fstat(fd, &info) != 0) return fail_errno(errno, "examine " + escape(path));
   if (got < static_cast<ssize_t>(offsetof(Header, abi_fingerprint)) ||
       header.magic != kSegmentMagic) {
-    return refuse("it is not a modelpool segment");
+    return refuse(std::string(kNoSegment));
   }
   if (header.layout_version != kLayoutVersion) {
     return refuse("it has layout version " + std::to_string(header.layout_version) +

@@ -30,6 +30,8 @@ Result<> build_segment(int fd, const SegmentPlan& plan);
 // what to do about one of another layout.
 Result<Header> read_header(int fd, const std::string& path, const std::string& advice);
 bool is_segment(int fd);  // of any layout
+inline constexpr std::string_view kNoSegment =
+    "it is not a modelpool segment; name another file, or another --pool or --dir";
 
 // Are the PIDs and times in it those of this process?
 Result<> check_host(const Header& header, const std::string& path);

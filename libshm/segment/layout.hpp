@@ -34,6 +34,12 @@
 //  3. EVICTING may return to READY; STOPPING goes to GONE only, GONE to FREE of the next generation.
 //  4. A last-used stamp only grows, and so does a meter's cell.
 //
+// Without a writer yet: words that a rule to come needs, so that the layout need not change for it. They
+// are cleared with their row, read into snapshots and shown once they hold something: BackendRecord's
+// keep_alive, permit, parallel, measured, peak, probe_failures, devices and log; WaiterRecord::room;
+// WorkerRecord::cancels; LeaseRecord's first_byte_limit_ns, flags and cancel words; DeviceRecord;
+// StopRecord::baseline; CoordinatorRecord's pressure words and foreign.
+//
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
 // StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain an
 // older pool: it finds the tables (Header), who is there, what is in flight, and what is ending why.

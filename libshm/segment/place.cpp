@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/nearest.hpp"
 #include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
@@ -31,6 +32,7 @@ constexpr timespec kLostPause{0, 50'000'000};  // between two searches of /proc
 constexpr const char* kRunDir = "/run/modelpool";
 constexpr const char* kShmDir = "/dev/shm";
 constexpr const char* kShmPrefix = "modelpool-";
+constexpr int kFileFlags = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 
 std::string shm_dir(uid_t uid) {
   return std::string(kShmDir) + "/" + kShmPrefix + std::to_string(uid);
@@ -244,7 +246,7 @@ Result<> check_dir(const Fd& dir, const std::string& path, Purpose purpose) {
   if (purpose != Purpose::kLook && !is_tmpfs(dir.get())) {
     return fail(Errc::kIncompatible,
                 "unable to use directory " + escape(path) +
-                    ": it is not on a tmpfs; use one under /dev/shm or /run, as in --dir " +
+                    ": it is not on a tmpfs; use one in shared memory, as in --dir " +
                     folder_of_own(path));
   }
   if ((info.st_mode & 077) != 0) {
@@ -320,21 +322,51 @@ bool same_file(int dir, const std::string& name, int fd) {
 
 // --- A segment's file ----------------------------------------------------------------------------
 
+// The pools of a directory, as far as this user may see them.
+std::vector<std::string> pools_in(const std::string& dir) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(dir, error)) {
+    const std::string name = entry.path().filename();
+    if (!check_pool_name(name) || name.ends_with(".users") || name.ends_with(".tmp")) continue;
+    const Fd file = open_above_stdio(AT_FDCWD, entry.path().c_str(), O_RDONLY | kFileFlags);
+    if (file && is_segment(file.get())) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// "; did you mean NAME?", or which there are. A name with a slip in it, with a coordinator started for it
+// as the message says, would be a second pool.
+std::string pools_there(const std::string& name, const std::string& dir) {
+  constexpr std::size_t kNamedMax = 8;
+  const std::vector<std::string> names = pools_in(dir);
+  const std::string hint = did_you_mean(name, {names.begin(), names.end()});
+  if (names.empty() || !hint.empty()) return hint;
+  std::string text = "; there are ";
+  for (std::size_t i = 0; i < std::min(names.size(), kNamedMax); ++i) {
+    text += (i == 0 ? "" : ", ") + names[i];
+  }
+  return text + (names.size() > kNamedMax ? ", ..." : "") + ": name one with --pool";
+}
+
 tl::unexpected<Error> no_pool(const std::string& name, const std::string& dir) {
   const std::vector<LostPool> lost = find_lost_pools(homes_of_pool(name, dir));
   struct stat info;
   const bool is_other = stat(dir.c_str(), &info) == 0 && info.st_uid != geteuid();
   const std::string start =
       (is_other ? sudo_as(info.st_uid) : "") + command_on_pool("coordinatord", name, dir);
-  std::string what_next = "start " + start + ", or name the pool's --dir";
+  std::string what_next = pools_there(name, dir) + "; ";
+  what_next += (what_next.size() > 2 ? "for a new pool start " : "start ") + start;
+  what_next += ", or name the pool's --dir";
   if (!lost.empty()) {
-    what_next = "the pool that was here has lost its name (it was removed, moved or covered)";
+    what_next = "; the pool that was here has lost its name (it was removed, moved or covered)";
     what_next += lost.front().is_judged
                      ? "; its coordinator ends what still runs in it, and the next one begins anew"
                      : "; start " + start + ": it ends what still runs in it and begins anew";
   }
   return fail(Errc::kNoSuchPool, "unable to find pool " + name + ": there is no " +
-                                     escape(dir + "/" + name) + "; " + what_next);
+                                     escape(dir + "/" + name) + what_next);
 }
 
 tl::unexpected<Error> explain_unopened(const std::string& path, int error) {
@@ -346,8 +378,6 @@ tl::unexpected<Error> explain_unopened(const std::string& path, int error) {
   }
   return refuse_errno(error, "open " + escape(path), shortage_advice(Needs::kDescriptor, error));
 }
-
-constexpr int kFileFlags = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 
 // O_APPEND: nothing that is written through the descriptor by mistake reaches what is mapped.
 Fd open_file(int dir, const std::string& name, Purpose purpose) {
@@ -364,7 +394,7 @@ Result<> check_file(const Fd& file, const std::string& path, Purpose purpose) {
   if (!S_ISREG(info.st_mode)) return refuse(Errc::kIncompatible, "it is not a regular file");
   if (purpose == Purpose::kLook) return {};
   if (info.st_uid != geteuid()) return refuse(Errc::kPermission, as_owner(info.st_uid));
-  if (!is_segment(file.get())) return refuse(Errc::kIncompatible, "it is not a modelpool segment");
+  if (!is_segment(file.get())) return refuse(Errc::kIncompatible, std::string(kNoSegment));
   if ((info.st_mode & 077) != 0) {
     return refuse(Errc::kPermission, "other users may open it; chmod 600 " + shell_word(path));
   }

@@ -193,6 +193,14 @@ TEST_F(BadInput, ADetachedPoolIsClosed) {
   expect_closed(pool_calls(), pool.id);
 }
 
+TEST_F(BadInput, AnEmptyDirectoryIsNotTheDefaultOne) {
+  modelpool_attach_options options = MODELPOOL_ATTACH_OPTIONS_INIT;
+  options.dir = "";
+  modelpool_pool pool;
+  EXPECT_EQ(modelpool_attach(nullptr, &options, &pool, &error_), MODELPOOL_INVALID);
+  EXPECT_NE(std::string(error_.text).find("dir"), std::string::npos);
+}
+
 TEST_F(BadInput, NullIsNamed) {
   const modelpool_ticket ticket = ticket_on(pool_, "m");
   int* const no_fd = nullptr;

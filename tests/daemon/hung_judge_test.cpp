@@ -57,6 +57,20 @@ TEST_F(HungJudge, ThatSleepsThroughADeadlineIsShownThoughNobodyRang) {
   EXPECT_TRUE(eventually([&] { return !hangs(); }));
 }
 
+TEST_F(HungJudge, IsNamedToWhoWouldTakeItsPlace) {
+  start();
+  RemoteWorker worker(scratch_);
+  stop_judge();
+  ASSERT_EQ(worker.acquire("m"), "ticket");  // rings
+  ASSERT_TRUE(eventually([&] { return hangs(); }));
+  const std::string first = std::to_string(daemon().pid());
+  const Finished second = run({MODELPOOL_COORDINATORD, "--dir", scratch_.dir()});
+  EXPECT_EQ(second.code, 1);
+  EXPECT_THAT(second.err, AllOf(HasSubstr("process " + first + " is its coordinator already"),
+                                HasSubstr("hangs"), HasSubstr("kill -CONT " + first)));
+  daemon().program().signal(SIGCONT);
+}
+
 TEST_F(HungJudge, WithNothingDueIsNotCalledHung) {
   start();
   RemoteWorker worker(scratch_);

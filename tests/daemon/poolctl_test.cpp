@@ -524,6 +524,7 @@ TEST_F(PoolctlTest, P13EachWrongLineHasItsExitCodeAndItsReason) {
       {{"-o", "xml", "list"}, 2, "table and json"},
       {{"--pool", "Not A Name", "status"}, 2, "Not A Name"},
       {{"--pool", "", "status"}, 2, "pool"},
+      {{"--dir", "", "status"}, 2, "--dir"},
       {{"--pool", "nobody-made-this", "status"}, 3, "nobody-made-this"},
       {{"set", "idle-timeout"}, 2, "KEY=VALUE"},
       {{"set", "idle-timeout=soon"}, 2, "idle_timeout"},

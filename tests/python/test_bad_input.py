@@ -42,7 +42,7 @@ class BadInput(PoolTest):
         for name in (7, b"default", [], object()):
             with self.subTest(name), self.assertRaises(TypeError):
                 modelpool.Pool(name, dir=self.dir)
-        for directory in ("a\0b", b"\0", "\ud800"):
+        for directory in ("a\0b", b"\0", "\ud800", "", b""):
             with self.subTest(directory), self.assertRaises(modelpool.Invalid):
                 modelpool.Pool(dir=directory)
         with self.assertRaises(TypeError):

@@ -130,7 +130,12 @@ TEST_F(ConfigTest, P13AnUnknownSettingIsNamedWithItsPlaceAndTheNearestOne) {
 }
 
 TEST_F(ConfigTest, P13AnUnknownTableIsNamedWithItsPlace) {
-  EXPECT_THAT(error_of("[pol]\n"), EndsWith("unknown table or key \"pol\"; did you mean pool?"));
+  EXPECT_THAT(error_of("[pol]\n"), EndsWith("unknown table \"pol\"; did you mean pool?"));
+  EXPECT_THAT(error_of("[[models]]\nmatch = \"a\"\n"),
+              EndsWith("unknown table \"models\"; did you mean model?"));
+  EXPECT_EQ(error_of("models = 3\n"),
+            ":1:1: models stands outside of a table; write [capacity] above it");
+  EXPECT_THAT(error_of("zebra = 3\n"), HasSubstr("unknown key \"zebra\""));
   EXPECT_THAT(error_of("[zebra]\n"), EndsWith("; there are [pool], [[model]] and [capacity]"));
   EXPECT_EQ(error_of("max_backends = 2\n"),
             ":1:1: max_backends stands outside of a table; write [pool] above it");

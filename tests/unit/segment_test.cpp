@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <set>
@@ -139,6 +140,30 @@ TEST(Segment, IsNotCreatedUnlessAsked) {
   options.dir = scratch.path("none");
   EXPECT_EQ(code_of(Segment::attach("default", options)), Errc::kNoSuchPool);
   EXPECT_FALSE(fs::exists(options.dir));
+}
+
+// A coordinator started for a name with a slip in it would be a second judge.
+TEST(Segment, ThatIsNotThereIsToldByTheNamesOfThoseThatAre) {
+  const Scratch scratch;
+  const auto answer = [&](const char* name) {
+    return text_of(Segment::open_read_only(name, scratch.dir()));
+  };
+  EXPECT_EQ(answer("defalt").find("did you mean"), std::string::npos);
+  EXPECT_NE(answer("defalt").find("; start coordinatord"), std::string::npos);
+  const auto segment = make_segment(scratch);
+  std::ofstream(scratch.path("notes")) << "no segment";
+  EXPECT_NE(answer("defalt").find("; did you mean default?; for a new pool start coordinatord"),
+            std::string::npos)
+      << answer("defalt");
+  EXPECT_NE(answer("gpu").find("; there are default: name one with --pool; for a new pool start"),
+            std::string::npos)
+      << answer("gpu");
+  SegmentOptions options = in(scratch.dir());
+  options.create = false;
+  EXPECT_NE(text_of(Segment::attach("defalt", options)).find("did you mean default?"),
+            std::string::npos);
+  EXPECT_NE(text_of(Segment::remove("defalt", scratch.dir())).find("did you mean default?"),
+            std::string::npos);
 }
 
 TEST(Segment, OfCapacitiesThatMakeNoSenseIsRefused) {
@@ -476,7 +501,9 @@ TEST(P13BadInput, ADirectoryThatIsNoTmpfsIsRefused) {
   fs::remove_all(dir);
   if (tmpfs) GTEST_SKIP() << "/var/tmp is a tmpfs here";
   EXPECT_EQ(code_of(refused), Errc::kIncompatible);
-  EXPECT_NE(text_of(refused).find("not on a tmpfs"), std::string::npos);
+  EXPECT_NE(text_of(refused).find("not on a tmpfs; use one in shared memory, as in --dir /dev/shm"),
+            std::string::npos)
+      << text_of(refused);
   EXPECT_TRUE(empty);
 }
 

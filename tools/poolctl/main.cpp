@@ -132,7 +132,14 @@ int run(const Line& line) {
       ->type_name("NAME")
       ->envname("MODELPOOL_POOL")
       ->capture_default_str();
-  app.add_option("--dir", context.dir, "Directory of the pool's segment")->type_name("DIR");
+  app.add_option_function<std::string>(
+         "--dir",
+         [&context](const std::string& text) {
+           if (text.empty()) throw BadArgument("unable to use --dir \"\": it takes a directory");
+           context.dir = text;
+         },
+         "Directory of the pool's segment")
+      ->type_name("DIR");
   app.add_option_function<std::string>(
          "-o,--output",
          [&context](const std::string& text) {

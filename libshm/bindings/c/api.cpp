@@ -433,6 +433,9 @@ modelpool_code modelpool_attach(const char* name, const modelpool_attach_options
       settings.pool.set(info->id, value, Origin{OriginKind::kSet, 0});
 
     PoolOptions attach;
+    if (given->dir != nullptr && *given->dir == 0) {
+      return fail(Errc::kInvalid, "unable to use dir \"\": NULL is the default place");
+    }
     attach.dir = text_or_empty(given->dir);
     attach.create = given->no_create == 0;
     const auto capacity = [](std::uint32_t asked, std::uint32_t* own) {

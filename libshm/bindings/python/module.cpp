@@ -500,6 +500,9 @@ std::unique_ptr<PoolObject> attach(const py::object& name, const py::object& dir
   }
   PoolOptions options;
   options.dir = os_text_of(dir, "dir");
+  if (!dir.is_none() && options.dir.empty()) {
+    raise_invalid("unable to use dir '': None is the default place");
+  }
   options.create = truth_of(create);
   options.coordinator_grace = duration_of(coordinator_grace, "coordinator_grace");
   auto pool = [&] {

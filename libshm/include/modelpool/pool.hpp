@@ -111,12 +111,13 @@ class Lease {
   Hidden<LeaseRef, 24> ref_;
 };
 
+// Every member of an options structure has a value of its own, so that {.tag = "x"} is complete.
 struct SpawnOptions {
-  std::vector<std::string> env;  // "NAME=value", added to or replacing the caller's environment
-  std::string cwd;               // empty: the caller's
+  std::vector<std::string> env{};  // "NAME=value", added to or replacing the caller's environment
+  std::string cwd{};               // empty: the caller's
   // Appended to: a file, a terminal, or a FIFO that somebody reads. Empty: /dev/null.
-  std::string output;        // stdout and stderr
-  std::string error_output;  // another one for stderr; empty: as stdout
+  std::string output{};        // stdout and stderr
+  std::string error_output{};  // another one for stderr; empty: as stdout
 };
 
 struct ReadyOptions {
@@ -127,9 +128,9 @@ struct ReadyOptions {
   // that the process only started. Otherwise a listener that is provably another process is
   // refused.
   bool any_listener = false;
-  std::string label;              // at most 31 bytes; modelpool does not interpret it
+  std::string label{};            // at most 31 bytes; modelpool does not interpret it
   std::uint64_t device_mask = 0;  // nor this
-  Overrides overrides;            // most specific of all settings
+  Overrides overrides{};          // most specific of all settings
 };
 
 // The exclusive right to start the backend of one model (P4). Used up by ready(), fail() or
@@ -257,7 +258,7 @@ class Deadline {
 inline constexpr std::chrono::seconds kDefaultTimeout{30};
 
 struct PoolOptions {
-  std::string dir;                     // "": MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
+  std::string dir{};                   // "": MODELPOOL_DIR, /run/modelpool, /dev/shm/modelpool-UID
   bool create = true;                  // false: kNoSuchPool instead of a new pool
   Capacities capacities{};             // of a pool created here
   const Settings* settings = nullptr;  // of a pool created here; null: it grants no ticket before a
@@ -267,12 +268,12 @@ struct PoolOptions {
 };
 
 struct AcquireOptions {
-  std::string tag;       // at most 31 bytes, shown in events and `leases`
-  std::stop_token stop;  // cancels the wait
+  std::string tag{};       // at most 31 bytes, shown in events and `leases`
+  std::stop_token stop{};  // cancels the wait
   // This request's own; 0 = only the pool's rules.
   Duration busy_timeout = std::chrono::nanoseconds(0);
   std::uint64_t expected_bytes = 0;
-  std::uint64_t priority = 0;  // shown by `waiters`; the line is first come, first served
+  std::uint64_t priority = 0;  // in JSON of `waiters`; the line is first come, first served
   bool may_load = true;        // false: kNotLoaded instead of a ticket
 };
 
