@@ -25,6 +25,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -47,6 +48,7 @@ constexpr std::size_t kBystandersMax = 16;
 
 struct Options {
   std::string coordinatord;
+  std::string keep;
   double seconds = 15;
   std::uint64_t seed = 1;
 };
@@ -315,8 +317,9 @@ ProcessIdentity identity_of(pid_t pid) {
   return {pid, stat->start_ticks, 0};
 }
 
-std::uint64_t cpu_ticks(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+// Of a process, or of a thread: "1/task/2".
+std::uint64_t cpu_ticks(const std::string& who) {
+  std::ifstream file("/proc/" + who + "/stat");
   std::string text{std::istreambuf_iterator<char>(file), {}};
   if (text.empty()) failed("the coordinator is gone");
   std::istringstream rest(text.substr(text.rfind(')') + 2));
@@ -489,13 +492,28 @@ class Run {
 
   // Of one CPU, for a moment.
   double measure_cpu(pid_t coordinator) {
-    const std::uint64_t ticks = cpu_ticks(coordinator);
+    const std::string who = std::to_string(coordinator);
+    const std::uint64_t ticks = cpu_ticks(who);
     const std::uint64_t start = now_ns();
     pause_for(kMeasure_ns);
     look_around();
-    return static_cast<double>(cpu_ticks(coordinator) - ticks) /
-           static_cast<double>(sysconf(_SC_CLK_TCK)) /
+    return static_cast<double>(cpu_ticks(who) - ticks) / static_cast<double>(sysconf(_SC_CLK_TCK)) /
            (static_cast<double>(now_ns() - start) / 1e9);
+  }
+
+  // Ticks of each thread meanwhile, in the order in which they were started: the loop, then its helpers.
+  std::string busy_threads(pid_t coordinator) {
+    const std::string tasks = std::to_string(coordinator) + "/task/";
+    std::map<int, std::uint64_t> before;
+    for (const auto& task : std::filesystem::directory_iterator("/proc/" + tasks)) {
+      const std::string tid = task.path().filename();
+      before[std::stoi(tid)] = cpu_ticks(tasks + tid);
+    }
+    pause_for(kMeasure_ns);
+    std::string text;
+    for (const auto& [tid, ticks] : before)
+      text += " " + std::to_string(cpu_ticks(tasks + std::to_string(tid)) - ticks);
+    return text;
   }
 
   // With nothing changing: it sleeps, and it wakes when it is rung.
@@ -505,9 +523,11 @@ class Run {
     double cpu = 1;
     for (int i = 0; i < kMeasuresMax && cpu > kCpuMost; ++i) cpu = measure_cpu(coordinator);
     cpu_most_ = std::max(cpu_most_, cpu);
-    if (cpu > kCpuMost)
+    if (cpu > kCpuMost) {
+      if (!options_.keep.empty()) std::filesystem::copy_file(segment_->path(), options_.keep);
       failed("the coordinator spins: " + std::to_string(static_cast<int>(cpu * 100)) +
-             " % of a CPU at rest");
+             " % of a CPU at rest; ticks of its threads:" + busy_threads(coordinator));
+    }
     const std::uint64_t asked = now_ns();
     segment_->coordinator().last_scan_ns.store(0);
     ring(*segment_);
@@ -583,6 +603,8 @@ int main(int argc, char** argv) {
   flags.add("--seed", "N", &options.seed, "of the changes [1]");
   flags.add("--coordinatord", "PATH", &options.coordinatord,
             "another build of it, such as one with sanitizers");
+  flags.add("--keep", "FILE", &options.keep,
+            "copy the segment there if the coordinator spins; look at it with poolctl --file");
   if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   return modelpool::canary::run(options);
 }
