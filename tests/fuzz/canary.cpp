@@ -26,6 +26,7 @@
 #include <fstream>
 #include <functional>
 #include <map>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -407,7 +408,14 @@ class Run {
         look_around();
       }
       kill(user_, SIGSTOP);
-      check_rest(coordinator);
+      {
+        // As if the user had been stopped under the mutex.
+        std::optional<LockGuard> lock;
+        if (pauses % 4 == 3) {
+          if (auto taken = segment_->lock_structure()) lock.emplace(std::move(*taken));
+        }
+        check_rest(coordinator);
+      }
       kill(user_, SIGCONT);
       ++pauses;
     }
