@@ -13,8 +13,10 @@
 #include <tuple>
 #include <utility>
 
+#include "base/glob.hpp"
 #include "base/nearest.hpp"
 #include "base/process.hpp"
+#include "base/size.hpp"
 #include "base/text.hpp"
 
 namespace modelpool::coordinator {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"

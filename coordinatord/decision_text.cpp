@@ -1,5 +1,6 @@
 #include "decision_text.hpp"
 
+#include "base/duration.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "modelpool/settings.hpp"

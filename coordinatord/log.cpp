@@ -15,8 +15,8 @@
 #include <mutex>
 #include <utility>
 
+#include "base/duration.hpp"
 #include "base/journal.hpp"
-#include "base/time.hpp"
 #include "json/event_json.hpp"
 
 namespace modelpool::coordinator {

@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/duration.hpp"
 #include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/name.hpp"
 #include "base/text.hpp"
 
 namespace modelpool::coordinator {

@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/name.hpp"
 #include "base/nearest.hpp"
+#include "base/number.hpp"
 #include "base/text.hpp"
 
 namespace modelpool::coordinator {

@@ -3,6 +3,7 @@
 #include <array>
 #include <fstream>
 
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
 

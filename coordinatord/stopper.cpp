@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
 #include "policy/rules.hpp"

@@ -26,8 +26,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/duration.hpp"
+#include "base/name.hpp"
+#include "base/number.hpp"
 #include "base/process.hpp"
 #include "base/program.hpp"
+#include "base/size.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "flags/flags.hpp"

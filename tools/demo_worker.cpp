@@ -27,10 +27,14 @@
 #include <utility>
 #include <vector>
 
+#include "base/duration.hpp"
 #include "base/guarded.hpp"
+#include "base/name.hpp"
+#include "base/number.hpp"
 #include "base/port.hpp"
 #include "base/process.hpp"
 #include "base/program.hpp"
+#include "base/size.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "flags/flags.hpp"

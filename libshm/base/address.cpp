@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "base/number.hpp"
 #include "base/text.hpp"
 
 namespace modelpool {

@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <optional>
 
+#include "base/duration.hpp"
+#include "base/number.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 

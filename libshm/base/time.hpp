@@ -10,10 +10,6 @@
 #include <time.h>
 
 #include <cstdint>
-#include <string>
-#include <string_view>
-
-#include "modelpool/result.hpp"
 
 namespace modelpool {
 
@@ -21,7 +17,6 @@ inline constexpr std::uint64_t kMicrosecond_ns = 1'000;
 inline constexpr std::uint64_t kMillisecond_ns = 1'000'000;
 inline constexpr std::uint64_t kSecond_ns = 1'000'000'000;
 inline constexpr std::uint64_t kNever_ns = UINT64_MAX;  // a deadline that does not come
-inline constexpr std::uint64_t kDurationMax_ns = 10 * 365 * 86'400 * kSecond_ns;
 
 std::uint64_t now_ns();         // CLOCK_MONOTONIC
 std::uint64_t wall_clock_ns();  // CLOCK_REALTIME, for records that people read
@@ -46,14 +41,5 @@ constexpr std::uint64_t add_ns(std::uint64_t a, std::uint64_t b) {
 constexpr std::uint64_t age_ns(std::uint64_t now, std::uint64_t stamp) {
   return now > stamp ? now - stamp : 0;
 }
-
-// "500ms", "30s", "1.5s", "15m", "2h", "1h30m", "1d", "off". Off and 0 are 0; what is finer than a
-// nanosecond is rounded up, so that only off is 0. Durations end at kDurationMax_ns, 10 years.
-// Errors: kInvalid.
-Result<std::uint64_t> parse_duration(std::string_view text);
-std::string format_duration(std::uint64_t duration_ns);  // parse_duration reads it back; 0 is "off"
-std::string format_age(
-    std::uint64_t duration_ns);  // for people: "850ms", "12.3s", "4m10s", "unknown" for kNever_ns
-std::string format_wall_clock(std::uint64_t wall_ns);  // RFC 3339, UTC, milliseconds
 
 }  // namespace modelpool

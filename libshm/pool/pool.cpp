@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "base/name.hpp"
 #include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "pool/change_settings.hpp"

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/listener.hpp"
+#include "base/name.hpp"
 #include "base/time.hpp"
 #include "policy/line.hpp"
 #include "pool/inside.hpp"

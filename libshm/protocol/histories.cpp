@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/name.hpp"
 #include "base/time.hpp"
 #include "policy/interval.hpp"
 

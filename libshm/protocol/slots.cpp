@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
 #include "segment/meters.hpp"

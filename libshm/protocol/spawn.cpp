@@ -23,6 +23,7 @@
 #include <sstream>
 #include <utility>
 
+#include "base/duration.hpp"
 #include "base/thread.hpp"
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"

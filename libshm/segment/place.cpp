@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/name.hpp"
 #include "base/nearest.hpp"
 #include "base/shortage.hpp"
 #include "base/text.hpp"

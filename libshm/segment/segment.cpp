@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "base/duration.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "segment/mappable.hpp"

@@ -4,6 +4,9 @@
 #include <bit>
 #include <utility>
 
+#include "base/glob.hpp"
+#include "base/size.hpp"
+
 namespace modelpool {
 namespace {
 

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "flags/flags.hpp"
 #include "measure.hpp"

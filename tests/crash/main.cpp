@@ -13,7 +13,7 @@
 #include <optional>
 #include <string>
 
-#include "base/text.hpp"
+#include "base/number.hpp"
 #include "crash/operations.hpp"
 #include "flags/flags.hpp"
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::test {

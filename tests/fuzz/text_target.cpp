@@ -7,8 +7,12 @@
 #include <string>
 #include <string_view>
 
+#include "base/duration.hpp"
+#include "base/glob.hpp"
+#include "base/name.hpp"
+#include "base/number.hpp"
+#include "base/size.hpp"
 #include "base/text.hpp"
-#include "base/time.hpp"
 #include "config.hpp"
 #include "modelpool/settings.hpp"
 #include "targets.hpp"

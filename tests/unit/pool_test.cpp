@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "pool/change_settings.hpp"
 #include "pool/inside.hpp"

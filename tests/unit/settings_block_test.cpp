@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/glob.hpp"
 #include "pool/change_settings.hpp"
 #include "protocol/settings_change.hpp"
 #include "support/pool.hpp"

@@ -17,6 +17,7 @@
 #include <memory>
 #include <thread>
 
+#include "base/duration.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 

@@ -9,6 +9,10 @@
 #include <cstdio>
 #include <thread>
 
+#include "base/duration.hpp"
+#include "base/name.hpp"
+#include "base/number.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::poolctl {

@@ -1,4 +1,5 @@
 // poolctl dump: everything in the segment, as one JSON object.
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "json/event_json.hpp"

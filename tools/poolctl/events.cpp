@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/duration.hpp"
+#include "base/number.hpp"
 #include "base/time.hpp"
 #include "common.hpp"
 #include "json/event_json.hpp"

@@ -1,6 +1,7 @@
 // poolctl evict: ask the coordinator to end a model's backend, and see it gone.
 #include <algorithm>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "protocol/members.hpp"

@@ -1,6 +1,7 @@
 // poolctl explain: which settings apply to a model and why, and what would happen to it.
 #include <algorithm>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "json/event_json.hpp"

@@ -8,6 +8,8 @@
 #include <optional>
 
 #include "answer.hpp"
+#include "base/duration.hpp"
+#include "base/name.hpp"
 #include "base/port.hpp"
 #include "base/time.hpp"
 #include "command.hpp"

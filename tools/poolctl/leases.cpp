@@ -1,4 +1,5 @@
 // poolctl leases: the requests in flight.
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/duration.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "protocol/members.hpp"

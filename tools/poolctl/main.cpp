@@ -1,6 +1,8 @@
 // poolctl: shows and steers a pool of model backends.
 #include <CLI/CLI.hpp>
 
+#include "base/duration.hpp"
+#include "base/name.hpp"
 #include "base/nearest.hpp"
 #include "base/program.hpp"
 #include "common.hpp"

@@ -1,4 +1,5 @@
 // poolctl reset: forget that a model failed to load.
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "protocol/acquisition.hpp"

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "common.hpp"
 

@@ -1,4 +1,6 @@
 // poolctl waiters: the line of those who wait for a model.
+#include "base/duration.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "tables.hpp"

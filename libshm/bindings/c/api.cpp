@@ -13,6 +13,8 @@
 #include <string>
 #include <type_traits>
 
+#include "base/duration.hpp"
+#include "base/name.hpp"
 #include "base/nearest.hpp"
 #include "base/time.hpp"
 #include "handles.hpp"

@@ -4,7 +4,7 @@
 #include <array>
 #include <cstring>
 
-#include "base/text.hpp"
+#include "base/name.hpp"
 #include "base/time.hpp"
 #include "rows/rows.hpp"
 

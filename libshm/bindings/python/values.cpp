@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 
+#include "base/duration.hpp"
 #include "base/nearest.hpp"
 #include "base/time.hpp"
 
