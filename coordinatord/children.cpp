@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <optional>
 
-#include "base/process.hpp"
+#include "base/proc.hpp"
 #include "segment/layout.hpp"
 
 namespace modelpool::coordinator {

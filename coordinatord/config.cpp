@@ -15,7 +15,6 @@
 
 #include "base/glob.hpp"
 #include "base/nearest.hpp"
-#include "base/process.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
 

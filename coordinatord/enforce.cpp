@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
 #include "policy/line.hpp"

@@ -16,6 +16,7 @@
 #include <cstring>
 
 #include "base/duration.hpp"
+#include "base/proc.hpp"
 #include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"

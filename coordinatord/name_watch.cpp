@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "base/proc.hpp"
 #include "base/shortage.hpp"
 #include "base/text.hpp"
 
@@ -31,7 +32,7 @@ NameWatch::NameWatch(const std::string& path) {
     return;
   }
   watch_file_and_directories(path);
-  mounts_ = open_above_stdio(AT_FDCWD, "/proc/self/mountinfo", O_RDONLY | O_NONBLOCK);
+  mounts_ = open_above_stdio(AT_FDCWD, own_proc_path("mountinfo").c_str(), O_RDONLY | O_NONBLOCK);
   if (!mounts_ && degraded_.empty())
     degraded_ = describe("be told of mounts", Needs::kDescriptor, errno);
 }

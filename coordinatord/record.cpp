@@ -1,8 +1,8 @@
 #include "record.hpp"
 
 #include <array>
-#include <fstream>
 
+#include "base/proc.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
@@ -10,11 +10,9 @@
 namespace modelpool::coordinator {
 namespace {
 
-std::string first_line(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
+std::string first_line(pid_t pid, std::string_view file) {
+  const std::string text = read_proc(pid, file).value_or("");
+  return text.substr(0, text.find('\n'));
 }
 
 }  // namespace
@@ -119,11 +117,10 @@ EventData event_about(const BackendView& b, EventKind kind) {
 std::string evidence_of(pid_t pid) {
   const auto stat = read_stat(pid);
   if (!stat) return "its process is not there";
-  const std::string proc = "/proc/" + std::to_string(pid) + "/";
   std::string text = std::string("state ") + stat->state;
-  if (const std::string wchan = first_line(proc + "wchan"); !wchan.empty() && wchan != "0")
+  if (const std::string wchan = first_line(pid, "wchan"); !wchan.empty() && wchan != "0")
     text += ", wchan " + wchan;
-  if (const std::string call = first_line(proc + "syscall"); !call.empty()) {
+  if (const std::string call = first_line(pid, "syscall"); !call.empty()) {
     text += ", syscall " + call.substr(0, call.find(' '));
   }
   text += ", " + std::to_string(stat->threads) + " threads, RSS " + format_size(stat->rss_bytes);

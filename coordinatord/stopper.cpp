@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/duration.hpp"
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
 #include "policy/rules.hpp"

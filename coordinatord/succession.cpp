@@ -8,6 +8,7 @@
 
 #include <cerrno>
 
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "segment/lost.hpp"
 

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/proc.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::coordinator {

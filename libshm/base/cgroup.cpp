@@ -9,14 +9,15 @@
 #include <fstream>
 #include <sstream>
 
-#include "base/process.hpp"
+#include "base/fd.hpp"
+#include "base/proc.hpp"
 
 namespace modelpool {
 namespace {
 
 // Where the whole tree of version 2 is mounted; "" if it is not.
 std::string mount_point() {
-  std::ifstream mounts("/proc/self/mountinfo");
+  std::ifstream mounts(own_proc_path("mountinfo"));
   for (std::string line; std::getline(mounts, line);) {
     if (line.find(" - cgroup2 ") == std::string::npos) continue;
     std::istringstream fields(line);
@@ -53,7 +54,7 @@ std::uint64_t inode_of(const std::string& path) {
 
 std::optional<Cgroup> Cgroup::of(pid_t pid) {
   constexpr std::string_view kVersion2 = "0::/";
-  std::ifstream file("/proc/" + std::to_string(pid) + "/cgroup");
+  std::ifstream file(proc_path(pid, "cgroup"));
   for (std::string line; std::getline(file, line);) {
     if (!line.starts_with(kVersion2) || line.size() == kVersion2.size()) continue;
     if (line.starts_with("0::/..")) return std::nullopt;  // not below what is seen from here

@@ -12,6 +12,8 @@
 
 #include <sys/types.h>
 
+#include <cerrno>
+
 namespace modelpool {
 
 class Fd {
@@ -42,6 +44,14 @@ class Fd {
 Fd above_stdio(Fd fd);
 // openat(2), close-on-exec, above 2.
 Fd open_above_stdio(int dir, const char* path, int flags, mode_t mode = 0);
+
+// A system call, again for as long as a signal interrupts it.
+template <class Call>
+auto retry_eintr(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
 
 // The first thing a program of ours does: opens /dev/null where 0, 1 or 2 is closed.
 void fill_stdio();

@@ -2,7 +2,6 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,7 +10,7 @@
 #include <vector>
 
 #include "base/fd.hpp"
-#include "base/process.hpp"
+#include "base/proc.hpp"
 #include "base/sockets.hpp"
 
 namespace modelpool {
@@ -20,10 +19,6 @@ namespace {
 constexpr int kAncestorsMax = 64;  // parents are read one at a time, and they may change
 
 Listener unknown(std::string why) { return {ListenedBy::kUnknown, std::move(why), 0, {}}; }
-
-std::string proc(pid_t pid, const char* name) {
-  return "/proc/" + std::to_string(pid) + "/" + name;
-}
 
 // Could a socket of this host be bound to it?
 bool is_of_this_host(const Ip& ip) {
@@ -66,10 +61,9 @@ class Members {
 };
 
 bool is_in_our_network(pid_t pid) {
-  struct stat ours {};
-  struct stat theirs {};
-  return stat("/proc/self/ns/net", &ours) != 0 || stat(proc(pid, "ns/net").c_str(), &theirs) != 0 ||
-         ours.st_ino == theirs.st_ino;
+  const auto ours = own_namespace("net");
+  const auto its = read_namespace(pid, "net");
+  return !ours || !its || ours == its;
 }
 
 // Takes what the process holds from `sockets`. False: its descriptors cannot be seen.

@@ -18,6 +18,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/proc.hpp"
+
 namespace modelpool {
 namespace {
 
@@ -28,7 +30,7 @@ constexpr std::size_t kKept = 64;
 
 std::vector<int> candidates() {
   std::vector<int> ports;
-  std::ifstream range("/proc/sys/net/ipv4/ip_local_port_range");
+  std::ifstream range(sysctl_path("net.ipv4.ip_local_port_range"));
   int first = 0;
   int last = 0;
   const bool known = static_cast<bool>(range >> first >> last);

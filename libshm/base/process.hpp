@@ -11,9 +11,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <optional>
-#include <string>
-#include <vector>
+#include <utility>
 
 #include "base/fd.hpp"
 #include "modelpool/result.hpp"
@@ -32,40 +30,7 @@ struct ProcessIdentity {
   }
 };
 
-// What /proc/PID/stat says.
-struct ProcessStat {
-  pid_t pid = 0;
-  char state = '?';  // 'Z' zombie, 'X' dead
-  pid_t parent = 0;
-  pid_t group = 0;
-  pid_t session = 0;
-  std::uint64_t start_ticks = 0;
-  std::uint64_t threads = 0;
-  std::uint64_t rss_bytes = 0;
-  bool is_of_kernel = false;     // a thread of the kernel's own: no signal ends it
-  bool has_environment = false;  // perhaps an empty one; not while it is executing a program
-  std::string command;
-
-  bool is_zombie() const { return state == 'Z' || state == 'X'; }
-  bool has_ended() const {
-    return is_zombie() && threads <= 1;
-  }  // a zombie whose threads run lives
-};
-std::optional<ProcessStat> read_stat(pid_t pid);
-std::optional<uid_t> read_uid(pid_t pid);  // the real one: whose process it is, setuid or not
-// The value of NAME in the environment a process was started with; nullopt if unknown.
-std::optional<std::string> read_environment(pid_t pid, std::string_view name);
-// Is it in a PID namespace below that of this process? nullopt if unknown.
-std::optional<bool> is_in_inner_namespace(pid_t pid);
-std::optional<std::vector<pid_t>> list_pids();  // nullopt if /proc cannot be read
-// The number that the newest process or thread got: whoever comes after gets a higher one, until the
-// numbers begin anew. nullopt where the kernel does not say.
-std::optional<pid_t> read_last_pid();
 bool leads_threads(pid_t pid);  // is it the number of a process, and not of one of its threads?
-std::uint64_t boot_ticks();     // now, in the clock of start_ticks
-// Does /proc/PID/maps show a mapping of this file? nullopt if it cannot be read, or is empty, as it
-// is for a zombie: whether that is dead is for its pidfd to say.
-std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode);
 
 enum class Liveness { kAlive, kDead, kUnknown };
 
@@ -121,20 +86,10 @@ ProcessIdentity own_identity();
 // Can processes be followed and signalled here? Errors: kPermission or kSystem, naming what stands in
 // the way (pidfds refused by seccomp, /proc not mounted or another namespace's) and what to do.
 Result<> check_process_access();
-// What /proc hides from this process (hidepid), as a sentence; "" if nothing.
-std::string hidden_processes();
 
 // Differs between any two programs a process executes one after the other (AT_RANDOM): the library
 // loaded twice in one image agrees on it, an image replaced by exec does not. Folded, because the C
 // library makes its stack and pointer guards of the same bytes and this number is published.
 std::uint64_t image_id();
-
-struct HostIdentity {
-  std::uint64_t boot_id[2] = {0, 0};
-  std::uint64_t pid_namespace = 0;
-  std::uint64_t time_namespace = 0;
-};
-// A namespace the kernel does not have is 0.
-Result<HostIdentity> read_host_identity();
 
 }  // namespace modelpool

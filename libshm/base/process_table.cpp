@@ -1,58 +1,22 @@
 #include "base/process_table.hpp"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <filesystem>
 #include <functional>
 #include <iterator>
-#include <string>
 
+#include "base/proc.hpp"
 #include "base/process.hpp"
 #include "base/time.hpp"
 
 namespace modelpool {
 namespace {
 
-constexpr std::string_view kMarkName = "MODELPOOL_BACKEND=";
+constexpr std::string_view kMarkName = "MODELPOOL_BACKEND";
 // More numbers than this were given since: the table is listed anew. Each round asks for them all, 0.3 us each.
 constexpr pid_t kNewNumbersMax = 4096;
-
-// What /proc/PID/FILE holds; nullopt with errno if it cannot be read.
-std::optional<std::string> read_proc(pid_t pid, const std::string& file) {
-  const Fd fd(open(("/proc/" + std::to_string(pid) + "/" + file).c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return std::nullopt;
-  std::string text;
-  std::array<char, 16384> chunk;
-  for (;;) {
-    const ssize_t got = read(fd.get(), chunk.data(), chunk.size());
-    if (got < 0) return std::nullopt;
-    if (got == 0) return text;
-    text.append(chunk.data(), static_cast<std::size_t>(got));
-  }
-}
-
-bool is_empty_environment(const std::optional<std::string>& environment) {
-  return environment ? environment->empty() : errno == ESRCH;
-}
-
-// A process whose first thread has left shows its environment through the others. Sets errno.
-std::optional<std::string> read_environ(pid_t pid) {
-  auto environment = read_proc(pid, "environ");
-  if (!is_empty_environment(environment)) return environment;
-  std::error_code error;
-  std::filesystem::directory_iterator task("/proc/" + std::to_string(pid) + "/task", error);
-  for (; !error && task != end(task); task.increment(error)) {
-    environment = read_proc(pid, "task/" + task->path().filename().string() + "/environ");
-    if (!is_empty_environment(environment)) return environment;
-  }
-  errno = ESRCH;
-  return environment;
-}
 
 // A kernel's thread never has an environment.
 bool is_kernel_thread(const ProcessStat& stat) {
@@ -64,19 +28,8 @@ bool has_gone(pid_t pid) { return getpgid(pid) < 0 && errno == ESRCH; }
 
 // Of the mark in an environment; 0 if there is none.
 std::uint64_t mark_in(std::string_view environment) {
-  while (!environment.empty()) {
-    const std::string_view entry = environment.substr(0, environment.find('\0'));
-    if (entry.starts_with(kMarkName)) {
-      return ProcessTable::hash_of(entry.substr(kMarkName.size()));
-    }
-    environment.remove_prefix(std::min(environment.size(), entry.size() + 1));
-  }
-  return 0;
-}
-
-std::uint64_t proc_inode(pid_t pid) {
-  struct stat directory {};
-  return stat(("/proc/" + std::to_string(pid)).c_str(), &directory) == 0 ? directory.st_ino : 0;
+  const auto mark = find_in_environment(environment, kMarkName);
+  return mark ? ProcessTable::hash_of(*mark) : 0;
 }
 
 }  // namespace
@@ -203,7 +156,7 @@ ProcessTable::Mark ProcessTable::read_mark(Entry& entry) {
 }
 
 ProcessTable::Mark ProcessTable::read_mark_now(Entry& entry) {
-  const auto environment = read_environ(entry.pid);
+  const auto environment = read_environment(entry.pid);
   const int error = environment ? 0 : errno;
   if (error == EACCES || error == EPERM) return Mark::kForbidden;
   if (environment && !environment->empty()) {

@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <fstream>
 
+#include "base/proc.hpp"
+
 namespace modelpool {
 namespace {
 
@@ -16,11 +18,7 @@ std::string limit_text(int resource) {
 
 // "fs.file-max" with its value, where /proc shows it.
 std::string sysctl_text(const std::string& name) {
-  std::string path = "/proc/sys/" + name;
-  for (std::size_t at = sizeof "/proc/sys/" - 1; at < path.size(); ++at) {
-    if (path[at] == '.') path[at] = '/';
-  }
-  std::ifstream file(path);
+  std::ifstream file(sysctl_path(name));
   std::string value;
   return file >> value ? name + " = " + value : name;
 }
@@ -68,6 +66,11 @@ std::string shortage_advice(Needs needed, int error) {
                              : "";
   }
   return "";
+}
+
+std::string proc_advice(int error) {
+  std::string shortage = shortage_advice(Needs::kDescriptor, error);
+  return shortage.empty() ? "mount /proc" : shortage;
 }
 
 bool is_shortage(int error) {

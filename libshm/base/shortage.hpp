@@ -14,6 +14,7 @@ enum class Needs { kDescriptor, kThread, kInotifyInstance, kInotifyWatch, kEpoll
 // "its 1024 descriptors are used up; raise them with ulimit -n, or LimitNOFILE= in a unit"; empty
 // if the errno tells of no shortage.
 std::string shortage_advice(Needs needed, int error);
+std::string proc_advice(int error);  // the same where a file of /proc could not be read
 
 // Will the same call work later, once others have let go of something? Else it needs a person.
 bool is_shortage(int error);

@@ -1,6 +1,5 @@
 #include "base/sockets.hpp"
 
-#include <dirent.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
@@ -14,14 +13,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <memory>
 #include <string_view>
 
 #include "base/fd.hpp"
+#include "base/proc.hpp"
 
 namespace modelpool {
 namespace {
@@ -89,7 +87,7 @@ std::optional<std::vector<TcpListener>> ask_for_tcp(int family) {
 // The same from /proc/net/tcp or tcp6, for which the kernel walks through all connections.
 std::optional<std::vector<TcpListener>> read_tcp(int family) {
   const bool is_v6 = family == AF_INET6;
-  std::ifstream table(is_v6 ? "/proc/self/net/tcp6" : "/proc/self/net/tcp");
+  std::ifstream table(own_proc_path(is_v6 ? "net/tcp6" : "net/tcp"));
   std::string line;
   if (!std::getline(table, line)) return std::nullopt;  // the names of the columns
   std::vector<TcpListener> rows;
@@ -137,7 +135,7 @@ std::string_view attribute_of(std::string_view answer, unsigned type) {
 // From /proc/net/unix, by the name that was bound.
 SocketInodes read_unix(const std::string& path) {
   constexpr unsigned kAccepts = 0x10000;  // __SO_ACCEPTCON
-  std::ifstream table("/proc/self/net/unix");
+  std::ifstream table(own_proc_path("net/unix"));
   SocketInodes found;
   for (std::string line; std::getline(table, line);) {
     unsigned flags = 0;
@@ -215,24 +213,13 @@ SocketInodes listening_sockets(const Address& address) {
 }
 
 std::optional<SocketInodes> sockets_held(pid_t pid, const SocketInodes& wanted) {
-  constexpr std::string_view kSocket = "socket:[";
-  const std::string path = "/proc/" + std::to_string(pid) + "/fd";
-  const std::unique_ptr<DIR, int (*)(DIR*)> descriptors(opendir(path.c_str()), closedir);
-  if (!descriptors && errno != ENOENT && errno != ESRCH) return std::nullopt;
-  SocketInodes held;  // none if it has ended
-  while (const dirent* entry = descriptors ? readdir(descriptors.get()) : nullptr) {
-    std::array<char, 64> target;
-    const ssize_t length =
-        readlinkat(dirfd(descriptors.get()), entry->d_name, target.data(), target.size());
-    if (length <= 0) continue;
-    std::string_view text(target.data(), static_cast<std::size_t>(length));
-    if (!text.starts_with(kSocket)) continue;
-    text.remove_prefix(kSocket.size());
-    std::uint64_t inode = 0;
-    std::from_chars(text.data(), text.data() + text.size(), inode);
+  SocketInodes held;
+  const bool is_seen = visit_sockets(pid, [&](std::uint64_t inode) {
     if (wanted.contains(inode)) held.insert(inode);
-  }
-  return held;
+    return held.size() < wanted.size();
+  });
+  const bool has_ended = errno == ENOENT || errno == ESRCH;
+  return is_seen || has_ended ? std::optional(std::move(held)) : std::nullopt;
 }
 
 }  // namespace modelpool

@@ -1,5 +1,6 @@
 #include "protocol/backend_of.hpp"
 
+#include "base/proc.hpp"
 #include "protocol/slots.hpp"
 
 namespace modelpool {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/proc.hpp"
 #include "base/sockets.hpp"
 #include "base/time.hpp"
 #include "base/user.hpp"

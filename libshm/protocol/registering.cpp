@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/proc.hpp"
 #include "base/user.hpp"
 #include "protocol/backend_of.hpp"
 #include "protocol/worker.hpp"

@@ -24,6 +24,7 @@
 #include <utility>
 
 #include "base/duration.hpp"
+#include "base/proc.hpp"
 #include "base/thread.hpp"
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
@@ -284,19 +285,10 @@ bool becomes_true(std::uint64_t within_ns, const Condition& condition) {
 // first and lays the environment out after; until then its end in proc(5) stat is 0. It is not 0 for
 // a program with an empty environment, and 0 for ever where the first thread has left.
 bool shows_its_environment(pid_t pid) {
-  constexpr unsigned long kForkedNotExecuted = 0x40;  // PF_FORKNOEXEC
-  constexpr std::size_t kState = 0, kFlags = 6, kEnvironmentEnd = 48;
-  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
-  const std::string text{std::istreambuf_iterator<char>(stat), {}};
-  const std::size_t end_of_name = text.rfind(')');
-  if (end_of_name == std::string::npos) return true;  // not to be seen: nobody else sees it either
-  std::istringstream rest(text.substr(end_of_name + 1));
-  const std::vector<std::string> fields{std::istream_iterator<std::string>(rest), {}};
-  if (fields.size() <= kEnvironmentEnd) return true;
-  if (fields[kState] == "Z" || fields[kState] == "X") return true;
-  if (std::strtoul(fields[kFlags].c_str(), nullptr, 10) & kForkedNotExecuted) return false;
-  if (fields[kEnvironmentEnd] != "0") return true;
-  return !std::ifstream("/proc/" + std::to_string(pid) + "/environ");  // hidden: 0 says nothing
+  const auto stat = read_stat(pid);
+  if (!stat || stat->is_zombie()) return true;  // not to be seen: nobody else sees it either
+  if (!stat->has_executed) return false;
+  return stat->has_environment || !read_proc(pid, "environ");  // hidden: 0 says nothing
 }
 
 // Ends our own child, which is not reaped yet, so the PID is its. False: it does not die.
@@ -348,18 +340,6 @@ Result<> check_command(const std::vector<std::string>& argv, const SpawnOptions&
     }
   }
   return {};
-}
-
-// Are this thread's children put into another PID namespace (unshare)? The first is its init, and sees
-// no parent.
-bool has_children_elsewhere() {
-  constexpr const char* kOwn = "/proc/thread-self/ns/pid";
-  constexpr const char* kChildrens = "/proc/thread-self/ns/pid_for_children";
-  struct stat own {};
-  struct stat childrens {};
-  if (stat(kOwn, &own) != 0 || lstat(kChildrens, &childrens) != 0) return false;  // not to be told
-  if (stat(kChildrens, &childrens) != 0) return errno == ENOENT;  // it has no process yet
-  return own.st_ino != childrens.st_ino;
 }
 
 Error why_not_executed(const Launch& launch, std::uint32_t progress) {

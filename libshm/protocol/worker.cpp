@@ -12,6 +12,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "protocol/backend_of.hpp"
 

@@ -1,11 +1,12 @@
 #include "segment/abandoned.hpp"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
 
+#include "base/host.hpp"
+#include "base/proc.hpp"
 #include "segment/frozen.hpp"
 
 namespace modelpool {
@@ -17,10 +18,7 @@ constexpr std::uint64_t kFirstNamespace = 0xeffffffc;
 enum class Seen { kYes, kNo, kHidden };
 
 Seen is_in_namespace(pid_t pid, std::uint64_t number) {
-  struct stat info;
-  if (stat(("/proc/" + std::to_string(pid) + "/ns/pid").c_str(), &info) == 0) {
-    return info.st_ino == number ? Seen::kYes : Seen::kNo;
-  }
+  if (const auto its = read_namespace(pid, "pid")) return its == number ? Seen::kYes : Seen::kNo;
   if (errno == ENOENT || errno == ESRCH) return Seen::kNo;  // it has ended, or is a zombie
   if (is_in_inner_namespace(pid) == false) return Seen::kNo;
   return read_uid(pid) == geteuid() ? Seen::kHidden

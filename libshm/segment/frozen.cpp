@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/proc.hpp"
 #include "segment/header.hpp"
 
 namespace modelpool {

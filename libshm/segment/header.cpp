@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/host.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"

@@ -1,6 +1,5 @@
 #include "segment/lost.hpp"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/file.h>
@@ -13,9 +12,9 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
-#include <memory>
 #include <utility>
 
+#include "base/proc.hpp"
 #include "segment/header.hpp"
 
 namespace modelpool {
@@ -24,10 +23,6 @@ namespace {
 using FileId = std::pair<dev_t, ino_t>;
 
 FileId id_of(const struct stat& info) { return {info.st_dev, info.st_ino}; }
-
-std::string proc_path(pid_t pid, const std::string& rest) {
-  return "/proc/" + std::to_string(pid) + "/" + rest;
-}
 
 std::string read_link(const std::string& path) {
   std::error_code error;
@@ -70,11 +65,8 @@ class Search {
   explicit Search(const std::vector<std::string>& homes) : homes_(homes) {}
 
   void look_into(pid_t pid) {
-    const std::unique_ptr<DIR, int (*)(DIR*)> open_files(opendir(proc_path(pid, "fd").c_str()),
-                                                         closedir);
-    if (!open_files) return;
-    while (const dirent* entry = readdir(open_files.get())) {
-      if (entry->d_name[0] != '.') examine(pid, proc_path(pid, std::string("fd/") + entry->d_name));
+    for (const int fd : list_descriptors(pid).value_or(std::vector<int>())) {
+      examine(pid, proc_path(pid, "fd/" + std::to_string(fd)));
     }
   }
   std::vector<LostPool> lost() && {

@@ -15,6 +15,7 @@
 
 #include "base/name.hpp"
 #include "base/nearest.hpp"
+#include "base/proc.hpp"
 #include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"

@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "base/proc.hpp"
 #include "c_pool.hpp"
 #include "support/daemon.hpp"
 

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "base/duration.hpp"
+#include "base/proc.hpp"
 #include "base/time.hpp"
 
 namespace modelpool::test {

@@ -7,6 +7,7 @@
 
 #include <sstream>
 
+#include "base/proc.hpp"
 #include "pool_test.hpp"
 #include "segment/settings_block.hpp"
 #include "support/pool.hpp"

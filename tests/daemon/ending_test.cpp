@@ -6,6 +6,7 @@
 
 #include <sstream>
 
+#include "base/proc.hpp"
 #include "pool/inside.hpp"
 #include "pool_test.hpp"
 #include "protocol/slots.hpp"

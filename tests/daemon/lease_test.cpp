@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "base/proc.hpp"
 #include "pool_test.hpp"
 
 namespace modelpool::test {

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "base/proc.hpp"
 #include "pool_test.hpp"
 #include "protocol/slots.hpp"
 #include "support/pool.hpp"

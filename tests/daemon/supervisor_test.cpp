@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "pool_test.hpp"
 

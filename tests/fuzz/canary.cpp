@@ -31,6 +31,7 @@
 #include <string>
 #include <vector>
 
+#include "base/proc.hpp"
 #include "flags/flags.hpp"
 #include "pool/inside.hpp"
 #include "protocol/snapshot.hpp"

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "base/proc.hpp"
 #include "daemon/pool_test.hpp"
 
 namespace modelpool::test {

@@ -6,6 +6,7 @@
 
 #include <thread>
 
+#include "base/proc.hpp"
 #include "daemon/pool_test.hpp"
 #include "support/pool.hpp"
 

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 
+#include "base/proc.hpp"
 #include "daemon/pool_test.hpp"
 #include "segment/lost.hpp"
 

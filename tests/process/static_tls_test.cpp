@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "base/proc.hpp"
 #include "base/thread.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/listener.hpp"
+#include "base/proc.hpp"
 #include "protocol/histories.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "base/proc.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"

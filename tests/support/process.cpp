@@ -18,6 +18,7 @@
 #include <iostream>
 #include <stdexcept>
 
+#include "base/proc.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::test {

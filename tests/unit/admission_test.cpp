@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/proc.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
 #include "support/pool.hpp"

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/port.hpp"
+#include "base/proc.hpp"
 #include "base/process.hpp"
 #include "base/sockets.hpp"
 #include "support/pool.hpp"

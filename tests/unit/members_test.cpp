@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/proc.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 

@@ -20,6 +20,9 @@
 #include <thread>
 #include <vector>
 
+#include "base/host.hpp"
+#include "base/proc.hpp"
+
 using namespace modelpool;  // NOLINT(google-build-using-namespace)
 
 namespace {

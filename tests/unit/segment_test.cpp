@@ -22,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/proc.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/proc.hpp"
 #include "segment/layout.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"

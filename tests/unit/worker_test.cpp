@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "protocol/acquisition.hpp"
 #include "support/pool.hpp"

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/host.hpp"
 #include "base/time.hpp"
 #include "common.hpp"
 #include "protocol/members.hpp"

@@ -18,6 +18,7 @@
 #include <cstdlib>
 #include <tuple>
 
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "tables.hpp"
 
@@ -33,7 +34,7 @@ class Screen {
  public:
   Screen()
       // A description of our own: nonblocking is then not the shell's as well.
-      : out_(open("/proc/self/fd/1", O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC)) {
+      : out_(open(own_proc_path("fd/1").c_str(), O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC)) {
     sigset_t taken;
     sigemptyset(&taken);
     for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH}) {
