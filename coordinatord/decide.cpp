@@ -47,7 +47,7 @@ class Judge {
     action.kind = kind;
     action.backend = b.ref;
     action.seen = b.state;
-    if (kind != ActionKind::kNoteLoaded) acted_[position(b)] = true;
+    if (kind != ActionKind::kRecordLoad) acted_[position(b)] = true;
     decision_.actions.push_back(std::move(action));
     return decision_.actions.back();
   }
@@ -195,7 +195,7 @@ class Judge {
   }
 
   void judge_ready(const BackendView& b) {
-    note_loaded(b);
+    record_load(b);
     Finding finding;
     const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
     if (broken == Reason::kNone) return;
@@ -239,10 +239,10 @@ class Judge {
     return tags.empty() ? text : text + ", tags: " + tags;
   }
 
-  void note_loaded(const BackendView& b) {
+  void record_load(const BackendView& b) {
     const bool noted = high_half(b.noted) == b.ref.generation &&
                        low_half(b.noted) >= static_cast<std::uint32_t>(BackendState::kReady);
-    if (!noted) act(ActionKind::kNoteLoaded, b);
+    if (!noted) act(ActionKind::kRecordLoad, b);
   }
 
   // Who spawned it reaps it and records how it ended; that is worth a moment, for those who wait.
@@ -309,7 +309,7 @@ class Judge {
   }
 
   void judge_stopping(const BackendView& b) {
-    note_loaded_if_it_served(b);
+    record_load_if_it_served(b);
     if (b.state.owner != 0 && owner_is_dead(b.holder)) act(ActionKind::kDisown, b);
     if (b.process.pid == 0 || facts_.has_vanished(b.ref)) {
       act(ActionKind::kMarkGone, b);
@@ -358,15 +358,15 @@ class Judge {
   }
 
   // STOPPING reached from READY before a scan saw it ready: still a load to be recorded.
-  void note_loaded_if_it_served(const BackendView& b) {
+  void record_load_if_it_served(const BackendView& b) {
     if (b.ready_ns != 0 && b.stop.failed == 0 && b.stop.generation == b.ref.generation)
-      note_loaded(b);
+      record_load(b);
   }
 
   void judge_gone(const BackendView& b) {
     if (high_half(b.noted) != b.ref.generation ||
         low_half(b.noted) < static_cast<std::uint32_t>(BackendState::kGone)) {
-      act(ActionKind::kNoteFailed, b);
+      act(ActionKind::kRecordEnd, b);
     }
     if (b.state.owner != 0) {
       if (owner_is_dead(b.holder)) act(ActionKind::kDisown, b);

@@ -49,8 +49,8 @@ enum class ActionKind {
   kMarkGone,     // STOPPING -> GONE
   kDisown,       // GONE or STOPPING: its ticket's holder is dead
   kFree,         // GONE -> FREE
-  kNoteLoaded,   // a backend has become ready: record it
-  kNoteFailed,   // a load ended before anything was started: record it
+  kRecordLoad,   // a backend has become ready
+  kRecordEnd,    // GONE without an event: a load that ended before anything was started
   kRefuseEvict,  // a requested eviction that its leases do not allow
   kReapWorker,   // clear a dead worker's row
   kClearWaiter,  // a waiter row whose worker is not there

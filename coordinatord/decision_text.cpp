@@ -28,9 +28,9 @@ const char* verb(const Action& action) {
       return "clear the dead loader of";
     case ActionKind::kFree:
       return "free the slot of";
-    case ActionKind::kNoteLoaded:
+    case ActionKind::kRecordLoad:
       return "record the load of";
-    case ActionKind::kNoteFailed:
+    case ActionKind::kRecordEnd:
       return "record the failed load of";
     case ActionKind::kRefuseEvict:
       return "refuse to evict";

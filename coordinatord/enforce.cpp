@@ -59,13 +59,13 @@ Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch*
 
 void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRetry_ns); }
 
-bool Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) {
+Changed Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) {
   retry_ns_ = kNever_ns;
   write_ends();
   live_at_scan_ = snapshot.live();
   stopper_->look_after(snapshot);
   settle_counted_backends(snapshot);
-  bool changed = examine_holders(snapshot);
+  Changed changed = examine_holders(snapshot);
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
   for (const Action& action : decision.actions) {
     if (action.kind != ActionKind::kReapWorker) changed |= carry_out(action, snapshot);
@@ -82,14 +82,14 @@ void Enforcer::rehearse(const Decision& decision, const Snapshot& snapshot) cons
     if (b == nullptr || b->process.pid <= 1) continue;
     stopper_->prepare(*b);
     if (!breaks_a_rule(action.stop.reason)) continue;
-    static_cast<void>(evidence_of(b->process.pid));
+    static_cast<void>(describe_process(b->process.pid));
     for (const WorkerView& worker : snapshot.workers) {
       if (worker.ref.index == action.stop.worker) static_cast<void>(has_left(worker));
     }
   }
 }
 
-bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
+Changed Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
   if (action.kind == ActionKind::kClearWaiter) {
     std::uint64_t waiting =
         pack_half(action.waiter_generation, static_cast<std::uint32_t>(WaiterState::kWaiting));
@@ -102,13 +102,13 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
   switch (action.kind) {
     case ActionKind::kClose:
       if (breaks_a_rule(action.stop.reason) &&
-          lease_holder_is_gone(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
+          declare_dead_if_left(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
         return true;
       }
       return close(action, *b, snapshot);
     case ActionKind::kCommit:
       if (breaks_a_rule(action.stop.reason) &&
-          lease_holder_is_gone(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
+          declare_dead_if_left(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
         return true;
       }
       return commit(action, *b, snapshot);
@@ -116,7 +116,7 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
       bool holders_gone = false;
       if (action.drain_failed) {
         for (const LeaseView& lease : snapshot.leases) {
-          if (lease.backend == b->ref) holders_gone |= lease_holder_is_gone(lease.worker, snapshot);
+          if (lease.backend == b->ref) holders_gone |= declare_dead_if_left(lease.worker, snapshot);
         }
         if (holders_gone) return true;
         segment_->backend(b->ref.index).drain_failed_ns.store(now_ns(), std::memory_order_release);
@@ -138,10 +138,10 @@ bool Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
       return disown_ticket(*segment_, b->ref);
     case ActionKind::kFree:
       return free(*b);
-    case ActionKind::kNoteLoaded:
-      return note_loaded(*b);
-    case ActionKind::kNoteFailed:
-      return note_ended(*b);
+    case ActionKind::kRecordLoad:
+      return record_load(*b);
+    case ActionKind::kRecordEnd:
+      return record_end(*b);
     case ActionKind::kRefuseEvict:
       // Still closed: whose leases they were turned out to be dead.
       if (load_state(*segment_, b->ref.index).state == BackendState::kEvicting) return false;
@@ -167,7 +167,7 @@ bool Enforcer::has_left(const WorkerView& worker) const {
   return (maps && !*maps) || handle->liveness() == Liveness::kDead;
 }
 
-bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot) {
+bool Enforcer::declare_dead_if_left(std::uint32_t worker, const Snapshot& snapshot) {
   for (const WorkerView& view : snapshot.workers) {
     if (view.ref.index != worker) continue;
     if (!has_left(view)) return false;
@@ -178,7 +178,7 @@ bool Enforcer::lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapsh
 }
 
 // Leases and tickets of one who has executed another program would hold up others for ever.
-bool Enforcer::examine_holders(const Snapshot& snapshot) {
+Changed Enforcer::examine_holders(const Snapshot& snapshot) {
   std::vector<std::uint32_t> ticket_holders;
   for (const BackendView& b : snapshot.backends) {
     const bool has_ticket =
@@ -204,7 +204,7 @@ bool Enforcer::examine_holders(const Snapshot& snapshot) {
       retry_soon();
     } else {
       last.when_ns = now;
-      found |= lease_holder_is_gone(worker.ref.index, snapshot);
+      found |= declare_dead_if_left(worker.ref.index, snapshot);
     }
   }
   return found;
@@ -212,7 +212,7 @@ bool Enforcer::examine_holders(const Snapshot& snapshot) {
 
 void Enforcer::examine_after_restart(const Snapshot& snapshot) {
   for (const WorkerView& worker : snapshot.workers)
-    lease_holder_is_gone(worker.ref.index, snapshot);
+    declare_dead_if_left(worker.ref.index, snapshot);
 }
 
 // Whether leases of a backend are counted follows from its own words, which may have changed.
@@ -224,7 +224,7 @@ void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
 
 // --- Eviction: close, read the evidence again, stop or take back ---------------------------------
 
-bool Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+Changed Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   // Why goes first: a backend that is found EVICTING has its reason.
   segment_->backend(b.ref.index).stop.publish(action.stop);
   if (!close_to_leases(*segment_, b.ref, epoch_)) return false;
@@ -233,12 +233,12 @@ bool Enforcer::close(const Action& action, const BackendView& b, const Snapshot&
   return stop_or_take_back(action, b, snapshot, true);
 }
 
-bool Enforcer::commit(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+Changed Enforcer::commit(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   return stop_or_take_back(action, b, snapshot, false);
 }
 
-bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
-                                 const Snapshot& snapshot, bool was_ready) {
+Changed Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
+                                    const Snapshot& snapshot, bool was_ready) {
   const StopRecord& why = action.stop;
   // The leases first: one that ends between the two has left its mark in last-used.
   const bool is_leased = why.forced == 0 && any_lease_names(*segment_, b.ref);
@@ -254,7 +254,7 @@ bool Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
   }
   StopRecord stop = why;
   stop.stopping_ns = now_ns();
-  if (breaks_a_rule(why.reason)) set_field(&stop.text, evidence_of(b.process.pid));
+  if (breaks_a_rule(why.reason)) set_field(&stop.text, describe_process(b.process.pid));
   segment_->backend(b.ref.index).stop.publish(stop);
   if (!commit_stop(*segment_, b.ref, epoch_)) return false;
   // Whoever waits for this model learns that it is being stopped.
@@ -295,12 +295,12 @@ bool Enforcer::waiter_is_there(std::uint64_t arrival, const Snapshot& snapshot) 
     waiter.looked_ns = row.looked_ns.load(std::memory_order_acquire);
     const WorkerView* worker = snapshot.find_worker(row.owner.load(std::memory_order_acquire));
     return worker != nullptr && is_present(waiter, now_ns()) &&
-           !lease_holder_is_gone(worker->ref.index, snapshot);
+           !declare_dead_if_left(worker->ref.index, snapshot);
   }
   return false;
 }
 
-bool Enforcer::open_again(const BackendView& b) {
+Changed Enforcer::open_again(const BackendView& b) {
   const StateWord now = load_state(*segment_, b.ref.index);
   if (now.generation != b.ref.generation || now.state != BackendState::kEvicting) return false;
   if (!reopen(*segment_, b.ref, now.owner)) return false;
@@ -313,9 +313,9 @@ bool Enforcer::open_again(const BackendView& b) {
 
 // --- Loads -------------------------------------------------------------------------------------------
 
-bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+Changed Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   const std::uint32_t holder = unpack_worker(b.holder).index;
-  if (action.stop.reason == Reason::kLoadTimeout && lease_holder_is_gone(holder, snapshot))
+  if (action.stop.reason == Reason::kLoadTimeout && declare_dead_if_left(holder, snapshot))
     return true;
   StopRecord stop = action.stop;
   stop.stopping_ns = now_ns();
@@ -350,7 +350,7 @@ bool Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& 
   return true;
 }
 
-bool Enforcer::note_loaded(const BackendView& b) {
+Changed Enforcer::record_load(const BackendView& b) {
   std::uint64_t away_ns = kNever_ns;
   {
     const auto lock = lock_.lock("record the end of a load");
@@ -393,7 +393,7 @@ bool Enforcer::note_loaded(const BackendView& b) {
 // --- Ends ---------------------------------------------------------------------------------------------
 
 // The event of an end, once: `noted` says that it is written. A crash in between writes it twice.
-bool Enforcer::note_ended(const BackendView& b) {
+Changed Enforcer::record_end(const BackendView& b) {
   if (high_half(b.noted) == b.ref.generation &&
       low_half(b.noted) >= static_cast<std::uint32_t>(BackendState::kGone)) {
     return false;
@@ -431,8 +431,8 @@ bool Enforcer::note_ended(const BackendView& b) {
   return note();
 }
 
-bool Enforcer::finish(const BackendView& b) {
-  note_ended(b);
+Changed Enforcer::finish(const BackendView& b) {
+  record_end(b);
   note_when_ended(b);
   if (!mark_gone(*segment_, b.ref)) return false;
   stopper_->forget(b.ref);
@@ -480,7 +480,7 @@ void Enforcer::write_ends() {
   unwritten_ends_.clear();  // frees, so not under the mutex
 }
 
-bool Enforcer::free(const BackendView& b) {
+Changed Enforcer::free(const BackendView& b) {
   if (any_lease_names(*segment_, b.ref) || !free_slot(*segment_, b.ref)) return false;
   wake_line(*segment_);  // who found every slot taken
   return true;
@@ -488,7 +488,7 @@ bool Enforcer::free(const BackendView& b) {
 
 // --- Workers -------------------------------------------------------------------------------------------
 
-bool Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
+Changed Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
   // A ticket it held is lost first; if that could not be done now, the row stays.
   for (const BackendView& b : snapshot.backends) {
     const StateWord state = load_state(*segment_, b.ref.index);

@@ -25,13 +25,15 @@
 
 namespace modelpool::coordinator {
 
+// Did something change, so that it is worth looking again at once?
+using Changed = bool;
+
 class Enforcer {
  public:
   Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
            Recorder* recorder);
 
-  // Returns whether anything changed, so that it is worth looking again at once.
-  bool carry_out(const Decision& decision, const Snapshot& snapshot);
+  Changed carry_out(const Decision& decision, const Snapshot& snapshot);
   // Does nothing but look where a decision that is due in a moment will make it look: what comes out of
   // cold caches then does not hold up the signal.
   void rehearse(const Decision& decision, const Snapshot& snapshot) const;
@@ -41,28 +43,28 @@ class Enforcer {
   void examine_after_restart(const Snapshot& snapshot);
 
  private:
-  bool carry_out(const Action& action, const Snapshot& snapshot);
-  bool close(const Action& action, const BackendView& b, const Snapshot& snapshot);
-  bool commit(const Action& action, const BackendView& b, const Snapshot& snapshot);
-  bool stop_or_take_back(const Action& action, const BackendView& b, const Snapshot& snapshot,
-                         bool was_ready);
+  Changed carry_out(const Action& action, const Snapshot& snapshot);
+  Changed close(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  Changed commit(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  Changed stop_or_take_back(const Action& action, const BackendView& b, const Snapshot& snapshot,
+                            bool was_ready);
   Fresh look_again(const StopRecord& why, const BackendView& b, const Snapshot& snapshot);
   bool waiter_is_there(std::uint64_t arrival, const Snapshot& snapshot);
-  bool open_again(const BackendView& b);
-  bool lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
-  bool finish(const BackendView& b);
+  Changed open_again(const BackendView& b);
+  Changed lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  Changed finish(const BackendView& b);
   void settle_counted_backends(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
   void remember(const BackendView& b);
   void write_ends();
-  bool free(const BackendView& b);
-  bool note_loaded(const BackendView& b);
-  bool note_ended(const BackendView& b);
-  bool reap(WorkerRef worker, const Snapshot& snapshot);
+  Changed free(const BackendView& b);
+  Changed record_load(const BackendView& b);
+  Changed record_end(const BackendView& b);
+  Changed reap(WorkerRef worker, const Snapshot& snapshot);
   bool has_left(const WorkerView& worker) const;
-  // Declares who has executed another program dead, too.
-  bool lease_holder_is_gone(std::uint32_t worker, const Snapshot& snapshot);
-  bool examine_holders(const Snapshot& snapshot);
+  // Declares the worker dead if it has ended or executed another program; returns whether it has.
+  bool declare_dead_if_left(std::uint32_t worker, const Snapshot& snapshot);
+  Changed examine_holders(const Snapshot& snapshot);
   void retry_soon();
 
   std::shared_ptr<Segment> segment_;

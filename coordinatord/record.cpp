@@ -114,7 +114,7 @@ EventData event_about(const BackendView& b, EventKind kind) {
   return event;
 }
 
-std::string evidence_of(pid_t pid) {
+std::string describe_process(pid_t pid) {
   const auto stat = read_stat(pid);
   if (!stat) return "its process is not there";
   std::string text = std::string("state ") + stat->state;

@@ -101,7 +101,7 @@ MUTANTS = [
     Mutant("a request taken back still ends", RULES,
            "return (fresh.control & kControlEvict) != 0;", "return true;", [UNIT]),
     Mutant("room for a waiter whose process is dead", ENFORCE,
-           " &&\n           !lease_holder_is_gone(worker->ref.index, snapshot);", ";", [LINE]),
+           " &&\n           !declare_dead_if_left(worker->ref.index, snapshot);", ";", [LINE]),
     # --- When a rule is due (P8)
     Mutant("stamps do not lag", RULES, "add_ns(limit, subject.stamp_lag_ns));\n    if (at",
            "limit);\n    if (at", [UNIT]),

@@ -817,13 +817,13 @@ bool World::carry_out(const Action& action) {
       wake_line();
       return true;
     }
-    case ActionKind::kNoteLoaded:
+    case ActionKind::kRecordLoad:
       truth_.cooling[slot.model].failures = 0;
       truth_.cooling[slot.model].until_ns = 0;
       slot.view.noted =
           pack_half(slot.view.ref.generation, static_cast<std::uint32_t>(state.state));
       return true;
-    case ActionKind::kNoteFailed:
+    case ActionKind::kRecordEnd:
       slot.view.noted =
           pack_half(slot.view.ref.generation, static_cast<std::uint32_t>(BackendState::kGone));
       return true;

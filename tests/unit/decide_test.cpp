@@ -55,9 +55,9 @@ std::string text_of(const Action& action, const Snapshot& snapshot) {
       return "disown " + model;
     case ActionKind::kFree:
       return "free " + model;
-    case ActionKind::kNoteFailed:
+    case ActionKind::kRecordEnd:
       return "note end of " + model;
-    case ActionKind::kNoteLoaded:
+    case ActionKind::kRecordLoad:
       return "note " + model;
     case ActionKind::kRefuseEvict:
       return "refuse " + model;
