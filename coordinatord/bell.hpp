@@ -1,14 +1,28 @@
-// The descriptor by which a thread wakes another's poll.
+// A descriptor by which a thread wakes another's poll: readable from ring() until drain().
 //
 // Safety: from any thread.
+//
+// Errors: kSystem without an eventfd.
 #pragma once
 
+#include <utility>
+
 #include "base/fd.hpp"
+#include "modelpool/result.hpp"
 
 namespace modelpool::coordinator {
 
-// Readable after this, until it is drained. A system call that fails for the moment is made again.
-void ring_bell(const Fd& bell);
-void drain_bell(const Fd& bell);
+class Bell {
+ public:
+  static Result<Bell> make();
+
+  int fd() const { return fd_.get(); }
+  void ring() const;  // a system call that fails for the moment is made again
+  void drain() const;
+
+ private:
+  explicit Bell(Fd fd) : fd_(std::move(fd)) {}
+  Fd fd_;
+};
 
 }  // namespace modelpool::coordinator

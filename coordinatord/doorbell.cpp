@@ -1,49 +1,33 @@
 #include "doorbell.hpp"
 
-#include <sys/eventfd.h>
-#include <unistd.h>
+#include <utility>
 
-#include <cerrno>
-
-#include "base/shortage.hpp"
 #include "base/time.hpp"
-#include "bell.hpp"
-#include "thread.hpp"
 
 namespace modelpool::coordinator {
 namespace {
 
 constexpr std::uint64_t kLookEvery_ns = 10 * kMillisecond_ns;
-constexpr std::uint64_t kTryAgain_ns = kSecond_ns;
 
 }  // namespace
 
 Result<std::unique_ptr<Doorbell>> Doorbell::make(std::shared_ptr<Segment> segment) {
-  std::unique_ptr<Doorbell> doorbell(new Doorbell(std::move(segment)));
-  doorbell->event_ = above_stdio(Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)));
-  if (!doorbell->event_) {
-    return fail_errno(errno, "create the doorbell's eventfd",
-                      shortage_advice(Needs::kDescriptor, errno));
-  }
-  return doorbell;
+  Result<Bell> event = Bell::make();
+  if (!event) return fail(std::move(event.error()));
+  return std::unique_ptr<Doorbell>(new Doorbell(std::move(segment), std::move(*event)));
 }
 
 Doorbell::~Doorbell() {
   stop_.store(true, std::memory_order_seq_cst);
-  if (!thread_.joinable()) return;
+  if (!helper_.is_running()) return;
   ring(*segment_);
-  thread_.join();
+  helper_.join();
 }
 
 Result<> Doorbell::start() {
-  if (thread_.joinable()) return {};
   // Read before the loop's next scan: a ring that comes after it is one to look for.
   const std::uint32_t seen = segment_->coordinator().doorbell.load(std::memory_order_seq_cst);
-  auto thread = start_thread([this, seen] { listen(seen); });
-  try_again_ns_ = now_ns() + kTryAgain_ns;
-  if (!thread) return fail(thread.error());
-  thread_ = std::move(*thread);
-  return {};
+  return helper_.start([this, seen] { listen(seen); });
 }
 
 void Doorbell::listen(std::uint32_t seen) {
@@ -53,15 +37,13 @@ void Doorbell::listen(std::uint32_t seen) {
     const std::uint32_t now = doorbell.load(std::memory_order_seq_cst);
     if (now == seen) continue;
     seen = now;
-    ring_bell(event_);
+    event_.ring();
   }
 }
 
-void Doorbell::drain() { drain_bell(event_); }
-
 std::uint64_t Doorbell::look_again_ns(std::uint64_t now_ns) {
-  if (!thread_.joinable() && now_ns >= try_again_ns_) static_cast<void>(start());
-  return thread_.joinable() ? kNever_ns : now_ns + kLookEvery_ns;
+  if (!helper_.is_running() && helper_.is_to_be_tried(now_ns)) static_cast<void>(start());
+  return helper_.is_running() ? kNever_ns : now_ns + kLookEvery_ns;
 }
 
 }  // namespace modelpool::coordinator

@@ -10,8 +10,9 @@
 
 #include <atomic>
 #include <memory>
-#include <thread>
 
+#include "bell.hpp"
+#include "helper.hpp"
 #include "segment/segment.hpp"
 
 namespace modelpool::coordinator {
@@ -21,22 +22,22 @@ class Doorbell {
   static Result<std::unique_ptr<Doorbell>> make(std::shared_ptr<Segment> segment);
   ~Doorbell();
 
-  int fd() const { return event_.get(); }
-  void drain();
+  int fd() const { return event_.fd(); }
+  void drain() { event_.drain(); }
   // Errors: why there is no thread. Does nothing if there is one.
   Result<> start();
   // When the loop has to look at it by itself; kNever_ns: it will be told.
   std::uint64_t look_again_ns(std::uint64_t now_ns);
 
  private:
-  explicit Doorbell(std::shared_ptr<Segment> segment) : segment_(std::move(segment)) {}
+  Doorbell(std::shared_ptr<Segment> segment, Bell event)
+      : segment_(std::move(segment)), event_(std::move(event)) {}
   void listen(std::uint32_t seen);
 
   std::shared_ptr<Segment> segment_;
-  Fd event_;
-  std::thread thread_;
+  Bell event_;
+  Helper helper_;
   std::atomic<bool> stop_{false};
-  std::uint64_t try_again_ns_ = 0;
 };
 
 }  // namespace modelpool::coordinator

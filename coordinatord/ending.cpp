@@ -1,17 +1,13 @@
 #include "ending.hpp"
 
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
-#include "base/shortage.hpp"
 #include "base/time.hpp"
-#include "bell.hpp"
-#include "thread.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -26,7 +22,6 @@ constexpr int kPassesMax = 16;  // in a row
 constexpr int kFindingPassesMax = 3;
 // Without a thread of its own: how often its owner looks, and tries for one.
 constexpr std::uint64_t kWithoutThread_ns = 20 * kMillisecond_ns;
-constexpr std::uint64_t kTryAgain_ns = kSecond_ns;
 // After looks by time that changed nothing the next one comes later: by this part of how long that has been so.
 // What is waited for then is the end of a process, or of a worker, and both are told.
 constexpr std::uint64_t kVainPart = 4;
@@ -45,32 +40,26 @@ bool are_equal(const std::vector<LeftProcess>& a, const std::vector<LeftProcess>
 }  // namespace
 
 Result<std::unique_ptr<Endings>> Endings::make(std::shared_ptr<const Segment> segment) {
-  Fd work(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  Fd report(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!work || !report) {
-    return fail_errno(errno, "create an eventfd", shortage_advice(Needs::kDescriptor, errno));
-  }
-  return std::unique_ptr<Endings>(new Endings(std::move(segment), above_stdio(std::move(work)),
-                                              above_stdio(std::move(report))));
+  Result<Bell> work = Bell::make();
+  if (!work) return fail(std::move(work.error()));
+  Result<Bell> report = Bell::make();
+  if (!report) return fail(std::move(report.error()));
+  return std::unique_ptr<Endings>(
+      new Endings(std::move(segment), std::move(*work), std::move(*report)));
 }
 
 Result<> Endings::start() {
-  if (thread_.joinable()) return {};
-  try_again_ns_ = now_ns() + kTryAgain_ns;
-  auto thread = start_thread([this] { run(); });
-  if (!thread) return fail(thread.error());
-  thread_ = std::move(*thread);
-  return {};
+  return helper_.start([this] { run(); });
 }
 
 std::uint64_t Endings::look_again_ns(std::uint64_t now_ns) {
-  if (thread_.joinable()) return kNever_ns;
-  if (now_ns >= try_again_ns_ && start()) return kNever_ns;
+  if (helper_.is_running()) return kNever_ns;
+  if (helper_.is_to_be_tried(now_ns) && start()) return kNever_ns;
   pass(0);
   return now_ns + kWithoutThread_ns;
 }
 
-Endings::Endings(std::shared_ptr<const Segment> segment, Fd work_bell, Fd report_bell)
+Endings::Endings(std::shared_ptr<const Segment> segment, Bell work_bell, Bell report_bell)
     : segment_(std::move(segment)),
       work_bell_(std::move(work_bell)),
       report_bell_(std::move(report_bell)) {}
@@ -80,8 +69,8 @@ Endings::~Endings() {
     const std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  ring_bell(work_bell_);
-  if (thread_.joinable()) thread_.join();
+  work_bell_.ring();
+  helper_.join();
 }
 
 void Endings::learn(BackendRef backend, Target target, ProcessHandle first) {
@@ -90,7 +79,7 @@ void Endings::learn(BackendRef backend, Target target, ProcessHandle first) {
     commands_.push_back(
         {Command::Kind::kLearn, {backend, std::move(target), std::move(first), 0, false}});
   }
-  ring_bell(work_bell_);
+  work_bell_.ring();
 }
 
 std::uint64_t Endings::learned_ns(BackendRef backend) const {
@@ -104,7 +93,7 @@ void Endings::order(EndingOrder order) {
     const std::lock_guard lock(mutex_);
     commands_.push_back({Command::Kind::kOrder, std::move(order)});
   }
-  ring_bell(work_bell_);
+  work_bell_.ring();
 }
 
 void Endings::look_again() {
@@ -112,7 +101,7 @@ void Endings::look_again() {
     const std::lock_guard lock(mutex_);
     commands_.push_back({Command::Kind::kLookAgain, {}});
   }
-  ring_bell(work_bell_);
+  work_bell_.ring();
 }
 
 void Endings::forget(BackendRef backend) {
@@ -122,11 +111,11 @@ void Endings::forget(BackendRef backend) {
     reports_.erase(pack_ref(backend));
     learned_ns_.erase(pack_ref(backend));
   }
-  ring_bell(work_bell_);
+  work_bell_.ring();
 }
 
 std::vector<EndingReport> Endings::take_reports() {
-  drain_bell(report_bell_);
+  report_bell_.drain();
   std::vector<EndingReport> taken;
   const std::lock_guard lock(mutex_);
   for (auto& [packed, report] : reports_) taken.push_back(std::move(report));
@@ -182,7 +171,7 @@ std::vector<Members::Request> Endings::look_at(const std::vector<Watched*>& all)
 
 // For a command, the end of any member, or the time of the next look.
 void Endings::wait(std::uint64_t wait_max_ns) {
-  std::vector<pollfd> waits{{work_bell_.get(), POLLIN, 0}};
+  std::vector<pollfd> waits{{work_bell_.fd(), POLLIN, 0}};
   std::vector<Watched*> owners{nullptr};
   std::uint64_t next_ns = kNever_ns;
   std::vector<int> descriptors;
@@ -208,7 +197,7 @@ void Endings::wait(std::uint64_t wait_max_ns) {
 }
 
 bool Endings::take_commands() {
-  drain_bell(work_bell_);
+  work_bell_.drain();
   std::vector<Command> commands;
   {
     const std::lock_guard lock(mutex_);
@@ -384,7 +373,7 @@ void Endings::report(Watched* watched) {
     const std::lock_guard lock(mutex_);
     reports_[pack_ref(watched->report.backend)] = watched->report;
   }
-  ring_bell(report_bell_);
+  report_bell_.ring();
 }
 
 }  // namespace modelpool::coordinator

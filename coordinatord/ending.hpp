@@ -19,9 +19,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <vector>
 
+#include "bell.hpp"
+#include "helper.hpp"
 #include "protocol/members.hpp"
 
 namespace modelpool::coordinator {
@@ -62,8 +63,8 @@ class Endings {
   // A backend that is gone is watched no longer.
   void forget(BackendRef backend);
 
-  int fd() const { return report_bell_.get(); }  // readable when there are reports
-  std::vector<EndingReport> take_reports();      // of the backends about which there is news
+  int fd() const { return report_bell_.fd(); }  // readable when there are reports
+  std::vector<EndingReport> take_reports();     // of the backends about which there is news
 
  private:
   struct Watched {
@@ -86,7 +87,7 @@ class Endings {
     EndingOrder order;
   };
 
-  Endings(std::shared_ptr<const Segment> segment, Fd work_bell, Fd report_bell);
+  Endings(std::shared_ptr<const Segment> segment, Bell work_bell, Bell report_bell);
   void run();
   // Does what is due, then waits until something else is, at most so long. False: it is to end.
   bool pass(std::uint64_t wait_max_ns);
@@ -106,15 +107,14 @@ class Endings {
   static bool is_due(const Watched& watched, std::uint64_t now_ns);
 
   std::shared_ptr<const Segment> segment_;
-  Fd work_bell_;
-  Fd report_bell_;
+  Bell work_bell_;
+  Bell report_bell_;
   mutable std::mutex mutex_;  // guards what is below, down to stop_
   std::vector<Command> commands_;
   std::map<std::uint64_t, EndingReport> reports_;      // by packed reference
   std::map<std::uint64_t, std::uint64_t> learned_ns_;  // by packed reference
   bool stop_ = false;
-  std::thread thread_;
-  std::uint64_t try_again_ns_ = 0;  // for a thread
+  Helper helper_;
   // The thread's, or while there is none the owner's.
   ProcessTable table_;
   std::map<std::uint64_t, Watched> all_;  // by packed reference
