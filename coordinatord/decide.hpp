@@ -1,15 +1,16 @@
 // What to do now: a pure function from a snapshot, and what is known besides it, to actions.
 //
-// The rules themselves, whose turn it is and who makes room are libshm/policy's. Here they are applied
-// to every backend in its state: loads, drains, stops, clearing up after the dead. Nothing here reads a
-// clock, a file or a shared word, so the same code is tested as a table, simulated over years, and run.
+// The rules themselves, whose turn it is and who makes room are libshm/policy's. Here they are
+// applied to every backend in its state: loads, drains, stops, clearing up after the dead. Nothing
+// here reads a clock, a file or a shared word, so the same code is tested as a table, simulated
+// over years, and run.
 //
 // Safety: pure; any thread.
 //
 // Crash: none of its business. Actions are carried out by enforce, which re-reads the evidence.
 //
-// Errors: none. Values that make no sense (stamps from the future, ages beyond the clock) lead to no
-// action (P8: never early).
+// Errors: none. Values that make no sense (stamps from the future, ages beyond the clock) lead to
+// no action (P8: never early).
 #pragma once
 
 #include <cstdint>

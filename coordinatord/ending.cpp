@@ -12,18 +12,18 @@
 namespace modelpool::coordinator {
 namespace {
 
-// A member's end makes its backend due: at once if it was the last one known, for then the backend may be
-// gone and somebody waits for its place; else not more often than this.
+// A member's end makes its backend due: at once if it was the last one known, for then the backend
+// may be gone and somebody waits for its place; else not more often than this.
 constexpr std::uint64_t kLookMin_ns = 2 * kMillisecond_ns;
 constexpr std::uint64_t kOwedRetry_ns = 200 * kMillisecond_ns;
 constexpr int kPassesMax = 16;  // in a row
-// Before the first signal it is looked again for children of those just found, so often at most: who forks
-// without end is signalled all the same.
+// Before the first signal it is looked again for children of those just found, so often at most:
+// who forks without end is signalled all the same.
 constexpr int kFindingPassesMax = 3;
 // Without a thread of its own: how often its owner looks, and tries for one.
 constexpr std::uint64_t kWithoutThread_ns = 20 * kMillisecond_ns;
-// After looks by time that changed nothing the next one comes later: by this part of how long that has been so.
-// What is waited for then is the end of a process, or of a worker, and both are told.
+// After looks by time that changed nothing the next one comes later: by this part of how long that
+// has been so. What is waited for then is the end of a process, or of a worker, and both are told.
 constexpr std::uint64_t kVainPart = 4;
 constexpr std::uint64_t kVainLookMax_ns = 5 * kSecond_ns;
 // Looks that are due so soon are made with those that are due: /proc is read once for all.

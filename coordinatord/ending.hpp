@@ -1,12 +1,13 @@
 // Ends whole backends: every process of each gets its signal, until none is left (P7, P9).
 //
-// /proc is read on a thread of its own, so that a slow look delays nobody's deadline. The thread sleeps
-// until an order comes or a process it knows has ended; it looks again by time only while it owes
-// somebody a signal or cannot tell who somebody is, and more and more seldom while that changes nothing. One
-// look at /proc serves all backends that are due. Who belongs to a backend: see members.hpp.
+// /proc is read on a thread of its own, so that a slow look delays nobody's deadline. The thread
+// sleeps until an order comes or a process it knows has ended; it looks again by time only while it
+// owes somebody a signal or cannot tell who somebody is, and more and more seldom while that
+// changes nothing. One look at /proc serves all backends that are due. Who belongs to a backend:
+// see members.hpp.
 //
-// Members are learned before their backend is ended, while its first process lives (learn), because what
-// has left the session and dropped the token is known by its parent alone.
+// Members are learned before their backend is ended, while its first process lives (learn), because
+// what has left the session and dropped the token is known by its parent alone.
 //
 // Safety: public functions from one thread.
 //
@@ -52,7 +53,8 @@ class Endings {
 
   // Its thread. Errors: why there is none; then look_again_ns() does its work for it.
   Result<> start();
-  // Without a thread: does what is due, tries for one again, and says when to call it next. Else kNever_ns.
+  // Without a thread: does what is due, tries for one again, and says when to call it next. Else
+  // kNever_ns.
   std::uint64_t look_again_ns(std::uint64_t now_ns);
 
   void learn(BackendRef backend, Target target, ProcessHandle first);

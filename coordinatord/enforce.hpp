@@ -1,10 +1,10 @@
-// Carries decisions out, and nothing else: transitions, signals, records. Before anything that cannot
-// be taken back it reads the evidence again (P2).
+// Carries decisions out, and nothing else: transitions, signals, records. Before anything that
+// cannot be taken back it reads the evidence again (P2).
 //
 // Safety: one thread, the one that holds the pool's singleton lock.
 //
-// Crash: what a stop is for is written (StopRecord) before STOPPING, so the next coordinator goes on
-// with it (P10). An event may be written twice, never lost.
+// Crash: what a stop is for is written (StopRecord) before STOPPING, so the next coordinator goes
+// on with it (P10). An event may be written twice, never lost.
 //
 // Errors: an action that finds the world changed does nothing; the next scan decides anew.
 #pragma once
@@ -34,8 +34,8 @@ class Enforcer {
            Recorder* recorder);
 
   Changed carry_out(const Decision& decision, const Snapshot& snapshot);
-  // Does nothing but look where a decision that is due in a moment will make it look: what comes out of
-  // cold caches then does not hold up the signal.
+  // Does nothing but look where a decision that is due in a moment will make it look: what comes
+  // out of cold caches then does not hold up the signal.
   void rehearse(const Decision& decision, const Snapshot& snapshot) const;
   // Something could not be done (the mutex was taken, or no descriptors were left): try again then.
   std::uint64_t retry_ns() const { return retry_ns_; }

@@ -1,5 +1,5 @@
-// The pool's mutex as the coordinator takes it: it tries, and never waits. Whoever holds it is quick,
-// or stopped; one that keeps it for a second is logged.
+// The pool's mutex as the coordinator takes it: it tries, and never waits. Whoever holds it is
+// quick, or stopped; one that keeps it for a second is logged.
 //
 // Safety: one thread.
 //

@@ -40,8 +40,8 @@ constexpr int kRoundsMax = 64;
 constexpr std::uint64_t kAgain_ns = kMillisecond_ns;
 // What contradicts itself (damage) is decided and taken back without end: then less and less often.
 constexpr std::uint64_t kAgainMax_ns = 256 * kMillisecond_ns;
-// Before a deadline it wakes once and only looks at what will be due: after a long sleep all of that
-// comes out of cold caches, and the signal would be sent 0.2 ms later.
+// Before a deadline it wakes once and only looks at what will be due: after a long sleep all of
+// that comes out of cold caches, and the signal would be sent 0.2 ms later.
 constexpr std::uint64_t kRehearsal_ns = 500 * kMicrosecond_ns;
 // However often it is woken, it looks at the name no more often than this without an event of it.
 constexpr std::uint64_t kNameCheckEvery_ns = kSecond_ns;
@@ -153,8 +153,8 @@ class ScanTimer {
   const std::uint64_t begun_ns_;
 };
 
-// Which settings this program knows, by class: with those in use (SettingsHead) they say whether it may
-// serve the pool.
+// Which settings this program knows, by class: with those in use (SettingsHead) they say whether it
+// may serve the pool.
 void store_features(CoordinatorRecord& record) {
   std::array<std::uint64_t, 3> features{};
   for (const SettingInfo& info : kSettings)
@@ -307,7 +307,8 @@ void Loop::become_coordinator() {
   begin_scan();
   store_features(record);
   record.epoch.store(epoch_, std::memory_order_seq_cst);
-  // The process that found the name gone may have said so, or an earlier coordinator, and it came back.
+  // The process that found the name gone may have said so, or an earlier coordinator, and it came
+  // back.
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   record.last_progress_ns.store(now_ns(), std::memory_order_relaxed);
   enforcer_ =
@@ -332,7 +333,8 @@ void Loop::become_coordinator() {
   wake_everyone(*segment_);  // who waited for a coordinator waits for this one now
 }
 
-// What `poolctl set` changed stays until file or flags change; `found` is what held before they did.
+// What `poolctl set` changed stays until file or flags change; `found` is what held before they
+// did.
 void Loop::apply(const Settings& settings, const PoolSettings& found) {
   if (found.config_hash == settings.config_hash) return;
   pending_ = std::make_unique<Settings>(settings);
@@ -581,7 +583,7 @@ void Loop::feed_watchdog() {
   watchdog_due_ns_ = now + notifier_.watchdog_interval_ns();
 }
 
-// --- The name --------------------------------------------------------------------------------------
+// --- The name ------------------------------------------------------------------------------------
 
 void Loop::check_name() {
   name_checked_ns_ = now_ns();
@@ -631,7 +633,7 @@ void Loop::regain_name() {
   notifier_.ready("serving pool " + segment_->name());
 }
 
-// --- Signals ---------------------------------------------------------------------------------------
+// --- Signals -------------------------------------------------------------------------------------
 
 void Loop::handle_signals() {
   signalfd_siginfo info;

@@ -1,15 +1,17 @@
 // The coordinator: snapshot -> decide -> enforce, when something has happened or something is due.
 //
 // One thread, one epoll set: signals, the next deadline, the doorbell, ended processes, the
-// supervisor's watchdog, the segment's name. Two helper threads do what cannot wait in it: one turns
-// the doorbell's futex into an event, one ends processes (ending.hpp). What the system has run out
-// of (threads, timers, inotify instances) is done without: the loop looks by time instead.
+// supervisor's watchdog, the segment's name. Two helper threads do what cannot wait in it: one
+// turns the doorbell's futex into an event, one ends processes (ending.hpp). What the system has
+// run out of (threads, timers, inotify instances) is done without: the loop looks by time instead.
 //
-// Safety: run() from one thread. Exactly one Loop per pool, on a lock of the segment's own descriptor.
+// Safety: run() from one thread. Exactly one Loop per pool, on a lock of the segment's own
+// descriptor.
 //
 // Crash: every fact is in the segment; the next coordinator continues (P10).
 //
-// Errors: an operational error is logged and its work tried again later; the loop does not end by it.
+// Errors: an operational error is logged and its work tried again later; the loop does not end by
+// it.
 #pragma once
 
 #include <memory>
@@ -27,15 +29,16 @@ namespace modelpool::coordinator {
 
 class Loop {
  public:
-  // Attaches, takes the singleton lock, applies the config. What an earlier pool of this name has left
-  // is ended first, by serving it to its end. Errors: kBusy naming the coordinator that is there already,
-  // and those of Segment::attach.
+  // Attaches, takes the singleton lock, applies the config. What an earlier pool of this name has
+  // left is ended first, by serving it to its end. Errors: kBusy naming the coordinator that is
+  // there already, and those of Segment::attach.
   static Result<std::unique_ptr<Loop>> make(const Options& options, const Settings& settings,
                                             Notifier notifier);
   ~Loop();
 
-  // Until a signal or the loss of the pool's name ends it. Returns the exit code: kExitFinding if the
-  // pool has lost its name, so that a supervisor starts the next one, or if backends were abandoned.
+  // Until a signal or the loss of the pool's name ends it. Returns the exit code: kExitFinding if
+  // the pool has lost its name, so that a supervisor starts the next one, or if backends were
+  // abandoned.
   int run();
 
  private:

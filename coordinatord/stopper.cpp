@@ -16,8 +16,8 @@
 namespace modelpool::coordinator {
 namespace {
 
-// Members that were learned no longer ago are those whom a signal meets. More often than the second they
-// are not learned for nothing.
+// Members that were learned no longer ago are those whom a signal meets. More often than the second
+// they are not learned for nothing.
 constexpr std::uint64_t kFresh_ns = 10 * kMillisecond_ns;
 constexpr std::uint64_t kLearnEvery_ns = 60 * kSecond_ns;
 // No number of a process is given again so soon: all others are given before.
@@ -95,8 +95,8 @@ void Stopper::look_after(const Snapshot& snapshot) {
     if (is_serving(b)) learn(b, snapshot.now_ns);
     if (b.state.state != BackendState::kStopping) continue;
     if (b.left.count != 0) name_left(b);
-    // An earlier coordinator began this stop. A second stop signal can mean "at once" to a server, so
-    // that is not repeated, SIGKILL is.
+    // An earlier coordinator began this stop. A second stop signal can mean "at once" to a server,
+    // so that is not repeated, SIGKILL is.
     if (b.stop.signalled_ns == 0 || ordered_.contains(pack_ref(b.ref))) continue;
     order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false);
   }

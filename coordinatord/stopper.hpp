@@ -1,12 +1,13 @@
-// Stops of backends: from the decision to signals, and from what was done back into the records (P9, P11).
+// Stops of backends: from the decision to signals, and from what was done back into the records
+// (P9, P11).
 //
-// A stop record says what is meant (why, since when) and what has happened (which signal has reached a
-// process, and when). The second is written only when it has happened.
+// A stop record says what is meant (why, since when) and what has happened (which signal has
+// reached a process, and when). The second is written only when it has happened.
 //
 // Safety: one thread, the loop's.
 //
-// Crash: a signal that was sent and not yet recorded is sent again by the next coordinator: twice, never
-// not at all.
+// Crash: a signal that was sent and not yet recorded is sent again by the next coordinator: twice,
+// never not at all.
 //
 // Errors: who cannot be ended is named, in the record and in the log.
 #pragma once
@@ -31,8 +32,8 @@ class Stopper {
   void take_reports();
   const std::vector<BackendRef>& vanished() const { return vanished_; }  // by the last take_reports
 
-  // What is not decided but has to be seen to: processes that ended, members to be learned, stops that an
-  // earlier coordinator began, whoever stands in the way.
+  // What is not decided but has to be seen to: processes that ended, members to be learned, stops
+  // that an earlier coordinator began, whoever stands in the way.
   void look_after(const Snapshot& snapshot);
   // A stop may be due in a moment: its members are learned now.
   void prepare(const BackendView& b) const;

@@ -1,5 +1,5 @@
-// What goes wrong around the coordinator: the mutex is held, a timer cannot be set, a thread is refused.
-// It is logged once per cause and minute, however often it is tried again.
+// What goes wrong around the coordinator: the mutex is held, a timer cannot be set, a thread is
+// refused. It is logged once per cause and minute, however often it is tried again.
 //
 // Safety: any thread.
 //
@@ -30,7 +30,8 @@ class Troubles {
   std::map<std::string, Said, std::less<>> said_;  // by cause
 };
 
-// A warning in this process's log. The cause is one of few, and no part of the line: "mutex", "timer".
+// A warning in this process's log. The cause is one of few, and no part of the line: "mutex",
+// "timer".
 void warn_of(std::string_view cause, const std::string& text);
 
 }  // namespace modelpool::coordinator

@@ -5,9 +5,9 @@
 //
 // Crash: holds nothing but descriptors; the next coordinator opens them anew.
 //
-// Errors: a process that cannot be opened for want of descriptors or memory, or that /proc hides, is
-// neither alive nor dead (P7): it is looked at again by retry_ns(). The log names it: a shortage at
-// once, a hidden one if that lasts.
+// Errors: a process that cannot be opened for want of descriptors or memory, or that /proc hides,
+// is neither alive nor dead (P7): it is looked at again by retry_ns(). The log names it: a shortage
+// at once, a hidden one if that lasts.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ class Watch {
   // The verified handle of a backend's registered process; null if it has ended or is not known.
   const ProcessHandle* backend(BackendRef ref) const;
   const ProcessHandle* worker(WorkerRef ref) const;  // the same of a worker
-  // A descriptor of one's own to a backend's registered process, also when it has ended; none if this
-  // has never seen it alive.
+  // A descriptor of one's own to a backend's registered process, also when it has ended; none if
+  // this has never seen it alive.
   ProcessHandle duplicate(BackendRef ref) const;
   bool has_seen(BackendRef ref) const;  // alive
   bool was_own(BackendRef ref) const;   // it ran as this user when it was first seen

@@ -19,7 +19,8 @@ class Cgroup {
   // Of that process; nullopt also for the root, in which everyone starts.
   static std::optional<Cgroup> of(pid_t pid);
 
-  // In it and in those below it, zombies apart; nullopt if that cannot be read. Empty once it is gone.
+  // In it and in those below it, zombies apart; nullopt if that cannot be read. Empty once it is
+  // gone.
   std::optional<std::vector<pid_t>> processes() const;
   // SIGKILL to all of them at once. False where that is not allowed, or before Linux 5.14.
   bool kill() const;

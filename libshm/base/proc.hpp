@@ -31,8 +31,8 @@ std::optional<std::string> read_sysctl(std::string_view name);
 // --- Processes
 
 std::optional<std::vector<pid_t>> list_pids();  // in the order of their numbers
-// The number that the newest process or thread got: later ones get higher numbers, until these begin
-// anew. nullopt where the kernel does not say.
+// The number that the newest process or thread got: later ones get higher numbers, until these
+// begin anew. nullopt where the kernel does not say.
 std::optional<pid_t> read_last_pid();
 std::optional<pid_t> read_own_pid();  // under which this process is shown
 std::string hidden_processes();       // by hidepid, from this process, as a sentence; "" if none

@@ -83,8 +83,8 @@ Liveness process_liveness(const ProcessIdentity& identity);
 // read: such an identity cannot be verified and should not be published.
 ProcessIdentity own_identity();
 
-// Can processes be followed and signalled here? Errors: kPermission or kSystem, naming what stands in
-// the way (pidfds refused by seccomp, /proc not mounted or another namespace's) and what to do.
+// Can processes be followed and signalled here? Errors: kPermission or kSystem, naming what stands
+// in the way (pidfds refused by seccomp, /proc not mounted or another namespace's) and what to do.
 Result<> check_process_access();
 
 // Differs between any two programs a process executes one after the other (AT_RANDOM): the library

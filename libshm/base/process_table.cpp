@@ -15,7 +15,8 @@ namespace modelpool {
 namespace {
 
 constexpr std::string_view kMarkName = "MODELPOOL_BACKEND";
-// More numbers than this were given since: the table is listed anew. Each round asks for them all, 0.3 us each.
+// More numbers than this were given since: the table is listed anew. Each round asks for them all,
+// 0.3 us each.
 constexpr pid_t kNewNumbersMax = 4096;
 
 // A kernel's thread never has an environment.
@@ -43,8 +44,8 @@ bool ProcessTable::is_same(const Entry& entry) {
 }
 
 ProcessTable::Entry ProcessTable::read(pid_t pid) {
-  // The inode first: if another process takes the number in between, its start time is too late here,
-  // not too early.
+  // The inode first: if another process takes the number in between, its start time is too late
+  // here, not too early.
   Entry entry;
   entry.pid = pid;
   entry.inode = proc_inode(pid);
@@ -169,8 +170,8 @@ ProcessTable::Mark ProcessTable::read_mark_now(Entry& entry) {
   if (stat->has_ended()) return Mark::kEnded;
   if (error != 0 && error != ESRCH && error != ENOENT) return Mark::kUnreadable;
   if (!is_kernel_thread(*stat)) {
-    // While the kernel replaces its program it has neither environment nor arguments for a moment, or
-    // what was opened was the old one's.
+    // While the kernel replaces its program it has neither environment nor arguments for a moment,
+    // or what was opened was the old one's.
     const auto arguments = read_proc(entry.pid, "cmdline");
     const auto again = read_proc(entry.pid, "environ");
     if (!arguments || !again) return has_gone(entry.pid) ? Mark::kEnded : Mark::kUnreadable;

@@ -2,8 +2,8 @@
 //
 // Safety: one thread.
 //
-// Errors: what cannot be read (no descriptors, no memory, another user's) is told apart from what is
-// not there.
+// Errors: what cannot be read (no descriptors, no memory, another user's) is told apart from what
+// is not there.
 #pragma once
 
 #include <sys/types.h>
@@ -19,8 +19,8 @@ namespace modelpool {
 
 class ProcessTable {
  public:
-  // What the environment shows. It is read until it has been read once: a program that is executed later
-  // gets its environment from this one.
+  // What the environment shows. It is read until it has been read once: a program that is executed
+  // later gets its environment from this one.
   enum class Mark {
     kRead,        // entry.mark says it
     kForbidden,   // another user's, or not dumpable
@@ -51,9 +51,10 @@ class ProcessTable {
   // Everyone anew. False: /proc cannot be read now.
   bool list();
 
-  // Rounds over who was started since list(). The table is complete after a round that began when everyone
-  // before was examined, each whom it gave was before the next was asked for, and is_complete() right after:
-  // then nobody lives whom an examination would have told from others. Why: "Gone" in DESIGN.md.
+  // Rounds over who was started since list(). The table is complete after a round that began when
+  // everyone before was examined, each whom it gave was before the next was asked for, and
+  // is_complete() right after: then nobody lives whom an examination would have told from others.
+  // Why: "Gone" in DESIGN.md.
   enum class Round {
     kBegun,    // next_new() gives whom it finds
     kAnew,     // more numbers were given than can be asked for, or they began anew: list() again

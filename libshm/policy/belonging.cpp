@@ -17,8 +17,8 @@ Certainty by_number(const BackendFacts& backend, const ProcessFacts& process, Nu
     case NumberOwner::kUnknown:
       break;
   }
-  // It was there while the number was the backend's. Not later than the same tick: no number is given
-  // again within one, because all others are given before.
+  // It was there while the number was the backend's. Not later than the same tick: no number is
+  // given again within one, because all others are given before.
   if (process.start_ticks <= backend.alive_ticks) return kItDoes;
   return {Belongs::kUnknown, LeftWhy::kUnproved, kNever_ns};
 }

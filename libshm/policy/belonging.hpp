@@ -1,12 +1,13 @@
 // Who belongs to a backend: what is known of one process becomes one value.
 //
-// A backend is its first process, the process group and session that go by its number, everyone started by
-// one of these, and whoever carries its token. Each kind of evidence has a time in which it counts; here
-// they are put in order, and nowhere else.
+// A backend is its first process, the process group and session that go by its number, everyone
+// started by one of these, and whoever carries its token. Each kind of evidence has a time in which
+// it counts; here they are put in order, and nowhere else.
 //
 // Safety: pure functions of values.
 //
-// Crash: none of its business. What was once found to belong is remembered by who asks (members.hpp).
+// Crash: none of its business. What was once found to belong is remembered by who asks
+// (members.hpp).
 //
 // Errors: none. What cannot be told is kUnknown, which is neither signalled (P7) nor gone (P3).
 #pragma once

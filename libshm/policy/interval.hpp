@@ -1,5 +1,5 @@
-// How often a backend is used: the time between ends of its requests. Advisory: it says what losing a
-// backend is expected to cost, and is never evidence.
+// How often a backend is used: the time between ends of its requests. Advisory: it says what losing
+// a backend is expected to cost, and is never evidence.
 //
 // Safety: values and pure functions.
 //
@@ -17,8 +17,8 @@ namespace modelpool {
 inline constexpr std::uint64_t kIntervalMin_ns = kMillisecond_ns;
 inline constexpr std::uint64_t kIntervalMax_ns = std::uint64_t{1} << 56;
 
-// One more observation, which counts for an eighth; 0 = none before. In whatever unit. Each step goes
-// at least 1 towards what was observed, so that it gets there.
+// One more observation, which counts for an eighth; 0 = none before. In whatever unit. Each step
+// goes at least 1 towards what was observed, so that it gets there.
 constexpr std::uint64_t smooth_interval(std::uint64_t before, std::uint64_t observed) {
   if (before == 0) return observed;
   if (observed > before) return before + std::max<std::uint64_t>(1, (observed - before) / 8);
@@ -26,8 +26,8 @@ constexpr std::uint64_t smooth_interval(std::uint64_t before, std::uint64_t obse
   return before;
 }
 
-// The interval of a backend from those of the workers that use it: 1 / sum of 1 / max(interval, idle).
-// A worker that has stopped asking fades as its idle time grows.
+// The interval of a backend from those of the workers that use it: 1 / sum of 1 / max(interval,
+// idle). A worker that has stopped asking fades as its idle time grows.
 class PoolInterval {
  public:
   void add(std::uint64_t interval_ns, std::uint64_t idle_ns) {

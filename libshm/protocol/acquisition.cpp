@@ -116,8 +116,8 @@ void Acquisition::count(AcquireOutcome outcome) const {
                        static_cast<std::uint32_t>(outcome));
 }
 
-// Others count on a waiter that looks (policy/line.hpp). One that was taken for stopped tells the judge
-// that it is back.
+// Others count on a waiter that looks (policy/line.hpp). One that was taken for stopped tells the
+// judge that it is back.
 void Acquisition::note_look() {
   Word& looked = segment_.waiter(*row_).looked_ns;
   const std::uint64_t now = now_ns();
@@ -126,8 +126,8 @@ void Acquisition::note_look() {
   if (add_ns(before, kAbsentAfter_ns) <= now) ring(segment_);
 }
 
-// What it takes was derived from settings that have changed since. Best effort at each look: whoever
-// cannot have the mutex now looks again within a second.
+// What it takes was derived from settings that have changed since. Best effort at each look:
+// whoever cannot have the mutex now looks again within a second.
 void Acquisition::renew_need() {
   const std::uint64_t generation = segment_.settings().generation.load(std::memory_order_acquire);
   if (generation == need_settings_) return;

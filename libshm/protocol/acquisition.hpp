@@ -6,8 +6,8 @@
 //
 // Safety: one thread at a time per Acquisition. In a forked child it does nothing.
 //
-// Crash: a dead waiter's row is cleared by the coordinator; without one those behind it pass it over when
-// it has not looked for 2 s (policy/line.hpp).
+// Crash: a dead waiter's row is cleared by the coordinator; without one those behind it pass it
+// over when it has not looked for 2 s (policy/line.hpp).
 //
 // Invariants:
 //  1. A free place goes to the first in line, who takes it itself under the mutex; nobody reserves

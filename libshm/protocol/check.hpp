@@ -12,8 +12,8 @@
 
 namespace modelpool {
 
-// What is wrong with it, one sentence each; empty if nothing. `settled`: no operation is in progress
-// and a coordinator has run, so transitional states are findings too.
+// What is wrong with it, one sentence each; empty if nothing. `settled`: no operation is in
+// progress and a coordinator has run, so transitional states are findings too.
 std::vector<std::string> check_invariants(const Snapshot& snapshot, bool settled);
 
 }  // namespace modelpool

@@ -1,8 +1,9 @@
 // Leases of a backend that counts them: READY has the flag kCounted (`parallel`, a permit).
 //
-// The fast path compares with READY without it and so refuses. These leases are counted and published in
-// one hold of the mutex, in the order in which their waiters arrived: the number at once is never above
-// `parallel`, whoever dies. Lowering it cuts none. Whoever ends one wakes the model's waiters.
+// The fast path compares with READY without it and so refuses. These leases are counted and
+// published in one hold of the mutex, in the order in which their waiters arrived: the number at
+// once is never above `parallel`, whoever dies. Lowering it cuts none. Whoever ends one wakes the
+// model's waiters.
 //
 // Safety: any thread, under the mutex. Allocates nothing after prepare_leases().
 //

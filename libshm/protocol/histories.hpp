@@ -1,8 +1,9 @@
-// What is known of a model beyond its backends' lives: loads, failures in a row, cool-down, what it takes
-// and how often it is used.
+// What is known of a model beyond its backends' lives: loads, failures in a row, cool-down, what it
+// takes and how often it is used.
 //
-// A history is found by its model's hash: it stands within kHistoryProbes rows of where that points to, and
-// the name is compared in full. When these are all taken, the longest untouched of them makes room.
+// A history is found by its model's hash: it stands within kHistoryProbes rows of where that points
+// to, and the name is compared in full. When these are all taken, the longest untouched of them
+// makes room.
 //
 // Safety: reading any thread, lock-free; writing under the mutex.
 //
@@ -55,8 +56,8 @@ bool fail_load(const Segment& segment, const LockGuard& guard, std::string_view 
   return false;
 }
 
-// Forgets that the model failed to load, and ends its cool-down. Loads and sizes stay known. Returns
-// what was forgotten. Takes the mutex. Errors: kInvalid for no model's name, kBusy.
+// Forgets that the model failed to load, and ends its cool-down. Loads and sizes stay known.
+// Returns what was forgotten. Takes the mutex. Errors: kInvalid for no model's name, kBusy.
 Result<LoadHistory> reset_failures(const Segment& segment, std::string_view model);
 void forget_failures(LoadHistory* history, std::uint64_t now);
 

@@ -11,7 +11,8 @@ namespace modelpool {
 namespace {
 
 // Cells a thread keeps between leases, so that beginning one touches nothing another thread writes.
-// A few workers per thread are remembered; an older one's cells go back to its bitmap. One line each.
+// A few workers per thread are remembered; an older one's cells go back to its bitmap. One line
+// each.
 struct alignas(kCacheLine_bytes) Kept {
   static constexpr std::uint32_t kCells = 8;
 
@@ -70,7 +71,8 @@ Kept& kept_of(Worker& worker) {
   return replace_kept(worker);
 }
 
-// Not counted yet in this generation of the slot: the lease keeps it, and so its model, where it is.
+// Not counted yet in this generation of the slot: the lease keeps it, and so its model, where it
+// is.
 [[gnu::noinline]] void count_first_hit(Kept& kept, BackendRef backend) {
   kept.worker->add_hits(*kept.hits);
   const Segment& segment = kept.worker->segment();
@@ -158,8 +160,8 @@ inline void wake_next_if_counted(const Segment& segment, const Word& state, std:
   record.flags.store(0, std::memory_order_release);
 }
 
-// A reference comes in one register. GCC 12 splits it in a vector register and then keeps the generation on
-// the stack, written as 4 bytes and read as 8: the read waits for the write, 1.6 ns.
+// A reference comes in one register. GCC 12 splits it in a vector register and then keeps the
+// generation on the stack, written as 4 bytes and read as 8: the read waits for the write, 1.6 ns.
 inline BackendRef in_general_registers(BackendRef ref) {
   const auto both = std::bit_cast<std::uint64_t>(ref);
   return {low_half(both), high_half(both)};

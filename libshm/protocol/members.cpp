@@ -17,10 +17,12 @@
 namespace modelpool {
 namespace {
 
-// A look goes after those who are started while it lasts for so long; then it has not seen everyone.
+// A look goes after those who are started while it lasts for so long; then it has not seen
+// everyone.
 constexpr std::uint64_t kNewcomersMax_ns = 20 * kMillisecond_ns;
 constexpr int kRoundsMin = 16;  // also where others have the CPU meanwhile
-// Where the kernel does not say who was started: so often it begins anew when somebody has ended meanwhile.
+// Where the kernel does not say who was started: so often it begins anew when somebody has ended
+// meanwhile.
 constexpr int kUnsettledMax = 8;
 // No number is given again so soon after it was seen to be taken: all others are given before.
 constexpr std::uint64_t kNumberStays_ns = 5 * kMillisecond_ns;
@@ -299,8 +301,8 @@ void Members::take_cgroup(Pass* pass) {
   }
 }
 
-// Nobody can join a session. So one in which a member lives, and that is not the one the first process was
-// started in, was begun by a member, and all of it belongs.
+// Nobody can join a session. So one in which a member lives, and that is not the one the first
+// process was started in, was begun by a member, and all of it belongs.
 bool Members::take_session(Pass* pass, pid_t member, pid_t session) const {
   const bool is_known = target_.is_spawned || first_session_ != 0;
   const bool was_begun = session == target_.group || session != first_session_;
@@ -432,8 +434,8 @@ void Members::Everyone::judge_untold() {
   }
 }
 
-// Whoever was started since. The last round is one before which and in which everybody was told: who could
-// not be told may have forked and ended.
+// Whoever was started since. The last round is one before which and in which everybody was told:
+// who could not be told may have forked and ended.
 Members::Everyone::Seen Members::Everyone::judge_new() {
   const std::uint64_t until_ns = now_ns() + kNewcomersMax_ns;
   for (int round = 0; round < kRoundsMin || now_ns() < until_ns; ++round) {
@@ -472,8 +474,8 @@ std::uint64_t Members::Everyone::judge() {
   return read_stat(getpid()) ? kNever_ns : now_ns() + kUnreadableRetry_ns;
 }
 
-// Who must not be signalled leads no backend: what else a record says of it is not believed (P7). Whoever
-// else has the number now is none of its own.
+// Who must not be signalled leads no backend: what else a record says of it is not believed (P7).
+// Whoever else has the number now is none of its own.
 bool Members::leads_group(const Spared& spared) const {
   const pid_t pid = target_.first.pid;
   if (target_.group <= 1) return false;
@@ -541,8 +543,8 @@ void Members::look_at_all(ProcessTable& table, std::vector<Request>* requests) {
     (*requests)[i].look = passes[i].members.end_look(&passes[i], everyone_ns);
 }
 
-// Another user's process is this pool's if it carries the token, was this user's when it was found, or was
-// started by one that is (P7). Nobody joins another's session.
+// Another user's process is this pool's if it carries the token, was this user's when it was found,
+// or was started by one that is (P7). Nobody joins another's session.
 bool Members::is_proved(pid_t pid, const Member& member) const {
   if (read_uid(pid) == geteuid()) return member.handle.liveness() == Liveness::kAlive;
   if (!target_.is_spawned) return false;
@@ -573,9 +575,9 @@ void Members::prove_members() {
   first_is_proved_ |= first != members_.end() && first->second.is_proved;
 }
 
-// Nobody is known to be left, but does somebody serve in its place? Who listens there is the backend's, or
-// was started to listen there after it: nobody knows which, so its place is kept. A socket that is held by
-// one who is older, or another's, is not the backend's alone.
+// Nobody is known to be left, but does somebody serve in its place? Who listens there is the
+// backend's, or was started to listen there after it: nobody knows which, so its place is kept. A
+// socket that is held by one who is older, or another's, is not the backend's alone.
 void Members::find_listeners(Pass* pass) {
   const auto address = parse_address(target_.address);
   if (!address) return;
@@ -625,8 +627,9 @@ void Members::mark_signalled(pid_t pid, int signal) {
   if (const auto at = members_.find(pid); at != members_.end()) at->second.signalled = signal;
 }
 
-// Everyone in a group at once, so that nobody forks and leaves in between. The first process's is known by
-// its pidfd from Linux 6.9 on; else by the number, while somebody of the backend was just seen to have it.
+// Everyone in a group at once, so that nobody forks and leaves in between. The first process's is
+// known by its pidfd from Linux 6.9 on; else by the number, while somebody of the backend was just
+// seen to have it.
 void Members::kill_groups() const {
   std::set<pid_t> groups;
   if (group_owner_ == NumberOwner::kBackend) {

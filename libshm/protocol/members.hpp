@@ -1,9 +1,9 @@
 // The processes of one backend: found, held by pidfd, signalled, and proved gone (P3, P7, P9). The
 // coordinator ends backends by it, and so does `poolctl remove` without a coordinator.
 //
-// What belongs is told by policy/belonging.hpp from what /proc shows at one look. Whoever belongs is
-// held from then on. So members are best learned while the first process lives: later, those that left
-// its session and dropped its token have no sign of it any more.
+// What belongs is told by policy/belonging.hpp from what /proc shows at one look. Whoever belongs
+// is held from then on. So members are best learned while the first process lives: later, those
+// that left its session and dropped its token have no sign of it any more.
 //
 // Safety: one thread for an object; a ProcessTable belongs to one thread.
 //
@@ -12,10 +12,11 @@
 // Errors: a process that cannot be opened, examined or signalled is not gone. left() names it.
 //
 // Invariants:
-//  1. A process is examined, then opened, and held only if it is the same still: what was examined is
-//     what is signalled (P7).
-//  2. Gone is what a look finds that met no member from its beginning to its end, saw everyone who was
-//     there, and met nobody of whom it cannot be told. A member that has ended meanwhile counts as met.
+//  1. A process is examined, then opened, and held only if it is the same still: what was examined
+//     is what is signalled (P7).
+//  2. Gone is what a look finds that met no member from its beginning to its end, saw everyone who
+//     was there, and met nobody of whom it cannot be told. A member that has ended meanwhile counts
+//     as met.
 #pragma once
 
 #include <sys/types.h>
@@ -45,7 +46,8 @@ struct Target {
   bool is_spawned = false;  // by this pool's spawn: also what runs as another user is ended (P7)
   std::uint64_t alive_ticks =
       0;  // the first process had not been seen to end by then; 0: not known
-  // It ran as this user when it was first seen: what it became it was made by what is the pool's own (P7).
+  // It ran as this user when it was first seen: what it became it was made by what is the pool's
+  // own (P7).
   bool was_own = false;
   std::string address;
   std::vector<ProcessIdentity> known;  // who was found to belong before
@@ -95,8 +97,9 @@ std::string left_text(const LeftRecord& left);
 LeftRecord left_record(std::uint32_t generation, const std::vector<LeftProcess>& left);
 KnownRecord known_record(std::uint32_t generation, const std::vector<ProcessIdentity>& known);
 
-// kNone: this process of the target may be signalled. Another user's may if this pool's spawn has started it,
-// which no record proves: it carries the token, or `is_proved`, as its first process is by was_own.
+// kNone: this process of the target may be signalled. Another user's may if this pool's spawn has
+// started it, which no record proves: it carries the token, or `is_proved`, as its first process is
+// by was_own.
 LeftWhy why_not_signalled(const Target& target, pid_t pid, const Spared& spared, bool is_proved);
 
 class Members {
@@ -104,7 +107,8 @@ class Members {
   explicit Members(Target target);
 
   const Target& target() const { return target_; }
-  // What is known better by now: when the first process was last alive, and a handle that proves it.
+  // What is known better by now: when the first process was last alive, and a handle that proves
+  // it.
   void update(Target target, ProcessHandle first);
 
   struct Look {
@@ -121,8 +125,8 @@ class Members {
   };
   static void look_at_all(ProcessTable& table, std::vector<Request>* requests);
 
-  // Notes, once, by what else the backend is known: its cgroup. After a look that found the first process
-  // alive.
+  // Notes, once, by what else the backend is known: its cgroup. After a look that found the first
+  // process alive.
   void learn_traces();
   // Lets go of the descriptors and remembers who the members are.
   void remember();

@@ -1,8 +1,9 @@
-// The segment as the rules see it: rows of backends and waiters as values (policy/values.hpp). Workers
-// read them here, the judge takes them from its snapshot.
+// The segment as the rules see it: rows of backends and waiters as values (policy/values.hpp).
+// Workers read them here, the judge takes them from its snapshot.
 //
-// Safety: any thread, lock-free; under the mutex nothing of it changes to a taker's disadvantage. What a
-// thread reads is valid until its next read. Allocates at a thread's first use only (`prepare`).
+// Safety: any thread, lock-free; under the mutex nothing of it changes to a taker's disadvantage.
+// What a thread reads is valid until its next read. Allocates at a thread's first use only
+// (`prepare`).
 //
 // Crash: rows of the dead are read as they are.
 //

@@ -61,7 +61,8 @@ bool leads_group(const Segment& segment, BackendRef backend) {
   return segment.backend(backend.index).group.load(std::memory_order_acquire) != 0;
 }
 
-// The backend to which it belongs, itself or by an ancestor: to end that would end this one, too (P2).
+// The backend to which it belongs, itself or by an ancestor: to end that would end this one, too
+// (P2).
 std::optional<BackendRef> find_backend_above(const Segment& segment, const ProcessStat& stat) {
   std::optional<ProcessStat> at = stat;
   for (int depth = 0; at && at->pid > 1 && depth < kAncestorsMax; ++depth) {
@@ -110,8 +111,8 @@ Result<> check_startable(const Segment& segment, pid_t pid) {
   return {};
 }
 
-// With somebody in its group or session who must live on, it is registered alone: a worker, or another
-// backend.
+// With somebody in its group or session who must live on, it is registered alone: a worker, or
+// another backend.
 bool is_shared_group(const Segment& segment, pid_t group) {
   const auto is_in_group = [group](const HalfWord& pid) {
     const auto process = static_cast<pid_t>(pid.load(std::memory_order_acquire));
@@ -160,8 +161,8 @@ Result<> register_process(const Segment& segment, BackendRef ticket, std::uint32
   return record_start(segment, ticket, owner, {handle->identity(), whole_group ? pid : 0, false});
 }
 
-// Who is ended by the pool must be one that the pool may end (P7, P9): the process that was started may have
-// become another user's since.
+// Who is ended by the pool must be one that the pool may end (P7, P9): the process that was started
+// may have become another user's since.
 Result<> check_endable(const Segment& segment, BackendRef backend) {
   const BackendRecord& record = segment.backend(backend.index);
   const ProcessIdentity process{static_cast<pid_t>(record.pid.load(std::memory_order_acquire)),

@@ -9,15 +9,16 @@
 //    |                  v                      v                     v
 //   (g+1) <----------- GONE <-------------- STOPPING <---------------+
 //                               gone
-// Also: RESERVED -> READY for an external backend, which has no process (publish_ready); RESERVED -> GONE
-// and STARTING -> STOPPING when the holder gives its ticket up (give_up), as when it is lost. GONE and
-// STOPPING keep the holder's name until it lets go (give_up) or is proved dead (disown_ticket).
-// Every arrow is one CAS of the state word.
+// Also: RESERVED -> READY for an external backend, which has no process (publish_ready); RESERVED
+// -> GONE and STARTING -> STOPPING when the holder gives its ticket up (give_up), as when it is
+// lost. GONE and STOPPING keep the holder's name until it lets go (give_up) or is proved dead
+// (disown_ticket). Every arrow is one CAS of the state word.
 //
 // Safety: any thread; reserve under the mutex, all else lock-free.
 //
 // Crash: before the CAS nothing has happened, after it everything has. A ticket whose worker died
-// is seen by its holder word; EVICTING of a dead epoch goes back to READY by whoever proves it dead.
+// is seen by its holder word; EVICTING of a dead epoch goes back to READY by whoever proves it
+// dead.
 //
 // Errors: kTicketLost when the slot is no longer the ticket's.
 #pragma once
@@ -33,8 +34,8 @@ namespace modelpool {
 
 struct ReadyOptions;
 
-// A backend that is still there so long after SIGKILL is overdue: it does not block its own model any
-// longer (it still counts).
+// A backend that is still there so long after SIGKILL is overdue: it does not block its own model
+// any longer (it still counts).
 inline constexpr std::uint64_t kUnkillable_ns = 10 * kSecond_ns;
 
 inline std::uint64_t pack_ref(BackendRef ref) { return pack_half(ref.generation, ref.index); }
@@ -59,11 +60,12 @@ std::uint32_t count_live(const Segment& segment);
 // FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit.
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
                                   std::string_view model, std::uint64_t now, const Need& need = {});
-// The worker (pack_worker) that holds the ticket of this life of the slot, or held it. 0: another life.
+// The worker (pack_worker) that holds the ticket of this life of the slot, or held it. 0: another
+// life.
 std::uint64_t load_holder(const Segment& segment, BackendRef ref);
 
-// The ticket holder's transitions; `owner` is its Worker::owner_word(). A slot has one holder in each
-// generation (load_holder), so the generation of the ticket says whose it is.
+// The ticket holder's transitions; `owner` is its Worker::owner_word(). A slot has one holder in
+// each generation (load_holder), so the generation of the ticket says whose it is.
 struct Started {
   ProcessIdentity process;
   pid_t group = 0;         // 0: signal only the process
@@ -79,8 +81,8 @@ Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t own
                        std::string_view address, const ReadyOptions& options);
 // kTicketLost, with what ended the load: for a holder whose ticket is not its own any more.
 Error why_lost(const Segment& segment, BackendRef ref);
-// The holder gives its ticket up, or acknowledges that it was taken. Returns whether this call ended
-// the load.
+// The holder gives its ticket up, or acknowledges that it was taken. Returns whether this call
+// ended the load.
 bool give_up(const Segment& segment, BackendRef ref, std::uint32_t owner);
 
 // Control words: CAS within a generation. False if the backend is not live in that generation.
@@ -93,8 +95,8 @@ void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_ex
 // The coordinator's transitions. Each returns whether it took place.
 bool close_to_leases(const Segment& segment, BackendRef ref,
                      std::uint32_t epoch);  // READY -> EVICTING
-// READY says whether leases are counted, as the slot's own words (parallel, permit) do. True: it was put
-// right; its waiters are to be woken. Called by the coordinator, at each scan.
+// READY says whether leases are counted, as the slot's own words (parallel, permit) do. True: it
+// was put right; its waiters are to be woken. Called by the coordinator, at each scan.
 bool settle_counted(const Segment& segment, BackendRef ref);
 bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch);  // EVICTING -> READY
 bool commit_stop(const Segment& segment, BackendRef ref,

@@ -207,8 +207,8 @@ const Snapshot& SnapshotReader::read() {
   s.coordinator.foreign = coordinator.foreign.load();
   s.devices = read_devices(segment);
 
-  // Slots are read one after the other: a model that goes from one to another meanwhile would be seen
-  // in both. Read until no state changed while they were read.
+  // Slots are read one after the other: a model that goes from one to another meanwhile would be
+  // seen in both. Read until no state changed while they were read.
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     s.damage.clear();
     if (cache_->settings_damaged)

@@ -1,10 +1,11 @@
-// A copy of everything in the segment, as values. The one reader path: coordinator, tools, tests and
-// what applications see (rows/rows.hpp) look through it (P12: looking changes nothing).
+// A copy of everything in the segment, as values. The one reader path: coordinator, tools, tests
+// and what applications see (rows/rows.hpp) look through it (P12: looking changes nothing).
 //
-// Safety: reads only, takes no lock, works on read-only maps and copied files. One thread per reader.
+// Safety: reads only, takes no lock, works on read-only maps and copied files. One thread per
+// reader.
 //
-// Crash: records of the dead are shown as they are; a torn or corrupt record is skipped and named in
-// `damage`.
+// Crash: records of the dead are shown as they are; a torn or corrupt record is skipped and named
+// in `damage`.
 //
 // Errors: none; what cannot be believed is reported, never asserted on.
 #pragma once

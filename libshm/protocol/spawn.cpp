@@ -74,10 +74,10 @@ inline long raw_syscall(long number, long a = 0, long b = 0, long c = 0, long d 
 #error "spawn.cpp: write raw_syscall for this architecture"
 #endif
 
-// What passes between the two, in the memory they share. `gate`: 0 shut, 1 open. `progress`: 1 while
-// the child is in our memory; the kernel clears and wakes it when the child has left that, by exec
-// or by its end (CLONE_CHILD_CLEARTID); kFailedExec or kFailedCwd + errno if that is what failed. Neither
-// is a descriptor: another thread's fork could keep one of those open for ever.
+// What passes between the two, in the memory they share. `gate`: 0 shut, 1 open. `progress`: 1
+// while the child is in our memory; the kernel clears and wakes it when the child has left that, by
+// exec or by its end (CLONE_CHILD_CLEARTID); kFailedExec or kFailedCwd + errno if that is what
+// failed. Neither is a descriptor: another thread's fork could keep one of those open for ever.
 struct Handshake {
   HalfWord gate{0};
   HalfWord progress{kHere};
@@ -282,8 +282,8 @@ bool becomes_true(std::uint64_t within_ns, const Condition& condition) {
 }
 
 // Does the child run the new program, with its environment in place? An exec replaces the memory
-// first and lays the environment out after; until then its end in proc(5) stat is 0. It is not 0 for
-// a program with an empty environment, and 0 for ever where the first thread has left.
+// first and lays the environment out after; until then its end in proc(5) stat is 0. It is not 0
+// for a program with an empty environment, and 0 for ever where the first thread has left.
 bool shows_its_environment(pid_t pid) {
   const auto stat = read_stat(pid);
   if (!stat || stat->is_zombie()) return true;  // not to be seen: nobody else sees it either
@@ -301,8 +301,8 @@ bool end_child(pid_t pid) {
   });
 }
 
-// What parent and child share, and the child's stack. A child that does not die, in a file system that
-// does not answer, keeps it.
+// What parent and child share, and the child's stack. A child that does not die, in a file system
+// that does not answer, keeps it.
 struct Launch {
   std::vector<std::string> programs, argv, env;
   std::vector<const char*> program_pointers;
@@ -455,8 +455,8 @@ struct Reaping {
   std::function<void(std::uint32_t)> on_exit;
   Reaping* next = nullptr;
 };
-// Of children for whom there was no thread to be had: tried again when the next one is spawned, a zombie
-// till then, which is not live. Push only, but for who takes them all.
+// Of children for whom there was no thread to be had: tried again when the next one is spawned, a
+// zombie till then, which is not live. Push only, but for who takes them all.
 std::atomic<Reaping*> g_unreaped{nullptr};
 
 void reap(const Reaping& reaping) {

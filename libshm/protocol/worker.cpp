@@ -46,8 +46,8 @@ void reclaim_rows_of_earlier_image(const Segment& segment, const ProcessIdentity
   }
 }
 
-// Who this process is, if it is where the pool's PIDs and times mean something: it may have been forked
-// into another namespace with a Pool it inherited.
+// Who this process is, if it is where the pool's PIDs and times mean something: it may have been
+// forked into another namespace with a Pool it inherited.
 Result<ProcessIdentity> identity_in(const Segment& segment) {
   if (auto here = check_host(segment.header(), segment.path()); !here) return fail(here.error());
   const ProcessIdentity self = own_identity();
@@ -57,8 +57,8 @@ Result<ProcessIdentity> identity_in(const Segment& segment) {
                                  ": its own process cannot be examined; try again");
 }
 
-// Of those whose workers are proved dead. Not those that hold a ticket: what was started with it is the
-// coordinator's to judge, by the row.
+// Of those whose workers are proved dead. Not those that hold a ticket: what was started with it is
+// the coordinator's to judge, by the row.
 std::vector<WorkerRef> find_dead_rows(const Segment& segment) {
   std::set<std::uint64_t> holders;
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {

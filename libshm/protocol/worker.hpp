@@ -4,9 +4,9 @@
 // page the kernel wipes on fork, and a child that finds it wiped owns nothing (owned() is false).
 //
 // Crash: a row is attached by one store under the mutex. The row of a dead worker is cleared by the
-// coordinator, its leases first, the row last (P6); without a coordinator by who finds every row taken.
-// The row an exec left behind is recognised by its image and reclaimed at the next attach of the same
-// process.
+// coordinator, its leases first, the row last (P6); without a coordinator by who finds every row
+// taken. The row an exec left behind is recognised by its image and reclaimed at the next attach of
+// the same process.
 //
 // Errors: kTableFull, kBusy, kSystem; kIncompatible in a process that was forked into another
 // namespace.
@@ -44,8 +44,8 @@ class ForkGuard {
   Page* page_;
 };
 
-// Requests that found their model loaded, counted by one thread until it adds them to its worker's meters:
-// one word for each backend slot, the generation above, the count below.
+// Requests that found their model loaded, counted by one thread until it adds them to its worker's
+// meters: one word for each backend slot, the generation above, the count below.
 struct HitCounts {
   explicit HitCounts(std::size_t slots) : count(slots), model(slots) {}
 
@@ -56,12 +56,12 @@ struct HitCounts {
   HitCounts* next = nullptr;
 };
 
-// Handles (leases, tickets, waits, pools) point to their Worker. It is never freed (10 KB each), so a
-// handle in a forked child or a late thread finds it readable.
+// Handles (leases, tickets, waits, pools) point to their Worker. It is never freed (10 KB each), so
+// a handle in a forked child or a late thread finds it readable.
 class Worker {
  public:
-  // Waits until then for a row, if every one is taken. Rows are not handed out in order: a row is held
-  // for as long as its process serves, and short-lived processes take turns.
+  // Waits until then for a row, if every one is taken. Rows are not handed out in order: a row is
+  // held for as long as its process serves, and short-lived processes take turns.
   static Result<Worker*> attach(const std::shared_ptr<Segment>& segment,
                                 std::uint64_t until_ns = 0);
 
@@ -125,8 +125,8 @@ class Worker {
   MeterRow meters_;
 };
 
-// Marks a backend used at that time, in the stamp of the caller's row, which only grows. Returns what
-// it replaced, kNever_ns if it was as late already.
+// Marks a backend used at that time, in the stamp of the caller's row, which only grows. Returns
+// what it replaced, kNever_ns if it was as late already.
 inline std::uint64_t raise_last_used(Word& stamp, std::uint64_t when_ns) {
   // relaxed: the row's threads only raise it; the clearing of the lease word orders it for readers.
   // Stamps of one tick are equal, so threads on one backend do not fight for the line.

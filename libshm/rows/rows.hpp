@@ -6,8 +6,8 @@
 // Errors: none.
 //
 // Invariants:
-//  1. rows.def names every field of every row, once; a row without a member of that name and kind does not
-//     compile.
+//  1. rows.def names every field of every row, once; a row without a member of that name and kind
+//     does not compile.
 //  2. What is null is decided here (`write_field`), the same for every surface.
 #pragma once
 

@@ -1,5 +1,5 @@
-// The pool's devices: a position for each UUID, the same for everyone and for as long as the pool lives.
-// Records keep bytes and assignments by it.
+// The pool's devices: a position for each UUID, the same for everyone and for as long as the pool
+// lives. Records keep bytes and assignments by it.
 //
 // Safety: reading any thread, lock-free; registering under the mutex.
 //

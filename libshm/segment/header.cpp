@@ -174,7 +174,8 @@ std::uint64_t place_tables(const Capacities& c, Tables* tables) {
   return offset;
 }
 
-// A file beyond the limit is no error of the call but a signal, SIGXFSZ, which ends the application.
+// A file beyond the limit is no error of the call but a signal, SIGXFSZ, which ends the
+// application.
 Result<> check_file_size_limit(std::uint64_t bytes, const std::string& pool) {
   rlimit limit{};
   if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur >= bytes) return {};

@@ -1,15 +1,17 @@
-// Meters: counters and histograms in cells that only grow, and a table that says what the cells mean.
+// Meters: counters and histograms in cells that only grow, and a table that says what the cells
+// mean.
 //
-// A tool goes through that table (read_meters) and needs to know no meter by name. A program that adds
-// looks its meters up by id when it attaches; one that the pool's creator did not know yet has no cells
-// there, and nothing is counted.
+// A tool goes through that table (read_meters) and needs to know no meter by name. A program that
+// adds looks its meters up by id when it attaches; one that the pool's creator did not know yet has
+// no cells there, and nothing is counted.
 //
 // Safety: any thread. A worker's row is added to by its process, the judge's by the coordinator;
 // reading takes no lock.
 //
-// Crash: a cell has its old or its new value. A row is never cleared or folded into another: who takes it
-// next adds on. What a thread has not yet added is lost with its process (leases.hpp). What an event of
-// the judge's counts as is journalled with the event's number, and so is counted once (MeterJournal).
+// Crash: a cell has its old or its new value. A row is never cleared or folded into another: who
+// takes it next adds on. What a thread has not yet added is lost with its process (leases.hpp).
+// What an event of the judge's counts as is journalled with the event's number, and so is counted
+// once (MeterJournal).
 //
 // Errors: none. A damaged description hides its meter.
 #pragma once
@@ -26,8 +28,8 @@
 
 namespace modelpool {
 
-// Which cells of a meter are this model's: kMeterOther when it has none of its own. Registering gives it
-// some while there are any; the caller holds the mutex.
+// Which cells of a meter are this model's: kMeterOther when it has none of its own. Registering
+// gives it some while there are any; the caller holds the mutex.
 std::uint32_t find_meter_model(const Segment& segment, std::string_view model, std::uint64_t hash);
 std::uint32_t register_meter_model(const Segment& segment, const LockGuard& guard,
                                    std::string_view model, std::uint64_t hash);
@@ -61,8 +63,8 @@ class MeterRow {
   Word* cells_ = nullptr;
 };
 
-// The coordinator's: publishes the journal, then makes its changes; the journal's event is counted from
-// the first store on. Redo makes them again, after a crash in between.
+// The coordinator's: publishes the journal, then makes its changes; the journal's event is counted
+// from the first store on. Redo makes them again, after a crash in between.
 void commit_journal(JudgeMeters& meters, const MeterJournal& journal);
 void redo_journal(JudgeMeters& meters);
 

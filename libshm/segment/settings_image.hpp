@@ -32,8 +32,8 @@ class SettingsView {
   std::uint64_t unknown_to_workers() const;
   std::uint64_t rules_hash() const;
   std::size_t rule_count() const { return exact_ + globs_; }
-  // Its tables lead out of it: no rule is read. Or what programs must know contradicts its hash: then
-  // they must know nothing.
+  // Its tables lead out of it: no rule is read. Or what programs must know contradicts its hash:
+  // then they must know nothing.
   bool damaged() const;
 
   PoolSettings pool() const;

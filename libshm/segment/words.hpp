@@ -45,8 +45,8 @@ static_assert(sizeof(Word) == 8 && sizeof(HalfWord) == 4);
 
 //   63            32 31          8 7     0
 //  |   generation   |   owner     | state |
-// owner: RESERVED, STARTING: not 0, there is a ticket. STOPPING, GONE: the same, it has not been let
-// go yet. EVICTING: the coordinator's epoch. READY: 0 or kCounted.
+// owner: RESERVED, STARTING: not 0, there is a ticket. STOPPING, GONE: the same, it has not been
+// let go yet. EVICTING: the coordinator's epoch. READY: 0 or kCounted.
 // Who holds the ticket is for the slot's `holder` to say: only 12 bits of a worker's generation fit
 // here. As part of a CAS they are enough, because a slot has one holder in a generation of its own.
 struct StateWord {
@@ -125,7 +125,8 @@ constexpr WorkerRef unpack_worker(std::uint64_t word) {
 
 //   63                           24 23          0
 //  |  deadline, ms of CLOCK_BOOTTIME |  generation |     0 = none
-// A backend's permit (fleets): until when it may run. Within a generation of its slot it only grows.
+// A backend's permit (fleets): until when it may run. Within a generation of its slot it only
+// grows.
 struct PermitWord {
   std::uint64_t deadline_ms = 0;
   std::uint32_t generation = 0;
@@ -154,7 +155,8 @@ constexpr std::uint32_t pack_keep_alive(std::uint64_t milliseconds) {
                                          : kKeepForEver;
 }
 
-// The device on which room is made for a waiter, and for which: the arrival above, the device + 1 below.
+// The device on which room is made for a waiter, and for which: the arrival above, the device + 1
+// below.
 constexpr std::uint64_t pack_room(std::uint64_t arrival, std::uint32_t device) {
   return arrival << 8 | ((device + 1) & 0xff);
 }

@@ -192,7 +192,8 @@ TEST(CRows, BeginWithTheStructuresOfTheTypedLists) {
   EXPECT_EQ(row.struct_bytes, rows.row_bytes);
   EXPECT_EQ(leases(pool).at(1).struct_bytes, sizeof row);
 
-  // A program with a larger structure than this library knows finds zeros there, and no other field.
+  // A program with a larger structure than this library knows finds zeros there, and no other
+  // field.
   std::vector<char> larger(2 * (sizeof(modelpool_status) + 512), 0x5a);
   std::size_t count = 0;
   ASSERT_EQ(modelpool_list_workers(pool, reinterpret_cast<modelpool_worker*>(larger.data()),

@@ -60,8 +60,9 @@ bool only_looks(const user_regs_struct& call) {
   return std::ranges::find(kLooks, static_cast<long>(call.orig_rax)) != kLooks.end();
 }
 
-// From here on only calls that do more than look stop for the tracer: half of the time of a sweep goes
-// into stops. Whatever the caller starts needs a tracer, too. mprotect is what the tracer calls itself.
+// From here on only calls that do more than look stop for the tracer: half of the time of a sweep
+// goes into stops. Whatever the caller starts needs a tracer, too. mprotect is what the tracer
+// calls itself.
 void let_looks_pass() {
   constexpr auto nr = static_cast<unsigned>(offsetof(seccomp_data, nr));
   constexpr auto flags = static_cast<unsigned>(offsetof(seccomp_data, args[2]));  // of openat

@@ -27,7 +27,8 @@ class EndingTest : public PoolTest {
     PoolTest::TearDown();
   }
 
-  // A line of a shell that starts COMMAND in the background and writes its PID to a file named `name`.
+  // A line of a shell that starts COMMAND in the background and writes its PID to a file named
+  // `name`.
   std::string start_line(const std::string& name, const std::string& command) {
     const std::string file = scratch_.path(name);
     return command + " & echo $! > " + file + ".tmp; mv " + file + ".tmp " + file + "; ";
@@ -48,7 +49,8 @@ class EndingTest : public PoolTest {
     return pid;
   }
   void allow(const std::string& name) { write_file(scratch_.path(name), "go"); }
-  // Runs `script` as the leader of a session, as a child of this test: reaped when the test says so.
+  // Runs `script` as the leader of a session, as a child of this test: reaped when the test says
+  // so.
   std::unique_ptr<Program> leader(const std::string& script) {
     auto program =
         std::make_unique<Program>(std::vector<std::string>{"setsid", "sh", "-c", script});
@@ -177,8 +179,8 @@ TEST_F(EndingTest, P9AlsoByRemoveWithoutACoordinator) {
   EXPECT_FALSE(is_running(child));
 }
 
-// Forked after everybody who could have seen it: its group may be anybody's. It is not signalled, not gone,
-// and named everywhere; and nothing is said to have been sent.
+// Forked after everybody who could have seen it: its group may be anybody's. It is not signalled,
+// not gone, and named everywhere; and nothing is said to have been sent.
 TEST_F(EndingTest, P3P7P11WhoCannotBeProvedIsNamedAndNotSaidToBeSignalled) {
   start({"--stop-grace", "100ms"});
   auto first =
@@ -376,7 +378,8 @@ TEST_F(EndingTest, P3P11ABackendWhoseListenerLivesIsNotGone) {
   EXPECT_TRUE(settles());
 }
 
-// It begins to listen a second after its backend is ready, in a session of its own and without the token.
+// It begins to listen a second after its backend is ready, in a session of its own and without the
+// token.
 TEST_F(EndingTest, P3P4ABackendWhoseListenerCameLateIsNotGone) {
   start();
   Pool pool = attach(scratch_);
@@ -429,7 +432,8 @@ TEST_F(EndingTest, P3ASocketThatWasInheritedFromAnOlderProcessKeepsNoPlace) {
   EXPECT_TRUE(settles());
 }
 
-// In a cgroup of its own nobody escapes: not even who is orphaned, in a session of its own, without the token.
+// In a cgroup of its own nobody escapes: not even who is orphaned, in a session of its own, without
+// the token.
 class CgroupTest : public EndingTest {
  protected:
   void SetUp() override {

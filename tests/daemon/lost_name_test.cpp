@@ -1,5 +1,5 @@
-// P3, P6, P10: a pool loses its name: its file or directory is removed, moved, or given to another. It
-// recovers by itself, and there are never two judges or two limits.
+// P3, P6, P10: a pool loses its name: its file or directory is removed, moved, or given to another.
+// It recovers by itself, and there are never two judges or two limits.
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,7 +19,8 @@ using ::testing::IsEmpty;
 
 namespace fs = std::filesystem;
 
-// coordinatord under the rule of its unit: started again a moment after it left, unless with 2 or 3.
+// coordinatord under the rule of its unit: started again a moment after it left, unless with 2 or
+// 3.
 class Supervised {
  public:
   Supervised(const std::string& dir, const std::string& flags)

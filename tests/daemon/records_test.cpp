@@ -100,7 +100,8 @@ TEST_F(RecordsTest, MetersAgreeWithTheRingOverRestartsOfTheJudge) {
   EXPECT_GT(meter("modelpool_scan_seconds", "")[""], 0u);
 }
 
-// What leaves no event is counted: errors that acquires were answered with, backends closed and opened again.
+// What leaves no event is counted: errors that acquires were answered with, backends closed and
+// opened again.
 TEST_F(RecordsTest, P11RefusalsAndClosingsAreReadInTheStatus) {
   start({"--max-backends", "1"});
   RemoteWorker worker(scratch_);

@@ -11,8 +11,8 @@ import sys
 
 # Bottom up.
 FLOORS = ["base", "segment", "policy", "protocol", "rows", "pool", "json", "bindings"]
-# What applications include, all in one folder, where nothing private is included: the floor from which
-# on the library does, too. (Options of a pool are those of protocols.)
+# What applications include, all in one folder, where nothing private is included: the floor from
+# which on the library does, too. (Options of a pool are those of protocols.)
 PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": "protocol",
           "modelpool": "bindings"}
 # Beside each other, above the library.

@@ -528,7 +528,8 @@ class Run {
   // With nothing changing: it sleeps, and it wakes when it is rung.
   void check_rest(pid_t coordinator) {
     pause_for(kSettle_ns);
-    // It looks again for whom it could not signal, less and less often: a hundred such cost it at first.
+    // It looks again for whom it could not signal, less and less often: a hundred such cost it at
+    // first.
     double cpu = 1;
     for (int i = 0; i < kMeasuresMax && cpu > kCpuMost; ++i) cpu = measure_cpu(coordinator);
     cpu_most_ = std::max(cpu_most_, cpu);

@@ -51,7 +51,8 @@ PACKAGES = {
 OURS = {"modelpool"}  # find_package, import
 # CMake lists that no command but bench turns on.
 BENCH_ONLY = {("package", "benchmark"), ("module", "hiredis"), ("import", "matplotlib")}
-# Without these the Python package or the manual pages are not built, which the demo and bench do not need.
+# Without these the Python package or the manual pages are not built, which the demo and bench do
+# not need.
 OPTIONAL = {("path", "pybind11/pybind11.h"), ("module", "python3"), ("program", "help2man")}
 # Modules of the tests' own, on a path that the test sets.
 HELPERS = {"models", "serving", "support", "test_apps", "test_servers", "wsgi_app"}

@@ -1,5 +1,5 @@
-// Backends whose processes do what makes them hard to end: fork and leave without end, hide themselves,
-// run as another user. They are ended all the same, or named (P3, P7, P9, P11).
+// Backends whose processes do what makes them hard to end: fork and leave without end, hide
+// themselves, run as another user. They are ended all the same, or named (P3, P7, P9, P11).
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -16,7 +16,8 @@ using ::testing::IsEmpty;
 
 // --- Programs ------------------------------------------------------------------------------------
 
-// Each process forks the next one and leaves; nobody of them is there for long. An alarm ends the last.
+// Each process forks the next one and leaves; nobody of them is there for long. An alarm ends the
+// last.
 [[noreturn]] void fork_and_leave_for_ever() {
   signal(SIGTERM, SIG_IGN);
   const time_t until = time(nullptr) + 60;
@@ -71,7 +72,8 @@ INSTANTIATE_TEST_SUITE_P(Of, Successors,
 
 // --- What /proc hides ----------------------------------------------------------------------------
 
-// A pool of another user than root, whose /proc hides what is not dumpable, as hardened hosts have it.
+// A pool of another user than root, whose /proc hides what is not dumpable, as hardened hosts have
+// it.
 class HiddenProcesses : public PoolTest {
  protected:
   static constexpr uid_t kNobody = 65534;

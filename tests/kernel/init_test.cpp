@@ -43,7 +43,8 @@ TEST_F(Init, OrphanedBackendsAreReapedWhenTheyAreGoneAndTheirExitStatusIsKnown) 
       return;
     }
     Forked first([&](Forked::Child&) {
-      // The first process mounts its own /proc, starts the test's second one, and becomes the judge.
+      // The first process mounts its own /proc, starts the test's second one, and becomes the
+      // judge.
       if (run({"mount", "-t", "proc", "proc", "/proc"}).code != 0) _exit(71);
       if (fork() == 0) {
         eventually([&] { return poolctl(scratch_, {"status"}).code == 0; });

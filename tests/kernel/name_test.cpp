@@ -203,7 +203,8 @@ TEST(Namespace, AChildForkedIntoAnotherTimeWithAnInheritedPoolIsRefused) {
 
 // --- A tmpfs that outlives its container ---------------------------------------------------------
 
-// A container: its first process, in namespaces of its own and with a /proc of its own, runs the body.
+// A container: its first process, in namespaces of its own and with a /proc of its own, runs the
+// body.
 class Container {
  public:
   explicit Container(const std::function<void(Forked::Child&)>& body)
@@ -287,7 +288,8 @@ TEST(Container, WhoseBackendsMayLiveIsNotReplacedByAnotherAndTheAdviceHelps) {
   leave_a_pool(scratch, true);
   if (::testing::Test::IsSkipped()) return;
   const std::string refused = attach_in_container(scratch);
-  // By chance the numbers of the two are the same: then the processes can be looked for, and are not there.
+  // By chance the numbers of the two are the same: then the processes can be looked for, and are
+  // not there.
   if (refused == "attached") GTEST_SKIP() << "its namespace has the number of the last one";
   EXPECT_THAT(refused, AllOf(HasSubstr("incompatible"), HasSubstr("PID namespace"),
                              HasSubstr("remove --container-ended")));

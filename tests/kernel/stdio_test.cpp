@@ -1,5 +1,5 @@
-// Programs and hosts of the library that were started without descriptors 0, 1 or 2: what they print
-// must not reach a file of the pool.
+// Programs and hosts of the library that were started without descriptors 0, 1 or 2: what they
+// print must not reach a file of the pool.
 #include <signal.h>
 #include <unistd.h>
 

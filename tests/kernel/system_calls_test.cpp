@@ -209,7 +209,7 @@ TEST_F(PoolTest, AllInotifyInstancesOfTheUserTakenStopNoCoordinatorFromServing) 
   EXPECT_GT(worker.load("m"), 0);
 }
 
-// --- Without them it could end nobody: it says so, and does not serve (P9, P13) -------------------
+// --- Without them it could end nobody: it says so, and does not serve (P9, P13) ------------------
 
 class RefusedAtStart : public SystemCalls {};
 

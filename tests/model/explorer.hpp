@@ -44,7 +44,8 @@ struct Scenario {
   std::vector<std::function<void()>> threads;
   std::function<bool()> went_wrong;   // looked at when all threads have ended
   std::function<void()> end = [] {};  // takes back what the threads have
-  // What must come about in some execution, or the scenario shows nothing: each side of the race won.
+  // What must come about in some execution, or the scenario shows nothing: each side of the race
+  // won.
   struct Outcome {
     std::string name;
     std::function<bool()> came_about;

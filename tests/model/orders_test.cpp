@@ -208,8 +208,8 @@ Scenario ready_against_evict() {
            {"found leased", [=] { return result->closed; }}}};
 }
 
-// The judge's side of an eviction for idleness that was decided when last-used was `seen_ns`: close, scan
-// the leases, read last-used again.
+// The judge's side of an eviction for idleness that was decided when last-used was `seen_ns`:
+// close, scan the leases, read last-used again.
 struct IdleEviction {
   std::uint64_t seen_ns = 0;
   bool found_lease = false;
@@ -305,8 +305,8 @@ Scenario end_against_wanted() {
        {"rung", [=] { return stage().rings() != result->rings; }}}};
 }
 
-// A backend begins to count its leases while one of before ends: whoever waits for a place on it does not
-// see that one, or is woken.
+// A backend begins to count its leases while one of before ends: whoever waits for a place on it
+// does not see that one, or is woken.
 Scenario end_against_counted() {
   struct Result {
     bool seen_in_flight = false;

@@ -1,5 +1,5 @@
-// A program with much thread-local storage: the C library takes it off each thread's stack, and refuses
-// one that is too small.
+// A program with much thread-local storage: the C library takes it off each thread's stack, and
+// refuses one that is too small.
 #include <gtest/gtest.h>
 #include <signal.h>
 

@@ -1,5 +1,5 @@
-// P5: what a waiter waits for wakes it. The slice after which it looks anyway is for wakers that died;
-// a hand-over that needs it is a lost wake-up, and costs a second that no other test notices.
+// P5: what a waiter waits for wakes it. The slice after which it looks anyway is for wakers that
+// died; a hand-over that needs it is a lost wake-up, and costs a second that no other test notices.
 #include <gtest/gtest.h>
 #include <signal.h>
 

@@ -1,10 +1,11 @@
 // A pool without processes: workers, backends, a coordinator and a clock, all simulated, around the
 // real `decide`. The same seed gives the same history, whatever the machine.
 //
-// What is real: decide, the settings, and all of libshm/policy: whose turn it is, what fits, whether
-// evidence is still true. What is modelled, after acquisition.cpp, slots.cpp and enforce.cpp: the state
-// words, what is read again before a stop, the rings of the doorbell. Nothing happens "at once": a scan
-// comes some time after the ring, requests come between a look and its effects, wakes get lost.
+// What is real: decide, the settings, and all of libshm/policy: whose turn it is, what fits,
+// whether evidence is still true. What is modelled, after acquisition.cpp, slots.cpp and
+// enforce.cpp: the state words, what is read again before a stop, the rings of the doorbell.
+// Nothing happens "at once": a scan comes some time after the ring, requests come between a look
+// and its effects, wakes get lost.
 //
 // Safety: one thread. Errors: what the oracle finds is in `violations`, with the time.
 #pragma once

@@ -1,4 +1,5 @@
-// Backends that count their leases: as many requests at once as `parallel`, first come, first served.
+// Backends that count their leases: as many requests at once as `parallel`, first come, first
+// served.
 #include "protocol/counted.hpp"
 
 #include <gmock/gmock.h>

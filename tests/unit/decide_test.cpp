@@ -1047,8 +1047,8 @@ TEST_F(DecideTest, P9WhatDoesNotDieIsOverdueTenSecondsAfterSigkill) {
   EXPECT_EQ(sleep_ns(), kNever_ns);
 }
 
-// The judge was down, or the grace was lowered: the second backend of the model would start while the first
-// is just about to die.
+// The judge was down, or the grace was lowered: the second backend of the model would start while
+// the first is just about to die.
 TEST_F(DecideTest, P4ALateSigkillHasItsTenSecondsToo) {
   set(Setting::kStopGrace, kSecond_ns);
   BackendView& a = stopping("a");

@@ -1,5 +1,5 @@
-// What the enforcer does when the pool changes between the look a decision rests on and the deed: the
-// second half of each promise that decide_test.cpp proves of the first.
+// What the enforcer does when the pool changes between the look a decision rests on and the deed:
+// the second half of each promise that decide_test.cpp proves of the first.
 #include "enforce.hpp"
 
 #include <gtest/gtest.h>

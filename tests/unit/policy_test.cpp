@@ -1,5 +1,5 @@
-// The rules as tables: what must still be true before a backend ends, which rule gives the reason, whose
-// turn it is, what fits.
+// The rules as tables: what must still be true before a backend ends, which rule gives the reason,
+// whose turn it is, what fits.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

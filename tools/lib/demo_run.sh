@@ -2,8 +2,8 @@
 # Run by tools/demo: the main job on real processes, scene by scene, then a table of what was seen.
 # Ends with 0 only if all of it was. BIN: the directory of the programs.
 #
-# Each scene waits for conditions, not for time to pass, and works with bash, coreutils, grep and sed.
-# The pool is its own, under /dev/shm; processes and files go when this ends, however it ends.
+# Each scene waits for conditions, not for time to pass, and works with bash, coreutils, grep and
+# sed. The pool is its own, under /dev/shm; processes and files go when this ends, however it ends.
 set -euo pipefail
 # Locale and settings of whoever runs this change nothing here.
 export LC_ALL=C

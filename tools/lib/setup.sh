@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by tools/check, tools/demo and tools/bench: from a bare Debian and a checkout to built programs.
+# Sourced by tools/check, tools/demo and tools/bench: from a bare Debian and a checkout to built
+# programs.
 
 # tests/install/check_packages.py compares these lists with what is configured and run.
 # shellcheck disable=SC2034  # used by those who source this

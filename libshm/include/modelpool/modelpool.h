@@ -334,7 +334,8 @@ typedef struct modelpool_spawn_options {
  * descriptor but 0 to 2, default signals, and MODELPOOL_BACKEND in its environment; a thread reaps
  * it. pid may be NULL. Waits for no reader of a FIFO, and at most 10 s for the program to begin.
  * Errors: SPAWN_FAILED (the program or the directory), INVALID, SYSTEM (an output that cannot be
- * opened): nothing runs, and the ticket stays: spawn something else, or give it back. TICKET_LOST. */
+ * opened): nothing runs, and the ticket stays: spawn something else, or give it back.
+ * TICKET_LOST. */
 MODELPOOL_API modelpool_code modelpool_spawn(modelpool_ticket ticket, const char* const* argv,
                                              const modelpool_spawn_options* options, int32_t* pid,
                                              modelpool_error* error);

@@ -1,10 +1,11 @@
-// What a look at a pool shows (Pool::snapshot, Pool::events): plain rows, as they were at one moment.
+// What a look at a pool shows (Pool::snapshot, Pool::events): plain rows, as they were at one
+// moment.
 //
 // poolctl's JSON, Python, C and Go show the same rows with the same names. Ages and times left are
 // milliseconds, rounded down.
 //
-// P11: every decision leaves a record, and unknown reads as unknown. What is unknown or does not apply is an
-// empty optional or text, or 0 for a PID, a signal or a time.
+// P11: every decision leaves a record, and unknown reads as unknown. What is unknown or does not
+// apply is an empty optional or text, or 0 for a PID, a signal or a time.
 //
 // Safety: plain values. A text is printable UTF-8 whatever the pool holds.
 //

@@ -33,9 +33,9 @@ static int answers(int port) {
   return connected;
 }
 
-/* Uses the ticket up: either *lease is ours, or the load is over. A program that does not start says
- * nothing of the model: the next one who waits for it may try. One that ends before it answers does:
- * everyone who waits is told so, and the model cools down. */
+/* Uses the ticket up: either *lease is ours, or the load is over. A program that does not start
+ * says nothing about the model: the next waiter may try. One that ends before it answers does: all
+ * waiters are told so, and the model cools down. */
 static modelpool_code load(modelpool_ticket ticket, int port, const char* const* command,
                            modelpool_lease* lease, modelpool_error* error) {
   int32_t pid = 0;
