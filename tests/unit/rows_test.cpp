@@ -131,7 +131,7 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
               ElementsAre("pid", "command", "attached_ms", "alive"));
   EXPECT_THAT(nulls_of(row_json(WaiterRow())),
               ElementsAre("model", "worker_pid", "waiting_ms", "left_ms", "expected_bytes", "tag",
-                          "model_since_ms", "room_device"));
+                          "model_since_ms", "room_device", "looked_ms"));
   EXPECT_THAT(nulls_of(row_json(ModelRow())),
               ElementsAre("model", "failed_ms", "cooling_down_ms", "last_error", "exit", "load_ms",
                           "size_bytes", "peak_bytes", "interval_ms", "last_use_ms", "last_end_ms"));

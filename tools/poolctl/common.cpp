@@ -14,6 +14,8 @@
 #include "base/number.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
+#include "policy/line.hpp"
+#include "protocol/histories.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -243,6 +245,23 @@ Result<Seen> look(const Context& context, const std::string& file) {
   seen.snapshot = SnapshotReader(*segment).read();
   settle_clock(**segment, &seen.snapshot);
   return seen;
+}
+
+bool is_absent(const WaiterView& waiter, std::uint64_t now_ns) {
+  return add_ns(waiter.looked_ns, kAbsentAfter_ns) <= now_ns;
+}
+
+bool is_spared_sigkill(const BackendView& backend) {
+  return backend.state.state == BackendState::kStopping && backend.process.pid > 1 &&
+         !backend.external() && backend.stop.killed_ns == 0 &&
+         backend.settings().get(Setting::kStopGrace) == 0;
+}
+
+std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend) {
+  const auto history = find_history(segment, backend.model);
+  if (!history || history->failed_backend != pack_ref(backend.ref)) return std::nullopt;
+  const std::string exit = exit_text(static_cast<std::uint32_t>(history->exit_status));
+  return escape(field_text(history->error)) + (exit.empty() ? "" : " (" + exit + ")");
 }
 
 std::string pid_text(pid_t pid) { return pid <= 0 ? "-" : std::to_string(pid); }

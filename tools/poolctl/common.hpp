@@ -124,6 +124,14 @@ std::optional<std::string> find_judge_fault(const Segment& segment, const std::s
 // that happened in it.
 void settle_clock(const Segment& segment, Snapshot* snapshot);
 
+// Has it not looked for so long that the line passes it over?
+bool is_absent(const WaiterView& waiter, std::uint64_t now_ns);
+
+// Is it stopping, and SIGKILL will never come: its stop_grace is off?
+bool is_spared_sigkill(const BackendView& backend);
+// Of a load that its loader called failed and that no coordinator has finished yet: how it failed.
+std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend);
+
 std::string pid_text(pid_t pid);  // "-" if there is none
 
 std::string_view liveness_text(Liveness liveness);  // "alive", "dead", "unknown"

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/duration.hpp"
+#include "base/proc.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "json/event_json.hpp"
@@ -18,6 +19,9 @@
 namespace modelpool::poolctl {
 namespace {
 
+constexpr std::size_t kPlacesShown = 8;
+constexpr std::size_t kWaitersShown = 4;
+
 // What one rule says about the model as things stand.
 struct Verdict {
   std::string rule;
@@ -33,6 +37,7 @@ struct Subject {
   std::optional<LoadHistory> history;
   Effective effective;
   JudgeState judge;
+  bool is_copy;  // of a segment: its processes are not looked at
 
   std::uint64_t get(Setting id) const { return effective.get(id); }
   std::uint64_t now() const { return snapshot.now_ns; }
@@ -43,8 +48,9 @@ std::string limit_text(std::uint64_t limit) { return format_duration(limit); }
 // "killed in 3.2s", as the judge would; without a judge nothing is ended.
 std::string outcome(const Subject& subject, std::string_view what, std::uint64_t due,
                     std::string_view condition = "") {
-  const std::string text =
+  std::string text =
       std::string(what) + (due == 0 ? " now" : " in " + format_age(due)) + std::string(condition);
+  if (subject.backend->external()) text += "; it is external: no process is signalled";
   if (subject.judge == JudgeState::kAnswers) return text;
   return text + (subject.judge == JudgeState::kDead
                      ? "; but no coordinator is running: nothing is ended until one is"
@@ -99,7 +105,7 @@ Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
   verdict.text =
       age_text(subject.now(), finding.since_ns) + " of " + limit_text(finding.limit_ns) +
       (tag.empty() ? "" : ", tag " + escape(tag)) + ": " +
-      outcome(subject, "killed", verdict.due_ns,
+      outcome(subject, subject.backend->external() ? "dropped" : "killed", verdict.due_ns,
               reason == Reason::kBusy ? " unless the lease ends" : " unless it makes progress");
   return verdict;
 }
@@ -122,16 +128,20 @@ Verdict explain_idle(const Subject& subject) {
           due};
 }
 
+// How long min_resident still keeps it; kNever_ns: it does not.
+std::uint64_t kept_for_ns(const Subject& subject) {
+  const std::uint64_t until = add_ns(subject.backend->ready_ns, subject.get(Setting::kMinResident));
+  return until > subject.now() ? until - subject.now() : kNever_ns;
+}
+
 Verdict explain_room(const Subject& subject) {
   const BackendView& backend = *subject.backend;
   const std::string rule = reason_name(Reason::kLru);
   const std::uint64_t max_backends = subject.snapshot.max_backends();
   if (max_backends == 0) return {rule, "no limit: nothing is evicted for room", kNever_ns};
   if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
-  const std::uint64_t fresh_for =
-      age_ns(add_ns(backend.ready_ns, subject.get(Setting::kMinResident)), subject.now());
-  if (fresh_for > 0) {
-    return {rule, "not for another " + format_age(fresh_for) + " (min_resident)", kNever_ns};
+  if (const std::uint64_t kept_for = kept_for_ns(subject); kept_for != kNever_ns) {
+    return {rule, "not for another " + format_age(kept_for) + " (min_resident)", kNever_ns};
   }
   if (backend.in_flight > 0) {
     const std::string busy = count_text(backend.in_flight, "lease") + " in flight; when_busy is ";
@@ -235,6 +245,57 @@ Verdict explain_admission(const Subject& subject) {
           kNever_ns};
 }
 
+// Why a backend keeps its place, and until when, as far as that is known.
+Verdict explain_stay(const Subject& holder);
+
+// Who has the places that a model waits for, in the order in which they would go.
+std::vector<Verdict> explain_places(const Subject& subject) {
+  const Snapshot& snapshot = subject.snapshot;
+  const std::vector<Resident> there = residents(snapshot);
+  if (!snapshot.settings || places_now(there, {snapshot.max_backends()}) > 0) return {};
+  std::vector<const BackendView*> holders;
+  for (const BackendView& backend : snapshot.backends) {
+    if (backend.live()) holders.push_back(&backend);
+  }
+  std::sort(holders.begin(), holders.end(), [](const BackendView* a, const BackendView* b) {
+    return goes_before(resident_of(*a), resident_of(*b));
+  });
+  std::vector<Verdict> verdicts;
+  for (std::size_t i = 0; i < std::min(holders.size(), kPlacesShown); ++i) {
+    const BackendView& backend = *holders[i];
+    Verdict stay = explain_stay({subject.segment, snapshot, backend.model, &backend, std::nullopt,
+                                 backend.settings(), subject.judge, subject.is_copy});
+    verdicts.push_back({"place", escape(backend.model) + ": " + stay.text, stay.due_ns});
+  }
+  if (holders.size() > kPlacesShown) {
+    verdicts.push_back(
+        {"place",
+         "and " + std::to_string(holders.size() - kPlacesShown) + " more; poolctl list shows them",
+         kNever_ns});
+  }
+  return verdicts;
+}
+
+// Those who wait for the model and do not look: the line passes them over.
+std::vector<Verdict> explain_absent_waiters(const Subject& subject) {
+  std::vector<Verdict> verdicts;
+  for (const WaiterView& waiter : subject.snapshot.waiters) {
+    if (waiter.model != subject.model || !is_absent(waiter, subject.now())) continue;
+    if (verdicts.size() == kWaitersShown) break;
+    const auto stat = subject.is_copy ? std::nullopt : read_stat(waiter.pid);
+    const bool is_stopped = stat && (stat->state == 'T' || stat->state == 't');
+    verdicts.push_back(
+        {"waiter",
+         "process " + std::to_string(waiter.pid) + " has not looked for " +
+             age_text(subject.now(), waiter.looked_ns) +
+             (is_stopped ? ": it is stopped; kill -CONT " + std::to_string(waiter.pid) +
+                               " lets it go on; until then it is passed over"
+                         : ": it is passed over until it looks again"),
+         kNever_ns});
+  }
+  return verdicts;
+}
+
 // Why it is not loaded any more: the last event about its end that the pool remembers.
 std::optional<Verdict> explain_last_end(const Subject& subject) {
   std::optional<EventView> last;
@@ -268,11 +329,22 @@ Verdict explain_load(const Subject& subject) {
           due};
 }
 
+// Of what waits for the coordinator, where none answers.
+std::string nobody_ends_it(const Subject& subject) {
+  if (subject.judge == JudgeState::kAnswers) return {};
+  return "; nobody goes on with that: " +
+         explain_absence(subject.segment, look_at_judge(subject.segment, now_ns()), now_ns());
+}
+
 Verdict explain_end(const Subject& subject) {
   const BackendView& backend = *subject.backend;
   const StopRecord& stop = backend.stop;
   std::string text(backend_state_name(backend.state.state));
-  if (stop.generation != backend.ref.generation) return {"stop", text, kNever_ns};
+  if (stop.generation != backend.ref.generation) {
+    const auto failure = load_failure(subject.segment, backend);
+    text += failure ? ": its load failed: " + *failure : ": its load was given back";
+    return {"stop", text + nobody_ends_it(subject), kNever_ns};
+  }
   text += " for " + age_text(subject.now(), stop.decided_ns);
   if (stop.signal != 0) text += ", sent " + signal_text(static_cast<int>(stop.signal));
   if (const auto why = field_text(stop.text); !why.empty()) text += ": " + escape(why);
@@ -297,6 +369,11 @@ Verdict explain_end(const Subject& subject) {
       text += "; " + outcome(subject, "it opens again", due, " (drain_timeout) unless they end");
     }
   }
+  if (is_spared_sigkill(backend)) {
+    text += "; SIGKILL does not follow, stop_grace is off: end process " +
+            std::to_string(backend.process.pid) + ", or set stop_grace";
+  }
+  if (due == kNever_ns) text += nobody_ends_it(subject);
   return {reason_name(stop.reason), text, due};
 }
 
@@ -308,9 +385,38 @@ Verdict explain_request(const Subject& subject) {
           subject.judge == JudgeState::kAnswers ? 0 : kNever_ns};
 }
 
-std::vector<Verdict> judge(const Subject& subject) {
+Verdict explain_stay(const Subject& holder) {
+  const BackendView& backend = *holder.backend;
+  switch (backend.state.state) {
+    case BackendState::kReserved:
+    case BackendState::kStarting: {
+      Verdict load = explain_load(holder);
+      if (load.text == "off") load.text = "loading";
+      return load;
+    }
+    case BackendState::kReady:
+      break;
+    case BackendState::kFree:
+    case BackendState::kEvicting:
+    case BackendState::kStopping:
+    case BackendState::kGone:
+      return explain_end(holder);
+  }
+  if ((backend.control & kControlEvict) != 0) return explain_request(holder);
+  Verdict stay = explain_room(holder);
+  if (!backend.pinned()) stay.due_ns = kept_for_ns(holder);
+  // What ends its leases, where something does.
+  const Verdict busy = explain_leases(holder, Reason::kBusy, Setting::kBusyTimeout);
+  if (busy.due_ns == kNever_ns) return stay;
+  stay.text += "; its oldest lease: " + busy.text;
+  stay.due_ns = std::min(stay.due_ns, busy.due_ns);
+  return stay;
+}
+
+std::vector<Verdict> judge_state(const Subject& subject) {
   if (subject.backend == nullptr) {
     std::vector<Verdict> verdicts{explain_admission(subject)};
+    for (Verdict& place : explain_places(subject)) verdicts.push_back(std::move(place));
     if (const auto end = explain_last_end(subject)) verdicts.push_back(*end);
     return verdicts;
   }
@@ -333,6 +439,12 @@ std::vector<Verdict> judge(const Subject& subject) {
   return {explain_end(subject)};
 }
 
+std::vector<Verdict> judge(const Subject& subject) {
+  std::vector<Verdict> verdicts = judge_state(subject);
+  for (Verdict& waiter : explain_absent_waiters(subject)) verdicts.push_back(std::move(waiter));
+  return verdicts;
+}
+
 std::string rule_text(const Subject& subject, const SettingInfo& info) {
   return std::string(subject.effective.rule(info.id));
 }
@@ -344,7 +456,12 @@ std::string origin_of(const Subject& subject, const SettingInfo& info) {
 Json explain_json(const Subject& subject) {
   Json json;
   json["model"] = json_text(subject.model);
-  json["loaded"] = subject.backend != nullptr;
+  const bool is_loaded =
+      subject.backend != nullptr && resident_of(*subject.backend).can_be_closed();
+  json["loaded"] = is_loaded;
+  json["state"] = subject.backend != nullptr
+                      ? Json(backend_state_name(subject.backend->state.state))
+                      : Json(nullptr);
   json["backend"] =
       subject.backend != nullptr ? backend_json(subject.snapshot, *subject.backend) : Json(nullptr);
   Json values = Json::object();
@@ -433,7 +550,8 @@ void add_explain(CLI::App& root, Context& context) {
                               resolve_settings(*seen->segment, options->model,
                                                backend != nullptr ? &backend->overrides : nullptr),
                               options->file.empty() ? look_at_judge(*seen->segment, now_ns()).state
-                                                    : JudgeState::kAnswers};
+                                                    : JudgeState::kAnswers,
+                              !options->file.empty()};
         if (context.json) {
           print_json(explain_json(subject));
         } else {

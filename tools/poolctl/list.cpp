@@ -21,7 +21,7 @@ struct Options {
   std::uint64_t watch_ns = 0;  // 0 = once
 };
 
-std::string notes_of(const BackendView& backend) {
+std::string notes_of(const Segment& segment, const BackendView& backend, bool is_judged) {
   std::string notes;
   const auto add = [&notes](const std::string& note) {
     notes += (notes.empty() ? "" : ", ") + note;
@@ -34,7 +34,11 @@ std::string notes_of(const BackendView& backend) {
   if (ending && backend.stop.generation == backend.ref.generation) {
     if (const auto reason = reason_name(backend.stop.reason); !reason.empty()) add(reason);
     if (backend.stop.signal != 0) add("sent " + signal_text(static_cast<int>(backend.stop.signal)));
+  } else if (const auto failure = load_failure(segment, backend); ending && failure) {
+    add("load failed: " + *failure);
   }
+  if (is_spared_sigkill(backend)) add("no SIGKILL (stop_grace is off)");
+  if (!is_judged && (ending || (backend.control & kControlEvict))) add("waits for a coordinator");
   if (backend.left.count != 0) add("left: " + left_text(backend.left));
   if (!backend.label.empty()) add("label " + escape(backend.label));
   return notes;
@@ -42,7 +46,8 @@ std::string notes_of(const BackendView& backend) {
 
 }  // namespace
 
-std::string list_text(const Snapshot& snapshot, std::size_t width) {
+std::string list_text(const Segment& segment, const Snapshot& snapshot, bool is_judged,
+                      std::size_t width) {
   const std::uint64_t now = snapshot.now_ns;
   using enum TextTable::Align;
   TextTable table({{"MODEL", kLeft, true},
@@ -63,7 +68,7 @@ std::string list_text(const Snapshot& snapshot, std::size_t width) {
                backend.in_flight > 0 ? age_text(now, backend.oldest_start_ns) : "-",
                idle ? age_text(now, backend.last_used_ns) : "-", age_text(now, backend.ready_ns),
                backend.size_bytes == 0 ? "-" : format_size(backend.size_bytes),
-               text_or_dash(backend.address), notes_of(backend)});
+               text_or_dash(backend.address), notes_of(segment, backend, is_judged)});
   }
   return table.text(width);
 }
@@ -134,7 +139,8 @@ int watch(const Context& context, const Options& options) {
     if (context.json) {
       frame = list_json(snapshot).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     } else {
-      frame = title_of(*segment, snapshot) + "\n" + list_text(snapshot, width);
+      const bool is_judged = !find_judge_fault(*segment, options.file);
+      frame = title_of(*segment, snapshot) + "\n" + list_text(*segment, snapshot, is_judged, width);
       frame = on_terminal ? draw(frame, width) : frame + "\n";
     }
     if (!stream.print(frame)) break;
@@ -198,7 +204,8 @@ void add_list(CLI::App& root, Context& context) {
         if (context.json) {
           print_json(list_json(seen->snapshot));
         } else {
-          print(list_text(seen->snapshot, terminal_width()));
+          print(list_text(*seen->segment, seen->snapshot,
+                          !find_judge_fault(*seen->segment, options->file), terminal_width()));
         }
         return kDone;
       });

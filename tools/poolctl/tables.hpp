@@ -7,8 +7,10 @@
 
 namespace modelpool::poolctl {
 
-// The live backends, in the order of the snapshot. Width 0 is unlimited.
-std::string list_text(const Snapshot& snapshot, std::size_t width);
+// The live backends, in the order of the snapshot. Width 0 is unlimited. Not judged: no coordinator
+// answers.
+std::string list_text(const Segment& segment, const Snapshot& snapshot, bool is_judged,
+                      std::size_t width);
 std::string waiters_text(const Snapshot& snapshot, std::size_t width);
 // "pool default: 2 live of 3, 1 lease, 0 waiting, 2026-11-23T19:00:00.000Z"
 std::string title_of(const Segment& segment, const Snapshot& snapshot);

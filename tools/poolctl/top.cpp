@@ -159,7 +159,8 @@ void sort(std::vector<BackendView>* backends) {
 
 std::string frame_of(const Segment& segment, Snapshot snapshot, std::size_t width) {
   sort(&snapshot.backends);
-  std::string frame = title_of(segment, snapshot) + "\n\n" + list_text(snapshot, width);
+  std::string frame = title_of(segment, snapshot) + "\n\n" +
+                      list_text(segment, snapshot, !find_judge_fault(segment, ""), width);
   if (!snapshot.waiters.empty()) frame += "\n" + waiters_text(snapshot, width);
   for (const std::string& what : snapshot.damage) frame += "damage: " + escape(what) + "\n";
   return frame;

@@ -118,6 +118,7 @@ struct WaiterRow {
   std::string tag;
   std::optional<std::uint64_t> model_since_ms;  // since somebody waits for this model
   std::optional<std::uint64_t> room_device;     // on which room is made for it
+  std::optional<std::uint64_t> looked_ms;       // since it last looked whether it may go on
 };
 
 // What is known of a model beyond its backends' lives.
