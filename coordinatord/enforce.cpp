@@ -82,7 +82,7 @@ void Enforcer::rehearse(const Decision& decision, const Snapshot& snapshot) cons
     if (b == nullptr || b->process.pid <= 1) continue;
     stopper_->prepare(*b);
     if (!breaks_a_rule(action.stop.reason)) continue;
-    static_cast<void>(describe_process(b->process.pid));
+    static_cast<void>(describe_process(*b));
     for (const WorkerView& worker : snapshot.workers) {
       if (worker.ref.index == action.stop.worker) static_cast<void>(has_left(worker));
     }
@@ -254,7 +254,7 @@ Changed Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
   }
   StopRecord stop = why;
   stop.stopping_ns = now_ns();
-  if (breaks_a_rule(why.reason)) set_field(&stop.text, describe_process(b.process.pid));
+  if (breaks_a_rule(why.reason)) set_field(&stop.text, describe_process(b));
   segment_->backend(b.ref.index).stop.publish(stop);
   if (!commit_stop(*segment_, b.ref, epoch_)) return false;
   // Whoever waits for this model learns that it is being stopped.
@@ -424,7 +424,7 @@ Changed Enforcer::record_end(const BackendView& b) {
   if (!was_loaded && event.reason == Reason::kNone && !is_in_history) {
     event.kind = EventKind::kEvicted;
     event.reason = Reason::kRequested;
-    set_field(&event.text, "its loader gave it back");
+    set_field(&event.text, "its load was given back");
   }
   if (!was_loaded && event.worker_pid == 0) event.worker_pid = b.owner_pid;
   recorder_->write(event);

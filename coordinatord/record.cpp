@@ -114,7 +114,9 @@ EventData event_about(const BackendView& b, EventKind kind) {
   return event;
 }
 
-std::string describe_process(pid_t pid) {
+std::string describe_process(const BackendView& b) {
+  if (b.external()) return "it is external: no process is signalled";
+  const pid_t pid = b.process.pid;
   const auto stat = read_stat(pid);
   if (!stat) return "its process is not there";
   std::string text = std::string("state ") + stat->state;

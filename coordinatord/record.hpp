@@ -38,6 +38,6 @@ class Recorder {
 EventData event_about(const BackendView& b, EventKind kind);
 
 // What a hung process looks like from /proc: state, wchan, syscall, threads, RSS.
-std::string describe_process(pid_t pid);
+std::string describe_process(const BackendView& b);
 
 }  // namespace modelpool::coordinator

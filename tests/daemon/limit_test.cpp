@@ -397,7 +397,7 @@ TEST_F(LimitTest, P4ATicketThatIsGivenBackIsNoFailedLoad) {
   EXPECT_EQ(loader.release("m"), "ok");
   EXPECT_EQ(waiter.hear(), "ticket");
   const auto ended = wait_event("evicted", "m");
-  EXPECT_EQ(ended["text"], "its loader gave it back");
+  EXPECT_EQ(ended["text"], "its load was given back");
   EXPECT_EQ(count_events("load_failed"), 0u);
 }
 
