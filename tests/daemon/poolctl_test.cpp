@@ -419,6 +419,22 @@ TEST_F(PoolctlTest, EvictThatTimesOutWithdrawsItsRequest) {
   EXPECT_EQ(worker.acquire("m"), "lease");
 }
 
+// The second one withdrew the request of the first.
+TEST_F(PoolctlTest, EvictWithdrawsOnlyWhatItHasAskedFor) {
+  start({"--drain-timeout", "off"});
+  RemoteWorker worker(scratch_);
+  worker.load("m");
+  Program first(std::vector<std::string>{MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "evict", "m"});
+  ASSERT_TRUE(wait_state("m", "evicting"));
+  const Finished second = ctl({"evict", "m", "--timeout", "100ms"});
+  EXPECT_EQ(second.code, 1);
+  EXPECT_THAT(second.err, HasSubstr("the request of another evict stays"));
+  EXPECT_EQ(state("m"), "evicting");
+  EXPECT_TRUE(entry("m")["evict_requested"].get<bool>());
+  worker.release("m");
+  EXPECT_EQ(first.wait(), 0) << first.err();
+}
+
 // It said that no backend serves it, which is true and no help.
 TEST_F(PoolctlTest, EvictOfABackendThatDoesNotDieSaysSo) {
   start();

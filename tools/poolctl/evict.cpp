@@ -26,8 +26,13 @@ std::string leases_of(const BackendView& backend, std::uint64_t now) {
 
 class Eviction {
  public:
-  Eviction(const Options& options, std::shared_ptr<Segment> segment, BackendRef ref)
-      : options_(options), segment_(std::move(segment)), reader_(segment_), ref_(ref) {}
+  Eviction(const Options& options, std::shared_ptr<Segment> segment, BackendRef ref,
+           std::uint32_t asked)
+      : options_(options),
+        segment_(std::move(segment)),
+        reader_(segment_),
+        ref_(ref),
+        asked_(asked) {}
 
   // Until the backend of that generation is gone. The pid it had goes to `pid`.
   Result<> wait(pid_t* pid) {
@@ -50,7 +55,7 @@ class Eviction {
         return refuse(Errc::kTimeout,
                       backend->in_flight > 0
                           ? leases_of(*backend, now) + "; wait for them, or use --force to cut them"
-                          : "it was used meanwhile; ask again");
+                          : "it was used meanwhile, or another evict withdrew; ask again");
       }
       if (!absent) absent_since = 0;
       if (absent && absent_since == 0) {
@@ -65,7 +70,7 @@ class Eviction {
                 ? leases_of(*backend, now) + "; wait longer, or use --force"
                 : "it is not gone after " + format_age(options_.timeout_ns) +
                       (backend->left.count != 0 ? ": " + left_text(backend->left) : "") +
-                      "; wait longer with --timeout";
+                      advice(*backend);
         return withdraw(*backend, Errc::kTimeout, why);
       }
       futex_wait(segment_->coordinator().event_bell, bell, std::min(until, now + kLookEvery_ns));
@@ -73,6 +78,11 @@ class Eviction {
   }
 
  private:
+  static std::string advice(const BackendView& backend) {
+    if (!is_spared_sigkill(backend)) return "; wait longer with --timeout";
+    return ": SIGKILL does not follow, stop_grace is off; end process " +
+           std::to_string(backend.process.pid) + ", or set stop_grace";
+  }
   tl::unexpected<Error> refuse(Errc code, const std::string& why) {
     return fail(code, "unable to evict " + escape(options_.model) + ": " + why);
   }
@@ -81,7 +91,8 @@ class Eviction {
     if (backend.state.state == BackendState::kStopping) {
       return refuse(code, why + " (it is being stopped already)");
     }
-    set_control(*segment_, ref_, 0, kControlEvict | kControlForce);
+    if (asked_ == 0) return refuse(code, why + " (the request of another evict stays)");
+    set_control(*segment_, ref_, 0, asked_);
     ring(*segment_);
     return refuse(code, why + " (the request was withdrawn)");
   }
@@ -90,6 +101,7 @@ class Eviction {
   std::shared_ptr<Segment> segment_;
   SnapshotReader reader_;
   BackendRef ref_;
+  std::uint32_t asked_;  // what nobody had asked before: ours to withdraw
 };
 
 // A backend that is overdue does not serve its model any more, so find_backend does not find it.
@@ -119,6 +131,7 @@ int evict(const Context& context, const Options& options) {
                      0, 0});
     }
   }
+  const std::uint32_t asked = found ? request & ~load_control(**segment, found->ref) : 0;
   if (!found || !set_control(**segment, found->ref, request, 0)) {
     return report({Errc::kNotLoaded,
                    "unable to evict " + escape(options.model) + ": no backend serves it", 0, 0});
@@ -126,7 +139,7 @@ int evict(const Context& context, const Options& options) {
   ring(**segment);
   pid_t pid = 0;
   if (options.timeout_ns > 0) {
-    if (auto gone = Eviction(options, *segment, found->ref).wait(&pid); !gone)
+    if (auto gone = Eviction(options, *segment, found->ref, asked).wait(&pid); !gone)
       return report(gone.error());
   }
   if (context.json) {
