@@ -291,8 +291,8 @@ TEST_F(LeaseTest, P13WhatIsRefusedOrTimesOutEndsWith124AndTheReason) {
     return args;
   };
   refused(with({"m"}), "say with --start how to load it");
-  refused(with({"m", "--start", "/nowhere/at/all {port}"}), "exit status 127");
-  refused(with({"m", "--start", "/etc/passwd {port}"}), "exit status 126");
+  refused(with({"m", "--start", "true && /nowhere/at/all {port}"}), "exit status 127");
+  refused(with({"m", "--start", "true && /etc/passwd {port}"}), "exit status 126");
   refused(with({"m", "--start", "sh -c \"exit 7\" {port}"}), "exit status 7");
   refused(with({"m", "--start", backend("--fail-load broken"), "--timeout", "20s"}),
           "exit status 1");
@@ -379,6 +379,12 @@ TEST_F(LeaseTest, P13ACommandThatCannotRunIs126AndOneThatIsNotFound127AndNothing
   EXPECT_THAT(missing.err, HasSubstr("unable to run no-such-command-anywhere"));
   EXPECT_EQ(lease({"m", "--start", backend(), "--", scratch_.path("nothing")}).code, 127);
   EXPECT_EQ(lease({"m", "--start", backend(), "--", scratch_.dir()}).code, 126);
+  const std::string script = scratch_.path("script");
+  write_file(script, "#! /nonexistent/python3\n");
+  chmod(script.c_str(), 0700);
+  const Finished no_interpreter = lease({"m", "--start", backend(), "--", script});
+  EXPECT_EQ(no_interpreter.code, 127);
+  EXPECT_THAT(no_interpreter.err, HasSubstr("its interpreter /nonexistent/python3"));
   EXPECT_TRUE(list().empty()) << "loaded in vain";
 }
 
@@ -389,7 +395,7 @@ TEST_F(LeaseTest, AServerThatIsNotOursOnThatAddressIsNotTakenForTheBackend) {
   ASSERT_TRUE(eventually([&] { return listens(port); }));
   const std::string address = "127.0.0.1:" + std::to_string(port);
   const Finished done = lease({"m", "--start", "sleep 600", "--address", address, "--", "true"});
-  EXPECT_EQ(done.code, 124);
+  EXPECT_EQ(done.code, 125);
   EXPECT_THAT(done.err, HasSubstr("another process already listens"));
   EXPECT_EQ(lease({"m", "--start", backend(), "--", "true"}).code, 0) << "it was no failed load";
 }
@@ -459,6 +465,31 @@ TEST_F(LeaseTest, P13WhatItWasToldWrongFailsNoLoad) {
     EXPECT_THAT(done.err, HasSubstr(log));
     EXPECT_EQ(waiter.acquire("m", 5000), "ticket") << log;
     EXPECT_EQ(waiter.release("m"), "ok");
+  }
+  const std::string script = scratch_.path("script");
+  write_file(script, "#!/nonexistent/python3 -u\n");
+  chmod(script.c_str(), 0700);
+  const std::pair<std::string, std::string> starts[] = {
+      {"/nonexistent/x {port}", "run /nonexistent/x: No such file"},
+      {"no-such-server --port {port}", "run no-such-server: No such file"},
+      {"exec no-such-server --port {port}", "run no-such-server: No such file"},
+      {"A=1 B=2 /etc/passwd {port}", "run /etc/passwd: Permission denied"},
+      {script + " {port}", "its interpreter /nonexistent/python3: No such file"}};
+  for (const auto& [start, why] : starts) {
+    const Finished done = lease({"m", "--start", start, "--", "true"});
+    EXPECT_EQ(done.code, 125) << start;
+    EXPECT_THAT(done.err, HasSubstr(why)) << start;
+    EXPECT_EQ(waiter.acquire("m", 5000), "ticket") << start;
+    EXPECT_EQ(waiter.release("m"), "ok");
+  }
+  // What the shell makes of the rest is not known here.
+  const std::string server = backend("--name m");
+  for (const std::string& start : std::vector<std::string>{
+           "A='no-such b' " + server, "\"" MODELPOOL_DEMO_BACKEND "\" --port {port}",
+           "PATH=/nonexistent " + server, "command " + server}) {
+    const Finished done = lease({"m", "--start", start, "--", "true"});
+    EXPECT_EQ(done.code, 0) << start << done.err;
+    EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
   }
   const Fd reader(open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   EXPECT_EQ(lease({"m", "--start", backend("--name m"), "--log", fifo, "--", "true"}).code, 0);

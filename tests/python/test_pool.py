@@ -165,6 +165,22 @@ class Loading(PoolTest):
             with self.pool.lease("m", load=lambda ticket: None):
                 self.fail("it was not loaded")
 
+    def test_a_load_that_cannot_be_called_or_calls_wrongly_is_no_failed_load(self):
+        self.pool.set(load_cooldown="60s..60s")
+        for wrong in (lambda: None, lambda ticket: ticket.spawn(["true"], stdoot=None)):
+            with self.assertRaises(TypeError), self.pool.lease("m", load=wrong):
+                self.fail("it was not loaded")
+            self.pool.acquire("m", timeout=30.0).give_back()
+
+    def test_a_type_error_inside_of_load_is_the_models(self):
+        def load(ticket):
+            return len(ticket.model, 1)
+
+        with self.assertRaises(TypeError), self.pool.lease("m", load=load):
+            self.fail("it was not loaded")
+        with self.assertRaises(modelpool.CoolingDown):
+            self.pool.acquire("m", timeout=0)
+
     def test_a_ticket_given_back_is_no_failed_load(self):
         self.pool.acquire("given back").give_back()
         load_ticket = self.pool.acquire("m", timeout=30.0)

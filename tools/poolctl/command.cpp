@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 namespace modelpool::poolctl {
 namespace {
@@ -56,6 +57,25 @@ std::vector<std::string> merged_environment(const std::vector<std::string>& adde
 // Ctrl-C reaches the whole foreground group, COMMAND included: passing it on would make it two.
 bool has_it_already(const SignalInbox::Taken& taken, pid_t child) {
   return taken.from_terminal && getpgid(child) == getpgrp();
+}
+
+// "/bin/sh" of a script that begins with "#!/bin/sh"; "" of anything else.
+std::string interpreter_of(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  if (file.get() != '#' || file.get() != '!' || !std::getline(file, line)) return {};
+  const std::size_t start = std::min(line.find_first_not_of(" \t"), line.size());
+  return line.substr(start, line.find_first_of(" \t", start) - start);
+}
+
+std::optional<NotRunnable> examine(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) return NotRunnable{errno, {}};
+  if (!S_ISREG(info.st_mode)) return NotRunnable{EACCES, {}};
+  if (access(path.c_str(), X_OK) != 0) return NotRunnable{errno, {}};
+  const std::string interpreter = interpreter_of(path);
+  if (interpreter.empty() || access(interpreter.c_str(), X_OK) == 0) return std::nullopt;
+  return NotRunnable{errno, interpreter};
 }
 
 int end_of(pid_t child) {
@@ -111,34 +131,36 @@ StopOnSignal::~StopOnSignal() {
   thread_.join();
 }
 
-int why_not_runnable(const std::string& program) {
-  const auto examine = [](const std::string& path) {
-    struct stat info;
-    if (stat(path.c_str(), &info) != 0) return errno;
-    if (!S_ISREG(info.st_mode)) return EACCES;
-    return access(path.c_str(), X_OK) == 0 ? 0 : errno;
-  };
-  if (program.empty()) return ENOENT;
+std::string NotRunnable::reason() const {
+  return (interpreter.empty() ? "" : "its interpreter " + escape(interpreter) + ": ") +
+         std::strerror(error);
+}
+
+std::string NotRunnable::advice() const {
+  if (!interpreter.empty()) return "mend its first line";
+  return is_missing() ? "give its path, or look at PATH" : "make it an executable file";
+}
+
+std::optional<NotRunnable> why_not_runnable(const std::string& program) {
+  if (program.empty()) return NotRunnable{ENOENT, {}};
   if (program.find('/') != std::string::npos) return examine(program);
   const char* path = std::getenv("PATH");
   std::string_view rest = path != nullptr ? path : "/bin:/usr/bin";
-  int why = ENOENT;
+  NotRunnable why{ENOENT, {}};
   for (;;) {
     const std::size_t colon = rest.find(':');
     const std::string dir(rest.substr(0, colon));
-    const int error = examine((dir.empty() ? "." : dir) + "/" + program);
-    if (error == 0) return 0;
-    if (error == EACCES) why = EACCES;
+    const auto found = examine((dir.empty() ? "." : dir) + "/" + program);
+    if (!found) return std::nullopt;
+    if (found->error == EACCES || !found->interpreter.empty()) why = *found;
     if (colon == std::string_view::npos) return why;
     rest.remove_prefix(colon + 1);
   }
 }
 
-int complain_not_run(const std::string& program, int error) {
-  const bool missing = error == ENOENT || error == ENOTDIR;
-  complain("unable to run " + escape(program) + ": " + std::strerror(error) +
-           (missing ? "; give its path, or look at PATH" : "; make it an executable file"));
-  return missing ? kNotFound : kCannotRun;
+int complain_not_run(const std::string& program, const NotRunnable& why) {
+  complain("unable to run " + escape(program) + ": " + why.reason() + "; " + why.advice());
+  return why.is_missing() ? kNotFound : kCannotRun;
 }
 
 int run_command(const std::vector<std::string>& argv, const std::vector<std::string>& environment,
@@ -169,7 +191,7 @@ int run_command(const std::vector<std::string>& argv, const std::vector<std::str
   }
   if (got == static_cast<ssize_t>(sizeof error)) {
     end_of(child);
-    return complain_not_run(argv[0], error);
+    return complain_not_run(argv[0], why_not_runnable(argv[0]).value_or(NotRunnable{error, {}}));
   }
   // Not reaped yet, so the PID is its.
   const Fd ended(static_cast<int>(syscall(SYS_pidfd_open, child, 0)));

@@ -12,6 +12,7 @@
 
 #include <signal.h>
 
+#include <cerrno>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -56,10 +57,19 @@ class StopOnSignal {
   std::thread thread_;
 };
 
-// 0, or why execvp would fail: ENOENT, EACCES. Asked before a model is loaded for nothing.
-int why_not_runnable(const std::string& program);
+// Why execvp would fail.
+struct NotRunnable {
+  int error = 0;            // ENOENT, EACCES
+  std::string interpreter;  // of a script, where that is what is missing
+
+  bool is_missing() const { return error == ENOENT || error == ENOTDIR; }
+  std::string reason() const;
+  std::string advice() const;
+};
+// Asked before a model is loaded for nothing.
+std::optional<NotRunnable> why_not_runnable(const std::string& program);
 // Complains and returns 126 or 127.
-int complain_not_run(const std::string& program, int error);
+int complain_not_run(const std::string& program, const NotRunnable& why);
 
 // Returns COMMAND's exit code, 128 + N when signal N killed it. `environment`: NAME=value, added.
 int run_command(const std::vector<std::string>& argv, const std::vector<std::string>& environment,

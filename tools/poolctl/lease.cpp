@@ -94,17 +94,35 @@ bool is_list(std::string_view line) {
   return false;
 }
 
-// What sh runs so that the program takes its place, wherever that can be: its PID is the backend's
-// then, and nothing stands between it and a signal.
-std::string shell_line(const std::string& start) {
+bool is_of_shell(std::string_view word) {
   constexpr std::array<std::string_view, 16> kOfTheShell = {
       ".",    ":",      "!",   "{",    "alias",  "cd",    "command", "eval",
       "exec", "export", "set", "trap", "ulimit", "umask", "unset",   "wait"};
+  return std::find(kOfTheShell.begin(), kOfTheShell.end(), word) != kOfTheShell.end();
+}
+
+// What sh runs so that the program takes its place, wherever that can be: its PID is the backend's
+// then, and nothing stands between it and a signal.
+std::string shell_line(const std::string& start) {
   const std::string_view word = first_word(start);
-  const bool is_shells =
-      std::find(kOfTheShell.begin(), kOfTheShell.end(), word) != kOfTheShell.end();
-  if (is_shells || is_list(start)) return start;
+  if (is_of_shell(word) || is_list(start)) return start;
   return (is_assignment(word) ? "exec env " : "exec ") + start;
+}
+
+// The program that the shell will execute; "" where that cannot be told without a shell.
+std::string program_of(std::string_view line) {
+  const auto is_plain = [](std::string_view word) {
+    return word.find_first_of("$`'\"\\*?[]{}~<>#!") == std::string_view::npos;
+  };
+  if (is_list(line)) return {};
+  for (bool is_first = true;; is_first = false) {
+    const std::string_view word = first_word(line);
+    if (word.empty() || !is_plain(word) || word.starts_with("PATH=")) return {};
+    if (!is_assignment(word) && !(is_first && word == "exec")) {
+      return is_of_shell(word) ? std::string() : std::string(word);
+    }
+    line.remove_prefix(static_cast<std::size_t>(word.end() - line.begin()));
+  }
 }
 
 // --- The plan ------------------------------------------------------------------------------------
@@ -210,8 +228,14 @@ class Load {
     // Otherwise another server's answer would be taken for ours.
     if (plan.port.number() == 0 && plan.check.kind != ReadyCheck::Kind::kDelay &&
         is_listening(plan.endpoint)) {
-      return give_back(ticket, "another process already listens on " + plan.address,
+      return give_back(ticket, kLeaseFailed, "another process already listens on " + plan.address,
                        "choose another --address");
+    }
+    if (const std::string program = program_of(plan.start); !program.empty()) {
+      if (const auto why = why_not_runnable(program)) {
+        return give_back(ticket, kLeaseFailed,
+                         "--start cannot run " + program + ": " + why->reason(), why->advice());
+      }
     }
     SpawnOptions spawn;
     spawn.output = options_.log;
@@ -234,7 +258,8 @@ class Load {
         return make_ready(ticket, plan, listener, until, lease);
       case Answer::kExited:
         if (listener.by == ListenedBy::kAnother && !options_.any_listener) {
-          return give_back(ticket, answers_instead(plan, listener), "choose another --address");
+          return give_back(ticket, kLeaseFailed, answers_instead(plan, listener),
+                           "choose another --address");
         }
         return fail_load(ticket, output, how_it_ended(pool_, options_.model, ticket.pid()));
       case Answer::kTimedOut: {
@@ -242,7 +267,7 @@ class Load {
             "not ready at " + plan.address + " (" + options_.ready + ") within " +
             format_duration(options_.has_timeout() ? options_.timeout_ns : now_ns() - begun_ns_);
         if (listener.by == ListenedBy::kAnother) why += ": " + answers_instead(plan, listener);
-        return give_back(ticket, why, "raise --timeout; " + output);
+        return give_back(ticket, kLeaseRefused, why, "raise --timeout; " + output);
       }
       case Answer::kSignal:
         break;
@@ -309,11 +334,12 @@ class Load {
   }
 
   // Our own end, or our own fault, and not the model's: who comes next may load it at once.
-  int give_back(LoadTicket& ticket, const std::string& reason, const std::string& advice) {
+  int give_back(LoadTicket& ticket, int code, const std::string& reason,
+                const std::string& advice) {
     static_cast<void>(ticket.give_back());
     complain("unable to load " + escape(options_.model) + ": " + escape(reason) + "; " +
              escape(advice));
-    return kLeaseRefused;
+    return code;
   }
 
   int fail_load(LoadTicket& ticket, const std::string& advice, const std::string& ended) {
@@ -402,8 +428,7 @@ int lease(const Context& context, const Options& options, const std::vector<std:
     if (!made) return misused(made.error());
     plan = std::move(*made);
   }
-  if (const int why = why_not_runnable(command[0]); why != 0)
-    return complain_not_run(command[0], why);
+  if (const auto why = why_not_runnable(command[0])) return complain_not_run(command[0], *why);
 
   SignalInbox inbox;
   const auto give_up = [&](const Error& error) {
@@ -465,8 +490,11 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
       "for those who wait for the model by then: it goes on for them.\n\n"
       "A load fails, and the model cools down, when its process ends before it is ready. What "
       "poolctl\n"
-      "was told wrong (a --log that cannot be opened, an --address that is taken) fails "
-      "nothing.\n\n"
+      "was told wrong (a program that cannot be run, a --log that cannot be opened, an --address "
+      "that\n"
+      "is taken) fails nothing and ends with 125; what a list of commands cannot run is the "
+      "shell's to\n"
+      "say, and fails the load.\n\n"
       "Exit codes: that of COMMAND; 128+N if signal N ended it, or poolctl before COMMAND ran;\n"
       "124 timed out or refused (not loaded and no --start, queue full, load failed...);\n"
       "125 poolctl failed or was used wrongly; 126 COMMAND could not run; 127 it was not found.\n\n"

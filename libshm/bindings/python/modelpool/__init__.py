@@ -101,9 +101,9 @@ class Pool(_modelpool.Pool):
         who wait for it too, and the model cools down; unless it says nothing of the model: then the
         next waiter loads it at once. These are KeyboardInterrupt, SystemExit and all that is no
         Exception, errors of modelpool but LoadFailed (a file or a program that cannot be opened, a
-        bad argument, a Timeout), MemoryError, an OSError for want of descriptors, memory or
-        processes, and whatever is raised while the interpreter ends. Without `load`, a model that is
-        not loaded raises NotLoaded.
+        bad argument, a Timeout), the TypeError of a `load` that takes no ticket, MemoryError, an
+        OSError for want of descriptors, memory or processes, and whatever is raised while the
+        interpreter ends. Without `load`, a model that is not loaded raises NotLoaded.
 
         timeout covers the wait; the load itself is bounded by the pool's load_timeout: it goes on
         past the timeout. What this returns may serve one `with` after the other; two at once raise
@@ -304,6 +304,13 @@ def _end_load(ticket, error):
             ticket.fail(f"{type(error).__name__}: {error}".encode(errors="replace").decode())
 
 
+def _is_raised_here(error):
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    return innermost is not None and innermost.tb_frame.f_globals is globals()
+
+
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
@@ -312,6 +319,8 @@ def _says_nothing_of_the_model(error):
         return True
     if isinstance(error, (Error, MemoryError, concurrent.futures.CancelledError)):
         return not isinstance(error, LoadFailed)
+    if isinstance(error, TypeError) and _is_raised_here(error):  # load takes no ticket
+        return True
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
         return True
     # No thread, no process and no future is to be had any more.
