@@ -492,9 +492,9 @@ Result<Held> hold_alone(int dir_fd, const std::string& dir, const std::string& n
   const auto is_free = [](const Fd& file) { return flock(file.get(), LOCK_EX | LOCK_NB) == 0; };
   // The coordinator's own lock, too: somebody may have removed the other file under it.
   if (!is_free(held.users) || !is_free(held.file)) {
-    return fail(Errc::kBusy, "unable to remove pool " + name + ": processes are attached; " +
-                                 command_on_pool("poolctl", name, dir, "workers") +
-                                 " and `status` name them");
+    return fail(Errc::kBusy, "unable to remove pool " + name +
+                                 ": processes are attached; fuser -v " + shell_word(path) + " " +
+                                 shell_word(path + ".users") + " names them");
   }
   return held;
 }

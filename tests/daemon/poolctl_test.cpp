@@ -1,5 +1,7 @@
 // P11, P12, P13: poolctl: looking, asking, and what it answers.
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -516,6 +518,36 @@ TEST_F(PoolctlTest, RemoveTakesAPoolAwayOnlyWhenNobodyIsInItUnlessToldToStopIt) 
   EXPECT_TRUE(eventually([&] { return !daemon().program().running(); }));
   EXPECT_NE(access(scratch_.path("default").c_str(), F_OK), 0);
   EXPECT_EQ(ctl({"status"}).code, 3);
+}
+
+// It ended every backend, and then said that processes were attached, but not which.
+TEST_F(PoolctlTest, RemoveNamesWhoHoldsThePoolBeforeItStopsAnything) {
+  start();
+  pid_t pid = 0;
+  {
+    RemoteWorker worker(scratch_);
+    pid = worker.load_idle("m");
+  }
+  ASSERT_TRUE(eventually([&] { return status()["workers"] == 0; }));
+  Forked holder([&](Forked::Child& child) {
+    const Fd users(open((scratch_.path("default") + ".users").c_str(), O_RDWR | O_CLOEXEC));
+    flock(users.get(), LOCK_SH);
+    child.say("held");
+    child.hear();
+  });
+  ASSERT_EQ(holder.hear(), "held");
+  for (const std::vector<std::string>& remove :
+       {std::vector<std::string>{"remove", "--stop"}, {"remove"}}) {
+    const Finished refused = ctl(remove);
+    EXPECT_EQ(refused.code, 1);
+    EXPECT_THAT(refused.err,
+                HasSubstr("process " + std::to_string(holder.pid()) + " (daemon_tests"))
+        << remove.back();
+    EXPECT_TRUE(is_running(pid));
+    EXPECT_TRUE(daemon().program().running());
+  }
+  holder.kill_now();
+  EXPECT_EQ(ctl({"remove", "--stop"}).code, 0);
 }
 
 // --- Bad input -----------------------------------------------------------------------------------

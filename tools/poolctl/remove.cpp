@@ -12,7 +12,9 @@
 #include <cstring>
 
 #include "base/host.hpp"
+#include "base/proc.hpp"
 #include "base/time.hpp"
+#include "base/user.hpp"
 #include "common.hpp"
 #include "protocol/members.hpp"
 #include "segment/frozen.hpp"
@@ -25,6 +27,7 @@ constexpr std::uint64_t kDefaultRemoveTimeout_ns = 60 * kSecond_ns;
 constexpr std::uint32_t kForcedEnd = kControlEvict | kControlForce;
 constexpr int kLookEvery_ms = 20;
 constexpr std::uint64_t kKillMax_ns = kSecond_ns;  // how long SIGKILL may take
+constexpr std::uint64_t kPassing_ns = kSecond_ns;  // how long one that only passes may hold it
 constexpr int kPassesMax = 16;                     // of one look, while it finds more
 
 struct Options {
@@ -61,6 +64,36 @@ std::string who_is_in(const Segment& segment, const Snapshot& snapshot) {
   }
   if (!backends.empty()) users += (users.empty() ? "live: " : "; live: ") + backends;
   return users;
+}
+
+bool has_open(pid_t pid, const struct stat& file) {
+  const std::vector<int> fds = list_descriptors(pid).value_or(std::vector<int>());
+  return std::any_of(fds.begin(), fds.end(), [&](int fd) {
+    struct stat info;
+    return stat(proc_path(pid, "fd/" + std::to_string(fd)).c_str(), &info) == 0 &&
+           info.st_dev == file.st_dev && info.st_ino == file.st_ino;
+  });
+}
+
+// "process 12 (python3) of alice": who holds the pool without being its coordinator or a worker, as
+// one does that has closed its pool, or a child that a worker forked; "" if nobody does.
+std::string who_holds(const std::string& path, const Snapshot& snapshot) {
+  struct stat users;
+  if (stat((path + ".users").c_str(), &users) != 0) return {};
+  std::string holders;
+  for (const pid_t pid : list_pids().value_or(std::vector<pid_t>())) {
+    const bool is_worker =
+        std::any_of(snapshot.workers.begin(), snapshot.workers.end(),
+                    [pid](const WorkerView& worker) { return worker.process.pid == pid; });
+    if (pid == getpid() || pid == snapshot.coordinator.identity.process.pid || is_worker) continue;
+    if (!has_open(pid, users)) continue;
+    const auto stat = read_stat(pid);
+    const auto uid = read_uid(pid);
+    holders += (holders.empty() ? "process " : ", process ") + std::to_string(pid);
+    if (stat) holders += " (" + escape(stat->command) + ")";
+    if (uid) holders += " of " + user_name(*uid);
+  }
+  return holders;
 }
 
 // --- Stopping through the coordinator ------------------------------------------------------------
@@ -275,6 +308,17 @@ int stop_backends(const Context& context, const NamedFile& named, std::uint64_t 
       return refuse(context.pool, "workers are attached and would load again: " +
                                       who_is_in(**looked, snapshot) + "; stop the workers first");
     }
+    // One that passes, as a poolctl that sets something, has gone in a moment.
+    std::string holders = who_holds(named.path, snapshot);
+    for (const std::uint64_t pass = add_ns(now_ns(), kPassing_ns);
+         !holders.empty() && now_ns() < std::min(pass, until);
+         holders = who_holds(named.path, snapshot)) {
+      poll(nullptr, 0, kLookEvery_ms);
+    }
+    if (!holders.empty()) {
+      return refuse(context.pool, "it is held by " + holders +
+                                      "; nothing was stopped, stop those processes first");
+    }
   }
   const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
   if (!segment) return report(segment.error());
@@ -316,7 +360,9 @@ int remove(const Context& context, const Options& options) {
   if (removed) return kDone;
   if (removed.error().code != Errc::kBusy) return report(removed.error());
   if (const auto seen = look(context, "")) {
-    const std::string users = who_is_in(*seen->segment, seen->snapshot);
+    std::string users = who_is_in(*seen->segment, seen->snapshot);
+    if (const std::string holders = who_holds(named->path, seen->snapshot); !holders.empty())
+      users += (users.empty() ? "" : "; held by ") + holders;
     if (!users.empty()) {
       return refuse(context.pool,
                     "it is in use by " + users +
@@ -337,7 +383,8 @@ void add_remove(CLI::App& root, Context& context) {
       "Exit code 1, naming them, while processes are attached or backends live. --stop ends the\n"
       "backends, leases or not, through the coordinator or, without one, itself, then the "
       "coordinator.\n"
-      "Workers have to be stopped before: they would load again.\n"
+      "Workers have to be stopped before: they would load again. While other processes hold the "
+      "pool,\nas children that a worker forked, nothing is stopped either.\n"
       "A pool of an older or newer version is removed in the same way.\n\n"
       "Examples:\n  poolctl remove\n  poolctl --pool test remove --stop --timeout 30s\n",
       [&context, options] { return remove(context, *options); });
