@@ -155,9 +155,16 @@ struct Pool::Impl {
     return fail(Errc::kNotLoaded,
                 "unable to " + std::string(verb) + " " + escape(model) + ": no backend serves it");
   }
-  Result<> change_control(std::string_view verb, std::string_view model, std::uint32_t set,
-                          std::uint32_t clear) {
-    const auto found = find_loaded(verb, model);
+  // And not one that is being stopped: nothing that is said of it has an effect any more.
+  Result<Loaded> find_serving(std::string_view verb, std::string_view model) {
+    auto found = find_loaded(verb, model);
+    if (!found || load_state(found->segment, found->ref.index).state != BackendState::kStopping)
+      return found;
+    return fail(Errc::kNotLoaded, "unable to " + std::string(verb) + " " + escape(model) +
+                                      ": its backend is being stopped");
+  }
+  static Result<> change_control(const Result<Loaded>& found, std::uint32_t set,
+                                 std::uint32_t clear) {
     if (!found) return fail(found.error());
     set_control(found->segment, found->ref, set, clear);
     ring(found->segment);
@@ -440,7 +447,7 @@ Result<> Pool::touch(std::string_view model) {
   if (known != nullptr && serves_it(*known)) {
     index = known->index;
   } else {
-    auto found = impl_->find_loaded("touch", model);
+    auto found = impl_->find_serving("touch", model);
     if (!found) return fail(found.error());
     if (&found->segment != &segment) return touch(model);  // in the next pool of that name
     if (models != nullptr) models->put(key, found->ref);
@@ -453,17 +460,18 @@ Result<> Pool::touch(std::string_view model) {
 
 Result<> Pool::pin(std::string_view model) {
   if (!impl_) return closed("pool");
-  return impl_->change_control("pin", model, kControlPinned, 0);
+  return impl_->change_control(impl_->find_serving("pin", model), kControlPinned, 0);
 }
 
 Result<> Pool::unpin(std::string_view model) {
   if (!impl_) return closed("pool");
-  return impl_->change_control("unpin", model, 0, kControlPinned);
+  return impl_->change_control(impl_->find_serving("unpin", model), 0, kControlPinned);
 }
 
 Result<> Pool::evict(std::string_view model, bool force) {
   if (!impl_) return closed("pool");
-  return impl_->change_control("evict", model, kControlEvict | (force ? kControlForce : 0), 0);
+  return impl_->change_control(impl_->find_loaded("evict", model),
+                               kControlEvict | (force ? kControlForce : 0), 0);
 }
 
 Result<> Pool::reset(std::string_view model) {

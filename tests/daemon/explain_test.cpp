@@ -109,6 +109,13 @@ TEST_F(ExplainTest, WithoutAStopGraceItIsSaidThatSigkillDoesNotCome) {
   const auto json = poolctl_json(scratch_, {"explain", "m"});
   EXPECT_EQ(json["loaded"], false);
   EXPECT_EQ(json["state"], "stopping");
+  // They said nothing and ended with 0.
+  for (const char* command : {"touch", "pin", "unpin"}) {
+    const Finished done = poolctl(scratch_, {command, "m"});
+    EXPECT_EQ(done.code, 1) << command;
+    EXPECT_THAT(done.err, HasSubstr("its backend is being stopped")) << command;
+  }
+  EXPECT_EQ(worker.touch("m"), "not_loaded");
   EXPECT_EQ(poolctl(scratch_, {"set", "stop-grace=100ms"}).code, 0);
   EXPECT_TRUE(wait_state("m", ""));
 }

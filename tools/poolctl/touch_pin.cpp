@@ -21,10 +21,12 @@ int change_pin(const Context& context, const std::string& model, bool pinned) {
   if (!segment) return report(segment.error());
   const std::uint32_t set = pinned ? kControlPinned : 0;
   const auto found = find_backend(**segment, model);
-  if (!found || !set_control(**segment, found->ref, set, kControlPinned & ~set)) {
+  const bool is_stopping = found && found->state.state == BackendState::kStopping;
+  if (!found || is_stopping || !set_control(**segment, found->ref, set, kControlPinned & ~set)) {
     return report({Errc::kNotLoaded,
-                   "unable to " + std::string(pinned ? "pin " : "unpin ") + escape(model) +
-                       ": no backend serves it; load it first",
+                   "unable to " + std::string(pinned ? "pin " : "unpin ") + escape(model) + ": " +
+                       (is_stopping ? "its backend is being stopped; load it again first"
+                                    : "no backend serves it; load it first"),
                    0, 0});
   }
   ring(**segment);
