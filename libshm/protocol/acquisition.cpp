@@ -9,6 +9,7 @@
 #include "protocol/counted.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
+#include "segment/place.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool {
@@ -253,9 +254,13 @@ std::optional<Error> Acquisition::failure_of_awaited(std::uint64_t now) {
   }
   awaited_.reset();
   if (remaining > 0 && history->failures > 0) {
-    Error error = refusal(Errc::kCoolingDown,
-                          "its last load failed: " + text + "; it cools down for another " +
-                              format_age(remaining) + "; poolctl reset ends that");
+    const std::string& path = segment_.path();
+    const std::string dir = path.substr(0, path.rfind('/'));
+    Error error = refusal(
+        Errc::kCoolingDown,
+        "its last load failed: " + text + "; it cools down for another " + format_age(remaining) +
+            "; `" + command_on_pool("poolctl", segment_.name(), dir, "reset " + escape(model_)) +
+            "` ends that");
     error.retry_after_ns = remaining;
     return error;
   }

@@ -408,7 +408,7 @@ TEST_F(LimitTest, ResetAndAChangedSettingEndACoolDown) {
     EXPECT_EQ(worker.acquire("bad"), "ticket");
     EXPECT_EQ(worker.fail("bad", "no"), "ok");
     EXPECT_EQ(worker.acquire("bad"), "cooling_down");
-    EXPECT_THAT(worker.last_error(), HasSubstr("poolctl reset"));
+    EXPECT_THAT(worker.last_error(), HasSubstr(" reset bad` ends that"));
   };
   fail();
   const auto reset = poolctl_json(scratch_, {"reset", "bad"});

@@ -323,7 +323,7 @@ class Steering(PoolTest):
 
     def fail_to_load(self):
         self.pool.acquire("m").fail("no")
-        with self.assertRaisesRegex(modelpool.CoolingDown, "poolctl reset"):
+        with self.assertRaisesRegex(modelpool.CoolingDown, "`poolctl .*reset m` ends that"):
             self.pool.acquire("m")
 
     def test_reset_and_a_changed_setting_forget_a_failed_load(self):

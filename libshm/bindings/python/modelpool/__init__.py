@@ -301,7 +301,14 @@ def _end_load(ticket, error):
         if _says_nothing_of_the_model(error):
             ticket.give_back()
         else:
-            ticket.fail(f"{type(error).__name__}: {error}".encode(errors="replace").decode())
+            ticket.fail(_why_it_failed(ticket.model, error).encode(errors="replace").decode())
+
+
+def _why_it_failed(model, error):
+    # Who is told this reads "the load failed" before it.
+    if isinstance(error, LoadFailed):
+        return str(error).removeprefix(f"unable to load {model}: ")
+    return f"{type(error).__name__}: {error}"
 
 
 def _is_raised_here(error):
