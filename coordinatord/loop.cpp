@@ -99,6 +99,18 @@ std::string difference(const PoolSettings& before, const PoolSettings& after) {
   return text;
 }
 
+// What `poolctl set` changed survives a restart: whoever reads the file alone would not expect it.
+void tell_of_sets(const PoolSettings& config, const PoolSettings& found) {
+  for (const SettingInfo& info : kSettings) {
+    if (found.pool.origin(info.id).kind != OriginKind::kSet) continue;
+    if (found.get(info.id) == config.get(info.id)) continue;
+    spdlog::info(
+        "{} is {} by `poolctl set`, not {} as file and flags say; SIGHUP applies these again",
+        info.name, format_setting(info, found.get(info.id)),
+        format_setting(info, config.get(info.id)));
+  }
+}
+
 void drain(const Fd& fd) {
   std::array<char, 4096> buffer;
   while (read(fd.get(), buffer.data(), buffer.size()) > 0) {
@@ -321,6 +333,7 @@ void Loop::become_coordinator() {
   event.count = epoch_;
   recorder_.write(event);
   const Snapshot& snapshot = reader_.read();
+  remember_settings(snapshot);
   if (before != 0) {
     EventData recovered;
     recovered.kind = EventKind::kRecovered;
@@ -336,7 +349,7 @@ void Loop::become_coordinator() {
 // What `poolctl set` changed stays until file or flags change; `found` is what held before they
 // did.
 void Loop::apply(const Settings& settings, const PoolSettings& found) {
-  if (found.config_hash == settings.config_hash) return;
+  if (found.config_hash == settings.config_hash) return tell_of_sets(settings, found);
   pending_ = std::make_unique<Settings>(settings);
   pending_since_ = found;
   publish_pending();
@@ -372,6 +385,20 @@ void Loop::publish_pending() {
   unlooked_ = true;
 }
 
+// What the next change is compared with. Of a new pool that is the defaults; what was changed while
+// no coordinator looked is not known.
+void Loop::remember_settings(const Snapshot& snapshot) {
+  const std::uint64_t noted =
+      segment_->coordinator().settings_noted.load(std::memory_order_relaxed);
+  if (noted == 0) {
+    settings_before_ = std::make_shared<const PoolSettings>();
+    rules_before_ = snapshot.rule_count == 0 ? snapshot.rules_hash : ~snapshot.rules_hash;
+  } else if (noted == snapshot.settings_generation) {
+    settings_before_ = snapshot.settings;
+    rules_before_ = snapshot.rules_hash;
+  }
+}
+
 // Tells everyone of settings that were published since the last scan. A coordinator that does not
 // know one that it must know leaves.
 void Loop::note_settings(const Snapshot& snapshot) {
@@ -380,12 +407,13 @@ void Loop::note_settings(const Snapshot& snapshot) {
     EventData event;
     event.kind = EventKind::kSettingsChanged;
     event.count = snapshot.settings_generation;
+    std::string text = "changed while no coordinator looked";
     if (settings_before_ && snapshot.settings) {
-      std::string text = difference(*settings_before_, *snapshot.settings);
+      text = difference(*settings_before_, *snapshot.settings);
       if (rules_before_ != snapshot.rules_hash)
         text += text.empty() ? "model rules" : ", model rules";
-      set_field(&event.text, text);
     }
+    set_field(&event.text, text.empty() ? "no value changed" : text);
     recorder_.write(event);
     noted.store(snapshot.settings_generation, std::memory_order_relaxed);
     wake_everyone(*segment_);

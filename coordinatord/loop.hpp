@@ -51,6 +51,7 @@ class Loop {
   void apply(const Settings& settings, const PoolSettings& found);
   void warn_of_other_capacities() const;
   void publish_pending();
+  void remember_settings(const Snapshot& snapshot);
   void note_settings(const Snapshot& snapshot);
   std::uint64_t scan();
   void begin_scan();

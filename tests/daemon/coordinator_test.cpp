@@ -225,10 +225,21 @@ TEST_F(CoordinatorTest, P11AChangeOfSettingsSaysWhatChangedAndWhere) {
   ASSERT_TRUE(eventually([&] {
     const auto all = events(scratch_);
     return !all.empty() && all.back()["kind"] == "settings_changed" &&
-           !all.back()["text"].is_null();
+           all.back()["text"].get<std::string>().ends_with("(set)");
   }));
   EXPECT_EQ(events(scratch_).back()["text"],
             "max_backends 0 -> 3 (set), idle_timeout 15m -> 2s (set)");
+}
+
+// Whoever reads the file alone expected its value.
+TEST_F(CoordinatorTest, AValueThatWasSetAndSurvivesARestartIsTold) {
+  start({"--idle-timeout", "15m", "--max-backends", "3"});
+  EXPECT_EQ(poolctl(scratch_, {"set", "idle-timeout=2h"}).code, 0);
+  daemon().kill_now();
+  daemon().start();
+  EXPECT_THAT(daemon().log(),
+              HasSubstr("idle_timeout is 2h by `poolctl set`, not 15m as file and flags say"));
+  EXPECT_THAT(daemon().log(), Not(HasSubstr("max_backends is")));
 }
 
 TEST_F(CoordinatorTest, SighupReadsTheConfigAgain) {

@@ -333,6 +333,17 @@ TEST_F(PoolctlTest, P10FollowersSeeTheEventsOfTheNextCoordinator) {
   EXPECT_TRUE(eventually([&] { return follower.out().find("recovered") != std::string::npos; }));
 }
 
+TEST_F(PoolctlTest, P11WhatEventsSayIsLabelled) {
+  start({"--max-backends", "1", "--idle-timeout", "1h"});
+  EXPECT_THAT(wait_event("settings_changed")["text"].get<std::string>(),
+              AllOf(HasSubstr("max_backends 0 -> 1 (flag)"), HasSubstr("idle_timeout off -> 1h")));
+  RemoteWorker worker(scratch_);
+  worker.load_idle("a");
+  worker.load_idle("b");
+  ASSERT_FALSE(wait_event("evicted", "a").empty());
+  EXPECT_THAT(ctl({"events", "--kind", "evicted"}).out, HasSubstr("unused for "));
+}
+
 TEST_F(PoolctlTest, EventsCanBeSelected) {
   start();
   RemoteWorker worker(scratch_);

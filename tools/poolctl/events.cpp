@@ -55,9 +55,10 @@ std::string details_of(const EventData& event) {
   if (event.worker_pid != 0) add("worker " + std::to_string(event.worker_pid));
   if (const auto tag = field_text(event.tag); !tag.empty()) add("tag " + escape(tag));
   if (event.age_ns != kNever_ns) {
-    const std::string limit =
-        event.limit_ns == kNever_ns ? "" : " of " + format_duration(event.limit_ns);
-    add(format_age(event.age_ns) + limit);
+    const std::string age = format_age(event.age_ns);
+    add(event.limit_ns != kNever_ns    ? age + " of " + format_duration(event.limit_ns)
+        : event.reason == Reason::kLru ? "unused for " + age
+                                       : "measured " + age);
   } else if (event.limit_ns != kNever_ns) {
     add("limit " + format_duration(event.limit_ns));
   }
