@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/duration.hpp"
+#include "base/nearest.hpp"
 #include "base/number.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
@@ -144,6 +145,8 @@ Result<std::uint64_t> parse_setting(const SettingInfo& info, std::string_view te
   std::string message = "unable to set ";
   message += info.name;
   message += " to " + quote(text) + ": it takes " + takes(info);
+  if (info.kind == SettingKind::kWhenBusy)
+    message += did_you_mean(text, {kWhenBusyNames.begin(), kWhenBusyNames.end()});
   return fail(Errc::kInvalid, std::move(message));
 }
 

@@ -555,6 +555,11 @@ Result<> change_settings(const Segment& segment,
     }
     const auto value = parse_setting(*info, text);
     if (!value) return fail(value.error());
+    const auto is_same = [info](const auto& other) { return other.first == info->id; };
+    if (std::any_of(parsed.begin(), parsed.end(), is_same)) {
+      return fail(Errc::kInvalid,
+                  "unable to set " + std::string(info->name) + " twice at once; give it one value");
+    }
     parsed.emplace_back(info->id, *value);
   }
   const auto edited = edit_settings(segment, kLockWaitMax_ns, [&](Settings& settings) {

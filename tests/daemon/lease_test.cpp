@@ -379,6 +379,8 @@ TEST_F(LeaseTest, P13ACommandThatCannotRunIs126AndOneThatIsNotFound127AndNothing
   EXPECT_THAT(missing.err, HasSubstr("unable to run no-such-command-anywhere"));
   EXPECT_EQ(lease({"m", "--start", backend(), "--", scratch_.path("nothing")}).code, 127);
   EXPECT_EQ(lease({"m", "--start", backend(), "--", scratch_.dir()}).code, 126);
+  EXPECT_THAT(lease({"m", "--start", backend(), "--", ""}).err,
+              HasSubstr("unable to run COMMAND: its name is empty"));
   const std::string script = scratch_.path("script");
   write_file(script, "#! /nonexistent/python3\n");
   chmod(script.c_str(), 0700);

@@ -567,6 +567,12 @@ TEST_F(PoolctlTest, P13EachWrongLineHasItsExitCodeAndItsReason) {
   start();
   RemoteWorker worker(scratch_);
   worker.load("m");
+  ASSERT_EQ(worker.acquire("llama-3"), "ticket");
+  EXPECT_EQ(worker.fail("llama-3", "no such file"), "ok");
+  EXPECT_THAT(ctl({"explain", "llama-4"}).out, HasSubstr("not loaded; did you mean llama-3?"));
+  EXPECT_THAT(ctl({"explain", "llama-3"}).out, Not(HasSubstr("did you mean")));
+  EXPECT_THAT(ctl({"reset", "llama-4"}).out,
+              HasSubstr("no failed load of llama-4 to forget; did you mean llama-3?"));
   struct Row {
     std::vector<std::string> args;
     int code;
@@ -577,6 +583,7 @@ TEST_F(PoolctlTest, P13EachWrongLineHasItsExitCodeAndItsReason) {
       {{"frobnicate"}, 2, "frobnicate: there is no such command; poolctl --help"},
       {{"stauts"}, 2, "no such command; did you mean status?"},
       {{"events", "--folow"}, 2, "--folow; did you mean --follow?"},
+      {{"events", "--last", "0"}, 2, "not expected: --last 0; see poolctl events --help"},
       {{"list", "--dri", "/x"}, 2, "did you mean --dir?"},
       {{"set", "idle-timout=5m"}, 2, "did you mean idle_timeout?"},
       {{"list", "--no-such-flag"}, 2, "no-such-flag"},
@@ -592,6 +599,17 @@ TEST_F(PoolctlTest, P13EachWrongLineHasItsExitCodeAndItsReason) {
       {{"set", "max-backends=many"}, 2, "max_backends"},
       {{"set", "max-backends=99999999999999999999"}, 2, "max_backends"},
       {{"set", "when-busy=perhaps"}, 2, "when_busy"},
+      {{"set", "when-busy=wiat"}, 2, "drain, wait or force; did you mean wait?"},
+      {{"set", "max-backends=2", "max_backends=3"}, 2, "max_backends twice"},
+      {{"ls"}, 2, "did you mean list?"},
+      {{"ps"}, 2, "did you mean list?"},
+      {{"kill", "m"}, 2, "did you mean evict?"},
+      {{"help"}, 2, "did you mean --help?"},
+      {{"--file", "x", "status"}, 2, "write --file behind the command; see poolctl status --help"},
+      {{"evict", "llama-4"}, 1, "no backend serves it; did you mean llama-3?"},
+      {{"touch", "llama-4"}, 1, "did you mean llama-3?"},
+      {{"pin", "llama-4"}, 1, "did you mean llama-3?"},
+      {{"wait", "llama-4", "--state", "ready", "--timeout", "0"}, 1, "did you mean llama-3?"},
       {{"set", "stop-signal=SIGNOT"}, 2, "stop_signal"},
       {{"set", "max-backends=2", "idle-timeout=soon"}, 2, "idle_timeout"},
       {{"touch", "nobody"}, 1, "no backend serves it"},
@@ -638,6 +656,7 @@ TEST_F(PoolctlTest, WhatPeopleSeeIsEscaped) {
 }
 
 TEST_F(PoolctlTest, HelpAndVersionAreNoErrors) {
+  EXPECT_EQ(ctl({"-v"}).out, ctl({"--version"}).out);
   for (const char* flag : {"--help", "--version"}) {
     const Finished done = ctl({flag});
     EXPECT_EQ(done.code, 0);

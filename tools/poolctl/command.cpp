@@ -132,6 +132,7 @@ StopOnSignal::~StopOnSignal() {
 }
 
 std::string NotRunnable::reason() const {
+  if (is_empty) return "its name is empty";
   return (interpreter.empty() ? "" : "its interpreter " + escape(interpreter) + ": ") +
          std::strerror(error);
 }
@@ -142,7 +143,7 @@ std::string NotRunnable::advice() const {
 }
 
 std::optional<NotRunnable> why_not_runnable(const std::string& program) {
-  if (program.empty()) return NotRunnable{ENOENT, {}};
+  if (program.empty()) return NotRunnable{ENOENT, {}, true};
   if (program.find('/') != std::string::npos) return examine(program);
   const char* path = std::getenv("PATH");
   std::string_view rest = path != nullptr ? path : "/bin:/usr/bin";
@@ -159,7 +160,8 @@ std::optional<NotRunnable> why_not_runnable(const std::string& program) {
 }
 
 int complain_not_run(const std::string& program, const NotRunnable& why) {
-  complain("unable to run " + escape(program) + ": " + why.reason() + "; " + why.advice());
+  complain("unable to run " + (program.empty() ? "COMMAND" : escape(program)) + ": " +
+           why.reason() + "; " + why.advice());
   return why.is_missing() ? kNotFound : kCannotRun;
 }
 

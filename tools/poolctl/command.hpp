@@ -61,6 +61,7 @@ class StopOnSignal {
 struct NotRunnable {
   int error = 0;            // ENOENT, EACCES
   std::string interpreter;  // of a script, where that is what is missing
+  bool is_empty = false;    // there is no name
 
   bool is_missing() const { return error == ENOENT || error == ENOTDIR; }
   std::string reason() const;

@@ -11,6 +11,7 @@
 
 #include "base/duration.hpp"
 #include "base/name.hpp"
+#include "base/nearest.hpp"
 #include "base/number.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
@@ -262,6 +263,18 @@ std::optional<std::string> load_failure(const Segment& segment, const BackendVie
   if (!history || history->failed_backend != pack_ref(backend.ref)) return std::nullopt;
   const std::string exit = exit_text(static_cast<std::uint32_t>(history->exit_status));
   return escape(field_text(history->error)) + (exit.empty() ? "" : " (" + exit + ")");
+}
+
+std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model) {
+  std::vector<std::string> names;
+  SnapshotReader reader(segment);
+  const Snapshot& snapshot = reader.read();
+  for (const BackendView& backend : snapshot.backends) names.push_back(backend.model);
+  for (const WaiterView& waiter : snapshot.waiters) names.push_back(waiter.model);
+  for (const HistoryView& view : read_histories(*segment)) names.push_back(view.model);
+  if (std::find(names.begin(), names.end(), model) != names.end()) return {};
+  for (std::string& name : names) name = escape(name);
+  return did_you_mean(model, {names.begin(), names.end()});
 }
 
 std::string pid_text(pid_t pid) { return pid <= 0 ? "-" : std::to_string(pid); }

@@ -132,6 +132,9 @@ bool is_spared_sigkill(const BackendView& backend);
 // Of a load that its loader called failed and that no coordinator has finished yet: how it failed.
 std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend);
 
+// "; did you mean NAME?" for a model that the pool does not know, if it knows one of a like name.
+std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model);
+
 std::string pid_text(pid_t pid);  // "-" if there is none
 
 std::string_view liveness_text(Liveness liveness);  // "alive", "dead", "unknown"

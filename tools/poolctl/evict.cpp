@@ -134,7 +134,9 @@ int evict(const Context& context, const Options& options) {
   const std::uint32_t asked = found ? request & ~load_control(**segment, found->ref) : 0;
   if (!found || !set_control(**segment, found->ref, request, 0)) {
     return report({Errc::kNotLoaded,
-                   "unable to evict " + escape(options.model) + ": no backend serves it", 0, 0});
+                   "unable to evict " + escape(options.model) + ": no backend serves it" +
+                       hint_at_model(*segment, options.model),
+                   0, 0});
   }
   ring(**segment);
   pid_t pid = 0;

@@ -494,10 +494,10 @@ std::string history_text(const LoadHistory& history) {
   return text;
 }
 
-void print_explanation(const Subject& subject) {
+void print_explanation(const Subject& subject, const std::string& hint) {
   std::string head = escape(subject.model) + ": ";
   if (subject.backend == nullptr) {
-    head += "not loaded";
+    head += "not loaded" + hint;
   } else {
     const BackendView& backend = *subject.backend;
     head += std::string(backend_state_name(backend.state.state));
@@ -555,7 +555,7 @@ void add_explain(CLI::App& root, Context& context) {
         if (context.json) {
           print_json(explain_json(subject));
         } else {
-          print_explanation(subject);
+          print_explanation(subject, hint_at_model(seen->segment, options->model));
         }
         return kDone;
       });

@@ -1,5 +1,7 @@
 // poolctl: shows and steers a pool of model backends.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <utility>
 
 #include "base/duration.hpp"
 #include "base/name.hpp"
@@ -74,7 +76,20 @@ Line split(int argc, char** argv) {
   return line;
 }
 
+// What the same is called elsewhere.
+std::string_view known_elsewhere(std::string_view given) {
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"ls", "list"},    {"ps", "list"},   {"kill", "evict"},
+      {"stop", "evict"}, {"rm", "remove"}, {"help", "--help"}};
+  for (const auto& [name, command] : kNames) {
+    if (given == name) return command;
+  }
+  return {};
+}
+
 std::string nearest_command(const CLI::App& app, const std::string& given) {
+  if (const std::string_view command = known_elsewhere(given); !command.empty())
+    return "; did you mean " + std::string(command) + "?";
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
     names.push_back(command->get_name());
@@ -87,10 +102,14 @@ std::string nearest_option(const CLI::App& app, const std::string& given) {
   std::vector<std::string> names;
   for (const CLI::App* one : {&app, static_cast<const CLI::App*>(app.get_subcommands().front())}) {
     for (const CLI::Option* option : one->get_options()) {
-      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+      for (const std::string& name : option->get_lnames()) names.push_back(name);
     }
   }
-  return did_you_mean(given.substr(0, given.find('=')), {names.begin(), names.end()});
+  const std::string name = given.substr(2, given.find('=') - 2);
+  if (std::find(names.begin(), names.end(), name) != names.end())
+    return "; write --" + name + " behind the command";
+  const std::string_view nearest = nearest_name(name, {names.begin(), names.end()});
+  return nearest.empty() ? std::string() : "; did you mean --" + std::string(nearest) + "?";
 }
 
 std::string explain_misuse(const CLI::App& app, const Line& line, const CLI::ParseError& error) {
@@ -109,8 +128,8 @@ std::string explain_misuse(const CLI::App& app, const Line& line, const CLI::Par
     if (line.command == "lease") why += "; write -- before COMMAND";
   }
   return "unable to read the arguments: " + why +
-         (why.ends_with("?") ? " See poolctl " : "; see poolctl ") + escape(line.command) +
-         " --help";
+         (why.ends_with("?") ? " See poolctl " : "; see poolctl ") +
+         escape(app.get_subcommands().front()->get_name()) + " --help";
 }
 
 bool looks_at_a_copy(const CLI::App& app) {
@@ -127,7 +146,7 @@ int run(const Line& line) {
   app.require_subcommand(1);
   app.footer(kFooter);
   app.set_help_flag("-h,--help", "Print this help and exit");
-  app.set_version_flag("--version",
+  app.set_version_flag("-v,--version",
                        "poolctl " MODELPOOL_VERSION ", layout " + std::to_string(kLayoutVersion),
                        "Print the version and exit");
   app.add_option("--pool", context.pool, "Name of the pool")

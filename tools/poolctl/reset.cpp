@@ -19,7 +19,10 @@ int reset(const Context& context, const std::string& model) {
     print_json({{"model", model},
                 {"failures", forgotten->failures},
                 {"cooldown_left_ms", left == 0 ? Json(nullptr) : json_ms(left)}});
-  } else if (forgotten->failures > 0) {
+  } else if (forgotten->failures == 0) {
+    print("no failed load of " + escape(model) + " to forget" + hint_at_model(*segment, model) +
+          "\n");
+  } else {
     print("forgot " + count_text(forgotten->failures, "failed load") + " of " + escape(model) +
           (left == 0 ? "" : ", which would have cooled down for another " + format_age(left)) +
           "\n");

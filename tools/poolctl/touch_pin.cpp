@@ -11,8 +11,13 @@ int touch(const Context& context, const std::string& model) {
   options.create = false;
   auto pool = Pool::attach(context.pool, options);
   if (!pool) return report(pool.error());
-  if (auto touched = pool->touch(model); !touched) return report(touched.error());
-  return kDone;
+  auto touched = pool->touch(model);
+  if (touched) return kDone;
+  if (touched.error().code == Errc::kNotLoaded) {
+    if (const auto segment = open_to_look(context, ""))
+      touched.error().text += hint_at_model(*segment, model);
+  }
+  return report(touched.error());
 }
 
 // Not through a Pool: that takes a worker's row, and all of them may be in use.
@@ -26,7 +31,8 @@ int change_pin(const Context& context, const std::string& model, bool pinned) {
     return report({Errc::kNotLoaded,
                    "unable to " + std::string(pinned ? "pin " : "unpin ") + escape(model) + ": " +
                        (is_stopping ? "its backend is being stopped; load it again first"
-                                    : "no backend serves it; load it first"),
+                                    : "no backend serves it; load it first") +
+                       hint_at_model(*segment, model),
                    0, 0});
   }
   ring(**segment);

@@ -56,7 +56,8 @@ int wait_for(const Context& context, const Options& options) {
     if (now >= until) {
       return report({Errc::kTimeout,
                      what + "it is " + describe(backend) + " after " +
-                         format_age(options.timeout_ns) + "; wait longer with --timeout",
+                         format_age(options.timeout_ns) + "; wait longer with --timeout" +
+                         hint_at_model(*opened, options.model),
                      0, 0});
     }
     futex_wait(segment.coordinator().event_bell, bell, std::min(until, now + kLookEvery_ns));
