@@ -15,8 +15,8 @@ struct Site {
   const char* file;
 };
 
-// Implemented by explorer.cpp. False: this word is not explored now.
-bool is_explored(const void* word);
+// Implemented by explorer.cpp. False: this word is not explored now; what it is accessed for is noted.
+bool is_explored(const void* word, Access access);
 std::uint64_t explored_load(const void* word, std::memory_order order, Site site);
 void explored_store(const void* word, std::uint64_t value, std::memory_order order, Site site);
 // A CAS, or an addition if `expected` is null. Returns whether it took place.
@@ -33,18 +33,19 @@ class ExploredWord {
 
   T load(std::memory_order order, const char* function = __builtin_FUNCTION(),
          const char* file = __builtin_FILE()) const {
-    if (!is_explored(this)) return raw_.load(order);
+    if (!is_explored(this, Access::kLoad)) return raw_.load(order);
     return static_cast<T>(explored_load(this, order, {function, file}));
   }
   void store(T value, std::memory_order order, const char* function = __builtin_FUNCTION(),
              const char* file = __builtin_FILE()) {
-    if (is_explored(this)) explored_store(this, value, order, {function, file});
+    if (is_explored(this, Access::kStore)) explored_store(this, value, order, {function, file});
     raw_.store(value, order);
   }
   bool compare_exchange_strong(T& expected, T value, std::memory_order order,
                                const char* function = __builtin_FUNCTION(),
                                const char* file = __builtin_FILE()) {
-    if (!is_explored(this)) return raw_.compare_exchange_strong(expected, value, order);
+    if (!is_explored(this, Access::kChange))
+      return raw_.compare_exchange_strong(expected, value, order);
     std::uint64_t wide = expected;
     const bool changed = explored_change(this, &wide, value, order, {function, file});
     if (changed) raw_.store(value, std::memory_order_relaxed);
@@ -66,7 +67,10 @@ class ExploredWord {
                              const char* file = __builtin_FILE()) {
     return compare_exchange_strong(expected, value, order, function, file);
   }
-  T fetch_add(T value, std::memory_order order) { return raw_.fetch_add(value, order); }
+  T fetch_add(T value, std::memory_order order) {
+    is_explored(this, Access::kChange);
+    return raw_.fetch_add(value, order);
+  }
 
  private:
   std::atomic<T> raw_{0};

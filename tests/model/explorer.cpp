@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 namespace modelpool::model {
@@ -21,6 +22,38 @@ void take_over(View* view, const View& other) {
   for (std::size_t i = 0; i < kWordsMax; ++i) (*view)[i] = std::max((*view)[i], other[i]);
 }
 
+// The words that a thread accessed between two switches, explored or not.
+class Footprint {
+ public:
+  void add(const void* word, bool writes) {
+    for (Touch& touch : touches_) {
+      if (touch.word != word) continue;
+      touch.writes |= writes;
+      return;
+    }
+    touches_.push_back({word, writes});
+  }
+  void add(const Footprint& other) {
+    for (const Touch& touch : other.touches_) add(touch.word, touch.writes);
+  }
+  void clear() { touches_.clear(); }
+  // Whether the order of the two makes a difference.
+  bool conflicts(const Footprint& other) const {
+    return std::ranges::any_of(touches_, [&](const Touch& mine) {
+      return std::ranges::any_of(other.touches_, [&](const Touch& its) {
+        return mine.word == its.word && (mine.writes || its.writes);
+      });
+    });
+  }
+
+ private:
+  struct Touch {
+    const void* word;
+    bool writes;
+  };
+  std::vector<Touch> touches_;
+};
+
 struct Value {
   std::uint64_t value = 0;
   View view{};  // of the thread that stored it, as far as its release allows to see
@@ -31,20 +64,29 @@ struct Thread {
   std::unique_ptr<std::byte[]> stack = std::make_unique<std::byte[]>(kStack_bytes);
   View view{};
   bool ended = false;
+  // Its next step, if that was tried already where nothing since makes a difference to it.
+  std::optional<Footprint> asleep;
 };
 
 // Every run answers the same questions until the last one whose answer can still be another.
 class Choices {
  public:
   std::size_t choose(std::size_t count) {
-    if (count <= 1) return 0;
-    if (next_ == made_.size()) made_.push_back({0, count});
+    if (count <= 1 || closed_) return 0;
+    if (next_ == made_.size()) made_.push_back({0, count, {}});
     if (made_[next_].count != count)
       throw std::logic_error("the scenario is not the same each time");
     return made_[next_++].answer;
   }
+  // The one that was answered last, and that one again later.
+  std::size_t last() const { return next_ - 1; }
+  std::vector<Footprint>& steps(std::size_t place) { return made_[place].steps; }
+  // What is left of this run was seen before: it only comes to its end.
+  void close() { closed_ = true; }
+  bool closed() const { return closed_; }
   bool next_run() {
     next_ = 0;
+    closed_ = false;
     while (!made_.empty() && made_.back().answer + 1 == made_.back().count) made_.pop_back();
     if (made_.empty()) return false;
     ++made_.back().answer;
@@ -55,9 +97,11 @@ class Choices {
   struct Choice {
     std::size_t answer;
     std::size_t count;
+    std::vector<Footprint> steps;  // which thread goes on: what each answer so far has accessed
   };
   std::vector<Choice> made_;
   std::size_t next_ = 0;
+  bool closed_ = false;
 };
 
 bool acquires(std::memory_order order) {
@@ -71,13 +115,16 @@ bool releases(std::memory_order order) {
 
 class Machine {
  public:
-  Machine(const Scenario& scenario, const std::string& weakened, Exploration* found)
-      : scenario_(scenario), weakened_(weakened), found_(found) {}
+  Machine(const Scenario& scenario, const std::string& weakened, Orders orders, Exploration* found)
+      : scenario_(scenario), weakened_(weakened), orders_(orders), found_(found) {}
 
   void run(Choices* choices);
 
-  bool knows(const void* word) const {
-    return running_ != nullptr && index_of(word) < scenario_.words.size();
+  bool knows(const void* word, Access access) {
+    if (running_ == nullptr) return false;
+    if (index_of(word) < scenario_.words.size()) return true;
+    step_.add(word, access != Access::kLoad);
+    return false;
   }
   std::uint64_t load(const void* word, std::memory_order order, Site site);
   void store(const void* word, std::uint64_t value, std::memory_order order, Site site);
@@ -91,6 +138,8 @@ class Machine {
     while (i < scenario_.words.size() && scenario_.words[i].word != word) ++i;
     return i;
   }
+  // Lets one thread go on, up to its next access.
+  void take_step();
   // Lets another thread go first, perhaps; then says with which order the access is made.
   std::memory_order step(std::size_t w, Access access, std::memory_order order, Site site);
   std::uint64_t read(std::size_t w, std::size_t at, std::memory_order order);
@@ -99,12 +148,14 @@ class Machine {
 
   const Scenario& scenario_;
   const std::string& weakened_;
+  const Orders orders_;
   Exploration* found_;
   Choices* choices_ = nullptr;
   std::array<std::vector<Value>, kWordsMax> values_;
   View latest_seq_cst_{};
   std::vector<Thread> threads_;
   Thread* running_ = nullptr;
+  Footprint step_;  // of the running thread, since it was switched to
   ucontext_t scheduler_{};
   std::string steps_;
 };
@@ -131,22 +182,14 @@ void Machine::run(Choices* choices) {
   for (Thread& thread : threads_) {
     thread.view = {};
     thread.ended = false;
+    thread.asleep.reset();
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();
     thread.context.uc_stack.ss_size = kStack_bytes;
     thread.context.uc_link = nullptr;
     makecontext(&thread.context, start_thread, 0);
   }
-  for (;;) {
-    std::vector<Thread*> able;
-    for (Thread& thread : threads_) {
-      if (!thread.ended) able.push_back(&thread);
-    }
-    if (able.empty()) break;
-    running_ = able[choices_->choose(able.size())];
-    swapcontext(&scheduler_, &running_->context);
-    running_ = nullptr;
-  }
+  while (!std::ranges::all_of(threads_, &Thread::ended)) take_step();
   for (const Scenario::Outcome& outcome : scenario_.outcomes) {
     if (outcome.came_about()) found_->outcomes.insert(outcome.name);
   }
@@ -157,9 +200,40 @@ void Machine::run(Choices* choices) {
   scenario_.end();
 }
 
+// Two steps that access different words, or only read, have the same effect in either order: one is
+// enough. A thread whose step was tried first sleeps while the others go on, until one of them
+// accesses what that step does (sleep sets).
+void Machine::take_step() {
+  std::vector<Thread*> able;
+  std::vector<Thread*> awake;
+  for (Thread& thread : threads_) {
+    if (thread.ended) continue;
+    able.push_back(&thread);
+    if (!thread.asleep) awake.push_back(&thread);
+  }
+  if (awake.empty()) choices_->close();
+  const std::vector<Thread*>& from = awake.empty() ? able : awake;
+  const std::size_t chosen = choices_->choose(from.size());
+  const bool is_noted = orders_ == Orders::kOneOfEachKind && from.size() > 1 && !choices_->closed();
+  const std::size_t place = choices_->last();
+  if (is_noted) {
+    choices_->steps(place).resize(chosen + 1);
+    for (std::size_t i = 0; i < chosen; ++i) from[i]->asleep = choices_->steps(place)[i];
+  }
+  running_ = from[chosen];
+  step_.clear();
+  swapcontext(&scheduler_, &running_->context);
+  running_ = nullptr;
+  if (is_noted) choices_->steps(place)[chosen].add(step_);
+  for (Thread& thread : threads_) {
+    if (thread.asleep && thread.asleep->conflicts(step_)) thread.asleep.reset();
+  }
+}
+
 std::memory_order Machine::step(std::size_t w, Access access, std::memory_order order, Site site) {
   Thread* self = running_;
   swapcontext(&self->context, &scheduler_);
+  step_.add(scenario_.words[w].word, access != Access::kLoad);
   if (order != std::memory_order_seq_cst) return order;
   static constexpr std::array kNames = {" load ", " store ", " cas "};
   const std::string place = std::string(site.function) + kNames[static_cast<std::size_t>(access)] +
@@ -242,7 +316,9 @@ bool Machine::change(const void* word, std::uint64_t* expected, std::uint64_t va
 
 }  // namespace
 
-bool is_explored(const void* word) { return g_machine != nullptr && g_machine->knows(word); }
+bool is_explored(const void* word, Access access) {
+  return g_machine != nullptr && g_machine->knows(word, access);
+}
 std::uint64_t explored_load(const void* word, std::memory_order order, Site site) {
   return g_machine->load(word, order, site);
 }
@@ -254,10 +330,10 @@ bool explored_change(const void* word, std::uint64_t* expected, std::uint64_t va
   return g_machine->change(word, expected, value, order, site);
 }
 
-Exploration explore(const Scenario& scenario, const std::string& weakened) {
+Exploration explore(const Scenario& scenario, const std::string& weakened, Orders orders) {
   if (scenario.words.size() > kWordsMax) throw std::logic_error("too many words");
   Exploration found;
-  Machine machine(scenario, weakened, &found);
+  Machine machine(scenario, weakened, orders, &found);
   Choices choices;
   g_machine = &machine;
   do {

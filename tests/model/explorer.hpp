@@ -1,5 +1,6 @@
 // Runs a few functions of the library in every order their accesses to chosen words can take, and
-// with every value a load may return under C++'s memory orders.
+// with every value a load may return under C++'s memory orders. Of orders that differ only in steps that
+// have nothing to do with each other, one is run.
 //
 // The machine: each word has the list of its values, oldest first. Each thread has a view: for each
 // word, the oldest value it may still read. A load returns any value from there on; so a store is
@@ -61,8 +62,12 @@ struct Exploration {
   std::set<std::string> outcomes;
 };
 
+// One of the orders that come to the same, or all of them: the same is found a hundred times later.
+enum class Orders { kOneOfEachKind, kAll };
+
 // Stops at the first execution that goes wrong. `weakened` is one of the sites: its seq_cst becomes
 // acquire, release or both.
-Exploration explore(const Scenario& scenario, const std::string& weakened = "");
+Exploration explore(const Scenario& scenario, const std::string& weakened = "",
+                    Orders orders = Orders::kOneOfEachKind);
 
 }  // namespace modelpool::model
