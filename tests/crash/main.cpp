@@ -5,6 +5,7 @@
 //   crash_sweep --operation lease-begin            all its places
 //   crash_sweep --operation lease-begin --place 17   that kill alone
 //   crash_sweep --operation attach --every         every instruction instead of its usual places
+//   crash_sweep --operation reap-load --one-in 3   a third of its places: those of today
 #include <signal.h>
 
 #include <algorithm>
@@ -137,8 +138,7 @@ std::string let_parent_live(Stage& stage, Victim& victim) {
   return said == "got it" ? "" : said + "; ";
 }
 
-// One kill, or one stop. Returns whether the operation had such a place; beyond the last is its
-// end.
+// One kill, or one stop. Returns whether the operation had such a place; beyond the last is its end.
 bool visit(Stage& stage, const Operation& operation, Places places, long place, Tally* tally) {
   const auto victim = begin(stage, operation, places);
   const bool reached = advance(stage, operation, *victim, place);
@@ -153,6 +153,7 @@ bool visit(Stage& stage, const Operation& operation, Places places, long place, 
   } else {
     victim->kill_here();
   }
+  tally->places += reached;
   ++tally->kills;
   tally->recoveries += stage.mutex_owner_died();
   stage.start_judge();
@@ -165,7 +166,7 @@ bool visit(Stage& stage, const Operation& operation, Places places, long place, 
                               "): " + failure);
     std::puts(tally->failures.back().c_str());
   }
-  return reached && !operation.stands_long;
+  return reached;
 }
 
 struct Chosen {
@@ -173,8 +174,15 @@ struct Chosen {
   bool list = false;
   bool every = false;
   std::optional<long> place;
+  long one_in = 1;
   std::string must_fail;
 };
+
+// Of each `one_in` places one, each day the next: a run again sees the same, some days see them all.
+long first_place(long one_in) {
+  const auto today = std::chrono::floor<std::chrono::days>(std::chrono::system_clock::now());
+  return static_cast<long>(today.time_since_epoch().count()) % one_in;
+}
 
 Tally sweep(const Operation& operation, const Chosen& chosen) {
   const std::size_t failures_shown = chosen.must_fail.empty() ? 3 : 1;
@@ -183,16 +191,17 @@ Tally sweep(const Operation& operation, const Chosen& chosen) {
   auto stage =
       std::make_unique<Stage>(chosen.must_fail.empty() ? kPatience : std::chrono::seconds(5));
   if (chosen.place) {
-    if (!visit(*stage, operation, places, *chosen.place, &tally) && !operation.stands_long) {
+    if (!visit(*stage, operation, places, *chosen.place, &tally)) {
       std::puts("there is no such place: it was killed at the operation's end");
     }
-    ++tally.places;
     return tally;
   }
-  for (long place = 0; visit(*stage, operation, places, place, &tally); ++place) {
-    ++tally.places;
-    if (tally.failures.size() >= failures_shown) break;
+  const long first = operation.stands_long ? 0 : first_place(chosen.one_in);
+  for (long place = first; visit(*stage, operation, places, place, &tally);
+       place += chosen.one_in) {
+    if (operation.stands_long || tally.failures.size() >= failures_shown) break;
   }
+  if (tally.places == 0) tally.failures.push_back(operation.name + ": no place was reached");
   return tally;
 }
 
@@ -224,6 +233,15 @@ int main(int argc, char** argv) {
         return {};
       },
       "only this kill");
+  flags.take(
+      "--one-in", "N",
+      [&chosen](const std::string& text) -> modelpool::Result<> {
+        const auto one_in = modelpool::parse_count(text, 1000);
+        if (!one_in) return modelpool::fail(one_in.error());
+        chosen.one_in = std::max(1L, static_cast<long>(*one_in));
+        return {};
+      },
+      "one of so many places, each day the next [1]");
   flags.add("--every", "", &chosen.every, "every instruction is a place, whatever the operation");
   flags.add("--list", "", &chosen.list, "print the operations");
   flags.add("--must-fail", "TEXT", &chosen.must_fail,
