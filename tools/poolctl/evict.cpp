@@ -165,7 +165,7 @@ void add_evict(CLI::App& root, Context& context) {
                   "leases after\n"
                   "drain_timeout, it is not loaded, no coordinator answers for 10s, it took longer "
                   "than --timeout.\n"
-                  "A request that was not granted is withdrawn.\n\n"
+                  "A request that was not granted is withdrawn, but not that of another evict.\n\n"
                   "A model that is being loaded is evicted, too: its loader loses the ticket, and "
                   "nothing cools\n"
                   "down. The next waiter loads it anew.\n\n"
