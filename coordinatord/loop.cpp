@@ -36,10 +36,14 @@ namespace modelpool::coordinator {
 namespace {
 
 // Scans in a row that found more to do, before the loop looks at its other events.
+constexpr int kRoundsMin = 8;
 constexpr int kRoundsMax = 64;
+constexpr std::uint64_t kRoundsTime_ns = 20 * kMillisecond_ns;
 constexpr std::uint64_t kAgain_ns = kMillisecond_ns;
-// What contradicts itself (damage) is decided and taken back without end: then less and less often.
+// What contradicts itself (damage) is decided and taken back without end: then less and less often,
+// until the pauses are this many times as long as the scans, however slow those are.
 constexpr std::uint64_t kAgainMax_ns = 256 * kMillisecond_ns;
+constexpr std::uint64_t kPauseTimes = 4;
 // Before a deadline it wakes once and only looks at what will be due: after a long sleep all of
 // that comes out of cold caches, and the signal would be sent 0.2 ms later.
 constexpr std::uint64_t kRehearsal_ns = 500 * kMicrosecond_ns;
@@ -479,7 +483,10 @@ void Loop::begin_scan() {
 // Looks and acts until there is nothing more to do. Returns when something may be due next.
 std::uint64_t Loop::scan() {
   CoordinatorRecord& record = segment_->coordinator();
-  for (int round = 0; round < kRoundsMax; ++round) {
+  const std::uint64_t scans_began_ns = now_ns();
+  const auto scans_ns = [&] { return age_ns(now_ns(), scans_began_ns); };
+  for (int round = 0; round < kRoundsMin || (round < kRoundsMax && scans_ns() < kRoundsTime_ns);
+       ++round) {
     unlooked_ = false;
     begin_scan();
     publish_pending();
@@ -538,7 +545,9 @@ std::uint64_t Loop::scan() {
     if (facts.ahead_ns <= kRehearsal_ns) enforcer_->rehearse(decide(snapshot, facts), snapshot);
     return wake;
   }
-  const std::uint64_t pause_ns = std::exchange(again_ns_, std::min(2 * again_ns_, kAgainMax_ns));
+  const std::uint64_t longest_ns = std::max(kAgainMax_ns, kPauseTimes * scans_ns());
+  const std::uint64_t pause_ns = std::min(again_ns_, longest_ns);
+  again_ns_ = std::min(2 * again_ns_, longest_ns);
   return now_ns() + pause_ns;
 }
 
