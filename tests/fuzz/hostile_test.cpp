@@ -27,7 +27,7 @@ class SettingsAtTheEdge : public ::testing::Test {
  protected:
   static constexpr std::size_t kPages = 4;
 
-  SettingsAtTheEdge() {
+  explicit SettingsAtTheEdge(std::size_t text_bytes = 200) {
     map_ = static_cast<std::byte*>(mmap(nullptr, (kPages + 1) * kPage_bytes, PROT_READ | PROT_WRITE,
                                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     mprotect(map_ + kPages * kPage_bytes, kPage_bytes, PROT_NONE);
@@ -38,7 +38,7 @@ class SettingsAtTheEdge : public ::testing::Test {
     for (const char* pattern : {"llama", "l*", "llama", "[a-m]*", "whisper", "?*"}) {
       Rule rule{pattern, {}};
       rule.overrides.set(Setting::kIdleTimeout, kSecond_ns, {OriginKind::kConfig, 7});
-      rule.overrides.set({static_cast<Setting>(41), {}, 0, std::string(200, 't'), true});
+      rule.overrides.set({static_cast<Setting>(41), {}, 0, std::string(text_bytes, 't'), true});
       settings.rules.push_back(std::move(rule));
     }
     const auto image = SettingsImage::make(settings, kPages * kPage_bytes / sizeof(Word));
@@ -76,25 +76,37 @@ class SettingsAtTheEdge : public ::testing::Test {
     static_cast<void>(SettingsImage::make(settings, words_));
   }
 
+  void read_with_any_word_in_any_place() {
+    constexpr std::uint64_t kHigh = std::uint64_t{1} << 32;
+    for (std::size_t i = 0; i < words(); ++i) {
+      const std::uint64_t good = copy()[i].load();
+      for (const std::uint64_t bad :
+           {std::uint64_t{0}, std::uint64_t{1}, UINT64_MAX, UINT64_MAX - 1, kHigh, kHigh - 1,
+            kHigh + 1, std::uint64_t{kSettingCapacity}, kHigh * 64 + 64, kHigh * 255 + 1,
+            kHigh * 0x7fffffff, good + 1, good - 1, good + kHigh, good - kHigh, good << 1, ~good}) {
+        copy()[i].store(bad);
+        read();
+        if (HasFatalFailure()) return;
+      }
+      copy()[i].store(good);
+    }
+  }
+
  private:
   std::byte* map_;
   std::size_t words_ = 0;
 };
 
-TEST_F(SettingsAtTheEdge, AreReadWithAnyWordInAnyPlace) {
-  constexpr std::uint64_t kHigh = std::uint64_t{1} << 32;
-  for (std::size_t i = 0; i < words(); ++i) {
-    const std::uint64_t good = copy()[i].load();
-    for (const std::uint64_t bad :
-         {std::uint64_t{0}, std::uint64_t{1}, UINT64_MAX, UINT64_MAX - 1, kHigh, kHigh - 1,
-          kHigh + 1, kHigh * 64 + 64, kHigh * 255 + 1, kHigh * 0x7fffffff, good + 1, good - 1,
-          good + kHigh, good - kHigh, good << 1, ~good}) {
-      copy()[i].store(bad);
-      read();
-      if (HasFatalFailure()) return;
-    }
-    copy()[i].store(good);
-  }
+// With them a list of entries that is too long ends beyond the copy, not in the texts behind it.
+class SettingsAtTheEdgeWithShortTexts : public SettingsAtTheEdge {
+ protected:
+  SettingsAtTheEdgeWithShortTexts() : SettingsAtTheEdge(1) {}
+};
+
+TEST_F(SettingsAtTheEdge, AreReadWithAnyWordInAnyPlace) { read_with_any_word_in_any_place(); }
+
+TEST_F(SettingsAtTheEdgeWithShortTexts, AreReadWithAnyWordInAnyPlace) {
+  read_with_any_word_in_any_place();
 }
 
 TEST_F(SettingsAtTheEdge, AreReadWithNoiseAllOver) {

@@ -257,9 +257,9 @@ struct Bench {
 
 }  // namespace
 
-void segment(Bytes bytes) {
+bool segment(Bytes bytes) {
   static Bench bench;
-  if (bytes.size() < 2) return;
+  if (bytes.size() < 2) return false;
   std::vector<std::uint8_t> image = bench.image;
   for (std::size_t at = 2; at + sizeof(Patch) <= bytes.size(); at += sizeof(Patch)) {
     Patch patch;
@@ -272,7 +272,7 @@ void segment(Bytes bytes) {
   const auto opened = Segment::open_file(bench.path);
   if (!opened) {
     check_printed(opened.error().text);
-    return;
+    return false;
   }
   const Segment& s = **opened;
   SnapshotReader reader(*opened);
@@ -303,6 +303,7 @@ void segment(Bytes bytes) {
   }
   static_cast<void>(load_settings(s));
   check_printed(bench.output.of([&] { run_poolctl(bytes[0] >> 1, bytes[0] & 1, bench.path); }));
+  return true;
 }
 
 }  // namespace modelpool::fuzz

@@ -1,4 +1,4 @@
-// What is fuzzed. Each takes any bytes and returns; a crash, a sanitizer's report, a hang or an
+// What is fuzzed. Each takes any bytes and says whether they got to what it looks at; a crash, a sanitizer's report, a hang or an
 // abort (a property that does not hold, named on stderr) is a finding. libFuzzer drives them
 // (fuzz_main.cpp, run_fuzz), and a test does with the corpus and with bytes of its own
 // (fuzz_test.cpp).
@@ -14,12 +14,12 @@ namespace modelpool::fuzz {
 using Bytes = std::span<const std::uint8_t>;
 
 // A segment: what reads it, judges it and prints it. The bytes are patches (Patch) on a valid one,
-// so that they get past the header; patches of the header are among them.
-void segment(Bytes bytes);
-// A TOML config file.
-void config(Bytes bytes);
-// Durations, sizes, counts, names, globs, settings, signals.
-void text(Bytes bytes);
+// so that they get past the header; patches of the header are among them. True: it was opened.
+bool segment(Bytes bytes);
+// A TOML config file. True: it was accepted.
+bool config(Bytes bytes);
+// Durations, sizes, counts, names, globs, settings, signals. True: it is one of these.
+bool text(Bytes bytes);
 
 // The input of `segment`: a byte that chooses the command, one of facts, then patches.
 struct Patch {

@@ -37,16 +37,16 @@ void check_error(const Result<T>& result) {
 
 }  // namespace
 
-void config(Bytes bytes) {
+bool config(Bytes bytes) {
   static const int file = memfd_create("config", MFD_CLOEXEC);
   static const std::string path = "/proc/self/fd/" + std::to_string(file);
-  if (ftruncate(file, 0) != 0 || pwrite(file, bytes.data(), bytes.size(), 0) < 0) return;
+  if (ftruncate(file, 0) != 0 || pwrite(file, bytes.data(), bytes.size(), 0) < 0) return false;
   const auto settings = coordinator::load_config(path, Overrides{});
   if (!settings) {
     const std::string& text = settings.error().text;
     hold(!text.empty(), "a refusal says why");
     hold(std::count(text.begin(), text.end(), '\n') <= 20, "a refusal has an end");
-    return;
+    return false;
   }
   hold(settings->config_hash != 0, "a config has a hash");
   for (const SettingInfo& info : kSettings) {
@@ -54,26 +54,33 @@ void config(Bytes bytes) {
     hold(clamp_setting(info, value) == value, "a value that was read is in its range");
   }
   hold(!coordinator::config_summary(*settings).empty(), "a config has a summary");
+  return true;
 }
 
-void text(Bytes bytes) {
+bool text(Bytes bytes) {
   const std::string_view whole = text_of(bytes);
   const std::string_view first = whole.substr(0, whole.find('\0'));
   const std::string_view second = first.size() < whole.size() ? whole.substr(first.size() + 1) : "";
 
+  bool is_any = false;
+  const auto check = [&](const auto& result) {
+    check_error(result);
+    is_any |= result.has_value();
+  };
+
   const auto duration = parse_duration(whole);
-  check_error(duration);
+  check(duration);
   if (duration) {
     const auto again = parse_duration(format_duration(*duration));
     hold(again && *again == *duration, "format_duration is read back");
   }
   const auto size = parse_size(whole);
-  check_error(size);
+  check(size);
   if (size) hold(parse_size(format_size(*size)).has_value(), "format_size is read back");
-  check_error(parse_count(whole, 4095));
+  check(parse_count(whole, 4095));
   for (const SettingInfo& info : kSettings) {
     const auto value = parse_setting(info, whole);
-    check_error(value);
+    check(value);
     if (!value) continue;
     hold(clamp_setting(info, *value) == *value, "a setting that was read is in its range");
     const auto again = parse_setting(info, format_setting(info, *value));
@@ -84,17 +91,18 @@ void text(Bytes bytes) {
   if (signal != 0) hold(parse_signal(signal_text(signal)) == signal, "signal_text is read back");
   static_cast<void>(find_setting(whole));
 
-  check_error(check_pool_name(whole));
-  check_error(check_model_name(whole));
-  check_error(check_address(whole));
-  check_error(check_tag(whole));
+  check(check_pool_name(whole));
+  check(check_model_name(whole));
+  check(check_address(whole));
+  check(check_tag(whole));
   hold(is_printable_utf8(escape(whole)), "escape makes it printable");
   hold(is_printable_utf8(quote(whole)), "quote makes it printable");
-  check_error(check_glob(first));
+  check(check_glob(first));
   static_cast<void>(glob_matches(first, second));
   if (!first.empty() && first.find_first_of("*?[]\\") == first.npos) {
     hold(glob_matches(first, first), "a glob without wildcards matches itself");
   }
+  return is_any;
 }
 
 }  // namespace modelpool::fuzz
