@@ -292,6 +292,35 @@ TEST_F(EndingTest, P9P10TheyAreKnownAlsoToACoordinatorThatCameLater) {
   EXPECT_TRUE(settles());
 }
 
+// Once their parent has ended, only what the coordinator before wrote down tells whose they are.
+TEST_F(EndingTest, P9P10SixtyOfThemAreKnownToACoordinatorThatCameLater) {
+  constexpr std::uint32_t kServers = 60;
+  static_assert(kServers <= kKnownMembersMax);
+  start();
+  Pool pool = attach(scratch_);
+  LoadTicket ticket = ticket_for(pool, "m");
+  std::string script;
+  for (std::uint32_t i = 0; i < kServers; ++i) {
+    script += "env -i setsid " + own_line("server" + std::to_string(i), "/bin/sleep 600") + " & ";
+  }
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", script + "exec sleep 601"}));
+  const pid_t first = ticket.pid();
+  std::vector<pid_t> servers;
+  for (std::uint32_t i = 0; i < kServers; ++i)
+    servers.push_back(pid_in("server" + std::to_string(i)));
+  auto lease = ticket.ready("127.0.0.1:1");
+  ASSERT_TRUE(lease) << text_of(lease);
+  lease->release();
+  const BackendRef ref = look(pool).find_model("m")->ref;
+  ASSERT_TRUE(eventually(
+      [&] { return segment_of(pool).backend(ref.index).known.load().count == kServers; }));
+  daemon().kill_now();
+  kill(first, SIGKILL);
+  daemon().start();
+  for (const pid_t pid : servers) EXPECT_TRUE(eventually([&] { return !is_running(pid); })) << pid;
+  EXPECT_TRUE(settles());
+}
+
 TEST_F(EndingTest, P9P10AStopGoesOnToTheLastOfThemAfterTheCoordinatorWasKilledInIt) {
   start({"--stop-grace", "10m"});
   Pool pool = attach(scratch_);
