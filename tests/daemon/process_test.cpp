@@ -120,7 +120,8 @@ TEST_F(ProcessTest, P11AShortageOfDescriptorsIsNamedAndOverWhenItIsOver) {
   EXPECT_TRUE(eventually([&] {
     return daemon().log().find("unable to watch process ") != std::string::npos;
   })) << daemon().log();
-  EXPECT_THAT(daemon().log(), ::testing::HasSubstr("ulimit -n"));
+  EXPECT_THAT(daemon().log(), HasSubstr("the 3 descriptors of this process are used up; raise them "
+                                        "with ulimit -n"));
   ASSERT_EQ(prlimit(daemon().pid(), RLIMIT_NOFILE, &before, nullptr), 0);
   ASSERT_EQ(worker.ready("m"), "lease");
   worker.release("m");
