@@ -32,7 +32,6 @@ class ForkGuard {
   ~ForkGuard();
 
   bool owned() const { return page_->owned.load(std::memory_order_relaxed) != 0; }
-  void disown() { page_->owned.store(0, std::memory_order_relaxed); }
   pthread_mutex_t& mutex() { return page_->mutex; }  // all zeros is unlocked in glibc
 
  private:
