@@ -48,7 +48,7 @@ PACKAGES = {
     ("import", "h11"): "uvicorn",  # by its dependencies
     ("import", "matplotlib"): "python3-matplotlib",
 }
-OURS = {"modelpool"}  # find_package, import
+OURS = {"modelpool", "columns"}  # find_package, import; tools/lib/columns.py
 # CMake lists that no command but bench turns on.
 BENCH_ONLY = {("package", "benchmark"), ("module", "hiredis"), ("import", "matplotlib")}
 # Without these the Python package or the manual pages are not built, which the demo and bench do
