@@ -117,7 +117,6 @@ void Stopper::note_end(const BackendView& b) {
 }
 
 void Stopper::learn(const BackendView& b, std::uint64_t now) {
-  if (b.group == 0) return;
   std::uint64_t& learned_ns = learned_[pack_ref(b.ref)];
   const bool is_fresh = learned_ns != 0 && now < learned_ns + kLearnEvery_ns;
   if (is_fresh || watch_->backend(b.ref) == nullptr) return;
@@ -126,8 +125,7 @@ void Stopper::learn(const BackendView& b, std::uint64_t now) {
 }
 
 void Stopper::prepare(const BackendView& b) const {
-  if (has_process(b) && b.group != 0)
-    endings_->learn(b.ref, target_of(b), watch_->duplicate(b.ref));
+  if (has_process(b)) endings_->learn(b.ref, target_of(b), watch_->duplicate(b.ref));
 }
 
 // Once: nobody can do anything about it but a person.
@@ -184,7 +182,7 @@ bool Stopper::send(const Action& action, const BackendView& b) {
   const bool is_first = stop.signalled_ns == 0;
   // The members are known: the signal does not wait for another thread.
   const ProcessHandle* const first = watch_->backend(b.ref);
-  const bool is_prepared = b.group == 0 || now_ns() < endings_->learned_ns(b.ref) + kFresh_ns;
+  const bool is_prepared = now_ns() < endings_->learned_ns(b.ref) + kFresh_ns;
   const bool may = first != nullptr && is_prepared && is_endable(b);
   const bool sent = may && first->signal(action.signal).has_value();
   const std::uint64_t now = now_ns();  // after it: no grace is shorter than it should be

@@ -23,7 +23,7 @@ constexpr std::array<std::string_view, kLeftWhyCount> kLeftWhyTexts = {
     "not signalled yet",
     "signalled, but has not ended",
     "the system refuses to signal it",
-    "belongs to another user and was not started by spawn",
+    "belongs to another user, and nothing proves that spawn started it",
     "is a worker of the pool",
     "is the coordinator, or started it",
     "its group or session may be somebody else's by now",

@@ -88,7 +88,7 @@ enum class LeftWhy : std::uint32_t {
   kUnsignalled,  // no signal has reached it yet
   kSignalled,    // one has, and it has not ended
   kForbidden,    // the system refuses to signal it
-  kOtherUser,    // it is another user's, and this pool's spawn did not start it (P7)
+  kOtherUser,    // it is another user's, and nothing proves that spawn started it (P7)
   kWorker,       // it is attached to the pool
   kJudge,        // it is who ends backends, or who started that
   kUnproved,     // its group or session may be somebody else's by now

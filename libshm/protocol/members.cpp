@@ -323,7 +323,8 @@ ProcessFacts Members::examine(const Pass& pass, ProcessTable::Entry& entry) cons
   const bool is_older = entry.start_ticks < target_.first.start_ticks;
   facts.session = is_older ? 0 : entry.session;
   if (facts.has_ended || facts.is_spared) return facts;
-  const bool has_number = facts.group == target_.group || facts.session == target_.group;
+  const bool has_number =
+      target_.group != 0 && (facts.group == target_.group || facts.session == target_.group);
   const auto session = pass.sessions.find(facts.session);
   facts.is_in_their_session = session != pass.sessions.end() && is_living_member(session->second);
   const bool may_be_child = pass.with_parents && !is_older;
@@ -368,10 +369,11 @@ Members::Told Members::judge(Pass* pass, ProcessTable::Entry& entry) {
   if (pid <= 1 || pid == target_.first.pid || entry.has_ended || members_.contains(pid))
     return Told::kNow;
   const ProcessFacts facts = examine(*pass, entry);
-  if (facts.has_ended) {
+  const auto note_ended = [&entry, pid] {
     entry.has_ended = entry.inode != 0 && !is_gone(pid);  // a zombie stays one
     return Told::kEnded;
-  }
+  };
+  if (facts.has_ended) return note_ended();
   Certainty told = certainty_of(pass->backend, facts, now_ns());
   const bool is_spared =
       facts.is_spared || (told.belongs != Belongs::kNo && pass->spared.is_worker(pid));
@@ -381,7 +383,7 @@ Members::Told Members::judge(Pass* pass, ProcessTable::Entry& entry) {
   if (told.belongs == Belongs::kYes) {
     pass->has_met_any = true;
     auto handle = ProcessHandle::open(pid);
-    if (!handle && handle.error().system == ESRCH) return Told::kEnded;
+    if (!handle && handle.error().system == ESRCH) return note_ended();
     if (handle && ProcessTable::is_same(entry)) {
       Member& member = members_[pid];
       member.identity = handle->identity();
@@ -418,7 +420,7 @@ struct Members::Everyone {
 void Members::Everyone::judge_at(std::size_t at) {
   bool is_untold = false;
   for (Pass& pass : passes) {
-    if (!pass.leads_group) continue;
+    if (!pass.is_believed) continue;
     const Told told = pass.members.judge(&pass, table[at]);
     somebody_ended |= told == Told::kEnded;
     is_untold |= told == Told::kLater;
@@ -474,11 +476,11 @@ std::uint64_t Members::Everyone::judge() {
   return read_stat(getpid()) ? kNever_ns : now_ns() + kUnreadableRetry_ns;
 }
 
-// Who must not be signalled leads no backend: what else a record says of it is not believed (P7).
-// Whoever else has the number now is none of its own.
-bool Members::leads_group(const Spared& spared) const {
+// Who must not be signalled is no backend's first process: what else a record says of it is not
+// believed (P7). Whoever else has the number now is none of its own.
+bool Members::is_believed(const Spared& spared) const {
   const pid_t pid = target_.first.pid;
-  if (target_.group <= 1) return false;
+  if (pid <= 1) return false;
   const auto stat = read_stat(pid);
   if (!stat || stat->start_ticks != target_.first.start_ticks || stat->has_ended()) return true;
   return !spared.is_other(pid) &&
@@ -496,8 +498,8 @@ Members::Pass Members::begin_look(ProcessTable& table, Spared spared) {
   hold_first(&pass);
   pass.has_met_any = !members_.empty();
   group_owner_ = session_owner_ = NumberOwner::kUnknown;
-  pass.leads_group = leads_group(pass.spared);
-  if (!pass.leads_group) return pass;
+  pass.is_believed = is_believed(pass.spared);
+  if (!pass.is_believed) return pass;
   is_shared_ = false;
   groups_seen_ns_.clear();
   pass.with_parents = any_lives();

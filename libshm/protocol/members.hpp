@@ -170,7 +170,7 @@ class Members {
     std::set<pid_t> in_cgroup = {};
     std::map<pid_t, pid_t> sessions = {};  // that members began, with one who lives in it
     bool has_met_any = false;              // member
-    bool leads_group = false;              // what its record says of it is believed
+    bool is_believed = false;              // what its record says of it
     bool with_parents = false;  // a member lived when it began: its children have it for a parent
     Look look = {};
   };
@@ -180,7 +180,7 @@ class Members {
   Look end_look(Pass* pass, std::uint64_t everyone_ns);
   void remember_known();
   void drop_ended();
-  bool leads_group(const Spared& spared) const;
+  bool is_believed(const Spared& spared) const;
   void hold_first(Pass* pass);
   void open_remembered(Pass* pass);
   void take_cgroup(Pass* pass);

@@ -126,6 +126,22 @@ TEST_F(EndingTest, P9ChildrenOfAFirstProcessThatWasReapedAtOnceAreEnded) {
   EXPECT_TRUE(settles());
 }
 
+// As Python's Popen(..., shell=True) starts it: neither a group nor a session of its own.
+TEST_F(EndingTest, P9WhatARegisteredProcessHasStartedEndsWithItThoughItLeadsNoGroup) {
+  start({"--stop-grace", "5s"});
+  Pool pool = attach(scratch_);
+  Program sibling({"sleep", "600"});
+  Program shell({"sh", "-c", start_line("server", "sh -c 'sleep 600; true'") + "wait"});
+  const pid_t server = pid_in("server");
+  ASSERT_NE(getpgid(server), server);
+  serve(pool, "m", shell.pid());
+  EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
+  EXPECT_FALSE(is_running(server));
+  EXPECT_EQ(shell.wait(), 128 + SIGTERM);
+  EXPECT_TRUE(sibling.running()) << "it is in the same group, and none of the backend's";
+  EXPECT_TRUE(settles());
+}
+
 TEST_F(EndingTest, P9AlsoThoseThatWereForkedAfterItsMembersWereLearned) {
   start();
   Pool pool = attach(scratch_);

@@ -221,6 +221,8 @@ TEST_F(LeaseTest, ACommandLineMayBeginWithVariablesOrBeSeveralCommands) {
   EXPECT_EQ(command_of("variables", "A='b c' B=\"$HOME\" " + backend() + " # {port}"), server);
   EXPECT_EQ(command_of("redirected", backend() + " 2>&1 </dev/null"), server);
   EXPECT_EQ(command_of("exec", "cd /tmp && exec " + backend()), server);
+  EXPECT_EQ(command_of("variable-exec", "A=1 exec " + backend()), server);
+  EXPECT_NE(command_of("variable-command", "A=1 command " + backend()), "");
   EXPECT_NE(command_of("list", "cd / && " + backend()), "");
   EXPECT_NE(command_of("sequence", "true; " + backend()), "");
   const pid_t pid = entry("variable")["pid"].get<pid_t>();

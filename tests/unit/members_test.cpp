@@ -131,6 +131,24 @@ TEST_F(MembersTest, P7ThatThePoolHasSpawnedAnotherUsersProcessIsNotBelievedOfARe
   EXPECT_TRUE(is_gone(remembered, nobody_));
 }
 
+// It was known by its token while it lived, and nobody reaps it: as under a container's PID 1.
+TEST_F(MembersTest, P3AZombieThatCarriesTheTokenHoldsNoPlace) {
+  Program first = leader();
+  Program other({"setsid", "sleep", "600"}, {{{"MODELPOOL_BACKEND", kToken}}, {}});
+  ASSERT_TRUE(eventually([&] { return getsid(other.pid()) == other.pid(); }));
+  Target target = target_at(first.pid());
+  target.is_spawned = true;
+  target.token = kToken;
+  Members members(target);
+  static_cast<void>(members.look(table_, nobody_));
+  EXPECT_FALSE(members.look(table_, nobody_).is_gone);
+  kill(-first.pid(), SIGKILL);
+  first.wait();
+  kill(other.pid(), SIGKILL);
+  ASSERT_TRUE(eventually([&] { return read_stat(other.pid())->is_zombie(); }));
+  EXPECT_TRUE(is_gone(members, nobody_));
+}
+
 TEST_F(MembersTest, OneLookAtAllProcessesServesManyBackends) {
   std::vector<Program> programs;
   std::vector<Members> all;

@@ -104,9 +104,16 @@ bool is_of_shell(std::string_view word) {
 // What sh runs so that the program takes its place, wherever that can be: its PID is the backend's
 // then, and nothing stands between it and a signal.
 std::string shell_line(const std::string& start) {
-  const std::string_view word = first_word(start);
-  if (is_of_shell(word) || is_list(start)) return start;
-  return (is_assignment(word) ? "exec env " : "exec ") + start;
+  if (is_list(start)) return start;
+  std::string_view rest = start;
+  std::string_view word = first_word(rest);
+  const bool sets_any = is_assignment(word);
+  while (is_assignment(word)) {
+    rest.remove_prefix(static_cast<std::size_t>(word.end() - rest.begin()));
+    word = first_word(rest);
+  }
+  if (word.empty() || is_of_shell(word)) return start;
+  return (sets_any ? "exec env " : "exec ") + start;
 }
 
 // The program that the shell will execute; "" where that cannot be told without a shell.

@@ -634,8 +634,8 @@ func (t *Ticket) Spawn(argv []string, options SpawnOptions) error {
 }
 
 // Started registers a process the caller started. If it does not lead its own process group
-// (SysProcAttr.Setpgid), only the process itself is signalled. Errors: ErrInvalid for a PID that may not
-// be signalled (P7), ErrTicketLost.
+// (SysProcAttr.Setpgid), it is ended with what it has started, and nobody else of its group is.
+// Errors: ErrInvalid for a PID that may not be signalled (P7), ErrTicketLost.
 func (t *Ticket) Started(pid int) error {
 	if pid < math.MinInt32 || pid > math.MaxInt32 {
 		return invalid(fmt.Sprintf("unable to register process %d: it is no PID", pid))

@@ -156,8 +156,8 @@ class LoadTicket {
   // in PATH. Errors, with all of which the ticket stays and nothing runs: what SpawnOptions names
   // (kSpawnFailed, kInvalid, kSystem); kTicketLost.
   Result<> spawn(const std::vector<std::string>& argv, const SpawnOptions& options = {});
-  // Registers a process the caller started. If it does not lead its own process group, only the
-  // process itself is signalled. Errors: kInvalid for a PID that may not be signalled (P7).
+  // Registers a process the caller started. If it does not lead its own process group, it is ended
+  // with what it has started, and nobody else of its group is. Errors: kInvalid for a PID that may not be signalled (P7).
   Result<> started(pid_t pid);
   // The backend answers at this address: opens it to everyone and returns the loader's own lease.
   // Errors: kInvalid if another live backend has the address, or if the process that listens there
