@@ -374,14 +374,17 @@ void cancel(PoolObject& self, const InboxObject& inbox, std::uint64_t id) {
   const std::shared_ptr<Waits> waits = self.forks == fork_count() ? self.waits : nullptr;
   const ReleasedGil released;
   if (waits) waits->cancel(id);
-  inbox.inbox->drop(id);
 }
 
 // [(id, Lease, LoadTicket or exception)]
 py::list take(const InboxObject& inbox) {
   py::list taken;
   if (!inbox.inbox || inbox.forks != fork_count()) return taken;
-  for (auto& [id, answer] : inbox.inbox->take()) {
+  auto answers = [&inbox] {
+    const ReleasedGil released;
+    return inbox.inbox->take();
+  }();
+  for (auto& [id, answer] : answers) {
     taken.append(
         py::make_tuple(id, answer ? to_object(std::move(*answer)) : exception_of(answer.error())));
   }

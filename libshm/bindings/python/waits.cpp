@@ -19,39 +19,34 @@ Inbox::Inbox() : event_(above_stdio(Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))))
   if (!event_) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 
-Inbox::~Inbox() {
-  for (auto& [id, answer] : answers_) give_back(std::move(answer));
+void Inbox::call(std::uint64_t id, std::weak_ptr<Waits> waits) {
+  const MutexLock lock(mutex_);
+  calls_.push_back({id, std::move(waits)});
+  static_cast<void>(eventfd_write(event_.get(), 1));
 }
 
-void Inbox::put(std::uint64_t id, Answer answer) {
+void Inbox::put(std::uint64_t id, Error end) {
   const MutexLock lock(mutex_);
-  answers_.emplace_back(id, std::move(answer));
+  ends_.emplace_back(id, std::move(end));
   static_cast<void>(eventfd_write(event_.get(), 1));
 }
 
 std::vector<std::pair<std::uint64_t, Answer>> Inbox::take() {
-  const MutexLock lock(mutex_);
-  eventfd_t count = 0;
-  static_cast<void>(eventfd_read(event_.get(), &count));
-  return std::exchange(answers_, {});
-}
-
-void Inbox::drop(std::uint64_t id) {
-  std::optional<Answer> dropped;
+  std::vector<Call> calls;
+  std::vector<std::pair<std::uint64_t, Answer>> taken;
   {
     const MutexLock lock(mutex_);
-    const auto found = std::find_if(answers_.begin(), answers_.end(),
-                                    [&](const auto& answer) { return answer.first == id; });
-    if (found == answers_.end()) return;
-    dropped = std::move(found->second);
-    answers_.erase(found);
+    eventfd_t count = 0;
+    static_cast<void>(eventfd_read(event_.get(), &count));
+    calls = std::exchange(calls_, {});
+    for (auto& [id, end] : std::exchange(ends_, {})) taken.emplace_back(id, fail(std::move(end)));
   }
-  give_back(std::move(*dropped));
-}
-
-void give_back(Answer answer) {
-  if (!answer) return;
-  if (auto* ticket = std::get_if<LoadTicket>(&*answer)) static_cast<void>(ticket->give_back());
+  for (const Call& call : calls) {
+    const std::shared_ptr<Waits> waits = call.waits.lock();
+    auto answer = waits ? waits->poll(call.id) : std::nullopt;
+    if (answer) taken.emplace_back(call.id, std::move(*answer));
+  }
+  return taken;
 }
 
 Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pending,
@@ -63,9 +58,9 @@ Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pendi
   auto polled = pending.poll();
   if (!polled || *polled) return polled;
   const std::uint64_t due = std::min(now_ns() + kLookEvery_ns, deadline_ns);
-  waits_.emplace(id, Wait{std::move(pending), deadline_ns, due, std::move(inbox)});
+  waits_.emplace(id, Wait{std::move(pending), deadline_ns, due, false, std::move(inbox)});
   if (serving_) {
-    wake_server();  // its sleep may be too long for this deadline
+    wake_server_by(due);
     return std::optional<Grant>();
   }
   // Signals are for the interpreter's threads.
@@ -85,15 +80,34 @@ Result<std::optional<Grant>> Waits::begin(std::uint64_t id, PendingAcquire pendi
   return std::optional<Grant>();
 }
 
+std::optional<Answer> Waits::poll(std::uint64_t id) {
+  const MutexLock lock(mutex_);
+  const auto at = waits_.find(id);
+  if (at == waits_.end()) return std::nullopt;
+  Wait& wait = at->second;
+  auto polled = wait.pending.poll();
+  if (!polled || *polled) {
+    Answer answer = polled ? Answer(std::move(**polled)) : fail(polled.error());
+    waits_.erase(at);
+    if (waits_.empty()) wake_server();  // it ends
+    return answer;
+  }
+  wait.is_called = false;
+  wait.due_ns = std::min(now_ns() + kLookEvery_ns, wait.deadline_ns);
+  wake_server_by(wait.due_ns);
+  return std::nullopt;
+}
+
 void Waits::cancel(std::uint64_t id) {
   const MutexLock lock(mutex_);
   waits_.erase(id);
+  if (waits_.empty()) wake_server();
 }
 
 void Waits::close() {
   const MutexLock lock(mutex_);
   for (auto& [id, wait] : waits_) {
-    wait.inbox->put(id, fail(Errc::kClosed, "unable to go on waiting: the pool was closed"));
+    wait.inbox->put(id, {Errc::kClosed, "unable to go on waiting: the pool was closed", 0, 0});
   }
   waits_.clear();
   closed_ = true;
@@ -104,6 +118,13 @@ void Waits::wake_server() {
   HalfWord& wake = *wake_.load(std::memory_order_acquire);
   wake.fetch_add(1, std::memory_order_seq_cst);
   futex_wake_all(wake);
+}
+
+// Its sleep may be too long for that.
+void Waits::wake_server_by(std::uint64_t due_ns) {
+  if (due_ns >= asleep_until_ns_) return;
+  asleep_until_ns_ = due_ns;
+  wake_server();
 }
 
 void Waits::watch(HalfWord& wake) {
@@ -120,25 +141,20 @@ void Waits::serve() {
     std::uint64_t next = kNever_ns;
     {
       const MutexLock lock(mutex_);
-      for (auto at = waits_.begin(); at != waits_.end();) {
-        Wait& wait = at->second;
-        const std::uint64_t now = now_ns();
-        if (now >= wait.due_ns || wait.pending.was_woken()) {
-          auto polled = wait.pending.poll();
-          if (!polled || *polled) {
-            wait.inbox->put(at->first, polled ? Answer(std::move(**polled)) : fail(polled.error()));
-            at = waits_.erase(at);
-            continue;
-          }
-          wait.due_ns = std::min(now + kLookEvery_ns, wait.deadline_ns);
+      for (auto& [id, wait] : waits_) {
+        if (wait.is_called) continue;
+        if (now_ns() >= wait.due_ns || wait.pending.was_woken()) {
+          wait.is_called = true;
+          wait.inbox->call(id, weak_from_this());
+        } else {
+          next = std::min(next, wait.due_ns);
         }
-        next = std::min(next, wait.due_ns);
-        ++at;
       }
       if (waits_.empty()) {
         serving_ = false;
         return;
       }
+      asleep_until_ns_ = next;
     }
     futex_wait(wake, seen, next);
   }
