@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/time.hpp"
+#include "protocol/slots.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -39,7 +40,7 @@ bool are_equal(const std::vector<LeftProcess>& a, const std::vector<LeftProcess>
 
 }  // namespace
 
-Result<std::unique_ptr<Endings>> Endings::make(std::shared_ptr<const Segment> segment) {
+Result<std::unique_ptr<Endings>> Endings::make(std::shared_ptr<Segment> segment) {
   Result<Bell> work = Bell::make();
   if (!work) return fail(std::move(work.error()));
   Result<Bell> report = Bell::make();
@@ -59,7 +60,7 @@ std::uint64_t Endings::look_again_ns(std::uint64_t now_ns) {
   return now_ns + kWithoutThread_ns;
 }
 
-Endings::Endings(std::shared_ptr<const Segment> segment, Bell work_bell, Bell report_bell)
+Endings::Endings(std::shared_ptr<Segment> segment, Bell work_bell, Bell report_bell)
     : segment_(std::move(segment)),
       work_bell_(std::move(work_bell)),
       report_bell_(std::move(report_bell)) {}
@@ -264,7 +265,7 @@ void Endings::learn_some() {
   }
   for (Watched* watched : learners) {
     watched->members.learn_traces();
-    report_known(watched);
+    record_known(watched);
     watched->members.remember();
     const std::lock_guard lock(mutex_);
     learned_ns_[pack_ref(watched->report.backend)] = now_ns();
@@ -313,6 +314,7 @@ bool Endings::end_members(Watched* watched, const Members::Request& request, int
   if (!watched->has_signalled) members.learn_traces();
   watched->has_signalled = true;
   Members::Sent sent;
+  record_known(watched);
   if (report.signal != 0) sent = members.signal(report.signal, request.spared);
   watched->has_found |= sent.any;
   if (sent.owed) watched->again_ns = std::min(watched->again_ns, now_ns() + kOwedRetry_ns);
@@ -327,7 +329,7 @@ bool Endings::end_members(Watched* watched, const Members::Request& request, int
 }
 
 void Endings::finish_look(Watched* watched) {
-  if (watched->has_found) report_known(watched);
+  if (watched->has_found) record_known(watched);
   look_for_left(watched);
   const std::uint64_t now = now_ns();
   if (watched->is_woken || watched->has_found) watched->vain_since_ns = now;
@@ -357,15 +359,16 @@ void Endings::look_for_left(Watched* watched) {
 }
 
 // So that the next coordinator knows them, too.
-void Endings::report_known(Watched* watched) {
+void Endings::record_known(Watched* watched) const {
   std::vector<ProcessIdentity> known = watched->members.known();
-  const std::vector<ProcessIdentity>& before = watched->report.known;
+  const std::vector<ProcessIdentity>& before = watched->recorded;
   const bool is_same =
       std::equal(known.begin(), known.end(), before.begin(), before.end(),
                  [](const ProcessIdentity& a, const ProcessIdentity& b) { return a.is(b); });
-  if (is_same) return;
-  watched->report.known = std::move(known);
-  report(watched);
+  const BackendRef ref = watched->report.backend;
+  if (is_same || load_state(*segment_, ref.index).generation != ref.generation) return;
+  segment_->backend(ref.index).known.publish(known_record(ref.generation, known));
+  watched->recorded = std::move(known);
 }
 
 void Endings::report(Watched* watched) {

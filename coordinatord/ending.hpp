@@ -7,11 +7,13 @@
 // see members.hpp.
 //
 // Members are learned before their backend is ended, while its first process lives (learn), because
-// what has left the session and dropped the token is known by its parent alone.
+// what has left the session and dropped the token is known by its parent alone. They are recorded
+// in the segment before any of them gets a signal: after that, nobody could find them again.
 //
-// Safety: public functions from one thread.
+// Safety: public functions from one thread. Its thread alone writes BackendRecord::known.
 //
-// Crash: the next coordinator learns anew and orders the same from the stop records.
+// Crash: the next coordinator goes by what is recorded, learns anew, and orders the same from the
+// stop records.
 //
 // Errors: what cannot be signalled is reported with the reason and tried again.
 #pragma once
@@ -39,8 +41,7 @@ struct EndingOrder {
 // What has been found and done: the newest facts about one backend.
 struct EndingReport {
   BackendRef backend;
-  std::vector<ProcessIdentity> known;  // who belongs
-  int signal = 0;                      // the one that was ordered last
+  int signal = 0;             // the one that was ordered last
   std::uint64_t sent_ns = 0;  // when it first reached a process of the backend; 0: none yet
   bool has_vanished = false;
   std::vector<LeftProcess> left;  // who stands in the way, or is there a second after the order
@@ -48,7 +49,7 @@ struct EndingReport {
 
 class Endings {
  public:
-  static Result<std::unique_ptr<Endings>> make(std::shared_ptr<const Segment> segment);
+  static Result<std::unique_ptr<Endings>> make(std::shared_ptr<Segment> segment);
   ~Endings();
 
   // Its thread. Errors: why there is none; then look_again_ns() does its work for it.
@@ -79,9 +80,10 @@ class Endings {
     std::uint64_t again_ns = kNever_ns;  // and then, though nobody has ended
     std::uint64_t looked_ns = 0;
     std::uint64_t ordered_ns = 0;
-    bool is_woken = false;            // this look was not made by time alone
-    bool has_found = false;           // this look, or the signals after it, changed something
-    std::uint64_t vain_since_ns = 0;  // looks by time change nothing
+    bool is_woken = false;                  // this look was not made by time alone
+    bool has_found = false;                 // this look, or the signals after it, changed something
+    std::uint64_t vain_since_ns = 0;        // looks by time change nothing
+    std::vector<ProcessIdentity> recorded;  // in the segment: its members, as far as they are known
     EndingReport report;
   };
   struct Command {
@@ -89,7 +91,7 @@ class Endings {
     EndingOrder order;
   };
 
-  Endings(std::shared_ptr<const Segment> segment, Bell work_bell, Bell report_bell);
+  Endings(std::shared_ptr<Segment> segment, Bell work_bell, Bell report_bell);
   void run();
   // Does what is due, then waits until something else is, at most so long. False: it is to end.
   bool pass(std::uint64_t wait_max_ns);
@@ -103,12 +105,12 @@ class Endings {
   bool end_members(Watched* watched, const Members::Request& request, int pass);
   void finish_look(Watched* watched);
   void look_for_left(Watched* watched);
-  void report_known(Watched* watched);
+  void record_known(Watched* watched) const;
   void report(Watched* watched);
   static std::uint64_t next_look_ns(const Watched& watched);
   static bool is_due(const Watched& watched, std::uint64_t now_ns);
 
-  std::shared_ptr<const Segment> segment_;
+  std::shared_ptr<Segment> segment_;
   Bell work_bell_;
   Bell report_bell_;
   mutable std::mutex mutex_;  // guards what is below, down to stop_

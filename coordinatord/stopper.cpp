@@ -53,7 +53,6 @@ void Stopper::take_reports() {
   for (const EndingReport& report : endings_->take_reports()) {
     const BackendRef ref = report.backend;
     if (load_state(*segment_, ref.index).generation != ref.generation) continue;
-    segment_->backend(ref.index).known.publish(known_record(ref.generation, report.known));
     if (!ordered_.contains(pack_ref(ref))) continue;  // not to be ended, or gone meanwhile
     if (report.sent_ns != 0) stamp(ref, report.signal, report.sent_ns);
     const LeftRecord left = left_record(ref.generation, report.left);

@@ -19,6 +19,7 @@ WAKES = ("process_tests", "--gtest_filter=WakeTest*")
 LOADS = ("unit_tests", "--gtest_filter=Reset*:FailedLoad*:Deadline*:Duration*:SpawnGated*:Listener*:*Port*:LoadTicket*")
 TICKETS = ("process_tests", "--gtest_filter=Ticket*:Ready*:P4*")
 BELONGING = ("unit_tests", "--gtest_filter=Belonging*:Members*:ProcessTable*")
+PLACES = ("unit_tests", "--gtest_filter=Address*:Listener*")
 ENDING = ("daemon_tests", "--gtest_filter=EndingTest.*:OtherUser.*")
 SHELLS = ("daemon_tests", "--gtest_filter=LeaseTest.P*:LeaseTest.A*")
 SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:SnapshotReaderSettings*")
@@ -232,6 +233,15 @@ MUTANTS = [
            "  next_number_ = std::max(next_number_, *listed_last_ + 1);\n", [BELONGING]),
     Mutant("whom a look met does not matter once it has ended", MEMBERS,
            "    pass->has_met_any = true;\n", "", [BELONGING]),
+    Mutant("a zombie that carries the token is met in each look", MEMBERS,
+           "if (!handle && handle.error().system == ESRCH) return note_ended();",
+           "if (!handle && handle.error().system == ESRCH) return Told::kEnded;", [BELONGING]),
+    Mutant("a first process that leads no group is ended alone", MEMBERS,
+           "  if (pid <= 1) return false;\n", "  if (target_.group <= 1) return false;\n", [ENDING]),
+    Mutant("localhost is one place", "libshm/base/address.cpp",
+           "return {loopback4(), loopback6()};", "return {loopback4()};", [PLACES]),
+    Mutant("numbers other than dotted ones are names", "libshm/base/address.cpp",
+           "inet_aton(host.c_str(), &v4) != 1", "inet_pton(AF_INET, host.c_str(), &v4) != 1", [PLACES]),
     Mutant("a restarted coordinator does not repeat SIGKILL", "coordinatord/stopper.cpp",
            "order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false);", "order(b, 0, false);", [ENDING]),
     Mutant("what was found is not told to the next coordinator", "coordinatord/stopper.cpp",
