@@ -18,8 +18,8 @@ namespace {
 
 constexpr std::uint64_t kLockRetry_ns = 5 * kMillisecond_ns;
 constexpr std::size_t kUnwrittenEndsMax = 256;
-// Whether a holder of leases or a ticket has executed another program is looked at no more often, and of so
-// many of them at a scan: the maps of a large process take a millisecond to read.
+// Whether a holder of leases or a ticket has executed another program is looked at no more often,
+// and of so many of them at a scan: the maps of a large process take a millisecond to read.
 constexpr std::uint64_t kExamineEvery_ns = kSecond_ns;
 constexpr std::size_t kExaminedMax = 8;
 
@@ -311,7 +311,7 @@ Changed Enforcer::open_again(const BackendView& b) {
   return true;
 }
 
-// --- Loads -------------------------------------------------------------------------------------------
+// --- Loads ---------------------------------------------------------------------------------------
 
 Changed Enforcer::lose(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   const std::uint32_t holder = unpack_worker(b.holder).index;
@@ -390,7 +390,7 @@ Changed Enforcer::record_load(const BackendView& b) {
   return true;
 }
 
-// --- Ends ---------------------------------------------------------------------------------------------
+// --- Ends ----------------------------------------------------------------------------------------
 
 // The event of an end, once: `noted` says that it is written. A crash in between writes it twice.
 Changed Enforcer::record_end(const BackendView& b) {
@@ -451,8 +451,8 @@ void Enforcer::note_when_ended(const BackendView& b) {
   record.publish(stop);
 }
 
-// What its life has shown, for the model's history. The slot is gone already: who waits for its place does
-// not wait for the mutex.
+// What its life has shown, for the model's history. The slot is gone already: who waits for its
+// place does not wait for the mutex.
 void Enforcer::remember(const BackendView& b) {
   if (b.ready_ns == 0 || b.stop.failed != 0) return;
   BackendEnd end;
@@ -486,7 +486,7 @@ Changed Enforcer::free(const BackendView& b) {
   return true;
 }
 
-// --- Workers -------------------------------------------------------------------------------------------
+// --- Workers -------------------------------------------------------------------------------------
 
 Changed Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
   // A ticket it held is lost first; if that could not be done now, the row stays.

@@ -17,14 +17,15 @@
 //               MeterModelRecord [256]              models that meters tell apart; only grows
 //               WorkerMeters   [workers]            counters; only grow
 //               JudgeMeters                         the coordinator's
-// Each table starts on a page. Offsets, strides and counts stand in the header; nothing is a pointer.
+// Each table starts on a page. Offsets, strides and counts stand in the header; nothing is a
+// pointer.
 //
 // Safety: shared words are 32- or 64-bit std::atomic, lock-free and address-free. Text and records
 // longer than a word are arrays of such words (SharedText, SharedCopy, Published).
 //
 // Crash: every mutation is one store of a word, or is prepared where nobody reads and committed by
-// one. There is no count, list or index to repair: all of them are derived by scanning. (How far rows
-// were ever taken only grows, and is stored before the first of them is.)
+// one. There is no count, list or index to repair: all of them are derived by scanning. (How far
+// rows were ever taken only grows, and is stored before the first of them is.)
 //
 // Errors: none here. Shared bytes are input: readers clamp what they read and never assert on it.
 //
@@ -34,15 +35,16 @@
 //  3. EVICTING may return to READY; STOPPING goes to GONE only, GONE to FREE of the next generation.
 //  4. A last-used stamp only grows, and so does a meter's cell.
 //
-// Without a writer yet: words that a rule to come needs, so that the layout need not change for it. They
-// are cleared with their row, read into snapshots and shown once they hold something: BackendRecord's
-// keep_alive, permit, parallel, measured, peak, probe_failures, devices and log; WaiterRecord::room;
-// WorkerRecord::cancels; LeaseRecord's first_byte_limit_ns, flags and cancel words; DeviceRecord;
-// StopRecord::baseline; CoordinatorRecord's pressure words and foreign.
+// Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
+// They are cleared with their row, read into snapshots and shown once they hold something:
+// BackendRecord's keep_alive, permit, parallel, measured, peak, probe_failures, devices and log;
+// WaiterRecord::room; WorkerRecord::cancels; LeaseRecord's first_byte_limit_ns, flags and cancel
+// words; DeviceRecord; StopRecord::baseline; CoordinatorRecord's pressure words and foreign.
 //
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
-// StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain an
-// older pool: it finds the tables (Header), who is there, what is in flight, and what is ending why.
+// StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain
+// an older pool: it finds the tables (Header), who is there, what is in flight, and what is ending
+// why.
 #pragma once
 
 #include <pthread.h>
@@ -97,9 +99,9 @@ inline constexpr std::size_t kTableCount = 16;
 inline constexpr std::size_t kTableCapacity = 32;
 using Tables = std::array<TableInfo, kTableCapacity>;
 
-// Immutable after creation; read by everyone, once, at attach. Magic, version, sizes and the tables'
-// offsets keep their places in every later layout, so that a newer tool can list and stop an older
-// pool.
+// Immutable after creation; read by everyone, once, at attach. Magic, version, sizes and the
+// tables' offsets keep their places in every later layout, so that a newer tool can list and stop
+// an older pool.
 struct Header {
   std::uint64_t magic = 0;
   std::uint32_t layout_version = 0;
@@ -118,9 +120,10 @@ struct Header {
   std::array<char, 32> libc{};  // for messages
 };
 
-// Where the pool's name is: the path by which its coordinator last served it, "" if that is longer than
-// the field. Written by the creator, then by the coordinator; read by who wants to create a pool there,
-// to find one that has lost the name (lost.hpp). Behind the header on its page, in every layout.
+// Where the pool's name is: the path by which its coordinator last served it, "" if that is longer
+// than the field. Written by the creator, then by the coordinator; read by who wants to create a
+// pool there, to find one that has lost the name (lost.hpp). Behind the header on its page, in
+// every layout.
 inline constexpr std::size_t kHomeOffset = 2048;
 inline constexpr std::size_t kHomeCapacity_bytes = 2048;
 using HomeRecord = SharedText<kHomeCapacity_bytes>;
@@ -207,8 +210,9 @@ struct GivenSettings {
   std::array<std::uint64_t, kGivenMax> number{};
 };
 
-// A device by its UUID, as the driver names it. Written under the mutex: the text, then `known`. A row
-// is never changed or reordered, so its position names the device for as long as the pool lives.
+// A device by its UUID, as the driver names it. Written under the mutex: the text, then `known`. A
+// row is never changed or reordered, so its position names the device for as long as the pool
+// lives.
 struct alignas(kCacheLine_bytes) DeviceRecord {
   Word known;  // 0: this row and all after it are free
   SharedText<96> uuid;
@@ -284,7 +288,8 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   // pause would be. Written by the coordinator; outlives it. 0 = none.
   Word pressure_until_ns;
   Word pressure_pause_ns;
-  // What the coordinator in office knows: bits of compat, judge and admit. Written with its identity.
+  // What the coordinator in office knows: bits of compat, judge and admit. Written with its
+  // identity.
   std::array<Word, 3> features;
   Published<ForeignUse> foreign;  // by the coordinator; without one the last value holds
   std::array<std::array<Word, kReasonCapacity>, kEventKindCapacity> counters;
@@ -310,8 +315,8 @@ struct LoadHistory {
   std::array<char, 256> error{};  // NUL-terminated
 };
 
-// Found by hash, within kHistoryProbes of where it belongs (histories.hpp). Written under the mutex.
-// `hash` is set after the name and history, and cleared before them.
+// Found by hash, within kHistoryProbes of where it belongs (histories.hpp). Written under the
+// mutex. `hash` is set after the name and history, and cleared before them.
 struct alignas(kCacheLine_bytes) ModelRecord {
   Word hash;  // of the name, never 0; 0 = free
   SharedText<256> name;
@@ -339,13 +344,13 @@ struct alignas(kCacheLine_bytes) WorkerRecord {
   HalfWord cancels;
 };
 
-// One per worker row and backend, in the row's own lines. Written by the row's owner: the stamp by a
-// CAS upwards, then `interval` by who won it at the end of a lease. Never cleared: the row's next owner
-// goes on with both. The last row is the coordinator's, with stamps for leases of the dead.
+// One per worker row and backend, in the row's own lines. Written by the row's owner: the stamp by
+// a CAS upwards, then `interval` by who won it at the end of a lease. Never cleared: the row's next
+// owner goes on with both. The last row is the coordinator's, with stamps for leases of the dead.
 struct UsedCell {
   Word stamp_ns;
-  // Generation of the slot | milliseconds between ends of leases, smoothed (policy/interval.hpp). Of
-  // another generation: none yet. 0 ms: one lease has ended. Advisory, never evidence.
+  // Generation of the slot | milliseconds between ends of leases, smoothed (policy/interval.hpp).
+  // Of another generation: none yet. 0 ms: one lease has ended. Advisory, never evidence.
   Word interval;
 };
 
@@ -381,8 +386,8 @@ struct StopRecord {
   std::array<char, 32> tag{};     // NUL-terminated
   std::array<char, 320> text{};   // evidence or error, NUL-terminated
   std::uint64_t ended_ns = 0;     // when its processes had gone, 0 = not yet
-  // Free bytes of each device before the first signal, kNever_ns = not measured: by how much they rise
-  // tells when what it held is back.
+  // Free bytes of each device before the first signal, kNever_ns = not measured: by how much they
+  // rise tells when what it held is back.
   std::array<std::uint64_t, kDevicesMax> baseline = unmeasured();
 
   static constexpr std::array<std::uint64_t, kDevicesMax> unmeasured() {
@@ -410,9 +415,9 @@ struct LeftRecord {
   std::array<LeftProcess, kLeftNamedMax> named{};
 };
 
-// Processes that were found to belong to a backend, but for its first. Nothing else may tell so later: not a
-// parent, when that has ended. Whoever has no room here is unknown to the next coordinator. Written by the
-// coordinator only.
+// Processes that were found to belong to a backend, but for its first. Nothing else may tell so
+// later: not a parent, when that has ended. Whoever has no room here is unknown to the next
+// coordinator. Written by the coordinator only.
 struct KnownMember {
   std::uint32_t pid = 0;
   std::uint32_t spare = 0;
@@ -473,8 +478,8 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   Published<StopRecord> stop;
   Word noted;            // generation, BackendState: the last state an event was written for
   Word drain_failed_ns;  // when a drain of this generation last gave up
-  // Its first process had not been seen to end by then, in the clock of start_ticks; 0: nobody saw it
-  // end. Who was in its session by then is the backend's.
+  // Its first process had not been seen to end by then, in the clock of start_ticks; 0: nobody saw
+  // it end. Who was in its session by then is the backend's.
   Word alive_ticks;
   Published<LeftRecord> left;  // while STOPPING
   Published<KnownRecord> known;
@@ -495,8 +500,8 @@ struct alignas(kCacheLine_bytes) WaiterRecord {
   Word model_hash;
   HalfWord flags;
   HalfWord pid;
-  // When its owner last looked whether it may go on: one that has not for long is stopped, and holds
-  // nobody up (policy/line.hpp). Written by the owner at each look.
+  // When its owner last looked whether it may go on: one that has not for long is stopped, and
+  // holds nobody up (policy/line.hpp). Written by the owner at each look.
   alignas(kCacheLine_bytes) Word looked_ns;
   // Since when somebody waits for this model, without a break: of the first of them.
   Word model_since_ns;
@@ -546,11 +551,12 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   Word progress_ns;
   Word limit_ns;  // the request's own busy timeout; 0 = none
   SharedText<32> tag;
-  // The other line is not touched on the hot path. First what the owner says of the lease, if anything:
+  // The other line is not touched on the hot path. First what the owner says of the lease, if
+  // anything:
   alignas(kCacheLine_bytes) Word first_byte_limit_ns;  // 0 = the settings'
   Word flags;                                          // kLeaseCancellable
-  // Then the coordinator's, who asks for its end: word last, seq_cst, never cleared. The lease is asked
-  // to end if word and start are its own: the word alone comes again (its sequence wraps).
+  // Then the coordinator's, who asks for its end: word last, seq_cst, never cleared. The lease is
+  // asked to end if word and start are its own: the word alone comes again (its sequence wraps).
   Word cancel_start_ns;
   Word cancel_at_ns;
   Word cancel_word;
@@ -575,9 +581,9 @@ inline constexpr std::uint32_t kMeterValuesMax = 64;
 inline constexpr std::uint32_t kWorkerMeterCells = 4096;
 inline constexpr std::uint32_t kJudgeMeterCells = 32768;
 
-// What some cells of each row mean. Written by the creator, then immutable. Cells of a counter: one for
-// each value of `label`, and that for each model if it tells them apart. Of a histogram: one for each
-// bound, one for what is above them, the sum.
+// What some cells of each row mean. Written by the creator, then immutable. Cells of a counter: one
+// for each value of `label`, and that for each model if it tells them apart. Of a histogram: one
+// for each bound, one for what is above them, the sum.
 struct MeterInfo {
   std::uint32_t id = 0;  // the same in every build, never given out again
   MeterKind kind = MeterKind::kNone;
@@ -606,8 +612,8 @@ struct alignas(kCacheLine_bytes) MeterModelRecord {
   SharedText<256> name;
 };
 
-// Written by the row's owner, who adds. Never cleared: the row's next owner adds on, and nothing is ever
-// moved from one row to another, so no crash counts twice.
+// Written by the row's owner, who adds. Never cleared: the row's next owner adds on, and nothing is
+// ever moved from one row to another, so no crash counts twice.
 struct alignas(kCacheLine_bytes) WorkerMeters {
   std::array<Word, kWorkerMeterCells> cell;
 };
@@ -622,8 +628,8 @@ struct MeterJournal {
   std::uint64_t count = 0;
   std::array<Change, 8> change{};
 };
-// Written by the coordinator: journal, then cells. The next one does what the journal says again and
-// counts the ring's events after it.
+// Written by the coordinator: journal, then cells. The next one does what the journal says again
+// and counts the ring's events after it.
 struct alignas(kCacheLine_bytes) JudgeMeters {
   Published<MeterJournal> journal;
   alignas(kCacheLine_bytes) std::array<Word, kJudgeMeterCells> cell;

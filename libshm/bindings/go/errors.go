@@ -62,8 +62,9 @@ func (e *Error) Is(target error) bool {
 	return ok && code == e.Code || e.context != nil && target == e.context
 }
 
-// Unwrap gives the context's cause if the context ended the call (context.WithCancelCause, from Go 1.20 on; else
-// context.Canceled or context.DeadlineExceeded), and the syscall.Errno with ErrSystem, else nil.
+// Unwrap gives the context's cause if the context ended the call (context.WithCancelCause, from Go
+// 1.20 on; else context.Canceled or context.DeadlineExceeded), and the syscall.Errno with
+// ErrSystem, else nil.
 func (e *Error) Unwrap() error { return e.cause }
 
 func failure(code C.modelpool_code, from *C.modelpool_error) error {
@@ -99,8 +100,8 @@ func ended(ctx context.Context, model, waitedFor string) error {
 	return e
 }
 
-// reasonOf takes from "unable to acquire m: timed out: no place is free" what comes after the model, whose name
-// may have colons of its own.
+// reasonOf takes from "unable to acquire m: timed out: no place is free" what comes after the
+// model, whose name may have colons of its own.
 func reasonOf(text string) string {
 	for _, before := range []string{": timed out: ", ": "} {
 		if at := strings.LastIndex(text, before); at >= 0 {

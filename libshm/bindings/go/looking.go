@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// What is unknown, or does not apply, is Unknown for a duration or a size, "" for a text, 0 for a PID or signal, and
-// false. The tags are the names of the fields in every language; Rows has those that these structures lack.
+// What is unknown, or does not apply, is Unknown for a duration or a size, "" for a text, 0 for a
+// PID or signal, and false. The tags are the names of the fields in every language; Rows has those
+// that these structures lack.
 
 // Status is the pool in a dozen numbers.
 type Status struct {
@@ -145,6 +146,6 @@ type Event struct {
 	Count     int64          `modelpool:"count"`  // of what, the kind says; Unknown: does not apply
 }
 
-// Events lists decisions from number `first` on, oldest first, as far as the pool remembers. To follow, ask again
-// from the last Sequence + 1.
+// Events lists decisions from number `first` on, oldest first, as far as the pool remembers. To
+// follow, ask again from the last Sequence + 1.
 func (p *Pool) Events(first uint64) ([]Event, error) { return list[Event](p, eventsTable, first) }

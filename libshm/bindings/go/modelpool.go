@@ -1,6 +1,6 @@
 // Package modelpool shares model backends between all workers of a host: at most one process serves
-// a model, a limit holds for all workers together, and one judge, coordinatord, ends what is idle or
-// hangs. It is a thin layer over libmodelpool.so; <modelpool/modelpool.h> has every detail.
+// a model, a limit holds for all workers together, and one judge, coordinatord, ends what is idle
+// or hangs. It is a thin layer over libmodelpool.so; <modelpool/modelpool.h> has every detail.
 //
 //	pool, err := modelpool.Attach("default", modelpool.AttachOptions{})
 //	lease, ticket, err := pool.Acquire(ctx, "llama-3-8b", modelpool.Options{Tag: "req-81"})
@@ -35,21 +35,23 @@
 //		return ticket.Ready(address, modelpool.ReadyOptions{SizeBytes: 7_000_000_000})
 //	}
 //
-// A context that ends here ends the request and not the load, for which others may be waiting: give load one of
-// its own, that outlives the request, and let the pool's load_timeout bound it.
+// A context that ends here ends the request and not the load, for which others may be waiting: give
+// load one of its own, that outlives the request, and let the pool's load_timeout bound it.
 //
 // Options are values, and the zero value of each structure is its defaults.
 //
 // Everything may be used from any goroutine, and by several at once; two that use one Ticket at the
 // same time get ErrBusy. A Lease may be released by another goroutine, or thread, than acquired it.
-// A Lease, Ticket or Pool that becomes unreachable, with all its copies, is released, given back or closed by a
-// finalizer, at some time: do not rely on it to make room. Of the zero value, and of nil, Release and Close do nothing
-// and all else is ErrClosed. What a process held when it died is cleared (P6). Waiting costs
-// a goroutine, no thread. Programs started with os/exec inherit nothing of a pool.
+// A Lease, Ticket or Pool that becomes unreachable, with all its copies, is released, given back or
+// closed by a finalizer, at some time: do not rely on it to make room. Of the zero value, and of
+// nil, Release and Close do nothing and all else is ErrClosed. What a process held when it died is
+// cleared (P6). Waiting costs a goroutine, no thread. Programs started with os/exec inherit nothing
+// of a pool.
 //
-// Errors are *Error; errors.Is(err, modelpool.ErrTimeout) and its like tell them apart. Any call may fail with
-// ErrInvalid (an argument), ErrClosed and ErrSystem; listed is what else. Durations are counted in milliseconds,
-// rounded up, by CLOCK_MONOTONIC; one of more than 10 years is 10 years.
+// Errors are *Error; errors.Is(err, modelpool.ErrTimeout) and its like tell them apart. Any call
+// may fail with ErrInvalid (an argument), ErrClosed and ErrSystem; listed is what else. Durations
+// are counted in milliseconds, rounded up, by CLOCK_MONOTONIC; one of more than 10 years is 10
+// years.
 //
 // The promises that are cited here; the project's README has them all:
 //
@@ -86,7 +88,8 @@ import (
 	"unsafe"
 )
 
-// DefaultTimeout is how long Acquire waits under a context without a deadline: every wait has an end.
+// DefaultTimeout is how long Acquire waits under a context without a deadline: every wait has an
+// end.
 const DefaultTimeout = 30 * time.Second
 
 // Unknown is a duration or size that is not known or does not apply.
@@ -100,8 +103,8 @@ func pointer(bytes []byte) unsafe.Pointer { return unsafe.Pointer(&bytes[0]) }
 // What C takes for a time.
 const longest = 10 * 365 * 24 * time.Hour
 
-// milliseconds rounds up, so that a wait does not end early. What is longer than C takes is that; less than nothing
-// is -1, which C refuses.
+// milliseconds rounds up, so that a wait does not end early. What is longer than C takes is that;
+// less than nothing is -1, which C refuses.
 func milliseconds(d time.Duration) C.int64_t {
 	if d < 0 {
 		return -1
@@ -179,7 +182,8 @@ func flag(b bool) C.int32_t {
 // A Pool is an attachment of this process to a pool.
 type Pool struct{ attached *attachment }
 
-// What has a finalizer stands apart: a Pool, Lease or Ticket may be copied, or part of another structure.
+// What has a finalizer stands apart: a Pool, Lease or Ticket may be copied, or part of another
+// structure.
 type attachment struct {
 	handle C.modelpool_pool
 
@@ -196,16 +200,16 @@ type AttachOptions struct {
 	CoordinatorGrace time.Duration // how long its absence goes unnoticed; 0: 10 s
 }
 
-// attachOptions is what Attach takes: AttachOptions, like the options of every other call. Programs of before
-// give nil or a pointer to them.
+// attachOptions is what Attach takes: AttachOptions, like the options of every other call. Programs
+// of before give nil or a pointer to them.
 type attachOptions interface{ forAttach() }
 
 func (AttachOptions) forAttach() {}
 
-// Attach joins the pool of that name, [a-z0-9_-]{1,64}, creating it if there is none. The empty name is
-// MODELPOOL_POOL, else "default". options is an AttachOptions; nil and a pointer to one are taken as well.
-// Waits up to 5 s for a worker row if every one is taken.
-// Errors: ErrNoSuchPool, ErrIncompatible, ErrPermission, ErrTableFull.
+// Attach joins the pool of that name, [a-z0-9_-]{1,64}, creating it if there is none. The empty
+// name is MODELPOOL_POOL, else "default". options is an AttachOptions; nil and a pointer to one are
+// taken as well. Waits up to 5 s for a worker row if every one is taken. Errors: ErrNoSuchPool,
+// ErrIncompatible, ErrPermission, ErrTableFull.
 func Attach(name string, options attachOptions) (*Pool, error) {
 	switch given := options.(type) {
 	case AttachOptions:
@@ -249,8 +253,8 @@ func (p *Pool) get() *attachment {
 	return p.attached
 }
 
-// Close leaves the pool. Leases and tickets out stay valid; calls to Acquire that wait are answered ErrClosed.
-// Further calls do nothing.
+// Close leaves the pool. Leases and tickets out stay valid; calls to Acquire that wait are answered
+// ErrClosed. Further calls do nothing.
 func (p *Pool) Close() {
 	if p == nil || p.attached == nil {
 		return
@@ -278,13 +282,14 @@ type Options struct {
 	NoLoad        bool          // ErrNotLoaded instead of a ticket
 }
 
-// Acquire gives a lease if the model is loaded, or a ticket if the caller is to load it (P4: one loader at a
-// time; P5: first come, first served); exactly one of them is not nil, unless err is. It waits for either until
-// the context is done, or for DefaultTimeout if that has no deadline. An error then says both:
-// errors.Is(err, ErrTimeout) and errors.Is(err, context.DeadlineExceeded), or ErrCancelled and context.Canceled.
+// Acquire gives a lease if the model is loaded, or a ticket if the caller is to load it (P4: one
+// loader at a time; P5: first come, first served); exactly one of them is not nil, unless err is.
+// It waits for either until the context is done, or for DefaultTimeout if that has no deadline. An
+// error then says both: errors.Is(err, ErrTimeout) and errors.Is(err, context.DeadlineExceeded), or
+// ErrCancelled and context.Canceled.
 //
-// Errors: ErrTimeout, ErrCancelled, ErrQueueFull, ErrTableFull, ErrAllPinned, ErrCoolingDown, ErrLoadFailed,
-// ErrNoCoordinator, ErrNotLoaded, ErrReplaced.
+// Errors: ErrTimeout, ErrCancelled, ErrQueueFull, ErrTableFull, ErrAllPinned, ErrCoolingDown,
+// ErrLoadFailed, ErrNoCoordinator, ErrNotLoaded, ErrReplaced.
 func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lease, *Ticket, error) {
 	if ctx == nil {
 		return nil, nil, invalid("unable to acquire: the context is nil")
@@ -321,8 +326,8 @@ func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lea
 	return a.wait(ctx, model, name, &given, reasonOf(C.GoString(&failed.text[0])))
 }
 
-// wait stands in line. It also answers, with its text, what made the first look fail; why that was, if it could be
-// waited for, is the reason.
+// wait stands in line. It also answers, with its text, what made the first look fail; why that was,
+// if it could be waited for, is the reason.
 func (a *attachment) wait(ctx context.Context, model string, name *C.char,
 	given *C.modelpool_acquire_options, reason string) (*Lease, *Ticket, error) {
 	timeout := DefaultTimeout
@@ -373,7 +378,8 @@ func (a *attachment) wait(ctx context.Context, model string, name *C.char,
 	}
 }
 
-// waitsFor says why a model cannot be had now: if it is not loaded, for the reason that there was before.
+// waitsFor says why a model cannot be had now: if it is not loaded, for the reason that there was
+// before.
 func (a *attachment) waitsFor(name *C.char, before string) string {
 	given := C.modelpool_acquire_options{struct_bytes: C.sizeof_modelpool_acquire_options, no_load: 1}
 	var grant C.modelpool_grant
@@ -409,17 +415,17 @@ func (p *Pool) Unpin(model string) error {
 	})
 }
 
-// Evict asks the coordinator to end the model's backend and returns at once. With force its leases are cut, else
-// it waits for them up to drain_timeout. A load under way is ended, too: its ticket is lost, and nothing cools down.
-// Errors: ErrNotLoaded.
+// Evict asks the coordinator to end the model's backend and returns at once. With force its leases
+// are cut, else it waits for them up to drain_timeout. A load under way is ended, too: its ticket
+// is lost, and nothing cools down. Errors: ErrNotLoaded.
 func (p *Pool) Evict(model string, force bool) error {
 	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
 		return C.modelpool_evict(pool, name, C.int(flag(force)), failed)
 	})
 }
 
-// Reset forgets that the model failed to load: it may be loaded at once. A load that becomes ready and a changed
-// load_cooldown do the same. Does nothing for a model that has not failed.
+// Reset forgets that the model failed to load: it may be loaded at once. A load that becomes ready
+// and a changed load_cooldown do the same. Does nothing for a model that has not failed.
 func (p *Pool) Reset(model string) error {
 	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
 		return C.modelpool_reset(pool, name, failed)
@@ -543,8 +549,9 @@ func (l *Lease) Address() string { return C.GoString(&l.on().address[0]) }
 // Pid is the backend's; 0 for an external one.
 func (l *Lease) Pid() int { return int(l.on().pid) }
 
-// Progress says that the request is getting on: restarts its stall_timeout. For every chunk of a stream.
-// Errors: ErrLeaseLost: its backend was stopped; the text says why. ErrClosed after Release.
+// Progress says that the request is getting on: restarts its stall_timeout. For every chunk of a
+// stream. Errors: ErrLeaseLost: its backend was stopped; the text says why. ErrClosed after
+// Release.
 func (l *Lease) Progress() error {
 	g := l.get()
 	defer runtime.KeepAlive(g)
@@ -564,9 +571,10 @@ func (l *Lease) Release() {
 	C.modelpool_release(l.granted.handle)
 }
 
-// A Ticket is the exclusive right to start the backend of one model (P4). Ready, Fail, GiveBack or End use it up. Fail says
-// that the model cannot be loaded: who waits is told, and it cools down. GiveBack says nothing of the model, and neither
-// does a Ticket that is forgotten or whose process dies: the next waiter loads it at once.
+// A Ticket is the exclusive right to start the backend of one model (P4). Ready, Fail, GiveBack or
+// End use it up. Fail says that the model cannot be loaded: who waits is told, and it cools down.
+// GiveBack says nothing of the model, and neither does a Ticket that is forgotten or whose process
+// dies: the next waiter loads it at once.
 type Ticket struct{ granted *grantedTicket }
 
 type grantedTicket struct{ handle C.modelpool_ticket }
@@ -596,8 +604,8 @@ func (t *Ticket) Model() string {
 // Pid is that of what was started; 0 before, and once the ticket is used up.
 func (t *Ticket) Pid() int { return int(t.on().pid) }
 
-// Waiting is how many wait for this model now; 0 once the ticket is used up. A loader whose own time is over should go
-// on while some do: they would begin anew.
+// Waiting is how many wait for this model now; 0 once the ticket is used up. A loader whose own
+// time is over should go on while some do: they would begin anew.
 func (t *Ticket) Waiting() int { return int(t.on().waiting) }
 
 // SpawnOptions are for Ticket.Spawn.
@@ -608,10 +616,10 @@ type SpawnOptions struct {
 	ErrorOutput string   // another one for stderr; "": as stdout
 }
 
-// Spawn starts the backend in a session of its own, recorded before it executes, so that there is no instant in
-// which it runs unknown (P6, P9); os/exec with Started leaves one. argv[0] is looked up in PATH. Do not
-// wait for the process: a thread of the library reaps it.
-// Errors: ErrSpawnFailed (the program or the directory), ErrInvalid, ErrSystem (an output that cannot be opened): nothing
+// Spawn starts the backend in a session of its own, recorded before it executes, so that there is
+// no instant in which it runs unknown (P6, P9); os/exec with Started leaves one. argv[0] is looked
+// up in PATH. Do not wait for the process: a thread of the library reaps it. Errors: ErrSpawnFailed
+// (the program or the directory), ErrInvalid, ErrSystem (an output that cannot be opened): nothing
 // runs, and the ticket stays: spawn something else, or GiveBack. ErrTicketLost.
 func (t *Ticket) Spawn(argv []string, options SpawnOptions) error {
 	var memory cMemory
@@ -654,13 +662,15 @@ type ReadyOptions struct {
 	Settings   []string // "name=value": for this backend, over all other rules
 	Pinned     bool     // exempt from eviction
 	External   bool     // without a process of ours: counted and leased, never signalled
-	// Any process that listens at the address answers for the backend: a container's proxy. Otherwise another live backend's
-	// address, and a listener that is provably none of the backend's, are ErrInvalid.
+	// Any process that listens at the address answers for the backend: a container's proxy. Otherwise
+	// another live backend's address, and a listener that is provably none of the backend's, are
+	// ErrInvalid.
 	AnyListener bool
 }
 
-// Ready says that the backend answers at this address, opens it to every worker and gives the loader its own
-// lease. Uses the ticket up. Errors: ErrTicketLost; ErrTableFull and ErrInvalid, with which the ticket stays.
+// Ready says that the backend answers at this address, opens it to every worker and gives the
+// loader its own lease. Uses the ticket up. Errors: ErrTicketLost; ErrTableFull and ErrInvalid,
+// with which the ticket stays.
 func (t *Ticket) Ready(address string, options ReadyOptions) (*Lease, error) {
 	var memory cMemory
 	defer memory.free()
@@ -689,8 +699,9 @@ func (t *Ticket) Ready(address string, options ReadyOptions) (*Lease, error) {
 	return newLease(handle), nil
 }
 
-// Fail says that the load failed: answers every waiter with the reason, ends what was started, starts the
-// model's cool-down. Uses the ticket up. Errors: ErrTicketLost, with what ended the load before.
+// Fail says that the load failed: answers every waiter with the reason, ends what was started,
+// starts the model's cool-down. Uses the ticket up. Errors: ErrTicketLost, with what ended the load
+// before.
 func (t *Ticket) Fail(reason string) error {
 	why, err := text(reason, "reason")
 	if err != nil {
@@ -705,10 +716,11 @@ func (t *Ticket) Fail(reason string) error {
 	return failure(code, &failed)
 }
 
-// End ends the load because of err: Fail if that speaks of the model, GiveBack if it does not. What says nothing of the
-// model are errors of this package but ErrLoadFailed (a program, a file or an argument that was named wrongly, an
-// address that is taken), the end of a context, and want of descriptors, memory or processes. Uses the ticket up; does
-// nothing to a lost one but let it go. Errors: ErrTicketLost, ErrClosed.
+// End ends the load because of err: Fail if that speaks of the model, GiveBack if it does not. What
+// says nothing of the model are errors of this package but ErrLoadFailed (a program, a file or an
+// argument that was named wrongly, an address that is taken), the end of a context, and want of
+// descriptors, memory or processes. Uses the ticket up; does nothing to a lost one but let it go.
+// Errors: ErrTicketLost, ErrClosed.
 func (t *Ticket) End(err error) error {
 	if saysNothingOfTheModel(err) {
 		return t.GiveBack()
@@ -729,8 +741,9 @@ func saysNothingOfTheModel(err error) bool {
 	return errors.As(err, &own) && own.Code != ErrLoadFailed
 }
 
-// GiveBack gives the load up without a failure: the loader has to end, or was told something wrong. Ends what was
-// started; the next waiter gets a ticket at once, and nothing cools down. Uses the ticket up. Errors: ErrClosed.
+// GiveBack gives the load up without a failure: the loader has to end, or was told something wrong.
+// Ends what was started; the next waiter gets a ticket at once, and nothing cools down. Uses the
+// ticket up. Errors: ErrClosed.
 func (t *Ticket) GiveBack() error {
 	g := t.get()
 	var failed C.modelpool_error
@@ -741,8 +754,8 @@ func (t *Ticket) GiveBack() error {
 	return failure(code, &failed)
 }
 
-// FreePort is a TCP port of this host that is free, for a backend that is to be started, and held for it: no other
-// caller gets it while this process has not asked for 64 more. Errors: ErrSystem.
+// FreePort is a TCP port of this host that is free, for a backend that is to be started, and held
+// for it: no other caller gets it while this process has not asked for 64 more. Errors: ErrSystem.
 func FreePort() (int, error) {
 	var failed C.modelpool_error
 	var port C.int32_t

@@ -18,13 +18,13 @@ const (
 	answerTime   = 10 * time.Second // one that is loading may accept and answer late
 )
 
-// WaitReady waits until what was started answers at an address, host:port or unix:/path. check says what an answer
-// is: "tcp": a connection is accepted; "http:/health": a GET of /health is answered 2xx, asked through no proxy;
-// "delay:5s": so much time has passed.
+// WaitReady waits until what was started answers at an address, host:port or unix:/path. check says
+// what an answer is: "tcp": a connection is accepted; "http:/health": a GET of /health is answered
+// 2xx, asked through no proxy; "delay:5s": so much time has passed.
 //
-// It ends when the process ends, with ErrLoadFailed, and when the context does, with ErrTimeout or ErrCancelled; the
-// ticket stays. Without a deadline the pool's load_timeout bounds it, by ending the process. Other errors: ErrClosed:
-// nothing was started with this ticket.
+// It ends when the process ends, with ErrLoadFailed, and when the context does, with ErrTimeout or
+// ErrCancelled; the ticket stays. Without a deadline the pool's load_timeout bounds it, by ending
+// the process. Other errors: ErrClosed: nothing was started with this ticket.
 func (t *Ticket) WaitReady(ctx context.Context, address, check string) error {
 	answers, err := readerOf(address, check)
 	if err != nil {

@@ -132,7 +132,8 @@ func (p *Pool) look(number C.int, first uint64, described *table, visit func(row
 	}
 }
 
-// set fills a structure from the fields that its tags name; a pointer to another one from those of that part.
+// set fills a structure from the fields that its tags name; a pointer to another one from those of
+// that part.
 func set(into reflect.Value, prefix string, described *table, row unsafe.Pointer) {
 	for i := 0; i < into.NumField(); i++ {
 		name := prefix + into.Type().Field(i).Tag.Get("modelpool")
@@ -186,9 +187,10 @@ func list[Row any](p *Pool, number C.int, first uint64) ([]Row, error) {
 	return rows, nil
 }
 
-// Rows lists a table with every field that the library knows, by its name, also those that this package has no member
-// for: "backends", "leases", "workers", "waiters", "events", "status" (one row) or "models". Values are string, bool
-// and int64, or nil for what is unknown; the field of a part of a row is "stop.reason".
+// Rows lists a table with every field that the library knows, by its name, also those that this
+// package has no member for: "backends", "leases", "workers", "waiters", "events", "status" (one
+// row) or "models". Values are string, bool and int64, or nil for what is unknown; the field of a
+// part of a row is "stop.reason".
 func (p *Pool) Rows(name string) ([]map[string]any, error) {
 	number, ok := tableNumbers[name]
 	if !ok {

@@ -60,7 +60,8 @@ func attached(t *testing.T, dir string, settings ...string) *modelpool.Pool {
 	return pool
 }
 
-// daemon runs coordinatord on dir until the test ends; its backends end with it. It dies with this process.
+// daemon runs coordinatord on dir until the test ends; its backends end with it. It dies with this
+// process.
 func daemon(t *testing.T, dir string, flags ...string) {
 	t.Helper()
 	command := exec.Command(program(t, "MODELPOOL_COORDINATORD"),

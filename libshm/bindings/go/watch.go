@@ -12,8 +12,8 @@ import (
 	"syscall"
 )
 
-// A watch reads the pool's wait fd in one goroutine, which costs no thread while it waits, and tells
-// everyone who waits in Acquire.
+// A watch reads the pool's wait fd in one goroutine, which costs no thread while it waits, and
+// tells everyone who waits in Acquire.
 type watch struct {
 	file *os.File
 

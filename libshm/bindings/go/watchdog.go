@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// A WatchDog speaks the vocabulary of LocalAI's watchdog (pkg/model/watchdog.go) over a pool, so that a server
-// built around one can move to the pool file by file: first this in place of its watchdog, then its loader to
-// Pool.Acquire and Ticket. What the names mean here is stricter:
+// A WatchDog speaks the vocabulary of LocalAI's watchdog (pkg/model/watchdog.go) over a pool, so
+// that a server built around one can move to the pool file by file: first this in place of its
+// watchdog, then its loader to Pool.Acquire and Ticket. What the names mean here is stricter:
 //
 //   - One truth (P1): every count, age and limit is of the whole host, not of this process, and coordinatord
 //     judges; without it nothing is evicted. Run has nothing to do.
@@ -29,8 +29,8 @@ import (
 //   - Timeouts are settings of the pool: pool.Set("busy_timeout", "5m"), Set("idle_timeout", "15m").
 //   - There is no memory reclaimer.
 //
-// Where LocalAI's methods return nothing, these return an error; calls that ignore it still compile. All methods may
-// be called from any goroutine.
+// Where LocalAI's methods return nothing, these return an error; calls that ignore it still
+// compile. All methods may be called from any goroutine.
 type WatchDog struct {
 	pool *Pool
 	done chan struct{}
@@ -61,9 +61,10 @@ func (wd *WatchDog) Add(address string, pid int) {
 	wd.pids[address] = pid
 }
 
-// AddAddressModelMap says which model is served at an address. If the pool does not know it yet, this registers it, with
-// the process given to Add, or as external (never signalled) without one; waits up to DefaultTimeout for a place.
-// Errors: those of Acquire, Ticket.Started and Ticket.Ready; ErrInvalid if another backend serves the model.
+// AddAddressModelMap says which model is served at an address. If the pool does not know it yet,
+// this registers it, with the process given to Add, or as external (never signalled) without one;
+// waits up to DefaultTimeout for a place. Errors: those of Acquire, Ticket.Started and
+// Ticket.Ready; ErrInvalid if another backend serves the model.
 func (wd *WatchDog) AddAddressModelMap(address string, model string) error {
 	wd.mutex.Lock()
 	pid := wd.pids[address]
@@ -104,8 +105,8 @@ func register(ticket *Ticket, address string, pid int) (*Lease, error) {
 	return lease, err
 }
 
-// Mark begins a request at an address: takes a lease, until UnMark. Errors: ErrNotLoaded if no backend of the pool
-// answers there; else those of Acquire.
+// Mark begins a request at an address: takes a lease, until UnMark. Errors: ErrNotLoaded if no
+// backend of the pool answers there; else those of Acquire.
 func (wd *WatchDog) Mark(address string) error {
 	model, err := wd.modelAt(address)
 	if err != nil {
@@ -168,8 +169,8 @@ func (wd *WatchDog) GetLRULimit() int {
 	return limit
 }
 
-// SetForceEvictionWhenBusy says whether room may be made by cutting requests (when_busy force), or only when they have
-// finished (drain, the default).
+// SetForceEvictionWhenBusy says whether room may be made by cutting requests (when_busy force), or
+// only when they have finished (drain, the default).
 func (wd *WatchDog) SetForceEvictionWhenBusy(force bool) error {
 	if force {
 		return wd.pool.Set("when_busy", "force")
@@ -189,9 +190,10 @@ type EnforceLRULimitResult struct {
 	NeedMore     bool // there is less room than was asked for
 }
 
-// EnforceLRULimit makes room under the limit for pendingLoads and one more: asks for the eviction of the least recently
-// used idle backends that are not pinned, and waits until they are gone, up to DefaultTimeout. It is not needed before
-// Acquire, which makes its own room and keeps it for who comes first.
+// EnforceLRULimit makes room under the limit for pendingLoads and one more: asks for the eviction
+// of the least recently used idle backends that are not pinned, and waits until they are gone, up
+// to DefaultTimeout. It is not needed before Acquire, which makes its own room and keeps it for who
+// comes first.
 func (wd *WatchDog) EnforceLRULimit(pendingLoads int) EnforceLRULimitResult {
 	limit, err := wd.pool.Limit()
 	if err != nil || limit == 0 {

@@ -73,7 +73,8 @@ func TestWatchDogRegistersMarksAndMakesRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// The first is busy, so the second goes, although used later; its process is gone when this returns.
+	// The first is busy, so the second goes, although used later; its process is gone when this
+	// returns.
 	result := wd.EnforceLRULimit(0)
 	if result.EvictedCount != 1 || result.NeedMore {
 		t.Fatalf("%+v", result)
