@@ -244,8 +244,8 @@ MUTANTS = [
            "inet_aton(host.c_str(), &v4) != 1", "inet_pton(AF_INET, host.c_str(), &v4) != 1", [PLACES]),
     Mutant("a restarted coordinator does not repeat SIGKILL", "coordinatord/stopper.cpp",
            "order(b, b.stop.killed_ns != 0 ? SIGKILL : 0, false);", "order(b, 0, false);", [ENDING]),
-    Mutant("what was found is not told to the next coordinator", "coordinatord/stopper.cpp",
-           "segment_->backend(ref.index).known.publish(known_record(ref.generation, report.known));",
+    Mutant("what was found is not told to the next coordinator", "coordinatord/ending.cpp",
+           "  segment_->backend(ref.index).known.publish(known_record(ref.generation, known));\n",
            "", [ENDING]),
     # --- Wakes (P5)
     Mutant("ready wakes nobody", "libshm/pool/ticket.cpp",
