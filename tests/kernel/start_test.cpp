@@ -116,14 +116,18 @@ TEST(Removal, ThatIsSlowDeletesNoNewPool) {
   const Fd dir(open(scratch.dir().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   ASSERT_EQ(flock(dir.get(), LOCK_EX), 0);
   Program slow({MODELPOOL_POOLCTL, "--dir", scratch.dir(), "remove"});
-  // It has opened what it is about to remove.
+  // It has opened what it is about to remove, and waits for its turn (at the directory, once more).
   ASSERT_TRUE(eventually([&] {
     std::error_code gone;
+    int files = 0;
+    int directories = 0;
     for (const auto& fd :
          std::filesystem::directory_iterator("/proc/" + std::to_string(slow.pid()) + "/fd", gone)) {
-      if (std::filesystem::read_symlink(fd.path(), gone) == scratch.path("default")) return true;
+      const std::string target = std::filesystem::read_symlink(fd.path(), gone);
+      files += target == scratch.path("default");
+      directories += target == scratch.dir();
     }
-    return false;
+    return files == 1 && directories == 2;
   }));
   for (const char* const file : {"default", "default.users"})
     std::filesystem::rename(other.path(file), scratch.path(file));
