@@ -338,8 +338,8 @@ std::vector<std::string> pools_in(const std::string& dir) {
   return names;
 }
 
-// "; did you mean NAME?", or which there are. A name with a slip in it, with a coordinator started for it
-// as the message says, would be a second pool.
+// "; did you mean NAME?", or which there are. A name with a slip in it, with a coordinator started
+// for it as the message says, would be a second pool.
 std::string pools_there(const std::string& name, const std::string& dir) {
   constexpr std::size_t kNamedMax = 8;
   const std::vector<std::string> names = pools_in(dir);

@@ -138,7 +138,8 @@ std::string let_parent_live(Stage& stage, Victim& victim) {
   return said == "got it" ? "" : said + "; ";
 }
 
-// One kill, or one stop. Returns whether the operation had such a place; beyond the last is its end.
+// One kill, or one stop. Returns whether the operation had such a place; beyond the last is its
+// end.
 bool visit(Stage& stage, const Operation& operation, Places places, long place, Tally* tally) {
   const auto victim = begin(stage, operation, places);
   const bool reached = advance(stage, operation, *victim, place);
@@ -178,7 +179,8 @@ struct Chosen {
   std::string must_fail;
 };
 
-// Of each `one_in` places one, each day the next: a run again sees the same, some days see them all.
+// Of each `one_in` places one, each day the next: a run again sees the same, some days see them
+// all.
 long first_place(long one_in) {
   const auto today = std::chrono::floor<std::chrono::days>(std::chrono::system_clock::now());
   return static_cast<long>(today.time_since_epoch().count()) % one_in;

@@ -510,7 +510,8 @@ class Run {
            (static_cast<double>(now_ns() - start) / 1e9);
   }
 
-  // Ticks of each thread meanwhile, in the order in which they were started: the loop, then its helpers.
+  // Ticks of each thread meanwhile, in the order in which they were started: the loop, then its
+  // helpers.
   std::string busy_threads(pid_t coordinator) {
     const std::string tasks = std::to_string(coordinator) + "/task/";
     std::map<int, std::uint64_t> before;

@@ -1,7 +1,7 @@
-// What is fuzzed. Each takes any bytes and says whether they got to what it looks at; a crash, a sanitizer's report, a hang or an
-// abort (a property that does not hold, named on stderr) is a finding. libFuzzer drives them
-// (fuzz_main.cpp, run_fuzz), and a test does with the corpus and with bytes of its own
-// (fuzz_test.cpp).
+// What is fuzzed. Each takes any bytes and says whether they got to what it looks at; a crash, a
+// sanitizer's report, a hang or an abort (a property that does not hold, named on stderr) is a
+// finding. libFuzzer drives them (fuzz_main.cpp, run_fuzz), and a test does with the corpus and
+// with bytes of its own (fuzz_test.cpp).
 #pragma once
 
 #include <cstddef>

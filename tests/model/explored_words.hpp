@@ -15,7 +15,8 @@ struct Site {
   const char* file;
 };
 
-// Implemented by explorer.cpp. False: this word is not explored now; what it is accessed for is noted.
+// Implemented by explorer.cpp. False: this word is not explored now; what it is accessed for is
+// noted.
 bool is_explored(const void* word, Access access);
 std::uint64_t explored_load(const void* word, std::memory_order order, Site site);
 void explored_store(const void* word, std::uint64_t value, std::memory_order order, Site site);

@@ -1,6 +1,6 @@
 // Runs a few functions of the library in every order their accesses to chosen words can take, and
-// with every value a load may return under C++'s memory orders. Of orders that differ only in steps that
-// have nothing to do with each other, one is run.
+// with every value a load may return under C++'s memory orders. Of orders that differ only in steps
+// that have nothing to do with each other, one is run.
 //
 // The machine: each word has the list of its values, oldest first. Each thread has a view: for each
 // word, the oldest value it may still read. A load returns any value from there on; so a store is

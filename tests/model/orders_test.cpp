@@ -484,8 +484,8 @@ TEST(MemoryOrders, NothingGoesWrongWithTheOrdersAsTheyStand) {
   }
 }
 
-// What leaves out orders leaves out nothing that shows: of all scenarios but the two whose orders take
-// minutes, with each access made weaker, the same is met and goes wrong.
+// What leaves out orders leaves out nothing that shows: of all scenarios but the two whose orders
+// take minutes, with each access made weaker, the same is met and goes wrong.
 TEST(MemoryOrders, OneOrderOfEachKindShowsWhatAllOrdersShow) {
   for (const Scenario& scenario : scenarios()) {
     if (scenario.words.size() > 3) continue;

@@ -16,8 +16,8 @@
 namespace modelpool::test {
 namespace {
 
-// A child with this number that stands still; -1 where that is not allowed. The kernel's newest number
-// stays what it was: as with a fork that has taken its number and is not there yet.
+// A child with this number that stands still; -1 where that is not allowed. The kernel's newest
+// number stays what it was: as with a fork that has taken its number and is not there yet.
 pid_t appear(pid_t number) {
   clone_args args{};
   args.exit_signal = SIGCHLD;

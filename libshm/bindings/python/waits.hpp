@@ -1,6 +1,6 @@
 // The waits of event loops: all of a process's waits on one pool are watched by one thread, which
-// calls an event loop, through an eventfd, when one of its waits was woken or is due. The loop polls
-// then. So a loop that is blocked is granted nothing: the line passes its waits over (P5).
+// calls an event loop, through an eventfd, when one of its waits was woken or is due. The loop
+// polls then. So a loop that is blocked is granted nothing: the line passes its waits over (P5).
 //
 // Safety: any thread; no Python here, so the thread never needs the GIL and may run while the
 // interpreter ends. It exists only while somebody waits. After fork both kinds of object are dead:

@@ -342,8 +342,8 @@ MODELPOOL_API modelpool_code modelpool_spawn(modelpool_ticket ticket, const char
 
 /* Registers a process the caller started. If it does not lead its own process group, or a worker is
  * in that group, it is ended with what it has started, and nobody else of the group is. Errors:
- * INVALID for a PID that may not be signalled (P7): 1 and less, the caller and its ancestors, workers, the coordinator, another
- * user's; TICKET_LOST. */
+ * INVALID for a PID that may not be signalled (P7): 1 and less, the caller and its ancestors,
+ * workers, the coordinator, another user's; TICKET_LOST. */
 MODELPOOL_API modelpool_code modelpool_started(modelpool_ticket ticket, int32_t pid,
                                                modelpool_error* error);
 

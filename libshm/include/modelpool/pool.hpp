@@ -157,7 +157,8 @@ class LoadTicket {
   // (kSpawnFailed, kInvalid, kSystem); kTicketLost.
   Result<> spawn(const std::vector<std::string>& argv, const SpawnOptions& options = {});
   // Registers a process the caller started. If it does not lead its own process group, it is ended
-  // with what it has started, and nobody else of its group is. Errors: kInvalid for a PID that may not be signalled (P7).
+  // with what it has started, and nobody else of its group is. Errors: kInvalid for a PID that may
+  // not be signalled (P7).
   Result<> started(pid_t pid);
   // The backend answers at this address: opens it to everyone and returns the loader's own lease.
   // Errors: kInvalid if another live backend has the address, or if the process that listens there
