@@ -2,9 +2,11 @@
 #include <pwd.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <sstream>
 
 #include "base/proc.hpp"
@@ -51,6 +53,22 @@ TEST_F(CoordinatorTest, P10ASecondCoordinatorIsRefusedAndToldThePidOfTheFirst) {
   daemon().kill_now();
   daemon().start();
   EXPECT_EQ(status()["coordinator"]["epoch"], 2);
+}
+
+TEST_F(CoordinatorTest, P8ItsDeadlinesGoBeforeOtherProgramsWhereThatIsPermitted) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root is sure to be permitted";
+  start();
+  for (const auto& thread : std::filesystem::directory_iterator(
+           "/proc/" + std::to_string(daemon().pid()) + "/task")) {
+    const auto id = static_cast<id_t>(std::stoul(thread.path().filename()));
+    EXPECT_EQ(getpriority(PRIO_PROCESS, id), -10);
+  }
+  daemon().kill_now();
+  ASSERT_EQ(setpriority(PRIO_PROCESS, 0, 5), 0);
+  daemon().start();
+  EXPECT_EQ(getpriority(PRIO_PROCESS, static_cast<id_t>(daemon().pid())), 5)
+      << "who started it has chosen";
+  ASSERT_EQ(setpriority(PRIO_PROCESS, 0, 0), 0);
 }
 
 TEST_F(CoordinatorTest, P10ACoordinatorThatLeavesInOrderLeavesBackendsAndWorkersRunning) {
