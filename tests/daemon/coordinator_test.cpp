@@ -58,8 +58,8 @@ TEST_F(CoordinatorTest, P10ASecondCoordinatorIsRefusedAndToldThePidOfTheFirst) {
 TEST_F(CoordinatorTest, P8ItsDeadlinesGoBeforeOtherProgramsWhereThatIsPermitted) {
   if (geteuid() != 0) GTEST_SKIP() << "only root is sure to be permitted";
   start();
-  for (const auto& thread : std::filesystem::directory_iterator(
-           "/proc/" + std::to_string(daemon().pid()) + "/task")) {
+  for (const auto& thread :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(daemon().pid()) + "/task")) {
     const auto id = static_cast<id_t>(std::stoul(thread.path().filename()));
     EXPECT_EQ(getpriority(PRIO_PROCESS, id), -10);
   }
