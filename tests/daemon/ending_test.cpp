@@ -571,6 +571,7 @@ TEST_F(OtherUser, P3P9ItsChildrenOfAnotherUserAreEndedAlsoWhenItEndsByItself) {
       spawn(pool, "m", start_line("child", deaf) + "exec sleep 601", "127.0.0.1:1", "child");
   const pid_t child = pid_in("child");
   ASSERT_TRUE(eventually([&] { return read_uid(child) == 65534u; }));
+  ASSERT_TRUE(members_are_known());
   kill(first, SIGKILL);
   EXPECT_EQ(wait_event("exited", "m")["reason"], "crashed");
   EXPECT_FALSE(is_running(child)) << "its place is free and it is not gone";

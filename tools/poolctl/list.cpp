@@ -121,6 +121,7 @@ int watch(const Context& context, const Options& options) {
   std::shared_ptr<Segment> segment;
   std::unique_ptr<SnapshotReader> reader;
   const bool on_terminal = isatty(STDOUT_FILENO) != 0;
+  std::uint64_t wait_ns = options.watch_ns;
   if (on_terminal && !stream.print("\x1b[2J")) return stream.exit_code();
   while (stream.has_reader()) {
     if (!segment || (options.file.empty() && segment->is_replaced())) {
@@ -144,7 +145,10 @@ int watch(const Context& context, const Options& options) {
       frame = on_terminal ? draw(frame, width) : frame + "\n";
     }
     if (!stream.print(frame)) break;
-    stream.wait(*segment, bell, start + options.watch_ns);
+    stream.wait(*segment, bell, start + wait_ns);
+    // What an event tells of may come to its end a moment later, without another.
+    const bool was_rung = segment->coordinator().event_bell.load(std::memory_order_relaxed) != bell;
+    wait_ns = was_rung ? std::min(options.watch_ns, kSecond_ns) : options.watch_ns;
     // An event redraws early, a storm of them does not redraw without pause.
     while (now_ns() < start + kRedrawMin_ns) {
       stream.wait(*segment, segment->coordinator().event_bell.load(std::memory_order_relaxed),
