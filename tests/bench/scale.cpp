@@ -18,6 +18,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "decide.hpp"
@@ -33,7 +34,7 @@ namespace {
 template <class T>
 T checked(Result<T> result) {
   if (!result) give_up(result.error().text);
-  return std::move(*result);
+  if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
 
 struct Size {
