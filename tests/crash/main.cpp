@@ -71,7 +71,8 @@ bool advance(Stage& stage, const Operation& operation, Victim& victim, long plac
 }
 
 std::unique_ptr<Victim> begin(Stage& stage, const Operation& operation, Places places) {
-  if (operation.is_over) {
+  // A judge would find an orphan that nothing ended by itself.
+  if (operation.is_over || operation.dies == Operation::Dies::kParentOfChild) {
     stage.stop_judge();
   } else {
     stage.start_judge();
@@ -151,6 +152,9 @@ bool visit(Stage& stage, const Operation& operation, Places places, long place, 
   }
   if (operation.dies == Operation::Dies::kParentOfChild && reached) {
     victim->kill_parent();
+    if (!eventually([&] { return stage.unrecorded().empty(); }, stage.patience())) {
+      failure = stage.unrecorded();
+    }
   } else {
     victim->kill_here();
   }

@@ -153,6 +153,22 @@ std::string Stage::contradictions() const {
   return text;
 }
 
+std::string Stage::unrecorded() const { return strangers(look(), 0); }
+
+// The children here that are neither the judge nor a live backend nor `next`.
+std::string Stage::strangers(const Snapshot& s, pid_t next) const {
+  std::set<pid_t> known{next};
+  if (judge_) known.insert(judge_->pid());
+  for (const BackendView& b : s.backends) {
+    if (b.live()) known.insert(b.process.pid);
+  }
+  std::string text;
+  for (const pid_t child : Orphans::children()) {
+    if (!known.contains(child)) text += "nobody knows process " + std::to_string(child) + "; ";
+  }
+  return text;
+}
+
 bool Stage::mutex_owner_died() const {
   const auto& word = segment_->lock().mutex.__data.__lock;
   return (__atomic_load_n(&word, __ATOMIC_SEQ_CST) & FUTEX_OWNER_DIED) != 0;
@@ -197,20 +213,13 @@ std::string Stage::trouble(pid_t next) const {
   }
   if (!s.leases.empty()) text += std::to_string(s.leases.size()) + " leases are left; ";
   if (!s.waiters.empty()) text += std::to_string(s.waiters.size()) + " waiters are left; ";
-  std::set<pid_t> known{next};
-  if (judge_) known.insert(judge_->pid());
   for (const BackendView& b : s.backends) {
     if (b.model != "resident" || b.state.state != BackendState::kReady) {
       text += b.model + " is " + std::string(backend_state_name(b.state.state)) + "; ";
     }
-    if (b.live()) known.insert(b.process.pid);
   }
   if (s.backends.empty()) text += "the resident is gone; ";
-  if (!text.empty()) return text;
-  for (const pid_t child : Orphans::children()) {
-    if (!known.contains(child)) text += "nobody knows process " + std::to_string(child) + "; ";
-  }
-  return text;
+  return text.empty() ? strangers(s, next) : text;
 }
 
 }  // namespace modelpool::test

@@ -33,6 +33,7 @@ class Stage {
   Pool attach() const;
   std::unique_ptr<coordinator::Loop> make_judge() const;
 
+  std::chrono::nanoseconds patience() const { return patience_; }
   void start_judge();
   void stop_judge();
   void kill_judge();
@@ -50,6 +51,8 @@ class Stage {
 
   // What may not be at any instant, transitions or not (P3, P4); empty if nothing.
   std::string contradictions() const;
+  // Processes that somebody's death has left here and no backend has recorded; empty if none.
+  std::string unrecorded() const;
   // Was the mutex left by a dead owner, and nobody has recovered it yet?
   bool mutex_owner_died() const;
 
@@ -66,6 +69,7 @@ class Stage {
 
  private:
   std::string trouble(pid_t next) const;
+  std::string strangers(const Snapshot& s, pid_t next) const;
   void come_next(const std::string& model, Forked::Child& child) const;
 
   std::chrono::nanoseconds patience_;
