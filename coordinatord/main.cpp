@@ -15,6 +15,7 @@
 #include "config.hpp"
 #include "log.hpp"
 #include "loop.hpp"
+#include "older_layout.hpp"
 #include "options.hpp"
 #include "segment/settings_image.hpp"
 
@@ -79,6 +80,12 @@ int run(int argc, char** argv) {
     if (auto ok = become_user(options.user); !ok)
       return complain(ok.error(), exit_code(ok.error()));
   }
+  set_up_log(options.log_level, options.log_format);
+  if (!options.check_config) {
+    // Before the config is read, which is in the words of that version.
+    if (auto ok = execute_older_coordinator(options, argv); !ok)
+      return complain(ok.error(), exit_code(ok.error()));
+  }
   GivenCapacities of_config;
   const auto settings = load_config(options.config_path, options.flags, &of_config);
   if (!settings) return complain(settings.error(), kExitUsage);
@@ -102,7 +109,6 @@ int run(int argc, char** argv) {
     setrlimit(RLIMIT_NOFILE, &descriptors);
   }
   take_priority();  // before there are threads: they have their creator's
-  set_up_log(options.log_level, options.log_format);
   auto notifier = Notifier::make(options.notify_fd);
   if (!notifier) return complain(notifier.error(), kExitUsage);
   auto loop = Loop::make(options, *settings, std::move(*notifier));

@@ -340,6 +340,13 @@ bool is_segment(int fd) {
   return pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic == kSegmentMagic;
 }
 
+std::uint32_t layout_of(int fd) {
+  std::uint32_t version = 0;
+  const bool read = pread(fd, &version, sizeof version, offsetof(Header, layout_version)) ==
+                    static_cast<ssize_t>(sizeof version);
+  return read && is_segment(fd) ? version : 0;
+}
+
 std::string read_home(int fd) {
   std::array<char, kHomeCapacity_bytes> home{};
   if (pread(fd, home.data(), home.size(), kHomeOffset) != static_cast<ssize_t>(home.size()))

@@ -29,7 +29,8 @@ Result<> build_segment(int fd, const SegmentPlan& plan);
 // The header of a file of this layout and build, NUL-terminated and within the file. `advice` is
 // what to do about one of another layout.
 Result<Header> read_header(int fd, const std::string& path, const std::string& advice);
-bool is_segment(int fd);  // of any layout
+bool is_segment(int fd);          // of any layout
+std::uint32_t layout_of(int fd);  // its version; 0: it is no segment
 inline constexpr std::string_view kNoSegment =
     "it is not a modelpool segment; name another file, or another --pool or --dir";
 

@@ -605,6 +605,16 @@ Result<> replace_abandoned(int dir_fd, const std::string& dir, const std::string
   return unlink_held(dir_fd, name, dir + "/" + name, *held);
 }
 
+// Whoever upgrades ends such a pool; a worker of today's layout waits for that, and creates nothing
+// beside it. One that nobody serves has nobody who ends it.
+bool is_served_in_older_layout(const Fd& file) {
+  const std::uint32_t layout = layout_of(file.get());
+  if (layout == 0 || layout >= kLayoutVersion) return false;
+  const bool is_served = flock(file.get(), LOCK_SH | LOCK_NB) != 0;
+  if (!is_served) flock(file.get(), LOCK_UN);
+  return is_served;
+}
+
 // One try at it. An empty answer: the name is being given or taken away, look again.
 Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir,
                                             const std::string& name, const SegmentOptions& options,
@@ -620,6 +630,10 @@ Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir,
     return std::optional<OpenSegment>();
   }
   if (auto ok = check_file(opened.file, path, Purpose::kUse); !ok) return fail(ok.error());
+  if (!is_last_try && is_served_in_older_layout(opened.file)) {
+    return fail(Errc::kBusy, "unable to attach to " + escape(path) +
+                                 ": a coordinator of an older layout still serves it");
+  }
   auto users = open_users(dir_fd, name);
   if (!users) return fail(users.error());
   opened.users = std::move(*users);

@@ -213,6 +213,76 @@ TEST_P(OtherLayout, IsRefusedByNameForEverythingElse) {
   EXPECT_EQ(read_file(path_), before);
 }
 
+// --- An upgrade over a pool that runs ------------------------------------------------------------
+
+// coordinatord as it is installed, with the one of that layout beside it.
+class Upgrade : public OtherLayout {
+ protected:
+  Upgrade() {
+    for (const char* dir : {"bin", "libexec", "libexec/modelpool"})
+      std::filesystem::create_directory(scratch_.path(dir));
+    std::filesystem::copy_file(MODELPOOL_COORDINATORD, daemon_);
+    write_file(older_, "#!/bin/sh\necho \"$0\" \"$@\"\nexit 7\n");
+    std::filesystem::permissions(older_, std::filesystem::perms(0700));
+  }
+
+  const std::string daemon_ = scratch_.path("bin/coordinatord");
+  const std::string older_ =
+      scratch_.path("libexec/modelpool/coordinatord-layout-" + std::to_string(GetParam()));
+};
+
+INSTANTIATE_TEST_SUITE_P(Older, Upgrade, ::testing::Values(1, kLayoutVersion - 1));
+
+TEST_P(Upgrade, AnOlderPoolGoesOnUnderItsOwnCoordinator) {
+  const Finished daemon = run({daemon_, "--dir", scratch_.dir(), "--max-backends", "3"});
+  EXPECT_EQ(daemon.code, 7) << daemon.err;
+  EXPECT_EQ(daemon.out, older_ + " --dir " + scratch_.dir() + " --max-backends 3\n");
+  EXPECT_THAT(daemon.err, AllOf(HasSubstr("layout version " + std::to_string(GetParam())),
+                                HasSubstr(older_ + " goes on with it")));
+  std::filesystem::permissions(older_, std::filesystem::perms(0600));
+  const Finished refused = run({daemon_, "--dir", scratch_.dir()});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("unable to execute " + older_));
+}
+
+TEST_P(Upgrade, ChecksItsOwnConfigAndServesWhatIsNotOlderItself) {
+  const std::string config = scratch_.path("config.toml");
+  write_file(config, "[pool]\nmax_backends = 3\n");
+  EXPECT_EQ(run({daemon_, "--dir", scratch_.dir(), "--config", config, "--check-config"}).code, 0);
+  write_file(path_, std::string(sizeof(Header), 'x'));
+  EXPECT_EQ(run({daemon_, "--dir", scratch_.dir()}).code, 3);
+}
+
+TEST_P(Upgrade, ANewWorkerWaitsForTheOldPoolsEndAndCreatesNothingBesideIt) {
+  const Fd judge(open(path_.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(flock(judge.get(), LOCK_EX), 0);  // as its coordinator holds it
+  const std::string before = read_file(path_);
+  Forked worker([&](Forked::Child& parent) {
+    PoolOptions options;
+    options.dir = scratch_.dir();
+    parent.say("begins");
+    const auto pool = Pool::attach("default", options);
+    parent.say(pool ? "attached" : pool.error().text);
+  });
+  ASSERT_EQ(worker.hear(), "begins");
+  ASSERT_TRUE(eventually([&] { return read_stat(worker.pid())->state == 'S'; }));
+  EXPECT_EQ(read_file(path_), before);
+  std::filesystem::remove(path_);
+  std::filesystem::remove(path_ + ".users");
+  EXPECT_EQ(worker.hear(), "attached");
+}
+
+TEST_P(Upgrade, ANewWorkerThatHasWaitedLongEnoughIsToldWhy) {
+  const Fd judge(open(path_.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(flock(judge.get(), LOCK_EX), 0);
+  PoolOptions options;
+  options.dir = scratch_.dir();
+  const auto pool = Pool::attach("default", options);
+  ASSERT_FALSE(pool);
+  EXPECT_EQ(pool.error().code, Errc::kIncompatible);
+  EXPECT_THAT(pool.error().text, HasSubstr("layout version " + std::to_string(GetParam())));
+}
+
 // P7: shared bytes are input, also to the tool that stops by them.
 TEST_P(OtherLayout, ThatNamesAnotherUsersProcessIsNotBelieved) {
   if (geteuid() != 0) GTEST_SKIP() << "only root can be another user";

@@ -1,0 +1,14 @@
+// A pool of an older layout goes on under the coordinatord of that layout, which an upgrade keeps
+// beside the new one: libexec/modelpool/coordinatord-layout-N. Its models stay loaded and its
+// workers judged until they have ended; only then a pool of today's layout can take the name.
+#pragma once
+
+#include "options.hpp"
+
+namespace modelpool::coordinator {
+
+// Executes that program with the same arguments, and returns only if there is nothing to execute:
+// no such pool or program. Errors: kSystem if it cannot be executed.
+Result<> execute_older_coordinator(const Options& options, char** argv);
+
+}  // namespace modelpool::coordinator
