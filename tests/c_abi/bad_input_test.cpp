@@ -701,6 +701,8 @@ TEST_F(BadInput, DetachEndsAlsoTheWaitThatBeginsJustThen) {
 
 TEST_F(BadInput, TheLastDescriptorIsNoReasonToCrash) {
   const modelpool_ticket ticket = ticket_on(pool_, "m");
+  modelpool_attach_options options = MODELPOOL_ATTACH_OPTIONS_INIT;
+  options.dir = scratch_.dir().c_str();
   Forked child([&](Forked::Child&) {
     std::vector<int> taken;
     for (int fd; (fd = dup(0)) >= 0;) taken.push_back(fd);
@@ -709,7 +711,7 @@ TEST_F(BadInput, TheLastDescriptorIsNoReasonToCrash) {
     modelpool_pool pool;
     EXPECT_EQ(modelpool_wait_fd(pool_, &fd, &error), MODELPOOL_SYSTEM) << error.text;
     EXPECT_EQ(fd, -1);
-    EXPECT_NE(modelpool_attach("another", nullptr, &pool, &error), MODELPOOL_OK);
+    EXPECT_NE(modelpool_attach("another", &options, &pool, &error), MODELPOOL_OK);
     EXPECT_EQ(pool.id, 0u);
     for (const int open : taken) close(open);
   });

@@ -1,6 +1,8 @@
 // Backends whose processes do what makes them hard to end: fork and leave without end, hide
 // themselves, run as another user. They are ended all the same, or named (P3, P7, P9, P11).
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,10 +18,19 @@ using ::testing::IsEmpty;
 
 // --- Programs ------------------------------------------------------------------------------------
 
-// Each process forks the next one and leaves; nobody of them is there for long. An alarm ends the
-// last.
+// The file that successors have locked while one of them lives.
+constexpr const char* kLockVariable = "MODELPOOL_TEST_LOCK";
+
+bool is_locked(const std::string& path) {
+  const Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  return flock(file.get(), LOCK_EX | LOCK_NB) != 0;
+}
+
+// Each process forks the next one and leaves; nobody of them is there for long. A time limit ends
+// the last.
 [[noreturn]] void fork_and_leave_for_ever() {
   signal(SIGTERM, SIG_IGN);
+  if (flock(open(getenv(kLockVariable), O_RDWR | O_CREAT, 0600), LOCK_EX) != 0) _exit(1);
   const time_t until = time(nullptr) + 60;
   for (;;) {
     const pid_t child = fork();
@@ -51,16 +62,19 @@ class Successors : public PoolTest, public ::testing::WithParamInterface<const c
 
 TEST_P(Successors, ThatForkAndLeaveAgainAndAgainAreEndedBeforeTheirPlaceIsFree) {
   start({"--stop-grace", "20ms"});
+  const std::string lock = scratch_.path("lock");
+  setenv(kLockVariable, lock.c_str(), 1);
   RemoteWorker worker(scratch_);
   for (int i = 0; i < 5; ++i) {
     ASSERT_EQ(worker.acquire("m"), "ticket");
     ASSERT_THAT(
         worker.spawn_program("m", own_argv(std::string("EndingInAProgram.DISABLED_") + GetParam())),
         HasSubstr("pid "));
-    ASSERT_TRUE(eventually([&] { return processes_with_environment(token()).size() > 1; }));
+    ASSERT_TRUE(eventually([&] { return is_locked(lock); }));
     ASSERT_EQ(worker.ready("m"), "lease");
     worker.release("m");
     EXPECT_EQ(poolctl(scratch_, {"evict", "m"}).code, 0);
+    EXPECT_FALSE(is_locked(lock));
     EXPECT_THAT(processes_with_environment(token()), IsEmpty());
   }
   EXPECT_TRUE(settles());
