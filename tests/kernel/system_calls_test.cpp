@@ -10,6 +10,7 @@
 
 #include <fstream>
 
+#include "base/proc.hpp"
 #include "daemon/pool_test.hpp"
 #include "support/pool.hpp"
 
@@ -112,6 +113,59 @@ INSTANTIATE_TEST_SUITE_P(
         Failure{"fstatfs", "error=ENOMEM"}, Failure{"pidfd_send_signal", "error=EPERM"},
         Failure{"write", "error=EAGAIN:when=1+2"}, Failure{"clone3", "error=EAGAIN"}),
     name_of);
+
+// --- Killed as it sends its first signal --------------------------------------------------------
+
+bool is_recorded(const Segment& segment, std::uint32_t slot, pid_t pid) {
+  const KnownRecord known = segment.backend(slot).known.load();
+  const auto end = known.members.begin() + std::min<std::size_t>(known.count, known.members.size());
+  return std::any_of(known.members.begin(), end, [pid](const KnownMember& member) {
+    return member.pid == static_cast<std::uint32_t>(pid);
+  });
+}
+
+// Its parent may end by that signal, and nobody else proves whose it was: in a session of its own,
+// without the token. Started after the members were learned.
+TEST_F(PoolTest, P9P10WhoIsFoundByTheOrderIsRecordedBeforeTheFirstSignal) {
+  if (!may_trace()) GTEST_SKIP() << "strace is not installed or may not trace here";
+  start();
+  RemoteWorker worker(scratch_);
+  const std::string go = scratch_.path("go");
+  const std::string server = scratch_.path("server");
+  ASSERT_EQ(worker.acquire("m"), "ticket");
+  ASSERT_THAT(
+      worker.spawn_program("m", {"sh", "-c",
+                                 "while [ ! -e " + go +
+                                     " ]; do sleep 0.02; done; setsid env -i sleep 600 & "
+                                     "echo $! > " +
+                                     server + ".new; mv " + server + ".new " + server + "; wait"}),
+      HasSubstr("pid "));
+  ASSERT_EQ(worker.ready("m"), "lease");
+  worker.release("m");
+  const auto segment = make_segment(scratch_);
+  const auto backend = look(segment).find_model("m")->ref;
+  ASSERT_TRUE(eventually([&] { return segment->coordinator().scans.load() > 3; }));
+  Program strace({"strace", "-f", "-q", "-o", scratch_.path("calls"), "-e",
+                  "trace=pidfd_send_signal,epoll_wait", "-e",
+                  "inject=pidfd_send_signal:signal=KILL:when=1", "-p",
+                  std::to_string(daemon().pid())});
+  ASSERT_TRUE(eventually([&] {
+    ring(*segment);
+    return read_file(scratch_.path("calls")).find("epoll_wait") != std::string::npos;
+  })) << strace.err();
+  write_file(go, "");
+  ASSERT_TRUE(eventually([&] { return !read_file(server).empty(); }));
+  const pid_t pid = std::stoi(read_file(server));
+  ASSERT_TRUE(eventually([&] { return read_stat(pid)->command == "sleep"; }));
+  ASSERT_FALSE(is_recorded(*segment, backend.index, pid)) << "it was learned before the order";
+  ASSERT_TRUE(attach(scratch_).evict("m"));
+  ASSERT_TRUE(eventually([&] { return !daemon().program().running(); }));
+  EXPECT_TRUE(is_recorded(*segment, backend.index, pid));
+  daemon_.reset();
+  start();
+  EXPECT_TRUE(eventually([&] { return !is_running(pid); }));
+  EXPECT_TRUE(settles());
+}
 
 // --- At its start --------------------------------------------------------------------------------
 
