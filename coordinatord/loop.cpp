@@ -46,7 +46,7 @@ constexpr std::uint64_t kAgainMax_ns = 256 * kMillisecond_ns;
 constexpr std::uint64_t kPauseTimes = 4;
 // Before a deadline it wakes once and only looks at what will be due: after a long sleep all of
 // that comes out of cold caches, and the signal would be sent 0.2 ms later.
-constexpr std::uint64_t kRehearsal_ns = 500 * kMicrosecond_ns;
+constexpr std::uint64_t kRehearsal_ns = 2 * kMillisecond_ns;
 // However often it is woken, it looks at the name no more often than this without an event of it.
 constexpr std::uint64_t kNameCheckEvery_ns = kSecond_ns;
 // How long the end of a backend waits for its exit status, which its parent records.

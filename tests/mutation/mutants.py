@@ -21,6 +21,7 @@ TICKETS = ("process_tests", "--gtest_filter=Ticket*:Ready*:P4*")
 BELONGING = ("unit_tests", "--gtest_filter=Belonging*:Members*:ProcessTable*")
 PLACES = ("unit_tests", "--gtest_filter=Address*:Listener*")
 ENDING = ("daemon_tests", "--gtest_filter=EndingTest.*:OtherUser.*")
+CALLS = ("kernel_tests", "--gtest_filter=*RecordedBeforeTheFirstSignal*")
 SHELLS = ("daemon_tests", "--gtest_filter=LeaseTest.P*:LeaseTest.A*")
 SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:SnapshotReaderSettings*")
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
@@ -247,6 +248,9 @@ MUTANTS = [
     Mutant("what was found is not told to the next coordinator", "coordinatord/ending.cpp",
            "  segment_->backend(ref.index).known.publish(known_record(ref.generation, known));\n",
            "", [ENDING]),
+    Mutant("members are signalled before they are recorded", "coordinatord/ending.cpp",
+           "  record_known(watched);\n  if (report.signal != 0) sent =", "  if (report.signal != 0) sent =",
+           [CALLS]),
     # --- Wakes (P5)
     Mutant("ready wakes nobody", "libshm/pool/ticket.cpp",
            """  *ref_ = TicketRef{};
