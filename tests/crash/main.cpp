@@ -78,8 +78,10 @@ std::unique_ptr<Victim> begin(Stage& stage, const Operation& operation, Places p
     stage.start_judge();
   }
   if (operation.before) operation.before(stage);
-  const auto places_of =
-      operation.dies == Operation::Dies::kVictim ? PlacesOf::kVictim : PlacesOf::kItsChild;
+  const auto places_of = operation.dies == Operation::Dies::kVictim ? PlacesOf::kVictim
+                         : operation.dies == Operation::Dies::kChildAlone
+                             ? PlacesOf::kItsChild
+                             : PlacesOf::kItsChildFirst;
   auto victim = std::make_unique<Victim>(
       stage.segment_path(), [&] { operation.victim(stage); }, places_of,
       operation.is_over == nullptr);

@@ -101,7 +101,8 @@ void mark() { raise(SIGSTOP); }
 Victim::Victim(const std::string& segment_path, const std::function<void()>& body,
                PlacesOf places_of, bool starts_processes)
     : segment_path_(segment_path),
-      of_child_(places_of == PlacesOf::kItsChild),
+      of_child_(places_of != PlacesOf::kVictim),
+      child_first_(places_of == PlacesOf::kItsChildFirst),
       looks_pass_(!starts_processes && !of_child_) {
   sigset_t child;  // waited for by sigtimedwait
   sigemptyset(&child);
@@ -175,6 +176,8 @@ Victim::Stop Victim::run_on(std::chrono::nanoseconds patience) {
 // Lets a stopped thread go on, to its next place if places count.
 void Victim::resume(pid_t thread) {
   if (executed_ && thread == child_) return let_child_go();
+  if (held_ != 0 && thread == child_ && registers(thread).orig_rax == SYS_futex)
+    resume(std::exchange(held_, 0));
   auto request = PTRACE_CONT;
   if (counting_ && (!of_child_ || thread == child_)) {
     // After the filter has stopped a call, its end stops too.
@@ -224,7 +227,16 @@ std::optional<Victim::Stop> Victim::meaning_of(pid_t thread, int status) {
     child_ = thread;
     return place(thread, At::kInstruction);
   }
-  if (status >> 16 == PTRACE_EVENT_EXEC && thread == child_) {
+  const int event = status >> 16;
+  if (child_first_ && (event == PTRACE_EVENT_CLONE || event == PTRACE_EVENT_FORK)) {
+    unsigned long born = 0;
+    ptrace(PTRACE_GETEVENTMSG, thread, nullptr, &born);
+    if (!is_thread(static_cast<pid_t>(born))) {
+      held_ = thread;
+      return std::nullopt;
+    }
+  }
+  if (event == PTRACE_EVENT_EXEC && thread == child_) {
     executed_ = true;
     return place(thread, At::kLeaveCall);
   }

@@ -36,7 +36,11 @@ enum class Places {
   kBothSidesOfStores,  // for a victim that goes on: what it reads next may have changed
 };
 
-enum class PlacesOf { kVictim, kItsChild };
+enum class PlacesOf {
+  kVictim,
+  kItsChild,
+  kItsChildFirst,  // the same; its parent stands still until the child waits for it
+};
 
 // Called in the victim: it stops here for its tracer.
 void mark();
@@ -88,7 +92,9 @@ class Victim {
 
   std::string segment_path_;
   pid_t pid_ = -1;
-  bool of_child_ = false;    // the places are those of its child
+  bool of_child_ = false;  // the places are those of its child
+  bool child_first_ = false;
+  pid_t held_ = 0;           // the thread that has made the child, while it stands still
   bool looks_pass_ = false;  // calls that only look do not stop
   pid_t child_ = 0;          // while it is traced
   bool executed_ = false;    // the child, just now
