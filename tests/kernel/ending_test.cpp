@@ -21,11 +21,6 @@ using ::testing::IsEmpty;
 // The file that successors have locked while one of them lives.
 constexpr const char* kLockVariable = "MODELPOOL_TEST_LOCK";
 
-bool is_locked(const std::string& path) {
-  const Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  return flock(file.get(), LOCK_EX | LOCK_NB) != 0;
-}
-
 // Each process forks the next one and leaves; nobody of them is there for long. A time limit ends
 // the last.
 [[noreturn]] void fork_and_leave_for_ever() {

@@ -56,7 +56,7 @@ class OtherLayout : public ::testing::TestWithParam<std::uint32_t> {
         pwrite(file.get(), &record, sizeof record, static_cast<off_t>(kOffset + slot * kStride)),
         static_cast<ssize_t>(sizeof record));
   }
-  static ProcessIdentity identity(pid_t pid) { return ProcessHandle::open(pid)->identity(); }
+  static ProcessIdentity identity(pid_t pid) { return ProcessHandle::open(pid).value().identity(); }
 
   Scratch scratch_;
   const std::string path_ = scratch_.path("default");

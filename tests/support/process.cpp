@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -254,6 +255,11 @@ std::vector<pid_t> Orphans::children() {
 std::vector<std::string> own_argv(const std::string& disabled_test) {
   return {std::filesystem::read_symlink("/proc/self/exe"), "--gtest_also_run_disabled_tests",
           "--gtest_filter=" + disabled_test};
+}
+
+bool is_locked(const std::string& path) {
+  const Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  return flock(file.get(), LOCK_EX | LOCK_NB) != 0;
 }
 
 std::vector<pid_t> processes_with_environment(const std::string& text) {

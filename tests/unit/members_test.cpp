@@ -33,7 +33,9 @@ class MembersTest : public ::testing::Test {
     }
     return 0;
   }
-  static ProcessIdentity identity_of(pid_t pid) { return ProcessHandle::open(pid)->identity(); }
+  static ProcessIdentity identity_of(pid_t pid) {
+    return ProcessHandle::open(pid).value().identity();  // throws if it has left
+  }
   static Target target_at(pid_t pid) {
     Target target;
     target.first = identity_of(pid);
@@ -70,9 +72,9 @@ TEST_F(MembersTest, P7TheHandleOfAProcessThatWasRegisteredBeforeSignalsNobody) {
   Program before = leader();
   Program now = leader();
   Members members(target_at(before.pid()));
-  members.update(target_at(before.pid()), *ProcessHandle::open(before.pid()));
+  members.update(target_at(before.pid()), ProcessHandle::open(before.pid()).value());
   static_cast<void>(members.look(table_, nobody_));
-  members.update(target_at(now.pid()), *ProcessHandle::open(before.pid()));
+  members.update(target_at(now.pid()), ProcessHandle::open(before.pid()).value());
   end(members, nobody_);
   EXPECT_EQ(now.wait(), 128 + SIGTERM);
   EXPECT_TRUE(is_gone(members, nobody_));
@@ -179,19 +181,27 @@ TEST_F(MembersTest, OneLookAtAllProcessesServesManyBackends) {
 // Each process forks the next one and leaves, many while /proc is read once.
 TEST_F(MembersTest, P3WhoForksAndLeavesIsNotGoneBeforeTheLastHasEnded) {
   const std::string script = scratch_.path("script");
+  const std::string lock = scratch_.path("lock");  // held while one of them lives
   write_file(script, "((((((sh " + script + " &) &) &) &) &) &)\n");
   Program::Options options;
   options.env["MODELPOOL_BACKEND"] = kToken;
-  Program first({"setsid", "sh", script}, options);
+  const std::string go = scratch_.path("go");
+  Program first({"setsid", "sh", "-c",
+                 "exec 9>" + lock + "; flock 9; while [ ! -e " + go +
+                     " ]; do sleep 0.01; done; exec sh " + script},
+                options);
   Target target = target_at(first.pid());
   target.token = kToken;
   target.is_spawned = true;
+  write_file(go, "");
   first.wait();
   for (int i = 0; i < 300; ++i) {
     Members members(target);
     while (waitpid(-1, nullptr, WNOHANG) > 0) {
     }
-    ASSERT_FALSE(members.look(table_, nobody_).is_gone) << "at look " << i;
+    const bool is_gone = members.look(table_, nobody_).is_gone;
+    ASSERT_TRUE(is_locked(lock)) << "the last has ended by itself";
+    ASSERT_FALSE(is_gone) << "at look " << i;
   }
   write_file(script, "");
   Members members(target);

@@ -283,7 +283,7 @@ TEST(Identity, IsPidAndStartTimeAndInodeWhereBothKnowIt) {
 
 TEST(Identity, OfALivingProcessIsVerified) {
   const Child child;
-  const ProcessIdentity identity = ProcessHandle::open(child.pid())->identity();
+  const ProcessIdentity identity = ProcessHandle::open(child.pid()).value().identity();
   ProcessHandle::Verified verified = ProcessHandle::open(identity);
   EXPECT_EQ(verified.liveness, Liveness::kAlive);
   ASSERT_TRUE(static_cast<bool>(verified.handle));
@@ -293,7 +293,7 @@ TEST(Identity, OfALivingProcessIsVerified) {
 
 TEST(Identity, AReusedPidIsAnotherProcess) {
   const Child child;
-  const ProcessIdentity now = ProcessHandle::open(child.pid())->identity();
+  const ProcessIdentity now = ProcessHandle::open(child.pid()).value().identity();
   ProcessIdentity before = now;
   --before.start_ticks;
   EXPECT_EQ(process_liveness(before), Liveness::kDead);
@@ -306,7 +306,7 @@ TEST(Identity, AReusedPidIsAnotherProcess) {
 
 TEST(Identity, DiesWithItsProcess) {
   Child child;
-  const ProcessIdentity identity = ProcessHandle::open(child.pid())->identity();
+  const ProcessIdentity identity = ProcessHandle::open(child.pid()).value().identity();
   child.kill();
   EXPECT_EQ(process_liveness(identity), Liveness::kDead);
   child.end();
@@ -367,7 +367,7 @@ TEST(Identity, APidThatIsAThreadNowIsDead) {
 
 TEST(Identity, WithoutDescriptorsProvesNothing) {
   EXPECT_EQ(in_child([] {
-              const ProcessIdentity parent = ProcessHandle::open(getppid())->identity();
+              const ProcessIdentity parent = ProcessHandle::open(getppid()).value().identity();
               const rlimit none{0, 0};
               setrlimit(RLIMIT_NOFILE, &none);
               if (process_liveness(parent) != Liveness::kUnknown) return 1;
