@@ -25,6 +25,7 @@
 
 #include "base/duration.hpp"
 #include "base/proc.hpp"
+#include "base/shortage.hpp"
 #include "base/thread.hpp"
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
@@ -224,9 +225,10 @@ std::vector<Pointer> pointers(const std::vector<std::string>& strings) {
 
 // Above the descriptors that the child will move it to.
 Result<Fd> moved_up(Fd fd, const std::string& path) {
-  if (!fd) return fail_errno(errno, "open " + escape(path));
-  Fd high(fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
-  if (!high) return fail_errno(errno, "open " + escape(path));
+  Fd high(fd ? fcntl(fd.get(), F_DUPFD_CLOEXEC, 3) : -1);
+  if (!high) {
+    return fail_errno(errno, "open " + escape(path), shortage_advice(Needs::kDescriptor, errno));
+  }
   return high;
 }
 
@@ -402,7 +404,8 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
                    launch->program_pointers.data()};
   launch->stack = mmap(nullptr, kChildStack_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (launch->stack == MAP_FAILED) return fail_errno(errno, "allocate a stack");
+  if (launch->stack == MAP_FAILED)
+    return fail_errno(errno, "allocate a stack", shortage_advice(Needs::kThread, errno));
   int pid;
   int clone_error;
   {
@@ -412,7 +415,9 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
                 &handshake.progress);
     clone_error = errno;
   }
-  if (pid < 0) return fail_errno(clone_error, "start a process");
+  if (pid < 0) {
+    return fail_errno(clone_error, "start a process", shortage_advice(Needs::kThread, clone_error));
+  }
 
   auto handle = ProcessHandle::open(pid);
   Result<> recorded = handle ? at_gate(handle->identity()) : fail(handle.error());

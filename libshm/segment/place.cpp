@@ -49,6 +49,13 @@ std::string absolute(const std::string& path) {
   return result;
 }
 
+// Why no file could be made: an empty one takes no more of a tmpfs than an inode.
+std::string making_advice(int error) {
+  return error == ENOSPC ? "its tmpfs has no inodes left; remove files, or mount it again with a "
+                           "larger nr_inodes"
+                         : shortage_advice(Needs::kDescriptor, error);
+}
+
 // What only a person can mend is kPermission, what may work later kSystem.
 tl::unexpected<Error> refuse_errno(int error, const std::string& what,
                                    const std::string& advice = {}) {
@@ -269,7 +276,7 @@ Result<Fd> open_dir(const std::string& path, Purpose purpose) {
     const int error = errno;
     return refuse_errno(
         error, "create directory " + escape(path),
-        is_shortage(error) ? ""
+        is_shortage(error) ? making_advice(error)
                            : "name one that this user may make, as in --dir " + shm_dir(geteuid()));
   }
   Fd dir = open_above_stdio(AT_FDCWD, path.c_str(), O_DIRECTORY | O_NOFOLLOW | O_RDONLY);
@@ -310,8 +317,7 @@ Result<Fd> take_turn(int dir, std::uint64_t wait_ns, const std::string& path) {
 Result<Fd> open_users(int dir, const std::string& name) {
   const std::string file = name + ".users";
   Fd users = open_above_stdio(dir, file.c_str(), O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0600);
-  if (!users)
-    return refuse_errno(errno, "open " + file, shortage_advice(Needs::kDescriptor, errno));
+  if (!users) return refuse_errno(errno, "open " + file, making_advice(errno));
   return users;
 }
 
@@ -454,8 +460,7 @@ Result<> create(int dir_fd, const std::string& dir, const std::string& name,
   unlinkat(dir_fd, temporary.c_str(), 0);
   const Fd file =
       open_above_stdio(dir_fd, temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  if (!file)
-    return refuse_errno(errno, "create pool " + name, shortage_advice(Needs::kDescriptor, errno));
+  if (!file) return refuse_errno(errno, "create pool " + name, making_advice(errno));
   auto built = build_segment(
       file.get(), {name, home_of(dir + "/" + name), options.capacities, options.settings});
   if (built && renameat2(dir_fd, temporary.c_str(), dir_fd, name.c_str(), RENAME_NOREPLACE) != 0 &&

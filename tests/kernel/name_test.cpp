@@ -54,7 +54,7 @@ TEST_F(Name, GivenToAnotherPoolDrainsTheFirstAndNeverMixesTheTwo) {
 std::string on_tmpfs(const Scratch& scratch, const std::string& size,
                      const std::function<void(Forked::Child&)>& body) {
   Forked mounted([&](Forked::Child& parent) {
-    const std::string data = "size=" + size + ",mode=700";
+    const std::string data = "mode=700,size=" + size;
     if (unshare(CLONE_NEWNS) != 0 ||
         mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
         mount("tmpfs", scratch.dir().c_str(), "tmpfs", 0, data.c_str()) != 0) {
@@ -78,6 +78,21 @@ TEST(Tmpfs, Of64KiBIsRefusedByNameAndNothingIsLeftOnIt) {
     EXPECT_FALSE(std::filesystem::exists(scratch.path("default")));
     EXPECT_FALSE(std::filesystem::exists(scratch.path("default.tmp")));
     EXPECT_EQ(poolctl(scratch, {"status"}).code, 3);
+  });
+  if (!missing.empty()) GTEST_SKIP() << missing;
+}
+
+TEST(Tmpfs, WithoutInodesIsNamedAndHowItGetsMore) {
+  const Scratch scratch;
+  const std::string missing = on_tmpfs(scratch, "16m,nr_inodes=2", [&](Forked::Child&) {
+    write_file(scratch.path("last"), "");
+    const Finished refused = run({MODELPOOL_COORDINATORD, "--dir", scratch.dir()});
+    EXPECT_EQ(refused.code, 1) << "a supervisor may try again";
+    EXPECT_THAT(refused.err, HasSubstr("no inodes left"));
+    EXPECT_THAT(refused.err, HasSubstr("nr_inodes"));
+    const Finished inside = run({MODELPOOL_COORDINATORD, "--dir", scratch.path("inside")});
+    EXPECT_EQ(inside.code, 1);
+    EXPECT_THAT(inside.err, HasSubstr("nr_inodes"));
   });
   if (!missing.empty()) GTEST_SKIP() << missing;
 }

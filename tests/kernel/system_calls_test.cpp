@@ -296,6 +296,20 @@ INSTANTIATE_TEST_SUITE_P(OfTheCoordinator, RefusedAtStart,
                                            Failure{"pidfd_send_signal", "error=EPERM"}),
                          name_of);
 
+// --- A worker that may start no process ---------------------------------------------------------
+
+TEST_F(PoolTest, P13TheLimitOfProcessesIsNamedAndHowItIsRaised) {
+  if (!may_trace()) GTEST_SKIP() << "strace is not installed or may not trace here";
+  start();
+  const Finished leased =
+      run({"strace", "-f", "-o", "/dev/null", "-e", "trace=clone", "-e",
+           "inject=clone:error=EAGAIN", MODELPOOL_POOLCTL, "--dir", scratch_.dir(), "lease", "m",
+           "--address", "127.0.0.1:1", "--start", "exec sleep 600", "--", "true"});
+  EXPECT_EQ(leased.code, 125) << leased.err;
+  EXPECT_THAT(leased.err, HasSubstr("start a process"));
+  EXPECT_THAT(leased.err, HasSubstr("ulimit -u"));
+}
+
 // --- A table of the kernel's: descriptors --------------------------------------------------------
 
 TEST_F(PoolTest, MoreProcessesThanDescriptorsToWatchThemIsNotDeath) {

@@ -17,6 +17,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "base/shortage.hpp"
+
 namespace modelpool::poolctl {
 namespace {
 
@@ -172,7 +174,9 @@ int run_command(const std::vector<std::string>& argv, const std::vector<std::str
   const std::vector<char*> env_pointers = pointers(merged);
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
-    complain(fail_errno(errno, "create a pipe").value().text);
+    complain(fail_errno(errno, "create a pipe", shortage_advice(Needs::kDescriptor, errno))
+                 .value()
+                 .text);
     return kLeaseFailed;
   }
   Fd failed(ends[0]);
@@ -180,7 +184,9 @@ int run_command(const std::vector<std::string>& argv, const std::vector<std::str
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child < 0) {
-    complain(fail_errno(errno, "start " + escape(argv[0])).value().text);
+    complain(fail_errno(errno, "start " + escape(argv[0]), shortage_advice(Needs::kThread, errno))
+                 .value()
+                 .text);
     return kLeaseFailed;
   }
   if (child == 0) {

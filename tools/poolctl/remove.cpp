@@ -13,6 +13,7 @@
 
 #include "base/host.hpp"
 #include "base/proc.hpp"
+#include "base/shortage.hpp"
 #include "base/time.hpp"
 #include "base/user.hpp"
 #include "common.hpp"
@@ -335,7 +336,10 @@ int stop_backends(const Context& context, const NamedFile& named, std::uint64_t 
 // that removal needs exclusively.
 int stop_in_child(const Context& context, const NamedFile& named, std::uint64_t until) {
   const pid_t child = fork();
-  if (child < 0) return report(fail_errno(errno, "start a process").value());
+  if (child < 0) {
+    return report(
+        fail_errno(errno, "start a process", shortage_advice(Needs::kThread, errno)).value());
+  }
   if (child == 0) {
     const int code = stop_backends(context, named, until);
     _exit(code);
