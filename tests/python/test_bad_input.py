@@ -85,10 +85,10 @@ class BadInput(PoolTest):
         self.assertTrue(eventually(lambda: not self.pool.backends()))
 
     def test_timeouts(self):
-        for seconds in (None, *BAD_SECONDS):
+        for seconds in (None, "off", *BAD_SECONDS):
             with self.subTest(seconds), self.assertRaises(modelpool.Invalid):
                 self.pool.acquire("m", timeout=seconds)
-            if seconds is not None:
+            if seconds not in (None, "off"):
                 with self.subTest(seconds), self.assertRaises(modelpool.Invalid):
                     self.pool.acquire("m", busy_timeout=seconds)
         for seconds in (b"1", [], object(), True):

@@ -195,8 +195,12 @@ bool truth_of(py::handle value) {
 
 std::chrono::nanoseconds duration_of(py::handle value, const char* name) {
   if (PyUnicode_Check(value.ptr())) {
-    return std::chrono::nanoseconds(
-        static_cast<std::int64_t>(unwrap(parse_duration(utf8_of(value, name)))));
+    const std::string text(utf8_of(value, name));
+    if (text == "off") {
+      raise_invalid(std::string(name) +
+                    ": \"off\" would be without end; write it like 30s or 2h, 0 is no time");
+    }
+    return std::chrono::nanoseconds(static_cast<std::int64_t>(unwrap(parse_duration(text))));
   }
   if (value.is_none()) {
     raise_invalid(std::string(name) + ": None is no duration; give seconds, or one like \"15m\"");
@@ -220,7 +224,8 @@ std::chrono::nanoseconds duration_of(py::handle value, const char* name) {
 }
 
 std::chrono::nanoseconds limit_of(py::handle value, const char* name) {
-  return value.is_none() ? std::chrono::nanoseconds(0) : duration_of(value, name);
+  const bool is_off = PyUnicode_Check(value.ptr()) && utf8_of(value, name) == "off";
+  return value.is_none() || is_off ? std::chrono::nanoseconds(0) : duration_of(value, name);
 }
 
 std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& values) {

@@ -72,7 +72,7 @@ std::string os_text_of(py::handle text, const char* name);
 // An int; a bool is none.
 std::uint64_t count_of(py::handle value, const char* name, std::uint64_t max = UINT64_MAX);
 bool truth_of(py::handle value);
-// Seconds (int, float) or a duration ("500ms", "15m").
+// Seconds (int, float) or a duration ("500ms", "15m"); "off" is none, as for poolctl's --timeout.
 std::chrono::nanoseconds duration_of(py::handle value, const char* name);
 // As duration_of; None, 0 and "off" are 0.
 std::chrono::nanoseconds limit_of(py::handle value, const char* name);
