@@ -427,6 +427,8 @@ class Run {
       look_around();
       return left_;
     });
+    if (bytes.steps == 0 || pauses == 0)
+      failed("nothing was changed, or never paused: give it more seconds");
     std::printf(
         "canary: seed %ju, %ju changes, %ju pauses, %ju workers lost, most CPU at rest %.0f %%, "
         "nobody signalled\n",

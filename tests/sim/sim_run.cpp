@@ -1,5 +1,5 @@
 // Simulates pools by hand: sim_run --workload busy --seed 7 --seeds 100 --years 2. Ends with 1 and
-// the seed if the oracle found something.
+// the seed if the oracle found something, or if nothing happened.
 #include <cstdio>
 #include <ctime>
 
@@ -14,8 +14,10 @@ constexpr double kYear_ns = 365.0 * 86'400 * kSecond_ns;
 int run(const std::string& only, std::uint64_t first, std::uint64_t seeds, double years,
         std::uint64_t decisions) {
   int code = 0;
+  bool any = false;
   for (const Workload& w : workloads()) {
     if (!only.empty() && w.name != only) continue;
+    any = true;
     Counters all;
     double passed_ns = 0;
     const std::clock_t start = std::clock();
@@ -54,8 +56,13 @@ int run(const std::string& only, std::uint64_t first, std::uint64_t seeds, doubl
         std::uintmax_t{all.evictions}, std::uintmax_t{all.kills}, std::uintmax_t{all.drains},
         std::uintmax_t{all.timeouts}, std::uintmax_t{all.restarts},
         std::uintmax_t{all.worker_deaths});
+    if (all.leases == 0 || all.loads == 0) {
+      std::printf("FAILED: %s: nothing was leased or loaded\n", w.name.c_str());
+      code = 1;
+    }
   }
-  return code;
+  if (!any) std::printf("FAILED: there is no workload %s\n", only.c_str());
+  return any ? code : 1;
 }
 
 }  // namespace
