@@ -471,6 +471,20 @@ TEST_F(PoolctlTest, EvictOfABackendThatDoesNotDieSaysSo) {
   EXPECT_TRUE(wait_state("m", ""));
 }
 
+TEST_F(PoolctlTest, ANarrowTerminalShowsTheWholeMeaningOfEachSetting) {
+  start();
+  const Finished shown = run(
+      {"script", "-qec",
+       "stty cols 60; exec " MODELPOOL_POOLCTL " --dir " + scratch_.dir() + " set", "/dev/null"});
+  EXPECT_EQ(shown.code, 0) << shown.err;
+  std::string words;  // of all lines, one space between two
+  std::istringstream lines(shown.out);
+  for (std::string word; lines >> word;) words += word + " ";
+  EXPECT_THAT(words, HasSubstr("what asks a backend to end stop_grace"));
+  EXPECT_THAT(words, HasSubstr("a lease that made no progress for so long idle_timeout"));
+  EXPECT_THAT(words, Not(HasSubstr("…")));
+}
+
 TEST_F(PoolctlTest, ListWatchPrintsAnewWithEveryEventUntilItIsInterrupted) {
   start();
   RemoteWorker worker(scratch_);

@@ -341,6 +341,22 @@ std::string cut_start(std::string_view text, std::size_t width) {
   return "…" + std::string(text.substr(at));
 }
 
+namespace {
+
+// As many words of the text as have room, taken from it; a longer word is left to be cut.
+std::string take_line(std::string* text, std::size_t width) {
+  std::size_t end = text->size();
+  if (display_width(*text) > width) {
+    const std::size_t before = text->rfind(' ', width);
+    end = std::min(end, before == std::string::npos ? text->find(' ') : before);
+  }
+  std::string line = text->substr(0, end);
+  text->erase(0, std::min(text->size(), end + 1));
+  return line;
+}
+
+}  // namespace
+
 void TextTable::add(std::vector<std::string> cells) {
   cells.resize(columns_.size());
   rows_.push_back(std::move(cells));
@@ -409,7 +425,18 @@ std::string TextTable::text(std::size_t width) const {
     text += (width == 0 ? line : cut(line, width)) + "\n";
   };
   add_line([&](std::size_t i) { return columns_[i].name; });
-  for (const auto& row : rows_) add_line([&](std::size_t i) { return row[i]; });
+  for (const auto& row : rows_) {
+    const bool wraps = columns_.back().wraps && widths.back() != 0;
+    std::string rest = row.back();
+    bool is_first = true;
+    do {
+      const std::string last = wraps ? take_line(&rest, widths.back()) : std::exchange(rest, "");
+      add_line([&](std::size_t i) {
+        return i + 1 == row.size() ? last : is_first ? row[i] : std::string();
+      });
+      is_first = false;
+    } while (!rest.empty());
+  }
   return text;
 }
 

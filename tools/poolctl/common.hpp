@@ -155,7 +155,8 @@ class TextTable {
     Align align = Align::kLeft;
     bool may_shrink = false;  // is cut when the terminal is narrow
     bool keeps_end = false;   // and then at its start: an address keeps its port
-    int leaves = 0;  // on a narrow terminal the column with the least number above 0 goes first
+    int leaves = 0;      // on a narrow terminal the column with the least number above 0 goes first
+    bool wraps = false;  // the last one: goes on in the next line instead of being cut
   };
   explicit TextTable(std::vector<Column> columns) : columns_(std::move(columns)) {}
   void add(std::vector<std::string> cells);

@@ -19,7 +19,8 @@ int show(const Context& context, const Options& options) {
     print_json(settings_json(settings));
     return kDone;
   }
-  TextTable table({{"SETTING"}, {"VALUE"}, {"ORIGIN"}, {"MEANING", TextTable::Align::kLeft, true}});
+  TextTable table(
+      {{"SETTING"}, {"VALUE"}, {"ORIGIN"}, {.name = "MEANING", .may_shrink = true, .wraps = true}});
   for (const SettingInfo& info : kSettings) {
     const Origin origin = settings.pool.origin(info.id);
     table.add({std::string(info.name), format_setting(info, settings.get(info.id)),
