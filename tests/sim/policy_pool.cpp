@@ -1,0 +1,281 @@
+#include "policy_pool.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/time.hpp"
+#include "policy/fit.hpp"
+#include "policy/line.hpp"
+#include "protocol/outlook.hpp"
+
+namespace modelpool::sim {
+namespace {
+
+using coordinator::Action;
+using coordinator::ActionKind;
+
+constexpr std::uint32_t kEpoch = 1;
+constexpr WorkerRef kWorker{0, 1};
+
+}  // namespace
+
+PolicyPool::PolicyPool(const Trace& trace, const PoolSettings& settings, std::uint64_t patience_ns)
+    : trace_(trace), patience_ns_(patience_ns) {
+  empty_.settings = std::make_shared<const PoolSettings>(settings);
+  WorkerView worker;
+  worker.ref = kWorker;
+  worker.process.pid = 1000;
+  empty_.workers.push_back(worker);
+  const auto effective = std::make_shared<Effective>();
+  for (const SettingEntry& entry : settings.pool.entries()) effective->take_of_pool(entry);
+  slots_.resize(trace.models.size());
+  for (std::uint32_t i = 0; i < slots_.size(); ++i) {
+    BackendView& view = slots_[i].view;
+    view.ref = {i, 0};
+    view.model = std::to_string(i);
+    view.process.pid = static_cast<pid_t>(5000 + i);
+    view.effective = effective;
+  }
+  for (const TraceRequest& request : trace.requests) {
+    Request own;
+    own.at_ns = kStart_ns + request.at_ns;
+    own.model = request.model;
+    requests_.push_back(own);
+  }
+}
+
+PolicyFigures PolicyPool::run() {
+  std::size_t next = 0;
+  while (next < requests_.size() || !events_.empty()) {
+    if (next < requests_.size() &&
+        (events_.empty() || requests_[next].at_ns <= events_.top().at_ns)) {
+      now_ns_ = requests_[next].at_ns;
+      arrive(next++);
+      continue;
+    }
+    const Event event = events_.top();
+    events_.pop();
+    now_ns_ = event.at_ns;
+    happen(event);
+  }
+  return figures();
+}
+
+void PolicyPool::at(std::uint64_t when_ns, What what, std::size_t id, std::uint32_t stops) {
+  events_.push({when_ns, order_++, what, id, stops});
+}
+
+void PolicyPool::happen(const Event& event) {
+  switch (event.what) {
+    case What::kServed:
+      if (slots_[requests_[event.id].model].stops == event.stops) end(event.id);
+      return;
+    case What::kLoaded:
+      return become_ready(event.id);
+    case What::kStopped:
+      slots_[event.id].view.state.state = BackendState::kFree;
+      return decide();
+    case What::kGivesUp:
+      return give_up(event.id);
+    case What::kLook:
+      if (event.at_ns == next_look_ns_) next_look_ns_ = kNever_ns;
+      return decide();
+  }
+}
+
+// --- Requests ------------------------------------------------------------------------------------
+
+void PolicyPool::arrive(std::size_t id) {
+  Slot& slot = slots_[requests_[id].model];
+  if (slot.view.state.state == BackendState::kReady) return lease(id);
+  slot.waiting.push_back(id);
+  if (patience_ns_ != kNever_ns) at(now_ns_ + patience_ns_, What::kGivesUp, id);
+  decide();
+}
+
+void PolicyPool::lease(std::size_t id) {
+  Slot& slot = slots_[requests_[id].model];
+  ++slot.view.in_flight;
+  slot.started.push_back(now_ns_);
+  slot.view.newest_start_ns = now_ns_;
+  if (slot.running < trace_.models[requests_[id].model].parallel) return serve(id);
+  slot.queued.push_back(id);
+}
+
+void PolicyPool::serve(std::size_t id) {
+  Slot& slot = slots_[requests_[id].model];
+  ++slot.running;
+  requests_[id].served_ns = now_ns_;
+  at(now_ns_ + trace_.requests[id].service_ns, What::kServed, id, slot.stops);
+}
+
+void PolicyPool::end(std::size_t id) {
+  Slot& slot = slots_[requests_[id].model];
+  --slot.running;
+  --slot.view.in_flight;
+  slot.started.pop_front();
+  slot.view.last_used_ns = now_ns_;
+  if (!slot.queued.empty()) {
+    const std::size_t next = slot.queued.front();
+    slot.queued.pop_front();
+    serve(next);
+  }
+  if (slot.view.in_flight == 0) decide();
+}
+
+void PolicyPool::give_up(std::size_t id) {
+  std::deque<std::size_t>& waiting = slots_[requests_[id].model].waiting;
+  const auto found = std::find(waiting.begin(), waiting.end(), id);
+  if (found == waiting.end()) return;
+  waiting.erase(found);
+  requests_[id].served_ns = now_ns_;
+  ++figures_.timeouts;
+  decide();
+}
+
+void PolicyPool::let_in(Slot& slot) {
+  while (!slot.waiting.empty()) {
+    const std::size_t id = slot.waiting.front();
+    slot.waiting.pop_front();
+    lease(id);
+  }
+}
+
+// --- Backends ------------------------------------------------------------------------------------
+
+void PolicyPool::load(std::size_t model) {
+  BackendView& view = slots_[model].view;
+  view.ref.generation += 1;
+  view.state = {view.ref.generation, StateWord::owner_of(kWorker), BackendState::kStarting};
+  view.holder = pack_worker(kWorker);
+  view.reserved_ns = view.started_ns = now_ns_;
+  view.ready_ns = view.last_used_ns = view.newest_start_ns = view.drain_failed_ns = 0;
+  view.noted = pack_half(view.ref.generation, static_cast<std::uint32_t>(BackendState::kReady));
+  ++figures_.loads;
+  figures_.load_ns += trace_.models[model].load_ns;
+  at(now_ns_ + trace_.models[model].load_ns, What::kLoaded, model);
+}
+
+void PolicyPool::become_ready(std::size_t model) {
+  Slot& slot = slots_[model];
+  slot.view.state = {slot.view.ref.generation, 0, BackendState::kReady};
+  slot.view.holder = 0;
+  slot.view.ready_ns = slot.view.last_used_ns = now_ns_;
+  let_in(slot);
+  decide();
+}
+
+// Requests that are cut are not served any more.
+void PolicyPool::stop(std::size_t model) {
+  Slot& slot = slots_[model];
+  figures_.cut += slot.view.in_flight;
+  slot.queued.clear();
+  slot.started.clear();
+  slot.running = slot.view.in_flight = 0;
+  ++slot.stops;
+  slot.view.state = {slot.view.ref.generation, 0, BackendState::kStopping};
+  slot.view.stop.signalled_ns = slot.view.stop.killed_ns = now_ns_;
+  at(now_ns_ + kStop_ns, What::kStopped, model);
+}
+
+// --- The judge and the line ----------------------------------------------------------------------
+
+Snapshot PolicyPool::look() const {
+  Snapshot seen = empty_;
+  seen.now_ns = now_ns_;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    if (slot.view.state.state != BackendState::kFree) {
+      seen.backends.push_back(slot.view);
+      if (!slot.started.empty()) seen.backends.back().oldest_start_ns = slot.started.front();
+    }
+    if (slot.waiting.empty()) continue;
+    // The first of each model: the rules ask for no other.
+    const std::size_t id = slot.waiting.front();
+    WaiterView waiter;
+    waiter.row = static_cast<std::uint32_t>(i);
+    waiter.owner = pack_worker(kWorker);
+    waiter.model = slot.view.model;
+    waiter.arrival = id + 1;
+    waiter.since_ns = waiter.model_since_ns = requests_[id].at_ns;
+    waiter.deadline_ns = add_ns(requests_[id].at_ns, patience_ns_);
+    waiter.looked_ns = kNever_ns;  // it will always have looked just now
+    seen.waiters.push_back(std::move(waiter));
+  }
+  std::sort(seen.waiters.begin(), seen.waiters.end(),
+            [](const WaiterView& a, const WaiterView& b) { return a.arrival < b.arrival; });
+  return seen;
+}
+
+// As workers do. Has anybody taken one?
+bool PolicyPool::take_free_places() {
+  const Snapshot seen = look();
+  std::vector<Resident> residents;
+  for (const BackendView& backend : seen.backends) residents.push_back(resident_of(backend));
+  std::vector<Waiting> waiting;
+  for (const WaiterView& waiter : seen.waiters) waiting.push_back(waiting_of(waiter));
+  std::vector<Waiting> heads(waiting.size());
+  heads.resize(find_heads(waiting, residents, now_ns_, heads));
+  const std::uint32_t places = places_now(residents, {seen.max_backends()});
+  const std::size_t taken = std::min<std::size_t>(places, heads.size());
+  for (std::size_t i = 0; i < taken; ++i) load(heads[i].row);
+  return taken > 0;
+}
+
+void PolicyPool::decide() {
+  for (bool changed = true; changed;) {
+    changed = take_free_places();
+    coordinator::Facts facts;
+    facts.epoch = kEpoch;
+    const coordinator::Decision decision = coordinator::decide(look(), facts);
+    for (const Action& action : decision.actions) changed |= carry_out(action);
+    if (!changed && decision.wake_ns < next_look_ns_) {
+      next_look_ns_ = decision.wake_ns;
+      at(next_look_ns_, What::kLook, 0);
+    }
+  }
+}
+
+bool PolicyPool::carry_out(const Action& action) {
+  const std::size_t model = action.backend.index;
+  Slot& slot = slots_[model];
+  switch (action.kind) {
+    case ActionKind::kClose:
+    case ActionKind::kCommit:
+      if (slot.view.in_flight == 0 || action.stop.forced != 0) {
+        slot.view.stop = action.stop;
+        stop(model);
+        return true;
+      }
+      if (action.kind == ActionKind::kCommit || !action.hold) return false;
+      slot.view.stop = action.stop;
+      slot.view.state = {slot.view.ref.generation, StateWord::owner_of_epoch(kEpoch),
+                         BackendState::kEvicting};
+      return true;
+    case ActionKind::kReopen:
+      if (action.drain_failed) slot.view.drain_failed_ns = now_ns_;
+      slot.view.state = {slot.view.ref.generation, 0, BackendState::kReady};
+      let_in(slot);
+      return true;
+    default:
+      return false;
+  }
+}
+
+PolicyFigures PolicyPool::figures() const {
+  PolicyFigures figures = figures_;
+  std::vector<std::uint64_t> waits;
+  for (const Request& request : requests_) {
+    if (request.served_ns != 0) waits.push_back(request.served_ns - request.at_ns);
+  }
+  figures.requests = requests_.size();
+  if (waits.empty()) return figures;
+  std::sort(waits.begin(), waits.end());
+  figures.mean_wait_ns =
+      std::accumulate(waits.begin(), waits.end(), 0.0) / static_cast<double>(waits.size());
+  figures.p99_wait_ns = waits[waits.size() * 99 / 100];
+  figures.max_wait_ns = waits.back();
+  return figures;
+}
+
+}  // namespace modelpool::sim

@@ -1,0 +1,100 @@
+// A pool in virtual time that serves a trace by the real rules: the judge's decide, the line, what
+// fits. For comparing rules, by what requests wait and how much is loaded; whether promises are
+// kept is World's business. Nobody dies here, no evidence is stale, and whoever is rung looks at
+// once.
+//
+// Safety: one thread. The same trace and settings give the same figures on every machine.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <queue>
+#include <vector>
+
+#include "decide.hpp"
+#include "modelpool/settings.hpp"
+#include "trace.hpp"
+
+namespace modelpool::sim {
+
+struct PolicyFigures {
+  std::uint64_t requests = 0;
+  std::uint64_t loads = 0;
+  std::uint64_t timeouts = 0;  // requests whose patience ended before they were served
+  std::uint64_t cut = 0;       // requests whose backend was stopped under them (when_busy = force)
+  std::uint64_t load_ns = 0;   // of all loads
+  // From its arrival until a request was served, or gave up.
+  double mean_wait_ns = 0;
+  std::uint64_t p99_wait_ns = 0;
+  std::uint64_t max_wait_ns = 0;
+};
+
+class PolicyPool {
+ public:
+  // patience_ns: how long a request waits for its model; kNever_ns: for ever. The settings' limits
+  // hold, not the trace's.
+  PolicyPool(const Trace& trace, const PoolSettings& settings, std::uint64_t patience_ns);
+
+  PolicyFigures run();
+
+ private:
+  static constexpr std::uint64_t kStart_ns = 1000 * kSecond_ns;
+  static constexpr std::uint64_t kStop_ns = kSecond_ns;  // from the stop signal to the end
+
+  // One model, and the backend that it has or could have.
+  struct Slot {
+    BackendView view;
+    std::uint32_t running = 0;          // requests that are served
+    std::uint32_t stops = 0;            // who was served before the last one is not any more
+    std::deque<std::size_t> waiting;    // requests for a backend that is not there
+    std::deque<std::size_t> queued;     // for their turn at it
+    std::deque<std::uint64_t> started;  // of its leases, the oldest first
+  };
+  struct Request {
+    std::uint64_t at_ns = 0;  // kStart_ns later than in the trace, as all times
+    std::uint64_t served_ns = 0;
+    std::uint32_t model = 0;
+  };
+  enum class What { kServed, kLoaded, kStopped, kGivesUp, kLook };
+  struct Event {
+    std::uint64_t at_ns;
+    std::uint64_t order;
+    What what;
+    std::size_t id;       // of a request or model
+    std::uint32_t stops;  // kServed: the slot's, or the event is stale
+    bool operator>(const Event& o) const {
+      return at_ns != o.at_ns ? at_ns > o.at_ns : order > o.order;
+    }
+  };
+
+  void at(std::uint64_t when_ns, What what, std::size_t id, std::uint32_t stops = 0);
+  void happen(const Event& event);
+  void arrive(std::size_t id);
+  void lease(std::size_t id);
+  void serve(std::size_t id);
+  void end(std::size_t id);
+  void give_up(std::size_t id);
+  void let_in(Slot& slot);
+  void load(std::size_t model);
+  void become_ready(std::size_t model);
+  void stop(std::size_t model);
+
+  void decide();
+  bool take_free_places();
+  bool carry_out(const coordinator::Action& action);
+  Snapshot look() const;
+  PolicyFigures figures() const;
+
+  const Trace& trace_;
+  const std::uint64_t patience_ns_;
+  Snapshot empty_;  // the settings and the worker
+  std::vector<Slot> slots_;
+  std::vector<Request> requests_;
+  std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
+  std::uint64_t order_ = 0;
+  std::uint64_t now_ns_ = kStart_ns;
+  std::uint64_t next_look_ns_ = kNever_ns;
+  PolicyFigures figures_;
+};
+
+}  // namespace modelpool::sim

@@ -1,0 +1,88 @@
+// The pool in virtual time: what is served when can be said of short traces.
+#include "policy_pool.hpp"
+
+#include <gmock/gmock.h>
+
+#include "base/time.hpp"
+
+namespace modelpool::sim {
+namespace {
+
+using ::testing::HasSubstr;
+
+PolicyFigures serve(std::string_view text, std::uint64_t patience_ns = kNever_ns,
+                    std::vector<std::pair<Setting, std::uint64_t>> given = {}) {
+  const auto trace = parse_trace(text);
+  if (!trace) throw std::runtime_error(trace.error().text);
+  PoolSettings settings;
+  settings.pool.set(Setting::kMaxBackends, trace->places);
+  for (const auto& [setting, value] : given) settings.pool.set(setting, value);
+  return PolicyPool(*trace, settings, patience_ns).run();
+}
+
+double seconds(double ns) { return ns / 1e9; }
+
+TEST(PolicyPool, ARequestWaitsForItsLoadAndTheNextForNothing) {
+  const PolicyFigures figures = serve("k 1\nm 10 1 4 0\n0 0 5\n12 0 5\n30 0 5\n");
+  EXPECT_EQ(figures.requests, 3u);
+  EXPECT_EQ(figures.loads, 1u);
+  EXPECT_EQ(figures.load_ns, 10 * kSecond_ns);
+  EXPECT_EQ(figures.max_wait_ns, 10 * kSecond_ns);
+  EXPECT_DOUBLE_EQ(seconds(figures.mean_wait_ns), 10.0 / 3);
+}
+
+// Loaded at 10, drained at 15, gone at 16, the other loaded at 36.
+TEST(PolicyPool, OneInUseIsDrainedForWhoeverWaits) {
+  const PolicyFigures figures = serve("k 1\nm 10 1 4 0\nm 20 1 4 0\n0 0 5\n1 1 5\n");
+  EXPECT_EQ(figures.loads, 2u);
+  EXPECT_EQ(figures.load_ns, 30 * kSecond_ns);
+  EXPECT_EQ(figures.max_wait_ns, 35 * kSecond_ns);
+}
+
+// At 12 the first would be served for as long as it likes.
+TEST(PolicyPool, OneThatIsClosedLeasesNothing) {
+  const char* const trace = "k 1\nm 10 1 4 0\nm 20 1 4 0\n0 0 5\n11 1 5\n12 0 1\n";
+  EXPECT_EQ(serve(trace).loads, 3u);
+  const auto wait = static_cast<std::uint64_t>(WhenBusy::kWait);
+  const PolicyFigures waits = serve(trace, kNever_ns, {{Setting::kWhenBusy, wait}});
+  EXPECT_EQ(waits.loads, 2u);
+  const auto force = static_cast<std::uint64_t>(WhenBusy::kForce);
+  const PolicyFigures forced = serve(trace, kNever_ns, {{Setting::kWhenBusy, force}});
+  EXPECT_EQ(forced.cut, 2u) << "the first one's request at 11, the second one's for the third";
+}
+
+TEST(PolicyPool, TheLeastRecentlyUsedGoes) {
+  // 0 is used after 1: 1 goes for 2, and 0 is there for the last.
+  const PolicyFigures figures =
+      serve("k 2\nm 10 1 4 0\nm 10 1 4 0\nm 10 1 4 0\n0 1 1\n1 0 1\n20 0 1\n30 2 1\n60 0 1\n");
+  EXPECT_EQ(figures.loads, 3u);
+}
+
+TEST(PolicyPool, WhoseBackendServesAsManyAsItCanWaitsThere) {
+  const PolicyFigures figures = serve("k 1\nm 10 1 1 0\n0 0 5\n0 0 5\n");
+  EXPECT_EQ(figures.max_wait_ns, 15 * kSecond_ns);
+}
+
+TEST(PolicyPool, WhoRunsOutOfPatienceIsCountedAndLoadsNothing) {
+  const PolicyFigures figures = serve("k 1\nm 10 1 4 0\nm 10 1 4 0\n0 0 50\n1 1 5\n",
+                                      20 * kSecond_ns, {{Setting::kDrainTimeout, 5 * kSecond_ns}});
+  EXPECT_EQ(figures.timeouts, 1u);
+  EXPECT_EQ(figures.loads, 1u);
+}
+
+TEST(Trace, SaysWhichLineIsWrong) {
+  const auto error = [](std::string_view text) { return parse_trace(text).error().text; };
+  EXPECT_THAT(error("k 3\nm 1 1 0 0\n"), HasSubstr("line 2 \"m 1 1 0 0\""));
+  EXPECT_THAT(error("k -1\n"), HasSubstr("0 to 4095"));
+  EXPECT_THAT(error("m 1 1 1\n"), HasSubstr("LOAD_S SIZE_GB PARALLEL RARE"));
+  EXPECT_THAT(error("m nan 1 1 0\n"), HasSubstr("LOAD_S"));
+  EXPECT_THAT(error("m 1 1 1 0\n0 1 1\n"), HasSubstr("no model of that number"));
+  EXPECT_THAT(error("m 1 1 1 0\n5 0 1\n4 0 1\n"), HasSubstr("earlier"));
+  EXPECT_THAT(error("m 1 1 1 0\n5 0 1 9\n"), HasSubstr("more than belongs"));
+  EXPECT_THAT(error("hello\n"), HasSubstr("T MODEL SERVICE_S"));
+  EXPECT_THAT(read_trace("/nowhere").error().text, HasSubstr("No such file"));
+  EXPECT_EQ(parse_trace("# note\n\nk 2\nm 1.5 2 3 1\n0.25 0 1\n")->requests[0].at_ns, 250'000'000u);
+}
+
+}  // namespace
+}  // namespace modelpool::sim

@@ -1,0 +1,82 @@
+// Compares rules: runs a trace through the real ones in virtual time and prints one JSON line.
+//
+//   sim_policy --trace FILE [--set NAME=VALUE]... [--patience D]
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/duration.hpp"
+#include "base/time.hpp"
+#include "flags/flags.hpp"
+#include "policy_pool.hpp"
+
+namespace modelpool::sim {
+namespace {
+
+Result<> set(const std::string& text, PoolSettings* settings) {
+  const std::size_t equals = text.find('=');
+  const std::string name = text.substr(0, equals);
+  const SettingInfo* const info = find_setting(name);
+  if (info == nullptr) return fail(Errc::kInvalid, "there is no setting " + name);
+  const auto value =
+      parse_setting(*info, equals == std::string::npos ? "" : text.substr(equals + 1));
+  if (!value) return fail(value.error());
+  settings->pool.set(info->id, *value);
+  return {};
+}
+
+double seconds(double ns) { return ns / static_cast<double>(kSecond_ns); }
+
+int run(int argc, char** argv) {
+  std::string path;
+  std::vector<std::string> given;
+  std::uint64_t patience_ns = kNever_ns;
+  Flags flags("Runs a trace of requests through the pool's rules, in virtual time", "sim_policy");
+  flags.add("--trace", "FILE", &path, "what is asked for (tests/sim/trace.hpp)");
+  flags.take_each(
+      "--set", "NAME=VALUE",
+      [&given](const std::string& text) -> Result<> {
+        PoolSettings scratch;
+        given.push_back(text);
+        return set(text, &scratch);
+      },
+      "a setting of the pool; max-backends is the trace's k");
+  flags.take(
+      "--patience", "DURATION",
+      [&patience_ns](const std::string& text) -> Result<> {
+        const auto duration = parse_duration(text);
+        if (!duration) return fail(duration.error());
+        patience_ns = *duration == 0 ? kNever_ns : *duration;
+        return {};
+      },
+      "how long a request waits for its model [off]");
+  if (const auto code = flags.parse_or_end(argc, argv)) return *code;
+  if (path.empty()) {
+    std::fprintf(stderr, "sim_policy: give --trace FILE\n");
+    return 2;
+  }
+  const auto trace = read_trace(path);
+  if (!trace) {
+    std::fprintf(stderr, "sim_policy: %s\n", trace.error().text.c_str());
+    return 2;
+  }
+  PoolSettings settings;
+  settings.pool.set(Setting::kMaxBackends, trace->places);
+  settings.pool.set(Setting::kLoadTimeout, 0);
+  for (const std::string& text : given) static_cast<void>(set(text, &settings));
+  const PolicyFigures figures = PolicyPool(*trace, settings, patience_ns).run();
+  nlohmann::ordered_json line{{"requests", figures.requests},
+                              {"loads", figures.loads},
+                              {"load_s", seconds(static_cast<double>(figures.load_ns))},
+                              {"mean_wait_s", seconds(figures.mean_wait_ns)},
+                              {"p99_wait_s", seconds(static_cast<double>(figures.p99_wait_ns))},
+                              {"max_wait_s", seconds(static_cast<double>(figures.max_wait_ns))},
+                              {"timeouts", figures.timeouts}};
+  if (figures.cut > 0) line["cut"] = figures.cut;
+  std::printf("%s\n", line.dump().c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace modelpool::sim
+
+int main(int argc, char** argv) { return modelpool::sim::run(argc, argv); }
