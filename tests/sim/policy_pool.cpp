@@ -39,16 +39,20 @@ PolicyPool::PolicyPool(const Trace& trace, const PoolSettings& settings, std::ui
   for (const TraceRequest& request : trace.requests) {
     Request own;
     own.at_ns = kStart_ns + request.at_ns;
+    own.service_ns = request.service_ns;
     own.model = request.model;
     requests_.push_back(own);
   }
+  sessions_.resize(trace.sessions.size());
 }
 
 PolicyFigures PolicyPool::run() {
+  for (std::size_t i = 0; i < sessions_.size(); ++i)
+    at(kStart_ns + trace_.sessions[i].start_ns, What::kStep, i);
+  const std::size_t count = requests_.size();  // those of sessions come behind
   std::size_t next = 0;
-  while (next < requests_.size() || !events_.empty()) {
-    if (next < requests_.size() &&
-        (events_.empty() || requests_[next].at_ns <= events_.top().at_ns)) {
+  while (next < count || !events_.empty()) {
+    if (next < count && (events_.empty() || requests_[next].at_ns <= events_.top().at_ns)) {
       now_ns_ = requests_[next].at_ns;
       arrive(next++);
       continue;
@@ -77,6 +81,8 @@ void PolicyPool::happen(const Event& event) {
       return decide();
     case What::kGivesUp:
       return give_up(event.id);
+    case What::kStep:
+      return begin_step(event.id);
     case What::kLook:
       if (event.at_ns == next_look_ns_) next_look_ns_ = kNever_ns;
       return decide();
@@ -84,6 +90,26 @@ void PolicyPool::happen(const Event& event) {
 }
 
 // --- Requests ------------------------------------------------------------------------------------
+
+void PolicyPool::begin_step(std::size_t session) {
+  const TraceSession& all = trace_.sessions[session];
+  Progress& progress = sessions_[session];
+  if (progress.next_step == all.steps.size()) return;
+  const TraceSession::Step& step = all.steps[progress.next_step++];
+  progress.open_calls = step.calls.size();
+  for (const TraceSession::Call& call : step.calls) {
+    requests_.push_back({now_ns_, call.service_ns, 0, call.model, session});
+    arrive(requests_.size() - 1);
+  }
+}
+
+// It has ended, in whatever way.
+void PolicyPool::go_on_after(std::size_t id) {
+  const std::size_t session = requests_[id].session;
+  if (session == kNoSession || --sessions_[session].open_calls > 0) return;
+  const std::size_t step = sessions_[session].next_step - 1;
+  at(now_ns_ + trace_.sessions[session].steps[step].pause_ns, What::kStep, session);
+}
 
 void PolicyPool::arrive(std::size_t id) {
   Slot& slot = slots_[requests_[id].model];
@@ -98,20 +124,20 @@ void PolicyPool::lease(std::size_t id) {
   ++slot.view.in_flight;
   slot.started.push_back(now_ns_);
   slot.view.newest_start_ns = now_ns_;
-  if (slot.running < trace_.models[requests_[id].model].parallel) return serve(id);
+  if (slot.served.size() < trace_.models[requests_[id].model].parallel) return serve(id);
   slot.queued.push_back(id);
 }
 
 void PolicyPool::serve(std::size_t id) {
   Slot& slot = slots_[requests_[id].model];
-  ++slot.running;
+  slot.served.push_back(id);
   requests_[id].served_ns = now_ns_;
-  at(now_ns_ + trace_.requests[id].service_ns, What::kServed, id, slot.stops);
+  at(now_ns_ + requests_[id].service_ns, What::kServed, id, slot.stops);
 }
 
 void PolicyPool::end(std::size_t id) {
   Slot& slot = slots_[requests_[id].model];
-  --slot.running;
+  std::erase(slot.served, id);
   --slot.view.in_flight;
   slot.started.pop_front();
   slot.view.last_used_ns = now_ns_;
@@ -120,6 +146,7 @@ void PolicyPool::end(std::size_t id) {
     slot.queued.pop_front();
     serve(next);
   }
+  go_on_after(id);
   if (slot.view.in_flight == 0) decide();
 }
 
@@ -130,6 +157,7 @@ void PolicyPool::give_up(std::size_t id) {
   waiting.erase(found);
   requests_[id].served_ns = now_ns_;
   ++figures_.timeouts;
+  go_on_after(id);
   decide();
 }
 
@@ -169,9 +197,12 @@ void PolicyPool::become_ready(std::size_t model) {
 void PolicyPool::stop(std::size_t model) {
   Slot& slot = slots_[model];
   figures_.cut += slot.view.in_flight;
+  for (const std::size_t id : slot.served) go_on_after(id);
+  for (const std::size_t id : slot.queued) go_on_after(id);
+  slot.served.clear();
   slot.queued.clear();
   slot.started.clear();
-  slot.running = slot.view.in_flight = 0;
+  slot.view.in_flight = 0;
   ++slot.stops;
   slot.view.state = {slot.view.ref.generation, 0, BackendState::kStopping};
   slot.view.stop.signalled_ns = slot.view.stop.killed_ns = now_ns_;

@@ -44,23 +44,30 @@ class PolicyPool {
   // One model, and the backend that it has or could have.
   struct Slot {
     BackendView view;
-    std::uint32_t running = 0;          // requests that are served
     std::uint32_t stops = 0;            // who was served before the last one is not any more
     std::deque<std::size_t> waiting;    // requests for a backend that is not there
     std::deque<std::size_t> queued;     // for their turn at it
+    std::vector<std::size_t> served;    // by it, now
     std::deque<std::uint64_t> started;  // of its leases, the oldest first
   };
+  static constexpr std::size_t kNoSession = SIZE_MAX;
   struct Request {
     std::uint64_t at_ns = 0;  // kStart_ns later than in the trace, as all times
+    std::uint64_t service_ns = 0;
     std::uint64_t served_ns = 0;
     std::uint32_t model = 0;
+    std::size_t session = kNoSession;
   };
-  enum class What { kServed, kLoaded, kStopped, kGivesUp, kLook };
+  struct Progress {  // of a session
+    std::size_t next_step = 0;
+    std::size_t open_calls = 0;
+  };
+  enum class What { kServed, kLoaded, kStopped, kGivesUp, kLook, kStep };
   struct Event {
     std::uint64_t at_ns;
     std::uint64_t order;
     What what;
-    std::size_t id;       // of a request or model
+    std::size_t id;       // of a request, model or session
     std::uint32_t stops;  // kServed: the slot's, or the event is stale
     bool operator>(const Event& o) const {
       return at_ns != o.at_ns ? at_ns > o.at_ns : order > o.order;
@@ -69,6 +76,8 @@ class PolicyPool {
 
   void at(std::uint64_t when_ns, What what, std::size_t id, std::uint32_t stops = 0);
   void happen(const Event& event);
+  void begin_step(std::size_t session);
+  void go_on_after(std::size_t id);
   void arrive(std::size_t id);
   void lease(std::size_t id);
   void serve(std::size_t id);
@@ -90,6 +99,7 @@ class PolicyPool {
   Snapshot empty_;  // the settings and the worker
   std::vector<Slot> slots_;
   std::vector<Request> requests_;
+  std::vector<Progress> sessions_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::uint64_t order_ = 0;
   std::uint64_t now_ns_ = kStart_ns;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "base/time.hpp"
+#include "named_traces.hpp"
 
 namespace modelpool::sim {
 namespace {
@@ -68,6 +69,45 @@ TEST(PolicyPool, WhoRunsOutOfPatienceIsCountedAndLoadsNothing) {
                                       20 * kSecond_ns, {{Setting::kDrainTimeout, 5 * kSecond_ns}});
   EXPECT_EQ(figures.timeouts, 1u);
   EXPECT_EQ(figures.loads, 1u);
+}
+
+TEST(PolicyPool, ASessionAsksAgainWhenItsAnswersAreThere) {
+  Trace trace;
+  trace.places = 1;
+  trace.models.push_back({10 * kSecond_ns, 0, 4, false});
+  TraceSession session;
+  session.steps.push_back({{{0, 5 * kSecond_ns}, {0, 7 * kSecond_ns}}, 2 * kSecond_ns});
+  session.steps.push_back({{{0, kSecond_ns}}, 0});
+  trace.sessions.push_back(session);
+  PoolSettings settings;
+  settings.pool.set(Setting::kMaxBackends, 1);
+  settings.pool.set(Setting::kIdleTimeout, kSecond_ns);
+  const PolicyFigures figures = PolicyPool(trace, settings, kNever_ns).run();
+  EXPECT_EQ(figures.requests, 3u);
+  EXPECT_EQ(figures.loads, 2u) << "it is idle for two seconds between the steps";
+  // Served until 17, idle until 18, gone at 19, when the last request comes.
+  EXPECT_DOUBLE_EQ(seconds(figures.mean_wait_ns), 10);
+}
+
+TEST(NamedTraces, AreTheSameEachTimeAndServedToTheLast) {
+  for (const std::string_view name : trace_names()) {
+    SCOPED_TRACE(name);
+    const auto trace = make_trace(name, 7);
+    ASSERT_TRUE(trace);
+    PoolSettings settings;
+    settings.pool.set(Setting::kMaxBackends, trace->places);
+    const PolicyFigures figures = PolicyPool(*trace, settings, kNever_ns).run();
+    const PolicyFigures again = PolicyPool(*make_trace(name, 7), settings, kNever_ns).run();
+    EXPECT_EQ(figures.loads, again.loads);
+    EXPECT_EQ(figures.mean_wait_ns, again.mean_wait_ns);
+    EXPECT_GT(figures.loads, trace->places);
+    std::size_t calls = trace->requests.size();
+    for (const TraceSession& session : trace->sessions) {
+      for (const TraceSession::Step& step : session.steps) calls += step.calls.size();
+    }
+    EXPECT_EQ(figures.requests, calls) << "a session came to a stop";
+  }
+  EXPECT_THAT(make_trace("zipf9", 1).error().text, HasSubstr("zipf8"));
 }
 
 TEST(Trace, SaysWhichLineIsWrong) {

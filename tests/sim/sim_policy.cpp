@@ -1,12 +1,13 @@
 // Compares rules: runs a trace through the real ones in virtual time and prints one JSON line.
 //
-//   sim_policy --trace FILE [--set NAME=VALUE]... [--patience D]
+//   sim_policy --trace FILE | --workload NAME [--seed N] [--set NAME=VALUE]... [--patience D]
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "base/duration.hpp"
 #include "base/time.hpp"
 #include "flags/flags.hpp"
+#include "named_traces.hpp"
 #include "policy_pool.hpp"
 
 namespace modelpool::sim {
@@ -28,10 +29,16 @@ double seconds(double ns) { return ns / static_cast<double>(kSecond_ns); }
 
 int run(int argc, char** argv) {
   std::string path;
+  std::string name;
+  std::uint64_t seed = 1;
   std::vector<std::string> given;
   std::uint64_t patience_ns = kNever_ns;
   Flags flags("Runs a trace of requests through the pool's rules, in virtual time", "sim_policy");
   flags.add("--trace", "FILE", &path, "what is asked for (tests/sim/trace.hpp)");
+  std::string names;
+  for (const std::string_view known : trace_names()) names += " " + std::string(known);
+  flags.add("--workload", "NAME", &name, "one that is made by chance:" + names);
+  flags.add("--seed", "N", &seed, "of the chance [1]");
   flags.take_each(
       "--set", "NAME=VALUE",
       [&given](const std::string& text) -> Result<> {
@@ -50,11 +57,11 @@ int run(int argc, char** argv) {
       },
       "how long a request waits for its model [off]");
   if (const auto code = flags.parse_or_end(argc, argv)) return *code;
-  if (path.empty()) {
-    std::fprintf(stderr, "sim_policy: give --trace FILE\n");
+  if (path.empty() == name.empty()) {
+    std::fprintf(stderr, "sim_policy: give either --trace FILE or --workload NAME\n");
     return 2;
   }
-  const auto trace = read_trace(path);
+  const auto trace = name.empty() ? read_trace(path) : make_trace(name, seed);
   if (!trace) {
     std::fprintf(stderr, "sim_policy: %s\n", trace.error().text.c_str());
     return 2;

@@ -31,10 +31,25 @@ struct TraceRequest {
   std::uint64_t service_ns = 0;
 };
 
+// Whose next step waits for the one before: an agent, a batch, a chat. Not in files.
+struct TraceSession {
+  struct Call {
+    std::uint32_t model = 0;
+    std::uint64_t service_ns = 0;
+  };
+  struct Step {
+    std::vector<Call> calls;     // at once
+    std::uint64_t pause_ns = 0;  // after the last of them has ended
+  };
+  std::uint64_t start_ns = 0;
+  std::vector<Step> steps;
+};
+
 struct Trace {
   std::uint32_t places = 0;  // 0 = no limit
   std::vector<TraceModel> models;
   std::vector<TraceRequest> requests;
+  std::vector<TraceSession> sessions;
 };
 
 Result<Trace> parse_trace(std::string_view text);
