@@ -7,31 +7,52 @@
 #include <filesystem>
 
 #include "base/proc.hpp"
+#include "base/shortage.hpp"
 #include "segment/place.hpp"
 
 namespace modelpool::coordinator {
 namespace {
 
-std::string program_of(std::uint32_t layout) {
+// Where the coordinatord of that layout is, or should be; empty where this program's own place is
+// not known.
+std::filesystem::path program_of(std::uint32_t layout) {
   std::error_code error;
   const auto self = std::filesystem::read_symlink(own_proc_path("exe"), error);
+  if (error || !self.is_absolute()) return {};
   const auto libexec = (self.parent_path() / MODELPOOL_LIBEXEC_FROM_BIN).lexically_normal();
   return libexec / ("coordinatord-layout-" + std::to_string(layout));
+}
+
+// It would execute itself for ever.
+bool is_this_program(const std::filesystem::path& program) {
+  std::error_code error;
+  return std::filesystem::equivalent(program, own_proc_path("exe"), error);
 }
 
 }  // namespace
 
 Result<> execute_older_coordinator(const Options& options, char** argv) {
-  const auto pool = open_named(options.pool, options.dir, Purpose::kLook);
+  const auto pool = open_named(options.pool, options.dir, Purpose::kUse);
   if (!pool) return {};  // whoever opens it to use it says why
   const std::uint32_t layout = layout_of(pool->file.get());
   if (layout == 0 || layout >= kLayoutVersion) return {};
-  const std::string program = program_of(layout);
-  if (access(program.c_str(), F_OK) != 0) return {};
-  spdlog::warn("pool {} has layout version {}, this program knows {}: {} goes on with it",
-               escape(pool->path), layout, kLayoutVersion, escape(program));
+  const std::filesystem::path program = program_of(layout);
+  const std::string found = "pool " + escape(pool->path) + " has layout version " +
+                            std::to_string(layout) + ", this program knows " +
+                            std::to_string(kLayoutVersion);
+  if (program.empty() || access(program.c_str(), F_OK) != 0 || is_this_program(program)) {
+    spdlog::warn("{}; the coordinatord of that layout, as {}, would go on with it", found,
+                 escape(program.string()));
+    return {};
+  }
+  spdlog::warn("{}: executing {}", found, escape(program.string()));
   execv(program.c_str(), argv);
-  return fail_errno(errno, "execute " + escape(program));
+  Error error =
+      fail_errno(errno, "execute " + escape(program.string()),
+                 "install the coordinatord of layout " + std::to_string(layout) + " there")
+          .value();
+  if (!is_shortage(error.system)) error.code = Errc::kIncompatible;  // a person has to mend it
+  return fail(std::move(error));
 }
 
 }  // namespace modelpool::coordinator

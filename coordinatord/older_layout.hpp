@@ -8,7 +8,8 @@
 namespace modelpool::coordinator {
 
 // Executes that program with the same arguments, and returns only if there is nothing to execute:
-// no such pool or program. Errors: kSystem if it cannot be executed.
+// no such pool or program. Errors: kIncompatible if it cannot be executed, kSystem if it may be
+// later.
 Result<> execute_older_coordinator(const Options& options, char** argv);
 
 }  // namespace modelpool::coordinator

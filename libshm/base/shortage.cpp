@@ -38,7 +38,10 @@ std::string descriptors() {
 
 std::string shortage_advice(Needs needed, int error) {
   if (error == ENFILE) return raise_sysctl("the system's open files", "fs.file-max");
-  if (error == ENOMEM) return "memory is used up; free some";
+  if (error == ENOMEM) {
+    return "memory is used up, or what this process may have of it; free some, or raise ulimit -v "
+           "or MemoryMax= in its unit";
+  }
   switch (needed) {
     case Needs::kDescriptor:
       return error == EMFILE ? descriptors() : "";

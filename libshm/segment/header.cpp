@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/host.hpp"
+#include "base/shortage.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
@@ -260,7 +261,8 @@ Result<> build_segment(int fd, const SegmentPlan& plan) {
       settings->generation.store(1, std::memory_order_seq_cst);
     }
   } catch (const bi::interprocess_exception& e) {
-    return fail(Errc::kSystem, "unable to map pool " + plan.name + ": " + e.what());
+    error = e.get_native_error();
+    return fail_errno(error, "map pool " + plan.name, shortage_advice(Needs::kDescriptor, error));
   }
   return {};
 }

@@ -411,7 +411,8 @@ Result<> check_file(const Fd& file, const std::string& path, Purpose purpose) {
 }
 
 std::string removal_advice(const std::string& name, const std::string& dir) {
-  return "stop its workers, then " + command_on_pool("poolctl", name, dir, "remove --stop");
+  return "stop its coordinator and workers, then " +
+         command_on_pool("poolctl", name, dir, "remove --stop");
 }
 
 // --- Creating ------------------------------------------------------------------------------------
@@ -610,34 +611,38 @@ Result<> replace_abandoned(int dir_fd, const std::string& dir, const std::string
   return unlink_held(dir_fd, name, dir + "/" + name, *held);
 }
 
-// Whoever upgrades ends such a pool; a worker of today's layout waits for that, and creates nothing
-// beside it. One that nobody serves has nobody who ends it.
-bool is_served_in_older_layout(const Fd& file) {
-  const std::uint32_t layout = layout_of(file.get());
-  if (layout == 0 || layout >= kLayoutVersion) return false;
-  const bool is_served = flock(file.get(), LOCK_SH | LOCK_NB) != 0;
-  if (!is_served) flock(file.get(), LOCK_UN);
-  return is_served;
-}
+// What a caller of open_to_use knows from one try to the next.
+struct Tries {
+  bool is_last = false;
+  bool saw_older = false;  // a pool of an older layout had the name
+};
 
 // One try at it. An empty answer: the name is being given or taken away, look again.
 Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir,
                                             const std::string& name, const SegmentOptions& options,
-                                            bool is_last_try) {
+                                            Tries* tries) {
   const std::string path = dir + "/" + name;
   OpenSegment opened;
   opened.path = path;
   opened.file = open_file(dir_fd, name, Purpose::kUse);
   if (!opened.file) {
     if (errno != ENOENT) return explain_unopened(path, errno);
+    // Whoever has ended the older pool starts a coordinator, which knows how large it should be.
+    if (tries->saw_older && !tries->is_last) {
+      return fail(Errc::kBusy, "unable to attach to " + escape(path) + ": it is being upgraded");
+    }
     if (!options.create) return no_pool(name, dir);
     if (auto ok = create(dir_fd, dir, name, options); !ok) return fail(ok.error());
     return std::optional<OpenSegment>();
   }
   if (auto ok = check_file(opened.file, path, Purpose::kUse); !ok) return fail(ok.error());
-  if (!is_last_try && is_served_in_older_layout(opened.file)) {
-    return fail(Errc::kBusy, "unable to attach to " + escape(path) +
-                                 ": a coordinator of an older layout still serves it");
+  if (const std::uint32_t layout = layout_of(opened.file.get());
+      layout != 0 && layout < kLayoutVersion) {
+    tries->saw_older = true;
+    if (!tries->is_last) {
+      return fail(Errc::kBusy,
+                  "unable to attach to " + escape(path) + ": its layout is an older one");
+    }
   }
   auto users = open_users(dir_fd, name);
   if (!users) return fail(users.error());
@@ -662,8 +667,8 @@ Result<std::optional<OpenSegment>> try_open(int dir_fd, const std::string& dir,
   if (!replaced && replaced.error().code != Errc::kNoSuchPool) {
     // Busy: its processes live, or somebody else looks at it at this moment.
     const bool is_used = *this_boot && replaced.error().code == Errc::kBusy;
-    return is_used && is_last_try ? explain_elsewhere(here.error(), name, dir)
-                                  : fail(replaced.error());
+    return is_used && tries->is_last ? explain_elsewhere(here.error(), name, dir)
+                                     : fail(replaced.error());
   }
   if (options.create) return std::optional<OpenSegment>();
   return fail(Errc::kNoSuchPool,
@@ -709,18 +714,19 @@ Result<OpenSegment> open_to_use(std::string_view name_view, const SegmentOptions
   const auto place = find_pool_dir(name, options.dir, purpose);
   if (!place) return fail(place.error());
   std::uint64_t until = add_ns(now_ns(), options.wait_ns);
+  Tries tries;
   for (;;) {
-    const bool is_last_try = now_ns() >= until;
+    tries.is_last = now_ns() >= until;
     const auto dir = open_dir(*place, purpose);
     if (!dir)
       return dir.error().code == Errc::kNoSuchPool ? no_pool(name, *place) : fail(dir.error());
     const std::uint64_t tried_ns = now_ns();
-    auto opened = try_open(dir->get(), *place, name, options, is_last_try);
+    auto opened = try_open(dir->get(), *place, name, options, &tries);
     if (opened && opened->has_value()) return std::move(**opened);
     const bool is_busy = !opened && opened.error().code == Errc::kBusy;
     // What it made itself, which takes long if it is large, it did not wait for.
     if (opened) until = add_ns(until, age_ns(now_ns(), tried_ns));
-    if (!opened && (!is_busy || is_last_try)) return fail(opened.error());
+    if (!opened && (!is_busy || tries.is_last)) return fail(opened.error());
     if (now_ns() >= add_ns(until, kAttachWaitMax_ns)) break;
     nanosleep(is_busy ? &kLostPause : &kRetryPause, nullptr);
   }

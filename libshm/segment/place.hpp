@@ -30,8 +30,8 @@ struct SegmentOptions {
   bool create = true;     // if there is none
   Capacities capacities;  // of a pool that is created here
   const Settings* settings = nullptr;  // its first settings; without any it grants no ticket
-  std::uint64_t wait_ns =
-      kAttachWaitMax_ns;  // for locks, and for the end of a pool that lost the name
+  // For locks, and for the end of a pool that lost the name or has an older layout.
+  std::uint64_t wait_ns = kAttachWaitMax_ns;
 };
 
 enum class Purpose {

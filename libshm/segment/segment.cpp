@@ -9,6 +9,7 @@
 #include <cstdio>
 
 #include "base/duration.hpp"
+#include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "segment/mappable.hpp"
@@ -57,7 +58,9 @@ Result<std::shared_ptr<Segment>> Segment::map(OpenSegment opened, bool writable)
     segment->base_ = static_cast<std::byte*>(region->get_address());
     segment->mapping_ = std::move(region);
   } catch (const bi::interprocess_exception& e) {
-    return fail(Errc::kSystem, "unable to map " + escape(opened.path) + ": " + e.what());
+    const int error = e.get_native_error();
+    return fail_errno(error, "map " + escape(opened.path),
+                      shortage_advice(Needs::kDescriptor, error));
   }
   for (std::size_t i = 0; i < kTableCount; ++i) {
     segment->tables_[i] = segment->base_ + opened.header.tables[i].offset;

@@ -238,11 +238,62 @@ TEST_P(Upgrade, AnOlderPoolGoesOnUnderItsOwnCoordinator) {
   EXPECT_EQ(daemon.code, 7) << daemon.err;
   EXPECT_EQ(daemon.out, older_ + " --dir " + scratch_.dir() + " --max-backends 3\n");
   EXPECT_THAT(daemon.err, AllOf(HasSubstr("layout version " + std::to_string(GetParam())),
-                                HasSubstr(older_ + " goes on with it")));
+                                HasSubstr("executing " + older_)));
+}
+
+TEST_P(Upgrade, WhatCannotBeExecutedNeedsAPerson) {
   std::filesystem::permissions(older_, std::filesystem::perms(0600));
   const Finished refused = run({daemon_, "--dir", scratch_.dir()});
-  EXPECT_EQ(refused.code, 1);
-  EXPECT_THAT(refused.err, HasSubstr("unable to execute " + older_));
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("unable to execute " + older_),
+                                 HasSubstr("install the coordinatord of layout")));
+  std::filesystem::remove(older_);
+  const Finished missing = run({daemon_, "--dir", scratch_.dir()});
+  EXPECT_EQ(missing.code, 3);
+  EXPECT_THAT(missing.err, AllOf(HasSubstr("as " + older_ + ", would go on with it"),
+                                 HasSubstr("stop its coordinator and workers")));
+  std::filesystem::create_symlink(daemon_, older_);
+  EXPECT_EQ(run({daemon_, "--dir", scratch_.dir()}).code, 3) << "it executes itself";
+}
+
+// Not what lies beside the directory that somebody happens to be in.
+TEST_P(Upgrade, WithoutProcNothingElseIsExecuted) {
+  const std::string inside = scratch_.path("libexec/inside");
+  std::filesystem::create_directory(inside);
+  std::filesystem::create_directories(scratch_.path("libexec/libexec/modelpool"));
+  std::filesystem::copy(older_, scratch_.path("libexec/libexec/modelpool"));
+  const Finished daemon = run({"unshare", "-m", "sh", "-c",
+                               "mount -t tmpfs none /proc || exit 77; cd " + inside + "; exec " +
+                                   daemon_ + " --dir " + scratch_.dir()});
+  if (daemon.code == 77 || daemon.code == 1) GTEST_SKIP() << "nothing may be mounted here";
+  EXPECT_EQ(daemon.code, 3) << daemon.out << daemon.err;
+  EXPECT_EQ(daemon.out, "");
+}
+
+// Root may look at another user's pool; its own is another one.
+TEST_P(Upgrade, AnotherUsersPoolIsNotGoneOnWith) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root sees another user's";
+  // Out of /dev/shm, which is covered there.
+  const std::string away =
+      std::filesystem::temp_directory_path() / ("modelpool-test-" + std::to_string(getpid()));
+  std::filesystem::create_directory(away);
+  std::filesystem::copy(scratch_.dir(), away, std::filesystem::copy_options::recursive);
+  Program daemon(
+      {"unshare", "-m", "sh", "-c",
+       "mount -t tmpfs none /dev/shm || exit 77; mkdir -m 700 /dev/shm/modelpool-65534; cp " +
+           away +
+           "/default /dev/shm/modelpool-65534/; chown -R 65534 /dev/shm/modelpool-65534; "
+           "exec " +
+           away + "/bin/coordinatord"});
+  eventually(
+      [&] { return !daemon.running() || daemon.err().find("serving pool") != std::string::npos; });
+  const bool serves = daemon.running();
+  daemon.signal(SIGTERM);
+  const int code = daemon.wait();
+  std::filesystem::remove_all(away);
+  if (code == 77 || code == 1) GTEST_SKIP() << "nothing may be mounted here";
+  EXPECT_TRUE(serves) << code << daemon.err();
+  EXPECT_EQ(daemon.out(), "") << "the older one was executed";
 }
 
 TEST_P(Upgrade, ChecksItsOwnConfigAndServesWhatIsNotOlderItself) {
@@ -253,34 +304,38 @@ TEST_P(Upgrade, ChecksItsOwnConfigAndServesWhatIsNotOlderItself) {
   EXPECT_EQ(run({daemon_, "--dir", scratch_.dir()}).code, 3);
 }
 
-TEST_P(Upgrade, ANewWorkerWaitsForTheOldPoolsEndAndCreatesNothingBesideIt) {
-  const Fd judge(open(path_.c_str(), O_RDWR | O_CLOEXEC));
-  ASSERT_EQ(flock(judge.get(), LOCK_EX), 0);  // as its coordinator holds it
+// The documented steps, taken while a new worker waits: its pool is the new coordinator's.
+TEST_P(Upgrade, ANewWorkerWaitsForTheNewCoordinatorsPool) {
   const std::string before = read_file(path_);
   Forked worker([&](Forked::Child& parent) {
-    PoolOptions options;
+    SegmentOptions options;
     options.dir = scratch_.dir();
+    options.wait_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(kPatience).count());
     parent.say("begins");
-    const auto pool = Pool::attach("default", options);
-    parent.say(pool ? "attached" : pool.error().text);
+    const auto segment = Segment::attach("default", options);
+    parent.say(segment ? std::to_string((*segment)->capacities().backends) : segment.error().text);
   });
   ASSERT_EQ(worker.hear(), "begins");
   ASSERT_TRUE(eventually([&] { return read_stat(worker.pid())->state == 'S'; }));
   EXPECT_EQ(read_file(path_), before);
-  std::filesystem::remove(path_);
-  std::filesystem::remove(path_ + ".users");
-  EXPECT_EQ(worker.hear(), "attached");
+  EXPECT_EQ(poolctl(scratch_, {"remove", "--stop"}).code, 0);
+  const Daemon daemon(scratch_, {"--backends", "300"});
+  EXPECT_EQ(worker.hear(), "300");
+  worker.wait();
 }
 
 TEST_P(Upgrade, ANewWorkerThatHasWaitedLongEnoughIsToldWhy) {
   const Fd judge(open(path_.c_str(), O_RDWR | O_CLOEXEC));
-  ASSERT_EQ(flock(judge.get(), LOCK_EX), 0);
-  PoolOptions options;
-  options.dir = scratch_.dir();
-  const auto pool = Pool::attach("default", options);
-  ASSERT_FALSE(pool);
-  EXPECT_EQ(pool.error().code, Errc::kIncompatible);
-  EXPECT_THAT(pool.error().text, HasSubstr("layout version " + std::to_string(GetParam())));
+  ASSERT_EQ(flock(judge.get(), LOCK_EX), 0);  // as its coordinator holds it
+  for (const bool create : {false, true}) {
+    PoolOptions options;
+    options.dir = scratch_.dir();
+    options.create = create;
+    const auto pool = Pool::attach("default", options);
+    ASSERT_FALSE(pool);
+    EXPECT_EQ(pool.error().code, Errc::kIncompatible);
+    EXPECT_THAT(pool.error().text, HasSubstr("layout version " + std::to_string(GetParam())));
+  }
 }
 
 // P7: shared bytes are input, also to the tool that stops by them.
