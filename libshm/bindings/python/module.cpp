@@ -821,6 +821,17 @@ void define_all(py::module_& module) {
   module.attr("__version__") = MODELPOOL_VERSION;
 }
 
+// pybind11 remembers the thread state it begins under. From Python 3.13 on an import in a
+// subinterpreter begins it under one of the main interpreter's that is freed after the import: this
+// thread's next exception would abort. Without one it asks Python for the thread's own.
+void forget_thread_state() {
+#if PYBIND11_VERSION_MAJOR < 3
+  auto& internals = py::detail::get_internals();
+  if (PYBIND11_TLS_GET_VALUE(internals.tstate) == PyThreadState_Get())
+    PYBIND11_TLS_DELETE_VALUE(internals.tstate);
+#endif
+}
+
 }  // namespace
 
 // What PYBIND11_MODULE would write, except its first line: pybind11 must not begin elsewhere.
@@ -829,6 +840,7 @@ extern "C" PYBIND11_EXPORT PyObject* PyInit__modelpool() {
   static py::module_::module_def definition;
   try {
     py::detail::get_internals();
+    forget_thread_state();
     auto module = py::module_::create_extension_module("_modelpool", nullptr, &definition);
     define_all(module);
     return module.ptr();
