@@ -24,7 +24,7 @@ class ProcessTest(PoolTest):
     def start(self, code):
         """A Python process with `pool`; killed when the test ends."""
         process = subprocess.Popen(
-            # From 3.12 on Python warns of each fork while there are threads: "This process (pid=...".
+            # From 3.12 on Python warns of each fork while there are threads.
             [sys.executable, "-X", "faulthandler", "-W", "ignore:This process",
              "-c", PROLOGUE + textwrap.dedent(code)]
             + [self.dir],
