@@ -309,6 +309,12 @@ TEST(CInterface, RowsCarryEveryFactOfThePoolctlTables) {
   std::int32_t pid = 0;
   modelpool_error error;
   ASSERT_EQ(modelpool_spawn(ticket, arguments.data(), nullptr, &pid, &error), MODELPOOL_OK);
+  ASSERT_TRUE(eventually([&] {  // it has come so far that SIGTERM does not end it
+    const std::string status = read_file("/proc/" + std::to_string(pid) + "/status");
+    const std::size_t at = status.find("SigBlk:");
+    return at != std::string::npos &&
+           (std::stoull(status.substr(at + 7), nullptr, 16) >> (SIGTERM - 1) & 1) != 0;
+  }));
   modelpool_backend row = backends(pool).at(0);
   EXPECT_EQ(row.group, pid);
   EXPECT_GE(row.started_ms, 0);
