@@ -89,8 +89,8 @@ class Maker {
     trace_.sessions.emplace_back().start_ns = ns(start);
     return trace_.sessions.back();
   }
-  static void step(TraceSession& session, std::vector<std::pair<std::uint32_t, double>> calls,
-                   double pause) {
+  static void step(TraceSession& session,
+                   const std::vector<std::pair<std::uint32_t, double>>& calls, double pause) {
     TraceSession::Step& step = session.steps.emplace_back();
     for (const auto& [model, takes] : calls) step.calls.push_back({model, ns(takes)});
     step.pause_ns = ns(pause);

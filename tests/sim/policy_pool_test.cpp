@@ -12,7 +12,7 @@ namespace {
 using ::testing::HasSubstr;
 
 PolicyFigures serve(std::string_view text, std::uint64_t patience_ns = kNever_ns,
-                    std::vector<std::pair<Setting, std::uint64_t>> given = {}) {
+                    const std::vector<std::pair<Setting, std::uint64_t>>& given = {}) {
   const auto trace = parse_trace(text);
   if (!trace) throw std::runtime_error(trace.error().text);
   PoolSettings settings;
