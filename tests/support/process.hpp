@@ -121,7 +121,7 @@ class Orphans {
 // This very test program, as a program that runs one of its DISABLED_ tests: what exec needs.
 std::vector<std::string> own_argv(const std::string& disabled_test);
 
-// Does somebody have this file locked, and be it who lives for a moment only? Made if it is missing.
+// Does somebody have this file locked, and be it who lives for a moment only? Made if missing.
 bool is_locked(const std::string& path);
 
 // Processes whose environment carries this text: an observer that does not use the library.
