@@ -75,7 +75,7 @@ std::string_view type_name(const toml::node& node) {
   return "nothing";
 }
 
-std::string_view example_of(const SettingInfo& info) {
+std::string example_of(const SettingInfo& info) {
   switch (info.kind) {
     case SettingKind::kCount:
       return "4";
@@ -83,8 +83,8 @@ std::string_view example_of(const SettingInfo& info) {
       return "\"30s\", \"15m\" or \"off\"";
     case SettingKind::kSignal:
       return "\"SIGTERM\"";
-    case SettingKind::kWhenBusy:
-      return "\"drain\", \"wait\" or \"force\"";
+    case SettingKind::kChoice:
+      return "\"" + format_setting(info, info.default_value) + "\"";
     case SettingKind::kCooldown:
       return "\"10s..5m\"";
   }
@@ -367,17 +367,16 @@ class Reader {
     const toml::value<std::int64_t>* integer = node.as_integer();
     if (integer == nullptr) {
       return fail(Errc::kInvalid, name + " is " + std::string(type_name(node)) +
-                                      "; write it like " + std::string(example_of(info)));
+                                      "; write it like " + example_of(info));
     }
     const std::string text = std::to_string(integer->get());
     const bool is_time = info.kind == SettingKind::kDuration || info.kind == SettingKind::kCooldown;
     if (is_time && integer->get() != 0) {
-      return fail(Errc::kInvalid, name + " = " + text + ": a unit is missing; write it like " +
-                                      std::string(example_of(info)));
-    }
-    if (info.kind == SettingKind::kWhenBusy) {
       return fail(Errc::kInvalid,
-                  name + " is an integer; write it like " + std::string(example_of(info)));
+                  name + " = " + text + ": a unit is missing; write it like " + example_of(info));
+    }
+    if (info.kind == SettingKind::kChoice) {
+      return fail(Errc::kInvalid, name + " is an integer; write it like " + example_of(info));
     }
     return text;
   }

@@ -7,7 +7,9 @@
 #include "base/duration.hpp"
 #include "base/time.hpp"
 #include "policy/line.hpp"
+#include "policy/order.hpp"
 #include "policy/rules.hpp"
+#include "policy/turns.hpp"
 #include "policy/victims.hpp"
 #include "protocol/outlook.hpp"
 
@@ -18,8 +20,7 @@ class Judge {
  public:
   Judge(const Snapshot& snapshot, const Facts& facts)
       : s_(snapshot), facts_(facts), now_(add_ns(snapshot.now_ns, facts.ahead_ns)), alarm_(now_) {
-    residents_.reserve(s_.backends.size());
-    for (const BackendView& b : s_.backends) residents_.push_back(resident_of(b));
+    residents_ = residents_of(s_);
     acted_.resize(s_.backends.size());
     sort_leases();
     for (const WaiterView& w : s_.waiters) {
@@ -386,8 +387,9 @@ class Judge {
       holdings.push_back(holding_of(s_.backends[i]));
       positions.push_back(i);
     }
-    const Limits limits{s_.max_backends()};
-    const RoomPlan plan = make_room(holdings, heads_, limits, alarm_);
+    std::vector<Head> heads;
+    for (const Waiting& first : heads_) heads.push_back(head_of(first, waiting_, now_));
+    const RoomPlan plan = make_room(holdings, heads, room_rules(s_, now_), alarm_);
     for (const std::size_t i : plan.awaited_ends) want(s_.backends[positions[i]]);
     for (const RoomStep& step : plan.steps) {
       const BackendView& b = s_.backends[positions[step.holding]];
@@ -434,6 +436,7 @@ class Judge {
     holding.role = role_of(b);
     holding.when_busy = static_cast<WhenBusy>(rules.get(Setting::kWhenBusy));
     holding.min_resident_ns = rules.get(Setting::kMinResident);
+    holding.max_wait_ns = rules.get(Setting::kMaxWait);
     holding.drain_timeout_ns = rules.get(Setting::kDrainTimeout);
     holding.closed_ns = b.stop.decided_ns;
     if (const Waiting* waiter = first_waiter(b); waiter != nullptr) {

@@ -18,7 +18,17 @@ namespace {
 
 constexpr std::uint64_t kCooldownMax_ms = UINT32_MAX;  // half a word, 49 days
 
-constexpr std::array<std::string_view, 3> kWhenBusyNames = {"drain", "wait", "force"};
+// The words that a kChoice may be, in the order of their numbers.
+std::vector<std::string_view> choices_of(const SettingInfo& info) {
+  std::vector<std::string_view> words;
+  std::string_view left = info.placeholder;
+  for (std::size_t bar = left.find('|'); bar != left.npos; bar = left.find('|')) {
+    words.push_back(left.substr(0, bar));
+    left.remove_prefix(bar + 1);
+  }
+  words.push_back(left);
+  return words;
+}
 
 constexpr bool is_complete() {
   for (std::size_t i = 0; i < kSettingCount; ++i) {
@@ -40,8 +50,15 @@ std::string takes(const SettingInfo& info) {
       return "a duration of at most 10 years such as 500ms, 30s, 15m, 2h, or off";
     case SettingKind::kSignal:
       return "a signal that ends a process, such as SIGTERM, SIGINT, SIGQUIT or SIGKILL";
-    case SettingKind::kWhenBusy:
-      return "drain, wait or force";
+    case SettingKind::kChoice: {
+      std::string text;
+      const std::vector<std::string_view> words = choices_of(info);
+      for (std::size_t i = 0; i < words.size(); ++i) {
+        text += i == 0 ? "" : i + 1 == words.size() ? " or " : ", ";
+        text += words[i];
+      }
+      return text;
+    }
     case SettingKind::kCooldown:
       return "the first and the longest wait, such as 10s..5m, one duration for both, or off; "
              "at most 49 days";
@@ -111,11 +128,12 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
       const auto signal = static_cast<std::uint64_t>(parse_signal(text));
       return ends_a_process(signal) ? std::optional(signal) : std::nullopt;
     }
-    case SettingKind::kWhenBusy:
-      for (std::size_t i = 0; i < kWhenBusyNames.size(); ++i) {
-        if (text == kWhenBusyNames[i]) return i;
-      }
-      return std::nullopt;
+    case SettingKind::kChoice: {
+      const std::vector<std::string_view> words = choices_of(info);
+      const auto found = std::find(words.begin(), words.end(), text);
+      if (found == words.end()) return std::nullopt;
+      return static_cast<std::uint64_t>(found - words.begin());
+    }
     case SettingKind::kCooldown:
       return parse_cooldown(text);
   }
@@ -145,8 +163,7 @@ Result<std::uint64_t> parse_setting(const SettingInfo& info, std::string_view te
   std::string message = "unable to set ";
   message += info.name;
   message += " to " + quote(text) + ": it takes " + takes(info);
-  if (info.kind == SettingKind::kWhenBusy)
-    message += did_you_mean(text, {kWhenBusyNames.begin(), kWhenBusyNames.end()});
+  if (info.kind == SettingKind::kChoice) message += did_you_mean(text, choices_of(info));
   return fail(Errc::kInvalid, std::move(message));
 }
 
@@ -158,8 +175,10 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       return format_duration(value);
     case SettingKind::kSignal:
       return signal_text(static_cast<int>(std::min<std::uint64_t>(value, INT32_MAX)));
-    case SettingKind::kWhenBusy:
-      return std::string(value < kWhenBusyNames.size() ? kWhenBusyNames[value] : "unknown");
+    case SettingKind::kChoice: {
+      const std::vector<std::string_view> words = choices_of(info);
+      return std::string(value < words.size() ? words[value] : "unknown");
+    }
     case SettingKind::kCooldown: {
       const Cooldown cooldown = unpack_cooldown(value);
       std::string text = format_duration(cooldown.first_ms * kMillisecond_ns);
@@ -308,8 +327,10 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
       return std::min(value, kDurationMax_ns);
     case SettingKind::kSignal:
       return ends_a_process(value) ? value : info.default_value;
-    case SettingKind::kWhenBusy:
-      return value < kWhenBusyNames.size() ? value : info.default_value;
+    case SettingKind::kChoice: {  // without allocating: under the mutex
+      const auto last = std::count(info.placeholder.begin(), info.placeholder.end(), '|');
+      return value <= static_cast<std::uint64_t>(last) ? value : info.default_value;
+    }
     case SettingKind::kCooldown: {
       const Cooldown cooldown = unpack_cooldown(value);
       return pack_cooldown(cooldown.first_ms, cooldown.longest_ms);

@@ -30,6 +30,12 @@ struct Resident {
   std::uint64_t last_used_ns = 0;     // end of a lease or touch; at least ready_ns
   std::uint64_t newest_start_ns = 0;  // of its leases
   std::uint64_t drain_failed_ns = 0;  // when a drain of it last gave up, 0 = never
+  // What its loss would cost; the judge's to know.
+  bool external = false;          // its load was somebody else's
+  std::uint64_t load_ns = 0;      // how long its load took, 0 = not known
+  std::uint64_t interval_ns = 0;  // between ends of its requests, 0 = not known
+  std::uint64_t size_bytes = 0;   // 0 = not known
+  std::uint64_t priority = 0;
 
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model
@@ -46,6 +52,9 @@ struct Waiting {
   std::uint64_t looked_ns = 0;  // when it last looked whether it may go on
   std::uint64_t model = 0;      // hash of the name it waits for
   std::uint32_t row = 0;        // where it stands in the table of waiters
+  // The judge's to know:
+  std::uint64_t model_since_ns = 0;  // since when somebody waits for the model
+  std::uint64_t load_ns = 0;         // how long its last load took, 0 = not known
 };
 
 // The pool's limits.

@@ -1,17 +1,17 @@
 #include "policy/victims.hpp"
 
-#include <tuple>
-
-#include "policy/line.hpp"
-
 namespace modelpool {
 namespace {
 
 class RoomMaker {
  public:
-  RoomMaker(std::span<const Holding> holdings, std::span<const Waiting> heads, Limits limits,
+  RoomMaker(std::span<const Holding> holdings, std::span<const Head> heads, const RoomRules& rules,
             Alarm& alarm)
-      : holdings_(holdings), heads_(heads), limit_(limits.max_backends), alarm_(alarm) {}
+      : holdings_(holdings),
+        heads_(heads),
+        rules_(rules),
+        limit_(rules.limits.max_backends),
+        alarm_(alarm) {}
 
   RoomPlan plan() {
     std::uint64_t leaving = 0;
@@ -21,7 +21,7 @@ class RoomMaker {
       if (holdings_[i].role == Holding::Role::kCandidate) candidates_.push_back(i);
     }
     const auto first = [this](std::size_t a, std::size_t b) {
-      return goes_before(holdings_[a].resident, holdings_[b].resident);
+      return rules_.order.goes_before(holdings_[a].resident, holdings_[b].resident);
     };
     std::sort(draining_.begin(), draining_.end(), first);
     std::sort(candidates_.begin(), candidates_.end(), first);
@@ -36,7 +36,7 @@ class RoomMaker {
     std::size_t next_draining = 0;
     for (std::uint64_t i = 0; i < needed; ++i) {
       const std::uint64_t position = free_places + (i - over);
-      const Waiting* head = i >= over && position < heads_.size() ? &heads_[position] : nullptr;
+      const Head* head = i >= over && position < heads_.size() ? &heads_[position] : nullptr;
       if (next_draining == draining_.size()) {
         close_one(head, false);
         continue;
@@ -48,7 +48,7 @@ class RoomMaker {
       keep_draining(drained, head);
     }
     if (!draining_.empty()) {  // the drains may be for nobody by then
-      for (const Waiting& head : heads_) alarm_.wake_at(present_until_ns(head));
+      for (const Head& head : heads_) alarm_.wake_at(head.present_until_ns);
     }
     for (; next_draining < draining_.size(); ++next_draining) {
       add(RoomStep::Kind::kReopen, draining_[next_draining]);
@@ -65,7 +65,7 @@ class RoomMaker {
     return plan_.steps.back();
   }
 
-  void keep_draining(std::size_t i, const Waiting* head) {
+  void keep_draining(std::size_t i, const Head* head) {
     const Holding& holding = holdings_[i];
     const bool force = head != nullptr && holding.when_busy == WhenBusy::kForce;
     plan_.awaited_ends.push_back(i);
@@ -82,7 +82,7 @@ class RoomMaker {
   }
 
   // Closes the first candidate that may go for this head. False if none may.
-  bool close_one(const Waiting* head, bool only_idle) {
+  bool close_one(const Head* head, bool only_idle) {
     for (auto it = candidates_.begin(); it != candidates_.end(); ++it) {
       const Holding& holding = holdings_[*it];
       const bool is_busy = holding.resident.in_flight > 0;
@@ -97,6 +97,10 @@ class RoomMaker {
       const std::uint64_t resident_until =
           add_ns(holding.resident.ready_ns, holding.min_resident_ns);
       if (holding.min_resident_ns != 0 && !alarm_.passed_or_wakes(resident_until)) continue;
+      if (head != nullptr && !alarm_.passed_or_wakes(closable_from_ns(holding, *head))) {
+        if (is_busy) plan_.awaited_ends.push_back(*it);
+        continue;
+      }
       if (is_busy && !may_close_busy(holding, head)) {
         plan_.awaited_ends.push_back(*it);
         continue;
@@ -112,7 +116,16 @@ class RoomMaker {
     return false;
   }
 
-  bool may_close_busy(const Holding& holding, const Waiting* head) {
+  // The head has waited for it long enough then.
+  std::uint64_t closable_from_ns(const Holding& holding, const Head& head) const {
+    const Resident& resident = holding.resident;
+    const std::uint64_t turn = turn_begins_ns(head, holding.max_wait_ns);
+    if (resident.in_flight > 0) return turn;
+    const std::uint64_t collected = std::min(add_ns(head.since_ns, rules_.collect_ns), turn);
+    return std::max(collected, pause_ends_ns(resident, head, holding.max_wait_ns));
+  }
+
+  bool may_close_busy(const Holding& holding, const Head* head) {
     if (holding.when_busy == WhenBusy::kWait) return false;
     if (holding.when_busy == WhenBusy::kForce && head != nullptr) return true;
     // After a failed drain it is open for as long as it was closed.
@@ -122,7 +135,8 @@ class RoomMaker {
   }
 
   std::span<const Holding> holdings_;
-  std::span<const Waiting> heads_;
+  std::span<const Head> heads_;
+  const RoomRules& rules_;
   const std::uint64_t limit_;
   Alarm& alarm_;
   std::vector<std::size_t> draining_;  // positions, in the order in which they go
@@ -132,22 +146,9 @@ class RoomMaker {
 
 }  // namespace
 
-std::uint64_t last_use_ns(const Resident& resident) {
-  return std::max(resident.last_used_ns, resident.newest_start_ns);
-}
-
-bool goes_before(const Resident& a, const Resident& b) {
-  const auto key = [](const Resident& r) {
-    const bool is_busy = r.in_flight > 0;
-    return std::make_tuple(is_busy, is_busy ? r.drain_failed_ns : 0, last_use_ns(r), r.ready_ns,
-                           r.ref.index);
-  };
-  return key(a) < key(b);
-}
-
-RoomPlan make_room(std::span<const Holding> holdings, std::span<const Waiting> heads, Limits limits,
-                   Alarm& alarm) {
-  return RoomMaker(holdings, heads, limits, alarm).plan();
+RoomPlan make_room(std::span<const Holding> holdings, std::span<const Head> heads,
+                   const RoomRules& rules, Alarm& alarm) {
+  return RoomMaker(holdings, heads, rules, alarm).plan();
 }
 
 }  // namespace modelpool

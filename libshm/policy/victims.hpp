@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "modelpool/settings.hpp"
-#include "policy/values.hpp"
+#include "policy/order.hpp"
+#include "policy/turns.hpp"
 
 namespace modelpool {
 
@@ -22,6 +22,7 @@ struct Holding {
   Role role = Role::kStays;
   WhenBusy when_busy = WhenBusy::kDrain;
   std::uint64_t min_resident_ns = 0;
+  std::uint64_t max_wait_ns = 0;  // so long it keeps its place while it is in use; 0 = not at all
   std::uint64_t drain_timeout_ns = 0;
   std::uint64_t closed_ns = 0;                // kDraining
   std::uint64_t awaited_arrival = kNever_ns;  // of the first who waits for it and is there
@@ -43,13 +44,13 @@ struct RoomPlan {
   std::vector<std::size_t> awaited_ends;  // holdings whose next end of a lease is worth a ring
 };
 
-// The last use, where a lease in flight is one.
-std::uint64_t last_use_ns(const Resident& resident);
-// Least recently used first: idle before busy, of the busy whose drain failed longest ago; ties by
-// age and slot, so that every reader sees the same order.
-bool goes_before(const Resident& a, const Resident& b);
+struct RoomRules {
+  Limits limits;
+  Order order;
+  std::uint64_t collect_ns = 0;  // a head asks for a place only after it has waited that long
+};
 
-RoomPlan make_room(std::span<const Holding> holdings, std::span<const Waiting> heads, Limits limits,
-                   Alarm& alarm);
+RoomPlan make_room(std::span<const Holding> holdings, std::span<const Head> heads,
+                   const RoomRules& rules, Alarm& alarm);
 
 }  // namespace modelpool

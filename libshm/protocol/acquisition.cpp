@@ -15,6 +15,10 @@
 namespace modelpool {
 namespace {
 
+// Who timed out and asks for the model again so soon has waited all the time: a client that tries
+// again does not begin anew with each try (policy/turns.hpp).
+constexpr std::uint64_t kReturnsWithin_ns = 2 * kSecond_ns;
+
 // Is the worker that holds this ticket proved dead?
 bool holder_died(const Segment& segment, BackendRef ref) {
   const WorkerRef worker = unpack_worker(load_holder(segment, ref));
@@ -390,16 +394,14 @@ Acquisition::Taken::Answer Acquisition::join_line(const LockGuard& lock, std::ui
   std::uint64_t model_since_ns = now;
   for (std::uint32_t i = 0; i < segment_.capacities().waiters; ++i) {
     const WaiterRecord& other = segment_.waiter(i);
-    if (low_half(other.state.load(std::memory_order_seq_cst)) != 0) {
-      ++waiting;
-      // acquire, both: written before its state
-      if (other.model_hash.load(std::memory_order_acquire) == hash_) {
-        model_since_ns =
-            std::min(model_since_ns, other.model_since_ns.load(std::memory_order_acquire));
-      }
-    } else if (!place) {
-      place = i;
-    }
+    const bool waits = low_half(other.state.load(std::memory_order_seq_cst)) != 0;
+    waiting += waits ? 1 : 0;
+    if (!waits && !place) place = i;
+    // acquire, all: written before its state, or by who left under it
+    if (other.model_hash.load(std::memory_order_acquire) != hash_) continue;
+    const std::uint64_t looked_ns = other.looked_ns.load(std::memory_order_acquire);
+    if (!waits && add_ns(looked_ns, kReturnsWithin_ns) <= now) continue;
+    model_since_ns = std::min(model_since_ns, other.model_since_ns.load(std::memory_order_acquire));
   }
   if (waiting >= max_waiters) return Taken::kQueueFull;
   if (!place) return Taken::kNoRow;
@@ -455,6 +457,8 @@ void Acquisition::leave(bool granted) {
   if (!row_) return;
   std::uint64_t waiting =
       pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting));
+  // Who was served has nothing to go on with (join_line).
+  if (granted) segment_.waiter(*row_).looked_ns.store(0, std::memory_order_release);
   // CAS: a coordinator that took us for dead may have freed the row already
   segment_.waiter(*row_).state.compare_exchange_strong(waiting, pack_half(row_generation_, 0),
                                                        std::memory_order_seq_cst);

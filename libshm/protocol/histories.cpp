@@ -82,7 +82,7 @@ void note_end(LoadHistory* history, const BackendEnd& end) {
 }
 
 void note_return(LoadHistory* history, std::uint64_t ready_ns) {
-  if (history->last_use_ns == 0 || history->interval_ns == 0) return;
+  if (history->last_use_ns == 0) return;
   const std::uint64_t away_ns = age_ns(ready_ns, history->last_use_ns);
   history->interval_ns = smooth_interval(history->interval_ns, away_ns);
 }

@@ -93,7 +93,20 @@ Resident resident_of(const BackendView& backend) {
   resident.last_used_ns = backend.last_used_ns;
   resident.newest_start_ns = backend.newest_start_ns;
   resident.drain_failed_ns = backend.drain_failed_ns;
+  resident.external = backend.external();
+  resident.load_ns = resident.external ? 0 : age_ns(backend.ready_ns, backend.reserved_ns);
+  resident.interval_ns = backend.interval_ns;
+  resident.size_bytes = backend.size_bytes;
+  resident.priority = backend.settings().get(Setting::kPriority);
   return resident;
+}
+
+std::vector<Resident> residents_of(const Snapshot& snapshot) {
+  std::vector<Resident> residents;
+  residents.reserve(snapshot.backends.size());
+  for (const BackendView& backend : snapshot.backends) residents.push_back(resident_of(backend));
+  assume_usual_loads(residents);
+  return residents;
 }
 
 Waiting waiting_of(const WaiterView& waiter) {
@@ -103,7 +116,19 @@ Waiting waiting_of(const WaiterView& waiter) {
   waiting.looked_ns = waiter.looked_ns;
   waiting.model = hash_name(waiter.model);
   waiting.row = waiter.row;
+  waiting.model_since_ns = waiter.model_since_ns;
+  waiting.load_ns = waiter.load_ns;
   return waiting;
+}
+
+RoomRules room_rules(const Snapshot& snapshot, std::uint64_t now_ns) {
+  RoomRules rules;
+  rules.limits.max_backends = snapshot.max_backends();
+  rules.order.now_ns = now_ns;
+  if (!snapshot.settings) return rules;
+  rules.order.by = static_cast<Eviction>(snapshot.settings->get(Setting::kEviction));
+  rules.collect_ns = snapshot.settings->get(Setting::kCollect);
+  return rules;
 }
 
 }  // namespace modelpool

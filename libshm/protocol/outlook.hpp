@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "policy/line.hpp"
+#include "policy/victims.hpp"
 #include "protocol/snapshot.hpp"
 
 namespace modelpool {
@@ -38,6 +39,9 @@ void prepare_outlook(const Segment& segment);
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns);
 
 Resident resident_of(const BackendView& backend);
+// Those of all its backends, in their order.
+std::vector<Resident> residents_of(const Snapshot& snapshot);
 Waiting waiting_of(const WaiterView& waiter);
+RoomRules room_rules(const Snapshot& snapshot, std::uint64_t now_ns);
 
 }  // namespace modelpool

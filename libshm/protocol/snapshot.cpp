@@ -4,6 +4,7 @@
 
 #include "base/time.hpp"
 #include "policy/interval.hpp"
+#include "protocol/histories.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 
@@ -61,14 +62,32 @@ LeftRecord read_left(const BackendRecord& record, std::uint32_t generation) {
 
 struct SnapshotReader::Cache {
   Snapshot snapshot;
-  std::vector<BackendView> slots;       // what was read last, by slot
-  std::vector<std::int32_t> position;   // of a slot in snapshot.backends, -1 if not there
-  std::vector<StateWord> seen;          // of each slot, as this read began with it
+  std::vector<BackendView> slots;      // what was read last, by slot
+  std::vector<std::int32_t> position;  // of a slot in snapshot.backends, -1 if not there
+  std::vector<StateWord> seen;         // of each slot, as this read began with it
+  // What the last-used table says of intervals.
+  struct Use {
+    std::size_t backend;  // its position in snapshot.backends
+    std::uint64_t stamp_ns;
+    std::uint64_t interval_ns;
+  };
+  std::vector<Use> uses;
   std::vector<PoolInterval> intervals;  // of each of snapshot.backends
+  // What the histories said when they were last asked: of the model of a slot, by what an event was
+  // written for, and of that of a row of the line.
+  struct Remembered {
+    std::uint64_t of[2] = {0, 0};
+    std::uint64_t ns = 0;
+  };
+  std::vector<Remembered> interval_of_slot;
+  std::vector<Remembered> load_of_row;
   bool settings_damaged = false;
 
   void read_settings_of_pool(const Segment& segment);
   void read_use(const Segment& segment, std::uint32_t row);
+  void find_intervals(const Segment& segment);
+  std::uint64_t last_interval_ns(const Segment& segment, const BackendView& backend);
+  std::uint64_t last_load_ns(const Segment& segment, const WaiterView& waiter);
   void read_backends(const Segment& segment);
   bool states_hold(const Segment& segment) const;
 };
@@ -78,6 +97,8 @@ SnapshotReader::SnapshotReader(std::shared_ptr<const Segment> segment)
   cache_->slots.resize(segment_->capacities().backends);
   cache_->position.resize(segment_->capacities().backends, -1);
   cache_->seen.resize(segment_->capacities().backends);
+  cache_->interval_of_slot.resize(segment_->capacities().backends);
+  cache_->load_of_row.resize(segment_->capacities().waiters);
 }
 
 SnapshotReader::~SnapshotReader() = default;
@@ -173,8 +194,42 @@ void SnapshotReader::Cache::read_use(const Segment& segment, std::uint32_t row) 
     // relaxed: advisory
     const std::uint64_t interval = cell.interval.load(std::memory_order_relaxed);
     if (high_half(interval) != backend.ref.generation || low_half(interval) == 0) continue;
-    intervals[i].add(low_half(interval) * kMillisecond_ns, age_ns(snapshot.now_ns, stamp));
+    uses.push_back({i, stamp, low_half(interval) * kMillisecond_ns});
   }
+}
+
+// As of the last use: how long nobody has asked since is for the rules to weigh.
+void SnapshotReader::Cache::find_intervals(const Segment& segment) {
+  intervals.assign(snapshot.backends.size(), PoolInterval{});
+  for (const Use& use : uses) {
+    const std::uint64_t last_ns = snapshot.backends[use.backend].last_used_ns;
+    intervals[use.backend].add(use.interval_ns, age_ns(last_ns, use.stamp_ns));
+  }
+  for (std::size_t i = 0; i < intervals.size(); ++i) {
+    BackendView& backend = snapshot.backends[i];
+    backend.interval_ns = intervals[i].interval_ns();
+    if (backend.interval_ns == 0) backend.interval_ns = last_interval_ns(segment, backend);
+  }
+}
+
+std::uint64_t SnapshotReader::Cache::last_interval_ns(const Segment& segment,
+                                                      const BackendView& backend) {
+  Remembered& known = interval_of_slot[backend.ref.index];
+  if (known.of[0] != backend.ref.generation || known.of[1] != backend.noted) {
+    const auto history = find_history(segment, backend.model);
+    known = {{backend.ref.generation, backend.noted}, history ? history->interval_ns : 0};
+  }
+  return known.ns;
+}
+
+std::uint64_t SnapshotReader::Cache::last_load_ns(const Segment& segment,
+                                                  const WaiterView& waiter) {
+  Remembered& known = load_of_row[waiter.row];
+  if (known.of[0] != waiter.generation || known.of[1] != waiter.arrival) {
+    const auto history = find_history(segment, waiter.model);
+    known = {{waiter.generation, waiter.arrival}, history ? history->load_ns : 0};
+  }
+  return known.ns;
 }
 
 bool SnapshotReader::Cache::states_hold(const Segment& segment) const {
@@ -250,6 +305,7 @@ const Snapshot& SnapshotReader::read() {
       s.stray_waiters.push_back({i, state, waits ? waiter.owner : 0});
       continue;
     }
+    waiter.load_ns = cache_->last_load_ns(segment, waiter);
     s.waiters.push_back(std::move(waiter));
   }
   std::sort(s.waiters.begin(), s.waiters.end(),
@@ -257,7 +313,7 @@ const Snapshot& SnapshotReader::read() {
 
   s.workers.clear();
   s.leases.clear();
-  cache_->intervals.assign(s.backends.size(), PoolInterval{});
+  cache_->uses.clear();
   int changes = 0;
   for (std::uint32_t w = 0; w < segment.workers_reached(); ++w) {
     const WorkerRecord& row = segment.worker(w);
@@ -323,9 +379,7 @@ const Snapshot& SnapshotReader::read() {
     s.workers.push_back(std::move(worker));
   }
   cache_->read_use(segment, static_cast<std::uint32_t>(segment.coordinator_row()));
-  for (std::size_t i = 0; i < s.backends.size(); ++i) {
-    s.backends[i].interval_ns = cache_->intervals[i].interval_ns();
-  }
+  cache_->find_intervals(segment);
   std::erase_if(s.stray_waiters,
                 [&](const StrayWaiter& stray) { return s.find_worker(stray.owner) != nullptr; });
   return s;

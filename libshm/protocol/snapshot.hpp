@@ -80,7 +80,9 @@ struct BackendView {
   std::uint64_t oldest_start_ns = kNever_ns;  // of its leases
   std::uint64_t newest_start_ns = 0;
   std::uint64_t last_used_ns = 0;  // at least ready_ns
-  std::uint64_t interval_ns = 0;   // between ends of its requests, 0 = not known
+  // Between ends of its requests, as of its last use; before there were two of them in this life,
+  // that of its lives before. 0 = not known.
+  std::uint64_t interval_ns = 0;
 
   const Effective& settings() const;  // what applies to it
   bool counted() const {
@@ -111,6 +113,7 @@ struct WaiterView {
   std::uint64_t deadline_ns = 0;
   std::uint64_t looked_ns = 0;       // when it last looked whether it may go on
   std::uint64_t model_since_ns = 0;  // since when somebody waits for this model
+  std::uint64_t load_ns = 0;         // how long its last load took, 0 = not known
   std::uint64_t expected_bytes = 0;  // of the host's memory
   Need need;
   std::uint32_t room_device = kDevicesMax;  // where room is made for it; kDevicesMax: nowhere

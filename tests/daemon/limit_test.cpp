@@ -1,4 +1,4 @@
-// P1, P3, P5: one limit for everyone, the victim is the least recently used, room is made without
+// P1, P3, P5: one limit for everyone, who goes is the one that `eviction` says, room is made without
 // cutting leases.
 #include <signal.h>
 
@@ -55,7 +55,7 @@ TEST_F(LimitTest, P3ThreeShellsOnThreeModelsWithALimitOfTwoNeverRunThreeBackends
 }
 
 TEST_F(LimitTest, P1TheVictimIsTheLeastRecentlyUsedAcrossTheShells) {
-  start({"--max-backends", "2"});
+  start({"--max-backends", "2", "--eviction", "lru"});
   ASSERT_EQ(lease_once("alpha"), 0);
   ASSERT_EQ(lease_once("beta"), 0);
   ASSERT_EQ(lease_once("alpha"), 0);  // another shell's use: beta is the older one now
@@ -67,8 +67,60 @@ TEST_F(LimitTest, P1TheVictimIsTheLeastRecentlyUsedAcrossTheShells) {
   EXPECT_EQ(state("alpha"), "");
 }
 
-TEST_F(LimitTest, P1ATouchCountsAsAUse) {
+TEST_F(LimitTest, TheOneWhoseLossCostsLeastGoesAlsoWhenItWasUsedLast) {
   start({"--max-backends", "2"});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("dear", {"--load-time", "1500ms"});
+  worker.load_idle("cheap");
+  // Until then each millisecond of its load counts.
+  ASSERT_TRUE(eventually([&] { return entry("cheap")["idle_ms"].get<int>() >= 1000; }));
+  worker.load_idle("next");
+  EXPECT_EQ(state("dear"), "ready");
+  EXPECT_EQ(state("cheap"), "");
+  EXPECT_EQ(poolctl(scratch_, {"set", "eviction=lru"}).code, 0);
+  worker.load_idle("another");
+  EXPECT_EQ(state("dear"), "") << "the setting is read at each decision";
+}
+
+TEST_F(LimitTest, TheLowerPriorityGoesFirst) {
+  const std::string config = scratch_.path("pool.toml");
+  write_file(config, "[[model]]\nmatch = \"first\"\npriority = 51\n");
+  start({"--max-backends", "2", "--eviction", "lru", "--config", config});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("first");
+  worker.load_idle("second");
+  worker.load_idle("third");
+  EXPECT_EQ(state("first"), "ready");
+  EXPECT_EQ(state("second"), "");
+}
+
+TEST_F(LimitTest, P5AModelInUseKeepsItsPlaceForMaxWait) {
+  start({"--max-backends", "1", "--max-wait", "400ms"});
+  RemoteWorker holder(scratch_);
+  RemoteWorker waiter(scratch_);
+  waiter.load_idle("beta");  // so that it is known how long its load takes
+  const pid_t pid = holder.load("alpha");
+  const auto began = std::chrono::steady_clock::now();
+  waiter.begin_acquire("beta");
+  ASSERT_TRUE(wait_state("alpha", "evicting"));
+  EXPECT_GE(std::chrono::steady_clock::now() - began, 400ms);
+  EXPECT_TRUE(is_running(pid));
+  holder.release("alpha");
+  EXPECT_EQ(waiter.hear(), "ticket");
+}
+
+TEST_F(LimitTest, CollectHoldsAModelBack) {
+  start({"--max-backends", "1", "--collect", "400ms"});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("beta");
+  worker.load_idle("alpha");
+  const auto began = std::chrono::steady_clock::now();
+  worker.load_idle("beta");
+  EXPECT_GE(std::chrono::steady_clock::now() - began, 400ms);
+}
+
+TEST_F(LimitTest, P1ATouchCountsAsAUse) {
+  start({"--max-backends", "2", "--eviction", "lru"});
   RemoteWorker worker(scratch_);
   worker.load_idle("alpha");
   worker.load_idle("beta");

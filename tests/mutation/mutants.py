@@ -7,7 +7,7 @@ import collections
 # tests: (program, its arguments); the first that fails has found it.
 Mutant = collections.namedtuple("Mutant", "name file before after tests")
 
-UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*")
+UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*")
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
 RECORDS = ("unit_tests", "--gtest_filter=Records*:TicketOf*:HistoriesByHash*:Registry*:PermitWord*:"
@@ -35,7 +35,10 @@ PORT = "libshm/base/port.cpp"
 HISTORIES = "libshm/protocol/histories.hpp"
 SHELL = "tools/poolctl/lease.cpp"
 POLICY_LINE = "libshm/policy/line.cpp"
+ORDER = "libshm/policy/order.cpp"
+TURNS = "libshm/policy/turns.cpp"
 VICTIMS = "libshm/policy/victims.cpp"
+ACQUISITION = "libshm/protocol/acquisition.cpp"
 ENFORCE = "coordinatord/enforce.cpp"
 DECIDE = "coordinatord/decide.cpp"
 IMAGE = "libshm/segment/settings_image.cpp"
@@ -134,8 +137,30 @@ MUTANTS = [
     Mutant("waiters of the dead are counted", DECIDE,
            "if (!owner_is_dead(w.owner)) waiting_.push_back", "waiting_.push_back", [UNIT, LINE]),
     # --- Who goes (P2, P5)
-    Mutant("busy before idle", VICTIMS, "return std::make_tuple(is_busy,", "return std::make_tuple(!is_busy,",
+    Mutant("busy before idle", ORDER, "return b_is_busy;", "return a_is_busy;", [UNIT]),
+    Mutant("priority is not looked at", ORDER,
+           "if (a.priority != b.priority) return a.priority < b.priority;", "", [UNIT]),
+    Mutant("the dear go first", ORDER, "costs_less(first, second) ? -1", "costs_less(second, first) ? -1",
            [UNIT]),
+    Mutant("idle time does not count", ORDER, "std::max(resident.interval_ns, idle_ns)",
+           "resident.interval_ns", [UNIT]),
+    Mutant("an external load cost nothing", ORDER, "if (resident.external) resident.load_ns = *middle;", "",
+           [UNIT]),
+    Mutant("a waiter's time to spare is not shared", TURNS, "spare_ns / kShare", "spare_ns", [UNIT]),
+    Mutant("who is too late gives the deadline", TURNS,
+           "if (waiter.deadline_ns < add_ns(now_ns, head.load_ns)) continue;", "", [UNIT]),
+    Mutant("a pause lasts past its turn", TURNS, "turn_begins_ns(head, max_wait_ns)});",
+           "kNever_ns});", [UNIT]),
+    Mutant("a pause without end", TURNS, "if (resident.interval_ns >= resident.load_ns) return 0;", "",
+           [UNIT]),
+    Mutant("in use, and closed at once", VICTIMS, "if (resident.in_flight > 0) return turn;",
+           "if (resident.in_flight > 0) return head.since_ns;", [UNIT]),
+    Mutant("collect holds nobody back", VICTIMS, "std::max(collected, pause_ends_ns", "std::max<std::uint64_t>(0, pause_ends_ns",
+           [UNIT]),
+    Mutant("who tries again begins anew", ACQUISITION,
+           "if (!waits && add_ns(looked_ns, kReturnsWithin_ns) <= now) continue;", "if (!waits) continue;", [LINE]),
+    Mutant("who was served goes on waiting", ACQUISITION,
+           "if (granted) segment_.waiter(*row_).looked_ns.store(0, std::memory_order_release);", "", [LINE]),
     Mutant("an earlier waiter protects nobody", VICTIMS,
            "if (head != nullptr && holding.awaited_arrival < head->arrival) {", "if (false) {", [UNIT]),
     Mutant("min_resident protects nobody", VICTIMS,

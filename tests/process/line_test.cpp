@@ -94,6 +94,31 @@ TEST(P5Fair, WaitersForOneModelTakeOnePlaceTogether) {
   EXPECT_EQ(look(pool).live(), 2u);
 }
 
+// Without that, a client with a short timeout begins to wait anew with each try, and a model in use
+// keeps its place for ever.
+TEST(P5Fair, AClientThatTriesAgainHasWaitedAllTheTimeUntilItIsServed) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}});
+  const Daemon daemon(scratch, {"--max-backends", "1", "--when-busy", "wait"});
+  Lease resident = load_external(pool, "resident");
+  const auto since = [&] { return look(pool).waiters.at(0).model_since_ns; };
+  const auto first = waiter_for(scratch, "wanted", std::chrono::milliseconds(500));
+  ASSERT_TRUE(are_waiting(pool, 1));
+  const std::uint64_t began = since();
+  ASSERT_EQ(first->hear(), "timeout");
+  const auto again = waiter_for(scratch, "wanted");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  EXPECT_EQ(since(), began);
+  resident.release();
+  ASSERT_EQ(again->hear(), "loaded");
+  again->say("give it back");
+  ASSERT_EQ(again->wait(), 0);
+  resident = load_external(pool, "resident");
+  const auto later = waiter_for(scratch, "wanted");
+  ASSERT_TRUE(are_waiting(pool, 1));
+  EXPECT_GT(since(), began) << "it was served meanwhile";
+}
+
 TEST(P5Fair, ANewcomerDoesNotOvertakeTheHeadOfTheLine) {
   const Scratch scratch;
   Pool pool = make_pool(scratch, {{"max_backends", "1"}, {"load_cooldown", "off"}});

@@ -382,6 +382,14 @@ void mixture(Maker& m) {
   for (std::uint32_t i = 0; i < agents; ++i) random_agent(m, models, until);
 }
 
+// A model that is wanted now and then, behind streams that never end.
+void behind(Maker& m) {
+  m.pool(1, 2, 5, 5);
+  m.models()[1].rare = true;
+  m.every(2, kDay, [&](double at) { m.request(at, 0, m.chance(0.5) ? 8 : 15); });
+  for (double at = 120; at < kDay; at += 120) m.request(at, 1, 5);
+}
+
 struct Named {
   std::string_view name;
   void (*make)(Maker&);
@@ -406,6 +414,7 @@ constexpr Named kNamed[] = {
     {"swap1", [](Maker& m) { swap(m, 25); }},
     {"swapo", [](Maker& m) { swap(m, 6); }},
     {"busy5", busy5},
+    {"behind", behind},
     {"rand", mixture},
 };
 

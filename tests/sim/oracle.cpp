@@ -241,7 +241,8 @@ void Oracle::check_close(const Action& action, const Slot& slot) {
   const bool may_cut = cuts == Cuts::kAlways || (cuts == Cuts::kWhenForced && asked_to_cut);
   if (why.forced != 0 && !may_cut) violated("P2: leases on " + slot.view.model + " would be cut");
   check_rule(why, slot);
-  if (why.reason == Reason::kLru && action.kind == ActionKind::kClose) check_victim(slot);
+  if (why.reason == Reason::kLru && action.kind == ActionKind::kClose)
+    check_victim(slot, why.for_arrival);
 }
 
 void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
@@ -280,8 +281,46 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
   }
 }
 
-// An open backend that may make room now.
-bool Oracle::is_victim(const Slot& slot, bool idle_only) const {
+// As the rules see it, with what they may know.
+Head Oracle::head_of(const Request& first) const {
+  std::vector<Waiting> waiting;
+  for (const auto& [id, r] : truth_.requests) {
+    if (r.arrival == 0 || r.model != first.model) continue;
+    waiting.push_back({r.arrival, r.deadline_ns, r.looked_ns, r.model, 0, r.model_since_ns,
+                       truth_.load_ns[r.model]});
+    if (&r == &first) std::swap(waiting.front(), waiting.back());
+  }
+  return modelpool::head_of(waiting.front(), waiting, truth_.now_ns);
+}
+
+// What a resident in use may be kept for: never beyond max_wait, whatever the waiter can spare.
+std::uint64_t Oracle::closable_ns(const Slot& slot, const Head& head) const {
+  const std::uint64_t max_wait = truth_.setting(Setting::kMaxWait, &slot);
+  Resident resident = subject_of(slot).resident;
+  resident.load_ns = load_ns(slot);
+  const std::uint64_t collect = truth_.setting(Setting::kCollect, nullptr);
+  const std::uint64_t turn = turn_begins_ns(head, max_wait);
+  if (resident.in_flight > 0) return turn;
+  return std::max(std::min(turn, add_ns(head.since_ns, collect)),
+                  pause_ends_ns(resident, head, max_wait));
+}
+
+std::uint64_t Oracle::load_ns(const Slot& slot) const {
+  std::vector<Resident> residents{resident_of(slot.view)};
+  for (const Slot& other : truth_.slots) {
+    if (&other != &slot && other.view.state.state != BackendState::kFree)
+      residents.push_back(resident_of(other.view));
+  }
+  assume_usual_loads(residents);
+  return residents.front().load_ns;
+}
+
+Order Oracle::order() const {
+  return {static_cast<Eviction>(truth_.setting(Setting::kEviction, nullptr)), truth_.now_ns};
+}
+
+// An open backend that may make room now, for this head; null: for the limit, idle ones only.
+bool Oracle::is_victim(const Slot& slot, const Head* head) const {
   if (!is_open(slot) || slot.view.pinned() || (slot.view.control & kControlEvict) ||
       slot.exited_ns != 0)
     return false;
@@ -293,18 +332,14 @@ bool Oracle::is_victim(const Slot& slot, bool idle_only) const {
       });
   if (awaited || due_ns(slot) <= truth_.now_ns + kSlack_ns)
     return false;  // ends for another reason
-  const bool leased =
-      std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
-        return entry.second.phase == Request::Phase::kLeased &&
-               entry.second.backend == slot.view.ref;
-      });
-  if (!leased) return true;
+  if (head != nullptr && closable_ns(slot, *head) > truth_.now_ns) return false;
+  if (subject_of(slot).resident.in_flight == 0) return true;
   const auto when_busy = static_cast<WhenBusy>(truth_.setting(Setting::kWhenBusy, &slot));
-  return !idle_only && (when_busy == WhenBusy::kForce ||
-                        (when_busy == WhenBusy::kDrain && slot.view.drain_failed_ns == 0));
+  return head != nullptr && (when_busy == WhenBusy::kForce ||
+                             (when_busy == WhenBusy::kDrain && slot.view.drain_failed_ns == 0));
 }
 
-void Oracle::check_victim(const Slot& slot) {
+void Oracle::check_victim(const Slot& slot, std::uint64_t for_arrival) {
   const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
   if (limit == 0 || truth_.places_taken() + line().size() <= limit) {
     violated("P5: " + slot.view.model + " loses its place for nobody");
@@ -312,12 +347,21 @@ void Oracle::check_victim(const Slot& slot) {
   if (slot.view.ready_ns + truth_.setting(Setting::kMinResident, &slot) > truth_.now_ns) {
     violated("P8: " + slot.view.model + " has not been resident for min_resident");
   }
+  std::optional<Head> head;
+  for (const Request* first : line()) {
+    if (first->arrival == for_arrival) head = head_of(*first);
+  }
+  if (head && truth_.is_leased(slot) && closable_ns(slot, *head) > truth_.now_ns)
+    violated("P5: " + slot.view.model + " is in use, and nobody has waited long enough for it");
   // Who could have gone instead? Several may go at once: they are compared with all that stay.
   const bool busy = truth_.is_leased(slot);
+  const bool by_use = order().by == Eviction::kLru;
   for (const Slot& other : truth_.slots) {
-    if (&other == &slot || !is_victim(other, true)) continue;
+    if (&other == &slot || !is_victim(other, head ? &*head : nullptr)) continue;
+    if (subject_of(other).resident.in_flight > 0) continue;
+    // Stamps lie up to a tick before what they stamp.
     const bool before =
-        busy || add_ns(other.used_ns, 2 * workload_.stamp_resolution_ns) < slot.used_ns;
+        busy || (by_use && add_ns(other.used_ns, 2 * workload_.stamp_resolution_ns) < slot.used_ns);
     if (before) chosen_before_.push_back({other.view.ref, slot.view.ref});
   }
 }
@@ -403,8 +447,8 @@ void Oracle::resting(const Decision& decision) {
     const Slot* slot = truth_.find(stays);
     const Slot* victim = truth_.find(went);
     const bool gone_for_it = victim == nullptr || !is_open(*victim);
-    if (slot != nullptr && is_victim(*slot, true) && gone_for_it) {
-      violated("LRU: " + slot->view.model + " was used less recently than who had to go");
+    if (slot != nullptr && is_victim(*slot, nullptr) && gone_for_it) {
+      violated("order: " + slot->view.model + " stays, who should have gone first");
     }
   }
   chosen_before_.clear();
@@ -414,9 +458,11 @@ void Oracle::resting(const Decision& decision) {
   const std::uint64_t taken = truth_.places_taken();
   const bool needs_room = limit != 0 && (taken > limit || (!waiting.empty() && taken >= limit));
   if (needs_room && !leaving) {
+    std::optional<Head> head;
+    if (!waiting.empty()) head = head_of(*waiting.front());
     for (const Slot& slot : truth_.slots) {
       // Under the limit only idle ones are certain: lowering it cuts no lease.
-      if (is_victim(slot, waiting.empty())) {
+      if (is_victim(slot, head ? &*head : nullptr)) {
         violated("P5: " + slot.view.model + " could make room, and nothing happens");
       }
     }

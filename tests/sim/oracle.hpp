@@ -24,7 +24,9 @@
 #include <vector>
 
 #include "decide.hpp"
+#include "policy/order.hpp"
 #include "policy/rules.hpp"
+#include "policy/turns.hpp"
 #include "segment/settings_block.hpp"
 #include "workload.hpp"
 
@@ -40,6 +42,7 @@ struct Request {
   bool dead = false;          // its worker died; what it left is still in the segment
   std::uint64_t arrival = 0;  // in line, 0 = not
   std::uint64_t since_ns = 0;
+  std::uint64_t model_since_ns = 0;  // in line: since when somebody waits for its model
   std::uint64_t deadline_ns = 0;
   std::uint64_t looked_ns = 0;
   std::uint32_t looks = 0;          // only the look planned last takes place
@@ -91,6 +94,7 @@ struct Truth {
   std::vector<Row> rows;
   std::map<std::uint64_t, Request> requests;
   std::vector<Cooling> cooling;
+  std::vector<std::uint64_t> load_ns;  // how long a model's last load took, 0 = none yet
   struct {
     bool alive = true;
     std::uint32_t epoch = 1;
@@ -136,11 +140,15 @@ class Oracle {
   Subject subject_of(const Slot& slot) const;
   Finding judge(Reason reason, const Subject& subject) const;
   void check_close(const coordinator::Action& action, const Slot& slot);
-  void check_victim(const Slot& slot);
+  void check_victim(const Slot& slot, std::uint64_t for_arrival);
   void check_rule(const StopRecord& why, const Slot& slot);
   std::vector<const Request*> line() const;  // the first waiter of each model that needs a place
   std::uint64_t due_ns(const Slot& slot) const;  // when a rule ends it; kNever_ns
-  bool is_victim(const Slot& slot, bool idle_only) const;
+  Head head_of(const Request& first) const;
+  std::uint64_t closable_ns(const Slot& slot, const Head& head) const;  // by its turn
+  std::uint64_t load_ns(const Slot& slot) const;  // what the rules take its load for
+  Order order() const;
+  bool is_victim(const Slot& slot, const Head* head) const;
 
   const Truth& truth_;
   const Workload& workload_;

@@ -1,11 +1,15 @@
 #include "policy_pool.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <random>
 
 #include "base/time.hpp"
 #include "policy/fit.hpp"
+#include "policy/interval.hpp"
 #include "policy/line.hpp"
+#include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
 
 namespace modelpool::sim {
@@ -44,6 +48,12 @@ PolicyPool::PolicyPool(const Trace& trace, const PoolSettings& settings, std::ui
     requests_.push_back(own);
   }
   sessions_.resize(trace.sessions.size());
+}
+
+void PolicyPool::doubt_load_times(double by, std::uint64_t seed) {
+  std::mt19937_64 chance(seed);
+  std::normal_distribution<double> normal(0, 1);
+  for (Slot& slot : slots_) slot.believed = std::exp(by * normal(chance));
 }
 
 PolicyFigures PolicyPool::run() {
@@ -141,6 +151,11 @@ void PolicyPool::end(std::size_t id) {
   --slot.view.in_flight;
   slot.started.pop_front();
   slot.view.last_used_ns = now_ns_;
+  Use& use = slot.uses[(id * 2654435761u >> 7) % kWorkers];
+  const bool is_first = use.generation != slot.view.ref.generation;
+  const std::uint64_t observed_ns = std::max(kIntervalMin_ns, now_ns_ - use.stamp_ns);
+  use = {now_ns_, slot.view.ref.generation,
+         is_first ? 0 : smooth_interval(use.interval_ns, observed_ns)};
   if (!slot.queued.empty()) {
     const std::size_t next = slot.queued.front();
     slot.queued.pop_front();
@@ -157,6 +172,7 @@ void PolicyPool::give_up(std::size_t id) {
   waiting.erase(found);
   requests_[id].served_ns = now_ns_;
   ++figures_.timeouts;
+  figures_.rare_timeouts += trace_.models[requests_[id].model].rare;
   go_on_after(id);
   decide();
 }
@@ -189,6 +205,10 @@ void PolicyPool::become_ready(std::size_t model) {
   slot.view.state = {slot.view.ref.generation, 0, BackendState::kReady};
   slot.view.holder = 0;
   slot.view.ready_ns = slot.view.last_used_ns = now_ns_;
+  const auto load_ns = static_cast<double>(trace_.models[model].load_ns) * slot.believed;
+  slot.view.reserved_ns = now_ns_ - std::min(now_ns_, static_cast<std::uint64_t>(load_ns));
+  slot.history.load_ns = now_ns_ - slot.view.reserved_ns;
+  note_return(&slot.history, now_ns_);
   let_in(slot);
   decide();
 }
@@ -204,12 +224,48 @@ void PolicyPool::stop(std::size_t model) {
   slot.started.clear();
   slot.view.in_flight = 0;
   ++slot.stops;
+  note_end(&slot.history, {now_ns_, slot.view.last_used_ns, interval_ns(slot), true, {}});
   slot.view.state = {slot.view.ref.generation, 0, BackendState::kStopping};
   slot.view.stop.signalled_ns = slot.view.stop.killed_ns = now_ns_;
   at(now_ns_ + kStop_ns, What::kStopped, model);
 }
 
 // --- The judge and the line ----------------------------------------------------------------------
+
+// As SnapshotReader finds it.
+std::uint64_t PolicyPool::interval_ns(const Slot& slot) const {
+  PoolInterval interval;
+  for (const Use& use : slot.uses) {
+    if (use.generation != slot.view.ref.generation || use.interval_ns == 0) continue;
+    interval.add(use.interval_ns, age_ns(slot.view.last_used_ns, use.stamp_ns));
+  }
+  return interval.interval_ns() != 0 ? interval.interval_ns() : slot.history.interval_ns;
+}
+
+// The first of the model, and the first of those that a load can still meet: the rules ask for no
+// others.
+void PolicyPool::see_waiters(std::uint32_t model, Snapshot* seen) const {
+  const Slot& slot = slots_[model];
+  const auto deadline = [&](std::size_t id) { return add_ns(requests_[id].at_ns, patience_ns_); };
+  const auto see = [&](std::size_t id) {
+    WaiterView waiter;
+    waiter.row = model;
+    waiter.owner = pack_worker(kWorker);
+    waiter.model = slot.view.model;
+    waiter.arrival = id + 1;
+    waiter.since_ns = requests_[id].at_ns;
+    waiter.model_since_ns = requests_[slot.waiting.front()].at_ns;
+    waiter.load_ns = slot.history.load_ns;
+    waiter.deadline_ns = deadline(id);
+    waiter.looked_ns = kNever_ns;  // it will always have looked just now
+    seen->waiters.push_back(std::move(waiter));
+  };
+  see(slot.waiting.front());
+  const auto met = std::partition_point(
+      slot.waiting.begin(), slot.waiting.end(),
+      [&](std::size_t id) { return deadline(id) < add_ns(now_ns_, slot.history.load_ns); });
+  if (met != slot.waiting.end() && met != slot.waiting.begin()) see(*met);
+}
 
 Snapshot PolicyPool::look() const {
   Snapshot seen = empty_;
@@ -218,20 +274,10 @@ Snapshot PolicyPool::look() const {
     const Slot& slot = slots_[i];
     if (slot.view.state.state != BackendState::kFree) {
       seen.backends.push_back(slot.view);
+      seen.backends.back().interval_ns = interval_ns(slot);
       if (!slot.started.empty()) seen.backends.back().oldest_start_ns = slot.started.front();
     }
-    if (slot.waiting.empty()) continue;
-    // The first of each model: the rules ask for no other.
-    const std::size_t id = slot.waiting.front();
-    WaiterView waiter;
-    waiter.row = static_cast<std::uint32_t>(i);
-    waiter.owner = pack_worker(kWorker);
-    waiter.model = slot.view.model;
-    waiter.arrival = id + 1;
-    waiter.since_ns = waiter.model_since_ns = requests_[id].at_ns;
-    waiter.deadline_ns = add_ns(requests_[id].at_ns, patience_ns_);
-    waiter.looked_ns = kNever_ns;  // it will always have looked just now
-    seen.waiters.push_back(std::move(waiter));
+    if (!slot.waiting.empty()) see_waiters(static_cast<std::uint32_t>(i), &seen);
   }
   std::sort(seen.waiters.begin(), seen.waiters.end(),
             [](const WaiterView& a, const WaiterView& b) { return a.arrival < b.arrival; });
@@ -297,6 +343,7 @@ PolicyFigures PolicyPool::figures() const {
   PolicyFigures figures = figures_;
   std::vector<std::uint64_t> waits;
   for (const Request& request : requests_) {
+    figures.rare_requests += trace_.models[request.model].rare;
     if (request.served_ns != 0) waits.push_back(request.served_ns - request.at_ns);
   }
   figures.requests = requests_.size();

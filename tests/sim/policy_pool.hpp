@@ -3,9 +3,13 @@
 // kept is World's business. Nobody dies here, no evidence is stale, and whoever is rung looks at
 // once.
 //
+// Requests come from four workers, as their last-used cells tell them apart. What is known of load
+// times may be made wrong, to see what rules make of that.
+//
 // Safety: one thread. The same trace and settings give the same figures on every machine.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <queue>
@@ -22,7 +26,9 @@ struct PolicyFigures {
   std::uint64_t loads = 0;
   std::uint64_t timeouts = 0;  // requests whose patience ended before they were served
   std::uint64_t cut = 0;       // requests whose backend was stopped under them (when_busy = force)
-  std::uint64_t load_ns = 0;   // of all loads
+  std::uint64_t rare_requests = 0;  // those for rare models,
+  std::uint64_t rare_timeouts = 0;  // and of them those whose patience ended
+  std::uint64_t load_ns = 0;        // of all loads
   // From its arrival until a request was served, or gave up.
   double mean_wait_ns = 0;
   std::uint64_t p99_wait_ns = 0;
@@ -34,6 +40,8 @@ class PolicyPool {
   // patience_ns: how long a request waits for its model; kNever_ns: for ever. The settings' limits
   // hold, not the trace's.
   PolicyPool(const Trace& trace, const PoolSettings& settings, std::uint64_t patience_ns);
+  // What the rules believe of a model's load time is off by a factor of exp(N(0, by)).
+  void doubt_load_times(double by, std::uint64_t seed);
 
   PolicyFigures run();
 
@@ -41,6 +49,12 @@ class PolicyPool {
   static constexpr std::uint64_t kStart_ns = 1000 * kSecond_ns;
   static constexpr std::uint64_t kStop_ns = kSecond_ns;  // from the stop signal to the end
 
+  static constexpr std::size_t kWorkers = 4;
+  struct Use {  // a last-used cell
+    std::uint64_t stamp_ns = 0;
+    std::uint32_t generation = 0;
+    std::uint64_t interval_ns = 0;
+  };
   // One model, and the backend that it has or could have.
   struct Slot {
     BackendView view;
@@ -49,6 +63,9 @@ class PolicyPool {
     std::deque<std::size_t> queued;     // for their turn at it
     std::vector<std::size_t> served;    // by it, now
     std::deque<std::uint64_t> started;  // of its leases, the oldest first
+    std::array<Use, kWorkers> uses;     // by the workers
+    LoadHistory history;
+    double believed = 1;  // what is thought of a load takes so many times as long
   };
   static constexpr std::size_t kNoSession = SIZE_MAX;
   struct Request {
@@ -91,6 +108,8 @@ class PolicyPool {
   void decide();
   bool take_free_places();
   bool carry_out(const coordinator::Action& action);
+  std::uint64_t interval_ns(const Slot& slot) const;
+  void see_waiters(std::uint32_t model, Snapshot* seen) const;
   Snapshot look() const;
   PolicyFigures figures() const;
 

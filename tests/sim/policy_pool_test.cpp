@@ -17,6 +17,8 @@ PolicyFigures serve(std::string_view text, std::uint64_t patience_ns = kNever_ns
   if (!trace) throw std::runtime_error(trace.error().text);
   PoolSettings settings;
   settings.pool.set(Setting::kMaxBackends, trace->places);
+  settings.pool.set(Setting::kEviction, static_cast<std::uint64_t>(Eviction::kLru));
+  settings.pool.set(Setting::kMaxWait, 0);
   for (const auto& [setting, value] : given) settings.pool.set(setting, value);
   return PolicyPool(*trace, settings, patience_ns).run();
 }
@@ -57,6 +59,35 @@ TEST(PolicyPool, TheLeastRecentlyUsedGoes) {
   const PolicyFigures figures =
       serve("k 2\nm 10 1 4 0\nm 10 1 4 0\nm 10 1 4 0\n0 1 1\n1 0 1\n20 0 1\n30 2 1\n60 0 1\n");
   EXPECT_EQ(figures.loads, 3u);
+}
+
+// 0 takes five times as long to load as 1, and is wanted as often.
+TEST(PolicyPool, TheOneWhoseLossCostsLeastGoes) {
+  const std::string trace =
+      "k 2\nm 50 1 4 0\nm 10 1 4 0\nm 10 1 4 0\n0 0 1\n60 1 1\n100 2 1\n200 0 1\n";
+  EXPECT_EQ(serve(trace).loads, 4u);
+  const auto cost = static_cast<std::uint64_t>(Eviction::kCost);
+  EXPECT_EQ(serve(trace, kNever_ns, {{Setting::kEviction, cost}}).loads, 3u);
+}
+
+// 0 is always in use, from 10 on; 1 is wanted at 42. Both have been loaded before.
+TEST(PolicyPool, OneInUseKeepsItsPlaceUntilSomebodyHasWaitedMaxWait) {
+  std::string trace = "k 1\nm 5 1 4 0\nm 5 1 4 0\n0 1 1\n";
+  for (int at = 10; at <= 90; at += 5) {
+    trace += std::to_string(at) + " 0 8\n";
+    if (at == 40) trace += "42 1 1\n";
+  }
+  const auto longest_s = [&](std::uint64_t max_wait_s, std::uint64_t patience_s = 0) {
+    const std::uint64_t patience_ns = patience_s == 0 ? kNever_ns : patience_s * kSecond_ns;
+    return serve(trace, patience_ns, {{Setting::kMaxWait, max_wait_s * kSecond_ns}}).max_wait_ns /
+           kSecond_ns;
+  };
+  // Closed at 42, drained at 48, gone at 49, loaded at 54, drained for the other at 55, which is
+  // there again at 61, for who has waited since 45.
+  EXPECT_EQ(longest_s(0), 16u);
+  EXPECT_EQ(longest_s(20), 32u) << "closed at 62, drained at 68";
+  // He spares a quarter of 22 - 1.2 x 5 s: closed at 46, drained at 53. He has waited since 42.
+  EXPECT_EQ(longest_s(20, 22), 17u);
 }
 
 TEST(PolicyPool, WhoseBackendServesAsManyAsItCanWaitsThere) {

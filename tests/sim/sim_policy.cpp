@@ -1,6 +1,7 @@
 // Compares rules: runs a trace through the real ones in virtual time and prints one JSON line.
 //
 //   sim_policy --trace FILE | --workload NAME [--seed N] [--set NAME=VALUE]... [--patience D]
+//     [--doubt X]
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -31,6 +32,7 @@ int run(int argc, char** argv) {
   std::string path;
   std::string name;
   std::uint64_t seed = 1;
+  double doubt = 0;
   std::vector<std::string> given;
   std::uint64_t patience_ns = kNever_ns;
   Flags flags("Runs a trace of requests through the pool's rules, in virtual time", "sim_policy");
@@ -56,6 +58,7 @@ int run(int argc, char** argv) {
         return {};
       },
       "how long a request waits for its model [off]");
+  flags.add("--doubt", "X", &doubt, "load times are known only up to a factor of exp(N(0, X)) [0]");
   if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   if (path.empty() == name.empty()) {
     std::fprintf(stderr, "sim_policy: give either --trace FILE or --workload NAME\n");
@@ -70,7 +73,9 @@ int run(int argc, char** argv) {
   settings.pool.set(Setting::kMaxBackends, trace->places);
   settings.pool.set(Setting::kLoadTimeout, 0);
   for (const std::string& text : given) static_cast<void>(set(text, &settings));
-  const PolicyFigures figures = PolicyPool(*trace, settings, patience_ns).run();
+  PolicyPool pool(*trace, settings, patience_ns);
+  pool.doubt_load_times(doubt, seed);
+  const PolicyFigures figures = pool.run();
   nlohmann::ordered_json line{{"requests", figures.requests},
                               {"loads", figures.loads},
                               {"load_s", seconds(static_cast<double>(figures.load_ns))},
@@ -78,6 +83,10 @@ int run(int argc, char** argv) {
                               {"p99_wait_s", seconds(static_cast<double>(figures.p99_wait_ns))},
                               {"max_wait_s", seconds(static_cast<double>(figures.max_wait_ns))},
                               {"timeouts", figures.timeouts}};
+  if (figures.rare_requests > 0) {
+    line["rare_requests"] = figures.rare_requests;
+    line["rare_timeouts"] = figures.rare_timeouts;
+  }
   if (figures.cut > 0) line["cut"] = figures.cut;
   std::printf("%s\n", line.dump().c_str());
   return 0;

@@ -122,7 +122,7 @@ Policy without(const std::function<bool(const Action&)>& forgets) {
 
 std::vector<Broken> broken_ones() {
   std::vector<Broken> all;
-  all.push_back({"SeesNoLeases", "quiet", "P2", misled([](Snapshot& s, Facts&) {
+  all.push_back({"SeesNoLeases", "lru", "is in use", misled([](Snapshot& s, Facts&) {
                    s.leases.clear();
                    for (BackendView& b : s.backends) b.in_flight = 0;
                  })});
@@ -157,7 +157,7 @@ std::vector<Broken> broken_ones() {
          }
          return d;
        }});
-  all.push_back({"TakesTheMostRecentlyUsed", "busy", "LRU", misled([](Snapshot& s, Facts&) {
+  all.push_back({"TakesTheMostRecentlyUsed", "lru", "order", misled([](Snapshot& s, Facts&) {
                    for (BackendView& b : s.backends) {
                      b.last_used_ns =
                          s.now_ns -
@@ -169,6 +169,17 @@ std::vector<Broken> broken_ones() {
                      b.effective = std::make_shared<const Effective>(never_idle);
                    }
                  })});
+  const auto with_max_wait = [](std::uint64_t limit_ns) {
+    return misled([limit_ns](Snapshot& s, Facts&) {
+      for (BackendView& b : s.backends) {
+        Effective other = b.settings();
+        other.set(Setting::kMaxWait, limit_ns);
+        b.effective = std::make_shared<const Effective>(other);
+      }
+    });
+  };
+  all.push_back({"TakesThoseInUseAtOnce", "drain", "waited long enough", with_max_wait(0)});
+  all.push_back({"KeepsThoseInUseTooLong", "lru", "could make room", with_max_wait(kYear_ns)});
   all.push_back({"LooksAtAFastClock", "busy", "P8",
                  misled([](Snapshot& s, Facts&) { s.now_ns += kSecond_ns; })});
   all.push_back({"ForgetsTheResolutionOfStamps", "busy", "P8",

@@ -46,6 +46,15 @@ Workload busy() {
   return w;
 }
 
+// Who goes is the least recently used, at once, as long as nobody sets it otherwise.
+Workload lru() {
+  Workload w = busy();
+  w.name = "lru";
+  w.settings.pool.set(Setting::kEviction, static_cast<std::uint64_t>(Eviction::kLru));
+  w.settings.pool.set(Setting::kMaxWait, 0);
+  return w;
+}
+
 // Nothing that keeps a resident for ever, so that the head of the line gets its place.
 Workload fair(WhenBusy when_busy) {
   Workload w = busy();
@@ -89,8 +98,8 @@ Workload quiet() {
 }  // namespace
 
 const std::vector<Workload>& workloads() {
-  static const std::vector<Workload> kAll{busy(), fair(WhenBusy::kDrain), fair(WhenBusy::kForce),
-                                          quiet()};
+  static const std::vector<Workload> kAll{busy(), lru(), fair(WhenBusy::kDrain),
+                                          fair(WhenBusy::kForce), quiet()};
   return kAll;
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "policy/fit.hpp"
+#include "policy/interval.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "protocol/outlook.hpp"
@@ -40,6 +41,7 @@ World::World(const Workload& workload, std::uint64_t seed, Policy policy)
   }
   truth_.rows.resize(workload.workers);
   truth_.cooling.resize(workload.models);
+  truth_.load_ns.resize(workload.models);
   truth_.judge.since_ns = kStart_ns;
   next_scan_ns_ = kStart_ns;
   again(workload_.between_requests, What::kArrive);
@@ -285,6 +287,11 @@ void World::keep_waiting(Request& r, bool needs_judge) {
     return;
   }
   if (r.arrival == 0) {
+    r.model_since_ns = truth_.now_ns;
+    for (const auto& [id, other] : truth_.requests) {
+      if (other.arrival != 0 && other.model == r.model)
+        r.model_since_ns = std::min(r.model_since_ns, other.model_since_ns);
+    }
     r.arrival = ++next_arrival_;
     ring();
     look_later(r, draw(kWake));  // its row was published just now: it looks again
@@ -334,6 +341,8 @@ void World::begin(Request& r, Slot& slot) {
 void World::end_lease(Request& r) {
   Slot* slot = truth_.find(r.backend);
   if (slot != nullptr) {
+    slot->view.interval_ns =
+        smooth_interval(slot->view.interval_ns, truth_.now_ns - slot->used_ns + 1);
     slot->used_ns = truth_.now_ns;
     // A cell may lag behind the latest use by the resolution.
     const std::uint64_t stamp = truth_.now_ns - draw({1, workload_.stamp_resolution_ns}) + 1;
@@ -513,7 +522,7 @@ void World::resolve(Slot& slot) {
 
 void World::change_settings() {
   Settings next = *truth_.settings;
-  switch (pick(6)) {
+  switch (pick(10)) {
     case 0:
       next.pool.set(Setting::kMaxBackends, pick(6));
       break;  // 0: no limit
@@ -528,6 +537,15 @@ void World::change_settings() {
       break;
     case 4:
       next.pool.set(Setting::kMinResident, draw({1, 60 * kSecond_ns}));
+      break;
+    case 5:
+      next.pool.set(Setting::kEviction, pick(3));
+      break;
+    case 6:
+      next.pool.set(Setting::kMaxWait, chance(0.2) ? 0 : draw({kSecond_ns, 2 * 60 * kSecond_ns}));
+      break;
+    case 7:
+      next.pool.set(Setting::kCollect, chance(0.5) ? 0 : draw({kSecond_ns, 60 * kSecond_ns}));
       break;
     default:
       next.pool.set(Setting::kDrainTimeout, draw({kSecond_ns, 60 * kSecond_ns}));
@@ -600,6 +618,8 @@ void World::take_snapshot() {
       waiter.model = model_name(r.model);
       waiter.arrival = r.arrival;
       waiter.since_ns = r.since_ns;
+      waiter.model_since_ns = r.model_since_ns;
+      waiter.load_ns = truth_.load_ns[r.model];
       waiter.deadline_ns = r.deadline_ns;
       waiter.looked_ns = r.looked_ns;
       snapshot_.waiters.push_back(std::move(waiter));
@@ -820,6 +840,7 @@ bool World::carry_out(const Action& action) {
     case ActionKind::kRecordLoad:
       truth_.cooling[slot.model].failures = 0;
       truth_.cooling[slot.model].until_ns = 0;
+      truth_.load_ns[slot.model] = slot.view.ready_ns - slot.view.reserved_ns;
       slot.view.noted =
           pack_half(slot.view.ref.generation, static_cast<std::uint32_t>(state.state));
       return true;

@@ -532,6 +532,7 @@ TEST_F(DecideTest, ARequestedEvictionEndsWhenTheLastLeaseHasEndedAndIsTakenBackW
 
 class RoomTest : public DecideTest {
  protected:
+  void go_by_use() { set(Setting::kEviction, static_cast<std::uint64_t>(Eviction::kLru)); }
   BackendView& used(const std::string& model, std::uint64_t ago_s) {
     BackendView& b = backend(model);
     b.last_used_ns = kNow_ns - ago_s * kSecond_ns;
@@ -608,6 +609,7 @@ TEST_F(RoomTest, AnIdleBackendGoesBeforeAnyBusyOneHoweverRecentlyUsed) {
 }
 
 TEST_F(RoomTest, ALeaseThatBeganLaterCountsAsTheLastUse) {
+  go_by_use();
   set(Setting::kMaxBackends, 2);
   lease(used("a", 400), 5 * kSecond_ns);
   lease(used("b", 20), 10 * kSecond_ns);
@@ -650,6 +652,102 @@ TEST_F(RoomTest, AForcedVictimWithoutLeasesIsNotForced) {
   used("a", 10);
   waiter("b");
   EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+// Waits for a model that takes that long to load.
+class TurnTest : public RoomTest {
+ protected:
+  WaiterView& waits(const std::string& model, std::uint64_t waited_s, std::uint64_t load_s) {
+    WaiterView& w = waiter(model);
+    w.since_ns = w.model_since_ns = kNow_ns - waited_s * kSecond_ns;
+    w.deadline_ns = kNever_ns;
+    w.looked_ns = kNow_ns;
+    w.load_ns = load_s * kSecond_ns;
+    return w;
+  }
+};
+
+TEST_F(TurnTest, P5AModelInUseIsClosedWhenSomebodyHasWaitedMaxWaitAndNoNanosecondEarlier) {
+  set(Setting::kMaxBackends, 1).set(Setting::kMaxWait, 20 * kSecond_ns);
+  lease(used("a", 10), kSecond_ns);
+  WaiterView& w = waits("b", 20, 5);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+  w.model_since_ns += 1;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 1u);
+  EXPECT_EQ(wanted(), 1u) << "the end of its lease is worth a ring";
+}
+
+TEST_F(TurnTest, MaxWaitIsTheVictimsOwnRule) {
+  set(Setting::kMaxBackends, 2);
+  rule("a", Setting::kMaxWait, 0);
+  lease(used("b", 50), kSecond_ns);
+  lease(used("a", 10), kSecond_ns);
+  waits("c", 1, 5);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+}
+
+TEST_F(TurnTest, WhenBusyForceCutsOnlyWhenItsTurnHasCome) {
+  set(Setting::kMaxBackends, 1)
+      .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
+  lease(used("a", 10), kSecond_ns);
+  WaiterView& w = waits("b", 59, 5);
+  EXPECT_THAT(actions(), IsEmpty());
+  w.model_since_ns -= kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("close a lru forced and hold"));
+}
+
+TEST_F(TurnTest, AnIdleModelInAPauseIsKeptForItsClientAndAnotherGoes) {
+  set(Setting::kMaxBackends, 2);
+  BackendView& paused = used("paused", 1);
+  paused.reserved_ns = paused.ready_ns - 20 * kSecond_ns;
+  paused.interval_ns = 4 * kSecond_ns;
+  waits("c", 0, 20);
+  EXPECT_THAT(actions(), IsEmpty());
+  set(Setting::kMaxBackends, 1);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), 7 * kSecond_ns);
+  BackendView& dear = used("dear", 100);
+  dear.reserved_ns = dear.ready_ns - 500 * kSecond_ns;
+  set(Setting::kMaxBackends, 2);
+  EXPECT_THAT(actions(), ElementsAre("close dear lru and hold"));
+}
+
+TEST_F(TurnTest, CollectHoldsAModelBackUntilItsFirstRequestHasWaitedThatLong) {
+  set(Setting::kMaxBackends, 1).set(Setting::kCollect, 30 * kSecond_ns);
+  used("a", 100);
+  WaiterView& w = waits("b", 29, 5);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns);
+  w.model_since_ns -= kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold"));
+  w.model_since_ns += 20 * kSecond_ns;
+  set(Setting::kMaxWait, 10 * kSecond_ns);
+  EXPECT_THAT(actions(), ElementsAre("close a lru and hold")) << "its turn comes first";
+}
+
+TEST_F(TurnTest, TheLowerPriorityGoesFirst) {
+  set(Setting::kMaxBackends, 2);
+  rule("a", Setting::kPriority, 60);
+  used("a", 100);
+  used("b", 10);
+  waits("c", 1, 5);
+  EXPECT_THAT(actions(), ElementsAre("close b lru and hold"));
+}
+
+TEST_F(TurnTest, AnExternalBackendCostsAsMuchAsIsUsual) {
+  set(Setting::kMaxBackends, 3);
+  const auto with_load = [&](const std::string& model, std::uint64_t ago_s, std::uint64_t load_s) {
+    BackendView& b = used(model, ago_s);
+    b.reserved_ns = b.ready_ns - load_s * kSecond_ns;
+    return b.ref.index;
+  };
+  with_load("cheap", 100, 2);
+  with_load("dear", 100, 200);
+  BackendView& external = used("external", 90);
+  external.traits = kTraitExternal;
+  waits("d", 1, 5);
+  EXPECT_THAT(actions(), ElementsAre("close cheap lru and hold")) << "its own registering took 0 s";
 }
 
 TEST_F(RoomTest, WhenBusyIsTheVictimsOwnRule) {
@@ -937,6 +1035,7 @@ TEST_F(RoomTest, P3LoweringTheLimitEvictsDownToItWithoutAWaiterLeastRecentlyUsed
 }
 
 TEST_F(RoomTest, P3LoweringTheLimitNeverCutsALeaseWhateverWhenBusySays) {
+  go_by_use();
   set(Setting::kMaxBackends, 1)
       .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
   lease(used("a", 10), kSecond_ns);
@@ -951,6 +1050,7 @@ TEST_F(RoomTest, P3LoweringTheLimitNeverCutsALeaseWhateverWhenBusySays) {
 }
 
 TEST_F(RoomTest, P3AboveALoweredLimitTheFirstVictimsAreForTheLimitAndTheOthersForTheLine) {
+  go_by_use();
   set(Setting::kMaxBackends, 1)
       .set(Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
   lease(used("a", 10), 5 * kSecond_ns);

@@ -44,6 +44,10 @@ TEST(Settings, HaveTheDocumentedDefaults) {
   EXPECT_EQ(settings.get(Setting::kWhenBusy), static_cast<std::uint64_t>(WhenBusy::kDrain));
   EXPECT_EQ(settings.get(Setting::kMaxWaiters), 512u);
   EXPECT_EQ(settings.get(Setting::kLoadCooldown), pack_cooldown(10'000, 300'000));
+  EXPECT_EQ(settings.get(Setting::kEviction), static_cast<std::uint64_t>(Eviction::kCost));
+  EXPECT_EQ(settings.get(Setting::kMaxWait), 60 * kSecond_ns);
+  EXPECT_EQ(settings.get(Setting::kCollect), 0u);
+  EXPECT_EQ(settings.get(Setting::kPriority), 50u);
 }
 
 TEST(Settings, DescribeThemselves) {
@@ -52,7 +56,8 @@ TEST(Settings, DescribeThemselves) {
     EXPECT_EQ(find_setting(info.name), &info);
     EXPECT_FALSE(info.help.empty());
     EXPECT_FALSE(info.placeholder.empty());
-    const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters;
+    const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters ||
+                           info.id == Setting::kEviction || info.id == Setting::kCollect;
     EXPECT_EQ(info.per_model, !pool_only) << info.name;
   }
 }
@@ -67,8 +72,8 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 }
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
-  const std::string expected[] = {"0",       "off", "off", "off",   "10m", "30s",
-                                  "SIGTERM", "15s", "off", "drain", "512", "10s..5m"};
+  const std::string expected[] = {"0",   "off",   "off", "off",     "10m",  "30s", "SIGTERM", "15s",
+                                  "off", "drain", "512", "10s..5m", "cost", "1m",  "off",     "50"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;
@@ -87,6 +92,10 @@ TEST(Settings, ARefusalNamesTheSettingAndWhatItTakes) {
             "unable to set max_waiters to \"65536\": it takes a number from 0 to 65535");
   EXPECT_EQ(refusal(Setting::kWhenBusy, "kill"),
             "unable to set when_busy to \"kill\": it takes drain, wait or force");
+  EXPECT_EQ(refusal(Setting::kEviction, "lur"),
+            "unable to set eviction to \"lur\": it takes cost, lru or size; did you mean lru?");
+  EXPECT_EQ(refusal(Setting::kPriority, "101"),
+            "unable to set priority to \"101\": it takes a number from 0 to 100");
 }
 
 TEST(Settings, CountsEndWhereTheTablesEnd) {

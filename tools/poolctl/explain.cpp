@@ -8,8 +8,9 @@
 #include "json/event_json.hpp"
 #include "policy/fit.hpp"
 #include "policy/line.hpp"
+#include "policy/order.hpp"
 #include "policy/rules.hpp"
-#include "policy/victims.hpp"
+#include "policy/turns.hpp"
 #include "protocol/events.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/members.hpp"
@@ -128,10 +129,70 @@ Verdict explain_idle(const Subject& subject) {
           due};
 }
 
+// Of its backend in the snapshot.
+std::size_t position_of(const Subject& subject) {
+  return static_cast<std::size_t>(subject.backend - subject.snapshot.backends.data());
+}
+
 // How long min_resident still keeps it; kNever_ns: it does not.
 std::uint64_t kept_for_ns(const Subject& subject) {
   const std::uint64_t until = add_ns(subject.backend->ready_ns, subject.get(Setting::kMinResident));
   return until > subject.now() ? until - subject.now() : kNever_ns;
+}
+
+// The model whose turn it is to be loaded, if it waits for a place.
+std::optional<Head> head_without_place(const Snapshot& snapshot) {
+  const std::vector<Resident> there = residents(snapshot);
+  std::vector<Waiting> waiting = waiting_for_all(snapshot);
+  std::vector<Waiting> heads(waiting.size());
+  heads.resize(find_heads(waiting, there, snapshot.now_ns, heads));
+  const std::uint32_t places = places_now(there, {snapshot.max_backends()});
+  if (heads.size() <= places) return std::nullopt;
+  return head_of(heads[places], waiting, snapshot.now_ns);
+}
+
+std::string model_text(const Snapshot& snapshot, const Head& head) {
+  for (const WaiterView& waiter : snapshot.waiters) {
+    if (waiter.arrival == head.arrival) return escape(waiter.model);
+  }
+  return "a model";
+}
+
+// " keeps its place ...": until whose turn it is.
+Verdict explain_turn(const Subject& subject, const Resident& self, const std::string& in_use) {
+  const std::uint64_t max_wait = subject.get(Setting::kMaxWait);
+  const std::string rule = reason_name(Reason::kLru);
+  const std::optional<Head> head = head_without_place(subject.snapshot);
+  if (!head) {
+    return {rule,
+            in_use + (max_wait == 0 ? "with no idle victim it may be closed at once"
+                                    : "it keeps its place until somebody has waited " +
+                                          limit_text(max_wait) + " for it (max_wait)"),
+            kNever_ns};
+  }
+  const std::uint64_t until =
+      self.in_flight > 0 ? turn_begins_ns(*head, max_wait) : pause_ends_ns(self, *head, max_wait);
+  const std::uint64_t due = age_ns(until, subject.now());
+  return {rule,
+          in_use + model_text(subject.snapshot, *head) + " has waited for " +
+              age_text(subject.now(), head->since_ns) + ": " +
+              outcome(subject, "it may be closed", due, " (max_wait)"),
+          due};
+}
+
+// Why it stands where it does in the order.
+std::string order_text(const Order& order, const Resident& self) {
+  switch (order.by) {
+    case Eviction::kLru:
+      return "least recently used first";
+    case Eviction::kSize:
+      return "the largest first, by what they said at ready";
+    case Eviction::kCost:
+      break;
+  }
+  const Worth worth = worth_of(self, order.now_ns);
+  return "the least costly loss first: its load takes " + format_age(worth.load_ns) +
+         ", it is wanted every " + format_age(worth.wait_ns);
 }
 
 Verdict explain_room(const Subject& subject) {
@@ -143,36 +204,44 @@ Verdict explain_room(const Subject& subject) {
   if (const std::uint64_t kept_for = kept_for_ns(subject); kept_for != kNever_ns) {
     return {rule, "not for another " + format_age(kept_for) + " (min_resident)", kNever_ns};
   }
-  if (backend.in_flight > 0) {
+  const std::vector<Resident> all = residents_of(subject.snapshot);
+  const Order order = room_rules(subject.snapshot, subject.now()).order;
+  const Resident& self = all[position_of(subject)];
+  if (self.in_flight > 0) {
     const std::string busy = count_text(backend.in_flight, "lease") + " in flight; when_busy is ";
     switch (static_cast<WhenBusy>(subject.get(Setting::kWhenBusy))) {
       case WhenBusy::kWait:
         return {rule, busy + "wait: not while busy", kNever_ns};
       case WhenBusy::kForce:
-        return {rule, busy + "force: its leases may be cut for room", kNever_ns};
+        return explain_turn(subject, self, busy + "force: its leases may be cut for room; ");
       case WhenBusy::kDrain:
         break;
     }
-    return {rule,
-            busy + "drain: with no idle victim it may be closed for " +
-                limit_text(subject.get(Setting::kDrainTimeout)) + " while its leases end",
-            kNever_ns};
+    return explain_turn(subject, self,
+                        busy + "drain: they may finish for " +
+                            limit_text(subject.get(Setting::kDrainTimeout)) + "; ");
   }
-  const Resident self = resident_of(backend);
+  if (const auto head = head_without_place(subject.snapshot);
+      head && pause_ends_ns(self, *head, subject.get(Setting::kMaxWait)) > subject.now()) {
+    return explain_turn(
+        subject, self,
+        "pauses between two requests, as it does every " + format_age(self.interval_ns) + "; ");
+  }
   std::size_t before = 0;
   std::size_t idle = 0;
-  for (const BackendView& other : subject.snapshot.backends) {
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const BackendView& other = subject.snapshot.backends[i];
     const bool is_kept =
         add_ns(other.ready_ns, other.settings().get(Setting::kMinResident)) > subject.now();
     const bool is_ready = other.live() && other.state.state == BackendState::kReady;
     if (!is_ready || other.in_flight > 0 || other.pinned() || is_kept) continue;
     ++idle;
-    before += goes_before(resident_of(other), self);
+    before += order.goes_before(all[i], self);
   }
   return {rule,
           std::to_string(subject.snapshot.live()) + " of " + std::to_string(max_backends) +
               " places taken; number " + std::to_string(before + 1) + " of " +
-              std::to_string(idle) + " to go when one is needed, least recently used first" +
+              std::to_string(idle) + " to go when one is needed, " + order_text(order, self) +
               (subject.judge == JudgeState::kDead ? "; but no coordinator is running: nobody goes"
                : subject.judge == JudgeState::kHangs ? "; but the coordinator hangs: nobody goes"
                                                      : ""),
@@ -253,16 +322,17 @@ std::vector<Verdict> explain_places(const Subject& subject) {
   const Snapshot& snapshot = subject.snapshot;
   const std::vector<Resident> there = residents(snapshot);
   if (!snapshot.settings || places_now(there, {snapshot.max_backends()}) > 0) return {};
-  std::vector<const BackendView*> holders;
-  for (const BackendView& backend : snapshot.backends) {
-    if (backend.live()) holders.push_back(&backend);
+  const std::vector<Resident> all = residents_of(snapshot);
+  const Order order = room_rules(snapshot, snapshot.now_ns).order;
+  std::vector<std::size_t> holders;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (all[i].live()) holders.push_back(i);
   }
-  std::sort(holders.begin(), holders.end(), [](const BackendView* a, const BackendView* b) {
-    return goes_before(resident_of(*a), resident_of(*b));
-  });
+  std::sort(holders.begin(), holders.end(),
+            [&](std::size_t a, std::size_t b) { return order.goes_before(all[a], all[b]); });
   std::vector<Verdict> verdicts;
   for (std::size_t i = 0; i < std::min(holders.size(), kPlacesShown); ++i) {
-    const BackendView& backend = *holders[i];
+    const BackendView& backend = snapshot.backends[holders[i]];
     Verdict stay = explain_stay({subject.segment, snapshot, backend.model, &backend, std::nullopt,
                                  backend.settings(), subject.judge, subject.is_copy});
     verdicts.push_back({"place", escape(backend.model) + ": " + stay.text, stay.due_ns});

@@ -34,8 +34,12 @@ enum class Setting : std::uint32_t {
   kWhenBusy = 9,
   kMaxWaiters = 10,
   kLoadCooldown = 11,
+  kEviction = 12,
+  kMaxWait = 13,
+  kCollect = 14,
+  kPriority = 15,
 };
-inline constexpr std::size_t kSettingCount = 12;     // those known here
+inline constexpr std::size_t kSettingCount = 16;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -58,12 +62,13 @@ enum class SettingClass {
 };
 
 enum class WhenBusy : std::uint64_t { kDrain, kWait, kForce };
+enum class Eviction : std::uint64_t { kCost, kLru, kSize };
 
 enum class SettingKind {
   kCount,     // a number
   kDuration,  // nanoseconds, 0 = off
   kSignal,    // a signal number
-  kWhenBusy,  // a WhenBusy
+  kChoice,    // the position of a word among those that the placeholder lists
   kCooldown,  // first in the high, longest in the low 32 bits, milliseconds; 0 = off
 };
 
@@ -75,7 +80,7 @@ struct SettingInfo {
   bool per_model = true;  // may a [[model]] table or `ready` override it?
   std::uint64_t default_value = 0;
   std::uint64_t max = 0;         // of a kCount
-  std::string_view placeholder;  // "N", "DURATION"
+  std::string_view placeholder;  // "N", "DURATION", "drain|wait|force"
   std::string_view help;
 };
 
@@ -87,6 +92,7 @@ constexpr std::uint64_t pack_cooldown(std::uint64_t first_ms, std::uint64_t long
 // A lease word names a backend in 12 bits, of which all ones is none (segment/words.hpp).
 inline constexpr std::uint64_t kMaxBackendsMax = 4095;
 inline constexpr std::uint64_t kMaxWaitersMax = 65'535;
+inline constexpr std::uint64_t kPriorityMax = 100;
 
 constexpr std::uint64_t seconds_in_ns(std::uint64_t seconds) { return seconds * 1'000'000'000; }
 
@@ -144,7 +150,7 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .help = "no LRU victim sooner than this after ready"},
     {.id = Setting::kWhenBusy,
      .name = "when_busy",
-     .kind = SettingKind::kWhenBusy,
+     .kind = SettingKind::kChoice,
      .default_value = static_cast<std::uint64_t>(WhenBusy::kDrain),
      .placeholder = "drain|wait|force",
      .help = "room from victims with leases: let them finish, take only idle ones, or cut"},
@@ -162,6 +168,36 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .default_value = pack_cooldown(10'000, 300'000),
      .placeholder = "FIRST..LONGEST",
      .help = "no new load after a failed one; doubles with each failure in a row"},
+    {.id = Setting::kEviction,
+     .name = "eviction",
+     .kind = SettingKind::kChoice,
+     .needed = SettingClass::kJudge,
+     .per_model = false,
+     .default_value = static_cast<std::uint64_t>(Eviction::kCost),
+     .placeholder = "cost|lru|size",
+     .help = "who makes room: whose loss costs least, the least recently used, or the largest"},
+    {.id = Setting::kMaxWait,
+     .name = "max_wait",
+     .kind = SettingKind::kDuration,
+     .needed = SettingClass::kJudge,
+     .default_value = seconds_in_ns(60),
+     .placeholder = "DURATION",
+     .help = "a model in use keeps its place until somebody has waited for it so long"},
+    {.id = Setting::kCollect,
+     .name = "collect",
+     .kind = SettingKind::kDuration,
+     .needed = SettingClass::kJudge,
+     .per_model = false,
+     .placeholder = "DURATION",
+     .help = "evict nobody for a model before its first request has waited so long"},
+    {.id = Setting::kPriority,
+     .name = "priority",
+     .kind = SettingKind::kCount,
+     .needed = SettingClass::kJudge,
+     .default_value = 50,
+     .max = kPriorityMax,
+     .placeholder = "N",
+     .help = "of victims the lower goes first"},
 }};
 
 const SettingInfo& setting_info(Setting id);
