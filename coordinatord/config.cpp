@@ -81,6 +81,8 @@ std::string example_of(const SettingInfo& info) {
       return "4";
     case SettingKind::kDuration:
       return "\"30s\", \"15m\" or \"off\"";
+    case SettingKind::kSize:
+      return "\"512MiB\", \"64GiB\" or \"off\"";
     case SettingKind::kSignal:
       return "\"SIGTERM\"";
     case SettingKind::kChoice:
@@ -482,6 +484,23 @@ void append_line(std::string& text, std::string_view name, std::string_view valu
   text += '\n';
 }
 
+// What the values of several settings together make impossible.
+Result<> check_together(const Settings& settings) {
+  const std::uint64_t most = settings.get(Setting::kMaxMemory);
+  for (const Rule& rule : settings.rules) {
+    const std::uint64_t takes = rule.overrides.get(Setting::kMemory);
+    if (most == 0 || takes <= most) continue;
+    const Origin origin = rule.overrides.origin(Setting::kMemory);
+    return fail(Errc::kInvalid,
+                "unable to use config " + origin_text(settings.config_path, origin) + ": " +
+                    quote(rule.pattern) + " takes memory = " +
+                    format_setting(setting_info(Setting::kMemory), takes) + ", and max_memory is " +
+                    format_setting(setting_info(Setting::kMaxMemory), most) +
+                    ": it could never be loaded; raise max_memory, or correct memory");
+  }
+  return {};
+}
+
 }  // namespace
 
 const CapacityInfo* find_capacity(std::string_view name) {
@@ -507,6 +526,7 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
   for (const SettingInfo& info : kSettings) {
     if (flags.has(info.id)) settings.pool.set(info.id, flags.get(info.id), {OriginKind::kFlag, 0});
   }
+  if (Result<> possible = check_together(settings); !possible) return fail(possible.error());
   settings.config_hash = hash_of(bytes, flags);
   if (capacities != nullptr) *capacities = given;
   return settings;

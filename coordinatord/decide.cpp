@@ -279,12 +279,12 @@ class Judge {
       action.stop.forced = 1;
       return;
     }
-    if (reason == Reason::kLru && b.pinned() && !facts_.ending) {
+    const bool for_room = reason_row(reason).makes_room;
+    if (for_room && b.pinned() && !facts_.ending) {
       act(ActionKind::kReopen, b);
       return;
     }
-    if (reason == Reason::kLru && !facts_.ending)
-      return;  // make_places judges it, with all the others
+    if (for_room && !facts_.ending) return;  // make_places judges it, with all the others
     if (!reason_row(reason).holds_closed) {
       act(ActionKind::kReopen, b);
       return;
@@ -396,12 +396,14 @@ class Judge {
       switch (step.kind) {
         case RoomStep::Kind::kClose: {
           Action& action = act(ActionKind::kClose, b);
-          action.stop = why(b, Reason::kLru);
+          action.stop = why(b, step.reason);
           action.stop.age_ns = age_ns(now_, last_use_ns(holdings[step.holding].resident));
           action.stop.forced = step.forced;
           action.stop.for_arrival = step.for_arrival;
           set_field(&action.stop.text, room_for(step.for_arrival));
           action.hold = step.hold;
+          action.only_hold = step.only_hold;
+          action.set = step.set;
           break;
         }
         case RoomStep::Kind::kCommit: {
@@ -410,6 +412,7 @@ class Judge {
           action.stop.forced = step.forced;
           action.stop.for_arrival = step.for_arrival;
           set_field(&action.stop.text, room_for(step.for_arrival));
+          action.set = step.set;
           break;
         }
         case RoomStep::Kind::kReopen:
@@ -426,7 +429,7 @@ class Judge {
       return "room for " + escape(waiter.model) + ", asked for by process " +
              std::to_string(waiter.pid) + (waiter.tag.empty() ? "" : ", tag " + escape(waiter.tag));
     }
-    return "the pool is above max_backends";
+    return "the pool is above its limits";
   }
 
   Holding holding_of(const BackendView& b) const {
@@ -453,7 +456,7 @@ class Judge {
     if (b.state.state == BackendState::kReady) return b.pinned() ? Role::kStays : Role::kCandidate;
     const bool ours = b.state.owner == StateWord::owner_of_epoch(facts_.epoch);
     if (b.state.state != BackendState::kEvicting || !ours) return Role::kStays;
-    if (b.stop.reason == Reason::kLru) return b.pinned() ? Role::kStays : Role::kDraining;
+    if (reason_row(b.stop.reason).makes_room) return b.pinned() ? Role::kStays : Role::kDraining;
     return b.in_flight == 0 ? Role::kLeaving : Role::kStays;
   }
   // Another rule ends it in this very decision.

@@ -63,6 +63,8 @@ struct Action {
   StateWord seen;                // the state the decision rests on
   StopRecord stop;               // kClose, kCommit, kLoseTicket, kSignal: why
   bool hold = false;             // kClose: keep it closed while leases finish
+  bool only_hold = false;        // kClose: also without a lease, for others of its set
+  std::size_t set = 0;           // kClose, kCommit: those of one number end all or none; 0: alone
   bool drain_failed = false;     // kReopen
   int signal = 0;                // kSignal
   WorkerRef worker;              // kReapWorker

@@ -7,10 +7,12 @@
 #include "base/proc.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
+#include "policy/fit.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool::coordinator {
@@ -67,8 +69,15 @@ Changed Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) 
   settle_counted_backends(snapshot);
   Changed changed = examine_holders(snapshot);
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
+  std::size_t sets = 0;  // that were carried out: they are numbered in their order
   for (const Action& action : decision.actions) {
-    if (action.kind != ActionKind::kReapWorker) changed |= carry_out(action, snapshot);
+    if (action.kind == ActionKind::kReapWorker) continue;
+    if (action.set == 0) {
+      changed |= carry_out(action, snapshot);
+    } else if (action.set > sets) {
+      sets = action.set;
+      changed |= end_together(sets, decision, snapshot);
+    }
   }
   for (const Action& action : decision.actions) {
     if (action.kind == ActionKind::kReapWorker) changed |= reap(action.worker, snapshot);
@@ -224,12 +233,17 @@ void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
 
 // --- Eviction: close, read the evidence again, stop or take back ---------------------------------
 
-Changed Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+bool Enforcer::close_slot(const Action& action, const BackendView& b) {
   // Why goes first: a backend that is found EVICTING has its reason.
   segment_->backend(b.ref.index).stop.publish(action.stop);
   if (!close_to_leases(*segment_, b.ref, epoch_)) return false;
   recorder_->meters().add(Meter::kClosings, kMeterOther,
                           static_cast<std::uint32_t>(action.stop.reason));
+  return true;
+}
+
+Changed Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+  if (!close_slot(action, b)) return false;
   return stop_or_take_back(action, b, snapshot, true);
 }
 
@@ -237,21 +251,61 @@ Changed Enforcer::commit(const Action& action, const BackendView& b, const Snaps
   return stop_or_take_back(action, b, snapshot, false);
 }
 
+// Several make room together: all are closed, all evidence is read again, and then all are stopped.
+// If one may not go, all are opened again: an eviction that lets nobody in is for nothing. Killed
+// in between, the next coordinator opens those that are still EVICTING.
+Changed Enforcer::end_together(std::size_t set, const Decision& decision,
+                               const Snapshot& snapshot) {
+  std::vector<std::pair<const Action*, const BackendView*>> members;
+  for (const Action& action : decision.actions) {
+    if (action.set == set) members.emplace_back(&action, snapshot.find(action.backend));
+  }
+  bool may_go = true;
+  for (const auto& [action, b] : members) {
+    may_go =
+        may_go && b != nullptr && (action->kind == ActionKind::kCommit || close_slot(*action, *b));
+  }
+  for (const auto& [action, b] : members) {
+    may_go = may_go && !is_leased(*action, *b) && is_still_true(*action, *b, snapshot);
+  }
+  for (const auto& [action, b] : members) {
+    if (b == nullptr) continue;
+    if (may_go) {
+      stop(action->stop, *b);
+    } else {
+      open_again(*b);
+    }
+  }
+  return true;
+}
+
+bool Enforcer::is_leased(const Action& action, const BackendView& b) const {
+  return action.stop.forced == 0 && any_lease_names(*segment_, b.ref);
+}
+
+bool Enforcer::is_still_true(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+  const Evidence seen = evidence_of_action(action, b, live_at_scan_);
+  return reason_row(action.stop.reason).still_true(seen, look_again(action.stop, b, snapshot));
+}
+
 Changed Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
                                     const Snapshot& snapshot, bool was_ready) {
-  const StopRecord& why = action.stop;
   // The leases first: one that ends between the two has left its mark in last-used.
-  const bool is_leased = why.forced == 0 && any_lease_names(*segment_, b.ref);
-  const Evidence seen = evidence_of_action(action, b, live_at_scan_);
-  if (!reason_row(why.reason).still_true(seen, look_again(why, b, snapshot))) {
+  const bool in_use = is_leased(action, b);
+  if (!is_still_true(action, b, snapshot)) {
     open_again(b);
     return true;
   }
-  if (is_leased) {
+  if (action.only_hold) return was_ready;
+  if (in_use) {
     if (action.hold || !was_ready) return was_ready;  // closed; the leases may finish
     open_again(b);
     return true;
   }
+  return stop(action.stop, b);
+}
+
+Changed Enforcer::stop(const StopRecord& why, const BackendView& b) {
   StopRecord stop = why;
   stop.stopping_ns = now_ns();
   if (breaks_a_rule(why.reason)) set_field(&stop.text, describe_process(b));
@@ -276,9 +330,11 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
     // Stamps belong to the lease whose word stood there before and after them.
     if (lease.word.load(std::memory_order_seq_cst) != fresh.lease_word) fresh.lease_word = 0;
   }
-  fresh.live = count_live(*segment_);
-  fresh.limits.max_backends =
-      static_cast<std::uint32_t>(pool_setting(*segment_, Setting::kMaxBackends));
+  prepare_outlook(*segment_);
+  const Outlook outlook = read_outlook(*segment_, now_ns());
+  fresh.live = count_live(outlook.residents);
+  fresh.limits = outlook.limits;
+  fresh.is_above_limits = outlook.room().excess() != Amounts();
   fresh.waiter_is_there = why.for_arrival != 0 && waiter_is_there(why.for_arrival, snapshot);
   return fresh;
 }

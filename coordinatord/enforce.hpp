@@ -45,7 +45,12 @@ class Enforcer {
  private:
   Changed carry_out(const Action& action, const Snapshot& snapshot);
   Changed close(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  bool close_slot(const Action& action, const BackendView& b);
   Changed commit(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  Changed end_together(std::size_t set, const Decision& decision, const Snapshot& snapshot);
+  bool is_leased(const Action& action, const BackendView& b) const;
+  bool is_still_true(const Action& action, const BackendView& b, const Snapshot& snapshot);
+  Changed stop(const StopRecord& why, const BackendView& b);
   Changed stop_or_take_back(const Action& action, const BackendView& b, const Snapshot& snapshot,
                             bool was_ready);
   Fresh look_again(const StopRecord& why, const BackendView& b, const Snapshot& snapshot);

@@ -46,6 +46,8 @@ std::string_view errc_name(Errc code) {
       return "spawn_failed";
     case Errc::kSystem:
       return "system";
+    case Errc::kTooLarge:
+      return "too_large";
   }
   return "unknown";  // a code that came through the C interface
 }

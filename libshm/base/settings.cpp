@@ -10,13 +10,15 @@
 #include "base/duration.hpp"
 #include "base/nearest.hpp"
 #include "base/number.hpp"
+#include "base/size.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 
 namespace modelpool {
 namespace {
 
-constexpr std::uint64_t kCooldownMax_ms = UINT32_MAX;  // half a word, 49 days
+constexpr std::uint64_t kSizeMax_bytes = std::uint64_t{1} << 56;  // what sums are made of
+constexpr std::uint64_t kCooldownMax_ms = UINT32_MAX;             // half a word, 49 days
 
 // The words that a kChoice may be, in the order of their numbers.
 std::vector<std::string_view> choices_of(const SettingInfo& info) {
@@ -48,6 +50,8 @@ std::string takes(const SettingInfo& info) {
       return "a number from 0 to " + std::to_string(info.max);
     case SettingKind::kDuration:
       return "a duration of at most 10 years such as 500ms, 30s, 15m, 2h, or off";
+    case SettingKind::kSize:
+      return "a size of at most 65536TiB such as 512MiB, 1.5GiB or 64GiB, or off";
     case SettingKind::kSignal:
       return "a signal that ends a process, such as SIGTERM, SIGINT, SIGQUIT or SIGKILL";
     case SettingKind::kChoice: {
@@ -64,6 +68,18 @@ std::string takes(const SettingInfo& info) {
              "at most 49 days";
   }
   return {};
+}
+
+// In the largest unit of which it is a whole number, so that it is read back as it was.
+std::string exact_size(std::uint64_t bytes) {
+  if (bytes == 0) return "off";
+  constexpr std::array<std::string_view, 5> kUnits = {"", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  while (unit + 1 < kUnits.size() && bytes % 1024 == 0) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return std::to_string(bytes) + std::string(kUnits[unit]);
 }
 
 // Does the signal end a process that does nothing about it? 32 and 33 are the C library's own.
@@ -124,6 +140,11 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
       return value_of(parse_count(text, info.max));
     case SettingKind::kDuration:
       return value_of(parse_duration(text));
+    case SettingKind::kSize: {
+      if (text == "off") return 0;
+      const std::optional<std::uint64_t> bytes = value_of(parse_size(text));
+      return bytes && *bytes <= kSizeMax_bytes ? bytes : std::nullopt;
+    }
     case SettingKind::kSignal: {
       const auto signal = static_cast<std::uint64_t>(parse_signal(text));
       return ends_a_process(signal) ? std::optional(signal) : std::nullopt;
@@ -173,6 +194,8 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       return std::to_string(value);
     case SettingKind::kDuration:
       return format_duration(value);
+    case SettingKind::kSize:
+      return exact_size(value);
     case SettingKind::kSignal:
       return signal_text(static_cast<int>(std::min<std::uint64_t>(value, INT32_MAX)));
     case SettingKind::kChoice: {
@@ -325,6 +348,8 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
       return std::min(value, info.max);
     case SettingKind::kDuration:
       return std::min(value, kDurationMax_ns);
+    case SettingKind::kSize:
+      return std::min(value, kSizeMax_bytes);
     case SettingKind::kSignal:
       return ends_a_process(value) ? value : info.default_value;
     case SettingKind::kChoice: {  // without allocating: under the mutex

@@ -37,13 +37,14 @@ const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t 
   return found == waiting.end() ? nullptr : &*found;
 }
 
-bool has_turn(std::span<const Waiting> heads, std::uint64_t model, std::uint64_t arrival,
-              std::uint32_t places) {
-  for (std::uint32_t i = 0; i < places; ++i) {
-    if (i >= heads.size()) return true;
-    if (heads[i].model == model || heads[i].arrival > arrival) return true;
+bool has_turn(std::span<const Waiting> heads, const Waiting& one, Room room) {
+  std::size_t before = 0;
+  for (const Waiting& head : heads) {
+    if (head.model == one.model || head.arrival > one.arrival) break;
+    room.take(head);
+    ++before;
   }
-  return false;
+  return before < kLineWidth && room.fits(one);
 }
 
 }  // namespace modelpool

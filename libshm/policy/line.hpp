@@ -11,7 +11,7 @@
 
 #include <span>
 
-#include "policy/values.hpp"
+#include "policy/fit.hpp"
 
 namespace modelpool {
 
@@ -36,9 +36,11 @@ std::size_t find_heads(std::span<Waiting> waiting, std::span<const Resident> res
 const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t model,
                                 std::uint64_t now_ns);
 
-// Is it the turn of a model whose first waiter has this arrival number (kNever_ns: none stands in
-// line yet), when so many places are free?
-bool has_turn(std::span<const Waiting> heads, std::uint64_t model, std::uint64_t arrival,
-              std::uint32_t places);
+// At most this many models of the line are looked at: those behind are woken as these are served.
+inline constexpr std::uint32_t kLineWidth = 64;
+
+// May this one take what it needs, when so much is free and those before it are to have theirs? Its
+// arrival is kNever_ns before it stands in line.
+bool has_turn(std::span<const Waiting> heads, const Waiting& one, Room room);
 
 }  // namespace modelpool

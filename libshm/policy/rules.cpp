@@ -121,9 +121,8 @@ bool still_idle(const Evidence& seen, const Fresh& fresh) {
 bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
   if (is_pinned(fresh)) return false;
   if (seen.was_idle && !seen.forced && fresh.last_used_ns != seen.last_used_ns) return false;
-  const std::uint32_t limit = fresh.limits.max_backends;
-  if (limit == 0 || fresh.live < seen.live) return false;  // somebody left: decide anew
-  return seen.for_arrival == 0 ? fresh.live > limit : fresh.waiter_is_there;
+  if (!fresh.limits.any() || fresh.live < seen.live) return false;  // somebody left: decide anew
+  return seen.for_arrival == 0 ? fresh.is_above_limits : fresh.waiter_is_there;
 }
 
 bool still_requested(const Evidence&, const Fresh& fresh) {
@@ -142,6 +141,7 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .cuts = Cuts::kWhenForced,
      .spares_pinned = true,
      .holds_closed = true,
+     .makes_room = true,
      .judge = judge_for_room,
      .still_true = still_in_the_way},
     {.reason = Reason::kIdle,
@@ -150,7 +150,7 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .rank = 4,
      .judge = judge_idle,
      .still_true = still_idle},
-    // Nobody decides the next two yet: what they close is opened again.
+    // Nobody decides it yet: what it closes is opened again.
     {.reason = Reason::kGroup,
      .event = EventKind::kEvicted,
      .spares_pinned = true,
@@ -158,9 +158,12 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .still_true = never},
     {.reason = Reason::kMemory,
      .event = EventKind::kEvicted,
+     .cuts = Cuts::kWhenForced,
      .spares_pinned = true,
-     .judge = judge_never,
-     .still_true = never},
+     .holds_closed = true,
+     .makes_room = true,
+     .judge = judge_for_room,
+     .still_true = still_in_the_way},
     {.reason = Reason::kBusy,
      .event = EventKind::kKilled,
      .cuts = Cuts::kAlways,

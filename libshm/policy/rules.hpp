@@ -68,6 +68,7 @@ struct Fresh {
   std::uint64_t progress_ns = 0;
   std::uint32_t live = 0;
   Limits limits;
+  bool is_above_limits = false;
   bool waiter_is_there = false;  // it waits, in time, and its process lives
 };
 
@@ -82,6 +83,7 @@ struct ReasonRow {
   bool spares_pinned = false;
   bool holds_closed = false;     // the backend may stay closed while its leases finish
   bool lease_breaks_it = false;  // one request is to blame
+  bool makes_room = false;       // decided by comparing backends (victims.hpp)
   int rank = 9;  // of two rules that are due the lower gives the reason; equal: the earlier due
   Finding (*judge)(const Case&, std::uint64_t now_ns) = nullptr;
   bool (*still_true)(const Evidence&, const Fresh&) = nullptr;

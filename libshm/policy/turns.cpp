@@ -17,9 +17,7 @@ std::uint64_t with_margin(std::uint64_t load_ns) { return add_ns(load_ns, load_n
 
 Head head_of(const Waiting& first, std::span<const Waiting> waiting, std::uint64_t now_ns) {
   Head head;
-  head.model = first.model;
-  head.arrival = first.arrival;
-  head.present_until_ns = present_until_ns(first);
+  head.first = first;
   head.since_ns = std::min(first.model_since_ns, now_ns);
   head.load_ns = first.load_ns;
   // If a load can meet none of them, it is for those who come after: it takes nobody's time.

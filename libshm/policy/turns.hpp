@@ -12,15 +12,13 @@ namespace modelpool {
 
 // A model in line, as those see it who make room.
 struct Head {
-  std::uint64_t model = 0;
-  std::uint64_t arrival = 0;              // of its first waiter
-  std::uint64_t present_until_ns = 0;     // he counts no more from then on
+  Waiting first;                          // its first waiter
   std::uint64_t since_ns = 0;             // since when somebody waits for the model
   std::uint64_t deadline_ns = kNever_ns;  // the earliest of its waiters' that a load can meet
   std::uint64_t load_ns = 0;              // how long a load of it takes, 0 = not known
 };
 
-// The models in line, from those that find_heads found among the waiters.
+// Of one that find_heads found, and all who wait.
 Head head_of(const Waiting& first, std::span<const Waiting> waiting, std::uint64_t now_ns);
 
 // From when on a model in use may be closed for this head. A head whose load time is not known is

@@ -12,7 +12,9 @@
 #include <span>
 
 #include "base/kinds.hpp"
+#include "base/need.hpp"
 #include "base/time.hpp"
+#include "policy/amounts.hpp"
 
 namespace modelpool {
 
@@ -37,6 +39,9 @@ struct Resident {
   std::uint64_t size_bytes = 0;   // 0 = not known
   std::uint64_t priority = 0;
 
+  Amounts holds{1, 0};     // the largest that was expected, declared or measured in this life
+  bool size_known = true;  // else what it holds is a guess
+
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model
   bool pinned() const { return (control & kControlPinned) != 0; }
@@ -52,14 +57,19 @@ struct Waiting {
   std::uint64_t looked_ns = 0;  // when it last looked whether it may go on
   std::uint64_t model = 0;      // hash of the name it waits for
   std::uint32_t row = 0;        // where it stands in the table of waiters
+  Amounts takes{1, 0};
+  bool size_known = true;  // else the bytes are a guess
   // The judge's to know:
   std::uint64_t model_since_ns = 0;  // since when somebody waits for the model
   std::uint64_t load_ns = 0;         // how long its last load took, 0 = not known
 };
 
-// The pool's limits.
+// The pool's limits; 0 = none.
 struct Limits {
-  std::uint32_t max_backends = 0;  // 0 = no limit
+  std::uint32_t max_backends = 0;
+  std::uint64_t max_memory = 0;
+
+  bool any() const { return max_backends != 0 || max_memory != 0; }
 };
 
 // A time in which everything stood still, judge and workers: it is not counted against anybody.

@@ -1,5 +1,8 @@
 #include "policy/victims.hpp"
 
+#include "policy/fit.hpp"
+#include "policy/line.hpp"
+
 namespace modelpool {
 namespace {
 
@@ -10,53 +13,35 @@ class RoomMaker {
       : holdings_(holdings),
         heads_(heads),
         rules_(rules),
-        limit_(rules.limits.max_backends),
-        alarm_(alarm) {}
+        alarm_(alarm),
+        room_(rules.limits),
+        goes_(holdings.size()) {}
 
   RoomPlan plan() {
-    std::uint64_t leaving = 0;
     for (std::size_t i = 0; i < holdings_.size(); ++i) {
-      leaving += holdings_[i].role == Holding::Role::kLeaving;
-      if (holdings_[i].role == Holding::Role::kDraining) draining_.push_back(i);
-      if (holdings_[i].role == Holding::Role::kCandidate) candidates_.push_back(i);
+      if (holdings_[i].role != Holding::Role::kLeaving) room_.take(holdings_[i].resident);
+      const bool may_go = holdings_[i].role == Holding::Role::kDraining ||
+                          holdings_[i].role == Holding::Role::kCandidate;
+      if (may_go) in_order_.push_back(i);
     }
-    const auto first = [this](std::size_t a, std::size_t b) {
+    std::sort(in_order_.begin(), in_order_.end(), [this](std::size_t a, std::size_t b) {
+      const bool a_drains = is_drained_in_use(a);
+      const bool b_drains = is_drained_in_use(b);
+      const bool both_busy = is_busy(a) && is_busy(b);
+      if (both_busy && a_drains != b_drains) return a_drains;
       return rules_.order.goes_before(holdings_[a].resident, holdings_[b].resident);
-    };
-    std::sort(draining_.begin(), draining_.end(), first);
-    std::sort(candidates_.begin(), candidates_.end(), first);
-
-    const std::uint64_t staying = holdings_.size() - leaving;
-    const std::uint64_t demand = staying + heads_.size();
-    const std::uint64_t needed =
-        limit_ == 0 || demand <= limit_ ? 0 : std::min(demand - limit_, holdings_.size());
-    // The first to go bring the pool down to its limit, the others make room for the line.
-    const std::uint64_t over = staying > limit_ ? staying - limit_ : 0;
-    const std::uint64_t free_places = staying < limit_ ? limit_ - staying : 0;
-    std::size_t next_draining = 0;
-    for (std::uint64_t i = 0; i < needed; ++i) {
-      const std::uint64_t position = free_places + (i - over);
-      const Head* head = i >= over && position < heads_.size() ? &heads_[position] : nullptr;
-      if (next_draining == draining_.size()) {
-        close_one(head, false);
-        continue;
-      }
-      // One that has fallen idle meanwhile goes before one that is still being drained.
-      const std::size_t drained = draining_[next_draining];
-      if (holdings_[drained].resident.in_flight > 0 && close_one(head, true)) continue;
-      ++next_draining;
-      keep_draining(drained, head);
-    }
-    if (!draining_.empty()) {  // the drains may be for nobody by then
-      for (const Head& head : heads_) alarm_.wake_at(head.present_until_ns);
-    }
-    for (; next_draining < draining_.size(); ++next_draining) {
-      add(RoomStep::Kind::kReopen, draining_[next_draining]);
-    }
+    });
+    if (const Amounts excess = room_.excess(); excess != Amounts()) go_down_to_limit(excess);
+    for (const Head& head : heads_) make_room_for(head);
+    finish_drains();
     return std::move(plan_);
   }
 
  private:
+  bool is_draining(std::size_t i) const { return holdings_[i].role == Holding::Role::kDraining; }
+  bool is_busy(std::size_t i) const { return holdings_[i].resident.in_flight > 0; }
+  bool is_drained_in_use(std::size_t i) const { return is_draining(i) && is_busy(i); }
+
   RoomStep& add(RoomStep::Kind kind, std::size_t holding) {
     RoomStep step;
     step.kind = kind;
@@ -65,14 +50,92 @@ class RoomMaker {
     return plan_.steps.back();
   }
 
-  void keep_draining(std::size_t i, const Head* head) {
+  // The pool's own limits: nothing is cut, and as much goes as can.
+  void go_down_to_limit(const Amounts& excess) {
+    missing_ = excess;
+    std::vector<std::size_t> all = choices_for(nullptr, excess);
+    end_together(cover(all, excess).value_or(all), nullptr);
+  }
+
+  // Makes room for the head, if those that may go suffice. What it takes is no longer there for
+  // those behind it, also while it waits.
+  void make_room_for(const Head& head) {
+    if (is_too_large(head.first, rules_.limits)) return;
+    const Amounts missing = room_.missing_for(head.first);
+    if (missing != Amounts()) {
+      missing_ = missing;
+      const std::vector<std::size_t> all = choices_for(&head, missing);
+      if (const auto set = cover(all, missing)) end_together(*set, &head);
+      // Who falls idle goes instead of one that is still being drained.
+      for (const std::size_t i : all) {
+        if (is_busy(i)) plan_.awaited_ends.push_back(i);
+      }
+    }
+    room_.take(head.first);
+  }
+
+  // Those that may go for this head now and give back something that is missing.
+  std::vector<std::size_t> choices_for(const Head* head, const Amounts& missing) {
+    std::vector<std::size_t> choices;
+    for (const std::size_t i : in_order_) {
+      if (goes_[i] || !gives_some(i, missing)) continue;
+      if (is_draining(i) || may_close(i, head)) choices.push_back(i);
+    }
+    return choices;
+  }
+
+  bool gives_some(std::size_t i, const Amounts& missing) const {
+    for (std::size_t r = 0; r < kResourceCount; ++r) {
+      if (missing[r] > 0 && holdings_[i].resident.holds[r] > 0) return true;
+    }
+    return false;
+  }
+
+  std::optional<std::vector<std::size_t>> cover(const std::vector<std::size_t>& all,
+                                                const Amounts& missing) {
+    std::vector<Choice> choices;
+    for (const std::size_t i : all)
+      choices.push_back({holdings_[i].resident, is_busy(i) && !is_draining(i)});
+    auto set = cheapest_cover(choices, missing, rules_.order, &budget_);
+    if (set) {
+      for (std::size_t& position : *set) position = all[position];
+    }
+    return set;
+  }
+
+  // All or none, where there are several: those in use are drained first, and the idle ones stay
+  // open meanwhile, unless the head has waited long enough for any.
+  void end_together(const std::vector<std::size_t>& set, const Head* head) {
+    const bool is_together = head != nullptr && set.size() > 1;
+    const bool waits = std::any_of(set.begin(), set.end(),
+                                   [&](std::size_t i) { return is_busy(i) && !is_cut(i, head); });
+    if (is_together) ++sets_;
+    for (const std::size_t i : set) {
+      goes_[i] = true;
+      room_.give_back(holdings_[i].resident);
+      const std::size_t first_step = plan_.steps.size();
+      if (is_draining(i)) {
+        keep_draining(i, head, is_together && waits);
+      } else {
+        close(i, head, is_together && waits);
+      }
+      if (is_together && !waits && plan_.steps.size() > first_step) plan_.steps.back().set = sets_;
+    }
+  }
+
+  // May its leases be cut for this head? Lowering the limit cuts none, whatever when_busy says.
+  bool is_cut(std::size_t i, const Head* head) const {
+    return head != nullptr && holdings_[i].when_busy == WhenBusy::kForce;
+  }
+
+  void keep_draining(std::size_t i, const Head* head, bool waits_for_others) {
     const Holding& holding = holdings_[i];
-    const bool force = head != nullptr && holding.when_busy == WhenBusy::kForce;
     plan_.awaited_ends.push_back(i);
-    if (holding.resident.in_flight == 0 || force) {
+    if (!is_busy(i) || is_cut(i, head)) {
+      if (waits_for_others) return;
       RoomStep& step = add(RoomStep::Kind::kCommit, i);
-      step.forced = force;
-      step.for_arrival = head != nullptr ? head->arrival : 0;
+      step.forced = is_cut(i, head);
+      step.for_arrival = head != nullptr ? head->first.arrival : 0;
       return;
     }
     const std::uint64_t limit = holding.drain_timeout_ns;
@@ -81,38 +144,44 @@ class RoomMaker {
     }
   }
 
-  // Closes the first candidate that may go for this head. False if none may.
-  bool close_one(const Head* head, bool only_idle) {
-    for (auto it = candidates_.begin(); it != candidates_.end(); ++it) {
-      const Holding& holding = holdings_[*it];
-      const bool is_busy = holding.resident.in_flight > 0;
-      if (is_busy && only_idle) {
-        plan_.awaited_ends.push_back(*it);
-        continue;
-      }
-      if (head != nullptr && holding.awaited_arrival < head->arrival) {
-        alarm_.wake_at(holding.awaited_until_ns);
-        continue;
-      }
-      const std::uint64_t resident_until =
-          add_ns(holding.resident.ready_ns, holding.min_resident_ns);
-      if (holding.min_resident_ns != 0 && !alarm_.passed_or_wakes(resident_until)) continue;
-      if (head != nullptr && !alarm_.passed_or_wakes(closable_from_ns(holding, *head))) {
-        if (is_busy) plan_.awaited_ends.push_back(*it);
-        continue;
-      }
-      if (is_busy && !may_close_busy(holding, head)) {
-        plan_.awaited_ends.push_back(*it);
-        continue;
-      }
-      RoomStep& step = add(RoomStep::Kind::kClose, *it);
-      // Lowering the limit cuts no lease, whatever when_busy says.
-      step.forced = is_busy && head != nullptr && holding.when_busy == WhenBusy::kForce;
-      step.hold = holding.when_busy != WhenBusy::kWait;
-      step.for_arrival = head != nullptr ? head->arrival : 0;
-      candidates_.erase(it);
-      return true;
+  // A place runs short, or only memory does.
+  Reason reason() const { return missing_[Resource::kPlaces] > 0 ? Reason::kLru : Reason::kMemory; }
+
+  void close(std::size_t i, const Head* head, bool waits_for_others) {
+    const Holding& holding = holdings_[i];
+    const bool stays_open = waits_for_others && !is_busy(i);
+    if (stays_open && !alarm_.passed_or_wakes(turn_begins_ns(*head, holding.max_wait_ns))) return;
+    RoomStep& step = add(RoomStep::Kind::kClose, i);
+    step.reason = reason();
+    step.forced = is_busy(i) && is_cut(i, head) && !waits_for_others;
+    step.hold = holding.when_busy != WhenBusy::kWait || waits_for_others;
+    step.only_hold = waits_for_others;
+    step.for_arrival = head != nullptr ? head->first.arrival : 0;
+  }
+
+  void finish_drains() {
+    bool any = false;
+    for (const std::size_t i : in_order_) {
+      if (!is_draining(i)) continue;
+      any = true;
+      if (!goes_[i]) add(RoomStep::Kind::kReopen, i);
     }
+    if (!any) return;  // else they may be for nobody by then
+    for (const Head& head : heads_) alarm_.wake_at(present_until_ns(head.first));
+  }
+
+  bool may_close(std::size_t i, const Head* head) {
+    const Holding& holding = holdings_[i];
+    if (head != nullptr && holding.awaited_arrival < head->first.arrival) {
+      alarm_.wake_at(holding.awaited_until_ns);
+      return false;
+    }
+    const std::uint64_t resident_until = add_ns(holding.resident.ready_ns, holding.min_resident_ns);
+    if (holding.min_resident_ns != 0 && !alarm_.passed_or_wakes(resident_until)) return false;
+    const bool has_turn =
+        head == nullptr || alarm_.passed_or_wakes(closable_from_ns(holding, *head));
+    if (has_turn && (!is_busy(i) || may_close_busy(holding, head))) return true;
+    if (is_busy(i)) plan_.awaited_ends.push_back(i);
     return false;
   }
 
@@ -137,10 +206,13 @@ class RoomMaker {
   std::span<const Holding> holdings_;
   std::span<const Head> heads_;
   const RoomRules& rules_;
-  const std::uint64_t limit_;
   Alarm& alarm_;
-  std::vector<std::size_t> draining_;  // positions, in the order in which they go
-  std::vector<std::size_t> candidates_;
+  Room room_;        // once what is leaving has gone
+  Amounts missing_;  // at the head that is looked at
+  std::vector<bool> goes_;
+  std::vector<std::size_t> in_order_;  // those that may go: positions
+  std::size_t budget_ = kCoverBudget;
+  std::size_t sets_ = 0;
   RoomPlan plan_;
 };
 

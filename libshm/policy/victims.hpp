@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "policy/order.hpp"
+#include "policy/cover.hpp"
 #include "policy/turns.hpp"
 
 namespace modelpool {
@@ -32,11 +32,14 @@ struct Holding {
 struct RoomStep {
   enum class Kind { kClose, kCommit, kReopen };
   Kind kind = Kind::kClose;
-  std::size_t holding = 0;  // its position
-  bool forced = false;      // leases may be cut
-  bool hold = false;        // kClose: it stays closed while leases finish
+  Reason reason = Reason::kLru;  // kClose: what runs short, a place or memory
+  std::size_t holding = 0;       // its position
+  bool forced = false;           // leases may be cut
+  bool hold = false;             // kClose: it stays closed while leases finish
+  bool only_hold = false;        // kClose: also without a lease, for others of its set
   bool drain_failed = false;
   std::uint64_t for_arrival = 0;  // the head that room is made for; 0: for the limit itself
+  std::size_t set = 0;            // those of one number end all or none; 0: it ends alone
 };
 
 struct RoomPlan {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/duration.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "policy/fit.hpp"
 #include "policy/line.hpp"
@@ -134,17 +135,16 @@ void Acquisition::note_look() {
 // What it takes was derived from settings that have changed since. Best effort at each look:
 // whoever cannot have the mutex now looks again within a second.
 void Acquisition::renew_need() {
-  const std::uint64_t generation = segment_.settings().generation.load(std::memory_order_acquire);
-  if (generation == need_settings_) return;
+  if (settings_generation() == need_settings_) return;
+  derive_need(limits_of(segment_));
   const auto lock = lock_line();
   if (!lock) return;
   publish_need(*lock);
 }
 
 void Acquisition::publish_need(const LockGuard&) {
-  const Need takes = need();
-  segment_.waiter(*row_).need.publish(takes);
-  need_settings_ = takes.settings;
+  segment_.waiter(*row_).need.publish(need_);
+  need_settings_ = need_.settings;
 }
 
 void Acquisition::wait(std::uint64_t at_most_ns) {
@@ -290,19 +290,17 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
     return keep_waiting(now, true, "the pool has no settings yet");
   }
   if (outlook.unknown_settings != 0) return fail(settings_refusal(outlook.unknown_settings));
-  const std::uint32_t limit = outlook.limits.max_backends;
-  const std::uint32_t live = count_live(outlook.residents);
-  const std::uint32_t places = outlook.places();
-  if (places == 0 && all_are_pinned(outlook.residents)) {
-    return fail(refusal(
-        Errc::kAllPinned,
-        "all " + std::to_string(live) + " backends are pinned; unpin one or raise max_backends"));
-  }
-  const std::string for_what =
-      "no place is free (" + std::to_string(live) + " of " + std::to_string(limit) + " in use)";
+  derive_need(outlook.limits);
+  const Waiting self = as_waiting();
+  const Room room = outlook.room();
+  if (is_too_large(self, outlook.limits)) return fail(size_refusal(outlook.limits));
+  if (!room.fits(self) && is_blocked_by_pins(self, outlook.residents, outlook.limits))
+    return fail(pin_refusal(outlook));
+  const std::string for_what = lack_text(outlook, self);
   const bool expired = now >= options_.deadline_ns;
-  const bool turn = has_turn(outlook.heads, hash_, arrival_, places);
-  if (!turn && (row_ || expired)) return keep_waiting(now, places == 0, for_what);
+  const bool turn = has_turn(outlook.heads, self, room);
+  const bool needs_room = !room.fits(self);
+  if (!turn && (row_ || expired)) return keep_waiting(now, needs_room, for_what);
 
   Taken taken;
   {
@@ -336,9 +334,10 @@ Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t 
   if (find_backend(segment_, model_, hash_)) return {};
   const Outlook outlook = read_outlook(segment_, now);
   if (outlook.unknown_settings != 0) return {};  // set just now; the next look says so
-  const std::uint32_t places = outlook.places();
-  if (!has_turn(outlook.heads, hash_, arrival_, places)) return {};
-  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns(), need())) {
+  // Settings that changed since the need was derived from them: the next look derives it anew.
+  if (need_.settings != settings_generation()) return {};
+  if (!has_turn(outlook.heads, as_waiting(), outlook.room())) return {};
+  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns(), need_)) {
     return {Taken::kTicket, *reserved};
   }
   // A slot whose backend is gone comes free when its last lease and its ticket have let go.
@@ -362,6 +361,7 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
   }
   if (now >= options_.deadline_ns) return fail(refusal(Errc::kTimeout, "timed out: " + for_what));
   if (!row_) {
+    derive_need(limits_of(segment_));
     auto lock = lock_line();
     if (!lock) return fail(lock.error());
     if (const Taken::Answer answer = join_line(*lock, now); answer != Taken::kJoined) {
@@ -378,12 +378,35 @@ Result<LockGuard> Acquisition::lock_line() const {
   return lock_for(segment_.lock(), std::clamp(left_ns, kLockWaitMin_ns, kLockWaitMax_ns));
 }
 
-Need Acquisition::need() const {
-  Need need;
-  // relaxed: it changes only under the mutex
-  need.settings = segment_.settings().generation.load(std::memory_order_relaxed);
-  need.bytes.host = options_.expected_bytes;
-  return need;
+std::uint64_t Acquisition::settings_generation() const {
+  return segment_.settings().generation.load(std::memory_order_acquire);
+}
+
+// What the model took before, else what the caller or the settings say; else a guess. Not under the
+// mutex: histories are read.
+void Acquisition::derive_need(Limits limits) {
+  const std::uint64_t generation = settings_generation();
+  if (need_.settings == generation && need_.settings != 0) return;
+  need_ = Need{};
+  need_.settings = generation;
+  const auto history = find_history(segment_, model_);
+  need_.bytes.host = history ? history->peak.host : 0;
+  if (need_.bytes.host == 0) need_.bytes.host = options_.expected_bytes;
+  if (limits.max_memory == 0 || need_.bytes.host != 0) return;
+  need_.bytes.host = resolve_settings(segment_, model_).get(Setting::kMemory);
+  if (need_.bytes.host != 0) return;
+  need_.flags = kNeedSizeUnknown;
+  need_.bytes.host =
+      std::min(limits.max_memory, std::max(largest_peak(segment_).host, limits.max_memory / 2));
+}
+
+Waiting Acquisition::as_waiting() const {
+  Waiting waiting;
+  waiting.model = hash_;
+  waiting.arrival = arrival_;
+  waiting.takes = Amounts(need_.places, need_.bytes.host);
+  waiting.size_known = (need_.flags & kNeedSizeUnknown) == 0;
+  return waiting;
 }
 
 Acquisition::Taken::Answer Acquisition::join_line(const LockGuard& lock, std::uint64_t now) {
@@ -434,6 +457,36 @@ Acquisition::Taken::Answer Acquisition::join_line(const LockGuard& lock, std::ui
                   std::memory_order_seq_cst);
   ring(segment_);
   return Taken::kJoined;
+}
+
+// "no place is free (2 of 2 in use)"
+std::string Acquisition::lack_text(const Outlook& outlook, const Waiting& self) const {
+  const Amounts missing = outlook.room().missing_for(self);
+  if (missing[Resource::kHostBytes] > 0) {
+    return "too little memory is free (it takes " + format_size(need_.bytes.host) + ", of " +
+           format_size(outlook.limits.max_memory) + " " +
+           format_size(static_cast<std::uint64_t>(missing[Resource::kHostBytes])) + " are missing)";
+  }
+  return "no place is free (" + std::to_string(count_live(outlook.residents)) + " of " +
+         std::to_string(outlook.limits.max_backends) + " in use)";
+}
+
+Error Acquisition::size_refusal(Limits limits) const {
+  return refusal(Errc::kTooLarge, "it takes " + format_size(need_.bytes.host) +
+                                      " and max_memory is " + format_size(limits.max_memory) +
+                                      "; raise that, or correct its `memory`");
+}
+
+Error Acquisition::pin_refusal(const Outlook& outlook) const {
+  std::uint32_t pinned = 0;
+  for (const Resident& resident : outlook.residents) pinned += resident.live() && resident.pinned();
+  const std::uint32_t live = count_live(outlook.residents);
+  const std::string who = pinned == live ? "all " + std::to_string(live) + " backends are pinned"
+                                         : std::to_string(pinned) + " of " + std::to_string(live) +
+                                               " backends are pinned and leave too little";
+  return refusal(Errc::kAllPinned,
+                 who + "; unpin one or raise " +
+                     (outlook.limits.max_memory == 0 ? "max_backends" : "the limits"));
 }
 
 Error Acquisition::line_refusal(Taken::Answer answer) const {

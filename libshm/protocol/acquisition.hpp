@@ -41,6 +41,7 @@ struct AcquisitionOptions {
   bool wake_worker = false;  // also bump the worker's wake word
 };
 
+struct Outlook;
 struct Pending {};
 struct TicketRef {
   Worker* worker = nullptr;
@@ -81,13 +82,18 @@ class Acquisition {
   void note_look();
   void note_answer(const Result<Granted>& result);
   void count(AcquireOutcome outcome) const;
-  Need need() const;
+  std::uint64_t settings_generation() const;
+  void derive_need(Limits limits);
+  Waiting as_waiting() const;
   void renew_need();
   void publish_need(const LockGuard& guard);
   Result<BeginResult> begin_counted(BackendRef backend, LeaseRef* lease);
   Result<LockGuard> lock_line() const;
   Taken take_place(const LockGuard& guard, std::uint64_t now);
   Taken::Answer join_line(const LockGuard& guard, std::uint64_t now);
+  std::string lack_text(const Outlook& outlook, const Waiting& self) const;
+  Error size_refusal(Limits limits) const;
+  Error pin_refusal(const Outlook& outlook) const;
   Error line_refusal(Taken::Answer answer) const;
   Error settings_refusal(std::uint64_t unknown) const;
   std::optional<Error> failure_of_awaited(std::uint64_t now);
@@ -104,6 +110,7 @@ class Acquisition {
   bool has_waited_ = false;          // stood in line
   bool is_over_ = false;             // answered, and counted
   bool is_counted_ = false;          // what it was granted is no hit that its thread counts
+  Need need_;                        // of need_.settings; 0: not derived yet
   std::uint64_t need_settings_ = 0;  // generation of the settings its row's need is derived from
   std::optional<std::uint32_t> row_;
   std::uint32_t row_generation_ = 0;

@@ -87,6 +87,16 @@ void note_return(LoadHistory* history, std::uint64_t ready_ns) {
   history->interval_ns = smooth_interval(history->interval_ns, away_ns);
 }
 
+Bytes largest_peak(const Segment& segment) {
+  Bytes largest;
+  for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
+    const ModelRecord& record = segment.model(i);
+    if (record.hash.load(std::memory_order_acquire) == 0) continue;
+    largest = larger_of(largest, record.history.load().peak);
+  }
+  return largest;
+}
+
 void write_failure(const Segment& segment, const LockGuard& guard, std::string_view model,
                    const LoadFailure& failure, std::uint64_t now) {
   LoadHistory history = find_history(segment, model).value_or(LoadHistory{});

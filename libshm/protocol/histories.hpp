@@ -61,6 +61,9 @@ bool fail_load(const Segment& segment, const LockGuard& guard, std::string_view 
 Result<LoadHistory> reset_failures(const Segment& segment, std::string_view model);
 void forget_failures(LoadHistory* history, std::uint64_t now);
 
+// The most that any model is known to have taken.
+Bytes largest_peak(const Segment& segment);
+
 // A backend that was ready is gone: what of its life is worth knowing for the next.
 struct BackendEnd {
   std::uint64_t ended_ns = 0;

@@ -19,8 +19,37 @@ Scratch& scratch() {
   return scratch;
 }
 
+Limits limits_of(const SettingsView& settings) {
+  Limits limits;
+  limits.max_backends = static_cast<std::uint32_t>(settings.get(Setting::kMaxBackends));
+  limits.max_memory = settings.get(Setting::kMaxMemory);
+  return limits;
+}
+
+struct Sizes {
+  std::uint64_t expected;
+  std::uint64_t declared;
+  std::uint64_t peak;
+  bool guessed;  // expected is
+};
+void take_size(Resident* resident, const Sizes& sizes) {
+  const std::uint64_t known = std::max(sizes.declared, sizes.peak);
+  resident->size_known = !sizes.guessed || known != 0;
+  resident->holds =
+      Amounts(1, sizes.guessed && known != 0 ? known : std::max(known, sizes.expected));
+}
+
+// acquire, all: expected was written before RESERVED, declared before READY
+void read_size(const BackendRecord& record, Resident* resident) {
+  const std::uint64_t declared = record.declared.host.load(std::memory_order_acquire);
+  const std::uint64_t peak = record.peak.host.load(std::memory_order_acquire);
+  const std::uint64_t expected = record.expected.host.load(std::memory_order_acquire);
+  const bool guessed = record.size_flags.load(std::memory_order_acquire) & kBackendSizeUnknown;
+  take_size(resident, {expected, declared, peak, guessed});
+}
+
 // What admission asks of a backend; leases and times are the judge's to look at.
-void read_residents(const Segment& segment, std::vector<Resident>* residents) {
+void read_residents(const Segment& segment, bool with_sizes, std::vector<Resident>* residents) {
   residents->clear();
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const StateWord state = load_state(segment, i);
@@ -32,8 +61,14 @@ void read_residents(const Segment& segment, std::vector<Resident>* residents) {
     // acquire: written before the state that this generation began with
     resident.model = segment.backend(i).model_hash.load(std::memory_order_acquire);
     resident.overdue = state.state == BackendState::kStopping && resident.model == kHashOverdue;
+    if (with_sizes) read_size(segment.backend(i), &resident);
     residents->push_back(resident);
   }
+}
+
+void take_need(Waiting* waiting, const Need& need) {
+  waiting->takes = Amounts(need.places, need.bytes.host);
+  waiting->size_known = (need.flags & kNeedSizeUnknown) == 0;
 }
 
 void read_waiting(const Segment& segment, std::vector<Waiting>* waiting) {
@@ -54,11 +89,6 @@ void read_waiting(const Segment& segment, std::vector<Waiting>* waiting) {
 
 }  // namespace
 
-std::uint32_t Outlook::places() const {
-  const std::uint32_t places = places_now(residents, limits);
-  return places == kPlacesUnlimited ? places : std::min(places, kLineWidth);
-}
-
 void prepare_outlook(const Segment& segment) {
   scratch().residents.reserve(segment.capacities().backends);
   scratch().waiting.reserve(segment.capacities().waiters);
@@ -66,17 +96,21 @@ void prepare_outlook(const Segment& segment) {
 
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
   Scratch& s = scratch();
-  read_residents(segment, &s.residents);
-  read_waiting(segment, &s.waiting);
-  const std::size_t heads = find_heads(s.waiting, s.residents, now_ns, s.heads);
   Outlook outlook;
-  outlook.residents = s.residents;
-  outlook.heads = std::span(s.heads).first(heads);
   const std::uint64_t generation = read_settings(segment, [&](const SettingsView& settings) {
-    outlook.limits.max_backends = static_cast<std::uint32_t>(settings.get(Setting::kMaxBackends));
+    outlook.limits = limits_of(settings);
     outlook.unknown_settings = settings.unknown_to_workers();
   });
   outlook.has_settings = generation != 0;
+  const bool with_sizes = outlook.limits.max_memory != 0;
+  read_residents(segment, with_sizes, &s.residents);
+  read_waiting(segment, &s.waiting);
+  const std::size_t heads = find_heads(s.waiting, s.residents, now_ns, s.heads);
+  outlook.residents = s.residents;
+  for (Waiting& head : std::span(s.heads).first(heads)) {
+    if (with_sizes) take_need(&head, segment.waiter(head.row).need.load());
+  }
+  outlook.heads = std::span(s.heads).first(heads);
   return outlook;
 }
 
@@ -97,6 +131,8 @@ Resident resident_of(const BackendView& backend) {
   resident.load_ns = resident.external ? 0 : age_ns(backend.ready_ns, backend.reserved_ns);
   resident.interval_ns = backend.interval_ns;
   resident.size_bytes = backend.size_bytes;
+  take_size(&resident, {backend.expected.host, backend.declared.host, backend.peak.host,
+                        backend.size_unknown});
   resident.priority = backend.settings().get(Setting::kPriority);
   return resident;
 }
@@ -118,12 +154,26 @@ Waiting waiting_of(const WaiterView& waiter) {
   waiting.row = waiter.row;
   waiting.model_since_ns = waiter.model_since_ns;
   waiting.load_ns = waiter.load_ns;
+  take_need(&waiting, waiter.need);
   return waiting;
+}
+
+Limits limits_of(const Snapshot& snapshot) {
+  Limits limits;
+  limits.max_backends = snapshot.max_backends();
+  if (snapshot.settings) limits.max_memory = snapshot.settings->get(Setting::kMaxMemory);
+  return limits;
+}
+
+Limits limits_of(const Segment& segment) {
+  Limits limits;
+  read_settings(segment, [&](const SettingsView& settings) { limits = limits_of(settings); });
+  return limits;
 }
 
 RoomRules room_rules(const Snapshot& snapshot, std::uint64_t now_ns) {
   RoomRules rules;
-  rules.limits.max_backends = snapshot.max_backends();
+  rules.limits = limits_of(snapshot);
   rules.order.now_ns = now_ns;
   if (!snapshot.settings) return rules;
   rules.order.by = static_cast<Eviction>(snapshot.settings->get(Setting::kEviction));

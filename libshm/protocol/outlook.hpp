@@ -13,14 +13,12 @@
 #include <span>
 #include <vector>
 
+#include "policy/fit.hpp"
 #include "policy/line.hpp"
 #include "policy/victims.hpp"
 #include "protocol/snapshot.hpp"
 
 namespace modelpool {
-
-// At most this many models of the line are looked at: those behind are woken as these are served.
-inline constexpr std::uint32_t kLineWidth = 64;
 
 // Backends, and whose turn it is.
 struct Outlook {
@@ -31,7 +29,7 @@ struct Outlook {
   std::uint64_t unknown_settings =
       0;  // bits of those that must be known to take a place, and are not
 
-  std::uint32_t places() const;  // free now and handed out at once
+  Room room() const { return Room(limits, residents); }
 };
 
 // Allocates what read_outlook needs in this thread: to be called before the mutex is taken.
@@ -42,6 +40,8 @@ Resident resident_of(const BackendView& backend);
 // Those of all its backends, in their order.
 std::vector<Resident> residents_of(const Snapshot& snapshot);
 Waiting waiting_of(const WaiterView& waiter);
+Limits limits_of(const Snapshot& snapshot);
+Limits limits_of(const Segment& segment);
 RoomRules room_rules(const Snapshot& snapshot, std::uint64_t now_ns);
 
 }  // namespace modelpool

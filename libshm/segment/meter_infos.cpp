@@ -208,14 +208,14 @@ std::string names_of_values(const Known& known) {
     for (std::size_t i = 1; i < kReasonCount; ++i)
       names += " " + reason_name(static_cast<Reason>(i));
   } else if (known.label == "error") {
-    for (int i = 1; i <= static_cast<int>(Errc::kSystem); ++i)
+    for (int i = 1; i <= static_cast<int>(kErrcLast); ++i)
       names += " " + std::string(errc_name(static_cast<Errc>(i)));
   } else {
     return std::string(known.value_names);
   }
   return names;
 }
-static_assert(static_cast<int>(Errc::kSystem) < 32);
+static_assert(static_cast<int>(kErrcLast) < 32);
 
 }  // namespace
 

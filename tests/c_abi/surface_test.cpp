@@ -34,7 +34,7 @@ TEST(CInterface, KnowsItsVersionAndNamesItsCodes) {
   EXPECT_STREQ(modelpool_code_name(MODELPOOL_OK), "ok");
   EXPECT_STREQ(modelpool_code_name(MODELPOOL_QUEUE_FULL), "queue_full");
   EXPECT_STREQ(modelpool_code_name(MODELPOOL_SYSTEM), "system");
-  EXPECT_STREQ(modelpool_code_name(21), "unknown");
+  EXPECT_STREQ(modelpool_code_name(21), "too_large");
   EXPECT_STREQ(modelpool_code_name(-1), "unknown");
 }
 

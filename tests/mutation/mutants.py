@@ -7,7 +7,7 @@ import collections
 # tests: (program, its arguments); the first that fails has found it.
 Mutant = collections.namedtuple("Mutant", "name file before after tests")
 
-UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*")
+UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*:Cover*:RoomForBytes*")
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
 RECORDS = ("unit_tests", "--gtest_filter=Records*:TicketOf*:HistoriesByHash*:Registry*:PermitWord*:"
@@ -37,6 +37,7 @@ SHELL = "tools/poolctl/lease.cpp"
 POLICY_LINE = "libshm/policy/line.cpp"
 ORDER = "libshm/policy/order.cpp"
 TURNS = "libshm/policy/turns.cpp"
+COVER = "libshm/policy/cover.cpp"
 VICTIMS = "libshm/policy/victims.cpp"
 ACQUISITION = "libshm/protocol/acquisition.cpp"
 ENFORCE = "coordinatord/enforce.cpp"
@@ -53,8 +54,7 @@ MUTANTS = [
     Mutant("the deed rests on the look's pin", ENFORCE,
            "fresh.control = load_control(*segment_, b.ref);", "fresh.control = b.control;", [DEEDS]),
     Mutant("the deed rests on the look's limit", ENFORCE,
-           "static_cast<std::uint32_t>(pool_setting(*segment_, Setting::kMaxBackends));",
-           "snapshot.max_backends();", [DEEDS]),
+           "fresh.limits = outlook.limits;", "fresh.limits = limits_of(snapshot);", [DEEDS]),
     Mutant("a load is lost though another process was started", ENFORCE,
            "b.process.start_ticks != record.start_ticks.load(std::memory_order_acquire)) {",
            "false) {", [DEEDS]),
@@ -98,11 +98,11 @@ MUTANTS = [
     Mutant("room's evidence without the pin", RULES,
            """  if (is_pinned(fresh)) return false;
   if (seen.was_idle""", "  if (seen.was_idle", [UNIT]),
-    Mutant("room for a waiter who left", RULES, "fresh.live > limit : fresh.waiter_is_there;",
-           "fresh.live > limit : true;", [UNIT]),
-    Mutant("room though somebody left", RULES, "if (limit == 0 || fresh.live < seen.live) return false;",
-           "if (limit == 0) return false;", [UNIT]),
-    Mutant("room below the limit", RULES, "? fresh.live > limit :", "? fresh.live >= limit :", [UNIT]),
+    Mutant("room for a waiter who left", RULES, "? fresh.is_above_limits : fresh.waiter_is_there;",
+           "? fresh.is_above_limits : true;", [UNIT]),
+    Mutant("room though somebody left", RULES, "if (!fresh.limits.any() || fresh.live < seen.live) return false;",
+           "if (!fresh.limits.any()) return false;", [UNIT]),
+    Mutant("room below the limit", RULES, "? fresh.is_above_limits :", "? true :", [UNIT]),
     Mutant("a request taken back still ends", RULES,
            "return (fresh.control & kControlEvict) != 0;", "return true;", [UNIT]),
     Mutant("room for a waiter whose process is dead", ENFORCE,
@@ -128,12 +128,23 @@ MUTANTS = [
            [UNIT]),
     Mutant("a model in line although it is served", POLICY_LINE, "if (is_behind || is_served(residents, waiter.model)) continue;",
            "if (is_behind) continue;", [UNIT]),
-    Mutant("one place more than there is", POLICY_LINE, "i < places; ++i) {", "i < places + 1u; ++i) {",
+    Mutant("one place more than there is", POLICY_LINE, "    room.take(head);\n", "    if (before > 0) room.take(head);\n",
            [UNIT]),
     Mutant("what is stopping takes no place", "libshm/policy/fit.cpp", "return resident.live(); }));",
            "return resident.state < BackendState::kStopping; }));", [UNIT]),
     Mutant("a load counts as pinned for good", "libshm/policy/fit.cpp",
-           "(resident.can_be_closed() && resident.pinned())", "resident.pinned()", [UNIT]),
+           "resident.pinned() && resident.can_be_closed()", "resident.pinned()", [UNIT]),
+    Mutant("bytes are not counted", "libshm/policy/fit.cpp", "is_limited_{limits.max_backends != 0, limits.max_memory != 0}",
+           "is_limited_{limits.max_backends != 0, false}", [UNIT]),
+    Mutant("loads of unknown size side by side", "libshm/policy/fit.cpp", "!waiter.size_known && guesses_load_",
+           "false", [UNIT]),
+    Mutant("a set with one who is not needed", COVER, "      set.erase(set.begin()", "      if (false) set.erase(set.begin()",
+           [UNIT]),
+    Mutant("the first set is taken", COVER, "if (best_ && !sum.less_than(best_sum_)) return;", "if (best_) return;",
+           [UNIT]),
+    Mutant("one who gives nothing that is missing goes", VICTIMS, "if (goes_[i] || !gives_some(i, missing)) continue;",
+           "if (goes_[i]) continue;", [UNIT]),
+    Mutant("mates go before the last has drained", VICTIMS, "      if (waits_for_others) return;\n", "", [UNIT]),
     Mutant("waiters of the dead are counted", DECIDE,
            "if (!owner_is_dead(w.owner)) waiting_.push_back", "waiting_.push_back", [UNIT, LINE]),
     # --- Who goes (P2, P5)
@@ -162,18 +173,18 @@ MUTANTS = [
     Mutant("who was served goes on waiting", ACQUISITION,
            "if (granted) segment_.waiter(*row_).looked_ns.store(0, std::memory_order_release);", "", [LINE]),
     Mutant("an earlier waiter protects nobody", VICTIMS,
-           "if (head != nullptr && holding.awaited_arrival < head->arrival) {", "if (false) {", [UNIT]),
+           "if (head != nullptr && holding.awaited_arrival < head->first.arrival) {", "if (false) {", [UNIT]),
     Mutant("min_resident protects nobody", VICTIMS,
-           "if (holding.min_resident_ns != 0 && !alarm_.passed_or_wakes(resident_until)) continue;", "",
+           "if (holding.min_resident_ns != 0 && !alarm_.passed_or_wakes(resident_until)) return false;", "",
            [UNIT]),
     Mutant("force below a lowered limit", VICTIMS,
-           "step.forced = is_busy && head != nullptr && holding.when_busy", "step.forced = is_busy && holding.when_busy",
+           "return head != nullptr && holdings_[i].when_busy", "return holdings_[i].when_busy",
            [UNIT]),
     Mutant("a failed drain is forgotten", VICTIMS,
            "return failed == 0 || limit == 0 || alarm_.passed_or_wakes(add_ns(failed, limit));",
            "return true;", [UNIT]),
     Mutant("a drain for nobody goes on", VICTIMS,
-           "add(RoomStep::Kind::kReopen, draining_[next_draining]);", "static_cast<void>(0);", [UNIT]),
+           "if (!goes_[i]) add(RoomStep::Kind::kReopen, i);", "static_cast<void>(0);", [UNIT]),
     # --- Loads (P4, P13)
     Mutant("a destroyed ticket has failed", TICKET,
            """LoadTicket::~LoadTicket() {

@@ -24,6 +24,7 @@ bool is_open(const Slot& slot) { return slot.view.state.state == BackendState::k
 }  // namespace
 
 std::string model_name(std::uint32_t model) { return "m" + std::to_string(model); }
+std::uint64_t model_bytes(std::uint32_t model) { return std::uint64_t{1 + model * 37 % 60} << 30; }
 
 // --- The truth -----------------------------------------------------------------------------------
 
@@ -235,13 +236,13 @@ void Oracle::check_close(const Action& action, const Slot& slot) {
   const StopRecord& why = action.stop;
   const bool asked_to_cut =
       (why.reason == Reason::kRequested && (slot.view.control & kControlForce)) ||
-      (why.reason == Reason::kLru && why.for_arrival != 0 &&
+      (reason_row(why.reason).makes_room && why.for_arrival != 0 &&
        truth_.setting(Setting::kWhenBusy, &slot) == static_cast<std::uint64_t>(WhenBusy::kForce));
   const Cuts cuts = reason_row(why.reason).cuts;
   const bool may_cut = cuts == Cuts::kAlways || (cuts == Cuts::kWhenForced && asked_to_cut);
   if (why.forced != 0 && !may_cut) violated("P2: leases on " + slot.view.model + " would be cut");
   check_rule(why, slot);
-  if (why.reason == Reason::kLru && action.kind == ActionKind::kClose)
+  if (reason_row(why.reason).makes_room && action.kind == ActionKind::kClose)
     check_victim(slot, why.for_arrival);
 }
 
@@ -270,10 +271,10 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
       if ((slot.view.control & kControlEvict) == 0) violated("nobody asked to evict " + name);
       break;
     case Reason::kLru:
+    case Reason::kMemory:
       break;  // check_victim
     case Reason::kNone:
     case Reason::kGroup:
-    case Reason::kMemory:
     case Reason::kLoadTimeout:
     case Reason::kShutdown:
       violated("no such reason to end " + name);
@@ -286,8 +287,14 @@ Head Oracle::head_of(const Request& first) const {
   std::vector<Waiting> waiting;
   for (const auto& [id, r] : truth_.requests) {
     if (r.arrival == 0 || r.model != first.model) continue;
-    waiting.push_back({r.arrival, r.deadline_ns, r.looked_ns, r.model, 0, r.model_since_ns,
-                       truth_.load_ns[r.model]});
+    Waiting one;
+    one.arrival = r.arrival;
+    one.deadline_ns = r.deadline_ns;
+    one.looked_ns = r.looked_ns;
+    one.model = r.model;
+    one.model_since_ns = r.model_since_ns;
+    one.load_ns = truth_.load_ns[r.model];
+    waiting.push_back(one);
     if (&r == &first) std::swap(waiting.front(), waiting.back());
   }
   return modelpool::head_of(waiting.front(), waiting, truth_.now_ns);
@@ -341,7 +348,8 @@ bool Oracle::is_victim(const Slot& slot, const Head* head) const {
 
 void Oracle::check_victim(const Slot& slot, std::uint64_t for_arrival) {
   const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
-  if (limit == 0 || truth_.places_taken() + line().size() <= limit) {
+  const bool for_memory = truth_.setting(Setting::kMaxMemory, nullptr) != 0;
+  if (!for_memory && (limit == 0 || truth_.places_taken() + line().size() <= limit)) {
     violated("P5: " + slot.view.model + " loses its place for nobody");
   }
   if (slot.view.ready_ns + truth_.setting(Setting::kMinResident, &slot) > truth_.now_ns) {
@@ -354,6 +362,7 @@ void Oracle::check_victim(const Slot& slot, std::uint64_t for_arrival) {
   if (head && truth_.is_leased(slot) && closable_ns(slot, *head) > truth_.now_ns)
     violated("P5: " + slot.view.model + " is in use, and nobody has waited long enough for it");
   // Who could have gone instead? Several may go at once: they are compared with all that stay.
+  if (for_memory) return;  // which of them suffice is for cover_test
   const bool busy = truth_.is_leased(slot);
   const bool by_use = order().by == Eviction::kLru;
   for (const Slot& other : truth_.slots) {
@@ -383,6 +392,13 @@ void Oracle::reserving(const Request& request) {
   const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
   const std::uint64_t taken = truth_.places_taken();
   if (limit != 0 && taken + 1 > limit) violated("P3: more tickets than places");
+  const std::uint64_t memory = truth_.setting(Setting::kMaxMemory, nullptr);
+  std::uint64_t bytes = model_bytes(request.model);
+  for (const Slot& slot : truth_.slots) {
+    if (slot.view.live()) bytes += slot.view.expected.host;
+  }
+  if (memory != 0 && bytes > memory) violated("P3: more is loaded than max_memory");
+  if (memory != 0) return;  // a later one may pass
   std::uint64_t ahead = 0;
   for (const Request* r : line()) {
     if (r->model == request.model) break;  // waiters of one model share their turn

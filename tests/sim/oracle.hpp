@@ -115,6 +115,7 @@ struct Truth {
 };
 
 std::string model_name(std::uint32_t model);
+std::uint64_t model_bytes(std::uint32_t model);  // of memory, that it takes
 
 class Oracle {
  public:

@@ -37,6 +37,7 @@ PolicyPool::PolicyPool(const Trace& trace, const PoolSettings& settings, std::ui
     BackendView& view = slots_[i].view;
     view.ref = {i, 0};
     view.model = std::to_string(i);
+    view.expected.host = trace.models[i].size_bytes;
     view.process.pid = static_cast<pid_t>(5000 + i);
     view.effective = effective;
   }
@@ -256,6 +257,7 @@ void PolicyPool::see_waiters(std::uint32_t model, Snapshot* seen) const {
     waiter.since_ns = requests_[id].at_ns;
     waiter.model_since_ns = requests_[slot.waiting.front()].at_ns;
     waiter.load_ns = slot.history.load_ns;
+    waiter.need.bytes = slot.view.expected;
     waiter.deadline_ns = deadline(id);
     waiter.looked_ns = kNever_ns;  // it will always have looked just now
     seen->waiters.push_back(std::move(waiter));
@@ -293,10 +295,16 @@ bool PolicyPool::take_free_places() {
   for (const WaiterView& waiter : seen.waiters) waiting.push_back(waiting_of(waiter));
   std::vector<Waiting> heads(waiting.size());
   heads.resize(find_heads(waiting, residents, now_ns_, heads));
-  const std::uint32_t places = places_now(residents, {seen.max_backends()});
-  const std::size_t taken = std::min<std::size_t>(places, heads.size());
-  for (std::size_t i = 0; i < taken; ++i) load(heads[i].row);
-  return taken > 0;
+  Room room(limits_of(seen), residents);
+  bool any = false;
+  for (const Waiting& head : heads) {
+    if (room.fits(head)) {
+      load(head.row);
+      any = true;
+    }
+    room.take(head);
+  }
+  return any;
 }
 
 void PolicyPool::decide() {
@@ -319,7 +327,7 @@ bool PolicyPool::carry_out(const Action& action) {
   switch (action.kind) {
     case ActionKind::kClose:
     case ActionKind::kCommit:
-      if (slot.view.in_flight == 0 || action.stop.forced != 0) {
+      if (!action.only_hold && (slot.view.in_flight == 0 || action.stop.forced != 0)) {
         slot.view.stop = action.stop;
         stop(model);
         return true;

@@ -61,6 +61,14 @@ TEST(PolicyPool, TheLeastRecentlyUsedGoes) {
   EXPECT_EQ(figures.loads, 3u);
 }
 
+// 2 takes 30 GB, and goes alone for 1, which takes 40 beside the 20 of 0.
+TEST(PolicyPool, BytesAreALimitLikePlaces) {
+  const std::string trace =
+      "k 0\nm 10 20 4 0\nm 10 40 4 0\nm 10 30 4 0\n0 0 1\n20 2 1\n60 1 1\n100 0 1\n120 2 1\n";
+  EXPECT_EQ(serve(trace).loads, 3u);
+  EXPECT_EQ(serve(trace, kNever_ns, {{Setting::kMaxMemory, 64'000'000'000}}).loads, 4u);
+}
+
 // 0 takes five times as long to load as 1, and is wanted as often.
 TEST(PolicyPool, TheOneWhoseLossCostsLeastGoes) {
   const std::string trace =

@@ -55,6 +55,17 @@ Workload lru() {
   return w;
 }
 
+// Bytes run short, and places do not.
+Workload memory() {
+  Workload w = busy();
+  w.name = "memory";
+  w.settings.pool.set(Setting::kMaxBackends, 0);
+  w.settings.pool.set(Setting::kMaxMemory, std::uint64_t{100} << 30);
+  w.between_settings = {};
+  w.head_waits_most_ns = 0;
+  return w;
+}
+
 // Nothing that keeps a resident for ever, so that the head of the line gets its place.
 Workload fair(WhenBusy when_busy) {
   Workload w = busy();
@@ -98,8 +109,8 @@ Workload quiet() {
 }  // namespace
 
 const std::vector<Workload>& workloads() {
-  static const std::vector<Workload> kAll{busy(), lru(), fair(WhenBusy::kDrain),
-                                          fair(WhenBusy::kForce), quiet()};
+  static const std::vector<Workload> kAll{
+      busy(), lru(), memory(), fair(WhenBusy::kDrain), fair(WhenBusy::kForce), quiet()};
   return kAll;
 }
 

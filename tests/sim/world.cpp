@@ -244,17 +244,22 @@ bool World::answer_failure(Request& r) {
 
 void World::ask_for_place(Request& r) {
   if (answer_failure(r)) return;
-  const Limits limits{static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends))};
+  Limits limits;
+  limits.max_backends = static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends));
+  limits.max_memory = truth_.settings->get(Setting::kMaxMemory);
   const std::vector<Resident> there = residents();
-  const std::uint32_t places = places_now(there, limits);
-  if (places == 0 && all_are_pinned(there)) {
+  const Room room(limits, there);
+  Waiting self;
+  self.model = hash_name(model_name(r.model));
+  self.arrival = r.arrival == 0 ? kNever_ns : r.arrival;
+  self.takes = Amounts(1, model_bytes(r.model));
+  if (!room.fits(self) && is_blocked_by_pins(self, there, limits)) {
     leave_line(r, false);
     truth_.requests.erase(r.id);
     return;
   }
-  const std::uint64_t arrival = r.arrival == 0 ? kNever_ns : r.arrival;
-  if (has_turn(heads(there), hash_name(model_name(r.model)), arrival, places)) return reserve(r);
-  keep_waiting(r, places == 0);
+  if (has_turn(heads(there), self, room)) return reserve(r);
+  keep_waiting(r, !room.fits(self));
 }
 
 std::vector<Resident> World::residents() const {
@@ -269,7 +274,13 @@ std::vector<Waiting> World::heads(const std::vector<Resident>& residents) const 
   std::vector<Waiting> waiting;
   for (const auto& [id, r] : truth_.requests) {
     if (r.arrival == 0) continue;
-    waiting.push_back({r.arrival, r.deadline_ns, r.looked_ns, hash_name(model_name(r.model)), 0});
+    Waiting one;
+    one.arrival = r.arrival;
+    one.deadline_ns = r.deadline_ns;
+    one.looked_ns = r.looked_ns;
+    one.model = hash_name(model_name(r.model));
+    one.takes = Amounts(1, model_bytes(r.model));
+    waiting.push_back(one);
   }
   std::vector<Waiting> heads(waiting.size());
   heads.resize(find_heads(waiting, residents, truth_.now_ns, heads));
@@ -376,6 +387,7 @@ void World::reserve(Request& r) {
   slot = Slot{};
   slot.view.ref = ref;
   slot.view.model = model_name(r.model);
+  slot.view.expected.host = model_bytes(r.model);
   resolve(slot);
   slot.view.reserved_ns = truth_.now_ns;
   slot.view.owner_pid = 1000 + r.worker;
@@ -620,6 +632,7 @@ void World::take_snapshot() {
       waiter.since_ns = r.since_ns;
       waiter.model_since_ns = r.model_since_ns;
       waiter.load_ns = truth_.load_ns[r.model];
+      waiter.need.bytes.host = model_bytes(r.model);
       waiter.deadline_ns = r.deadline_ns;
       waiter.looked_ns = r.looked_ns;
       snapshot_.waiters.push_back(std::move(waiter));
@@ -739,6 +752,8 @@ bool World::still_true(const Action& action, const Slot& slot) const {
   fresh.live = static_cast<std::uint32_t>(truth_.places_taken());
   fresh.limits.max_backends =
       static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends));
+  fresh.limits.max_memory = truth_.settings->get(Setting::kMaxMemory);
+  fresh.is_above_limits = Room(fresh.limits, residents()).excess() != Amounts();
   fresh.waiter_is_there =
       std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
         const Request& r = entry.second;
@@ -755,7 +770,7 @@ bool World::stop_or_take_back(const Action& action, Slot& slot, bool was_ready) 
     wake(slot.model);
     return true;
   }
-  if (is_leased) {
+  if (is_leased || action.only_hold) {
     counters_.drains += was_ready;
     return was_ready;
   }

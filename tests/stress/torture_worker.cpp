@@ -182,6 +182,7 @@ class Requests {
     switch (error.code) {
       case Errc::kTimeout:
       case Errc::kAllPinned:
+      case Errc::kTooLarge:
       case Errc::kCoolingDown:
       case Errc::kLoadFailed:
       case Errc::kNoCoordinator:

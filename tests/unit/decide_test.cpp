@@ -573,7 +573,7 @@ TEST_F(RoomTest, P11AnEvictionForRoomSaysForWhom) {
             "room for b, asked for by process 81, tag req-7");
   snapshot.waiters.clear();
   used("c", 20);
-  EXPECT_EQ(field_text(decide().actions[0].stop.text), "the pool is above max_backends");
+  EXPECT_EQ(field_text(decide().actions[0].stop.text), "the pool is above its limits");
 }
 
 TEST_F(RoomTest, NobodyGoesWhileAPlaceIsFreeOrThereIsNoLimit) {

@@ -137,7 +137,7 @@ TEST(OrderOfVictims, IsAStrictWeakOrderForAnyValues) {
 
 Head head(std::uint64_t waited_s, std::uint64_t load_s, std::uint64_t left_s = 0) {
   Head h;
-  h.model = 1;
+  h.first.model = 1;
   h.since_ns = kNow_ns - waited_s * kSecond_ns;
   h.load_ns = load_s * kSecond_ns;
   if (left_s != 0) h.deadline_ns = kNow_ns + left_s * kSecond_ns;
@@ -177,7 +177,7 @@ TEST(Turns, TheDeadlineIsTheEarliestThatALoadCanStillMeet) {
   EXPECT_EQ(h.deadline_ns, kNow_ns + 30 * kSecond_ns);
   EXPECT_EQ(h.since_ns, kNow_ns - 3 * kSecond_ns);
   EXPECT_EQ(h.load_ns, 10 * kSecond_ns);
-  EXPECT_EQ(h.arrival, 1u);
+  EXPECT_EQ(h.first.arrival, 1u);
   all[2].looked_ns = kNow_ns - 10 * kSecond_ns;
   EXPECT_EQ(head_of(all[0], all, kNow_ns).deadline_ns, kNow_ns + 50 * kSecond_ns)
       << "one that does not look is not there";

@@ -110,7 +110,7 @@ TEST(Evidence, P3RoomForALoweredLimitIsNeededWhileThePoolIsAboveIt) {
   scene.seen.for_arrival = 0;
   scene.fresh.waiter_is_there = false;
   EXPECT_FALSE(scene.still_true()) << "two of two";
-  scene.fresh.limits.max_backends = 1;
+  scene.fresh.is_above_limits = true;
   EXPECT_TRUE(scene.still_true());
 }
 
@@ -244,15 +244,19 @@ TEST(Line, P5WhoIsLateOrHasNotLookedForTwoSecondsIsNotCounted) {
 
 TEST(Line, P5APlaceGoesToAsManyHeadsAsThereArePlaces) {
   const std::vector<Waiting> line{waiter(4, 1), waiter(7, 2)};
-  EXPECT_TRUE(has_turn(line, 1, 4, 1));
-  EXPECT_TRUE(has_turn(line, 1, 9, 1)) << "the waiters of a model share its turn";
-  EXPECT_FALSE(has_turn(line, 2, 7, 1));
-  EXPECT_TRUE(has_turn(line, 2, 7, 2));
-  EXPECT_FALSE(has_turn(line, 3, kNever_ns, 2)) << "a newcomer comes after them";
-  EXPECT_TRUE(has_turn(line, 3, kNever_ns, 3));
-  EXPECT_TRUE(has_turn(line, 3, 3, 1)) << "it came before those that are counted";
-  EXPECT_FALSE(has_turn(line, 1, 4, 0));
-  EXPECT_TRUE(has_turn({}, 1, kNever_ns, kPlacesUnlimited));
+  const std::vector<Resident> one{resident(9)};
+  const auto turn = [&](std::uint64_t model, std::uint64_t arrival, std::uint32_t places) {
+    return has_turn(line, waiter(arrival, model), Room({places + 1, 0}, one));
+  };
+  EXPECT_TRUE(turn(1, 4, 1));
+  EXPECT_TRUE(turn(1, 9, 1)) << "the waiters of a model share its turn";
+  EXPECT_FALSE(turn(2, 7, 1));
+  EXPECT_TRUE(turn(2, 7, 2));
+  EXPECT_FALSE(turn(3, kNever_ns, 2)) << "a newcomer comes after them";
+  EXPECT_TRUE(turn(3, kNever_ns, 3));
+  EXPECT_TRUE(turn(3, 3, 1)) << "it came before those that are counted";
+  EXPECT_FALSE(turn(1, 4, 0));
+  EXPECT_TRUE(has_turn({}, waiter(kNever_ns, 1), Room({0, 0}, one))) << "without a limit";
 }
 
 // --- What fits -----------------------------------------------------------------------------------
@@ -262,19 +266,83 @@ TEST(Fit, P3PlacesAreTakenUntilTheProcessesAreGone) {
                                         resident(3, BackendState::kStopping),
                                         resident(4, BackendState::kGone)};
   EXPECT_EQ(count_live(residents), 3u);
-  EXPECT_EQ(places_now(residents, {4}), 1u);
-  EXPECT_EQ(places_now(residents, {2}), 0u);
-  EXPECT_EQ(places_now(residents, {0}), kPlacesUnlimited);
+  EXPECT_EQ(Room({4, 0}, residents).places(), 1u);
+  EXPECT_EQ(Room({2, 0}, residents).places(), 0u);
+  EXPECT_EQ(Room({0, 0}, residents).places(), kPlacesUnlimited);
 }
 
-TEST(Fit, AllArePinnedOnlyIfNothingCanLeaveByItself) {
+TEST(Fit, PinsBlockOnlyIfTheyLeaveTooLittleAndNothingCanLeaveByItself) {
   Resident pinned = resident(1);
   pinned.control = kControlPinned;
-  EXPECT_TRUE(all_are_pinned(std::vector{pinned, resident(2, BackendState::kGone)}));
-  EXPECT_FALSE(all_are_pinned(std::vector{pinned, resident(2)}));
+  const Limits one{1, 0};
+  const Limits two{2, 0};
+  const Waiting w = waiter(1, 9);
+  EXPECT_TRUE(is_blocked_by_pins(w, std::vector{pinned, resident(2, BackendState::kGone)}, one));
+  EXPECT_FALSE(is_blocked_by_pins(w, std::vector{pinned, resident(2)}, two));
+  EXPECT_TRUE(is_blocked_by_pins(w, std::vector{pinned, resident(2)}, one))
+      << "2 is above the limit";
   Resident loading = resident(3, BackendState::kStarting);
   loading.control = kControlPinned;
-  EXPECT_FALSE(all_are_pinned(std::vector{pinned, loading})) << "a load may fail";
+  EXPECT_FALSE(is_blocked_by_pins(w, std::vector{pinned, loading}, two)) << "a load may fail";
+}
+
+// --- Bytes ---------------------------------------------------------------------------------------
+
+Resident sized(std::uint64_t model, std::uint64_t bytes) {
+  Resident r = resident(model);
+  r.holds = Amounts(1, bytes);
+  return r;
+}
+Waiting wants(std::uint64_t arrival, std::uint64_t model, std::uint64_t bytes) {
+  Waiting w = waiter(arrival, model);
+  w.takes = Amounts(1, bytes);
+  return w;
+}
+
+TEST(Fit, BytesAreTakenAsPlacesAre) {
+  const std::vector<Resident> residents{sized(1, 30), sized(2, 20)};
+  const Room room({0, 64}, residents);
+  EXPECT_TRUE(room.fits(wants(1, 3, 14)));
+  EXPECT_FALSE(room.fits(wants(1, 3, 15)));
+  EXPECT_EQ(room.missing_for(wants(1, 3, 20)), Amounts(0, 6));
+  EXPECT_TRUE(is_too_large(wants(1, 3, 65), {0, 64}));
+  EXPECT_FALSE(is_too_large(wants(1, 3, 64), {0, 64}));
+  EXPECT_EQ(Room({0, 40}, residents).excess(), Amounts(0, 10));
+  EXPECT_TRUE(Room({0, 40}, residents).fits(wants(1, 3, 0))) << "what takes nothing lacks nothing";
+}
+
+TEST(Fit, ASizeOfWhateverALoaderSaysBreaksNothing) {
+  std::vector<Resident> residents;
+  for (int i = 0; i < 4095; ++i) residents.push_back(sized(1, UINT64_MAX));
+  const Room room({4095, 64}, residents);
+  EXPECT_FALSE(room.fits(wants(1, 3, 1)));
+  EXPECT_EQ(room.places(), 0u);
+  EXPECT_TRUE(is_too_large(wants(1, 3, UINT64_MAX), {0, 64}));
+}
+
+TEST(Fit, OneLoadOfUnknownSizeAtATime) {
+  Resident loading = sized(1, 10);
+  loading.state = BackendState::kStarting;
+  loading.size_known = false;
+  Waiting unknown = wants(1, 3, 10);
+  unknown.size_known = false;
+  EXPECT_FALSE(Room({0, 64}, std::vector{loading}).fits(unknown));
+  EXPECT_TRUE(Room({0, 64}, std::vector{loading}).fits(wants(1, 3, 10)));
+  EXPECT_TRUE(Room({2, 0}, std::vector{loading}).fits(unknown)) << "nobody counts bytes";
+  loading.state = BackendState::kReady;
+  EXPECT_TRUE(Room({0, 64}, std::vector{loading}).fits(unknown));
+}
+
+TEST(Line, ALaterOnePassesAnEarlierOnlyIfItTakesNothingThatOneLacksOrIsPromised) {
+  const std::vector<Waiting> line{wants(1, 1, 50), wants(2, 2, 10)};
+  const std::vector<Resident> residents{sized(9, 20)};
+  // 44 are free: the first lacks 6 bytes.
+  const Room room({4, 64}, residents);
+  EXPECT_FALSE(has_turn(line, line[0], room));
+  EXPECT_FALSE(has_turn(line, line[1], room)) << "it would take bytes that the first waits for";
+  EXPECT_TRUE(has_turn(line, wants(3, 3, 0), room));
+  EXPECT_FALSE(has_turn(line, wants(3, 3, 0), Room({3, 64}, residents)))
+      << "both have their places";
 }
 
 }  // namespace

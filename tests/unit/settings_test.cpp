@@ -57,7 +57,8 @@ TEST(Settings, DescribeThemselves) {
     EXPECT_FALSE(info.help.empty());
     EXPECT_FALSE(info.placeholder.empty());
     const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters ||
-                           info.id == Setting::kEviction || info.id == Setting::kCollect;
+                           info.id == Setting::kEviction || info.id == Setting::kCollect ||
+                           info.id == Setting::kMaxMemory;
     EXPECT_EQ(info.per_model, !pool_only) << info.name;
   }
 }
@@ -72,8 +73,9 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 }
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
-  const std::string expected[] = {"0",   "off",   "off", "off",     "10m",  "30s", "SIGTERM", "15s",
-                                  "off", "drain", "512", "10s..5m", "cost", "1m",  "off",     "50"};
+  const std::string expected[] = {"0",       "off", "off", "off",   "10m", "30s",
+                                  "SIGTERM", "15s", "off", "drain", "512", "10s..5m",
+                                  "cost",    "1m",  "off", "50",    "off", "off"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;
@@ -94,8 +96,22 @@ TEST(Settings, ARefusalNamesTheSettingAndWhatItTakes) {
             "unable to set when_busy to \"kill\": it takes drain, wait or force");
   EXPECT_EQ(refusal(Setting::kEviction, "lur"),
             "unable to set eviction to \"lur\": it takes cost, lru or size; did you mean lru?");
+  EXPECT_EQ(refusal(Setting::kMaxMemory, "64 gigs"),
+            "unable to set max_memory to \"64 gigs\": it takes a size of at most 65536TiB such "
+            "as 512MiB, 1.5GiB or 64GiB, or off");
   EXPECT_EQ(refusal(Setting::kPriority, "101"),
             "unable to set priority to \"101\": it takes a number from 0 to 100");
+}
+
+TEST(Settings, ASizeIsReadBackAsItWasPrinted) {
+  const SettingInfo& info = setting_info(Setting::kMaxMemory);
+  for (const std::uint64_t bytes :
+       {std::uint64_t{1}, std::uint64_t{1023}, std::uint64_t{1} << 20, (std::uint64_t{3} << 29),
+        std::uint64_t{1} << 40, (std::uint64_t{1} << 40) + 1}) {
+    EXPECT_EQ(parsed(Setting::kMaxMemory, format_setting(info, bytes)), bytes);
+  }
+  EXPECT_EQ(format_setting(info, std::uint64_t{3} << 29), "1536MiB");
+  EXPECT_EQ(parsed(Setting::kMaxMemory, "1.5GiB"), std::uint64_t{3} << 29);
 }
 
 TEST(Settings, CountsEndWhereTheTablesEnd) {

@@ -3,6 +3,7 @@
 
 #include "base/duration.hpp"
 #include "base/proc.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "json/event_json.hpp"
@@ -140,20 +141,50 @@ std::uint64_t kept_for_ns(const Subject& subject) {
   return until > subject.now() ? until - subject.now() : kNever_ns;
 }
 
+std::uint64_t bytes_of(const Waiting& waiter) {
+  return static_cast<std::uint64_t>(waiter.takes[Resource::kHostBytes]);
+}
+
+// The model as one that asks for it next.
+Waiting as_waiting(const Subject& subject) {
+  Waiting waiting;
+  waiting.model = hash_name(subject.model);
+  waiting.arrival = kNever_ns;
+  const std::uint64_t peak = subject.history ? subject.history->peak.host : 0;
+  waiting.takes = Amounts(1, peak != 0 ? peak : subject.get(Setting::kMemory));
+  return waiting;
+}
+
+// "2 of 3 places taken, and 40GiB of 64GiB"
+std::string taken_text(const std::vector<Resident>& there, Limits limits) {
+  std::string text =
+      std::to_string(count_live(there)) +
+      (limits.max_backends == 0 ? "" : " of " + std::to_string(limits.max_backends)) +
+      " places taken";
+  if (limits.max_memory == 0) return text;
+  Amounts held;
+  for (const Resident& resident : there) held += resident.holds;
+  return text + ", and " + format_size(static_cast<std::uint64_t>(held[Resource::kHostBytes])) +
+         " of " + format_size(limits.max_memory);
+}
+
 // The model whose turn it is to be loaded, if it waits for a place.
 std::optional<Head> head_without_place(const Snapshot& snapshot) {
   const std::vector<Resident> there = residents(snapshot);
   std::vector<Waiting> waiting = waiting_for_all(snapshot);
   std::vector<Waiting> heads(waiting.size());
   heads.resize(find_heads(waiting, there, snapshot.now_ns, heads));
-  const std::uint32_t places = places_now(there, {snapshot.max_backends()});
-  if (heads.size() <= places) return std::nullopt;
-  return head_of(heads[places], waiting, snapshot.now_ns);
+  Room room(limits_of(snapshot), there);
+  for (const Waiting& head : heads) {
+    if (!room.fits(head)) return head_of(head, waiting, snapshot.now_ns);
+    room.take(head);
+  }
+  return std::nullopt;
 }
 
 std::string model_text(const Snapshot& snapshot, const Head& head) {
   for (const WaiterView& waiter : snapshot.waiters) {
-    if (waiter.arrival == head.arrival) return escape(waiter.model);
+    if (waiter.arrival == head.first.arrival) return escape(waiter.model);
   }
   return "a model";
 }
@@ -198,8 +229,8 @@ std::string order_text(const Order& order, const Resident& self) {
 Verdict explain_room(const Subject& subject) {
   const BackendView& backend = *subject.backend;
   const std::string rule = reason_name(Reason::kLru);
-  const std::uint64_t max_backends = subject.snapshot.max_backends();
-  if (max_backends == 0) return {rule, "no limit: nothing is evicted for room", kNever_ns};
+  if (!limits_of(subject.snapshot).any())
+    return {rule, "no limit: nothing is evicted for room", kNever_ns};
   if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
   if (const std::uint64_t kept_for = kept_for_ns(subject); kept_for != kNever_ns) {
     return {rule, "not for another " + format_age(kept_for) + " (min_resident)", kNever_ns};
@@ -239,9 +270,9 @@ Verdict explain_room(const Subject& subject) {
     before += order.goes_before(all[i], self);
   }
   return {rule,
-          std::to_string(subject.snapshot.live()) + " of " + std::to_string(max_backends) +
-              " places taken; number " + std::to_string(before + 1) + " of " +
-              std::to_string(idle) + " to go when one is needed, " + order_text(order, self) +
+          taken_text(residents(subject.snapshot), limits_of(subject.snapshot)) + "; number " +
+              std::to_string(before + 1) + " of " + std::to_string(idle) +
+              " to go when one is needed, " + order_text(order, self) +
               (subject.judge == JudgeState::kDead ? "; but no coordinator is running: nobody goes"
                : subject.judge == JudgeState::kHangs ? "; but the coordinator hangs: nobody goes"
                                                      : ""),
@@ -271,12 +302,18 @@ Verdict explain_admission(const Subject& subject) {
             cooling};
   }
   const std::vector<Resident> there = residents(snapshot);
-  const Limits limits{snapshot.max_backends()};
-  const std::string taken = std::to_string(count_live(there)) + " of " +
-                            std::to_string(limits.max_backends) + " places are taken";
-  const std::uint32_t places = places_now(there, limits);
-  if (places == 0 && all_are_pinned(there)) {
-    return {"load", "no: " + taken + ", all by pinned backends; unpin one or raise max_backends",
+  const Limits limits = limits_of(snapshot);
+  const Room room(limits, there);
+  const Waiting self = as_waiting(subject);
+  const std::string taken = taken_text(there, limits);
+  if (is_too_large(self, limits)) {
+    return {"load",
+            "no: it takes " + format_size(bytes_of(self)) + ", and max_memory is " +
+                format_size(limits.max_memory),
+            kNever_ns};
+  }
+  if (!room.fits(self) && is_blocked_by_pins(self, there, limits)) {
+    return {"load", "no: " + taken + ", too much by pinned backends; unpin one or raise the limit",
             kNever_ns};
   }
   std::vector<Waiting> waiting = waiting_for_all(snapshot);
@@ -297,7 +334,7 @@ Verdict explain_admission(const Subject& subject) {
                 ", number " + std::to_string(in_line - heads.begin() + 1) + " of " +
                 count_text(heads.size(), "model") + ", with " +
                 count_text(static_cast<std::uint64_t>(waiters), "request") + "; " + taken +
-                (places == 0 ? without_judge : ""),
+                (room.fits(self) ? "" : without_judge),
             kNever_ns};
   }
   const std::uint64_t most = subject.snapshot.settings->get(Setting::kMaxWaiters);
@@ -305,7 +342,7 @@ Verdict explain_admission(const Subject& subject) {
     return {"load", "no: " + count_text(waiting.size(), "request") + " wait already (max_waiters)",
             kNever_ns};
   }
-  if (has_turn(heads, model, kNever_ns, places)) {
+  if (has_turn(heads, self, room)) {
     return {"load", "the next acquire may load it", kNever_ns};
   }
   return {"load",
@@ -321,7 +358,7 @@ Verdict explain_stay(const Subject& holder);
 std::vector<Verdict> explain_places(const Subject& subject) {
   const Snapshot& snapshot = subject.snapshot;
   const std::vector<Resident> there = residents(snapshot);
-  if (!snapshot.settings || places_now(there, {snapshot.max_backends()}) > 0) return {};
+  if (!snapshot.settings || Room(limits_of(snapshot), there).fits(as_waiting(subject))) return {};
   const std::vector<Resident> all = residents_of(snapshot);
   const Order order = room_rules(snapshot, snapshot.now_ns).order;
   std::vector<std::size_t> holders;

@@ -183,6 +183,7 @@ int exit_code_of(Errc code) {
     case Errc::kQueueFull:
     case Errc::kTableFull:
     case Errc::kAllPinned:
+    case Errc::kTooLarge:
     case Errc::kCoolingDown:
     case Errc::kLoadFailed:
     case Errc::kNoCoordinator:

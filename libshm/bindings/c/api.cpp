@@ -27,7 +27,7 @@ namespace modelpool::c {
 namespace {
 
 static_assert(static_cast<int>(Errc::kTimeout) == MODELPOOL_TIMEOUT &&
-              static_cast<int>(Errc::kSystem) == MODELPOOL_SYSTEM);  // one numbering
+              static_cast<int>(kErrcLast) == MODELPOOL_TOO_LARGE);  // one numbering
 static_assert(kAddressMax_bytes < MODELPOOL_ADDRESS_BYTES && kTagMax_bytes < MODELPOOL_TAG_BYTES &&
               kLabelMax_bytes < MODELPOOL_LABEL_BYTES && kPoolNameMax_bytes < MODELPOOL_POOL_BYTES);
 
@@ -567,7 +567,7 @@ modelpool_code modelpool_wait_fd(modelpool_pool pool, int* fd, modelpool_error* 
     const Turn turn;
     if (state.own_wait_fd() == nullptr) {
       auto started = WaitFd::start(**word, [id = pool.id] {
-        Outlook outlook;
+        WaitsAhead outlook;
         const std::uint64_t now = now_ns();
         g_waits.for_each([&](std::uint64_t, const std::unique_ptr<WaitState>& wait) {
           if (wait->pool != id) return;

@@ -18,7 +18,7 @@ constexpr std::size_t kStack_bytes = 256 * 1024;
 }  // namespace
 
 Result<std::shared_ptr<WaitFd>> WaitFd::start(const HalfWord& wake_word,
-                                              std::function<Outlook()> outlook) {
+                                              std::function<WaitsAhead()> outlook) {
   const std::shared_ptr<WaitFd> started(new WaitFd(wake_word, std::move(outlook)));
   Fd fd = above_stdio(Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)));
   if (!fd) return fail_errno(errno, "create an eventfd");
@@ -50,7 +50,7 @@ void WaitFd::run() {
     const HalfWord& wake_word = *wake_word_.load(std::memory_order_acquire);
     const std::uint32_t seen = wake_word.load(std::memory_order_seq_cst);
     if (stopped_.load(std::memory_order_seq_cst)) break;
-    const Outlook outlook = outlook_();
+    const WaitsAhead outlook = outlook_();
     if (outlook.any) static_cast<void>(eventfd_write(fd_, 1));  // full is readable too
     futex_wait(wake_word, seen,
                outlook.any ? std::min(outlook.deadline_ns, now_ns() + kLookEvery_ns) : kNever_ns);

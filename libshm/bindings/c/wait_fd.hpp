@@ -22,7 +22,7 @@
 namespace modelpool::c {
 
 // Of the waits to serve: is there one, and the earliest deadline that is still to come.
-struct Outlook {
+struct WaitsAhead {
   bool any = false;
   std::uint64_t deadline_ns = kNever_ns;
 };
@@ -31,19 +31,19 @@ class WaitFd {
  public:
   // The word must outlive the thread; words of a writable segment do.
   static Result<std::shared_ptr<WaitFd>> start(const HalfWord& wake_word,
-                                               std::function<Outlook()> outlook);
+                                               std::function<WaitsAhead()> outlook);
   int fd() const { return fd_; }
   // There is something new to look at. The word is another one since the pool has moved on.
   void kick(const HalfWord& wake_word);
   void stop();  // the descriptor is closed soon after
 
  private:
-  WaitFd(const HalfWord& wake_word, std::function<Outlook()> outlook)
+  WaitFd(const HalfWord& wake_word, std::function<WaitsAhead()> outlook)
       : wake_word_(&wake_word), outlook_(std::move(outlook)) {}
   void run();
 
   std::atomic<const HalfWord*> wake_word_;
-  std::function<Outlook()> outlook_;
+  std::function<WaitsAhead()> outlook_;
   int fd_ = -1;
   std::atomic<bool> stopped_{false};
 };

@@ -39,6 +39,7 @@ const (
 	ErrBusy          Code = C.MODELPOOL_BUSY           // in use by another goroutine, or locked for long
 	ErrSpawnFailed   Code = C.MODELPOOL_SPAWN_FAILED   // the program could not be executed; the ticket stays
 	ErrSystem        Code = C.MODELPOOL_SYSTEM         // the operating system refused; unwraps to its errno
+	ErrTooLarge      Code = C.MODELPOOL_TOO_LARGE      // the model takes more than the pool has at all
 )
 
 // Error returns the code's name, such as "queue_full".

@@ -44,6 +44,7 @@ constexpr ErrorClass kErrorClasses[] = {
      "In use by another thread, or the holder of the pool's mutex did not let go."},
     {Errc::kSpawnFailed, "SpawnFailed", "The program could not be executed; the ticket stays."},
     {Errc::kSystem, "System", "The operating system refused; errno says how, if known."},
+    {Errc::kTooLarge, "TooLarge", "The model takes more than the pool has at all."},
 };
 
 // By code. Never released: they are used until the process ends.

@@ -124,7 +124,8 @@ enum {
   MODELPOOL_PERMISSION = 17, /* owned by another user, or open to others */
   MODELPOOL_BUSY = 18,       /* in use by another thread, or the pool's mutex by another process */
   MODELPOOL_SPAWN_FAILED = 19, /* the program could not be executed; the ticket stays */
-  MODELPOOL_SYSTEM = 20        /* the operating system refused; `system` is its errno */
+  MODELPOOL_SYSTEM = 20,       /* the operating system refused; `system` is its errno */
+  MODELPOOL_TOO_LARGE = 21     /* the model takes more than the pool has at all */
 };
 typedef int modelpool_code;
 

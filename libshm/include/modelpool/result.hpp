@@ -39,7 +39,9 @@ enum class Errc : int {
   kBusy,           // in use: the mutex's holder did not let go, or the pool has live processes
   kSpawnFailed,    // the program could not be executed; the ticket stays
   kSystem,         // the operating system refused; `system` is its errno
+  kTooLarge,       // the model takes more than the pool has at all
 };
+inline constexpr Errc kErrcLast = Errc::kTooLarge;
 
 // The name of a code as it is printed and as JSON carries it: "queue_full".
 std::string_view errc_name(Errc code);

@@ -38,8 +38,10 @@ enum class Setting : std::uint32_t {
   kMaxWait = 13,
   kCollect = 14,
   kPriority = 15,
+  kMaxMemory = 16,
+  kMemory = 17,
 };
-inline constexpr std::size_t kSettingCount = 16;     // those known here
+inline constexpr std::size_t kSettingCount = 18;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -67,6 +69,7 @@ enum class Eviction : std::uint64_t { kCost, kLru, kSize };
 enum class SettingKind {
   kCount,     // a number
   kDuration,  // nanoseconds, 0 = off
+  kSize,      // bytes, 0 = off
   kSignal,    // a signal number
   kChoice,    // the position of a word among those that the placeholder lists
   kCooldown,  // first in the high, longest in the low 32 bits, milliseconds; 0 = off
@@ -198,6 +201,19 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .max = kPriorityMax,
      .placeholder = "N",
      .help = "of victims the lower goes first"},
+    {.id = Setting::kMaxMemory,
+     .name = "max_memory",
+     .kind = SettingKind::kSize,
+     .needed = SettingClass::kAdmit,
+     .per_model = false,
+     .placeholder = "SIZE",
+     .help = "bytes of the host's memory for all backends; off is no limit"},
+    {.id = Setting::kMemory,
+     .name = "memory",
+     .kind = SettingKind::kSize,
+     .needed = SettingClass::kAdmit,
+     .placeholder = "SIZE",
+     .help = "what a backend takes of it, until it is known better"},
 }};
 
 const SettingInfo& setting_info(Setting id);

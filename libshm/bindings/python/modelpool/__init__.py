@@ -11,9 +11,9 @@ thread. What is closed, released, used up or inherited through fork raises Close
 anew in a forked child. Subinterpreters cannot import it: ImportError.
 
 Errors derive from modelpool.Error; help(modelpool.errors) explains each. A wait may end with
-Timeout, Cancelled, QueueFull, TableFull, AllPinned, CoolingDown, LoadFailed, NoCoordinator,
-NotLoaded or Replaced; a Pool may raise NoSuchPool, Incompatible or Permission; a ticket TicketLost
-or SpawnFailed; a lease LeaseLost. Any call may raise Invalid (an argument), Closed, Busy and System.
+Timeout, Cancelled, QueueFull, TableFull, AllPinned, TooLarge, CoolingDown, LoadFailed,
+NoCoordinator, NotLoaded or Replaced; a Pool may raise NoSuchPool, Incompatible or Permission; a
+ticket TicketLost or SpawnFailed; a lease LeaseLost. Any call may raise Invalid (an argument), Closed, Busy and System.
 
 modelpool.testing has a pool for the tests of an application, without a daemon.
 """

@@ -22,6 +22,7 @@ from ._modelpool import (
     TableFull,
     TicketLost,
     Timeout,
+    TooLarge,
 )
 
 __all__ = [
@@ -46,4 +47,5 @@ __all__ = [
     "TableFull",
     "TicketLost",
     "Timeout",
+    "TooLarge",
 ]
