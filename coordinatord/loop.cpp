@@ -95,10 +95,10 @@ std::string summary(const Snapshot& s) {
 std::string difference(const PoolSettings& before, const PoolSettings& after) {
   std::string text;
   for (const SettingInfo& info : kSettings) {
-    if (before.get(info.id) == after.get(info.id)) continue;
+    if (before.shown(info.id) == after.shown(info.id)) continue;
     if (!text.empty()) text += ", ";
-    text += std::string(info.name) + " " + format_setting(info, before.get(info.id)) + " -> " +
-            format_setting(info, after.get(info.id)) + " (" +
+    text += std::string(info.name) + " " + escape(before.shown(info.id)) + " -> " +
+            escape(after.shown(info.id)) + " (" +
             origin_text(after.config_path, after.pool.origin(info.id)) + ")";
   }
   return text;
@@ -108,11 +108,10 @@ std::string difference(const PoolSettings& before, const PoolSettings& after) {
 void tell_of_sets(const PoolSettings& config, const PoolSettings& found) {
   for (const SettingInfo& info : kSettings) {
     if (found.pool.origin(info.id).kind != OriginKind::kSet) continue;
-    if (found.get(info.id) == config.get(info.id)) continue;
+    if (found.shown(info.id) == config.shown(info.id)) continue;
     spdlog::info(
         "{} is {} by `poolctl set`, not {} as file and flags say; SIGHUP applies these again",
-        info.name, format_setting(info, found.get(info.id)),
-        format_setting(info, config.get(info.id)));
+        info.name, escape(found.shown(info.id)), escape(config.shown(info.id)));
   }
 }
 

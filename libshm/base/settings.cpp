@@ -10,6 +10,7 @@
 #include "base/duration.hpp"
 #include "base/nearest.hpp"
 #include "base/number.hpp"
+#include "base/size.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 
@@ -25,11 +26,13 @@ constexpr bool is_complete() {
     const SettingInfo& info = kSettings[i];
     if (info.id != static_cast<Setting>(i) || info.name.size() > kSettingNameMax_bytes)
       return false;
-    if ((info.kind == SettingKind::kCount) != (info.max != 0)) return false;
+    const bool is_bounded = info.kind == SettingKind::kCount || info.kind == SettingKind::kSize;
+    if (is_bounded != (info.max != 0)) return false;
   }
   return true;
 }
-static_assert(is_complete(), "a row for each number, in their order; a count says how far it goes");
+static_assert(is_complete(),
+              "a row for each number, in their order; a count or a size says how far it goes");
 static_assert(kSettingCount <= kSettingCapacity);
 
 std::string takes(const SettingInfo& info) {
@@ -45,6 +48,10 @@ std::string takes(const SettingInfo& info) {
     case SettingKind::kCooldown:
       return "the first and the longest wait, such as 10s..5m, one duration for both, or off; "
              "at most 49 days";
+    case SettingKind::kSize:
+      return "a size of at most " + format_size_exactly(info.max) + " such as 512KiB or 8MiB, or 0";
+    case SettingKind::kPath:
+      return "an absolute path of at most 255 bytes, off, or default";
   }
   return {};
 }
@@ -98,6 +105,14 @@ std::optional<std::uint64_t> parse_cooldown(std::string_view text) {
   return pack_cooldown(to_ms(*first), to_ms(*longest));
 }
 
+constexpr std::string_view kPathDefault = "default";
+
+// The value of a kPath, where empty is the default. Also of what stood in the segment.
+bool is_path_value(std::string_view text) {
+  return text.empty() || text == kPathOff ||
+         (text.starts_with('/') && text.size() <= kPathSettingMax_bytes && is_printable_utf8(text));
+}
+
 std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_view text) {
   const auto value_of = [](const Result<std::uint64_t>& result) {
     return result ? std::optional<std::uint64_t>(*result) : std::nullopt;
@@ -118,6 +133,13 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
       return std::nullopt;
     case SettingKind::kCooldown:
       return parse_cooldown(text);
+    case SettingKind::kSize: {
+      const auto bytes = value_of(parse_size(text));
+      return bytes && *bytes <= info.max ? bytes : std::nullopt;
+    }
+    case SettingKind::kPath:
+      if (text.empty() || (text != kPathDefault && !is_path_value(text))) return std::nullopt;
+      return 0;
   }
   return std::nullopt;
 }
@@ -168,8 +190,30 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       }
       return text;
     }
+    case SettingKind::kSize:
+      return value == 0 ? "0" : format_size_exactly(value);
+    case SettingKind::kPath:
+      return std::string(kPathDefault);
   }
   return {};
+}
+
+Result<SettingEntry> parse_entry(const SettingInfo& info, std::string_view text, Origin from) {
+  const Result<std::uint64_t> number = parse_setting(info, text);
+  if (!number) return fail(number.error());
+  SettingEntry entry{info.id, from, *number, {}, is_text(info.kind)};
+  if (entry.is_text && text != kPathDefault) entry.text = text;
+  return entry;
+}
+
+std::string format_entry(const SettingInfo& info, const SettingEntry* entry) {
+  if (!is_text(info.kind)) {
+    const bool is_given = entry != nullptr && !entry->is_text;
+    return format_setting(info, is_given ? clamp_setting(info, entry->number) : info.default_value);
+  }
+  const bool is_given =
+      entry != nullptr && entry->is_text && !entry->text.empty() && is_path_value(entry->text);
+  return is_given ? entry->text : format_setting(info, 0);
 }
 
 std::uint64_t cooldown_ns(std::uint64_t packed, std::uint32_t failures) {
@@ -215,6 +259,15 @@ std::uint64_t PoolSettings::get(Setting id) const {
   return pool.has(id) ? clamp_setting(info, pool.get(id)) : info.default_value;
 }
 
+std::string PoolSettings::text(Setting id) const {
+  const SettingEntry* const entry = pool.find(id);
+  return entry != nullptr && entry->is_text && is_path_value(entry->text) ? entry->text : "";
+}
+
+std::string PoolSettings::shown(Setting id) const {
+  return format_entry(setting_info(id), pool.find(id));
+}
+
 std::uint64_t PoolSettings::unknown_to_judge() const {
   std::uint64_t bits = 0;
   for (const ForeignSetting& setting : foreign) {
@@ -249,6 +302,13 @@ std::string_view Effective::text(Setting id) const {
   return {};
 }
 
+std::string Effective::shown(Setting id) const {
+  const SettingInfo& info = setting_info(id);
+  if (!is_text(info.kind)) return format_setting(info, get(id));
+  const SettingEntry entry{id, {}, 0, std::string(text(id)), true};
+  return format_entry(info, &entry);
+}
+
 std::string_view Effective::rule(Setting id) const {
   const std::int32_t rule = rule_[index_of(id)];
   return rule < 0 ? std::string_view() : rules_[static_cast<std::size_t>(rule)];
@@ -271,7 +331,10 @@ void Effective::take_of_ready(const Overrides& given) {
 void Effective::take(const SettingEntry& entry, std::int32_t rule) {
   const std::size_t index = index_of(entry.id);
   if (index >= kSettingCapacity) return;
-  if (is_known(entry.id) && entry.is_text) return;  // none of those takes a text
+  if (is_known(entry.id)) {
+    if (entry.is_text != is_text(setting_info(entry.id).kind)) return;
+    if (entry.is_text && !is_path_value(entry.text)) return;
+  }
   number_[index] =
       is_known(entry.id) ? clamp_setting(setting_info(entry.id), entry.number) : entry.number;
   origin_[index] = entry.origin;
@@ -303,6 +366,7 @@ std::string origin_text(std::string_view config_path, Origin origin) {
 std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
   switch (info.kind) {
     case SettingKind::kCount:
+    case SettingKind::kSize:
       return std::min(value, info.max);
     case SettingKind::kDuration:
       return std::min(value, kDurationMax_ns);
@@ -314,6 +378,8 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
       const Cooldown cooldown = unpack_cooldown(value);
       return pack_cooldown(cooldown.first_ms, cooldown.longest_ms);
     }
+    case SettingKind::kPath:
+      return 0;
   }
   return info.default_value;
 }

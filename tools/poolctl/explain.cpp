@@ -466,7 +466,7 @@ Json explain_json(const Subject& subject) {
       subject.backend != nullptr ? backend_json(subject.snapshot, *subject.backend) : Json(nullptr);
   Json values = Json::object();
   for (const SettingInfo& info : kSettings) {
-    values[std::string(info.name)] = {{"value", format_setting(info, subject.get(info.id))},
+    values[std::string(info.name)] = {{"value", json_text(subject.effective.shown(info.id))},
                                       {"origin", json_text(origin_of(subject, info))},
                                       {"rule", json_text(rule_text(subject, info))}};
   }
@@ -520,7 +520,7 @@ void print_explanation(const Subject& subject, const std::string& hint) {
                    {"ORIGIN", TextTable::Align::kLeft, true},
                    {"MATCHED BY", TextTable::Align::kLeft, true}});
   for (const SettingInfo& info : kSettings) {
-    table.add({std::string(info.name), format_setting(info, subject.get(info.id)),
+    table.add({std::string(info.name), escape(subject.effective.shown(info.id)),
                escape(origin_of(subject, info)), text_or_dash(rule_text(subject, info))});
   }
   print(table.text(width));
