@@ -277,6 +277,9 @@ Result<> Loop::set_up() {
   auto endings = Endings::make(segment_);
   if (!endings) return fail(endings.error());
   endings_ = std::move(*endings);
+  auto output = OutputKeeper::make();
+  if (!output) return fail(output.error());
+  output_ = std::move(*output);
   stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get());
   auto doorbell = Doorbell::make(segment_);
   if (!doorbell) return fail(doorbell.error());
@@ -327,8 +330,8 @@ void Loop::become_coordinator() {
   // back.
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   record.last_progress_ns.store(now_ns(), std::memory_order_relaxed);
-  enforcer_ =
-      std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), stopper_.get(), &recorder_);
+  enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), stopper_.get(), &recorder_,
+                                         output_.get());
 
   recorder_.catch_up();
   EventData event;
@@ -535,6 +538,9 @@ std::uint64_t Loop::scan() {
 
     again_ns_ = kAgain_ns;
     tell_status(snapshot);
+    if (snapshot.settings) {
+      output_->look_after(snapshot, snapshot.settings->get(Setting::kLogMax));
+    }
     due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);

@@ -1,0 +1,78 @@
+#include "protocol/kept_output.hpp"
+
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "base/text.hpp"
+#include "segment/place.hpp"
+#include "segment/settings_block.hpp"
+
+namespace modelpool {
+namespace {
+
+std::string absolute_from(const char* variable) {
+  const char* const value = std::getenv(variable);
+  return value != nullptr && value[0] == '/' ? value : "";
+}
+
+// Where programs keep what outlasts them, by the XDG base directory specification.
+std::string state_home() {
+  if (std::string given = absolute_from("XDG_STATE_HOME"); !given.empty()) return given;
+  if (geteuid() == 0) return "/var/log";
+  const std::string home = absolute_from("HOME");
+  return home.empty() ? home : home + "/.local/state";
+}
+
+// "default", or with the place of a pool that has a directory of its own.
+std::string name_of(const Segment& segment) {
+  std::string home = segment.home();
+  if (home.empty()) home = segment.path();
+  const std::string dir = home.substr(0, home.rfind('/'));
+  if (homes_of_pool(segment.name(), dir).size() > 1) return segment.name();
+  std::array<char, 17> place;
+  std::snprintf(place.data(), place.size(), "%016llx",
+                static_cast<unsigned long long>(hash_name(home)));
+  return segment.name() + "-" + place.data();
+}
+
+}  // namespace
+
+Result<std::string> log_dir_of(const Segment& segment) {
+  std::string given = read_pool_settings(segment).text(Setting::kLogDir);
+  if (given == kPathOff) return std::string();
+  if (!given.empty()) return given;
+  const std::string home = state_home();
+  if (home.empty()) {
+    return fail(Errc::kInvalid,
+                "unable to name a directory for output: neither XDG_STATE_HOME nor HOME is an "
+                "absolute path; set one, or log_dir");
+  }
+  return home + "/modelpool/" + name_of(segment);
+}
+
+KeptOutput keep_output(const Segment& segment, std::string_view model) {
+  const auto missing = [](const Error& error) { return KeptOutput{Fd(), escape(error.text)}; };
+  const auto dir = log_dir_of(segment);
+  if (!dir) return missing(dir.error());
+  if (dir->empty()) return {};
+  const auto log = ModelLog::make(*dir, model);
+  if (!log) return missing(log.error());
+  std::string path = log->path();
+  if (path.size() >= kLogPathMax_bytes) {
+    return {Fd(), "unable to keep output in " + escape(*dir) + ": the path is too long"};
+  }
+  auto file = log->begin();
+  if (!file) return missing(file.error());
+  return {std::move(*file), std::move(path)};
+}
+
+LogNote read_log_note(std::string text) {
+  const bool is_path = text.starts_with('/');
+  return is_path ? LogNote{std::move(text), {}} : LogNote{{}, std::move(text)};
+}
+
+}  // namespace modelpool
