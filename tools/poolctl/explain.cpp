@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/duration.hpp"
+#include "base/exit_words.hpp"
 #include "base/proc.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
@@ -486,10 +487,9 @@ std::string history_text(const LoadHistory& history) {
   std::string text = "loaded " + count_text(history.loads, "time");
   if (history.load_ns != 0) text += ", last in " + format_age(history.load_ns);
   if (history.failures > 0) {
-    text += "; " + count_text(history.failures, "failed load") +
-            " in a row, the last: " + escape(field_text(history.error));
-    const std::string exit = exit_text(static_cast<std::uint32_t>(history.exit_status));
-    if (!exit.empty()) text += " (" + exit + ")";
+    text += "; " + count_text(history.failures, "failed load") + " in a row, the last: " +
+            escape(with_exit(field_text(history.error),
+                             static_cast<std::uint32_t>(history.exit_status)));
   }
   return text;
 }
