@@ -295,6 +295,11 @@ Result<ModelLog::Cut> ModelLog::cut(std::uint64_t max_bytes) const {
   return Cut::kDone;
 }
 
+LogNote read_log_note(std::string text) {
+  const bool is_path = text.starts_with('/');
+  return is_path ? LogNote{std::move(text), {}} : LogNote{{}, std::move(text)};
+}
+
 std::string printable_line(std::string_view line) {
   std::string text;
   for (std::size_t at = 0; at < line.size();) {

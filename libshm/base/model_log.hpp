@@ -74,6 +74,13 @@ class ModelLog {
   std::string name_;
 };
 
+// What a backend's record says of its log: the path, or why there is none. Both empty: nobody wanted one.
+struct LogNote {
+  std::string path;
+  std::string missing;
+};
+LogNote read_log_note(std::string text);
+
 // What a terminal would act on is left out, and all else that is not printable; no line ends.
 std::string printable_line(std::string_view line);
 

@@ -70,9 +70,4 @@ KeptOutput keep_output(const Segment& segment, std::string_view model) {
   return {std::move(*file), std::move(path)};
 }
 
-LogNote read_log_note(std::string text) {
-  const bool is_path = text.starts_with('/');
-  return is_path ? LogNote{std::move(text), {}} : LogNote{{}, std::move(text)};
-}
-
 }  // namespace modelpool

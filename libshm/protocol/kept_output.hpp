@@ -27,11 +27,4 @@ struct KeptOutput {
 };
 KeptOutput keep_output(const Segment& segment, std::string_view model);
 
-// BackendRecord::log as it is read: the path, or why there is none. Both empty: nobody wanted one.
-struct LogNote {
-  std::string path;
-  std::string missing;
-};
-LogNote read_log_note(std::string text);
-
 }  // namespace modelpool

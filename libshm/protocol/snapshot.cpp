@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "base/model_log.hpp"
 #include "base/time.hpp"
 #include "policy/interval.hpp"
-#include "protocol/kept_output.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 
