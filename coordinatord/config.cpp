@@ -530,8 +530,7 @@ std::string config_summary(const Settings& settings, const GivenCapacities& capa
   };
   std::string text = "[pool]\n";
   for (const SettingInfo& info : kSettings) {
-    append_line(text, info.name, settings.shown(info.id),
-                origin_of(settings.pool, info.id));
+    append_line(text, info.name, settings.shown(info.id), origin_of(settings.pool, info.id));
   }
   for (const Rule& rule : settings.rules) {
     text += "[[model]] " + quote(rule.pattern) + "\n";

@@ -28,10 +28,11 @@ std::optional<std::uint64_t> size_of(const std::string& path) {
   return static_cast<std::uint64_t>(info.st_size);
 }
 
-// It is not this user's to cut; what else is wrong may pass.
+// It is not this user's to cut, or not to be seen from here; what else is wrong may pass.
 bool is_anothers(const Error& error) {
   return error.code == Errc::kPermission || error.code == Errc::kInvalid ||
-         error.system == EACCES || error.system == EPERM || error.system == ELOOP;
+         error.system == EACCES || error.system == EPERM || error.system == EROFS ||
+         error.system == ELOOP || error.system == ENOENT;
 }
 
 }  // namespace

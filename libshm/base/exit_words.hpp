@@ -39,8 +39,8 @@ inline constexpr std::size_t kLastLinesMax = 20;
 std::string exit_words(std::uint32_t packed_exit, MemoryKills::Rise rise,
                        const std::vector<std::string>& lines);
 
-// "TEXT; its last lines: A | B": as many of the newest as fit into so many bytes. Of a text that has
-// such an end already, other lines instead of those.
+// "TEXT; its last lines: A | B": as many of the newest as fit into so many bytes. A text that ends
+// so already gets these lines instead.
 std::string with_last_lines(std::string_view text, const std::vector<std::string>& lines,
                             std::size_t max_bytes);
 bool has_last_lines(std::string_view text);

@@ -74,7 +74,8 @@ class ModelLog {
   std::string name_;
 };
 
-// What a backend's record says of its log: the path, or why there is none. Both empty: nobody wanted one.
+// What a backend's record says of its log: the path, or why there is none. Both empty: there was
+// to be none.
 struct LogNote {
   std::string path;
   std::string missing;

@@ -19,12 +19,13 @@ std::string absolute_from(const char* variable) {
   return value != nullptr && value[0] == '/' ? value : "";
 }
 
-// Where programs keep what outlasts them, by the XDG base directory specification.
+// Where programs keep what outlasts them, by the XDG base directory specification; users of the
+// system's own have no home for it.
 std::string state_home() {
   if (std::string given = absolute_from("XDG_STATE_HOME"); !given.empty()) return given;
-  if (geteuid() == 0) return "/var/log";
   const std::string home = absolute_from("HOME");
-  return home.empty() ? home : home + "/.local/state";
+  const bool has_home = !home.empty() && home != "/" && geteuid() != 0;
+  return has_home ? home + "/.local/state" : "/var/log";
 }
 
 // "default", or with the place of a pool that has a directory of its own.
@@ -41,29 +42,22 @@ std::string name_of(const Segment& segment) {
 
 }  // namespace
 
-Result<std::string> log_dir_of(const Segment& segment) {
-  std::string given = read_pool_settings(segment).text(Setting::kLogDir);
-  if (given == kPathOff) return std::string();
+std::string log_dir_of(const Segment& segment) {
+  const std::string given = read_pool_settings(segment).text(Setting::kLogDir);
+  if (given == kPathOff) return {};
   if (!given.empty()) return given;
-  const std::string home = state_home();
-  if (home.empty()) {
-    return fail(Errc::kInvalid,
-                "unable to name a directory for output: neither XDG_STATE_HOME nor HOME is an "
-                "absolute path; set one, or log_dir");
-  }
-  return home + "/modelpool/" + name_of(segment);
+  return state_home() + "/modelpool/" + name_of(segment);
 }
 
 KeptOutput keep_output(const Segment& segment, std::string_view model) {
   const auto missing = [](const Error& error) { return KeptOutput{Fd(), escape(error.text)}; };
-  const auto dir = log_dir_of(segment);
-  if (!dir) return missing(dir.error());
-  if (dir->empty()) return {};
-  const auto log = ModelLog::make(*dir, model);
+  const std::string dir = log_dir_of(segment);
+  if (dir.empty()) return {};
+  const auto log = ModelLog::make(dir, model);
   if (!log) return missing(log.error());
   std::string path = log->path();
   if (path.size() >= kLogPathMax_bytes) {
-    return {Fd(), "unable to keep output in " + escape(*dir) + ": the path is too long"};
+    return {Fd(), "unable to keep output in " + escape(dir) + ": the path is too long"};
   }
   auto file = log->begin();
   if (!file) return missing(file.error());

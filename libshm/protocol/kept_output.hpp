@@ -5,7 +5,7 @@
 // Crash: as base/model_log.hpp says. A ticket's holder that was stopped for so long that the model
 // was loaded anew makes the newer life's log the previous; it looks right before.
 //
-// Errors: that there is no log is none: the load goes on without, and the backend's record says why.
+// Errors: none. Where there is no log the load goes on without, and the backend's record says why.
 #pragma once
 
 #include <string>
@@ -17,9 +17,8 @@
 namespace modelpool {
 
 // As the settings, and the environment of this process, say it; "" if log_dir is off. A pool in a
-// directory of its own (--dir) has a name with a hash of that, so that pools of one name keep apart.
-// Errors: kInvalid: there is no directory to be named.
-Result<std::string> log_dir_of(const Segment& segment);
+// directory of its own (--dir) has a name with a hash of that: pools of one name keep apart.
+std::string log_dir_of(const Segment& segment);
 
 struct KeptOutput {
   Fd file;          // to append to; empty: it is not kept

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <sstream>
 
 #include "base/model_log.hpp"
 #include "pool_test.hpp"
@@ -72,6 +73,10 @@ class OutputTest : public PoolTest {
     const std::string said = worker.spawn_program(model, {"sh", path});
     EXPECT_THAT(said, ::testing::StartsWith("pid ")) << worker.last_error();
     return said.starts_with("pid ") ? std::stoi(said.substr(4)) : 0;
+  }
+  void wait_in_line(RemoteWorker& waiter) {
+    waiter.begin_acquire("m");
+    EXPECT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
   }
   std::string log(const std::string& model = "m") { return dir_ + "/" + model_log_name(model); }
   bool is_cut_again(int times) {
@@ -185,7 +190,7 @@ TEST_F(OutputTest, OfALoadThatFailedIsToldToWhoWaitsAndInTheEvent) {
   RemoteWorker loader(scratch_);
   RemoteWorker waiter(scratch_);
   EXPECT_EQ(loader.acquire("m"), "ticket");
-  waiter.begin_acquire("m");
+  wait_in_line(waiter);
   const std::string script = scratch_.path("fails");
   write_file(script,
              "for i in 1 2 3; do echo step $i; done; echo 'no such \033[31mmodel\033[0m' >&2; "
@@ -212,7 +217,7 @@ TEST_F(OutputTest, OfALoadThatItsLoaderCallsFailedIsToldToo) {
   RemoteWorker waiter(scratch_);
   spawn(loader, "m", "echo out of memory; exec sleep 60\n");
   ASSERT_TRUE(eventually([&] { return !read_file(log()).empty(); }));
-  waiter.begin_acquire("m");
+  wait_in_line(waiter);
   EXPECT_EQ(loader.fail("m", "no-answer"), "ok");
   EXPECT_EQ(waiter.hear(), "load_failed");
   EXPECT_THAT(waiter.last_error(), HasSubstr("no-answer; its last lines: out of memory"));
@@ -224,7 +229,7 @@ TEST_F(OutputTest, ThatIsLongIsToldByItsNewestLinesAndTheEventHasMore) {
   RemoteWorker worker(scratch_);
   RemoteWorker waiter(scratch_);
   EXPECT_EQ(worker.acquire("m"), "ticket");
-  waiter.begin_acquire("m");
+  wait_in_line(waiter);
   const std::string script = scratch_.path("fails");
   write_file(script,
              "i=0; while [ $i -lt 40 ]; do i=$((i+1)); echo this is step $i; done; exit 127\n");
@@ -237,6 +242,55 @@ TEST_F(OutputTest, ThatIsLongIsToldByItsNewestLinesAndTheEventHasMore) {
   const std::string event = wait_event("load_failed", "m")["text"];
   EXPECT_THAT(event, AllOf(HasSubstr("| this is step 40"), HasSubstr("this is step 30")));
   EXPECT_THAT(event, Not(HasSubstr("this is step 20 "))) << "of 20 lines";
+}
+
+// A cgroup of 32 MiB, of either version; "" where none can be made.
+class SmallCgroup {
+ public:
+  SmallCgroup() {
+    const std::string name = "/modelpool-test-" + std::to_string(getpid());
+    std::istringstream lines(read_file("/proc/self/cgroup"));
+    for (std::string line; std::getline(lines, line);) {
+      const std::string own = line.substr(line.rfind(':') + 1);
+      const bool is_old = line.find(":memory:") != std::string::npos;
+      if (!is_old && !line.starts_with("0::")) continue;
+      const std::string dir = (is_old ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup") + own + name;
+      if (mkdir(dir.c_str(), 0700) != 0) continue;
+      write_file(dir + (is_old ? "/memory.limit_in_bytes" : "/memory.max"), "33554432");
+      if (!read_file(dir + (is_old ? "/memory.limit_in_bytes" : "/memory.max"))
+               .starts_with("335")) {
+        rmdir(dir.c_str());
+        continue;
+      }
+      dir_ = dir;
+      return;
+    }
+  }
+  ~SmallCgroup() {
+    if (!dir_.empty()) eventually([&] { return rmdir(dir_.c_str()) == 0; });
+  }
+  const std::string& dir() const { return dir_; }
+
+ private:
+  std::string dir_;
+};
+
+TEST_F(OutputTest, OfALoadThatTheKernelKilledForMemoryIsToldWithThat) {
+  const SmallCgroup cgroup;
+  if (cgroup.dir().empty()) GTEST_SKIP() << "this user may make no cgroup with a limit";
+  start();
+  RemoteWorker loader(scratch_);
+  RemoteWorker waiter(scratch_);
+  spawn(loader, "m",
+        "echo $$ >" + cgroup.dir() + "/cgroup.procs; echo loading; until [ -e " +
+            scratch_.path("go") + " ]; do sleep 0.01; done; exec tail /dev/zero\n");
+  ASSERT_TRUE(eventually([&] { return read_file(log()).find("loading") != std::string::npos; }));
+  wait_in_line(waiter);
+  write_file(scratch_.path("go"), "");
+  EXPECT_EQ(waiter.hear(), "load_failed");
+  EXPECT_THAT(waiter.last_error(),
+              AllOf(HasSubstr("killed for memory by the kernel"), HasSubstr("(signal SIGKILL)"),
+                    HasSubstr("its last lines: loading")));
 }
 
 TEST_F(OutputTest, ThatIsNotKeptIsSaidInTheEventAndInTheLog) {

@@ -130,10 +130,17 @@ TEST_F(OutputTest, IsInTheStateDirectoryByDefaultAndPoolsOfOneNameKeepApart) {
   const Scratch other;
   const Pool one = pool({});
   const Pool two = make_pool(other, {{"max_backends", "0"}});
-  const auto first = log_dir_of(segment_of(one));
-  const auto second = log_dir_of(segment_of(two));
-  ASSERT_TRUE(first && second);
-  EXPECT_NE(*first, *second);
+  const std::string first = log_dir_of(segment_of(one));
+  EXPECT_NE(first, log_dir_of(segment_of(two)));
   const std::string begin = std::string(getenv("XDG_STATE_HOME")) + "/modelpool/default-";
-  EXPECT_THAT(*first, ::testing::StartsWith(begin));
+  EXPECT_THAT(first, ::testing::StartsWith(begin));
+
+  const std::string state = getenv("XDG_STATE_HOME");
+  unsetenv("XDG_STATE_HOME");
+  const std::string home =
+      geteuid() == 0 ? "/var/log" : std::string(getenv("HOME")) + "/.local/state";
+  EXPECT_THAT(log_dir_of(segment_of(one)), ::testing::StartsWith(home + "/modelpool/default-"));
+  setenv("XDG_STATE_HOME", "relative", 1);
+  EXPECT_THAT(log_dir_of(segment_of(one)), ::testing::StartsWith(home + "/modelpool/default-"));
+  setenv("XDG_STATE_HOME", state.c_str(), 1);
 }

@@ -46,7 +46,7 @@ class StateHome {
   std::string dir_;
   pid_t owner_;
 };
-const StateHome g_state_home;
+const StateHome kStateHome;
 
 }  // namespace
 

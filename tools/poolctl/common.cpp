@@ -263,8 +263,8 @@ bool is_spared_sigkill(const BackendView& backend) {
 std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend) {
   const auto history = find_history(segment, backend.model);
   if (!history || history->failed_backend != pack_ref(backend.ref)) return std::nullopt;
-  return escape(
-      with_exit(field_text(history->error), static_cast<std::uint32_t>(history->exit_status)));
+  const std::string_view text = before_last_lines(field_text(history->error));
+  return escape(with_exit(text, static_cast<std::uint32_t>(history->exit_status)));
 }
 
 std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model) {

@@ -25,7 +25,7 @@ namespace {
 constexpr std::size_t kChunk_bytes = 64 * 1024;
 // What says that a log was written may be missing: it is looked at so often in any case.
 constexpr std::uint64_t kLookEvery_ns = 200 * kMillisecond_ns;
-// Between the two steps of a cut. A coordinator that was killed there leaves the second to the next.
+// Between the two steps of a cut. A coordinator that was killed there leaves the second undone.
 constexpr std::uint64_t kCutMax_ns = kSecond_ns;
 constexpr std::size_t kCharacterMax_bytes = 4;
 
@@ -309,10 +309,8 @@ int show(const Context& context, const Options& options) {
   } else {
     if (backend != nullptr && !backend->log_missing.empty())
       return refuse(options.model, "it is not kept: " + backend->log_missing);
-    const auto found = log_dir_of(*seen->segment);
-    if (!found) return refuse(options.model, found.error().text);
-    if (found->empty()) return refuse(options.model, "none is kept, log_dir is off");
-    dir = *found;
+    dir = log_dir_of(*seen->segment);
+    if (dir.empty()) return refuse(options.model, "none is kept, log_dir is off");
   }
   const std::string none =
       "there is none in " + escape(dir + "/" + model_log_name(options.model)) +

@@ -775,8 +775,7 @@ modelpool_code modelpool_get(modelpool_pool pool, const char* name, char* value,
     if (info == nullptr) {
       return invalid("unable to get " + quote(*setting) + ": " + no_such_setting(*setting));
     }
-    const std::string text =
-        read_pool_settings(segment_of((**held)->pool)).shown(info->id);
+    const std::string text = read_pool_settings(segment_of((**held)->pool)).shown(info->id);
     if (text.size() >= value_bytes) {
       return invalid("unable to get " + std::string(info->name) + ": its value needs " +
                      std::to_string(text.size() + 1) + " bytes");

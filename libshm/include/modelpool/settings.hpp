@@ -179,7 +179,7 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .per_model = false,
      .placeholder = "DIR|off",
      .help = "where the output of what spawn starts is kept; default is modelpool/POOL in "
-             "$XDG_STATE_HOME, for root in /var/log"},
+             "$XDG_STATE_HOME or ~/.local/state, without a home in /var/log"},
     {.id = Setting::kLogMax,
      .name = "log_max",
      .kind = SettingKind::kSize,
