@@ -89,6 +89,8 @@ std::string example_of(const SettingInfo& info) {
       return "\"" + format_setting(info, info.default_value) + "\"";
     case SettingKind::kCooldown:
       return "\"10s..5m\"";
+    case SettingKind::kPath:
+      return "\"/var/log/models\" or \"off\"";
   }
   return "";
 }
@@ -139,7 +141,7 @@ std::uint64_t hash_of(std::string_view file, const Overrides& flags) {
     all += '\0';
     all += info.name;
     all += '=';
-    all += std::to_string(flags.get(info.id));
+    all += format_entry(info, flags.find(info.id));
   }
   const std::uint64_t hash = hash_name(all);
   return hash == 0 ? 1 : hash;
@@ -354,12 +356,13 @@ class Reader {
       report(node, text.error().text);
       return;
     }
-    const Result<std::uint64_t> value = parse_setting(info, *text);
-    if (!value) {
-      report(node, as_reason(value.error().text));
+    Result<SettingEntry> entry =
+        parse_entry(info, *text, {OriginKind::kConfig, key.source().begin.line});
+    if (!entry) {
+      report(node, as_reason(entry.error().text));
       return;
     }
-    overrides.set(info.id, *value, {OriginKind::kConfig, key.source().begin.line});
+    overrides.set(std::move(*entry));
   }
 
   // What parse_setting is to read, or why the value is of no use.
@@ -377,7 +380,7 @@ class Reader {
       return fail(Errc::kInvalid,
                   name + " = " + text + ": a unit is missing; write it like " + example_of(info));
     }
-    if (info.kind == SettingKind::kChoice) {
+    if (info.kind == SettingKind::kChoice || is_text(info.kind)) {
       return fail(Errc::kInvalid, name + " is an integer; write it like " + example_of(info));
     }
     return text;
@@ -524,7 +527,11 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
     settings.config_path = path_to_show(path);
   }
   for (const SettingInfo& info : kSettings) {
-    if (flags.has(info.id)) settings.pool.set(info.id, flags.get(info.id), {OriginKind::kFlag, 0});
+    const SettingEntry* const flag = flags.find(info.id);
+    if (flag == nullptr) continue;
+    SettingEntry entry = *flag;
+    entry.origin = {OriginKind::kFlag, 0};
+    settings.pool.set(std::move(entry));
   }
   if (Result<> possible = check_together(settings); !possible) return fail(possible.error());
   settings.config_hash = hash_of(bytes, flags);
@@ -540,14 +547,13 @@ std::string config_summary(const Settings& settings, const GivenCapacities& capa
   };
   std::string text = "[pool]\n";
   for (const SettingInfo& info : kSettings) {
-    append_line(text, info.name, format_setting(info, settings.get(info.id)),
-                origin_of(settings.pool, info.id));
+    append_line(text, info.name, settings.shown(info.id), origin_of(settings.pool, info.id));
   }
   for (const Rule& rule : settings.rules) {
     text += "[[model]] " + quote(rule.pattern) + "\n";
     for (const SettingInfo& info : kSettings) {
       if (!rule.overrides.has(info.id)) continue;
-      append_line(text, info.name, format_setting(info, rule.overrides.get(info.id)),
+      append_line(text, info.name, format_entry(info, rule.overrides.find(info.id)),
                   origin_of(rule.overrides, info.id));
     }
   }

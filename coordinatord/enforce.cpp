@@ -14,6 +14,7 @@
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
+#include "trouble.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -50,13 +51,14 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
 }  // namespace
 
 Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch,
-                   Stopper* stopper, Recorder* recorder)
+                   Stopper* stopper, Recorder* recorder, OutputKeeper* output)
     : segment_(std::move(segment)),
       lock_(segment_),
       epoch_(epoch),
       watch_(watch),
       stopper_(stopper),
       recorder_(recorder),
+      output_(output),
       examined_(segment_->capacities().workers) {}
 
 void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRetry_ns); }
@@ -67,6 +69,7 @@ Changed Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) 
   live_at_scan_ = snapshot.live();
   stopper_->look_after(snapshot);
   settle_counted_backends(snapshot);
+  watch_memory(snapshot);
   Changed changed = examine_holders(snapshot);
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
   std::size_t sets = 0;  // that were carried out: they are numbered in their order
@@ -383,6 +386,7 @@ Changed Enforcer::lose(const Action& action, const BackendView& b, const Snapsho
   if (stop.reason == Reason::kRequested && (load_control(*segment_, b.ref) & kControlEvict) == 0) {
     return true;  // it was withdrawn
   }
+  if (stop.failed == kLoadFailed) say_how_it_ended(b, &stop);
   const auto end = [&] {
     record.stop.publish(stop);
     return lose_ticket(*segment_, b.ref, action.seen);
@@ -404,6 +408,39 @@ Changed Enforcer::lose(const Action& action, const BackendView& b, const Snapsho
   wake_waiters(*segment_, hash_name(b.model));
   wake_line(*segment_);
   return true;
+}
+
+// What the kernel kills for memory while a model is loaded is told by how much that grew.
+void Enforcer::watch_memory(const Snapshot& snapshot) {
+  std::map<std::uint64_t, MemoryKills> loading;
+  for (const BackendView& b : snapshot.backends) {
+    if (b.state.state != BackendState::kStarting || b.process.pid <= 1) continue;
+    const std::uint64_t key = pack_ref(b.ref);
+    const auto known = before_loads_.find(key);
+    loading.emplace(key, known != before_loads_.end() ? known->second : MemoryKills(b.process.pid));
+  }
+  before_loads_ = std::move(loading);
+}
+
+// Of a load that failed: what its exit means, and the last it said.
+void Enforcer::say_how_it_ended(const BackendView& b, StopRecord* stop) {
+  const std::vector<std::string> lines = last_lines(b);
+  std::string text(field_text(stop->text));
+  if (stop->reason == Reason::kCrashed) {
+    const auto before = before_loads_.find(pack_ref(b.ref));
+    const auto rise =
+        before == before_loads_.end() ? MemoryKills::Rise::kNone : before->second.rise();
+    const std::uint64_t exit =
+        segment_->backend(b.ref.index).exit_status.load(std::memory_order_acquire);
+    if (const std::string words = exit_words(low_half(exit), rise, lines); !words.empty())
+      text += ": " + words;
+  }
+  set_field(&stop->text, with_last_lines(text, lines, kHistoryErrorMax_bytes));
+}
+
+std::vector<std::string> Enforcer::last_lines(const BackendView& b) {
+  if (output_ == nullptr || b.log.empty()) return {};
+  return output_->last_lines(b.log, b.model, kLastLinesMax);
 }
 
 Changed Enforcer::record_load(const BackendView& b) {
@@ -439,6 +476,10 @@ Changed Enforcer::record_load(const BackendView& b) {
   event.worker_pid = b.owner_pid;
   if (b.traits & kTraitUnproved)
     set_field(&event.text, "it could not be told whether its own process listens at its address");
+  if (!b.log_missing.empty()) {
+    warn_of("output", "the output of " + escape(b.model) + " is not kept: " + b.log_missing);
+    if (field_text(event.text).empty()) set_field(&event.text, "no output kept: " + b.log_missing);
+  }
   recorder_->write(event);
   segment_->backend(b.ref.index)
       .noted.store(pack_half(b.ref.generation, static_cast<std::uint32_t>(b.state.state)),
@@ -481,6 +522,11 @@ Changed Enforcer::record_end(const BackendView& b) {
     event.kind = EventKind::kEvicted;
     event.reason = Reason::kRequested;
     set_field(&event.text, "its load was given back");
+  }
+  // The event has more room than the record it comes from.
+  if (const std::string text(field_text(event.text)); has_last_lines(text)) {
+    if (const auto lines = last_lines(b); !lines.empty())
+      set_field(&event.text, with_last_lines(text, lines, event.text.size() - 1));
   }
   if (!was_loaded && event.worker_pid == 0) event.worker_pid = b.owner_pid;
   recorder_->write(event);

@@ -10,13 +10,16 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "base/exit_words.hpp"
 #include "decide.hpp"
 #include "lock_try.hpp"
+#include "output_keeper.hpp"
 #include "policy/rules.hpp"
 #include "protocol/histories.hpp"
 #include "record.hpp"
@@ -31,7 +34,7 @@ using Changed = bool;
 class Enforcer {
  public:
   Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
-           Recorder* recorder);
+           Recorder* recorder, OutputKeeper* output);
 
   Changed carry_out(const Decision& decision, const Snapshot& snapshot);
   // Does nothing but look where a decision that is due in a moment will make it look: what comes
@@ -63,6 +66,9 @@ class Enforcer {
   void remember(const BackendView& b);
   void write_ends();
   Changed free(const BackendView& b);
+  void watch_memory(const Snapshot& snapshot);
+  void say_how_it_ended(const BackendView& b, StopRecord* stop);
+  std::vector<std::string> last_lines(const BackendView& b);
   Changed record_load(const BackendView& b);
   Changed record_end(const BackendView& b);
   Changed reap(WorkerRef worker, const Snapshot& snapshot);
@@ -78,9 +84,11 @@ class Enforcer {
   Watch* watch_;
   Stopper* stopper_;
   Recorder* recorder_;
+  OutputKeeper* output_;  // null: nobody's output is read
   std::uint64_t retry_ns_ = kNever_ns;
   std::uint32_t live_at_scan_ = 0;
   std::vector<std::pair<std::string, BackendEnd>> unwritten_ends_;  // of models
+  std::map<std::uint64_t, MemoryKills> before_loads_;               // by packed reference
   struct Examined {
     std::uint32_t generation = 0;
     std::uint64_t when_ns = 0;

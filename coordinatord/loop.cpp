@@ -95,10 +95,10 @@ std::string summary(const Snapshot& s) {
 std::string difference(const PoolSettings& before, const PoolSettings& after) {
   std::string text;
   for (const SettingInfo& info : kSettings) {
-    if (before.get(info.id) == after.get(info.id)) continue;
+    if (before.shown(info.id) == after.shown(info.id)) continue;
     if (!text.empty()) text += ", ";
-    text += std::string(info.name) + " " + format_setting(info, before.get(info.id)) + " -> " +
-            format_setting(info, after.get(info.id)) + " (" +
+    text += std::string(info.name) + " " + escape(before.shown(info.id)) + " -> " +
+            escape(after.shown(info.id)) + " (" +
             origin_text(after.config_path, after.pool.origin(info.id)) + ")";
   }
   return text;
@@ -108,11 +108,10 @@ std::string difference(const PoolSettings& before, const PoolSettings& after) {
 void tell_of_sets(const PoolSettings& config, const PoolSettings& found) {
   for (const SettingInfo& info : kSettings) {
     if (found.pool.origin(info.id).kind != OriginKind::kSet) continue;
-    if (found.get(info.id) == config.get(info.id)) continue;
+    if (found.shown(info.id) == config.shown(info.id)) continue;
     spdlog::info(
         "{} is {} by `poolctl set`, not {} as file and flags say; SIGHUP applies these again",
-        info.name, format_setting(info, found.get(info.id)),
-        format_setting(info, config.get(info.id)));
+        info.name, escape(found.shown(info.id)), escape(config.shown(info.id)));
   }
 }
 
@@ -278,6 +277,9 @@ Result<> Loop::set_up() {
   auto endings = Endings::make(segment_);
   if (!endings) return fail(endings.error());
   endings_ = std::move(*endings);
+  auto output = OutputKeeper::make();
+  if (!output) return fail(output.error());
+  output_ = std::move(*output);
   stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get());
   auto doorbell = Doorbell::make(segment_);
   if (!doorbell) return fail(doorbell.error());
@@ -328,8 +330,8 @@ void Loop::become_coordinator() {
   // back.
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   record.last_progress_ns.store(now_ns(), std::memory_order_relaxed);
-  enforcer_ =
-      std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), stopper_.get(), &recorder_);
+  enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), stopper_.get(), &recorder_,
+                                         output_.get());
 
   recorder_.catch_up();
   EventData event;
@@ -536,6 +538,9 @@ std::uint64_t Loop::scan() {
 
     again_ns_ = kAgain_ns;
     tell_status(snapshot);
+    if (snapshot.settings) {
+      output_->look_after(snapshot, snapshot.settings->get(Setting::kLogMax));
+    }
     due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);

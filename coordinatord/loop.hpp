@@ -23,6 +23,7 @@
 #include "name_watch.hpp"
 #include "notify.hpp"
 #include "options.hpp"
+#include "output_keeper.hpp"
 #include "standstill.hpp"
 
 namespace modelpool::coordinator {
@@ -86,6 +87,7 @@ class Loop {
   std::unique_ptr<Watch> watch_;
   std::unique_ptr<Endings> endings_;
   std::unique_ptr<Stopper> stopper_;
+  std::unique_ptr<OutputKeeper> output_;
   std::unique_ptr<Enforcer> enforcer_;
   std::unique_ptr<Doorbell> doorbell_;
   std::unique_ptr<NameWatch> name_;

@@ -240,10 +240,10 @@ class CommandLine {
     if (Result<> read = read_service(options); !read) return read;
     for (const SettingInfo& info : kSettings) {
       if (!given(("--" + with_dashes(info.name)).c_str())) continue;
-      const Result<std::uint64_t> value =
-          parse_setting(info, texts_.settings[static_cast<std::size_t>(info.id)]);
-      if (!value) return wrong_usage(value.error().text);
-      options.flags.set(info.id, *value, {OriginKind::kFlag, 0});
+      Result<SettingEntry> entry = parse_entry(
+          info, texts_.settings[static_cast<std::size_t>(info.id)], {OriginKind::kFlag, 0});
+      if (!entry) return wrong_usage(entry.error().text);
+      options.flags.set(std::move(*entry));
     }
     for (std::size_t i = 0; i < kCapacities.size(); ++i) {
       const CapacityInfo& info = kCapacities[i];

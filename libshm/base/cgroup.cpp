@@ -77,6 +77,14 @@ std::optional<std::vector<pid_t>> Cgroup::processes() const {
   return found;
 }
 
+std::optional<std::uint64_t> Cgroup::memory_kills() const {
+  if (!is_there()) return std::nullopt;
+  std::ifstream file(path_ + "/memory.events");
+  std::ostringstream text;
+  text << file.rdbuf();
+  return find_counter(text.str(), "oom_kill");
+}
+
 bool Cgroup::kill() const {
   if (!is_there()) return false;
   const Fd file(open((path_ + "/cgroup.kill").c_str(), O_WRONLY | O_CLOEXEC));

@@ -22,6 +22,8 @@ class Cgroup {
   // In it and in those below it, zombies apart; nullopt if that cannot be read. Empty once it is
   // gone.
   std::optional<std::vector<pid_t>> processes() const;
+  // How many processes in it and below the kernel has killed for memory; nullopt: not to be read.
+  std::optional<std::uint64_t> memory_kills() const;
   // SIGKILL to all of them at once. False where that is not allowed, or before Linux 5.14.
   bool kill() const;
 

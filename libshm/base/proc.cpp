@@ -187,6 +187,22 @@ std::optional<std::string> read_own_proc(std::string_view file) {
   return read_file(own_proc_path(file));
 }
 
+std::optional<std::uint64_t> find_counter(std::string_view text, std::string_view name) {
+  while (!text.empty()) {
+    std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+    if (!line.starts_with(name) || line.size() <= name.size() || line[name.size()] != ' ') continue;
+    std::uint64_t value = 0;
+    if (parse_number(line.substr(name.size() + 1), value)) return value;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::uint64_t> read_memory_kills() {
+  const auto text = read_file("/proc/vmstat");
+  return text ? find_counter(*text, "oom_kill") : std::nullopt;
+}
+
 std::optional<std::string> read_sysctl(std::string_view name) {
   return read_file(sysctl_path(name));
 }

@@ -28,6 +28,11 @@ std::optional<std::string> read_proc(pid_t pid, std::string_view file);  // the 
 std::optional<std::string> read_own_proc(std::string_view file);
 std::optional<std::string> read_sysctl(std::string_view name);
 
+// How many processes the kernel has killed for memory since it started; nullopt: it does not say.
+std::optional<std::uint64_t> read_memory_kills();
+// "NAME VALUE" in a line of its own, as counters of the kernel stand in a file.
+std::optional<std::uint64_t> find_counter(std::string_view text, std::string_view name);
+
 // --- Processes
 
 std::optional<std::vector<pid_t>> list_pids();  // in the order of their numbers

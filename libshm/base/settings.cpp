@@ -17,7 +17,6 @@
 namespace modelpool {
 namespace {
 
-constexpr std::uint64_t kSizeMax_bytes = std::uint64_t{1} << 56;  // what sums are made of
 constexpr std::uint64_t kCooldownMax_ms = UINT32_MAX;             // half a word, 49 days
 
 // The words that a kChoice may be, in the order of their numbers.
@@ -37,11 +36,13 @@ constexpr bool is_complete() {
     const SettingInfo& info = kSettings[i];
     if (info.id != static_cast<Setting>(i) || info.name.size() > kSettingNameMax_bytes)
       return false;
-    if ((info.kind == SettingKind::kCount) != (info.max != 0)) return false;
+    const bool is_bounded = info.kind == SettingKind::kCount || info.kind == SettingKind::kSize;
+    if (is_bounded != (info.max != 0)) return false;
   }
   return true;
 }
-static_assert(is_complete(), "a row for each number, in their order; a count says how far it goes");
+static_assert(is_complete(),
+              "a row for each number, in their order; a count or a size says how far it goes");
 static_assert(kSettingCount <= kSettingCapacity);
 
 std::string takes(const SettingInfo& info) {
@@ -50,8 +51,6 @@ std::string takes(const SettingInfo& info) {
       return "a number from 0 to " + std::to_string(info.max);
     case SettingKind::kDuration:
       return "a duration of at most 10 years such as 500ms, 30s, 15m, 2h, or off";
-    case SettingKind::kSize:
-      return "a size of at most 65536TiB such as 512MiB, 1.5GiB or 64GiB, or off";
     case SettingKind::kSignal:
       return "a signal that ends a process, such as SIGTERM, SIGINT, SIGQUIT or SIGKILL";
     case SettingKind::kChoice: {
@@ -66,20 +65,12 @@ std::string takes(const SettingInfo& info) {
     case SettingKind::kCooldown:
       return "the first and the longest wait, such as 10s..5m, one duration for both, or off; "
              "at most 49 days";
+    case SettingKind::kSize:
+      return "a size of at most " + format_size_exactly(info.max) + " such as 8MiB or 1.5GiB, or off";
+    case SettingKind::kPath:
+      return "an absolute path of at most 255 bytes, off, or default";
   }
   return {};
-}
-
-// In the largest unit of which it is a whole number, so that it is read back as it was.
-std::string exact_size(std::uint64_t bytes) {
-  if (bytes == 0) return "off";
-  constexpr std::array<std::string_view, 5> kUnits = {"", "KiB", "MiB", "GiB", "TiB"};
-  std::size_t unit = 0;
-  while (unit + 1 < kUnits.size() && bytes % 1024 == 0) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return std::to_string(bytes) + std::string(kUnits[unit]);
 }
 
 // Does the signal end a process that does nothing about it? 32 and 33 are the C library's own.
@@ -131,6 +122,14 @@ std::optional<std::uint64_t> parse_cooldown(std::string_view text) {
   return pack_cooldown(to_ms(*first), to_ms(*longest));
 }
 
+constexpr std::string_view kPathDefault = "default";
+
+// The value of a kPath, where empty is the default. Also of what stood in the segment.
+bool is_path_value(std::string_view text) {
+  return text.empty() || text == kPathOff ||
+         (text.starts_with('/') && text.size() <= kPathSettingMax_bytes && is_printable_utf8(text));
+}
+
 std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_view text) {
   const auto value_of = [](const Result<std::uint64_t>& result) {
     return result ? std::optional<std::uint64_t>(*result) : std::nullopt;
@@ -143,7 +142,7 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
     case SettingKind::kSize: {
       if (text == "off") return 0;
       const std::optional<std::uint64_t> bytes = value_of(parse_size(text));
-      return bytes && *bytes <= kSizeMax_bytes ? bytes : std::nullopt;
+      return bytes && *bytes <= info.max ? bytes : std::nullopt;
     }
     case SettingKind::kSignal: {
       const auto signal = static_cast<std::uint64_t>(parse_signal(text));
@@ -157,6 +156,9 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
     }
     case SettingKind::kCooldown:
       return parse_cooldown(text);
+    case SettingKind::kPath:
+      if (text.empty() || (text != kPathDefault && !is_path_value(text))) return std::nullopt;
+      return 0;
   }
   return std::nullopt;
 }
@@ -194,8 +196,6 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       return std::to_string(value);
     case SettingKind::kDuration:
       return format_duration(value);
-    case SettingKind::kSize:
-      return exact_size(value);
     case SettingKind::kSignal:
       return signal_text(static_cast<int>(std::min<std::uint64_t>(value, INT32_MAX)));
     case SettingKind::kChoice: {
@@ -210,8 +210,30 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       }
       return text;
     }
+    case SettingKind::kSize:
+      return value == 0 ? "off" : format_size_exactly(value);
+    case SettingKind::kPath:
+      return std::string(kPathDefault);
   }
   return {};
+}
+
+Result<SettingEntry> parse_entry(const SettingInfo& info, std::string_view text, Origin from) {
+  const Result<std::uint64_t> number = parse_setting(info, text);
+  if (!number) return fail(number.error());
+  SettingEntry entry{info.id, from, *number, {}, is_text(info.kind)};
+  if (entry.is_text && text != kPathDefault) entry.text = text;
+  return entry;
+}
+
+std::string format_entry(const SettingInfo& info, const SettingEntry* entry) {
+  if (!is_text(info.kind)) {
+    const bool is_given = entry != nullptr && !entry->is_text;
+    return format_setting(info, is_given ? clamp_setting(info, entry->number) : info.default_value);
+  }
+  const bool is_given =
+      entry != nullptr && entry->is_text && !entry->text.empty() && is_path_value(entry->text);
+  return is_given ? entry->text : format_setting(info, 0);
 }
 
 std::uint64_t cooldown_ns(std::uint64_t packed, std::uint32_t failures) {
@@ -257,6 +279,15 @@ std::uint64_t PoolSettings::get(Setting id) const {
   return pool.has(id) ? clamp_setting(info, pool.get(id)) : info.default_value;
 }
 
+std::string PoolSettings::text(Setting id) const {
+  const SettingEntry* const entry = pool.find(id);
+  return entry != nullptr && entry->is_text && is_path_value(entry->text) ? entry->text : "";
+}
+
+std::string PoolSettings::shown(Setting id) const {
+  return format_entry(setting_info(id), pool.find(id));
+}
+
 std::uint64_t PoolSettings::unknown_to_judge() const {
   std::uint64_t bits = 0;
   for (const ForeignSetting& setting : foreign) {
@@ -291,6 +322,13 @@ std::string_view Effective::text(Setting id) const {
   return {};
 }
 
+std::string Effective::shown(Setting id) const {
+  const SettingInfo& info = setting_info(id);
+  if (!is_text(info.kind)) return format_setting(info, get(id));
+  const SettingEntry entry{id, {}, 0, std::string(text(id)), true};
+  return format_entry(info, &entry);
+}
+
 std::string_view Effective::rule(Setting id) const {
   const std::int32_t rule = rule_[index_of(id)];
   return rule < 0 ? std::string_view() : rules_[static_cast<std::size_t>(rule)];
@@ -313,7 +351,10 @@ void Effective::take_of_ready(const Overrides& given) {
 void Effective::take(const SettingEntry& entry, std::int32_t rule) {
   const std::size_t index = index_of(entry.id);
   if (index >= kSettingCapacity) return;
-  if (is_known(entry.id) && entry.is_text) return;  // none of those takes a text
+  if (is_known(entry.id)) {
+    if (entry.is_text != is_text(setting_info(entry.id).kind)) return;
+    if (entry.is_text && !is_path_value(entry.text)) return;
+  }
   number_[index] =
       is_known(entry.id) ? clamp_setting(setting_info(entry.id), entry.number) : entry.number;
   origin_[index] = entry.origin;
@@ -345,11 +386,10 @@ std::string origin_text(std::string_view config_path, Origin origin) {
 std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
   switch (info.kind) {
     case SettingKind::kCount:
+    case SettingKind::kSize:
       return std::min(value, info.max);
     case SettingKind::kDuration:
       return std::min(value, kDurationMax_ns);
-    case SettingKind::kSize:
-      return std::min(value, kSizeMax_bytes);
     case SettingKind::kSignal:
       return ends_a_process(value) ? value : info.default_value;
     case SettingKind::kChoice: {  // without allocating: under the mutex
@@ -360,6 +400,8 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
       const Cooldown cooldown = unpack_cooldown(value);
       return pack_cooldown(cooldown.first_ms, cooldown.longest_ms);
     }
+    case SettingKind::kPath:
+      return 0;
   }
   return info.default_value;
 }

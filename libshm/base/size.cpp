@@ -64,4 +64,12 @@ std::string format_size(std::uint64_t bytes) {
   return {};
 }
 
+std::string format_size_exactly(std::uint64_t bytes) {
+  for (const SizeUnit& unit : kSizeUnits) {
+    if (bytes % unit.bytes == 0 && (bytes != 0 || unit.bytes == 1))
+      return std::to_string(bytes / unit.bytes) + std::string(unit.name);
+  }
+  return {};
+}
+
 }  // namespace modelpool

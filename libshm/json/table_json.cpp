@@ -138,7 +138,7 @@ Json settings_json(const PoolSettings& settings) {
   for (const SettingInfo& info : kSettings) {
     const Origin origin = settings.pool.origin(info.id);
     json[std::string(info.name)] = {
-        {"value", format_setting(info, settings.get(info.id))},
+        {"value", json_text(settings.shown(info.id))},
         {"origin", json_text(origin_text(settings.config_path, origin))}};
   }
   return json;

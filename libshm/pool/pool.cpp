@@ -547,23 +547,23 @@ Result<const HalfWord*> Inside::wake_word(Pool& pool) {
 Result<> change_settings(const Segment& segment,
                          const std::vector<std::pair<std::string, std::string>>& values,
                          Origin origin) {
-  std::vector<std::pair<Setting, std::uint64_t>> parsed;
+  std::vector<SettingEntry> parsed;
   for (const auto& [name, text] : values) {
     const SettingInfo* info = find_setting(name);
     if (info == nullptr) {
       return fail(Errc::kInvalid, "unable to set " + quote(name) + ": " + no_such_setting(name));
     }
-    const auto value = parse_setting(*info, text);
-    if (!value) return fail(value.error());
-    const auto is_same = [info](const auto& other) { return other.first == info->id; };
+    auto entry = parse_entry(*info, text, origin);
+    if (!entry) return fail(entry.error());
+    const auto is_same = [info](const SettingEntry& other) { return other.id == info->id; };
     if (std::any_of(parsed.begin(), parsed.end(), is_same)) {
       return fail(Errc::kInvalid,
                   "unable to set " + std::string(info->name) + " twice at once; give it one value");
     }
-    parsed.emplace_back(info->id, *value);
+    parsed.push_back(std::move(*entry));
   }
   const auto edited = edit_settings(segment, kLockWaitMax_ns, [&](Settings& settings) {
-    for (const auto& [id, value] : parsed) settings.pool.set(id, value, origin);
+    for (const SettingEntry& entry : parsed) settings.pool.set(entry);
   });
   if (!edited) return edited;
   wake_everyone(segment);

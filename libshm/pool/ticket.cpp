@@ -4,12 +4,14 @@
 #include <optional>
 #include <utility>
 
+#include "base/exit_words.hpp"
 #include "base/listener.hpp"
 #include "base/name.hpp"
 #include "base/time.hpp"
 #include "policy/line.hpp"
 #include "pool/inside.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/kept_output.hpp"
 #include "protocol/registering.hpp"
 #include "protocol/spawn.hpp"
 #include "segment/lost.hpp"
@@ -182,7 +184,8 @@ LoadTicket::LoadTicket(LoadTicket&& other) noexcept
       model_(std::move(other.model_)),
       tag_(std::move(other.tag_)),
       busy_limit_ns_(other.busy_limit_ns_),
-      pid_(other.pid_) {}
+      pid_(other.pid_),
+      memory_(std::move(other.memory_)) {}
 
 LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
   if (this != &other) {
@@ -192,6 +195,7 @@ LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
     tag_ = std::move(other.tag_);
     busy_limit_ns_ = other.busy_limit_ns_;
     pid_ = other.pid_;
+    memory_ = std::move(other.memory_);
   }
   return *this;
 }
@@ -247,15 +251,26 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
   with_token.env.push_back("MODELPOOL_BACKEND=" +
                            segment->token(backend.index, backend.generation));
   with_token.env.push_back(std::string(kHomeVariable) + "=" + segment->home());
+  auto memory = std::make_shared<const MemoryKills>(getpid());  // the child begins in our cgroup
+  std::string log;
   auto process = spawn_gated(
       argv, with_token,
       [&](const ProcessIdentity& child) {
         return record_start(*segment, backend, worker.owner_word(),
-                            Started{child, child.pid, true});
+                            Started{child, child.pid, true, log});
       },
-      [&] { static_cast<void>(forget_start(*segment, backend, worker.owner_word())); });
+      [&] { static_cast<void>(forget_start(*segment, backend, worker.owner_word())); },
+      [&] {
+        // A lost ticket: the model's log may be another life's by now.
+        const StateWord own{backend.generation, worker.owner_word(), BackendState::kReserved};
+        if (load_state(*segment, backend.index) != own) return Fd();
+        KeptOutput kept = keep_output(*segment, model_);
+        log = std::move(kept.log);
+        return std::move(kept.file);
+      });
   if (!process) return modelpool::fail(process.error());
   pid_ = process->identity().pid;
+  memory_ = std::move(memory);
   reap_when_exited(std::move(*process), [segment, backend](std::uint32_t packed) {
     record_exit(*segment, backend, packed);
     ring(*segment);  // the coordinator may be waiting for it
@@ -351,6 +366,23 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   return Lease(lease);
 }
 
+// The reason its loader gives, and what is known of what it started.
+std::string LoadTicket::why_failed(std::string_view reason) const {
+  std::string text(reason);
+  if (pid_ == 0) return text;
+  const BackendRecord& record = ref_->worker->segment().backend(ref_->backend.index);
+  const auto log = ModelLog::open(read_log_note(record.log.load()).path, model_);
+  const auto lines = log ? last_lines(*log, kLastLinesMax) : std::vector<std::string>();
+  // acquire: written by whoever reaped the process
+  const std::uint64_t exit = record.exit_status.load(std::memory_order_acquire);
+  if (high_half(exit) == ref_->backend.generation) {
+    const auto rise = memory_ ? memory_->rise() : MemoryKills::Rise::kNone;
+    if (const std::string words = exit_words(low_half(exit), rise, lines); !words.empty())
+      text += ": " + words;
+  }
+  return with_last_lines(text, lines, kHistoryErrorMax_bytes);
+}
+
 Result<> LoadTicket::fail(std::string_view reason) {
   if (auto ok = check(); !ok) {
     *ref_ = TicketRef{};
@@ -359,6 +391,7 @@ Result<> LoadTicket::fail(std::string_view reason) {
   const Segment& segment = ref_->worker->segment();
   const std::uint32_t owner = ref_->worker->owner_word();
   const std::uint64_t cooldown = resolve_settings(segment, model_).get(Setting::kLoadCooldown);
+  const std::string why = why_failed(reason);
   bool failed = false;
   {
     auto lock = segment.lock_structure();
@@ -368,7 +401,7 @@ Result<> LoadTicket::fail(std::string_view reason) {
         state.generation == ref_->backend.generation && state.owner == owner &&
         (state.state == BackendState::kReserved || state.state == BackendState::kStarting);
     failed =
-        still_ours && fail_load(segment, *lock, model_, {ref_->backend, reason, cooldown}, now_ns(),
+        still_ours && fail_load(segment, *lock, model_, {ref_->backend, why, cooldown}, now_ns(),
                                 [&] { return give_up(segment, ref_->backend, owner); });
   }
   const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_->backend));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/duration.hpp"
+#include "base/exit_words.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
 #include "policy/fit.hpp"
@@ -244,11 +245,13 @@ std::optional<Error> Acquisition::failure_of_awaited(std::uint64_t now) {
     awaited_.reset();
     return std::nullopt;
   }
-  std::string text = escape(field_text(history->error));
-  if (const std::string ended = exit_text(static_cast<std::uint32_t>(history->exit_status));
-      !ended.empty()) {
-    text += " (" + ended + ")";
-  }
+  std::string text = escape(
+      with_exit(field_text(history->error), static_cast<std::uint32_t>(history->exit_status)));
+  const std::string dir = segment_.path().substr(0, segment_.path().rfind('/'));
+  const auto command = [&](const std::string& rest) {
+    return "`" + command_on_pool("poolctl", segment_.name(), dir, rest + escape(model_)) + "`";
+  };
+  if (has_last_lines(text)) text += "; " + command("logs ") + " has more";
   const std::uint64_t remaining =
       history->cooldown_until_ns > now ? history->cooldown_until_ns - now : 0;
   if (awaited_ && history->failed_backend == pack_ref(*awaited_)) {
@@ -258,13 +261,9 @@ std::optional<Error> Acquisition::failure_of_awaited(std::uint64_t now) {
   }
   awaited_.reset();
   if (remaining > 0 && history->failures > 0) {
-    const std::string& path = segment_.path();
-    const std::string dir = path.substr(0, path.rfind('/'));
-    Error error = refusal(
-        Errc::kCoolingDown,
-        "its last load failed: " + text + "; it cools down for another " + format_age(remaining) +
-            "; `" + command_on_pool("poolctl", segment_.name(), dir, "reset " + escape(model_)) +
-            "` ends that");
+    Error error = refusal(Errc::kCoolingDown,
+                          "its last load failed: " + text + "; it cools down for another " +
+                              format_age(remaining) + "; " + command("reset ") + " ends that");
     error.retry_after_ns = remaining;
     return error;
   }

@@ -150,6 +150,7 @@ Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owne
   if (load_state(segment, ref.index) != StateWord{ref.generation, owner, BackendState::kReserved}) {
     return ticket_lost(segment, ref);  // what was registered before stays as it is
   }
+  record.log.store(started.log);
   record.pid.store(static_cast<std::uint32_t>(started.process.pid), std::memory_order_release);
   record.group.store(static_cast<std::uint32_t>(started.group), std::memory_order_release);
   record.start_ticks.store(started.process.start_ticks, std::memory_order_release);

@@ -70,6 +70,7 @@ struct Started {
   ProcessIdentity process;
   pid_t group = 0;         // 0: signal only the process
   bool has_token = false;  // carries MODELPOOL_BACKEND
+  std::string_view log{};  // BackendRecord::log
 };
 Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner,
                       const Started& started);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/model_log.hpp"
 #include "base/time.hpp"
 #include "policy/interval.hpp"
 #include "protocol/histories.hpp"
@@ -33,7 +34,9 @@ void read_backend(const BackendRecord& record, BackendView* view) {
   view->started_ns = record.started_ns.load(std::memory_order_acquire);
   view->ready_ns = record.ready_ns.load(std::memory_order_acquire);
   view->holder = record.holder.load(std::memory_order_acquire);
-  view->log = record.log.load();
+  LogNote log = read_log_note(record.log.load());
+  view->log = std::move(log.path);
+  view->log_missing = std::move(log.missing);
   view->devices = record.devices.load(std::memory_order_acquire) & ((1u << kDevicesMax) - 1);
   view->size_unknown =
       (record.size_flags.load(std::memory_order_acquire) & kBackendSizeUnknown) != 0;

@@ -58,6 +58,7 @@ struct BackendView {
   Overrides overrides;       // what `ready` gave
   std::shared_ptr<const Effective> effective;  // null: the defaults
   std::string log;                             // the file its output goes to
+  std::string log_missing;                     // or why it is not kept
   std::uint32_t devices = 0;                   // assigned: a bit for each in Snapshot::devices
   bool size_unknown = false;                   // expected is a guess
   Bytes expected;

@@ -365,7 +365,8 @@ Error why_not_executed(const Launch& launch, std::uint32_t progress) {
 
 Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
                                   const std::function<Result<>(const ProcessIdentity&)>& at_gate,
-                                  const std::function<void()>& on_failed_exec) {
+                                  const std::function<void()>& on_failed_exec,
+                                  const std::function<Fd()>& default_output) {
   if (auto ok = check_command(argv, options); !ok) return fail(ok.error());
   if (has_children_elsewhere()) {
     return fail(Errc::kSpawnFailed,
@@ -383,14 +384,17 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
 
   auto input = open_null(O_RDONLY);
   if (!input) return fail(input.error());
-  auto output = options.output.empty() ? open_null(O_WRONLY) : open_output(options.output);
-  if (!output) return fail(output.error());
   Fd error_output;
   if (!options.error_output.empty()) {
     auto opened = open_output(options.error_output);
     if (!opened) return fail(opened.error());
     error_output = std::move(*opened);
   }
+  Fd kept = options.output.empty() && default_output ? default_output() : Fd();
+  auto output = kept                     ? Result<Fd>(std::move(kept))
+                : options.output.empty() ? open_null(O_WRONLY)
+                                         : open_output(options.output);
+  if (!output) return fail(output.error());
 
   Handshake& handshake = launch->handshake;
   launch->child = {&handshake,

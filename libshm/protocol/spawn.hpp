@@ -31,9 +31,12 @@ struct SpawnOptions;
 
 // `at_gate` runs while the child waits; an error from it ends the child and is returned.
 // `on_failed_exec` runs if the program could not be executed, before the child ends.
+// `default_output` is asked where the options name no output, before there is a child; no file:
+// /dev/null.
 Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const SpawnOptions& options,
                                   const std::function<Result<>(const ProcessIdentity&)>& at_gate,
-                                  const std::function<void()>& on_failed_exec);
+                                  const std::function<void()>& on_failed_exec,
+                                  const std::function<Fd()>& default_output = {});
 
 // Waits for exactly this child on a thread of its own and hands over its packed exit status. While
 // on_exit runs the child is a zombie: its number, and that of its group, is nobody else's.

@@ -37,7 +37,7 @@
 //
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
-// BackendRecord's keep_alive, permit, parallel, measured, peak, probe_failures, devices and log;
+// BackendRecord's keep_alive, permit, parallel, measured, peak, probe_failures and devices;
 // WaiterRecord::room; WorkerRecord::cancels; LeaseRecord's first_byte_limit_ns, flags and cancel
 // words; DeviceRecord; StopRecord::baseline; CoordinatorRecord's pressure words and foreign.
 //
@@ -296,6 +296,7 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   Word last_scan_ticks;  // when the last scan began, in the clock of start_ticks
 };
 
+inline constexpr std::size_t kHistoryErrorMax_bytes = 255;
 struct LoadHistory {
   std::uint64_t loads = 0;
   std::uint64_t failures = 0;  // in a row
@@ -312,7 +313,7 @@ struct LoadHistory {
   std::uint64_t last_end_ns = 0;  // when its last backend was gone, 0 = never
   std::uint64_t evicted_ns = 0;   // when its last backend was gone by an eviction, 0 = never
   Bytes peak;                     // the largest that was declared or measured
-  std::array<char, 256> error{};  // NUL-terminated
+  std::array<char, kHistoryErrorMax_bytes + 1> error{};  // NUL-terminated
 };
 
 // Found by hash, within kHistoryProbes of where it belongs (histories.hpp). Written under the
@@ -397,6 +398,7 @@ struct StopRecord {
   }
 };
 
+inline constexpr std::size_t kLogPathMax_bytes = 512;
 inline constexpr std::uint32_t kBackendSizeUnknown = 1;  // `expected` is a guess
 // One process that is left of a backend, and why.
 struct LeftProcess {
@@ -462,7 +464,9 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   alignas(kCacheLine_bytes) SharedText<256> model;  // written under the mutex, before RESERVED
   SharedText<256> address;
   SharedText<32> label;
-  SharedText<512> log;  // the file its output goes to, "" = none of ours; before STARTING
+  // The file its output goes to, or why it is not kept, which begins with no slash; "": not to be
+  // kept. Before STARTING.
+  SharedText<kLogPathMax_bytes> log;
   SharedCopy<GivenSettings> given;  // its own settings
   // Before RESERVED, from the taker's need.
   HalfWord devices;     // assigned to it: a bit for each row of the table of devices

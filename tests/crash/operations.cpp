@@ -1,12 +1,16 @@
 #include "crash/operations.hpp"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <iterator>
 #include <optional>
 #include <stdexcept>
 
 #include "base/duration.hpp"
+#include "base/model_log.hpp"
 #include "base/proc.hpp"
 #include "base/time.hpp"
 
@@ -167,6 +171,45 @@ std::string settings_are_whole(Stage& stage) {
                             found.get(Setting::kStopGrace) == 20 * kMillisecond_ns;
   if ((is_old || is_new) && rest_is_kept) return "";
   return "the settings are neither the old nor the new ones";
+}
+
+// A log above its size, which the victim cuts.
+const std::string kOutput = std::string(40'000, 'x') + "\nthe end of it\n";
+constexpr std::uint64_t kOutputMax_bytes = 16'384;
+
+std::string log_dir(const Stage& stage) { return stage.segment_path() + ".logs"; }
+ModelLog model_log(const Stage& stage) {
+  auto log = ModelLog::make(log_dir(stage), kFresh);
+  if (!log) throw std::runtime_error(log.error().text);
+  return std::move(*log);
+}
+void append(const std::string& path, const std::string& text) {
+  const Fd file(open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+  if (write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    throw std::runtime_error("unable to write " + path);
+}
+void write_output(Stage& stage) {
+  std::filesystem::remove_all(log_dir(stage));
+  const ModelLog log = model_log(stage);
+  if (!log.begin()) throw std::runtime_error("there is no log");
+  append(log.path(), kOutput);
+}
+// Its writer goes on, and the next coordinator finds what was cut off or cuts it itself.
+std::string output_is_whole(Stage& stage) {
+  const ModelLog log = model_log(stage);
+  append(log.path(), "after\n");
+  log.finish_cut();
+  std::string kept = read_file(log.previous_path());
+  const std::size_t begin = kept.find_first_not_of('\0');
+  kept = begin == std::string::npos ? "" : kept.substr(begin);
+  kept += read_file(log.path());
+  if (kept.size() < kOutputMax_bytes || !kept.ends_with("the end of it\nafter\n"))
+    return "of the output are left " + std::to_string(kept.size()) + " bytes, not with its end";
+  if (const auto cut = log.cut(kOutputMax_bytes); !cut) return cut.error().text;
+  if (read_file(log.path()).size() > kOutputMax_bytes) return "the output is not cut";
+  return std::distance(std::filesystem::directory_iterator(log_dir(stage)), {}) == 2
+             ? ""
+             : "there are files left of a cut";
 }
 
 std::string next_in_line_is_granted(Stage& stage) {
@@ -354,6 +397,17 @@ std::vector<Operation> worker_operations() {
              ends();
            },
        .after = settings_are_whole},
+      {.name = "cut-output",
+       .victim =
+           [](const Stage& stage) {
+             const Pool pool = stage.attach();
+             const ModelLog log = model_log(stage);
+             begins();
+             static_cast<void>(log.cut(kOutputMax_bytes));
+             ends();
+           },
+       .before = write_output,
+       .after = output_is_whole},
   };
 }
 

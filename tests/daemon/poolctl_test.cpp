@@ -32,8 +32,8 @@ const std::vector<std::vector<std::string>> kLooks = {
     {"events"}, {"explain", "m"}, {"dump"},    {"check"},  {"set"}};
 
 const std::vector<const char*> kCommands = {
-    "status", "list",  "top", "workers", "leases", "waiters", "events", "explain", "dump", "check",
-    "set",    "touch", "pin", "unpin",   "evict",  "wait",    "lease",  "remove",  "reset"};
+    "status", "list",  "top", "workers", "leases", "waiters", "events", "explain", "dump",  "check",
+    "set",    "touch", "pin", "unpin",   "evict",  "wait",    "lease",  "remove",  "reset", "logs"};
 
 TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
   start({"--max-backends", "1"});

@@ -588,6 +588,7 @@ int run(const Options& options) {
   // As a test's: the next one removes it if this is killed.
   std::string dir = "/dev/shm/modelpool-test-" + std::to_string(getpid()) + "-XXXXXX";
   if (mkdtemp(dir.data()) == nullptr) return 1;
+  setenv("XDG_STATE_HOME", (dir + "/state").c_str(), 1);  // where output of backends is kept
   std::fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {

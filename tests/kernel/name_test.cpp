@@ -22,6 +22,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 class Name : public PoolTest {};
 
@@ -119,6 +120,42 @@ TEST(Tmpfs, FilledToTheLastPageHarmsNoPoolOnIt) {
     daemon.kill_now();
     daemon.start();
     EXPECT_EQ(worker.acquire("a", 100), "timeout");
+  });
+  if (!missing.empty()) GTEST_SKIP() << missing;
+}
+
+TEST(Tmpfs, WithoutInodesForOutputHoldsUpNoLoad) {
+  const Scratch scratch;
+  const Scratch full;
+  const std::string missing = on_tmpfs(full, "1m,nr_inodes=2", [&](Forked::Child&) {
+    const BackendsEnd backends_end(scratch);
+    write_file(full.path("last"), "");
+    Daemon daemon(scratch, {"--log-dir", full.dir()});
+    RemoteWorker worker(scratch);
+    EXPECT_GT(worker.load_idle("m"), 0);
+    EXPECT_THAT(poolctl_json(scratch, {"list"})[0]["log_missing"], HasSubstr("No space left"));
+    EXPECT_THAT(poolctl(scratch, {"logs", "m"}).err, HasSubstr("No space left"));
+  });
+  if (!missing.empty()) GTEST_SKIP() << missing;
+}
+
+TEST(Tmpfs, FilledByABackendsOutputIsMadeRoomOnAndTheBackendRunsOn) {
+  const Scratch scratch;
+  const Scratch full;
+  const std::string missing = on_tmpfs(full, "1m", [&](Forked::Child&) {
+    const BackendsEnd backends_end(scratch);
+    write_file(scratch.path("script"),
+               "i=0; while :; do i=$((i+1)); echo line $i 2>/dev/null || sleep 0.01; done\n");
+    Daemon daemon(scratch, {"--log-dir", full.path("logs"), "--log-max", "768KiB"});
+    RemoteWorker worker(scratch);
+    ASSERT_EQ(worker.acquire("m"), "ticket");
+    const std::string said = worker.spawn_program("m", {"sh", scratch.path("script")});
+    ASSERT_THAT(said, StartsWith("pid ")) << worker.last_error();
+    EXPECT_TRUE(eventually([&] {
+      return daemon.log().find("there is no room to keep") != std::string::npos;
+    })) << daemon.log();
+    EXPECT_TRUE(eventually([&] { return !read_file(full.path("logs/m.log")).empty(); }));
+    EXPECT_TRUE(is_running(std::stoi(said.substr(4))));
   });
   if (!missing.empty()) GTEST_SKIP() << missing;
 }

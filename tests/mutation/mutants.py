@@ -25,9 +25,12 @@ CALLS = ("kernel_tests", "--gtest_filter=*RecordedBeforeTheFirstSignal*")
 SHELLS = ("daemon_tests", "--gtest_filter=LeaseTest.P*:LeaseTest.A*")
 SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:SnapshotReaderSettings*")
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
+OUTPUT = ("unit_tests", "--gtest_filter=ModelLog*:PrintableLine*:ExitWords*:LastLines*")
+KEPT = ("process_tests", "--gtest_filter=OutputTest*")
 HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
 
 RULES = "libshm/policy/rules.cpp"
+MODEL_LOG = "libshm/base/model_log.cpp"
 TICKET = "libshm/pool/ticket.cpp"
 SPAWN = "libshm/protocol/spawn.cpp"
 LISTENER = "libshm/base/listener.cpp"
@@ -365,4 +368,25 @@ MUTANTS = [
     Mutant("a count cut short", "coordinatord/record.cpp", "  redo_journal(meters);\n", "", [METERS]),
     Mutant("a count that begins anew", "coordinatord/record.cpp", "read_events(*segment_, counted + 1)",
            "read_events(*segment_, 1 + 0 * counted)", [METERS]),
+    Mutant("output is written through a link", MODEL_LOG,
+           "constexpr int kPlain = O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK;",
+           "constexpr int kPlain = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;", [OUTPUT]),
+    Mutant("output goes into a directory that everybody may write", MODEL_LOG,
+           "if ((info.st_mode & S_IWOTH) != 0) {", "if (false) {", [OUTPUT]),
+    Mutant("a file with a second name is cut", MODEL_LOG, " || info.st_nlink != 1", "", [OUTPUT]),
+    Mutant("the log of another model is cut", MODEL_LOG,
+           " || !path.ends_with(\"/\" + name)", "", [OUTPUT]),
+    Mutant("long names share a file", MODEL_LOG, "if (name.size() > kNameMax_bytes) {",
+           "if (name.resize(std::min(name.size(), kNameMax_bytes)); false) {", [OUTPUT]),
+    Mutant("a new life writes into the file of the one before", MODEL_LOG,
+           "if (!rename_to(kCurrent, kPrevious)) return fail_errno(errno, what);",
+           "unlink_file(kCurrent);", [OUTPUT]),
+    Mutant("a life that said nothing takes the one before it away", MODEL_LOG,
+           "S_ISREG(info.st_mode) && info.st_size == 0", "false", [OUTPUT]),
+    Mutant("a cut that was killed is not finished", MODEL_LOG, "rename_to(kCut, kPrevious);\n  unlink_file(kNew);",
+           "unlink_file(kNew);", [OUTPUT]),
+    Mutant("output that is to go elsewhere is kept", "libshm/protocol/spawn.cpp",
+           "options.output.empty() && default_output ?", "default_output ?", [KEPT]),
+    Mutant("a backend's record does not say where its output is", "libshm/protocol/slots.cpp",
+           "  record.log.store(started.log);\n", "", [KEPT]),
 ]

@@ -17,6 +17,9 @@ import modelpool
 COORDINATORD = os.environ["MODELPOOL_COORDINATORD"]
 POOLCTL = os.environ["MODELPOOL_POOLCTL"]
 DEMO_BACKEND = os.environ["MODELPOOL_DEMO_BACKEND"]
+# What backends write is kept there, and not in the home of whoever runs the tests.
+STATE_HOME = tempfile.TemporaryDirectory(prefix=f"modelpool-test-{os.getpid()}-", dir="/dev/shm")
+os.environ["XDG_STATE_HOME"] = STATE_HOME.name
 # Before a command: a test that is killed leaves no such process.
 DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 # Of a wait whose end the test is sure of: the machine may be slow.

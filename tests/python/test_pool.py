@@ -110,6 +110,21 @@ class Loading(PoolTest):
         self.assertIsInstance(answers_[0], modelpool.LoadFailed)
         self.assertIn("no memory", str(answers_[0]))
 
+    def test_what_a_backend_wrote_is_kept_and_told_when_its_load_fails(self):
+        self.pool.set(log_dir=f"{self.dir}/logs", load_cooldown="60s..60s")
+        self.assertEqual(self.pool.get("log_dir"), f"{self.dir}/logs")
+        self.assertEqual(self.pool.get("log_max"), 8 << 20)
+        ticket = self.pool.acquire("org/m")
+        ticket.spawn(["sh", "-c", "echo no such weights; exec sleep 60"])
+        log = pathlib.Path(self.dir, "logs", "org%2Fm.log")
+        self.assertEqual(self.pool.backends()[0]["log"], str(log))
+        self.assertEqual(eventually(log.read_text), "no such weights\n")
+        ticket.fail("it does not answer")
+        with self.assertRaises(modelpool.CoolingDown) as raised:
+            self.pool.acquire("org/m", timeout=0)
+        self.assertIn("it does not answer; its last lines: no such weights", str(raised.exception))
+        self.assertIn("logs org/m` has more", str(raised.exception))
+
     def test_spawn_takes_an_environment_a_directory_and_files(self):
         directory = pathlib.Path(self.dir)
         ticket = self.pool.acquire("m")

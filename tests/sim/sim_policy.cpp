@@ -19,10 +19,9 @@ Result<> set(const std::string& text, PoolSettings* settings) {
   const std::string name = text.substr(0, equals);
   const SettingInfo* const info = find_setting(name);
   if (info == nullptr) return fail(Errc::kInvalid, "there is no setting " + name);
-  const auto value =
-      parse_setting(*info, equals == std::string::npos ? "" : text.substr(equals + 1));
-  if (!value) return fail(value.error());
-  settings->pool.set(info->id, *value);
+  auto entry = parse_entry(*info, equals == std::string::npos ? "" : text.substr(equals + 1));
+  if (!entry) return fail(entry.error());
+  settings->pool.set(std::move(*entry));
   return {};
 }
 

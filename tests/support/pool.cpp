@@ -26,9 +26,9 @@ Settings settings_of(const std::vector<std::pair<std::string, std::string>>& val
   for (const auto& [name, text] : values) {
     const SettingInfo* info = find_setting(name);
     if (info == nullptr) throw std::runtime_error("no such setting: " + name);
-    const auto value = parse_setting(*info, text);
-    if (!value) throw std::runtime_error(value.error().text);
-    settings.pool.set(info->id, *value);
+    auto entry = parse_entry(*info, text);
+    if (!entry) throw std::runtime_error(entry.error().text);
+    settings.pool.set(std::move(*entry));
   }
   return settings;
 }

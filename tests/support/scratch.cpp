@@ -30,6 +30,24 @@ void sweep() {
   }
 }
 
+// What backends write is kept where programs keep their state: not in the home of who runs tests.
+class StateHome {
+ public:
+  StateHome()
+      : dir_("/dev/shm/" + kPrefix + std::to_string(getpid()) + "-state"), owner_(getpid()) {
+    setenv("XDG_STATE_HOME", dir_.c_str(), 1);
+  }
+  ~StateHome() {
+    std::error_code ignored;
+    if (getpid() == owner_) std::filesystem::remove_all(dir_, ignored);
+  }
+
+ private:
+  std::string dir_;
+  pid_t owner_;
+};
+const StateHome kStateHome;
+
 }  // namespace
 
 Scratch::Scratch() {

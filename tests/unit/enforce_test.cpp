@@ -47,7 +47,7 @@ class EnforcerTest : public ::testing::Test {
   std::unique_ptr<coordinator::Endings> endings_ = *coordinator::Endings::make(segment_);
   coordinator::Recorder recorder_{segment_};
   coordinator::Stopper stopper_{segment_, &watch_, endings_.get()};
-  coordinator::Enforcer enforcer_{segment_, 1, &watch_, &stopper_, &recorder_};
+  coordinator::Enforcer enforcer_{segment_, 1, &watch_, &stopper_, &recorder_, nullptr};
 };
 
 // Above a lowered limit: the least recently used one goes, if it still is that.

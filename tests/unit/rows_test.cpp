@@ -123,7 +123,7 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
               ElementsAre("model", "pid", "address", "busy_ms", "idle_ms", "ready_ms", "size_bytes",
                           "owner_pid", "group", "label", "device_mask", "reserved_ms", "started_ms",
                           "exit", "stop", "interval_ms", "parallel", "expected_bytes",
-                          "measured_bytes", "peak_bytes", "log"));
+                          "measured_bytes", "peak_bytes", "log", "log_missing"));
   EXPECT_THAT(nulls_of(row_json(LeaseRow())),
               ElementsAre("model", "worker_pid", "age_ms", "progress_ms", "tag", "limit_ms",
                           "backend_pid", "first_byte_limit_ms", "cancelled_ms"));

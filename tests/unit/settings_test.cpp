@@ -48,6 +48,8 @@ TEST(Settings, HaveTheDocumentedDefaults) {
   EXPECT_EQ(settings.get(Setting::kMaxWait), 60 * kSecond_ns);
   EXPECT_EQ(settings.get(Setting::kCollect), 0u);
   EXPECT_EQ(settings.get(Setting::kPriority), 50u);
+  EXPECT_EQ(settings.text(Setting::kLogDir), "");
+  EXPECT_EQ(settings.get(Setting::kLogMax), std::uint64_t{8} << 20);
 }
 
 TEST(Settings, DescribeThemselves) {
@@ -58,7 +60,8 @@ TEST(Settings, DescribeThemselves) {
     EXPECT_FALSE(info.placeholder.empty());
     const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters ||
                            info.id == Setting::kEviction || info.id == Setting::kCollect ||
-                           info.id == Setting::kMaxMemory;
+                           info.id == Setting::kMaxMemory || info.id == Setting::kLogDir ||
+                           info.id == Setting::kLogMax;
     EXPECT_EQ(info.per_model, !pool_only) << info.name;
   }
 }
@@ -75,7 +78,8 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
   const std::string expected[] = {"0",       "off", "off", "off",   "10m", "30s",
                                   "SIGTERM", "15s", "off", "drain", "512", "10s..5m",
-                                  "cost",    "1m",  "off", "50",    "off", "off"};
+                                  "cost",    "1m",  "off", "50",    "off", "off",
+                                  "default", "8MiB"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;
@@ -223,6 +227,45 @@ TEST(Clamp, ForcesAnyWordIntoItsRange) {
             static_cast<std::uint64_t>(SIGTERM));
   EXPECT_EQ(clamp_setting(setting_info(Setting::kMaxBackends), 5000), 4095u);
   EXPECT_EQ(format_setting(setting_info(Setting::kWhenBusy), 3), "unknown");
+}
+
+TEST(Settings, ThatTakeAPathKeepItAsAText) {
+  const SettingInfo& info = setting_info(Setting::kLogDir);
+  for (const char* text : {"/var/log/models", "off"}) {
+    const auto entry = parse_entry(info, text);
+    ASSERT_TRUE(entry) << text;
+    EXPECT_TRUE(entry->is_text);
+    EXPECT_EQ(entry->text, text);
+    EXPECT_EQ(format_entry(info, &*entry), text);
+    Settings settings;
+    settings.pool.set(*entry);
+    EXPECT_EQ(settings.text(Setting::kLogDir), text);
+    EXPECT_EQ(settings.shown(Setting::kLogDir), text);
+  }
+  EXPECT_EQ(parse_entry(info, "default")->text, "");
+  for (const std::string& text :
+       {std::string(), std::string("models"), std::string("/a\nb"), "/" + std::string(255, 'x')}) {
+    EXPECT_NE(refusal(Setting::kLogDir, text), "") << text;
+  }
+  // What stands in the segment is input.
+  for (const char* hostile : {"models", "/a\n", "on"}) {
+    const SettingEntry entry{Setting::kLogDir, {}, 0, hostile, true};
+    EXPECT_EQ(format_entry(info, &entry), "default");
+    Settings settings;
+    settings.pool.set(entry);
+    EXPECT_EQ(settings.text(Setting::kLogDir), "");
+    Effective effective;
+    effective.take_of_pool(entry);
+    EXPECT_EQ(effective.text(Setting::kLogDir), "");
+  }
+}
+
+TEST(Settings, ASizeIsPrintedExactly) {
+  const SettingInfo& info = setting_info(Setting::kLogMax);
+  EXPECT_EQ(format_setting(info, (1 << 20) + 1024), "1025KiB");
+  EXPECT_EQ(format_setting(info, 1025), "1025B");
+  EXPECT_EQ(format_setting(info, 0), "0");
+  EXPECT_EQ(parsed(Setting::kLogMax, "65536"), 65536u);
 }
 
 TEST(Overrides, KeepTheLastValueOfEachSettingByNumber) {

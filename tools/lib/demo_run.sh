@@ -494,6 +494,7 @@ trap 'exit 143' TERM
 dir=$(mktemp -d /dev/shm/modelpool-demo.XXXXXX)
 mkdir -m 700 "$dir/pool"
 mkdir "$dir/names"
+export XDG_STATE_HOME=$dir/state  # what backends write is kept there
 poolctl=("$BIN/poolctl" --pool "$pool" --dir "$dir/pool")
 logs=("$dir/A.log" "$dir/B.log" "$dir/C.log")
 touch "$dir/events" "${logs[@]}"

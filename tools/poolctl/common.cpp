@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/duration.hpp"
+#include "base/exit_words.hpp"
 #include "base/name.hpp"
 #include "base/nearest.hpp"
 #include "base/number.hpp"
@@ -262,8 +263,8 @@ bool is_spared_sigkill(const BackendView& backend) {
 std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend) {
   const auto history = find_history(segment, backend.model);
   if (!history || history->failed_backend != pack_ref(backend.ref)) return std::nullopt;
-  const std::string exit = exit_text(static_cast<std::uint32_t>(history->exit_status));
-  return escape(field_text(history->error)) + (exit.empty() ? "" : " (" + exit + ")");
+  const std::string_view text = before_last_lines(field_text(history->error));
+  return escape(with_exit(text, static_cast<std::uint32_t>(history->exit_status)));
 }
 
 std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model) {

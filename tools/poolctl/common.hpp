@@ -194,6 +194,7 @@ void add_wait(CLI::App& root, Context& context);
 // COMMAND is what stands after `--` on the line.
 void add_lease(CLI::App& root, Context& context, const std::vector<std::string>& command);
 void add_remove(CLI::App& root, Context& context);
+void add_logs(CLI::App& root, Context& context);
 void add_top(CLI::App& root, Context& context);
 
 }  // namespace modelpool::poolctl

@@ -34,7 +34,7 @@ Json overrides_json(const PoolSettings& settings, const Overrides& overrides) {
   for (const SettingInfo& info : kSettings) {
     if (!overrides.has(info.id)) continue;
     json[std::string(info.name)] = {
-        {"value", format_setting(info, overrides.get(info.id))},
+        {"value", json_text(format_entry(info, overrides.find(info.id)))},
         {"origin", json_text(origin_text(settings.config_path, overrides.origin(info.id)))}};
   }
   return json;

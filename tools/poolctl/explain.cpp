@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/duration.hpp"
+#include "base/exit_words.hpp"
 #include "base/proc.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
@@ -573,7 +574,7 @@ Json explain_json(const Subject& subject) {
       subject.backend != nullptr ? backend_json(subject.snapshot, *subject.backend) : Json(nullptr);
   Json values = Json::object();
   for (const SettingInfo& info : kSettings) {
-    values[std::string(info.name)] = {{"value", format_setting(info, subject.get(info.id))},
+    values[std::string(info.name)] = {{"value", json_text(subject.effective.shown(info.id))},
                                       {"origin", json_text(origin_of(subject, info))},
                                       {"rule", json_text(rule_text(subject, info))}};
   }
@@ -593,10 +594,9 @@ std::string history_text(const LoadHistory& history) {
   std::string text = "loaded " + count_text(history.loads, "time");
   if (history.load_ns != 0) text += ", last in " + format_age(history.load_ns);
   if (history.failures > 0) {
-    text += "; " + count_text(history.failures, "failed load") +
-            " in a row, the last: " + escape(field_text(history.error));
-    const std::string exit = exit_text(static_cast<std::uint32_t>(history.exit_status));
-    if (!exit.empty()) text += " (" + exit + ")";
+    text += "; " + count_text(history.failures, "failed load") + " in a row, the last: " +
+            escape(with_exit(field_text(history.error),
+                             static_cast<std::uint32_t>(history.exit_status)));
   }
   return text;
 }
@@ -627,7 +627,7 @@ void print_explanation(const Subject& subject, const std::string& hint) {
                    {"ORIGIN", TextTable::Align::kLeft, true},
                    {"MATCHED BY", TextTable::Align::kLeft, true}});
   for (const SettingInfo& info : kSettings) {
-    table.add({std::string(info.name), format_setting(info, subject.get(info.id)),
+    table.add({std::string(info.name), escape(subject.effective.shown(info.id)),
                escape(origin_of(subject, info)), text_or_dash(rule_text(subject, info))});
   }
   print(table.text(width));

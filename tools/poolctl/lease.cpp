@@ -9,6 +9,7 @@
 
 #include "answer.hpp"
 #include "base/duration.hpp"
+#include "base/exit_words.hpp"
 #include "base/name.hpp"
 #include "base/port.hpp"
 #include "base/time.hpp"
@@ -259,8 +260,7 @@ class Load {
     Listener listener;
     const std::uint64_t until = until_ns();
     const Answer answer = process ? ask(ticket, plan, *process, until, &listener) : Answer::kExited;
-    const std::string output = options_.log.empty() ? "give --log FILE to keep its output"
-                                                    : "its output is in " + options_.log;
+    const std::string output = where_output_is(ticket.pid());
     switch (answer) {
       case Answer::kYes:
         return make_ready(ticket, plan, listener, until, lease);
@@ -350,19 +350,32 @@ class Load {
     return code;
   }
 
-  int fail_load(LoadTicket& ticket, const std::string& advice, const std::string& ended) {
-    std::string reason = "it ended before it was ready";
-    if (auto failed = ticket.fail(reason); !failed) {  // the pool knows how it ended
-      // The coordinator ended the load first, and knows why.
-      const auto history = find_history(segment_of(pool_), options_.model);
-      if (!history || history->failures == 0) {
-        complain(failed.error().text);
-        return kLeaseRefused;
+  // How to see what it wrote.
+  std::string where_output_is(pid_t pid) {
+    if (!options_.log.empty()) return "its output is in " + options_.log;
+    if (const auto snapshot = look_inside(pool_)) {
+      for (const BackendView& backend : snapshot->backends) {
+        if (backend.process.pid == pid && !backend.log.empty())
+          return "poolctl logs " + options_.model + " shows its output";
       }
-      reason = field_text(history->error);
     }
-    complain("unable to load " + escape(options_.model) + ": " + escape(reason) + ended + "; " +
-             escape(advice));
+    return "give --log FILE to keep its output";
+  }
+
+  int fail_load(LoadTicket& ticket, const std::string& advice, const std::string& ended) {
+    const auto failed = ticket.fail("it ended before it was ready");
+    // The pool knows more of how it ended, and if the coordinator ended the load first, why.
+    const auto history = find_history(segment_of(pool_), options_.model);
+    if (!history || history->failures == 0) {
+      complain(failed
+                   ? "unable to load " + escape(options_.model) + ": it ended before it was ready"
+                   : failed.error().text);
+      return kLeaseRefused;
+    }
+    const std::string reason(field_text(history->error));
+    const std::size_t lines = std::min(reason.size(), before_last_lines(reason).size());
+    complain("unable to load " + escape(options_.model) + ": " + escape(reason.substr(0, lines)) +
+             ended + escape(reason.substr(lines)) + "; " + escape(advice));
     return kLeaseRefused;
   }
 
@@ -532,7 +545,7 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
         add_text(command, "--ready", "CHECK", &options->ready,
                  "How to see that it answers: tcp, http:/path, delay:D (tcp)"),
         add_text(command, "--log", "FILE", &options->log,
-                 "File its output is appended to (discarded)"),
+                 "File its output is appended to (the model's in log_dir, poolctl logs)"),
         add_size(command, "--size", &options->size_bytes, "Memory the backend needs (unknown)"),
         add_flag(command, "--pin", &options->pin, "Pin the backend when it is loaded here"),
         add_flag(command, "--any-listener", &options->any_listener,

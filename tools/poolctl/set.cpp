@@ -23,7 +23,7 @@ int show(const Context& context, const Options& options) {
       {{"SETTING"}, {"VALUE"}, {"ORIGIN"}, {.name = "MEANING", .may_shrink = true, .wraps = true}});
   for (const SettingInfo& info : kSettings) {
     const Origin origin = settings.pool.origin(info.id);
-    table.add({std::string(info.name), format_setting(info, settings.get(info.id)),
+    table.add({std::string(info.name), escape(settings.shown(info.id)),
                escape(origin_text(settings.config_path, origin)), std::string(info.help)});
   }
   print(table.text(terminal_width()));

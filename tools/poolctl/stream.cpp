@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/time.hpp"
+
 namespace modelpool::poolctl {
 namespace {
 
@@ -59,6 +61,15 @@ void Stream::wait(const Segment& segment, std::uint32_t seen_bell, std::uint64_t
   if (g_asked_to_end != 0) _exit(exit_code_);
   futex_wait(segment.coordinator().event_bell, seen_bell, until_ns);
   g_waiting = 0;
+}
+
+bool Stream::wait_readable(int fd, std::uint64_t at_most_ns) {
+  g_waiting = 1;
+  if (g_asked_to_end != 0) _exit(exit_code_);
+  pollfd readable{fd, POLLIN, 0};
+  const int found = poll(&readable, 1, static_cast<int>(at_most_ns / kMillisecond_ns));
+  g_waiting = 0;
+  return found > 0;
 }
 
 }  // namespace modelpool::poolctl

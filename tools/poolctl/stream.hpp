@@ -23,6 +23,8 @@ class Stream {
   bool has_reader() const;
   // Waits for the next event of the pool, at most until then, less if woken.
   void wait(const Segment& segment, std::uint32_t seen_bell, std::uint64_t until_ns);
+  // Waits until the descriptor (-1: none) is readable, which it returns, or the time is over.
+  bool wait_readable(int fd, std::uint64_t at_most_ns);
   // 0, or 3 after output that failed.
   int exit_code() const { return exit_code_; }
 

@@ -252,11 +252,10 @@ Result<std::vector<std::string>> read_list(const char* const* texts, const char*
 }
 
 // "name=value" entries.
-Result<std::vector<std::pair<const SettingInfo*, std::uint64_t>>> read_settings(
-    const char* const* texts, bool per_model) {
+Result<std::vector<SettingEntry>> read_settings(const char* const* texts, Origin origin) {
   auto entries = read_list(texts, "settings", 1024);
   if (!entries) return fail(entries.error());
-  std::vector<std::pair<const SettingInfo*, std::uint64_t>> result;
+  std::vector<SettingEntry> result;
   for (const std::string& entry : *entries) {
     const std::size_t equals = entry.find('=');
     const SettingInfo* info = find_setting(std::string_view(entry).substr(0, equals));
@@ -264,13 +263,13 @@ Result<std::vector<std::pair<const SettingInfo*, std::uint64_t>>> read_settings(
       return invalid("unable to set " + quote(entry) +
                      ": it takes NAME=VALUE of a setting `poolctl set` lists");
     }
-    if (per_model && !info->per_model) {
+    if (origin.kind == OriginKind::kReady && !info->per_model) {
       return invalid("unable to set " + std::string(info->name) +
                      " for one backend: it is the pool's");
     }
-    auto value = parse_setting(*info, std::string_view(entry).substr(equals + 1));
+    auto value = parse_entry(*info, std::string_view(entry).substr(equals + 1), origin);
     if (!value) return fail(value.error());
-    result.emplace_back(info, *value);
+    result.push_back(std::move(*value));
   }
   return result;
 }
@@ -428,11 +427,10 @@ modelpool_code modelpool_attach(const char* name, const modelpool_attach_options
     if (!given) return fail(given.error());
     auto grace = read_ms(given->coordinator_grace_ms, "coordinator_grace_ms");
     if (!grace) return fail(grace.error());
-    auto values = read_settings(given->settings, false);
+    auto values = read_settings(given->settings, {OriginKind::kSet, 0});
     if (!values) return fail(values.error());
     Settings settings;
-    for (const auto& [info, value] : *values)
-      settings.pool.set(info->id, value, Origin{OriginKind::kSet, 0});
+    for (const SettingEntry& value : *values) settings.pool.set(value);
 
     PoolOptions attach;
     if (given->dir != nullptr && *given->dir == 0) {
@@ -674,7 +672,7 @@ modelpool_code modelpool_ready(modelpool_ticket ticket, const char* address,
     if (!where) return fail(where.error());
     auto given = read_options(options, "modelpool_ready_options");
     if (!given) return fail(given.error());
-    auto values = read_settings(given->settings, true);
+    auto values = read_settings(given->settings, {OriginKind::kReady, 0});
     if (!values) return fail(values.error());
     ReadyOptions ready;
     ready.size_bytes = given->size_bytes;
@@ -683,9 +681,7 @@ modelpool_code modelpool_ready(modelpool_ticket ticket, const char* address,
     ready.pinned = given->pinned != 0;
     ready.external = given->external != 0;
     ready.any_listener = given->any_listener != 0;
-    for (const auto& [info, value] : *values) {
-      ready.overrides.set(info->id, value, Origin{OriginKind::kReady, 0});
-    }
+    for (const SettingEntry& value : *values) ready.overrides.set(value);
     const auto held = hold_alone(ticket);
     if (!held) return fail(held.error());
     auto leased = (*held)->ready(*where, ready);
@@ -779,8 +775,7 @@ modelpool_code modelpool_get(modelpool_pool pool, const char* name, char* value,
     if (info == nullptr) {
       return invalid("unable to get " + quote(*setting) + ": " + no_such_setting(*setting));
     }
-    const std::string text =
-        format_setting(*info, pool_setting(segment_of((**held)->pool), info->id));
+    const std::string text = read_pool_settings(segment_of((**held)->pool)).shown(info->id);
     if (text.size() >= value_bytes) {
       return invalid("unable to get " + std::string(info->name) + ": its value needs " +
                      std::to_string(text.size() + 1) + " bytes");

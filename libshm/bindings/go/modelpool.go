@@ -612,7 +612,7 @@ func (t *Ticket) Waiting() int { return int(t.on().waiting) }
 type SpawnOptions struct {
 	Env         []string // "NAME=value", added to the caller's environment, or replacing; ErrInvalid without "="
 	Dir         string   // "": the caller's
-	Output      string   // file (or FIFO with a reader) that stdout and stderr are appended to; "": /dev/null
+	Output      string   // file (or FIFO with a reader) that stdout and stderr are appended to; "": the model's log (`poolctl logs`), or /dev/null without one
 	ErrorOutput string   // another one for stderr; "": as stdout
 }
 

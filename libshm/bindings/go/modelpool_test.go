@@ -730,6 +730,11 @@ func TestWaitReadySeesAnswersAndTheEndOfTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	failing.Fail(err.Error())
+	_, _, err = pool.Acquire(context.Background(), "failing", modelpool.Options{})
+	expect(t, err, modelpool.ErrCoolingDown)
+	if !strings.Contains(err.Error(), "its last lines: ") || !strings.Contains(err.Error(), "out of memory") {
+		t.Fatal(err)
+	}
 
 	slow := ticketOn(t, pool, "slow")
 	if err := slow.Spawn(append(argv, "--load-time", "60s"), modelpool.SpawnOptions{}); err != nil {

@@ -35,6 +35,18 @@ func program(t *testing.T, variable string) string {
 	return path
 }
 
+// TestMain keeps what backends write out of the home of whoever runs the tests.
+func TestMain(m *testing.M) {
+	state, err := os.MkdirTemp("/dev/shm", "modelpool-go-test.")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("XDG_STATE_HOME", state)
+	code := m.Run()
+	os.RemoveAll(state)
+	os.Exit(code)
+}
+
 // scratch is a directory on a tmpfs, gone with the test.
 func scratch(t *testing.T) string {
 	t.Helper()

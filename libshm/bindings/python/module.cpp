@@ -470,7 +470,7 @@ py::object ready(TicketObject& self, const py::object& address, const py::object
     if (!info.per_model) {
       raise_invalid("unable to set " + name + ": it is the pool's, not a backend's");
     }
-    options.overrides.set(info.id, unwrap(parse_setting(info, text)), {OriginKind::kReady, 0});
+    options.overrides.set(unwrap(parse_entry(info, text, {OriginKind::kReady, 0})));
   }
   return make_lease(
       unwrap(self.in_turn([&](LoadTicket& ticket) { return ticket.ready(where, options); })));
@@ -543,7 +543,7 @@ py::object get_setting(const PoolObject& self, const py::object& name) {
     raise_invalid("unable to get " + quote(wanted) + ": " + no_such_setting(wanted));
   }
   const std::shared_ptr<Pool> pool = self.get();
-  return setting_value(*info, pool_setting(segment_of(*pool), info->id));
+  return setting_value(*info, read_pool_settings(segment_of(*pool)));
 }
 
 void define_pool(py::module_& module) {
@@ -725,8 +725,8 @@ void define_ticket(py::module_& module) {
       "before it executes.\n\n"
       "env: added to this process's environment. stdout, stderr: files appended to (or a terminal, "
       "or\n"
-      "a FIFO that somebody reads); without stderr both go to stdout, without both to "
-      "/dev/null.\n\n"
+      "a FIFO that somebody reads); without stderr both go to stdout, without both to the model's\n"
+      "log in the pool's log_dir (`poolctl logs`), or to /dev/null without one.\n\n"
       "Raises SpawnFailed (the program or the directory), Invalid, System (a file that cannot be\n"
       "opened): nothing runs, and the ticket stays. TicketLost.");
   ticket.def("started", &started, py::arg("pid"),

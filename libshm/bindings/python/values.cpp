@@ -242,16 +242,22 @@ std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& v
   return result;
 }
 
-py::object setting_value(const SettingInfo& info, std::uint64_t value) {
+py::object setting_value(const SettingInfo& info, const PoolSettings& settings) {
+  const std::uint64_t value = settings.get(info.id);
   switch (info.kind) {
     case SettingKind::kCount:
+    case SettingKind::kSize:
       return py::int_(value);
     case SettingKind::kDuration:
       if (value == 0) return py::none();
       return py::float_(static_cast<double>(value) / 1e9);
-    default:
-      return py::str(format_setting(info, value));
+    case SettingKind::kSignal:
+    case SettingKind::kWhenBusy:
+    case SettingKind::kCooldown:
+    case SettingKind::kPath:
+      return py::str(settings.shown(info.id));
   }
+  return py::none();
 }
 
 py::object to_python(const Json& json) {

@@ -79,7 +79,7 @@ std::chrono::nanoseconds limit_of(py::handle value, const char* name);
 
 // {"idle_timeout": 2.5, "stop_signal": signal.SIGINT} as names and texts for Pool::set.
 std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& values);
-py::object setting_value(const SettingInfo& info, std::uint64_t value);
+py::object setting_value(const SettingInfo& info, const PoolSettings& settings);
 
 py::object to_python(const Json& json);
 

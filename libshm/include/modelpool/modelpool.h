@@ -324,7 +324,8 @@ typedef struct modelpool_spawn_options {
                                replacing;   INVALID without "=" */
   const char* cwd;          /* NULL: the caller's */
   const char* output;       /* file, terminal or FIFO with a reader that stdout and stderr are
-                               appended to; NULL: /dev/null */
+                               appended to; NULL: the model's log in the pool's log_dir
+                               (`poolctl logs`), or /dev/null without one */
   const char* error_output; /* another one for stderr; NULL: as stdout */
 } modelpool_spawn_options;
 #define MODELPOOL_SPAWN_OPTIONS_INIT \

@@ -56,6 +56,7 @@ namespace modelpool {
 struct Inside;
 struct LeaseRef;
 struct TicketRef;
+class MemoryKills;
 // A private value in a public handle, without an allocation; its first member is a pointer, null in
 // a handle that is empty.
 template <class T, std::size_t kBytes>
@@ -115,7 +116,9 @@ class Lease {
 struct SpawnOptions {
   std::vector<std::string> env{};  // "NAME=value", added to or replacing the caller's environment
   std::string cwd{};               // empty: the caller's
-  // Appended to: a file, a terminal, or a FIFO that somebody reads. Empty: /dev/null.
+  // Appended to: a file, a terminal, or a FIFO that somebody reads. Empty: the model's log in the
+  // pool's log_dir (`poolctl logs`); /dev/null if that is off, or where it cannot be had:
+  // BackendRow::log_missing says why.
   std::string output{};        // stdout and stderr
   std::string error_output{};  // another one for stderr; empty: as stdout
 };
@@ -166,8 +169,8 @@ class LoadTicket {
   // ticket stays. kTicketLost.
   Result<Lease> ready(std::string_view address, const ReadyOptions& options = {});
   // The load failed: answers every waiter with the reason, ends what was started, starts the
-  // model's cool-down. Errors: kTicketLost with what ended the load before; kBusy: the ticket
-  // stays.
+  // model's cool-down. The pool adds how the process ended, if it did, and the last lines it wrote.
+  // Errors: kTicketLost with what ended the load before; kBusy: the ticket stays.
   Result<> fail(std::string_view reason);
   // Gives the load up without a failure: what was started is ended, and the next waiter gets a
   // ticket at once. Takes no lock.
@@ -186,6 +189,7 @@ class LoadTicket {
   LoadTicket(const TicketRef& ref, std::string model, std::string tag, std::uint64_t busy_limit_ns);
   Result<> check() const;
   Result<> publish_alone(std::string_view address, const ReadyOptions& options);
+  std::string why_failed(std::string_view reason) const;
   void let_go();
 
   Hidden<TicketRef, 16> ref_;
@@ -193,6 +197,7 @@ class LoadTicket {
   std::string tag_;
   std::uint64_t busy_limit_ns_ = 0;
   pid_t pid_ = 0;
+  std::shared_ptr<const MemoryKills> memory_;  // before what was started
 };
 
 using Grant = std::variant<Lease, LoadTicket>;

@@ -40,8 +40,10 @@ enum class Setting : std::uint32_t {
   kPriority = 15,
   kMaxMemory = 16,
   kMemory = 17,
+  kLogDir = 18,
+  kLogMax = 19,
 };
-inline constexpr std::size_t kSettingCount = 18;     // those known here
+inline constexpr std::size_t kSettingCount = 20;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -69,11 +71,18 @@ enum class Eviction : std::uint64_t { kCost, kLru, kSize };
 enum class SettingKind {
   kCount,     // a number
   kDuration,  // nanoseconds, 0 = off
-  kSize,      // bytes, 0 = off
   kSignal,    // a signal number
   kChoice,    // the position of a word among those that the placeholder lists
   kCooldown,  // first in the high, longest in the low 32 bits, milliseconds; 0 = off
+  kSize,      // bytes, 0 = off
+  kPath,      // a text: an absolute path, kPathOff, or empty for the default
 };
+
+// Is its value a text? Then its number is 0 and means nothing.
+constexpr bool is_text(SettingKind kind) { return kind == SettingKind::kPath; }
+
+inline constexpr std::string_view kPathOff = "off";
+inline constexpr std::size_t kPathSettingMax_bytes = 255;
 
 struct SettingInfo {
   Setting id;
@@ -82,7 +91,7 @@ struct SettingInfo {
   SettingClass needed = SettingClass::kCompat;
   bool per_model = true;  // may a [[model]] table or `ready` override it?
   std::uint64_t default_value = 0;
-  std::uint64_t max = 0;         // of a kCount
+  std::uint64_t max = 0;         // of a kCount or kSize
   std::string_view placeholder;  // "N", "DURATION", "drain|wait|force"
   std::string_view help;
 };
@@ -96,6 +105,7 @@ constexpr std::uint64_t pack_cooldown(std::uint64_t first_ms, std::uint64_t long
 inline constexpr std::uint64_t kMaxBackendsMax = 4095;
 inline constexpr std::uint64_t kMaxWaitersMax = 65'535;
 inline constexpr std::uint64_t kPriorityMax = 100;
+inline constexpr std::uint64_t kSizeMax_bytes = std::uint64_t{1} << 56;  // what sums are made of
 
 constexpr std::uint64_t seconds_in_ns(std::uint64_t seconds) { return seconds * 1'000'000'000; }
 
@@ -206,20 +216,40 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .kind = SettingKind::kSize,
      .needed = SettingClass::kAdmit,
      .per_model = false,
+     .max = kSizeMax_bytes,
      .placeholder = "SIZE",
      .help = "bytes of the host's memory for all backends; off is no limit"},
     {.id = Setting::kMemory,
      .name = "memory",
      .kind = SettingKind::kSize,
      .needed = SettingClass::kAdmit,
+     .max = kSizeMax_bytes,
      .placeholder = "SIZE",
      .help = "what a backend takes of it, until it is known better"},
+    {.id = Setting::kLogDir,
+     .name = "log_dir",
+     .kind = SettingKind::kPath,
+     .per_model = false,
+     .placeholder = "DIR|off",
+     .help = "where the output of what spawn starts is kept; default is modelpool/POOL in "
+             "$XDG_STATE_HOME or ~/.local/state, without a home in /var/log"},
+    {.id = Setting::kLogMax,
+     .name = "log_max",
+     .kind = SettingKind::kSize,
+     .per_model = false,
+     .default_value = std::uint64_t{8} << 20,
+     .max = kSizeMax_bytes,
+     .placeholder = "SIZE",
+     .help = "a model's output is cut when it is larger, and so much before it kept; 0 is no "
+             "limit"},
 }};
 
 const SettingInfo& setting_info(Setting id);
 const SettingInfo* find_setting(std::string_view name);  // dashes or underscores; null if unknown
 
+// Its number; of a setting that takes a text 0, after the same checks.
 Result<std::uint64_t> parse_setting(const SettingInfo& info, std::string_view text);
+// As parse_setting reads it; of a setting that takes a text its default.
 std::string format_setting(const SettingInfo& info, std::uint64_t value);
 
 // How long a model cools down after its `failures`th failure in a row, in nanoseconds.
@@ -244,6 +274,12 @@ struct SettingEntry {
 
   bool operator==(const SettingEntry&) const = default;
 };
+
+// One value as people write it, whatever its kind.
+Result<SettingEntry> parse_entry(const SettingInfo& info, std::string_view text, Origin from = {});
+// As parse_entry reads it; null: the default. A text out of range shows as the default, which is
+// what holds then.
+std::string format_entry(const SettingInfo& info, const SettingEntry* entry);
 
 // Values of some settings.
 class Overrides {
@@ -288,6 +324,8 @@ struct PoolSettings {
   std::vector<ForeignSetting> foreign;
 
   std::uint64_t get(Setting id) const;     // the pool's value, or the default
+  std::string text(Setting id) const;      // of a setting that takes a text; empty: the default
+  std::string shown(Setting id) const;     // as people write it
   std::uint64_t unknown_to_judge() const;  // bits of those in use that a coordinator must know
 };
 
@@ -308,6 +346,7 @@ class Effective {
 
   std::uint64_t get(Setting id) const { return number_[index_of(id)]; }
   std::string_view text(Setting id) const;  // of a setting that takes a text
+  std::string shown(Setting id) const;      // as people write it
   Origin origin(Setting id) const { return origin_[index_of(id)]; }
   std::string_view rule(Setting id) const;  // the pattern of the rule that decided, or empty
   std::uint64_t generation() const { return generation_; }  // of the settings it comes from

@@ -63,7 +63,7 @@ def pool(
     try:
         with TestPool(dir=directory, coordinator_grace=coordinator_grace) as made:
             made.dir = directory
-            made.set(**{"max_backends": 0, **settings})
+            made.set(**{"max_backends": 0, "log_dir": f"{directory}/output", **settings})
             token = f"MODELPOOL_BACKEND={made.status()['uuid']}/"
             try:
                 yield made
