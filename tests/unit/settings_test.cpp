@@ -264,7 +264,8 @@ TEST(Settings, ASizeIsPrintedExactly) {
   const SettingInfo& info = setting_info(Setting::kLogMax);
   EXPECT_EQ(format_setting(info, (1 << 20) + 1024), "1025KiB");
   EXPECT_EQ(format_setting(info, 1025), "1025B");
-  EXPECT_EQ(format_setting(info, 0), "0");
+  EXPECT_EQ(format_setting(info, 0), "off");
+  EXPECT_EQ(parsed(Setting::kLogMax, "0"), 0u);
   EXPECT_EQ(parsed(Setting::kLogMax, "65536"), 65536u);
 }
 

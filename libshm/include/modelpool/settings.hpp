@@ -240,8 +240,8 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .default_value = std::uint64_t{8} << 20,
      .max = kSizeMax_bytes,
      .placeholder = "SIZE",
-     .help = "a model's output is cut when it is larger, and so much before it kept; 0 is no "
-             "limit"},
+     .help = "a model's output is cut when it is larger, and so much before it kept; off is "
+             "no limit"},
 }};
 
 const SettingInfo& setting_info(Setting id);
