@@ -87,6 +87,8 @@ std::string_view example_of(const SettingInfo& info) {
       return "\"drain\", \"wait\" or \"force\"";
     case SettingKind::kCooldown:
       return "\"10s..5m\"";
+    case SettingKind::kOnOverdue:
+      return "\"cancel, 10s, kill\" or \"kill\"";
   }
   return "";
 }
@@ -375,7 +377,7 @@ class Reader {
       return fail(Errc::kInvalid, name + " = " + text + ": a unit is missing; write it like " +
                                       std::string(example_of(info)));
     }
-    if (info.kind == SettingKind::kWhenBusy) {
+    if (info.kind == SettingKind::kWhenBusy || info.kind == SettingKind::kOnOverdue) {
       return fail(Errc::kInvalid,
                   name + " is an integer; write it like " + std::string(example_of(info)));
     }

@@ -45,6 +45,8 @@ std::string takes(const SettingInfo& info) {
     case SettingKind::kCooldown:
       return "the first and the longest wait, such as 10s..5m, one duration for both, or off; "
              "at most 49 days";
+    case SettingKind::kOnOverdue:
+      return "kill, or cancel, a duration above 0 and kill, such as \"cancel, 10s, kill\"";
   }
   return {};
 }
@@ -98,6 +100,25 @@ std::optional<std::uint64_t> parse_cooldown(std::string_view text) {
   return pack_cooldown(to_ms(*first), to_ms(*longest));
 }
 
+std::string_view without_blanks(std::string_view text) {
+  const std::size_t first = text.find_first_not_of(' ');
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(' ') - first + 1);
+}
+
+// "kill", or "cancel, 10s, kill".
+std::optional<std::uint64_t> parse_on_overdue(std::string_view text) {
+  if (text == "kill") return 0;
+  const std::size_t first = text.find(',');
+  const std::size_t last = text.rfind(',');
+  if (first == last || without_blanks(text.substr(0, first)) != "cancel" ||
+      without_blanks(text.substr(last + 1)) != "kill") {
+    return std::nullopt;
+  }
+  const auto grace = parse_duration(without_blanks(text.substr(first + 1, last - first - 1)));
+  return grace && *grace != 0 ? std::optional(*grace) : std::nullopt;
+}
+
 std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_view text) {
   const auto value_of = [](const Result<std::uint64_t>& result) {
     return result ? std::optional<std::uint64_t>(*result) : std::nullopt;
@@ -118,6 +139,8 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
       return std::nullopt;
     case SettingKind::kCooldown:
       return parse_cooldown(text);
+    case SettingKind::kOnOverdue:
+      return parse_on_overdue(text);
   }
   return std::nullopt;
 }
@@ -168,6 +191,8 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       }
       return text;
     }
+    case SettingKind::kOnOverdue:
+      return value == 0 ? "kill" : "cancel, " + format_duration(value) + ", kill";
   }
   return {};
 }
@@ -305,6 +330,7 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
     case SettingKind::kCount:
       return std::min(value, info.max);
     case SettingKind::kDuration:
+    case SettingKind::kOnOverdue:
       return std::min(value, kDurationMax_ns);
     case SettingKind::kSignal:
       return ends_a_process(value) ? value : info.default_value;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "policy/line.hpp"
+#include "policy/rules.hpp"
 #include "protocol/snapshot.hpp"
 
 namespace modelpool {
@@ -38,6 +39,7 @@ void prepare_outlook(const Segment& segment);
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns);
 
 Resident resident_of(const BackendView& backend);
+LeaseInFlight lease_in_flight(const LeaseView& lease);
 Waiting waiting_of(const WaiterView& waiter);
 
 }  // namespace modelpool

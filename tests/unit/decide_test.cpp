@@ -61,6 +61,8 @@ std::string text_of(const Action& action, const Snapshot& snapshot) {
       return "note " + model;
     case ActionKind::kRefuseEvict:
       return "refuse " + model;
+    case ActionKind::kAskToEnd:
+      return "ask " + model + why;
     case ActionKind::kReapWorker:
       return "reap " + std::to_string(action.worker.index);
     case ActionKind::kClearWaiter:

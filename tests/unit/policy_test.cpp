@@ -152,7 +152,7 @@ TEST(ReasonRows, P2OnlyBrokenLeasesAndCrashesCutWithoutBeingForced) {
   for (const ReasonRow& row : kReasonRows) {
     if (row.cuts == Cuts::kAlways) always.push_back(row.reason);
   }
-  EXPECT_THAT(always, ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed));
+  EXPECT_THAT(always, ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed, Reason::kFirstByte));
 }
 
 struct Backend {

@@ -34,8 +34,10 @@ enum class Setting : std::uint32_t {
   kWhenBusy = 9,
   kMaxWaiters = 10,
   kLoadCooldown = 11,
+  kOnOverdue = 12,
+  kFirstByteTimeout = 13,
 };
-inline constexpr std::size_t kSettingCount = 12;     // those known here
+inline constexpr std::size_t kSettingCount = 14;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -65,6 +67,7 @@ enum class SettingKind {
   kSignal,    // a signal number
   kWhenBusy,  // a WhenBusy
   kCooldown,  // first in the high, longest in the low 32 bits, milliseconds; 0 = off
+  kOnOverdue,  // nanoseconds between asking a request to end and killing its backend; 0 = kill
 };
 
 struct SettingInfo {
@@ -162,6 +165,19 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .default_value = pack_cooldown(10'000, 300'000),
      .placeholder = "FIRST..LONGEST",
      .help = "no new load after a failed one; doubles with each failure in a row"},
+    {.id = Setting::kOnOverdue,
+     .name = "on_overdue",
+     .kind = SettingKind::kOnOverdue,
+     .needed = SettingClass::kJudge,
+     .default_value = seconds_in_ns(10),
+     .placeholder = "'cancel, 10s, kill'|kill",
+     .help = "what ends an overdue request: ask its holder first, where that is possible, or not"},
+    {.id = Setting::kFirstByteTimeout,
+     .name = "first_byte_timeout",
+     .kind = SettingKind::kDuration,
+     .needed = SettingClass::kJudge,
+     .placeholder = "DURATION",
+     .help = "kill a backend with a lease that has made no progress at all for so long"},
 }};
 
 const SettingInfo& setting_info(Setting id);
