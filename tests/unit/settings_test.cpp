@@ -98,6 +98,19 @@ TEST(Settings, CountsEndWhereTheTablesEnd) {
   EXPECT_EQ(parsed(Setting::kMaxWaiters, "65535"), 65'535u);
 }
 
+TEST(OnOverdue, IsKillOrAGraceBetweenAskingAndKilling) {
+  EXPECT_EQ(parsed(Setting::kOnOverdue, "kill"), 0u);
+  EXPECT_EQ(parsed(Setting::kOnOverdue, "cancel, 90s, kill"), 90 * kSecond_ns);
+  EXPECT_EQ(parsed(Setting::kOnOverdue, "cancel,500ms,kill"), 500 * kMillisecond_ns);
+  EXPECT_EQ(format_setting(setting_info(Setting::kOnOverdue), 90 * kSecond_ns),
+            "cancel, 1m30s, kill");
+  for (const char* text : {"", "off", "cancel", "10s", "cancel, kill", "cancel, 0s, kill",
+                           "cancel, off, kill", "cancel, 10, kill", "kill, 10s, cancel",
+                           "cancel, 10s, kill, ", "cancel, 10s, 10s, kill"}) {
+    refusal(Setting::kOnOverdue, text);
+  }
+}
+
 TEST(StopSignal, IsOneThatEndsAProcess) {
   EXPECT_EQ(parsed(Setting::kStopSignal, "SIGTERM"), static_cast<std::uint64_t>(SIGTERM));
   EXPECT_EQ(parsed(Setting::kStopSignal, "int"), static_cast<std::uint64_t>(SIGINT));
