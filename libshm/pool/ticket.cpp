@@ -215,10 +215,10 @@ Result<> Lease::on_cancel(std::function<void()> callback) {
   return CancelWatch::of(*ref_->worker).call(*ref_, std::move(callback));
 }
 
-Result<> Lease::notify_cancel(int fd) {
+Result<> Lease::notify_cancel(int fd, std::uint64_t number) {
   if (auto usable = check(); !usable) return usable;
   ref_->watched = 1;
-  return CancelWatch::of(*ref_->worker).write_to(*ref_, fd);
+  return CancelWatch::of(*ref_->worker).write_to(*ref_, fd, number);
 }
 
 // --- LoadTicket ----------------------------------------------------------------------------------

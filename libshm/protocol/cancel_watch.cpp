@@ -32,14 +32,14 @@ Result<> CancelWatch::call(const LeaseRef& lease, std::function<void()> callback
   return add({lease, std::make_shared<const std::function<void()>>(std::move(callback))});
 }
 
-Result<> CancelWatch::write_to(const LeaseRef& lease, int fd) {
+Result<> CancelWatch::write_to(const LeaseRef& lease, int fd, std::uint64_t number) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY || (flags & O_NONBLOCK) == 0) {
     return fail(Errc::kInvalid, "unable to tell descriptor " + std::to_string(fd) +
                                     " of a cancellation: it must be open for writing, and "
                                     "O_NONBLOCK; an eventfd with EFD_NONBLOCK is meant");
   }
-  return add({lease, nullptr, fd});
+  return add({lease, nullptr, fd, number});
 }
 
 Result<> CancelWatch::add(Watched watched) {
@@ -105,25 +105,33 @@ void CancelWatch::serve() {
 }
 
 void CancelWatch::tell() {
-  while (tell_next()) {
+  {
+    const MutexLock lock(mutex_);
+    write_all();
+  }
+  while (call_next()) {
   }
 }
 
-// The first that is asked and not told yet; false if there is none.
-bool CancelWatch::tell_next() {
+void CancelWatch::write_all() {
+  for (auto& [cell, watched] : watched_) {
+    if (watched.fd < 0 || watched.is_told || !is_asked(watched.lease)) continue;
+    const ssize_t written = write(watched.fd, &watched.number, sizeof watched.number);
+    watched.is_told = written >= 0 || errno != EAGAIN;  // what is full is tried again
+  }
+}
+
+// The first callback of a lease that is asked, and that was not made yet; false if there is none.
+bool CancelWatch::call_next() {
   std::shared_ptr<const std::function<void()>> callback;
   {
     const MutexLock lock(mutex_);
     auto at = watched_.begin();
-    while (at != watched_.end() && (at->second.is_told || !is_asked(at->second.lease))) ++at;
+    while (at != watched_.end() &&
+           (!at->second.callback || at->second.is_told || !is_asked(at->second.lease)))
+      ++at;
     if (at == watched_.end()) return false;
     at->second.is_told = true;
-    if (const int fd = at->second.fd; fd >= 0) {
-      constexpr std::uint64_t kOne = 1;
-      // A full one is readable already, and a closed one nobody reads.
-      static_cast<void>(write(fd, &kOne, sizeof kOne) == sizeof kOne);
-      return true;
-    }
     callback = at->second.callback;
     calling_.lock();
   }

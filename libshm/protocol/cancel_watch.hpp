@@ -30,7 +30,7 @@ class CancelWatch {
 
   // Both once for each call, at once if the lease was asked already. They end with the lease.
   Result<> call(const LeaseRef& lease, std::function<void()> callback);
-  Result<> write_to(const LeaseRef& lease, int fd);
+  Result<> write_to(const LeaseRef& lease, int fd, std::uint64_t number);
   // Before the lease ends: nothing is told of it from then on.
   void forget(const LeaseRef& lease);
 
@@ -39,13 +39,15 @@ class CancelWatch {
     LeaseRef lease;
     std::shared_ptr<const std::function<void()>> callback;  // or null, and
     int fd = -1;
+    std::uint64_t number = 0;
     bool is_told = false;
   };
   explicit CancelWatch(Worker& worker) : worker_(worker) {}
   Result<> add(Watched watched);
   void serve();
   void tell();
-  bool tell_next();
+  void write_all() MODELPOOL_REQUIRES(mutex_);
+  bool call_next();
 
   Worker& worker_;
   Mutex mutex_;

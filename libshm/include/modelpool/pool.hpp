@@ -120,10 +120,11 @@ class Lease {
   // waits for a call that runs on another thread. The calls of a process come from one thread of
   // the library, one after the other; it must not throw. Errors: kSystem without a thread.
   Result<> on_cancel(std::function<void()> callback);
-  // Writes 8 bytes, the number 1, to the descriptor then: an eventfd, or a pipe; the same one for
-  // any number of leases. It stays the caller's, who keeps it open until the release. Errors:
+  // Writes that number to the descriptor then, as 8 bytes: to an eventfd, or to a pipe whose reader
+  // tells by it which of any number of leases it is. A pipe that is full is tried again each
+  // second. The descriptor stays the caller's, who keeps it open until the release. Errors:
   // kInvalid if it is not open for writing, or would block.
-  Result<> notify_cancel(int fd);
+  Result<> notify_cancel(int fd, std::uint64_t number = 1);
 
   // Ends the lease; further calls do nothing.
   void release();

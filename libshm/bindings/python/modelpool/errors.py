@@ -24,6 +24,17 @@ from ._modelpool import (
     Timeout,
 )
 
+
+class RequestCancelled(Error):
+    """The pool asked for the end of this request: it took too long, by busy_timeout, stall_timeout or
+    first_byte_timeout. The text is its Lease.cancel_reason. Raised by `async with
+    pool.lease_async(..., cancellable=True)`, whose task was cancelled for it."""
+
+    code = "request_cancelled"
+
+
+RequestCancelled.__module__ = "modelpool"
+
 __all__ = [
     "AllPinned",
     "Busy",
@@ -41,6 +52,7 @@ __all__ = [
     "Permission",
     "QueueFull",
     "Replaced",
+    "RequestCancelled",
     "SpawnFailed",
     "System",
     "TableFull",
