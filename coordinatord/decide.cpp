@@ -231,7 +231,7 @@ class Judge {
       stop.worker_pid = static_cast<std::uint32_t>(worker.process.pid);
     }
     set_field(&stop.tag, lease.tag);
-    if (lease.cancelled()) {
+    if (leases_of(b)[finding.lease].asked_ns != 0) {
       set_field(&stop.text, "its holder was asked to end it " +
                                 format_age(age_ns(now_, lease.cancel_at_ns)) + " before");
     }

@@ -293,7 +293,7 @@ Changed Enforcer::ask_to_end(const Action& action, const BackendView& b, const S
                 format_duration(b.settings().get(Setting::kOnOverdue)));
   recorder_->write(event);
   ask_holder(*segment_, row, static_cast<std::uint32_t>(why.lease),
-             {fresh.lease_word, fresh.start_ns}, now_ns());
+             {fresh.lease_word, fresh.start_ns});
   return true;
 }
 

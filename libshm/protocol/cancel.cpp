@@ -1,21 +1,25 @@
 #include "protocol/cancel.hpp"
 
+#include <algorithm>
+
 #include "base/duration.hpp"
+#include "base/time.hpp"
 #include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool {
 
 void ask_holder(const Segment& segment, std::uint32_t row, std::uint32_t cell,
-                const LeaseName& lease, std::uint64_t now_ns) {
+                const LeaseName& lease) {
   LeaseRecord& record = segment.lease(row, cell);
-  // The time first: an earlier lease may have been asked with this word, and from the start on the
-  // words speak of this one. release, both: whoever sees the start or the word sees what was stored
-  // before.
-  record.cancel_at_ns.store(now_ns, std::memory_order_release);
+  // No time yet: an earlier lease may have been asked with this word, and from the start on the words
+  // speak of this one. release, all three: whoever sees one sees what was stored before.
+  record.cancel_at_ns.store(kNever_ns, std::memory_order_release);
   record.cancel_start_ns.store(lease.start_ns, std::memory_order_release);
-  // seq_cst, all: a holder that finds `cancels` unchanged finds the word after that
+  // seq_cst, as the rest: a holder that finds `cancels` unchanged finds the word after that
   record.cancel_word.store(lease.word, std::memory_order_seq_cst);
+  // Read now, and not before: the grace begins when he can know.
+  record.cancel_at_ns.store(now_ns(), std::memory_order_release);
   WorkerRecord& worker = segment.worker(row);
   worker.cancels.fetch_add(1, std::memory_order_seq_cst);
   worker.wake.fetch_add(1, std::memory_order_seq_cst);
@@ -59,7 +63,8 @@ std::string why_asked(const LeaseRef& lease) {
   own.progress_ns = progress & ~kProgressed;
   own.progressed = (progress & kProgressed) != 0;
   own.limit_ns = record.limit_ns.load(std::memory_order_relaxed);
-  const std::uint64_t asked_ns = record.cancel_at_ns.load(std::memory_order_acquire);
+  const std::uint64_t asked_ns =
+      std::min(record.cancel_at_ns.load(std::memory_order_acquire), now_ns());
   LeaseLimit limit;
   const Reason reason = rule_of_ask(settings, own, asked_ns, &limit);
   // Settings may have changed since, and the request may have got on.

@@ -1,7 +1,8 @@
 // Asking the holder of an overdue lease to end it: the words in the second line of a lease record.
 //
 //   holder:  flags = cancellable                             once its lease is published
-//   judge:   at, start, word = those of the lease            word last, seq_cst; never cleared
+//   judge:   at = never; start, word = those of the lease    word seq_cst; never cleared
+//            at = now
 //            row.cancels += 1; row.wake += 1, futex wake     seq_cst
 //   holder:  woken, or a second later: are word and start my lease's own?
 //
@@ -11,8 +12,9 @@
 // Safety: any thread. REQUIRES, of what takes a LeaseRef: its lease has not ended. No lock, and but
 // for ask_holder no system call. Nothing of it is on the hot path.
 //
-// Crash: a judge killed before the word has asked nobody; the next one asks. Killed before the wake
-// it has asked a holder who looks within kLookEvery_ns, and the next judge goes on from the words.
+// Crash: a judge killed before the word has asked nobody, and killed before the time he has begun no
+// grace; the next one asks, or asks again. Killed before the wake it has asked a holder who looks
+// within kLookEvery_ns, and the next judge goes on from the words.
 // What a dead worker said stays in its row until the row's next owner uses the cell.
 //
 // Errors: none.
@@ -33,7 +35,7 @@ struct LeaseName {
 
 // The judge asks. The caller has read both in this cell just now.
 void ask_holder(const Segment& segment, std::uint32_t row, std::uint32_t cell,
-                const LeaseName& lease, std::uint64_t now_ns);
+                const LeaseName& lease);
 
 // The holder says that he can end the request when asked to.
 void say_cancellable(const LeaseRef& lease);

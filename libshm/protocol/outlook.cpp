@@ -103,7 +103,7 @@ LeaseInFlight lease_in_flight(const LeaseView& lease) {
   in_flight.limit_ns = lease.limit_ns;
   in_flight.progressed = lease.progressed;
   in_flight.cancellable = lease.cancellable();
-  if (lease.cancelled()) in_flight.asked_ns = lease.cancel_at_ns;
+  if (lease.cancelled() && lease.cancel_at_ns != kNever_ns) in_flight.asked_ns = lease.cancel_at_ns;
   return in_flight;
 }
 

@@ -556,10 +556,10 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   // kLeaseCancellable. Stored after the word, while the lease lives; cleared before the word of the
   // cell's next lease (Worker::kSaysMore), whoever has the row by then.
   Word flags;
-  // Then the coordinator's, who asks for its end: at, start, word, in this order, the word seq_cst;
-  // never cleared. The lease is asked to end if word and start are its own: the word alone comes
-  // again (its sequence wraps). Killed in between the coordinator has asked nobody, or a lease that
-  // comes again with its word: the time is stored first, so that its grace is not another's.
+  // Then the coordinator's, who asks for its end: start, word, the word seq_cst; never cleared. The
+  // lease is asked to end if word and start are its own: the word alone comes again (its sequence
+  // wraps). The time is kNever_ns from before the start is stored until after the word is: killed
+  // in between the coordinator has begun no grace, and the next one asks again.
   Word cancel_start_ns;
   Word cancel_at_ns;
   Word cancel_word;

@@ -198,6 +198,19 @@ TEST_F(CancelTest, ADescriptorBecomesReadableForAnyOfItsLeases) {
   EXPECT_GE(lease_row("bad")["cancelled_ms"].get<int>(), 0);
 }
 
+// A program like those that use the library: it closes the connection, and goes on.
+TEST_F(CancelTest, TheDemosWorkerEndsItsHangingRequestWhenAsked) {
+  start({"--busy-timeout", "500ms", "--on-overdue", "cancel, 60s, kill"});
+  Program worker({MODELPOOL_DEMO_WORKER, "--dir", scratch_.dir(), "--models", "m", "--backend",
+                  MODELPOOL_DEMO_BACKEND, "--hang-once", "m", "--cancellable"});
+  EXPECT_EQ(wait_event("cancel_requested", "m")["worker_pid"], worker.pid());
+  EXPECT_TRUE(eventually(
+      [&] { return (worker.out() + worker.err()).find("cancelled") != std::string::npos; }));
+  worker.signal(SIGTERM);
+  worker.wait();
+  EXPECT_EQ(count_events("killed"), 0u);
+}
+
 TEST_F(CancelTest, ExplainSaysWhoIsAskedWhen) {
   start({"--busy-timeout", "60s"});
   Pool pool = attach(scratch_);

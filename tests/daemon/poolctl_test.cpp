@@ -287,7 +287,7 @@ TEST_F(PoolctlTest, P11EveryEndIsExplained) {
   std::uint64_t sequence = 0;
   const std::set<std::string> kinds{
       "loaded",      "load_failed",         "evicted",          "killed",   "exited",
-      "worker_died", "coordinator_started", "settings_changed", "recovered"};
+      "worker_died", "coordinator_started", "settings_changed", "recovered", "cancel_requested"};
   for (const auto& e : events(scratch_)) {
     EXPECT_EQ(e["seq"].get<std::uint64_t>(), ++sequence);
     EXPECT_TRUE(kinds.contains(e["kind"].get<std::string>())) << e;

@@ -12,7 +12,7 @@
 
 #include "base/fd.hpp"
 #include "base/time.hpp"
-#include "protocol/slots.hpp"
+#include "protocol/outlook.hpp"
 #include "support/pool.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)
@@ -35,8 +35,8 @@ class CancelWords : public ::testing::Test {
     return lease;
   }
   LeaseRecord& record(const LeaseRef& lease) const { return worker_->lease(lease.cell); }
-  void ask(const LeaseRef& lease, std::uint64_t at_ns = now_ns()) {
-    ask_holder(*segment_, worker_->ref().index, lease.cell, name_of(lease), at_ns);
+  void ask(const LeaseRef& lease) {
+    ask_holder(*segment_, worker_->ref().index, lease.cell, name_of(lease));
   }
 
   const Scratch scratch_;
@@ -66,13 +66,25 @@ TEST_F(CancelWords, OfALeaseThatEndsAsItIsAskedDoTheNextNoHarm) {
   end_lease(lease);
   const LeaseRef next = begin();
   ASSERT_EQ(next.cell, lease.cell);
-  ask_holder(*segment_, worker_->ref().index, next.cell, gone, now_ns());
+  ask_holder(*segment_, worker_->ref().index, next.cell, gone);
   EXPECT_FALSE(is_asked(next));
   // Its word alone, which comes again when the sequence wraps, is not enough either.
   ask_holder(*segment_, worker_->ref().index, next.cell,
-             {name_of(next).word, name_of(next).start_ns + 1}, now_ns());
+             {name_of(next).word, name_of(next).start_ns + 1});
   EXPECT_FALSE(is_asked(next));
   end_lease(next);
+}
+
+// Its judge died before it noted when: no grace has begun, and the next judge asks again.
+TEST_F(CancelWords, WithoutATimeHaveAskedTheHolderAndBegunNoGrace) {
+  const LeaseRef lease = begin();
+  ask(lease);
+  EXPECT_NE(lease_in_flight(look(pool_).leases.at(0)).asked_ns, 0u);
+  record(lease).cancel_at_ns.store(kNever_ns);
+  EXPECT_TRUE(is_asked(lease));
+  EXPECT_EQ(lease_in_flight(look(pool_).leases.at(0)).asked_ns, 0u);
+  EXPECT_NE(why_asked(lease), "");
+  end_lease(lease);
 }
 
 TEST_F(CancelWords, WakeTheOwnersThread) {
@@ -104,7 +116,8 @@ TEST_F(CancelWords, WhatOneLeaseSaidIsNotSaidOfTheNextInItsCell) {
 
 TEST_F(CancelWords, TheWayToAReasonGoesThroughTheRulesAsTheyStoodWhenItWasAsked) {
   const LeaseRef lease = begin();
-  ask(lease, record(lease).start_ns.load() + kMillisecond_ns);
+  ask(lease);
+  record(lease).cancel_at_ns.store(record(lease).start_ns.load() + kMillisecond_ns);
   EXPECT_EQ(why_asked(lease),
             "busy_timeout 1ms passed; if it goes on, its backend is killed 10s after that, and all "
             "requests there are lost");
@@ -137,7 +150,7 @@ class Told : public CancelWords {
     const LeaseView seen = look(pool_).leases.at(0);
     EXPECT_EQ(look(pool_).leases.size(), 1u);
     EXPECT_FALSE(lease.cancelled());
-    ask_holder(*segment_, seen.worker, seen.cell, {seen.word, seen.start_ns}, now_ns());
+    ask_holder(*segment_, seen.worker, seen.cell, {seen.word, seen.start_ns});
   }
 };
 
@@ -149,7 +162,7 @@ TEST_F(Told, ACallbackComesOnceAndNoLaterThanTheRelease) {
   ask_for(lease);
   EXPECT_TRUE(eventually([&] { return calls == 1; }));
   const LeaseView seen = look(pool_).leases.at(0);
-  ask_holder(*segment_, seen.worker, seen.cell, {seen.word, seen.start_ns}, now_ns());
+  ask_holder(*segment_, seen.worker, seen.cell, {seen.word, seen.start_ns});
   lease.release();
   EXPECT_EQ(calls, 1);
 }
