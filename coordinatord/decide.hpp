@@ -31,10 +31,10 @@ struct Facts {
   std::vector<BackendRef> exited;         // the registered process has ended
   // Of those exited: whose exit status is not recorded yet, and until when it is worth waiting for.
   std::vector<std::pair<BackendRef, std::uint64_t>> unreaped;
-  std::vector<BackendRef> vanished;     // no process of the backend is left
-  std::vector<WorkerRef> dead_workers;  // proved
+  std::vector<BackendRef> vanished;        // no process of the backend is left
+  std::vector<WorkerRef> dead_workers;     // proved
   std::vector<WorkerRef> stopped_workers;  // by SIGSTOP or a debugger: they end no request if asked
-  std::vector<Standstill> standstills;  // times that count against nobody
+  std::vector<Standstill> standstills;     // times that count against nobody
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;

@@ -8,9 +8,9 @@ namespace modelpool {
 namespace {
 
 constexpr std::array<std::string_view, kEventKindCount> kEventKindNames = {
-    "unknown", "loaded",      "load_failed",         "evicted",          "killed",
-    "exited",  "worker_died", "coordinator_started", "settings_changed", "recovered",
-    "cancel_requested",
+    "unknown",          "loaded",    "load_failed",      "evicted",
+    "killed",           "exited",    "worker_died",      "coordinator_started",
+    "settings_changed", "recovered", "cancel_requested",
 };
 constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
     "",      "lru",          "idle",      "group",   "memory",   "busy",

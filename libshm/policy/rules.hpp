@@ -102,7 +102,7 @@ struct ReasonRow {
   EventKind forced_event = event;  // and one that was forced
   Cuts cuts = Cuts::kNever;
   bool spares_pinned = false;
-  bool holds_closed = false;     // the backend may stay closed while its leases finish
+  bool holds_closed = false;              // the backend may stay closed while its leases finish
   const LeaseRule* lease_rule = nullptr;  // one request is to blame
   int rank = 9;  // of two rules that are due the lower gives the reason; equal: the earlier due
   Finding (*judge)(const Case&, std::uint64_t now_ns) = nullptr;
@@ -126,7 +126,7 @@ struct CancelRequest {
 };
 // All of them. For the judge: allocates. The alarm wakes for those to come by find_broken_rule.
 std::vector<CancelRequest> find_cancel_requests(const Case& subject, const Alarm& alarm);
-// By which rule the holder of a lease was asked to end it, at that time; kNone: by no rule as things
+// By which rule the holder of a lease was asked to end it at that time; kNone: by none as things
 // stand now.
 Reason rule_of_ask(const Effective& settings, const LeaseInFlight& lease, std::uint64_t asked_ns,
                    LeaseLimit* limit);

@@ -236,8 +236,7 @@ struct PendingAcquire::State {
         const bool is_ticket = granted && std::holds_alternative<TicketRef>(*granted);
         // Looked at after the reservation: a pool that lost its name before it has none (lost.hpp).
         if (is_ticket && worker_->segment().is_replaced()) {
-          static_cast<void>(
-              LoadTicket(std::get<TicketRef>(*granted), model_, given_).give_back());
+          static_cast<void>(LoadTicket(std::get<TicketRef>(*granted), model_, given_).give_back());
         } else if (granted) {
           return to_grant(*granted);
         } else if (granted.error().code != Errc::kReplaced) {

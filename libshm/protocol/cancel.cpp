@@ -12,7 +12,7 @@ namespace modelpool {
 void ask_holder(const Segment& segment, std::uint32_t row, std::uint32_t cell,
                 const LeaseName& lease) {
   LeaseRecord& record = segment.lease(row, cell);
-  // No time yet: an earlier lease may have been asked with this word, and from the start on the words
+  // No time yet: an earlier lease may have been asked with this word, and from the start on they
   // speak of this one. release, all three: whoever sees one sees what was stored before.
   record.cancel_at_ns.store(kNever_ns, std::memory_order_release);
   record.cancel_start_ns.store(lease.start_ns, std::memory_order_release);

@@ -12,7 +12,7 @@
 // Safety: any thread. REQUIRES, of what takes a LeaseRef: its lease has not ended. No lock, and but
 // for ask_holder no system call. Nothing of it is on the hot path.
 //
-// Crash: a judge killed before the word has asked nobody, and killed before the time he has begun no
+// Crash: a judge killed before the word has asked nobody, and killed before the time has begun no
 // grace; the next one asks, or asks again. Killed before the wake it has asked a holder who looks
 // within kLookEvery_ns, and the next judge goes on from the words.
 // What a dead worker said stays in its row until the row's next owner uses the cell.

@@ -38,7 +38,8 @@
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
 // BackendRecord's keep_alive, permit, parallel, measured, peak, probe_failures, devices and log;
-// WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline; CoordinatorRecord's pressure words and foreign.
+// WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
+// CoordinatorRecord's pressure words and foreign.
 //
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
 // StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain
@@ -548,7 +549,7 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   Word word;
   Word start_ns;
   Word progress_ns;  // a stamp; from the first progress on with kProgressed
-  Word limit_ns;  // the request's own busy timeout; 0 = none
+  Word limit_ns;     // the request's own busy timeout; 0 = none
   SharedText<32> tag;
   // The other line is not touched on the hot path. First what the owner says of the lease, if
   // anything:

@@ -96,8 +96,8 @@ TEST_F(CancelTest, OneThatIsDeafCostsItsBackendAfterTheGraceAndAllOthersAreToldW
   const auto others = good.progress();
   ASSERT_FALSE(others);
   EXPECT_EQ(others.error().code, Errc::kLeaseLost);
-  EXPECT_THAT(others.error().text, HasSubstr("because of request req-13 of process " +
-                                             std::to_string(getpid())));
+  EXPECT_THAT(others.error().text,
+              HasSubstr("because of request req-13 of process " + std::to_string(getpid())));
   const auto own = deaf.progress();
   ASSERT_FALSE(own);
   EXPECT_THAT(own.error().text, HasSubstr("because of this request"));

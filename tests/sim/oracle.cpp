@@ -87,8 +87,7 @@ std::vector<const Request*> Oracle::line() const {
 }
 
 LeaseInFlight truth_of(const Request& r) {
-  return {r.begun_ns,   r.progressed_ns, r.limit_ns,
-          r.progressed, r.cancellable,   r.asked_ns};
+  return {r.begun_ns, r.progressed_ns, r.limit_ns, r.progressed, r.cancellable, r.asked_ns};
 }
 
 // The backend as the rules see it, with true times instead of stamps.
@@ -271,8 +270,7 @@ void Oracle::check_ask(const StopRecord& why, const Slot& slot) {
   if (blamed == truth_.requests.end() || blamed->second.backend != slot.view.ref)
     return violated("a request that is not on " + slot.view.model + " is asked to end");
   const LeaseInFlight lease = truth_of(blamed->second);
-  const LeaseLimit limit =
-      reason_row(why.reason).lease_rule->limit_of(slot.view.settings(), lease);
+  const LeaseLimit limit = reason_row(why.reason).lease_rule->limit_of(slot.view.settings(), lease);
   if (limit.limit_ns == 0 || add_ns(limit.since_ns, limit.limit_ns) > truth_.now_ns)
     violated("P8: a request on " + slot.view.model + " is asked to end early");
   if (!lease.cancellable) violated("a request that cannot be asked to end is");

@@ -849,8 +849,7 @@ bool World::carry_out(const Action& action) {
       Request& r = truth_.requests.at(action.stop.lease_word);
       r.asked_ns = truth_.now_ns;
       ++counters_.asked;
-      if (!r.deaf)
-        at(draw({kMillisecond_ns, 5 * kSecond_ns}), What::kEnd, r.id, r.sequence);
+      if (!r.deaf) at(draw({kMillisecond_ns, 5 * kSecond_ns}), What::kEnd, r.id, r.sequence);
       return true;
     }
     case ActionKind::kReapWorker:

@@ -1,5 +1,3 @@
-#include "protocol/cancel_watch.hpp"
-
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -12,6 +10,7 @@
 
 #include "base/fd.hpp"
 #include "base/time.hpp"
+#include "protocol/cancel_watch.hpp"
 #include "protocol/outlook.hpp"
 #include "support/pool.hpp"
 
@@ -122,9 +121,10 @@ TEST_F(CancelWords, TheWayToAReasonGoesThroughTheRulesAsTheyStoodWhenItWasAsked)
             "busy_timeout 1ms passed; if it goes on, its backend is killed 10s after that, and all "
             "requests there are lost");
   ASSERT_TRUE(pool_.set({{"busy_timeout", "1h"}, {"on_overdue", "kill"}}));
-  EXPECT_EQ(why_asked(lease),
-            "it took too long; if it goes on, its backend is killed at once, and all requests there "
-            "are lost");
+  EXPECT_EQ(
+      why_asked(lease),
+      "it took too long; if it goes on, its backend is killed at once, and all requests there "
+      "are lost");
   end_lease(lease);
 }
 

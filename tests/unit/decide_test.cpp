@@ -337,7 +337,8 @@ TEST_F(DecideTest, AHolderWhoWasAskedIsKilledForAfterTheGraceUnlessItIsAnotherLe
   EXPECT_EQ(sleep_ns(), kSecond_ns);
   deaf.cancel_at_ns = kNow_ns - 5 * kSecond_ns;
   EXPECT_THAT(actions(), ElementsAre("close a busy forced"));
-  EXPECT_EQ(field_text(decide().actions[0].stop.text), "its holder was asked to end it 5.0s before");
+  EXPECT_EQ(field_text(decide().actions[0].stop.text),
+            "its holder was asked to end it 5.0s before");
   deaf.cancel_start_ns -= 1;
   EXPECT_THAT(actions(), ElementsAre("ask a busy")) << "its word came again";
 }

@@ -152,7 +152,8 @@ TEST(ReasonRows, P2OnlyBrokenLeasesAndCrashesCutWithoutBeingForced) {
   for (const ReasonRow& row : kReasonRows) {
     if (row.cuts == Cuts::kAlways) always.push_back(row.reason);
   }
-  EXPECT_THAT(always, ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed, Reason::kFirstByte));
+  EXPECT_THAT(always,
+              ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed, Reason::kFirstByte));
 }
 
 struct Backend {

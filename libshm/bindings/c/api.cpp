@@ -192,8 +192,8 @@ std::string text_or_empty(const char* text) {
 template <class T>
 constexpr std::size_t kFirst_bytes = sizeof(T);
 template <>
-constexpr std::size_t kFirst_bytes<modelpool_acquire_options> =
-    offsetof(modelpool_acquire_options, cancellable);
+constexpr std::size_t kFirst_bytes<modelpool_acquire_options> = offsetof(modelpool_acquire_options,
+                                                                         cancellable);
 template <>
 constexpr std::size_t kFirst_bytes<modelpool_ready_options> = offsetof(modelpool_ready_options,
                                                                        any_listener);

@@ -99,13 +99,11 @@ PyObject* set_cancellable(PyObject* self, PyObject*) {
 }
 
 // The rest of it is Python: a thread that runs Python must be one of the interpreter's.
-PyObject* on_cancel(PyObject* self, PyObject* const* values, Py_ssize_t count,
-                    PyObject* keywords) {
+PyObject* on_cancel(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
   if (held(self) == nullptr) return nullptr;
   const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
-  const bool is_named =
-      named == 1 &&
-      PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords, 0), "callback") == 0;
+  const bool is_named = named == 1 && PyUnicode_CompareWithASCIIString(
+                                          PyTuple_GET_ITEM(keywords, 0), "callback") == 0;
   if (count + named != 1 || (named == 1 && !is_named)) {
     PyErr_SetString(PyExc_TypeError, "unable to call on_cancel: it takes one argument, callback");
     return nullptr;
@@ -189,9 +187,8 @@ PyMethodDef g_methods[] = {
      "The calls come from a thread of the package, one after the other, which starts with the "
      "first on_cancel. What they raise goes to threading.excepthook. None begins after release; "
      "the callback is kept until then."},
-    {"_notify_cancel",
-     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(notify_cancel)), METH_FASTCALL,
-     "_notify_cancel($self, /, fd, number, told)\n--\n\n"},
+    {"_notify_cancel", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(notify_cancel)),
+     METH_FASTCALL, "_notify_cancel($self, /, fd, number, told)\n--\n\n"},
     {"release", release, METH_NOARGS,
      "release($self, /)\n--\n\nEnds the lease. Further calls do nothing."},
     {"__enter__", enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},

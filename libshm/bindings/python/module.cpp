@@ -237,8 +237,8 @@ enum Argument {
   kArgumentCount
 };
 constexpr std::array<const char*, kArgumentCount> kArgumentNames = {
-    "model",          "timeout",  "tag",        "busy_timeout", "may_load",
-    "expected_bytes", "priority", "cancellable"};
+    "model",    "timeout",        "tag",      "busy_timeout",
+    "may_load", "expected_bytes", "priority", "cancellable"};
 constexpr Py_ssize_t kPositional = 2;
 std::array<PyObject*, kArgumentCount> g_argument_names{};  // interned
 

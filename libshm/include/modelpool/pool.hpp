@@ -307,7 +307,7 @@ struct AcquireOptions {
   std::uint64_t priority = 0;  // in JSON of `waiters`; the line is first come, first served
   bool may_load = true;        // false: kNotLoaded instead of a ticket
   // As Lease::set_cancellable and on_cancel, of whatever lease comes of this, that of a load too.
-  // Where there is no thread for on_cancel the lease is granted all the same: it is not cancellable.
+  // Where there is no thread for on_cancel the lease is granted all the same, not cancellable.
   bool cancellable = false;
   std::function<void()> on_cancel{};
 };

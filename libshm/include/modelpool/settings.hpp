@@ -62,11 +62,11 @@ enum class SettingClass {
 enum class WhenBusy : std::uint64_t { kDrain, kWait, kForce };
 
 enum class SettingKind {
-  kCount,     // a number
-  kDuration,  // nanoseconds, 0 = off
-  kSignal,    // a signal number
-  kWhenBusy,  // a WhenBusy
-  kCooldown,  // first in the high, longest in the low 32 bits, milliseconds; 0 = off
+  kCount,      // a number
+  kDuration,   // nanoseconds, 0 = off
+  kSignal,     // a signal number
+  kWhenBusy,   // a WhenBusy
+  kCooldown,   // first in the high, longest in the low 32 bits, milliseconds; 0 = off
   kOnOverdue,  // nanoseconds between asking a request to end and killing its backend; 0 = kill
 };
 

@@ -222,6 +222,11 @@ class _OneAtATime:
             raise Busy("unable to begin: a `with` uses this already; call the pool's method again")
 
     def _hold(self, lease):
+        try:
+            self._hear(lease)
+        except BaseException:
+            lease.release()
+            raise
         self._lease = lease.__enter__()
         return lease
 
@@ -239,10 +244,9 @@ class _Leasing(_OneAtATime):
             _check_callback(on_cancel)
         super().__init__(pool, load, asked, on_cancel, **options)
 
-    def _hold(self, lease):
+    def _hear(self, lease):
         if self._on_cancel is not None:
             lease.on_cancel(self._on_cancel)
-        return super()._hold(lease)
 
     def __enter__(self):
         self._begin()
@@ -260,6 +264,9 @@ class _Leasing(_OneAtATime):
 
 
 class _LeasingAsync(_OneAtATime):
+    def __init__(self, pool, load, asked, cancellable, **options):
+        super().__init__(pool, load, asked, bool(cancellable), **options)
+
     async def __aenter__(self):
         self._begin()
         try:
@@ -273,14 +280,14 @@ class _LeasingAsync(_OneAtATime):
                 except asyncio.CancelledError:
                     loading.add_done_callback(_release)
                     raise
-            if self._on_cancel:
-                self._cancel_task_of(got)
             return self._hold(got)
         except BaseException:
             self._turn.release()
             raise
 
-    def _cancel_task_of(self, lease):
+    def _hear(self, lease):
+        if not self._on_cancel:
+            return
         self._reason, self._task = None, asyncio.current_task()
         self._cancelling = self._task.cancelling() if hasattr(self._task, "cancelling") else 0
 
