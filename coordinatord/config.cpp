@@ -91,6 +91,8 @@ std::string example_of(const SettingInfo& info) {
       return "\"10s..5m\"";
     case SettingKind::kPath:
       return "\"/var/log/models\" or \"off\"";
+    case SettingKind::kOnOverdue:
+      return "\"cancel, 10s, kill\" or \"kill\"";
   }
   return "";
 }
@@ -380,7 +382,8 @@ class Reader {
       return fail(Errc::kInvalid,
                   name + " = " + text + ": a unit is missing; write it like " + example_of(info));
     }
-    if (info.kind == SettingKind::kChoice || is_text(info.kind)) {
+    if (info.kind == SettingKind::kChoice || info.kind == SettingKind::kOnOverdue ||
+        is_text(info.kind)) {
       return fail(Errc::kInvalid, name + " is an integer; write it like " + example_of(info));
     }
     return text;

@@ -48,7 +48,9 @@ class Judge {
     action.kind = kind;
     action.backend = b.ref;
     action.seen = b.state;
-    if (kind != ActionKind::kRecordLoad) acted_[position(b)] = true;
+    // Neither has a say in where it stands.
+    const bool is_a_note = kind == ActionKind::kRecordLoad || kind == ActionKind::kAskToEnd;
+    if (!is_a_note) acted_[position(b)] = true;
     decision_.actions.push_back(std::move(action));
     return decision_.actions.back();
   }
@@ -118,7 +120,8 @@ class Judge {
       const std::size_t at = position_of(lease);
       if (at == kNone) continue;
       const std::size_t place = next[at]++;
-      leases_[place] = {lease.start_ns, lease.progress_ns, lease.limit_ns};
+      leases_[place] = lease_in_flight(lease);
+      if (facts_.is_stopped(lease.worker)) leases_[place].cancellable = false;
       lease_view_[place] = &lease;
     }
   }
@@ -198,11 +201,18 @@ class Judge {
   void judge_ready(const BackendView& b) {
     record_load(b);
     Finding finding;
-    const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
-    if (broken == Reason::kNone) return;
+    const Case subject = case_of(b);
+    const Reason broken = find_broken_rule(subject, alarm_, &finding);
+    if (broken == Reason::kNone) return ask_holders(b, subject);
     Action& action = act(ActionKind::kClose, b);
     action.stop = why_broken(b, broken, finding);
     action.hold = reason_row(broken).holds_closed;
+  }
+
+  // Before its backend goes for a request that takes too long.
+  void ask_holders(const BackendView& b, const Case& subject) {
+    for (const CancelRequest& request : find_cancel_requests(subject, alarm_))
+      act(ActionKind::kAskToEnd, b).stop = why_broken(b, request.reason, request.finding);
   }
 
   // The stop record of a broken rule, with the lease that broke it.
@@ -222,6 +232,10 @@ class Judge {
       stop.worker_pid = static_cast<std::uint32_t>(worker.process.pid);
     }
     set_field(&stop.tag, lease.tag);
+    if (leases_of(b)[finding.lease].asked_ns != 0) {
+      set_field(&stop.text, "its holder was asked to end it " +
+                                format_age(age_ns(now_, lease.cancel_at_ns)) + " before");
+    }
     return stop;
   }
 
@@ -261,11 +275,13 @@ class Judge {
       return;
     }
     Finding finding;
-    if (const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
+    const Case subject = case_of(b);
+    if (const Reason broken = find_broken_rule(subject, alarm_, &finding);
         broken != Reason::kNone) {
       act(ActionKind::kCommit, b).stop = why_broken(b, broken, finding);
       return;
     }
+    ask_holders(b, subject);
     if (facts_.has_exited(b.ref)) return;  // its exit status may still come
     const Reason reason = b.stop.reason;
     const bool by_request = reason == Reason::kRequested;
@@ -498,6 +514,10 @@ bool contains(const std::vector<T>& all, const T& one) {
 bool Facts::has_exited(BackendRef ref) const { return contains(exited, ref); }
 bool Facts::has_vanished(BackendRef ref) const { return contains(vanished, ref); }
 bool Facts::is_dead(WorkerRef worker) const { return contains(dead_workers, worker); }
+bool Facts::is_stopped(std::uint32_t worker_row) const {
+  return std::any_of(stopped_workers.begin(), stopped_workers.end(),
+                     [&](WorkerRef worker) { return worker.index == worker_row; });
+}
 
 Decision decide(const Snapshot& snapshot, const Facts& facts) {
   return Judge(snapshot, facts).decide();

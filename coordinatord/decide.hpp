@@ -31,13 +31,15 @@ struct Facts {
   std::vector<BackendRef> exited;         // the registered process has ended
   // Of those exited: whose exit status is not recorded yet, and until when it is worth waiting for.
   std::vector<std::pair<BackendRef, std::uint64_t>> unreaped;
-  std::vector<BackendRef> vanished;     // no process of the backend is left
-  std::vector<WorkerRef> dead_workers;  // proved
-  std::vector<Standstill> standstills;  // times that count against nobody
+  std::vector<BackendRef> vanished;        // no process of the backend is left
+  std::vector<WorkerRef> dead_workers;     // proved
+  std::vector<WorkerRef> stopped_workers;  // by SIGSTOP or a debugger: they end no request if asked
+  std::vector<Standstill> standstills;     // times that count against nobody
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;
   bool is_dead(WorkerRef worker) const;
+  bool is_stopped(std::uint32_t worker_row) const;
 };
 
 enum class ActionKind {
@@ -53,6 +55,7 @@ enum class ActionKind {
   kRecordLoad,   // a backend has become ready
   kRecordEnd,    // GONE without an event: a load that ended before anything was started
   kRefuseEvict,  // a requested eviction that its leases do not allow
+  kAskToEnd,     // the holder of the overdue lease that stop names
   kReapWorker,   // clear a dead worker's row
   kClearWaiter,  // a waiter row whose worker is not there
 };
@@ -61,7 +64,7 @@ struct Action {
   ActionKind kind = ActionKind::kClose;
   BackendRef backend;
   StateWord seen;                // the state the decision rests on
-  StopRecord stop;               // kClose, kCommit, kLoseTicket, kSignal: why
+  StopRecord stop;               // kClose, kCommit, kLoseTicket, kSignal, kAskToEnd: why
   bool hold = false;             // kClose: keep it closed while leases finish
   bool only_hold = false;        // kClose: also without a lease, for others of its set
   std::size_t set = 0;           // kClose, kCommit: those of one number end all or none; 0: alone

@@ -34,6 +34,8 @@ const char* verb(const Action& action) {
       return "record the failed load of";
     case ActionKind::kRefuseEvict:
       return "refuse to evict";
+    case ActionKind::kAskToEnd:
+      return "ask the holder to end his request on";
     case ActionKind::kReapWorker:
       return "clear dead worker";
     case ActionKind::kClearWaiter:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/duration.hpp"
 #include "base/proc.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
@@ -11,6 +12,7 @@
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "protocol/acquisition.hpp"
+#include "protocol/cancel.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
@@ -27,7 +29,7 @@ constexpr std::uint64_t kExamineEvery_ns = kSecond_ns;
 constexpr std::size_t kExaminedMax = 8;
 
 // A lease has broken a rule: who holds it is looked at before its backend ends.
-bool breaks_a_rule(Reason reason) { return reason_row(reason).lease_breaks_it; }
+bool breaks_a_rule(Reason reason) { return reason_row(reason).lease_rule != nullptr; }
 
 // Nothing was wrong with it, and nobody asked: loading it again soon is thrash.
 bool gave_way(Reason reason) {
@@ -162,6 +164,8 @@ Changed Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
       segment_->coordinator().event_bell.fetch_add(1, std::memory_order_seq_cst);
       futex_wake_all(segment_->coordinator().event_bell);
       return true;
+    case ActionKind::kAskToEnd:
+      return ask_to_end(action, *b, snapshot);
     case ActionKind::kReapWorker:
     case ActionKind::kClearWaiter:
       return false;
@@ -311,11 +315,42 @@ Changed Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
 Changed Enforcer::stop(const StopRecord& why, const BackendView& b) {
   StopRecord stop = why;
   stop.stopping_ns = now_ns();
-  if (breaks_a_rule(why.reason)) set_field(&stop.text, describe_process(b));
+  if (breaks_a_rule(why.reason)) {
+    const std::string asked(field_text(why.text));
+    set_field(&stop.text, asked + (asked.empty() ? "" : "; ") + describe_process(b));
+  }
   segment_->backend(b.ref.index).stop.publish(stop);
   if (!commit_stop(*segment_, b.ref, epoch_)) return false;
   // Whoever waits for this model learns that it is being stopped.
   wake_waiters(*segment_, hash_name(b.model));
+  return true;
+}
+
+// The holder of an overdue lease. One that cannot hear is not asked: the next decision knows.
+Changed Enforcer::ask_to_end(const Action& action, const BackendView& b, const Snapshot& snapshot) {
+  const StopRecord& why = action.stop;
+  const auto row = static_cast<std::uint32_t>(why.worker);
+  if (declare_dead_if_left(row, snapshot)) return true;
+  for (const WorkerView& worker : snapshot.workers) {
+    if (worker.ref.index == row && watch_->note_if_stopped(worker)) return true;
+  }
+  const Evidence seen = evidence_of_action(action, b, live_at_scan_);
+  const Fresh fresh = look_again(why, b, snapshot);
+  if (!reason_row(why.reason).still_true(seen, fresh)) return true;
+  // The event first: killed after it, the next coordinator writes it again rather than never.
+  EventData event = event_about(b, EventKind::kCancelRequested);
+  event.reason = why.reason;
+  event.age_ns = why.age_ns;
+  event.limit_ns = why.limit_ns;
+  event.worker_pid = why.worker_pid;
+  event.signal = 0;
+  set_field(&event.tag, field_text(why.tag));
+  set_field(&event.text,
+            "its holder is asked to end the request; the backend is killed if it goes on for " +
+                format_duration(b.settings().get(Setting::kOnOverdue)));
+  recorder_->write(event);
+  ask_holder(*segment_, row, static_cast<std::uint32_t>(why.lease),
+             {fresh.lease_word, fresh.start_ns});
   return true;
 }
 
@@ -329,7 +364,9 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
     const LeaseRecord& lease = segment_->lease(why.worker, why.lease);
     fresh.lease_word = lease.word.load(std::memory_order_seq_cst);
     fresh.start_ns = lease.start_ns.load(std::memory_order_acquire);
-    fresh.progress_ns = lease.progress_ns.load(std::memory_order_acquire);
+    const std::uint64_t progress = lease.progress_ns.load(std::memory_order_acquire);
+    fresh.progress_ns = progress & ~kProgressed;
+    fresh.progressed = (progress & kProgressed) != 0;
     // Stamps belong to the lease whose word stood there before and after them.
     if (lease.word.load(std::memory_order_seq_cst) != fresh.lease_word) fresh.lease_word = 0;
   }

@@ -75,6 +75,7 @@ class Enforcer {
   bool has_left(const WorkerView& worker) const;
   // Declares the worker dead if it has ended or executed another program; returns whether it has.
   bool declare_dead_if_left(std::uint32_t worker, const Snapshot& snapshot);
+  Changed ask_to_end(const Action& action, const BackendView& b, const Snapshot& snapshot);
   Changed examine_holders(const Snapshot& snapshot);
   void retry_soon();
 

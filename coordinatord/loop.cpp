@@ -507,6 +507,7 @@ std::uint64_t Loop::scan() {
     facts.ending = ending_ == Ending::kStopBackends || ending_ == Ending::kReplaced;
     facts.exited = watch_->exited();
     facts.dead_workers = watch_->dead_workers();
+    facts.stopped_workers = watch_->stopped_workers();
     if (standstill_.examine(*segment_, snapshot)) {
       spdlog::info("everything stood still for {}: that counts against no request, load or grace",
                    format_age(age_ns(standstill_.found().back().ended_ns,

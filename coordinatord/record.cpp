@@ -62,6 +62,9 @@ void Recorder::count(std::uint64_t sequence, const EventData& event) {
     case EventKind::kCoordinatorStarted:
       add(Meter::kCoordinatorStarts);
       break;
+    case EventKind::kCancelRequested:
+      add(Meter::kCancelRequests, static_cast<std::uint32_t>(event.reason));
+      break;
     case EventKind::kRecovered:
       add(Meter::kCoordinatorRestarts);
       break;

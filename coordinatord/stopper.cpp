@@ -189,7 +189,7 @@ bool Stopper::send(const Action& action, const BackendView& b) {
   segment_->backend(b.ref.index).stop.publish(stop);
   if (sent) stamp(b.ref, action.signal, now);
   order(b, action.signal, sent);
-  if (is_first && reason_row(stop.reason).lease_breaks_it) log_kill(b, stop);
+  if (is_first && reason_row(stop.reason).lease_rule != nullptr) log_kill(b, stop);
   return true;
 }
 

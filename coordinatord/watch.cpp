@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -19,6 +20,11 @@ constexpr std::uint64_t kBackends = 0;
 constexpr std::uint64_t kWorkers = 1;
 constexpr std::uint64_t kRetry_ns = kSecond_ns;
 constexpr std::uint64_t kNamedAfter_ns = 5 * kSecond_ns;
+
+bool is_stopped(pid_t pid) {
+  const auto stat = read_stat(pid);
+  return stat && (stat->state == 'T' || stat->state == 't');
+}
 
 }  // namespace
 
@@ -122,6 +128,10 @@ void Watch::refresh(const Snapshot& snapshot) {
     if (has_process && b.process.pid > 1)
       look({kBackends, pack_ref(b.ref)}, b.process, snapshot.now_ns);
   }
+  std::erase_if(stopped_workers_, [&](WorkerRef stopped) {
+    const WorkerView* const worker = snapshot.find_worker(pack_worker(stopped));
+    return worker == nullptr || !is_stopped(worker->process.pid);
+  });
   has_complained_ &= is_short_;
   take_ended(snapshot.now_ns);
   exited_.clear();
@@ -142,6 +152,14 @@ void Watch::refresh(const Snapshot& snapshot) {
     }
     ++it;
   }
+}
+
+bool Watch::note_if_stopped(const WorkerView& worker) {
+  const bool is_known = std::find(stopped_workers_.begin(), stopped_workers_.end(), worker.ref) !=
+                        stopped_workers_.end();
+  if (is_known || !is_stopped(worker.process.pid)) return false;
+  stopped_workers_.push_back(worker.ref);
+  return true;
 }
 
 void Watch::declare_dead(WorkerRef worker) {

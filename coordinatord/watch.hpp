@@ -34,6 +34,10 @@ class Watch {
   // When the end of a backend's process was noticed; 0 if it was not.
   std::uint64_t ended_ns(BackendRef ref) const;
   const std::vector<WorkerRef>& dead_workers() const { return dead_workers_; }
+  // Workers that were found stopped and still are (SIGSTOP, a debugger).
+  const std::vector<WorkerRef>& stopped_workers() const { return stopped_workers_; }
+  // Looks whether it is; returns true if it is and was not known to be.
+  bool note_if_stopped(const WorkerView& worker);
   // A worker found dead by other evidence: its process has executed another program.
   void declare_dead(WorkerRef worker);
   // The verified handle of a backend's registered process; null if it has ended or is not known.
@@ -75,6 +79,7 @@ class Watch {
   bool has_complained_ = false;
   std::vector<BackendRef> exited_;
   std::vector<WorkerRef> dead_workers_;
+  std::vector<WorkerRef> stopped_workers_;
 };
 
 }  // namespace modelpool::coordinator

@@ -80,6 +80,7 @@ struct Options {
   std::uint64_t memory_bytes = 0;
   std::uint64_t load_time_ns = 0;
   bool log = false;
+  bool cancellable = false;
 };
 
 // What this worker did, and its lines on stdout. Any thread.
@@ -333,12 +334,15 @@ class Worker {
       const MutexLock lock(hanging_mutex_);
       hanging_ = &client;
     }
+    if (options_.cancellable) static_cast<void>(lease.on_cancel([this] { cut_hanging(); }));
     const auto response = client.Get("/hang");
     {
       const MutexLock lock(hanging_mutex_);
       hanging_ = nullptr;
     }
     if (stop.stop_requested()) return;
+    if (lease.cancelled())
+      return journal_.failed("cancelled", lease.model(), tag, lease.cancel_reason());
     if (!response) return broke_off(lease, tag, response.error());
     journal_.failed("bad_answer", lease.model(), tag, "/hang was answered");
   }
@@ -514,6 +518,8 @@ Result<Options> read_options(int argc, char** argv, std::string& help) {
              "of each backend [0]");
   flags.add("--hang-once", "MODEL", &options.hang_once,
             "the first request of this model never ends by itself; its tag ends in -hang");
+  flags.add("--cancellable", "", &options.cancellable,
+            "end that request when the pool asks for it, before its backend is killed");
   flags.add("--tag-prefix", "TEXT", &options.tag_prefix, "of the tags, before their number [none]");
   flags.add("--log", "", &options.log,
             "a line for each load and each answer too, not only for errors");

@@ -8,12 +8,13 @@ namespace modelpool {
 namespace {
 
 constexpr std::array<std::string_view, kEventKindCount> kEventKindNames = {
-    "unknown", "loaded",      "load_failed",         "evicted",          "killed",
-    "exited",  "worker_died", "coordinator_started", "settings_changed", "recovered",
+    "unknown",          "loaded",    "load_failed",      "evicted",
+    "killed",           "exited",    "worker_died",      "coordinator_started",
+    "settings_changed", "recovered", "cancel_requested",
 };
 constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
     "",      "lru",          "idle",      "group",   "memory",   "busy",
-    "stall", "load_timeout", "requested", "crashed", "shutdown",
+    "stall", "load_timeout", "requested", "crashed", "shutdown", "first_byte",
 };
 constexpr std::array<std::string_view, kBackendStateCount> kBackendStateNames = {
     "free", "reserved", "starting", "ready", "evicting", "stopping", "gone",
@@ -33,9 +34,10 @@ constexpr std::array<std::string_view, kLeftWhyCount> kLeftWhyTexts = {
 };
 
 // The names stand in the order of the enumerations.
-static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kRecovered)] == "recovered");
+static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kCancelRequested)] ==
+              "cancel_requested");
 static_assert(kLeftWhyTexts[static_cast<std::size_t>(LeftWhy::kOutlived)].ends_with("its backend"));
-static_assert(kReasonNames[static_cast<std::size_t>(Reason::kShutdown)] == "shutdown");
+static_assert(kReasonNames[static_cast<std::size_t>(Reason::kFirstByte)] == "first_byte");
 static_assert(kBackendStateNames[static_cast<std::size_t>(BackendState::kGone)] == "gone");
 
 template <class Value, std::size_t Count>
@@ -50,7 +52,7 @@ std::string_view event_kind_name(EventKind kind) { return name_of(kind, kEventKi
 
 bool is_warning(EventKind kind) {
   return kind == EventKind::kKilled || kind == EventKind::kLoadFailed ||
-         kind == EventKind::kWorkerDied;
+         kind == EventKind::kWorkerDied || kind == EventKind::kCancelRequested;
 }
 
 std::string reason_name(Reason reason) {

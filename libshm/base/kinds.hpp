@@ -58,8 +58,9 @@ enum class EventKind : std::uint32_t {
   kCoordinatorStarted,
   kSettingsChanged,
   kRecovered,
+  kCancelRequested,  // the holder of an overdue lease is asked to end it
 };
-inline constexpr std::size_t kEventKindCount = 10;
+inline constexpr std::size_t kEventKindCount = 11;
 inline constexpr std::size_t kEventKindCapacity = 32;  // room in the segment's counters
 enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
   kNone = 0,
@@ -73,12 +74,14 @@ enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never w
   kRequested,
   kCrashed,
   kShutdown,
+  kFirstByte,
 };
-inline constexpr std::size_t kReasonCount = 11;
+inline constexpr std::size_t kReasonCount = 12;
 inline constexpr std::size_t kReasonCapacity =
     64;  // so, too: how many there are is no part of the layout
 std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
-bool is_warning(EventKind kind);  // killed, load_failed and worker_died; all others are information
+// killed, load_failed, worker_died and cancel_requested; all others are information
+bool is_warning(EventKind kind);
 std::string reason_name(Reason reason);  // "lru"; "" for kNone; "reason 27" for a newer program's
 std::string_view backend_state_name(BackendState state);
 

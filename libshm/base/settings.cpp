@@ -69,6 +69,8 @@ std::string takes(const SettingInfo& info) {
       return "a size of at most " + format_size_exactly(info.max) + " such as 8MiB or 1.5GiB, or off";
     case SettingKind::kPath:
       return "an absolute path of at most 255 bytes, off, or default";
+    case SettingKind::kOnOverdue:
+      return "kill, or cancel, a duration above 0 and kill, such as \"cancel, 10s, kill\"";
   }
   return {};
 }
@@ -130,6 +132,25 @@ bool is_path_value(std::string_view text) {
          (text.starts_with('/') && text.size() <= kPathSettingMax_bytes && is_printable_utf8(text));
 }
 
+std::string_view without_blanks(std::string_view text) {
+  const std::size_t first = text.find_first_not_of(' ');
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(' ') - first + 1);
+}
+
+// "kill", or "cancel, 10s, kill".
+std::optional<std::uint64_t> parse_on_overdue(std::string_view text) {
+  if (text == "kill") return 0;
+  const std::size_t first = text.find(',');
+  const std::size_t last = text.rfind(',');
+  if (first == last || without_blanks(text.substr(0, first)) != "cancel" ||
+      without_blanks(text.substr(last + 1)) != "kill") {
+    return std::nullopt;
+  }
+  const auto grace = parse_duration(without_blanks(text.substr(first + 1, last - first - 1)));
+  return grace && *grace != 0 ? std::optional(*grace) : std::nullopt;
+}
+
 std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_view text) {
   const auto value_of = [](const Result<std::uint64_t>& result) {
     return result ? std::optional<std::uint64_t>(*result) : std::nullopt;
@@ -159,6 +180,8 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
     case SettingKind::kPath:
       if (text.empty() || (text != kPathDefault && !is_path_value(text))) return std::nullopt;
       return 0;
+    case SettingKind::kOnOverdue:
+      return parse_on_overdue(text);
   }
   return std::nullopt;
 }
@@ -214,6 +237,8 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       return value == 0 ? "off" : format_size_exactly(value);
     case SettingKind::kPath:
       return std::string(kPathDefault);
+    case SettingKind::kOnOverdue:
+      return value == 0 ? "kill" : "cancel, " + format_duration(value) + ", kill";
   }
   return {};
 }
@@ -389,6 +414,7 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
     case SettingKind::kSize:
       return std::min(value, info.max);
     case SettingKind::kDuration:
+    case SettingKind::kOnOverdue:
       return std::min(value, kDurationMax_ns);
     case SettingKind::kSignal:
       return ends_a_process(value) ? value : info.default_value;

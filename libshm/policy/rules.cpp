@@ -15,38 +15,90 @@ bool is_loading(const Case& subject) {
          subject.resident.state == BackendState::kStarting;
 }
 
-// Of its leases the one that breaks the rule first. One that begins after this look breaks it a
-// full limit from now at the earliest.
-Finding judge_leases(const Case& subject, std::uint64_t now_ns, std::uint64_t limit_ns,
-                     std::uint64_t LeaseInFlight::*stamp, bool has_own_limit) {
+LeaseLimit busy_limit_of(const Effective& settings, const LeaseInFlight& lease) {
+  std::uint64_t limit = settings.get(Setting::kBusyTimeout);
+  if (lease.limit_ns != 0 && (limit == 0 || lease.limit_ns < limit)) limit = lease.limit_ns;
+  return {lease.start_ns, limit};
+}
+
+LeaseLimit first_byte_limit_of(const Effective& settings, const LeaseInFlight& lease) {
+  if (lease.progressed) return {};
+  return {lease.start_ns, settings.get(Setting::kFirstByteTimeout)};
+}
+
+// Before its first progress a lease has first_byte_timeout; where that is off, this rule has to do.
+LeaseLimit stall_limit_of(const Effective& settings, const LeaseInFlight& lease) {
+  if (!lease.progressed && settings.get(Setting::kFirstByteTimeout) != 0) return {};
+  return {lease.progress_ns, settings.get(Setting::kStallTimeout)};
+}
+
+constexpr LeaseRule kBusyRule{Setting::kBusyTimeout, busy_limit_of};
+constexpr LeaseRule kFirstByteRule{Setting::kFirstByteTimeout, first_byte_limit_of};
+constexpr LeaseRule kStallRule{Setting::kStallTimeout, stall_limit_of};
+
+// By every clock, so a little late.
+std::uint64_t broken_at_ns(const Case& subject, const LeaseLimit& limit) {
+  if (limit.limit_ns == 0) return kNever_ns;
+  return subject.end_of(limit.since_ns, add_ns(limit.limit_ns, subject.stamp_lag_ns));
+}
+
+// Was its holder asked to end it after this limit had passed?
+bool is_asked(const LeaseInFlight& lease, const LeaseLimit& limit) {
+  return lease.asked_ns != 0 && limit.limit_ns != 0 &&
+         lease.asked_ns >= add_ns(limit.since_ns, limit.limit_ns);
+}
+
+bool must_be_asked(const Case& subject, const LeaseInFlight& lease, const LeaseLimit& limit) {
+  return lease.cancellable && subject.settings.get(Setting::kOnOverdue) != 0 &&
+         !is_asked(lease, limit);
+}
+
+// When its backend is killed for it, by this rule.
+std::uint64_t kill_at_ns(const Case& subject, const LeaseInFlight& lease, const LeaseLimit& limit) {
+  const std::uint64_t broken = broken_at_ns(subject, limit);
+  const std::uint64_t grace = subject.settings.get(Setting::kOnOverdue);
+  if (!lease.cancellable || grace == 0) return broken;
+  if (!is_asked(lease, limit)) return kNever_ns;
+  return std::max(broken, subject.end_of(lease.asked_ns, grace));
+}
+
+// Of its leases the one for which the backend is ended first, and the one whose holder is asked
+// first. One that begins after this look breaks the rule a full limit from now at the earliest.
+Finding judge_leases(const Case& subject, std::uint64_t now_ns, const LeaseRule& rule) {
   Finding finding;
   if (!subject.resident.can_be_closed()) return finding;
-  if (limit_ns != 0) finding.look_ns = add_ns(now_ns, limit_ns);
+  if (const std::uint64_t limit = subject.settings.get(rule.setting); limit != 0)
+    finding.look_ns = add_ns(now_ns, limit);
   for (std::size_t i = 0; i < subject.leases.size(); ++i) {
     const LeaseInFlight& lease = subject.leases[i];
-    std::uint64_t limit = limit_ns;
-    if (has_own_limit && lease.limit_ns != 0 && (limit == 0 || lease.limit_ns < limit)) {
-      limit = lease.limit_ns;
+    const LeaseLimit limit = rule.limit_of(subject.settings, lease);
+    if (must_be_asked(subject, lease, limit)) {
+      const std::uint64_t ask_at = broken_at_ns(subject, limit);
+      if (ask_at >= finding.ask_ns) continue;
+      finding.ask_ns = ask_at;
+      finding.asked_lease = i;
+      continue;
     }
-    if (limit == 0) continue;
-    const std::uint64_t at = subject.end_of(lease.*stamp, add_ns(limit, subject.stamp_lag_ns));
+    const std::uint64_t at = kill_at_ns(subject, lease, limit);
     if (at >= finding.at_ns) continue;
     finding.at_ns = at;
-    finding.since_ns = lease.*stamp;
-    finding.limit_ns = limit;
+    finding.since_ns = limit.since_ns;
+    finding.limit_ns = limit.limit_ns;
     finding.lease = i;
   }
   return finding;
 }
 
 Finding judge_busy(const Case& subject, std::uint64_t now_ns) {
-  return judge_leases(subject, now_ns, subject.settings.get(Setting::kBusyTimeout),
-                      &LeaseInFlight::start_ns, true);
+  return judge_leases(subject, now_ns, kBusyRule);
+}
+
+Finding judge_first_byte(const Case& subject, std::uint64_t now_ns) {
+  return judge_leases(subject, now_ns, kFirstByteRule);
 }
 
 Finding judge_stall(const Case& subject, std::uint64_t now_ns) {
-  return judge_leases(subject, now_ns, subject.settings.get(Setting::kStallTimeout),
-                      &LeaseInFlight::progress_ns, false);
+  return judge_leases(subject, now_ns, kStallRule);
 }
 
 Finding judge_idle(const Case& subject, std::uint64_t now_ns) {
@@ -108,6 +160,9 @@ bool same_lease(const Evidence& seen, const Fresh& fresh, std::uint64_t stamp_ns
 bool still_busy(const Evidence& seen, const Fresh& fresh) {
   return same_lease(seen, fresh, fresh.start_ns);
 }
+bool still_without_a_byte(const Evidence& seen, const Fresh& fresh) {
+  return same_lease(seen, fresh, fresh.start_ns) && !fresh.progressed;
+}
 bool still_stalled(const Evidence& seen, const Fresh& fresh) {
   return same_lease(seen, fresh, fresh.progress_ns);
 }
@@ -167,14 +222,14 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
     {.reason = Reason::kBusy,
      .event = EventKind::kKilled,
      .cuts = Cuts::kAlways,
-     .lease_breaks_it = true,
+     .lease_rule = &kBusyRule,
      .rank = 3,
      .judge = judge_busy,
      .still_true = still_busy},
     {.reason = Reason::kStall,
      .event = EventKind::kKilled,
      .cuts = Cuts::kAlways,
-     .lease_breaks_it = true,
+     .lease_rule = &kStallRule,
      .rank = 3,
      .judge = judge_stall,
      .still_true = still_stalled},
@@ -205,6 +260,13 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .rank = 1,
      .judge = judge_shutdown,
      .still_true = always},
+    {.reason = Reason::kFirstByte,
+     .event = EventKind::kKilled,
+     .cuts = Cuts::kAlways,
+     .lease_rule = &kFirstByteRule,
+     .rank = 3,
+     .judge = judge_first_byte,
+     .still_true = still_without_a_byte},
 }};
 
 namespace {
@@ -240,11 +302,54 @@ Reason find_broken_rule(const Case& subject, Alarm& alarm, Finding* finding) {
     const Finding found = row.judge(subject, alarm.now_ns());
     alarm.wake_at(found.at_ns);
     alarm.wake_at(found.look_ns);
+    alarm.wake_at(found.ask_ns);
     if (!alarm.passed(found.at_ns) || !goes_first(row, found)) continue;
     broken = row.reason;
     *finding = found;
   }
   return broken;
+}
+
+std::vector<CancelRequest> find_cancel_requests(const Case& subject, const Alarm& alarm) {
+  std::vector<CancelRequest> requests;
+  if (!subject.resident.can_be_closed() || subject.ended_ns != kNever_ns) return requests;
+  for (std::size_t i = 0; i < subject.leases.size(); ++i) {
+    const LeaseInFlight& lease = subject.leases[i];
+    CancelRequest first;
+    bool is_asked_already = false;
+    for (const ReasonRow& row : kReasonRows) {
+      if (row.lease_rule == nullptr) continue;
+      const LeaseLimit limit = row.lease_rule->limit_of(subject.settings, lease);
+      const std::uint64_t broken = broken_at_ns(subject, limit);
+      if (!alarm.passed(broken)) continue;
+      // By one rule is enough: asked again for another, its grace would begin anew.
+      if (!must_be_asked(subject, lease, limit)) is_asked_already = true;
+      if (broken >= first.finding.ask_ns) continue;
+      first.reason = row.reason;
+      first.finding.ask_ns = broken;
+      first.finding.since_ns = limit.since_ns;
+      first.finding.limit_ns = limit.limit_ns;
+      first.finding.lease = first.finding.asked_lease = i;
+    }
+    if (first.reason != Reason::kNone && !is_asked_already) requests.push_back(first);
+  }
+  return requests;
+}
+
+Reason rule_of_ask(const Effective& settings, const LeaseInFlight& lease, std::uint64_t asked_ns,
+                   LeaseLimit* limit) {
+  Reason reason = Reason::kNone;
+  std::uint64_t first_ns = kNever_ns;
+  for (const ReasonRow& row : kReasonRows) {
+    if (row.lease_rule == nullptr) continue;
+    const LeaseLimit found = row.lease_rule->limit_of(settings, lease);
+    const std::uint64_t passed_ns = add_ns(found.since_ns, found.limit_ns);
+    if (found.limit_ns == 0 || passed_ns > asked_ns || passed_ns >= first_ns) continue;
+    reason = row.reason;
+    first_ns = passed_ns;
+    *limit = found;
+  }
+  return reason;
 }
 
 EventKind event_of_end(Reason reason, bool was_loaded, bool forced) {

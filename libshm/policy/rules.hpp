@@ -5,6 +5,7 @@
 
 #include <array>
 #include <span>
+#include <vector>
 
 #include "modelpool/settings.hpp"
 #include "policy/values.hpp"
@@ -16,6 +17,24 @@ struct LeaseInFlight {
   std::uint64_t start_ns = 0;
   std::uint64_t progress_ns = 0;
   std::uint64_t limit_ns = 0;  // the request's own busy timeout, 0 = none
+  bool progressed = false;     // at least once
+  bool cancellable = false;    // its holder can end it when asked to
+  std::uint64_t asked_ns = 0;  // when its holder was asked to, 0 = not
+};
+
+// What a rule measures of a lease, and how much it allows; 0 = the rule does not apply to it.
+struct LeaseLimit {
+  std::uint64_t since_ns = 0;
+  std::uint64_t limit_ns = 0;
+};
+
+// A rule that one request breaks. It is broken from since_ns + limit_ns on. Then its holder is
+// asked to end it, if he can be asked, and the backend is killed only if it goes on for the grace
+// of on_overdue. An ask counts for the rule if the limit had passed when it was made: a stream that
+// has made progress since is asked again.
+struct LeaseRule {
+  Setting setting;
+  LeaseLimit (*limit_of)(const Effective&, const LeaseInFlight&);
 };
 
 // One backend, and all that rules ask of it.
@@ -44,6 +63,8 @@ struct Finding {
   std::uint64_t since_ns = kNever_ns;  // what is measured began then; kNever_ns: nothing is
   std::uint64_t limit_ns = kNever_ns;  // and may take so long
   std::size_t lease = kNoLease;        // which one broke it, or will first
+  std::uint64_t ask_ns = kNever_ns;    // when the first holder is asked to end his lease,
+  std::size_t asked_lease = kNoLease;  // and which
 };
 
 // What the decision to end a backend rests on.
@@ -66,6 +87,7 @@ struct Fresh {
   std::uint64_t lease_word = 0;
   std::uint64_t start_ns = 0;
   std::uint64_t progress_ns = 0;
+  bool progressed = false;
   std::uint32_t live = 0;
   Limits limits;
   bool is_above_limits = false;
@@ -81,9 +103,9 @@ struct ReasonRow {
   EventKind forced_event = event;  // and one that was forced
   Cuts cuts = Cuts::kNever;
   bool spares_pinned = false;
-  bool holds_closed = false;     // the backend may stay closed while its leases finish
-  bool lease_breaks_it = false;  // one request is to blame
-  bool makes_room = false;       // decided by comparing backends (victims.hpp)
+  bool holds_closed = false;              // the backend may stay closed while its leases finish
+  bool makes_room = false;                // decided by comparing backends (victims.hpp)
+  const LeaseRule* lease_rule = nullptr;  // one request is to blame
   int rank = 9;  // of two rules that are due the lower gives the reason; equal: the earlier due
   Finding (*judge)(const Case&, std::uint64_t now_ns) = nullptr;
   bool (*still_true)(const Evidence&, const Fresh&) = nullptr;
@@ -97,6 +119,19 @@ const ReasonRow& reason_row(Reason reason);
 // The rule that ends it first, among those that are due; kNone if none is. Wakes the alarm when
 // another may be. What `finding` says is the rule's.
 Reason find_broken_rule(const Case& subject, Alarm& alarm, Finding* finding);
+
+// A request that has broken a rule, and whose holder is to be asked to end it. Of its findings:
+// since when, and the limit.
+struct CancelRequest {
+  Reason reason = Reason::kNone;
+  Finding finding;
+};
+// All of them. For the judge: allocates. The alarm wakes for those to come by find_broken_rule.
+std::vector<CancelRequest> find_cancel_requests(const Case& subject, const Alarm& alarm);
+// By which rule the holder of a lease was asked to end it at that time; kNone: by none as things
+// stand now.
+Reason rule_of_ask(const Effective& settings, const LeaseInFlight& lease, std::uint64_t asked_ns,
+                   LeaseLimit* limit);
 
 // What the end of a backend, or of a load, is recorded as.
 EventKind event_of_end(Reason reason, bool was_loaded, bool forced);

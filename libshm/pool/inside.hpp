@@ -44,6 +44,9 @@ inline Result<PendingAcquire> begin_acquire_with_wake(Pool& pool, std::string_vi
   return Inside::begin_acquire(pool, model, deadline, options, true);
 }
 
+// A lease as its acquire was to make it. What cannot be done of that is not done.
+Lease as_asked(Lease lease, bool cancellable, const std::function<void()>& on_cancel);
+
 // Whose bytes the handles hold.
 static_assert(sizeof(LeaseRef) == 24 && std::is_trivially_copyable_v<LeaseRef> &&
               offsetof(LeaseRef, worker) == 0);

@@ -219,8 +219,11 @@ Result<Worker*> Pool::Impl::attach_successor(Worker& current) {
 // One acquire, in the pool that has the name. When that loses it the wait goes on in the next one.
 struct PendingAcquire::State {
   State(std::shared_ptr<Pool::Impl> pool_of, Worker& first, std::string name,
-        AcquisitionOptions options)
-      : pool_(std::move(pool_of)), model_(std::move(name)), asked_(std::move(options)) {
+        AcquisitionOptions options, const AcquireOptions& given)
+      : pool_(std::move(pool_of)),
+        model_(std::move(name)),
+        asked_(std::move(options)),
+        given_(given) {
     begin(first);
   }
 
@@ -233,8 +236,7 @@ struct PendingAcquire::State {
         const bool is_ticket = granted && std::holds_alternative<TicketRef>(*granted);
         // Looked at after the reservation: a pool that lost its name before it has none (lost.hpp).
         if (is_ticket && worker_->segment().is_replaced()) {
-          static_cast<void>(
-              LoadTicket(std::get<TicketRef>(*granted), model_, asked_.tag, 0).give_back());
+          static_cast<void>(LoadTicket(std::get<TicketRef>(*granted), model_, given_).give_back());
         } else if (granted) {
           return to_grant(*granted);
         } else if (granted.error().code != Errc::kReplaced) {
@@ -289,10 +291,10 @@ struct PendingAcquire::State {
     if (cancelled_.load(std::memory_order_seq_cst)) begun_.back()->cancel();
   }
   std::optional<Grant> to_grant(const Granted& granted) const {
-    if (auto* lease = std::get_if<LeaseRef>(&granted)) return Grant(Lease(*lease));
-    if (auto* ticket = std::get_if<TicketRef>(&granted)) {
-      return Grant(LoadTicket(*ticket, model_, asked_.tag, asked_.busy_limit_ns));
-    }
+    if (auto* lease = std::get_if<LeaseRef>(&granted))
+      return Grant(as_asked(Lease(*lease), given_.cancellable, given_.on_cancel));
+    if (auto* ticket = std::get_if<TicketRef>(&granted))
+      return Grant(LoadTicket(*ticket, model_, given_));
     return std::nullopt;
   }
   tl::unexpected<Error> refuse(Errc code, const std::string& why) const {
@@ -302,6 +304,7 @@ struct PendingAcquire::State {
   std::shared_ptr<Pool::Impl> pool_;
   std::string model_;
   AcquisitionOptions asked_;
+  AcquireOptions given_;
   Worker* worker_ = nullptr;
   std::vector<std::unique_ptr<Acquisition>>
       begun_;                                   // cancel() may be in an earlier one: all are kept
@@ -388,7 +391,10 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
       if (begin_lease(*worker, *known, static_cast<std::uint64_t>(options.busy_timeout.count()),
                       options.tag, &lease) == BeginResult::kGranted) {
         if (record.model.equals(model)) [[likely]] {
-          return Grant(Lease(lease));
+          if (!options.cancellable && !options.on_cancel) [[likely]] {
+            return Grant(Lease(lease));
+          }
+          return Grant(as_asked(Lease(lease), options.cancellable, options.on_cancel));
         }
         withdraw_lease(lease);
       }
@@ -426,7 +432,7 @@ Result<PendingAcquire> Inside::begin_acquire(Pool& pool, std::string_view model,
   AcquisitionOptions asked = pool.impl_->acquisition_options(deadline, options);
   asked.wake_worker = wake_worker;
   return PendingAcquire(std::make_unique<PendingAcquire::State>(
-      pool.impl_, **worker, std::string(model), std::move(asked)));
+      pool.impl_, **worker, std::string(model), std::move(asked), options));
 }
 
 Result<> Pool::touch(std::string_view model) {

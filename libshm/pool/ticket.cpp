@@ -9,7 +9,9 @@
 #include "base/name.hpp"
 #include "base/time.hpp"
 #include "policy/line.hpp"
+#include "policy/rules.hpp"
 #include "pool/inside.hpp"
+#include "protocol/cancel_watch.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/kept_output.hpp"
 #include "protocol/registering.hpp"
@@ -118,6 +120,17 @@ Result<> refuse_another(const Listener& found, const std::string& model, std::st
                   "say any_listener if that process answers for it");
 }
 
+// Whose request it was, for those who lost theirs with it.
+std::string because_of(const StopRecord& stop, const LeaseRef& own) {
+  if (reason_row(stop.reason).lease_rule == nullptr) return {};
+  const bool is_own = stop.worker == own.worker->ref().index && stop.lease == own.cell &&
+                      stop.lease_word == name_of(own).word;
+  if (is_own) return ", because of this request";
+  const std::string tag = escape(field_text(stop.tag));
+  return ", because of " + (tag.empty() ? "a request without a tag" : "request " + tag) +
+         " of process " + std::to_string(stop.worker_pid);
+}
+
 }  // namespace
 
 // --- Lease ---------------------------------------------------------------------------------------
@@ -132,6 +145,9 @@ Lease& Lease::operator=(Lease&& other) noexcept {
 
 void Lease::release() {
   if (ref_->worker == nullptr) return;
+  if (ref_->watched != 0 && ref_->worker->owned()) [[unlikely]] {
+    CancelWatch::of(*ref_->worker).forget(*ref_);
+  }
   end_lease(*ref_);
   ref_->worker = nullptr;
 }
@@ -167,23 +183,63 @@ Result<> Lease::progress() {
   const StopRecord stop = record.stop.load();
   std::string why = "its backend was stopped";
   if (stop.generation == ref_->backend.generation && stop.reason != Reason::kNone) {
-    why += " (" + reason_name(stop.reason) + ")";
+    why += " (" + reason_name(stop.reason) + ")" + because_of(stop, *ref_);
   }
   return fail(Errc::kLeaseLost,
               "unable to go on with the lease on " + escape(record.model.load()) + ": " + why);
 }
 
+Result<> Lease::check() const {
+  if (ref_->worker == nullptr || !ref_->worker->owned()) return closed("lease");
+  return {};
+}
+
+bool Lease::cancelled() const { return check() && is_asked(*ref_); }
+
+std::string Lease::cancel_reason() const { return check() ? why_asked(*ref_) : std::string(); }
+
+Lease as_asked(Lease lease, bool cancellable, const std::function<void()>& on_cancel) {
+  if (cancellable) static_cast<void>(lease.set_cancellable());
+  if (on_cancel) static_cast<void>(lease.on_cancel(on_cancel));
+  return lease;
+}
+
+Result<> Lease::set_cancellable() {
+  if (auto usable = check(); !usable) return usable;
+  say_cancellable(*ref_);
+  return {};
+}
+
+Result<> Lease::on_cancel(std::function<void()> callback) {
+  if (auto usable = check(); !usable) return usable;
+  if (!callback) return fail(Errc::kInvalid, "unable to call on a cancellation: it is no function");
+  ref_->watched = 1;
+  return CancelWatch::of(*ref_->worker).call(*ref_, std::move(callback));
+}
+
+Result<> Lease::notify_cancel(int fd, std::uint64_t number) {
+  if (auto usable = check(); !usable) return usable;
+  ref_->watched = 1;
+  return CancelWatch::of(*ref_->worker).write_to(*ref_, fd, number);
+}
+
 // --- LoadTicket ----------------------------------------------------------------------------------
 
-LoadTicket::LoadTicket(const TicketRef& ref, std::string model, std::string tag,
-                       std::uint64_t busy_limit_ns)
-    : ref_(ref), model_(std::move(model)), tag_(std::move(tag)), busy_limit_ns_(busy_limit_ns) {}
+LoadTicket::LoadTicket(const TicketRef& ref, std::string model, const AcquireOptions& asked)
+    : ref_(ref),
+      model_(std::move(model)),
+      tag_(asked.tag),
+      busy_limit_ns_(static_cast<std::uint64_t>(asked.busy_timeout.count())),
+      cancellable_(asked.cancellable),
+      on_cancel_(asked.on_cancel) {}
 
 LoadTicket::LoadTicket(LoadTicket&& other) noexcept
     : ref_(std::move(other.ref_)),
       model_(std::move(other.model_)),
       tag_(std::move(other.tag_)),
       busy_limit_ns_(other.busy_limit_ns_),
+      cancellable_(other.cancellable_),
+      on_cancel_(std::move(other.on_cancel_)),
       pid_(other.pid_),
       memory_(std::move(other.memory_)) {}
 
@@ -194,6 +250,8 @@ LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
     model_ = std::move(other.model_);
     tag_ = std::move(other.tag_);
     busy_limit_ns_ = other.busy_limit_ns_;
+    cancellable_ = other.cancellable_;
+    on_cancel_ = std::move(other.on_cancel_);
     pid_ = other.pid_;
     memory_ = std::move(other.memory_);
   }
@@ -363,7 +421,7 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
   ring(segment);
-  return Lease(lease);
+  return as_asked(Lease(lease), cancellable_, on_cancel_);
 }
 
 // The reason its loader gives, and what is known of what it started.

@@ -275,7 +275,8 @@ void withdraw_lease(const LeaseRef& lease) { withdraw(kept_of(*lease.worker), le
 void record_progress(const LeaseRef& lease) {
   Worker& worker = *lease.worker;
   // release: as in publish_lease
-  worker.lease(lease.cell).progress_ns.store(stamp_now_ns(), std::memory_order_release);
+  worker.lease(lease.cell)
+      .progress_ns.store(stamp_now_ns() | kProgressed, std::memory_order_release);
 }
 
 bool any_lease_names(const Segment& segment, BackendRef backend) {

@@ -37,6 +37,7 @@ struct LeaseRef {
   Worker* worker = nullptr;
   BackendRef backend;
   std::uint32_t cell = 0;
+  std::uint32_t watched = 0;  // 1: CancelWatch knows it
 };
 
 enum class BeginResult { kGranted, kNotReady, kNoCell, kFull };  // kFull: counted.hpp

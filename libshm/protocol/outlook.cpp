@@ -145,6 +145,17 @@ std::vector<Resident> residents_of(const Snapshot& snapshot) {
   return residents;
 }
 
+LeaseInFlight lease_in_flight(const LeaseView& lease) {
+  LeaseInFlight in_flight;
+  in_flight.start_ns = lease.start_ns;
+  in_flight.progress_ns = lease.progress_ns;
+  in_flight.limit_ns = lease.limit_ns;
+  in_flight.progressed = lease.progressed;
+  in_flight.cancellable = lease.cancellable();
+  if (lease.cancelled() && lease.cancel_at_ns != kNever_ns) in_flight.asked_ns = lease.cancel_at_ns;
+  return in_flight;
+}
+
 Waiting waiting_of(const WaiterView& waiter) {
   Waiting waiting;
   waiting.arrival = waiter.arrival;

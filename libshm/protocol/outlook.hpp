@@ -15,6 +15,7 @@
 
 #include "policy/fit.hpp"
 #include "policy/line.hpp"
+#include "policy/rules.hpp"
 #include "policy/victims.hpp"
 #include "protocol/snapshot.hpp"
 
@@ -39,6 +40,7 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns);
 Resident resident_of(const BackendView& backend);
 // Those of all its backends, in their order.
 std::vector<Resident> residents_of(const Snapshot& snapshot);
+LeaseInFlight lease_in_flight(const LeaseView& lease);
 Waiting waiting_of(const WaiterView& waiter);
 Limits limits_of(const Snapshot& snapshot);
 Limits limits_of(const Segment& segment);

@@ -26,6 +26,7 @@ struct LeaseView {
   std::uint64_t word = 0;
   std::uint64_t start_ns = 0;
   std::uint64_t progress_ns = 0;
+  bool progressed = false;  // at least once
   std::uint64_t limit_ns = 0;
   std::uint64_t first_byte_limit_ns = 0;
   std::uint64_t flags = 0;        // kLeaseCancellable
@@ -35,6 +36,7 @@ struct LeaseView {
   std::string tag;
 
   bool cancelled() const { return is_cancelled(word, start_ns, cancel_word, cancel_start_ns); }
+  bool cancellable() const { return (flags & kLeaseCancellable) != 0; }
 };
 
 struct BackendView {

@@ -25,6 +25,8 @@
 
 namespace modelpool {
 
+class CancelWatch;
+
 // A private page that reads as zeros in a forked child.
 class ForkGuard {
  public:
@@ -97,6 +99,9 @@ class Worker {
   static constexpr std::uint8_t kTagged = 1;    // the tag words
   static constexpr std::uint8_t kSaysMore = 2;  // what the owner says in the other line
 
+  // What tells its holders that a lease is asked to end; null before its first use.
+  std::atomic<CancelWatch*>& cancel_watch() { return cancel_watch_; }
+
   // For a thread to count in, until it gives them back; null without memory.
   HitCounts* take_hit_counts();
   void return_hit_counts(HitCounts* counts);
@@ -121,6 +126,7 @@ class Worker {
   std::atomic<std::uint32_t> keepable_{0};
   std::vector<std::uint8_t> tagged_;
   Worker* next_ = nullptr;
+  std::atomic<CancelWatch*> cancel_watch_{nullptr};
   MeterRow meters_;
 };
 

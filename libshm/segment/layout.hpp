@@ -38,8 +38,8 @@
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
 // BackendRecord's keep_alive, permit, parallel, measured, peak, probe_failures and devices;
-// WaiterRecord::room; WorkerRecord::cancels; LeaseRecord's first_byte_limit_ns, flags and cancel
-// words; DeviceRecord; StopRecord::baseline; CoordinatorRecord's pressure words and foreign.
+// WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
+// CoordinatorRecord's pressure words and foreign.
 //
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
 // StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain
@@ -552,20 +552,27 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   // The owner's line, all that a request writes.
   Word word;
   Word start_ns;
-  Word progress_ns;
-  Word limit_ns;  // the request's own busy timeout; 0 = none
+  Word progress_ns;  // a stamp; from the first progress on with kProgressed
+  Word limit_ns;     // the request's own busy timeout; 0 = none
   SharedText<32> tag;
   // The other line is not touched on the hot path. First what the owner says of the lease, if
   // anything:
   alignas(kCacheLine_bytes) Word first_byte_limit_ns;  // 0 = the settings'
-  Word flags;                                          // kLeaseCancellable
-  // Then the coordinator's, who asks for its end: word last, seq_cst, never cleared. The lease is
-  // asked to end if word and start are its own: the word alone comes again (its sequence wraps).
+  // kLeaseCancellable. Stored after the word, while the lease lives; cleared before the word of the
+  // cell's next lease (Worker::kSaysMore), whoever has the row by then.
+  Word flags;
+  // Then the coordinator's, who asks for its end: start, word, the word seq_cst; never cleared. The
+  // lease is asked to end if word and start are its own: the word alone comes again (its sequence
+  // wraps). The time is kNever_ns from before the start is stored until after the word is: killed
+  // in between the coordinator has begun no grace, and the next one asks again.
   Word cancel_start_ns;
   Word cancel_at_ns;
   Word cancel_word;
 };
 inline constexpr std::uint64_t kLeaseCancellable = 1;  // its holder can end it when asked
+// Of progress_ns: no time, but that it is of a progress and not of the begin. Both may lie in one
+// tick of the clock.
+inline constexpr std::uint64_t kProgressed = std::uint64_t{1} << 63;
 
 // Is this lease asked to end?
 constexpr bool is_cancelled(std::uint64_t word, std::uint64_t start_ns, std::uint64_t cancel_word,

@@ -177,6 +177,16 @@ constexpr Known kKnown[] = {
      "",
      {},
      "Backends opened again after they were closed"},
+    {Meter::kCancelRequests,
+     kCounter,
+     kJudge,
+     false,
+     kReasonCapacity,
+     "modelpool_cancel_requests_total",
+     "reason",
+     "",
+     {},
+     "Overdue requests whose holders were asked to end them"},
 };
 static_assert(std::size(kKnown) == kMeterCount - 1 && std::size(kKnown) <= kMetersMax);
 

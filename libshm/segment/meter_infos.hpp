@@ -35,8 +35,9 @@ enum class Meter : std::uint32_t {
   // The judge's.
   kClosings = 16,
   kReopenings = 17,
+  kCancelRequests = 18,
 };
-inline constexpr std::size_t kMeterCount = 18;  // ids below it; 0 is none
+inline constexpr std::size_t kMeterCount = 19;  // ids below it; 0 is none
 
 enum class AcquireOutcome : std::uint32_t {
   kHit,

@@ -71,6 +71,12 @@ std::vector<Call> lease_calls() {
   return {
       {"lease_get", [](auto id, auto* e) { return modelpool_lease_get({id}, &info, e); }},
       {"progress", [](auto id, auto* e) { return modelpool_progress({id}, e); }},
+      {"cancelled",
+       [](auto id, auto* e) {
+         int cancelled = 0;
+         return modelpool_cancelled({id}, &cancelled, nullptr, 0, e);
+       }},
+      {"notify_cancel", [](auto id, auto* e) { return modelpool_notify_cancel({id}, 1, 1, e); }},
       {"release", [](auto id, auto*) { return modelpool_release({id}); }},
   };
 }

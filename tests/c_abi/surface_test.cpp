@@ -1,4 +1,5 @@
 // What each function of the C interface does.
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -6,9 +7,11 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
 #include <string>
 #include <thread>
 
+#include "base/fd.hpp"
 #include "base/proc.hpp"
 #include "c_pool.hpp"
 #include "support/daemon.hpp"
@@ -254,6 +257,65 @@ TEST(CInterface, TouchPinAndSettingsDoWhatTheySay) {
   EXPECT_EQ(modelpool_set(pool, "no_such", "1", &error), MODELPOOL_INVALID);
   EXPECT_EQ(modelpool_get(pool, "no_such", value, sizeof value, &error), MODELPOOL_INVALID);
   EXPECT_EQ(modelpool_get(pool, "max_backends", value, 1, &error), MODELPOOL_INVALID);
+}
+
+TEST(CInterface, AnOverdueRequestIsAskedToEndByAPipeAndSaysWhy) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  EXPECT_EQ(modelpool_release(load_external(pool, "m")), MODELPOOL_OK);
+  const Daemon daemon(scratch, {"--on-overdue", "cancel, 60s, kill"});
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+  const Fd out(ends[0]);
+  const Fd in(ends[1]);
+  modelpool_error error;
+  modelpool_grant bad;
+  modelpool_acquire_options options = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+  options.busy_timeout_ms = 100;
+  ASSERT_EQ(modelpool_acquire(pool, "m", 0, &options, &bad, &error), MODELPOOL_OK) << error.text;
+  ASSERT_EQ(modelpool_notify_cancel(bad.lease, in.get(), 71, &error), MODELPOOL_OK) << error.text;
+  const modelpool_lease good = granted(pool, "m").lease;
+  ASSERT_EQ(modelpool_notify_cancel(good, in.get(), 72, &error), MODELPOOL_OK) << error.text;
+  pollfd told{out.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&told, 1, 20'000), 1);
+  std::uint64_t number = 0;
+  EXPECT_EQ(read(out.get(), &number, sizeof number), 8);
+  EXPECT_EQ(number, 71u);
+
+  int cancelled = 0;
+  char reason[256];
+  EXPECT_EQ(modelpool_cancelled(bad.lease, &cancelled, reason, sizeof reason, &error),
+            MODELPOOL_OK);
+  EXPECT_EQ(cancelled, 1);
+  EXPECT_NE(std::string(reason).find("busy_timeout 100ms passed"), std::string::npos) << reason;
+  EXPECT_EQ(modelpool_cancelled(bad.lease, &cancelled, reason, 5, &error), MODELPOOL_OK);
+  EXPECT_STREQ(reason, "busy");
+  EXPECT_EQ(modelpool_cancelled(bad.lease, &cancelled, reason, 0, &error), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_cancelled(bad.lease, nullptr, nullptr, 0, &error), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_cancelled(good, &cancelled, reason, sizeof reason, &error), MODELPOOL_OK);
+  EXPECT_EQ(cancelled, 0);
+  EXPECT_STREQ(reason, "");
+  EXPECT_EQ(modelpool_release(bad.lease), MODELPOOL_OK);
+  EXPECT_EQ(modelpool_notify_cancel(good, -1, 1, &error), MODELPOOL_INVALID);
+  EXPECT_EQ(modelpool_release(good), MODELPOOL_OK);
+}
+
+TEST(CInterface, AFlagAtAcquireSaysThatALeaseCanBeAsked) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  EXPECT_EQ(modelpool_release(load_external(pool, "m")), MODELPOOL_OK);
+  modelpool_acquire_options options = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+  options.cancellable = 1;
+  modelpool_grant grant;
+  modelpool_error error;
+  ASSERT_EQ(modelpool_acquire(pool, "m", 0, &options, &grant, &error), MODELPOOL_OK) << error.text;
+  EXPECT_TRUE(look(make_segment(scratch)).leases.at(0).cancellable());
+  EXPECT_EQ(modelpool_release(grant.lease), MODELPOOL_OK);
+  // A caller that was built before there was the flag gives a shorter structure.
+  options.struct_bytes = offsetof(modelpool_acquire_options, cancellable);
+  ASSERT_EQ(modelpool_acquire(pool, "m", 0, &options, &grant, &error), MODELPOOL_OK) << error.text;
+  EXPECT_FALSE(look(make_segment(scratch)).leases.at(0).cancellable());
+  EXPECT_EQ(modelpool_release(grant.lease), MODELPOOL_OK);
 }
 
 TEST(CInterface, ListsWhoHoldsAndWhoWaits) {

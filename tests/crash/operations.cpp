@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <iterator>
 #include <optional>
@@ -130,6 +131,26 @@ void have_everything(Pool& pool, Forked::Child& child) {
   child.hear();
 }
 
+// When told to, holds a lease that is overdue at once, until the judge asks for its end.
+void hold_until_asked(Pool& pool, Forked::Child& child) {
+  child.say("ready");
+  child.hear();
+  AcquireOptions options;
+  options.busy_timeout = std::chrono::milliseconds(1);
+  auto grant = pool.acquire("resident", seconds(5), options);
+  if (!grant) throw std::runtime_error(grant.error().text);
+  Lease& lease = std::get<Lease>(*grant);
+  std::atomic<bool> told{false};
+  must(lease.on_cancel([&] {
+    lease.release();
+    told.store(true);
+  }));
+  child.say("holds");
+  child.say(eventually([&] { return told.load(); }) ? "told" : "never told");
+  while (!child.hear().empty()) {
+  }
+}
+
 const BackendView* find_model(const Snapshot& snapshot, const std::string& model) {
   for (const BackendView& b : snapshot.backends) {
     if (b.model == model) return &b;
@@ -156,6 +177,14 @@ bool fresh_is_gone(Stage& stage) {
 bool nothing_is_left(Stage& stage) {
   const Snapshot s = stage.look();
   return s.workers.empty() && s.leases.empty() && s.waiters.empty() && s.backends.size() == 1;
+}
+
+bool nobody_holds_anything(Stage& stage) { return stage.look().leases.empty(); }
+
+std::string holder_was_told(Stage& stage) {
+  const std::string said = stage.helper(0).hear();
+  stage.dismiss();
+  return said == "told" ? "" : "the holder of an overdue lease was " + said;
 }
 
 bool next_is_loading(Stage& stage) { return is_in(stage, "behind", BackendState::kReserved); }
@@ -372,6 +401,17 @@ std::vector<Operation> worker_operations() {
              must(pool.reset(kFresh));
              ends();
            }},
+      {.name = "cancellable",
+       .victim =
+           [](const Stage& stage) {
+             Pool pool = stage.attach();
+             Lease lease = lease_on(pool, "resident");
+             begins();
+             must(lease.set_cancellable());
+             lease.release();
+             lease = lease_on(pool, "resident");
+             ends();
+           }},
       {.name = "touch",
        .victim =
            [](const Stage& stage) {
@@ -494,6 +534,12 @@ std::vector<Operation> judge_operations() {
        .at_mark = let_next_wait,
        .after = drained_for_next_after_all,
        .is_over = drained_for_next},
+      {.name = "ask",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(hold_until_asked); },
+       .at_mark = [](Stage& stage) { tell(stage, 0, "hold"); },
+       .after = holder_was_told,
+       .is_over = nobody_holds_anything},
       {.name = "reap-backend",
        .victim = judge,
        .before = [](Stage& stage) { stage.add_helper(load_idle(kBackend)); },

@@ -286,8 +286,8 @@ TEST_F(PoolctlTest, P11EveryEndIsExplained) {
   EXPECT_TRUE(loaded["reason"].is_null());
   std::uint64_t sequence = 0;
   const std::set<std::string> kinds{
-      "loaded",      "load_failed",         "evicted",          "killed",   "exited",
-      "worker_died", "coordinator_started", "settings_changed", "recovered"};
+      "loaded",      "load_failed",         "evicted",          "killed",    "exited",
+      "worker_died", "coordinator_started", "settings_changed", "recovered", "cancel_requested"};
   for (const auto& e : events(scratch_)) {
     EXPECT_EQ(e["seq"].get<std::uint64_t>(), ++sequence);
     EXPECT_TRUE(kinds.contains(e["kind"].get<std::string>())) << e;

@@ -7,7 +7,7 @@ import collections
 # tests: (program, its arguments); the first that fails has found it.
 Mutant = collections.namedtuple("Mutant", "name file before after tests")
 
-UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*:Cover*:RoomForBytes*")
+UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*:Cover*:RoomForBytes*:OnOverdue*:FirstByte*")
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
 RECORDS = ("unit_tests", "--gtest_filter=Records*:TicketOf*:HistoriesByHash*:Registry*:PermitWord*:"
@@ -29,8 +29,13 @@ OUTPUT = ("unit_tests", "--gtest_filter=ModelLog*:PrintableLine*:ExitWords*:Last
 KEPT = ("process_tests", "--gtest_filter=OutputTest*")
 HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
 
+CANCEL = ("unit_tests", "--gtest_filter=CancelWords*:Told*")
+ASKED = ("daemon_tests", "--gtest_filter=CancelTest*")
+
 RULES = "libshm/policy/rules.cpp"
 MODEL_LOG = "libshm/base/model_log.cpp"
+WORDS = "libshm/protocol/cancel.cpp"
+CANCEL_WATCH = "libshm/protocol/cancel_watch.cpp"
 TICKET = "libshm/pool/ticket.cpp"
 SPAWN = "libshm/protocol/spawn.cpp"
 LISTENER = "libshm/base/listener.cpp"
@@ -63,6 +68,46 @@ MUTANTS = [
            "false) {", [DEEDS]),
     Mutant("a row is freed before its ticket is lost", ENFORCE,
            "== pack_worker(worker)) {\n      return false;", "== pack_worker(worker)) {\n      continue;", [DEEDS]),
+    # --- Ask before the kill (P8, P10)
+    Mutant("nobody is asked first", RULES, "  return lease.cancellable && subject.settings.get(Setting::kOnOverdue) != 0 &&\n"
+           "         !is_asked(lease, limit);", "  return false;", [UNIT]),
+    Mutant("killed for as soon as he is asked", RULES,
+           "return std::max(broken, subject.end_of(lease.asked_ns, grace));", "return broken;", [UNIT]),
+    Mutant("an ask counts for a later stall", RULES,
+           "lease.asked_ns >= add_ns(limit.since_ns, limit.limit_ns);", "true;", [UNIT]),
+    Mutant("asked again for another rule", RULES,
+           "if (!must_be_asked(subject, lease, limit)) is_asked_already = true;", "", [UNIT]),
+    Mutant("the first byte's limit after the first byte", RULES, "  if (lease.progressed) return {};\n", "", [UNIT]),
+    Mutant("a long prompt is a stall", RULES,
+           "if (!lease.progressed && settings.get(Setting::kFirstByteTimeout) != 0) return {};", "", [UNIT]),
+    Mutant("first byte's evidence after the first byte", RULES,
+           "return same_lease(seen, fresh, fresh.start_ns) && !fresh.progressed;",
+           "return same_lease(seen, fresh, fresh.start_ns);", [UNIT]),
+    Mutant("a stopped holder is asked", DECIDE,
+           "if (facts_.is_stopped(lease.worker)) leases_[place].cancellable = false;", "", [UNIT]),
+    Mutant("a progress is not marked", "libshm/protocol/leases.cpp", "stamp_now_ns() | kProgressed,",
+           "stamp_now_ns(),", [CANCEL]),
+    Mutant("an ask by the word alone", "libshm/segment/layout.hpp",
+           "return word != 0 && word == cancel_word && start_ns == cancel_start_ns;",
+           "return word != 0 && word == cancel_word;", [CANCEL]),
+    Mutant("what a lease said stays with its cell", WORDS,
+           "worker.tagged(lease.cell) |= Worker::kSaysMore;", "", [CANCEL]),
+    Mutant("an ask that nobody is told of", WORDS,
+           "  worker.cancels.fetch_add(1, std::memory_order_seq_cst);\n", "", [CANCEL]),
+    Mutant("an ask without a time is one", "libshm/protocol/outlook.cpp",
+           "if (lease.cancelled() && lease.cancel_at_ns != kNever_ns)", "if (lease.cancelled())", [CANCEL]),
+    Mutant("registered after the ask, told never", CANCEL_WATCH, "  if (!is_asked(lease)) return {};\n",
+           "  return {};\n", [CANCEL]),
+    Mutant("an ask without a wake is not found", CANCEL_WATCH, "if (cancels != told || is_due) {",
+           "if (cancels != told) {", [CANCEL]),
+    Mutant("a release does not wait for its callback", CANCEL_WATCH,
+           "  if (was_told) const std::lock_guard<std::recursive_mutex> done(calling_);\n", "", [CANCEL]),
+    Mutant("a released lease is still watched", TICKET,
+           "CancelWatch::of(*ref_->worker).forget(*ref_);", "", [CANCEL]),
+    Mutant("the deed asks whoever has the cell by then", ENFORCE,
+           "  if (!reason_row(why.reason).still_true(seen, fresh)) return true;\n", "", [DEEDS]),
+    Mutant("a stopped holder is not noticed", ENFORCE,
+           "if (worker.ref.index == row && watch_->note_if_stopped(worker)) return true;", "", [ASKED]),
     # --- Leases and last-used (P2, P6)
     Mutant("a request's end clears the word before it stamps", "libshm/protocol/leases.cpp",
            """  UsedCell& cell = worker.used_cell(lease.backend.index);
@@ -111,8 +156,8 @@ MUTANTS = [
     Mutant("room for a waiter whose process is dead", ENFORCE,
            " &&\n           !declare_dead_if_left(worker->ref.index, snapshot);", ";", [LINE]),
     # --- When a rule is due (P8)
-    Mutant("stamps do not lag", RULES, "add_ns(limit, subject.stamp_lag_ns));\n    if (at",
-           "limit);\n    if (at", [UNIT]),
+    Mutant("stamps do not lag", RULES, "add_ns(limit.limit_ns, subject.stamp_lag_ns));",
+           "limit.limit_ns);", [UNIT]),
     Mutant("a lease's own limit only lengthens", RULES, "lease.limit_ns < limit", "lease.limit_ns > limit",
            [UNIT]),
     Mutant("idle under a lease", RULES, "if (resident.in_flight > 0) {", "if (false) {", [UNIT]),
@@ -295,10 +340,10 @@ MUTANTS = [
            """  *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
   ring(segment);
-  return Lease(lease);""",
+  return as_asked(Lease(lease), cancellable_, on_cancel_);""",
            """  *ref_ = TicketRef{};
   ring(segment);
-  return Lease(lease);""", [WAKES]),
+  return as_asked(Lease(lease), cancellable_, on_cancel_);""", [WAKES]),
     Mutant("a leaver wakes nobody", "libshm/protocol/acquisition.cpp",
            """  if (granted) return;
   wake_line(segment_);""", "  if (granted) return;", [WAKES]),

@@ -10,6 +10,7 @@ import pickle
 import threading
 import unittest
 import unittest.mock
+from collections.abc import Callable
 
 import modelpool
 from support import PoolTest, eventually
@@ -256,6 +257,9 @@ PARAMETERS = {
     "tag": ("t", (str, type(None))),
     "busy_timeout": (None, (*DURATION, type(None))),
     "may_load": (True, object),
+    "cancellable": (False, object),
+    "on_cancel": (None, (Callable, type(None))),
+    "callback": (print, Callable),
     "expected_bytes": (None, (int, type(None))),
     "priority": (0, int),
     "load": (lambda ticket: ticket.ready("127.0.0.1:1", external=True), type(None)),

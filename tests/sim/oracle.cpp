@@ -87,6 +87,10 @@ std::vector<const Request*> Oracle::line() const {
   return first;
 }
 
+LeaseInFlight truth_of(const Request& r) {
+  return {r.begun_ns, r.progressed_ns, r.limit_ns, r.progressed, r.cancellable, r.asked_ns};
+}
+
 // The backend as the rules see it, with true times instead of stamps.
 Oracle::Subject Oracle::subject_of(const Slot& slot) const {
   Subject subject;
@@ -98,7 +102,7 @@ Oracle::Subject Oracle::subject_of(const Slot& slot) const {
     if (r.arrival != 0 && r.model == slot.model) subject.awaited = true;
     if (r.phase != Request::Phase::kLeased || r.backend != slot.view.ref) continue;
     ++subject.resident.in_flight;
-    if (!r.dead) subject.leases.push_back({r.begun_ns, r.progressed_ns, r.limit_ns});
+    if (!r.dead) subject.leases.push_back(truth_of(r));
   }
   return subject;
 }
@@ -109,6 +113,28 @@ Finding Oracle::judge(Reason reason, const Subject& subject) const {
   return reason_row(reason).judge(truth, truth_.now_ns);
 }
 
+// When its holder is to be asked to end it, or its backend is to be killed for it.
+std::uint64_t Oracle::due_ns(const Effective& settings, const LeaseInFlight& lease) const {
+  const std::uint64_t grace = settings.get(Setting::kOnOverdue);
+  std::uint64_t ask = kNever_ns;
+  std::uint64_t kill = kNever_ns;
+  for (const ReasonRow& row : kReasonRows) {
+    if (row.lease_rule == nullptr) continue;
+    const LeaseLimit limit = row.lease_rule->limit_of(settings, lease);
+    if (limit.limit_ns == 0) continue;
+    const std::uint64_t broken = add_ns(limit.since_ns, limit.limit_ns);
+    if (!lease.cancellable || grace == 0) {
+      kill = std::min(kill, broken);
+    } else if (lease.asked_ns < broken) {
+      ask = std::min(ask, broken);
+    } else {
+      kill = std::min(kill, add_ns(lease.asked_ns, grace));
+    }
+  }
+  const bool is_being_asked = kill != kNever_ns && ask <= truth_.now_ns;
+  return is_being_asked ? kill : std::min(ask, kill);
+}
+
 // The latest moment at which a rule is to end it, or to take its next step.
 std::uint64_t Oracle::due_ns(const Slot& slot) const {
   const BackendView& b = slot.view;
@@ -117,7 +143,12 @@ std::uint64_t Oracle::due_ns(const Slot& slot) const {
     if (limit != 0) due = std::min(due, add_ns(from, limit + workload_.stamp_resolution_ns));
   };
   const Subject subject = subject_of(slot);
+  if (subject.resident.can_be_closed()) {
+    for (const LeaseInFlight& lease : subject.leases)
+      consider(due_ns(*subject.settings, lease), workload_.stamp_resolution_ns);
+  }
   for (const ReasonRow& row : kReasonRows) {
+    if (row.lease_rule != nullptr) continue;
     const Finding finding = judge(row.reason, subject);
     if (finding.since_ns != kNever_ns) consider(finding.since_ns, finding.limit_ns);
   }
@@ -226,10 +257,24 @@ void Oracle::decided(const Decision& decision) {
           violated("P6: a living loader is disowned");
         break;
       }
+      case ActionKind::kAskToEnd:
+        check_ask(why, slot);
+        break;
       default:
         break;
     }
   }
+}
+
+void Oracle::check_ask(const StopRecord& why, const Slot& slot) {
+  const auto blamed = truth_.requests.find(why.lease_word);
+  if (blamed == truth_.requests.end() || blamed->second.backend != slot.view.ref)
+    return violated("a request that is not on " + slot.view.model + " is asked to end");
+  const LeaseInFlight lease = truth_of(blamed->second);
+  const LeaseLimit limit = reason_row(why.reason).lease_rule->limit_of(slot.view.settings(), lease);
+  if (limit.limit_ns == 0 || add_ns(limit.since_ns, limit.limit_ns) > truth_.now_ns)
+    violated("P8: a request on " + slot.view.model + " is asked to end early");
+  if (!lease.cancellable) violated("a request that cannot be asked to end is");
 }
 
 void Oracle::check_close(const Action& action, const Slot& slot) {
@@ -255,9 +300,16 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
   switch (why.reason) {
     case Reason::kBusy:
     case Reason::kStall:
+    case Reason::kFirstByte: {
       if (finding.at_ns > truth_.now_ns)
         violated("P8: no request on " + name + " has broken a rule");
+      const std::uint64_t grace = truth_.setting(Setting::kOnOverdue, &slot);
+      const auto blamed = truth_.requests.find(why.lease_word);
+      if (grace == 0 || blamed == truth_.requests.end() || !blamed->second.cancellable) break;
+      if (blamed->second.asked_ns == 0 || truth_.now_ns < blamed->second.asked_ns + grace)
+        violated("P8: the holder of a request on " + name + " had no time to end it");
       break;
+    }
     case Reason::kIdle:
       if (truth_.is_leased(slot)) violated("P2: " + name + " is not idle, it has a lease");
       if (finding.at_ns > truth_.now_ns) {

@@ -55,6 +55,10 @@ struct Request {
   std::uint64_t begun_stamp_ns = 0;
   std::uint64_t progress_stamp_ns = 0;
   std::uint64_t limit_ns = 0;
+  bool progressed = false;
+  bool cancellable = false;
+  bool deaf = false;           // does not end when it is asked to
+  std::uint64_t asked_ns = 0;  // 0 = not
 };
 
 struct Slot {
@@ -141,9 +145,11 @@ class Oracle {
   Subject subject_of(const Slot& slot) const;
   Finding judge(Reason reason, const Subject& subject) const;
   void check_close(const coordinator::Action& action, const Slot& slot);
+  void check_ask(const StopRecord& why, const Slot& slot);
   void check_victim(const Slot& slot, std::uint64_t for_arrival);
   void check_rule(const StopRecord& why, const Slot& slot);
   std::vector<const Request*> line() const;  // the first waiter of each model that needs a place
+  std::uint64_t due_ns(const Effective& settings, const LeaseInFlight& lease) const;
   std::uint64_t due_ns(const Slot& slot) const;  // when a rule ends it; kNever_ns
   Head head_of(const Request& first) const;
   std::uint64_t closable_ns(const Slot& slot, const Head& head) const;  // by its turn

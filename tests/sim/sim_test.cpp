@@ -83,7 +83,7 @@ TEST(Simulation, LivesThroughEverythingItHasRulesFor) {
   world.run(kYear_ns, 60'000);
   const Counters& c = world.counters();
   for (const std::uint64_t count : {c.leases, c.loads, c.failed_loads, c.evictions, c.kills,
-                                    c.drains, c.timeouts, c.restarts, c.worker_deaths}) {
+                                    c.asked, c.drains, c.timeouts, c.restarts, c.worker_deaths}) {
     EXPECT_GT(count, 0u);
   }
 }
@@ -223,6 +223,15 @@ std::vector<Broken> broken_ones() {
                    }
                    return d;
                  }});
+  all.push_back({"AsksNobody", "busy", "P8",
+                 without([](const Action& a) { return a.kind == ActionKind::kAskToEnd; })});
+  all.push_back({"KillsForThoseItCouldAsk", "busy", "P8", misled([](Snapshot& s, Facts&) {
+                   for (LeaseView& l : s.leases) l.flags = 0;
+                 })});
+  all.push_back({"TakesEveryAskForOld", "busy", "P8", misled([](Snapshot& s, Facts&) {
+                   for (LeaseView& l : s.leases)
+                     l.cancel_at_ns -= std::min(l.cancel_at_ns, kSecond_ns);
+                 })});
   all.push_back({"HoldsADrainForEver", "busy", "P8",
                  without([](const Action& a) { return a.drain_failed; })});
   return all;

@@ -15,6 +15,7 @@ Workload busy() {
   w.settings.pool.set(Setting::kMaxBackends, 3);
   w.settings.pool.set(Setting::kBusyTimeout, kMinute_ns);
   w.settings.pool.set(Setting::kStallTimeout, 20 * kSecond_ns);
+  w.settings.pool.set(Setting::kFirstByteTimeout, 25 * kSecond_ns);
   w.settings.pool.set(Setting::kIdleTimeout, 30 * kSecond_ns);
   w.settings.pool.set(Setting::kLoadTimeout, kMinute_ns);
   w.settings.pool.set(Setting::kDrainTimeout, 5 * kSecond_ns);
@@ -73,6 +74,7 @@ Workload fair(WhenBusy when_busy) {
   w.settings.pool.set(Setting::kWhenBusy, static_cast<std::uint64_t>(when_busy));
   w.settings.pool.set(Setting::kBusyTimeout, 0);
   w.settings.pool.set(Setting::kStallTimeout, 0);
+  w.settings.pool.set(Setting::kFirstByteTimeout, 0);
   w.settings.pool.set(Setting::kDrainTimeout, 10 * kSecond_ns);
   // Residents are never idle: a request ends after the next has begun.
   w.between_requests = {kMillisecond_ns, 400 * kMillisecond_ns};

@@ -113,6 +113,7 @@ void World::happen(const Event& event) {
     case What::kProgress:
       if (here && request->second.sequence == event.check) {
         request->second.progressed_ns = truth_.now_ns;
+        request->second.progressed = true;
         request->second.progress_stamp_ns =
             truth_.now_ns - draw({1, workload_.stamp_resolution_ns}) + 1;
         at(draw(workload_.between_progress), What::kProgress, event.id, event.check);
@@ -342,6 +343,11 @@ void World::begin(Request& r, Slot& slot) {
   r.begun_ns = r.progressed_ns = truth_.now_ns;
   r.begun_stamp_ns = r.progress_stamp_ns =
       truth_.now_ns - draw({1, workload_.stamp_resolution_ns}) + 1;
+  // Not drawn: histories of seeds that are kept stay what they are up to the first ask.
+  r.progressed = false;
+  r.asked_ns = 0;
+  r.cancellable = r.sequence % 3 != 0;
+  r.deaf = r.sequence % 4 == 0;
   if (!chance(workload_.hangs)) at(draw(workload_.service), What::kEnd, r.id, r.sequence);
   if (workload_.between_progress.most_ns != 0 && !chance(workload_.stalls)) {
     at(draw(workload_.between_progress), What::kProgress, r.id, r.sequence);
@@ -645,7 +651,14 @@ void World::take_snapshot() {
     lease.word = r.id;
     lease.start_ns = r.begun_stamp_ns;
     lease.progress_ns = r.progress_stamp_ns;
+    lease.progressed = r.progressed;
     lease.limit_ns = r.limit_ns;
+    if (r.cancellable) lease.flags = kLeaseCancellable;
+    if (r.asked_ns != 0) {
+      lease.cancel_word = lease.word;
+      lease.cancel_start_ns = lease.start_ns;
+      lease.cancel_at_ns = r.asked_ns;
+    }
     for (BackendView& b : snapshot_.backends) {
       if (b.ref != r.backend) continue;
       ++b.in_flight;
@@ -748,6 +761,7 @@ bool World::still_true(const Action& action, const Slot& slot) const {
     fresh.lease_word = blamed->first;
     fresh.start_ns = blamed->second.begun_stamp_ns;
     fresh.progress_ns = blamed->second.progress_stamp_ns;
+    fresh.progressed = blamed->second.progressed;
   }
   fresh.live = static_cast<std::uint32_t>(truth_.places_taken());
   fresh.limits.max_backends =
@@ -778,7 +792,7 @@ bool World::stop_or_take_back(const Action& action, Slot& slot, bool was_ready) 
   stop.stopping_ns = truth_.now_ns;
   oracle_.stopping(slot, stop);
   slot.view.stop = stop;
-  ++(reason_row(stop.reason).lease_breaks_it ? counters_.kills : counters_.evictions);
+  ++(reason_row(stop.reason).lease_rule != nullptr ? counters_.kills : counters_.evictions);
   set_state(slot, BackendState::kStopping, 0);
   wake(slot.model);
   return true;
@@ -866,6 +880,14 @@ bool World::carry_out(const Action& action) {
     case ActionKind::kRefuseEvict:
       slot.view.control &= ~(kControlEvict | kControlForce);
       return true;
+    case ActionKind::kAskToEnd: {
+      if (!still_true(action, slot)) return true;
+      Request& r = truth_.requests.at(action.stop.lease_word);
+      r.asked_ns = truth_.now_ns;
+      ++counters_.asked;
+      if (!r.deaf) at(draw({kMillisecond_ns, 5 * kSecond_ns}), What::kEnd, r.id, r.sequence);
+      return true;
+    }
     case ActionKind::kReapWorker:
     case ActionKind::kClearWaiter:
       return false;

@@ -36,7 +36,8 @@ struct Counters {
   std::uint64_t loads = 0;
   std::uint64_t failed_loads = 0;
   std::uint64_t evictions = 0;  // idle, lru, requested
-  std::uint64_t kills = 0;      // busy, stall
+  std::uint64_t kills = 0;      // busy, stall, first byte
+  std::uint64_t asked = 0;      // requests to end
   std::uint64_t drains = 0;     // closed under a lease
   std::uint64_t timeouts = 0;   // waiters that gave up
   std::uint64_t restarts = 0;   // of the coordinator

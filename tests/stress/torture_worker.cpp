@@ -141,6 +141,7 @@ class Requests {
     if (chance(2)) options.tag = "req-" + std::to_string(below(1000));
     if (chance(30)) options.busy_timeout = std::chrono::milliseconds(200 + below(600));
     options.may_load = !chance(10);
+    options.cancellable = chance(2);  // and not all of these do end it when asked
     constexpr std::array<std::uint32_t, 6> kTimeouts_ms{0, 20, 200, 1000, 2000, 4000};
     const std::chrono::milliseconds timeout(kTimeouts_ms[below(kTimeouts_ms.size())]);
     if (chance(40)) static_cast<void>(pool_.touch(model));
@@ -207,9 +208,14 @@ class Requests {
     const std::string request = std::to_string(hold_ms) + "\n";
     bool alive = send(fd, request.data(), request.size(), MSG_NOSIGNAL) > 0;
     const bool streams = chance(2);
+    const bool listens = !chance(4);
     const std::uint64_t until = now_ns() + kPatience_ns;
     bool answered = false;
     while (alive && !answered && now_ns() < until) {
+      if (listens && lease.cancelled()) {
+        g_counts.add("cancelled");
+        break;
+      }
       pollfd wait{fd, POLLIN, 0};
       poll(&wait, 1, 50);
       char reply[8];

@@ -61,6 +61,8 @@ std::string text_of(const Action& action, const Snapshot& snapshot) {
       return "note " + model;
     case ActionKind::kRefuseEvict:
       return "refuse " + model;
+    case ActionKind::kAskToEnd:
+      return "ask " + model + why;
     case ActionKind::kReapWorker:
       return "reap " + std::to_string(action.worker.index);
     case ActionKind::kClearWaiter:
@@ -303,6 +305,60 @@ TEST_F(DecideTest, ARuleBrokenDuringADrainEndsTheDrain) {
   lease(a, 11 * kSecond_ns);
   waiter("b");
   EXPECT_THAT(actions(), ElementsAre("commit a busy forced"));
+}
+
+TEST_F(DecideTest, AnOverdueHolderWhoCanBeAskedIsAskedAndTheOthersAreNot) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  BackendView& a = backend("a");
+  lease(a, 11 * kSecond_ns, kOther, "bad").flags = kLeaseCancellable;
+  lease(a, 12 * kSecond_ns, kWorker, "worse").flags = kLeaseCancellable;
+  lease(a, kSecond_ns).flags = kLeaseCancellable;
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 2u);
+  EXPECT_EQ(text_of(decision.actions[0], snapshot), "ask a busy");
+  const StopRecord& bad = decision.actions[0].stop;
+  EXPECT_EQ(field_text(bad.tag), "bad");
+  EXPECT_EQ(bad.worker, kOther.index);
+  EXPECT_EQ(bad.lease_word, snapshot.leases[0].word);
+  EXPECT_EQ(bad.age_ns, 11 * kSecond_ns);
+  EXPECT_EQ(bad.limit_ns, 10 * kSecond_ns);
+  EXPECT_EQ(field_text(decision.actions[1].stop.tag), "worse");
+}
+
+TEST_F(DecideTest, AHolderWhoWasAskedIsKilledForAfterTheGraceUnlessItIsAnotherLease) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns).set(Setting::kOnOverdue, 5 * kSecond_ns);
+  BackendView& a = backend("a");
+  LeaseView& deaf = lease(a, 20 * kSecond_ns);
+  deaf.flags = kLeaseCancellable;
+  deaf.cancel_word = deaf.word;
+  deaf.cancel_start_ns = deaf.start_ns;
+  deaf.cancel_at_ns = kNow_ns - 4 * kSecond_ns;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns);
+  deaf.cancel_at_ns = kNow_ns - 5 * kSecond_ns;
+  EXPECT_THAT(actions(), ElementsAre("close a busy forced"));
+  EXPECT_EQ(field_text(decide().actions[0].stop.text),
+            "its holder was asked to end it 5.0s before");
+  deaf.cancel_start_ns -= 1;
+  EXPECT_THAT(actions(), ElementsAre("ask a busy")) << "its word came again";
+}
+
+TEST_F(DecideTest, AStoppedHolderIsNotAsked) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  BackendView& a = backend("a");
+  lease(a, 11 * kSecond_ns, kOther).flags = kLeaseCancellable;
+  facts.stopped_workers = {kWorker};
+  EXPECT_THAT(actions(), ElementsAre("ask a busy"));
+  facts.stopped_workers = {kOther};
+  EXPECT_THAT(actions(), ElementsAre("close a busy forced"));
+}
+
+TEST_F(DecideTest, ADrainIsNoReasonNotToAsk) {
+  set(Setting::kBusyTimeout, 10 * kSecond_ns).set(Setting::kMaxBackends, 1);
+  BackendView& a = closed("a", Reason::kLru);
+  lease(a, 11 * kSecond_ns).flags = kLeaseCancellable;
+  waiter("b");
+  EXPECT_THAT(actions(), ElementsAre("ask a busy"));
 }
 
 TEST_F(DecideTest, P8StampsFromTheFutureNeverMakeALeaseTooOld) {

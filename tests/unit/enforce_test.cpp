@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/time.hpp"
+#include "protocol/events.hpp"
 #include "protocol/slots.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
@@ -88,6 +89,53 @@ TEST_F(EvictionForRoom, P5IsTakenBackIfThereIsRoomSinceTheLook) {
   ASSERT_TRUE(pool_.set_limit(2));
   evict();
   EXPECT_EQ(state(old_.ref), BackendState::kReady);
+}
+
+// One request that takes too long, whose holder can be asked.
+class EnforcerAsks : public EnforcerTest {
+ protected:
+  EnforcerAsks() {
+    lease_ = load_external(pool_, "m");
+    EXPECT_TRUE(lease_.set_cancellable());
+    seen_ = look(pool_);
+  }
+  bool ask(Reason reason, std::uint64_t stamp_ns) {
+    Action action = about(ActionKind::kAskToEnd, *seen_.find_model("m"), reason);
+    const LeaseView& lease = seen_.leases.at(0);
+    action.stop.worker = lease.worker;
+    action.stop.lease = lease.cell;
+    action.stop.lease_word = lease.word;
+    action.stop.lease_stamp_ns = stamp_ns;
+    return carry_out({action}, seen_);
+  }
+  std::size_t events() const { return read_events(*segment_, 1).size(); }
+
+  Lease lease_;
+  Snapshot seen_;
+};
+
+TEST_F(EnforcerAsks, WhoIsStillOverdueIsAskedWithAnEvent) {
+  EXPECT_TRUE(ask(Reason::kBusy, seen_.leases.at(0).start_ns));
+  EXPECT_TRUE(lease_.cancelled());
+  ASSERT_EQ(events(), 1u);
+  EXPECT_EQ(read_events(*segment_, 1)[0].data.kind, EventKind::kCancelRequested);
+}
+
+TEST_F(EnforcerAsks, WhoHasEndedSinceTheLookIsNotAndNeitherIsTheNextInTheCell) {
+  lease_.release();
+  lease_ = lease_on(pool_, "m");
+  ASSERT_EQ(look(pool_).leases.at(0).cell, seen_.leases.at(0).cell);
+  EXPECT_TRUE(ask(Reason::kBusy, seen_.leases.at(0).start_ns)) << "decide anew";
+  EXPECT_FALSE(lease_.cancelled());
+  EXPECT_EQ(events(), 0u);
+}
+
+TEST_F(EnforcerAsks, WhoHasMadeProgressSinceTheLookIsNotStalled) {
+  ASSERT_TRUE(eventually([&] { return stamp_now_ns() > seen_.leases.at(0).progress_ns; }));
+  EXPECT_TRUE(lease_.progress());
+  EXPECT_TRUE(ask(Reason::kStall, seen_.leases.at(0).progress_ns));
+  EXPECT_TRUE(ask(Reason::kFirstByte, seen_.leases.at(0).start_ns));
+  EXPECT_FALSE(lease_.cancelled());
 }
 
 // A ticket may start a second process when the program of the first could not be executed.

@@ -106,15 +106,16 @@ TEST(LayoutNamesTest, EveryKindReasonAndStateHasItsName) {
   for (std::uint32_t i = 1; i < kEventKindCount; ++i) {
     kinds.emplace_back(event_kind_name(static_cast<EventKind>(i)));
   }
-  EXPECT_THAT(kinds,
-              ElementsAre("loaded", "load_failed", "evicted", "killed", "exited", "worker_died",
-                          "coordinator_started", "settings_changed", "recovered"));
+  EXPECT_THAT(kinds, ElementsAre("loaded", "load_failed", "evicted", "killed", "exited",
+                                 "worker_died", "coordinator_started", "settings_changed",
+                                 "recovered", "cancel_requested"));
   std::vector<std::string> reasons;
   for (std::uint32_t i = 0; i < kReasonCount; ++i) {
     reasons.emplace_back(reason_name(static_cast<Reason>(i)));
   }
-  EXPECT_THAT(reasons, ElementsAre("", "lru", "idle", "group", "memory", "busy", "stall",
-                                   "load_timeout", "requested", "crashed", "shutdown"));
+  EXPECT_THAT(reasons,
+              ElementsAre("", "lru", "idle", "group", "memory", "busy", "stall", "load_timeout",
+                          "requested", "crashed", "shutdown", "first_byte"));
   std::vector<std::string> states;
   for (std::uint8_t i = 0; i < kBackendStateCount; ++i) {
     states.emplace_back(backend_state_name(static_cast<BackendState>(i)));

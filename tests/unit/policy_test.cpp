@@ -152,7 +152,8 @@ TEST(ReasonRows, P2OnlyBrokenLeasesAndCrashesCutWithoutBeingForced) {
   for (const ReasonRow& row : kReasonRows) {
     if (row.cuts == Cuts::kAlways) always.push_back(row.reason);
   }
-  EXPECT_THAT(always, ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed));
+  EXPECT_THAT(always,
+              ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed, Reason::kFirstByte));
 }
 
 struct Backend {
@@ -182,6 +183,132 @@ TEST(ReasonRows, OfTwoBrokenRulesTheOneThatWasDueFirstGivesTheReason) {
   EXPECT_EQ(finding.limit_ns, 2 * kSecond_ns);
   backend.leases[0].progress_ns = kNow_ns - 2 * kSecond_ns;
   EXPECT_EQ(backend.broken(), Reason::kBusy);
+}
+
+// --- Asking first --------------------------------------------------------------------------------
+
+Backend overdue_backend(std::uint64_t for_ns) {
+  Backend backend;
+  backend.set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  LeaseInFlight lease;
+  lease.start_ns = lease.progress_ns = kNow_ns - 10 * kSecond_ns - for_ns;
+  lease.cancellable = true;
+  backend.leases = {lease};
+  return backend;
+}
+std::vector<Reason> asked_for(const Backend& backend) {
+  std::vector<Reason> reasons;
+  for (const CancelRequest& request : find_cancel_requests(backend.subject(), Alarm(kNow_ns)))
+    reasons.push_back(request.reason);
+  return reasons;
+}
+
+TEST(OnOverdue, AHolderWhoCanBeAskedIsAskedFirstAndHasTheGraceFromThenOn) {
+  Backend backend = overdue_backend(0);
+  EXPECT_THAT(asked_for(backend), ElementsAre(Reason::kBusy));
+  EXPECT_EQ(backend.broken(), Reason::kNone);
+  backend.leases[0].asked_ns = kNow_ns;
+  EXPECT_THAT(asked_for(backend), ElementsAre()) << "once";
+  EXPECT_EQ(backend.broken(), Reason::kNone);
+  Alarm alarm(kNow_ns);
+  Finding finding;
+  find_broken_rule(backend.subject(), alarm, &finding);
+  EXPECT_EQ(alarm.wake_ns(), kNow_ns + 10 * kSecond_ns);
+  backend = overdue_backend(11 * kSecond_ns);
+  backend.leases[0].asked_ns = kNow_ns - 10 * kSecond_ns;
+  EXPECT_EQ(backend.broken(&finding), Reason::kBusy);
+  EXPECT_EQ(finding.at_ns, kNow_ns);
+  backend.leases[0].asked_ns += 1;
+  EXPECT_EQ(backend.broken(), Reason::kNone);
+}
+
+TEST(OnOverdue, WhoCannotBeAskedIsKilledForAtOnce) {
+  Backend backend = overdue_backend(0);
+  backend.leases[0].cancellable = false;
+  EXPECT_EQ(backend.broken(), Reason::kBusy);
+  EXPECT_THAT(asked_for(backend), ElementsAre());
+  backend = overdue_backend(0);
+  backend.set(Setting::kOnOverdue, 0);
+  EXPECT_EQ(backend.broken(), Reason::kBusy);
+  EXPECT_THAT(asked_for(backend), ElementsAre());
+}
+
+TEST(OnOverdue, OneWhoIsAskedHidesNobodyWhoIsNot) {
+  Backend backend = overdue_backend(5 * kSecond_ns);
+  LeaseInFlight silent = backend.leases[0];
+  silent.start_ns += kSecond_ns;
+  silent.cancellable = false;
+  backend.leases.push_back(silent);
+  Finding finding;
+  EXPECT_EQ(backend.broken(&finding), Reason::kBusy);
+  EXPECT_EQ(finding.lease, 1u);
+}
+
+TEST(OnOverdue, AStreamThatGotOnAfterItWasAskedIsAskedAgainWhenItStallsAgain) {
+  Backend backend;
+  backend.set(Setting::kStallTimeout, 2 * kSecond_ns);
+  LeaseInFlight stream;
+  stream.start_ns = kNow_ns - 100 * kSecond_ns;
+  stream.progress_ns = kNow_ns - kSecond_ns;
+  stream.progressed = stream.cancellable = true;
+  stream.asked_ns = kNow_ns - 50 * kSecond_ns;
+  backend.leases = {stream};
+  EXPECT_EQ(backend.broken(), Reason::kNone);
+  EXPECT_THAT(asked_for(backend), ElementsAre());
+  backend.leases[0].progress_ns = kNow_ns - 2 * kSecond_ns;
+  EXPECT_EQ(backend.broken(), Reason::kNone) << "that ask was about another stall";
+  EXPECT_THAT(asked_for(backend), ElementsAre(Reason::kStall));
+}
+
+// Else a stream that stalls again and again would put off the end of its busy_timeout for ever.
+TEST(OnOverdue, NobodyIsAskedAgainWhileAnAskForAnotherRuleRuns) {
+  Backend backend = overdue_backend(5 * kSecond_ns);
+  backend.set(Setting::kStallTimeout, kSecond_ns);
+  backend.leases[0].asked_ns = kNow_ns - 5 * kSecond_ns;
+  backend.leases[0].progressed = true;
+  backend.leases[0].progress_ns = kNow_ns - 2 * kSecond_ns;  // stalled after the ask
+  EXPECT_THAT(asked_for(backend), ElementsAre());
+  backend.leases[0].asked_ns = kNow_ns - 5 * kSecond_ns - 1;  // before busy_timeout had passed
+  EXPECT_THAT(asked_for(backend), ElementsAre(Reason::kBusy));
+}
+
+TEST(OnOverdue, TheGraceIsNotOfATimeInWhichEverythingStoodStill) {
+  Backend backend = overdue_backend(11 * kSecond_ns);
+  backend.leases[0].asked_ns = kNow_ns - 10 * kSecond_ns;
+  Case subject = backend.subject();
+  const Standstill still{kNow_ns - 5 * kSecond_ns, kNow_ns - 4 * kSecond_ns};
+  subject.standstills = {&still, 1};
+  Alarm alarm(kNow_ns);
+  Finding finding;
+  EXPECT_EQ(find_broken_rule(subject, alarm, &finding), Reason::kNone);
+  EXPECT_EQ(alarm.wake_ns(), kNow_ns + kSecond_ns);
+}
+
+TEST(FirstByte, HasItsOwnLimitUntilTheFirstProgressAndStallsCountFromThen) {
+  Backend backend;
+  backend.set(Setting::kFirstByteTimeout, 30 * kSecond_ns);
+  backend.set(Setting::kStallTimeout, 2 * kSecond_ns);
+  backend.leases = {{kNow_ns - 29 * kSecond_ns, kNow_ns - 29 * kSecond_ns, 0}};
+  EXPECT_EQ(backend.broken(), Reason::kNone) << "a long prompt is no stall";
+  backend.leases[0].start_ns -= kSecond_ns;
+  EXPECT_EQ(backend.broken(), Reason::kFirstByte);
+  backend.leases[0].progressed = true;
+  EXPECT_EQ(backend.broken(), Reason::kStall);
+  backend.leases[0].progress_ns = kNow_ns;
+  EXPECT_EQ(backend.broken(), Reason::kNone);
+  backend.leases[0] = {kNow_ns - 3 * kSecond_ns, kNow_ns - 3 * kSecond_ns, 0};
+  backend.set(Setting::kFirstByteTimeout, 0);
+  EXPECT_EQ(backend.broken(), Reason::kStall) << "off: stall_timeout has to do";
+}
+
+TEST(FirstByte, MustStillBeOutstanding) {
+  Scene scene = lease_scene(Reason::kFirstByte);
+  EXPECT_TRUE(scene.still_true());
+  scene.fresh.progressed = true;
+  EXPECT_FALSE(scene.still_true());
+  scene = lease_scene(Reason::kFirstByte);
+  scene.fresh.start_ns += 1;
+  EXPECT_FALSE(scene.still_true()) << "another lease";
 }
 
 TEST(ReasonRows, ACrashHidesEveryOtherRuleEvenWhileItsExitStatusIsAwaited) {

@@ -76,10 +76,10 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 }
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
-  const std::string expected[] = {"0",       "off", "off", "off",   "10m", "30s",
-                                  "SIGTERM", "15s", "off", "drain", "512", "10s..5m",
-                                  "cost",    "1m",  "off", "50",    "off", "off",
-                                  "default", "8MiB"};
+  const std::string expected[] = {"0",       "off",  "off", "off",   "10m",     "30s",
+                                  "SIGTERM", "15s",  "off", "drain", "512",     "10s..5m",
+                                  "cost",    "1m",   "off", "50",    "off",     "off",
+                                  "default", "8MiB", "cancel, 10s, kill", "off"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;
@@ -124,6 +124,19 @@ TEST(Settings, CountsEndWhereTheTablesEnd) {
   refusal(Setting::kMaxBackends, "-1");
   EXPECT_EQ(parsed(Setting::kMaxWaiters, "0"), 0u);
   EXPECT_EQ(parsed(Setting::kMaxWaiters, "65535"), 65'535u);
+}
+
+TEST(OnOverdue, IsKillOrAGraceBetweenAskingAndKilling) {
+  EXPECT_EQ(parsed(Setting::kOnOverdue, "kill"), 0u);
+  EXPECT_EQ(parsed(Setting::kOnOverdue, "cancel, 90s, kill"), 90 * kSecond_ns);
+  EXPECT_EQ(parsed(Setting::kOnOverdue, "cancel,500ms,kill"), 500 * kMillisecond_ns);
+  EXPECT_EQ(format_setting(setting_info(Setting::kOnOverdue), 90 * kSecond_ns),
+            "cancel, 1m30s, kill");
+  for (const char* text :
+       {"", "off", "cancel", "10s", "cancel, kill", "cancel, 0s, kill", "cancel, off, kill",
+        "cancel, 10, kill", "kill, 10s, cancel", "cancel, 10s, kill, ", "cancel, 10s, 10s, kill"}) {
+    refusal(Setting::kOnOverdue, text);
+  }
 }
 
 TEST(StopSignal, IsOneThatEndsAProcess) {

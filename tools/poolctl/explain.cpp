@@ -87,7 +87,7 @@ std::vector<Resident> residents(const Snapshot& snapshot) {
 Finding find(const Subject& subject, Reason reason, const std::vector<const LeaseView*>& views) {
   std::vector<LeaseInFlight> leases;
   for (const LeaseView* view : views) {
-    leases.push_back({view->start_ns, view->progress_ns, view->limit_ns});
+    leases.push_back(lease_in_flight(*view));
   }
   const Resident resident = resident_of(*subject.backend);
   const std::vector<Waiting> waiting = waiting_for_all(subject.snapshot);
@@ -97,19 +97,29 @@ Finding find(const Subject& subject, Reason reason, const std::vector<const Leas
   return reason_row(reason).judge(one, subject.now());
 }
 
-Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
+// The lease that comes first: whose holder is asked to end it, or for which the backend is killed.
+Verdict explain_leases(const Subject& subject, Reason reason) {
+  const LeaseRule& rule = *reason_row(reason).lease_rule;
   const std::vector<const LeaseView*> leases = leases_on(subject);
   const Finding finding = find(subject, reason, leases);
   Verdict verdict{reason_name(reason), "off", kNever_ns};
-  if (subject.get(setting) != 0) verdict.text = "no lease";
-  if (finding.at_ns == kNever_ns) return verdict;
-  verdict.due_ns = age_ns(finding.at_ns, subject.now());
-  const std::string& tag = leases[finding.lease]->tag;
-  verdict.text =
-      age_text(subject.now(), finding.since_ns) + " of " + limit_text(finding.limit_ns) +
-      (tag.empty() ? "" : ", tag " + escape(tag)) + ": " +
-      outcome(subject, subject.backend->external() ? "dropped" : "killed", verdict.due_ns,
-              reason == Reason::kBusy ? " unless the lease ends" : " unless it makes progress");
+  if (subject.get(rule.setting) != 0) verdict.text = "no lease";
+  const bool asks = finding.ask_ns < finding.at_ns;
+  const std::uint64_t at = asks ? finding.ask_ns : finding.at_ns;
+  if (at == kNever_ns) return verdict;
+  verdict.due_ns = age_ns(at, subject.now());
+  const LeaseView& lease = *leases[asks ? finding.asked_lease : finding.lease];
+  const LeaseLimit limit = rule.limit_of(subject.effective, lease_in_flight(lease));
+  verdict.text = age_text(subject.now(), limit.since_ns) + " of " + limit_text(limit.limit_ns) +
+                 (lease.tag.empty() ? "" : ", tag " + escape(lease.tag));
+  if (lease.cancelled())
+    verdict.text += ", asked to end " + age_text(subject.now(), lease.cancel_at_ns) + " ago";
+  const char* const end = asks                          ? "its holder is asked to end it"
+                          : subject.backend->external() ? "dropped"
+                                                        : "killed";
+  verdict.text += ": " + outcome(subject, end, verdict.due_ns,
+                                 reason == Reason::kBusy ? " unless the lease ends"
+                                                         : " unless it makes progress");
   return verdict;
 }
 
@@ -514,7 +524,7 @@ Verdict explain_stay(const Subject& holder) {
   Verdict stay = explain_room(holder);
   if (!backend.pinned()) stay.due_ns = kept_for_ns(holder);
   // What ends its leases, where something does.
-  const Verdict busy = explain_leases(holder, Reason::kBusy, Setting::kBusyTimeout);
+  const Verdict busy = explain_leases(holder, Reason::kBusy);
   if (busy.due_ns == kNever_ns) return stay;
   stay.text += "; its oldest lease: " + busy.text;
   stay.due_ns = std::min(stay.due_ns, busy.due_ns);
@@ -535,9 +545,9 @@ std::vector<Verdict> judge_state(const Subject& subject) {
     case BackendState::kReady:
       // Somebody asked for its end: no rule says more.
       if ((subject.backend->control & kControlEvict) != 0) return {explain_request(subject)};
-      return {explain_leases(subject, Reason::kBusy, Setting::kBusyTimeout),
-              explain_leases(subject, Reason::kStall, Setting::kStallTimeout),
-              explain_idle(subject), explain_room(subject)};
+      return {explain_leases(subject, Reason::kBusy), explain_leases(subject, Reason::kFirstByte),
+              explain_leases(subject, Reason::kStall), explain_idle(subject),
+              explain_room(subject)};
     case BackendState::kFree:
     case BackendState::kEvicting:
     case BackendState::kStopping:

@@ -192,6 +192,9 @@ std::string text_or_empty(const char* text) {
 template <class T>
 constexpr std::size_t kFirst_bytes = sizeof(T);
 template <>
+constexpr std::size_t kFirst_bytes<modelpool_acquire_options> = offsetof(modelpool_acquire_options,
+                                                                         cancellable);
+template <>
 constexpr std::size_t kFirst_bytes<modelpool_ready_options> = offsetof(modelpool_ready_options,
                                                                        any_listener);
 
@@ -320,6 +323,7 @@ Result<Asked> read_request(const char* model, std::int64_t timeout_ms,
   asked.options.expected_bytes = options->expected_bytes;
   asked.options.priority = options->priority;
   asked.options.may_load = options->no_load == 0;
+  asked.options.cancellable = options->cancellable != 0;
   return asked;
 }
 
@@ -605,6 +609,33 @@ modelpool_code modelpool_progress(modelpool_lease lease, modelpool_error* error)
     const auto held = g_leases.pin(lease.id);
     if (!held) return closed("lease");
     return held->progress();
+  });
+}
+
+modelpool_code modelpool_cancelled(modelpool_lease lease, int* cancelled, char* reason,
+                                   size_t reason_bytes, modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    if (auto ok = required_pointer(cancelled, "cancelled"); !ok) return ok;
+    *cancelled = 0;
+    if (reason != nullptr && reason_bytes == 0)
+      return invalid("unable to write a reason: reason_bytes is 0");
+    const auto held = g_leases.pin(lease.id);
+    if (!held) return closed("lease");
+    *cancelled = held->cancelled() ? 1 : 0;
+    if (reason == nullptr) return {};
+    reason[0] = 0;
+    if (*cancelled != 0) c::write_text(reason, reason_bytes, held->cancel_reason());
+    return {};
+  });
+}
+
+modelpool_code modelpool_notify_cancel(modelpool_lease lease, int fd, uint64_t number,
+                                       modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    auto held = g_leases.pin(lease.id);
+    if (!held) return closed("lease");
+    if (!held.take()) return in_use("lease");
+    return held->notify_cancel(fd, number);
   });
 }
 

@@ -280,6 +280,7 @@ type Options struct {
 	ExpectedBytes uint64        // what loading it will take; 0: unknown. Shown in lists
 	Priority      uint64        // shown in lists; the line is first come, first served (P5)
 	NoLoad        bool          // ErrNotLoaded instead of a ticket
+	Cancellable   bool          // looks at Cancelled often enough; Done says so by itself
 }
 
 // Acquire gives a lease if the model is loaded, or a ticket if the caller is to load it (P4: one
@@ -310,6 +311,7 @@ func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lea
 		expected_bytes:  C.uint64_t(options.ExpectedBytes),
 		priority:        C.uint64_t(options.Priority),
 		no_load:         flag(options.NoLoad),
+		cancellable:     flag(options.Cancellable),
 	}
 	if memory.err != nil {
 		return nil, nil, memory.err
@@ -504,11 +506,13 @@ type grantedLease struct {
 	handle C.modelpool_lease
 	once   sync.Once
 	info   *C.modelpool_lease_info // once asked for
+	asking sync.Mutex
+	done   chan struct{} // once asked for
 }
 
 func newLease(handle C.modelpool_lease) *Lease {
 	granted := &grantedLease{handle: handle}
-	runtime.SetFinalizer(granted, func(g *grantedLease) { C.modelpool_release(g.handle) })
+	runtime.SetFinalizer(granted, (*grantedLease).release)
 	return &Lease{granted}
 }
 
@@ -568,7 +572,12 @@ func (l *Lease) Release() {
 		return
 	}
 	runtime.SetFinalizer(l.granted, nil)
-	C.modelpool_release(l.granted.handle)
+	l.granted.release()
+}
+
+func (g *grantedLease) release() {
+	C.modelpool_release(g.handle)
+	cancels.forget(uint64(g.handle.id))
 }
 
 // A Ticket is the exclusive right to start the backend of one model (P4). Ready, Fail, GiveBack or

@@ -8,6 +8,7 @@ namespace {
 struct LeaseObject {
   PyObject_HEAD Lease lease;
   unsigned forks;  // fork_count() when it was granted
+  PyObject* told;  // who is told when it is asked to end, kept until the release; or null
 };
 
 PyTypeObject* g_lease_type = nullptr;
@@ -61,8 +62,72 @@ PyObject* progress(PyObject* self, PyObject*) {
 }
 
 PyObject* release(PyObject* self, PyObject*) {
-  object_of(self).lease.release();
+  LeaseObject& object = object_of(self);
+  object.lease.release();
+  if (object.told != nullptr) [[unlikely]] {
+    Py_CLEAR(object.told);
+  }
   Py_RETURN_NONE;
+}
+
+PyObject* get_cancelled(PyObject* self, void*) {
+  const Lease* lease = held(self);
+  return lease == nullptr ? nullptr : PyBool_FromLong(lease->cancelled());
+}
+
+PyObject* get_cancel_reason(PyObject* self, void*) {
+  const Lease* lease = held(self);
+  if (lease == nullptr) return nullptr;
+  const std::string reason = lease->cancel_reason();
+  if (reason.empty()) Py_RETURN_NONE;
+  return text(reason);
+}
+
+PyObject* none_or_raise(const Result<>& result) {
+  if (result) Py_RETURN_NONE;
+  try {
+    raise(result.error());
+  } catch (py::error_already_set& error) {
+    error.restore();
+  }
+  return nullptr;
+}
+
+PyObject* set_cancellable(PyObject* self, PyObject*) {
+  Lease* lease = held(self);
+  return lease == nullptr ? nullptr : none_or_raise(lease->set_cancellable());
+}
+
+// The rest of it is Python: a thread that runs Python must be one of the interpreter's.
+PyObject* on_cancel(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
+  if (held(self) == nullptr) return nullptr;
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  const bool is_named = named == 1 && PyUnicode_CompareWithASCIIString(
+                                          PyTuple_GET_ITEM(keywords, 0), "callback") == 0;
+  if (count + named != 1 || (named == 1 && !is_named)) {
+    PyErr_SetString(PyExc_TypeError, "unable to call on_cancel: it takes one argument, callback");
+    return nullptr;
+  }
+  PyObject* const package = PyImport_ImportModule("modelpool");
+  if (package == nullptr) return nullptr;
+  PyObject* const done = PyObject_CallMethod(package, "_on_cancel", "OO", self, values[0]);
+  Py_DECREF(package);
+  return done;
+}
+
+PyObject* notify_cancel(PyObject* self, PyObject* const* values, Py_ssize_t count) {
+  Lease* lease = held(self);
+  if (lease == nullptr) return nullptr;
+  if (count != 3) {
+    PyErr_SetString(PyExc_TypeError, "_notify_cancel takes fd, number and told");
+    return nullptr;
+  }
+  const long fd = PyLong_AsLong(values[0]);
+  const unsigned long long number = PyLong_AsUnsignedLongLong(values[1]);
+  if (PyErr_Occurred() != nullptr) return nullptr;
+  Py_INCREF(values[2]);
+  Py_XSETREF(object_of(self).told, values[2]);
+  return none_or_raise(lease->notify_cancel(static_cast<int>(fd), number));
 }
 
 PyObject* enter(PyObject* self, PyObject*) {
@@ -86,6 +151,7 @@ PyObject* repr(PyObject* self) {
 void dealloc(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
   object_of(self).lease.~Lease();
+  Py_XDECREF(object_of(self).told);
   PyObject_Free(self);
   Py_DECREF(type);
 }
@@ -94,6 +160,12 @@ PyGetSetDef g_getters[] = {
     {"model", get_model, nullptr, "The model's name.", nullptr},
     {"address", get_address, nullptr, "Where its backend answers.", nullptr},
     {"pid", get_pid, nullptr, "The backend's PID; 0 for an external one.", nullptr},
+    {"cancelled", get_cancelled, nullptr,
+     "Whether the pool has asked for the end of this request (on_overdue).", nullptr},
+    {"cancel_reason", get_cancel_reason, nullptr,
+     "Why, and what happens otherwise: \"busy_timeout 30s passed; if it goes on, its backend is "
+     "killed 10s after that, and all requests there are lost\". None if it was not asked.",
+     nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 PyMethodDef g_methods[] = {
@@ -102,6 +174,21 @@ PyMethodDef g_methods[] = {
      "The request is getting on: restarts its stall_timeout. Call it for every chunk of a "
      "stream.\n\n"
      "Raises LeaseLost if the backend was stopped, Closed after release."},
+    {"set_cancellable", set_cancellable, METH_NOARGS,
+     "set_cancellable($self, /)\n--\n\n"
+     "This process looks at `cancelled` often enough, and ends the request then: it is asked "
+     "before its backend is killed."},
+    {"on_cancel", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(on_cancel)),
+     METH_FASTCALL | METH_KEYWORDS,
+     "on_cancel($self, /, callback)\n--\n\n"
+     "Calls callback() once when the pool asks for the end of this request, or soon if it has: end "
+     "it at the backend, most often by closing the connection, and release the lease; "
+     "cancel_reason says why. A lease tells the last callback it was given.\n\n"
+     "The calls come from a thread of the package, one after the other, which starts with the "
+     "first on_cancel. What they raise goes to threading.excepthook. None begins after release; "
+     "the callback is kept until then."},
+    {"_notify_cancel", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(notify_cancel)),
+     METH_FASTCALL, "_notify_cancel($self, /, fd, number, told)\n--\n\n"},
     {"release", release, METH_NOARGS,
      "release($self, /)\n--\n\nEnds the lease. Further calls do nothing."},
     {"__enter__", enter, METH_NOARGS, "__enter__($self, /)\n--\n\n"},
@@ -142,6 +229,7 @@ py::object make_lease(Lease lease) {
   if (object == nullptr) throw py::error_already_set();
   new (&object->lease) Lease(std::move(lease));
   object->forks = fork_count();
+  object->told = nullptr;
   return py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(object));
 }
 

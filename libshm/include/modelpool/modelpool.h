@@ -212,9 +212,11 @@ typedef struct modelpool_acquire_options {
   uint64_t priority;       /* shown in lists; the line is first come, first served (P5) */
   int32_t no_load;         /* 1: NOT_LOADED instead of a ticket */
   int32_t reserved;
+  int32_t cancellable; /* 1: looks at modelpool_cancelled, for the lease of a load too */
+  int32_t reserved_cancel;
 } modelpool_acquire_options;
 #define MODELPOOL_ACQUIRE_OPTIONS_INIT \
-  { sizeof(modelpool_acquire_options), 0, 0, 0, 0, 0, 0 }
+  { sizeof(modelpool_acquire_options), 0, 0, 0, 0, 0, 0, 0, 0 }
 
 enum {
   MODELPOOL_GRANTED_NOTHING = 0, /* yet */
@@ -295,6 +297,30 @@ MODELPOOL_API modelpool_code modelpool_lease_get(modelpool_lease lease, modelpoo
  * Errors: LEASE_LOST: its backend was stopped; the text says why. The lease is still to be
  * released. */
 MODELPOOL_API modelpool_code modelpool_progress(modelpool_lease lease, modelpool_error* error);
+
+/* When a request breaks busy_timeout, stall_timeout or first_byte_timeout, and its holder has said
+ * that it can end it (acquire's cancellable, or notify_cancel), the coordinator asks for that, and
+ * kills the backend only if the lease still exists when the grace of on_overdue is over. Otherwise
+ * the backend is killed at once. To end a request is to stop it at the backend, most often by
+ * closing the connection, and to release the lease.
+ *
+ * *cancelled is 1 if this one was asked to end, and reason, if it is not NULL, says why, and what
+ * happens otherwise: "busy_timeout 30s passed; if it goes on, its backend is killed 10s after that,
+ * and all requests there are lost", cut to reason_bytes; "" if it was not asked. Without a reason
+ * it is a few loads of memory. */
+MODELPOOL_API modelpool_code modelpool_cancelled(modelpool_lease lease, int* cancelled,
+                                                 char* reason, size_t reason_bytes,
+                                                 modelpool_error* error);
+
+/* Writes that number to the descriptor when the lease is asked to end, or now if it has been, as 8
+ * bytes: to an eventfd, or to a pipe whose reader tells by it which of any number of leases it is.
+ * A pipe that is full is tried again each second. The descriptor stays the caller's, who keeps it
+ * open until the lease is released; it must be O_NONBLOCK. The first call starts a thread, one for
+ * all leases of the process in this pool, which takes no signals and ends when there are none.
+ * Errors: INVALID: it is not open for writing, or would block. BUSY: another thread does the
+ * same. */
+MODELPOOL_API modelpool_code modelpool_notify_cancel(modelpool_lease lease, int fd, uint64_t number,
+                                                     modelpool_error* error);
 
 /* Ends the lease, from any thread, at the latest when calls on it in other threads have returned.
  * Errors: CLOSED: released before, or another process's (harmless). */

@@ -36,6 +36,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -51,6 +52,8 @@
 #include "modelpool/snapshot.hpp"
 
 namespace modelpool {
+
+struct AcquireOptions;
 
 // Not for applications: what lies behind their handles.
 struct Inside;
@@ -100,6 +103,30 @@ class Lease {
   // The request is getting on: restarts its stall_timeout. Errors: kLeaseLost if its backend was
   // stopped, kClosed if released or inherited through fork.
   Result<> progress();
+
+  // When the request breaks busy_timeout, stall_timeout or first_byte_timeout, and this process has
+  // said that it can end it, the coordinator asks it to do so, and kills the backend only if the
+  // lease still exists when the grace of on_overdue is over. Otherwise the backend is killed at
+  // once. To end the request is to stop it at the backend, most often by closing the connection,
+  // and to release the lease.
+  //
+  // Was this one asked to end? Two loads of memory.
+  bool cancelled() const;
+  // Why it was, and what happens otherwise: "busy_timeout 30s passed; if it goes on, its backend is
+  // killed 10s after that, and all requests there are lost". Empty if it was not asked.
+  std::string cancel_reason() const;
+  // This process looks at cancelled() often enough by itself.
+  Result<> set_cancellable();
+  // Calls it once, when the lease is asked to end or if it has been; not from the release on, which
+  // waits for a call that runs on another thread. The calls of a process come from one thread of
+  // the library, one after the other; it must not throw. Errors: kSystem without a thread.
+  Result<> on_cancel(std::function<void()> callback);
+  // Writes that number to the descriptor then, as 8 bytes: to an eventfd, or to a pipe whose reader
+  // tells by it which of any number of leases it is. A pipe that is full is tried again each
+  // second. The descriptor stays the caller's, who keeps it open until the release. Errors:
+  // kInvalid if it is not open for writing, or would block.
+  Result<> notify_cancel(int fd, std::uint64_t number = 1);
+
   // Ends the lease; further calls do nothing.
   void release();
   explicit operator bool() const { return static_cast<bool>(ref_); }
@@ -109,6 +136,7 @@ class Lease {
   friend class LoadTicket;
   friend class PendingAcquire;
   explicit Lease(const LeaseRef& ref) : ref_(ref) {}
+  Result<> check() const;
   Hidden<LeaseRef, 24> ref_;
 };
 
@@ -186,7 +214,7 @@ class LoadTicket {
  private:
   friend class Pool;
   friend class PendingAcquire;
-  LoadTicket(const TicketRef& ref, std::string model, std::string tag, std::uint64_t busy_limit_ns);
+  LoadTicket(const TicketRef& ref, std::string model, const AcquireOptions& asked);
   Result<> check() const;
   Result<> publish_alone(std::string_view address, const ReadyOptions& options);
   std::string why_failed(std::string_view reason) const;
@@ -196,6 +224,8 @@ class LoadTicket {
   std::string model_;
   std::string tag_;
   std::uint64_t busy_limit_ns_ = 0;
+  bool cancellable_ = false;
+  std::function<void()> on_cancel_;
   pid_t pid_ = 0;
   std::shared_ptr<const MemoryKills> memory_;  // before what was started
 };
@@ -281,6 +311,10 @@ struct AcquireOptions {
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;  // in JSON of `waiters`; the line is first come, first served
   bool may_load = true;        // false: kNotLoaded instead of a ticket
+  // As Lease::set_cancellable and on_cancel, of whatever lease comes of this, that of a load too.
+  // Where there is no thread for on_cancel the lease is granted all the same, not cancellable.
+  bool cancellable = false;
+  std::function<void()> on_cancel{};
 };
 
 // An acquire that its owner polls: for event loops and other languages.

@@ -42,8 +42,10 @@ enum class Setting : std::uint32_t {
   kMemory = 17,
   kLogDir = 18,
   kLogMax = 19,
+  kOnOverdue = 20,
+  kFirstByteTimeout = 21,
 };
-inline constexpr std::size_t kSettingCount = 20;     // those known here
+inline constexpr std::size_t kSettingCount = 22;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -69,13 +71,14 @@ enum class WhenBusy : std::uint64_t { kDrain, kWait, kForce };
 enum class Eviction : std::uint64_t { kCost, kLru, kSize };
 
 enum class SettingKind {
-  kCount,     // a number
-  kDuration,  // nanoseconds, 0 = off
-  kSignal,    // a signal number
-  kChoice,    // the position of a word among those that the placeholder lists
-  kCooldown,  // first in the high, longest in the low 32 bits, milliseconds; 0 = off
-  kSize,      // bytes, 0 = off
-  kPath,      // a text: an absolute path, kPathOff, or empty for the default
+  kCount,      // a number
+  kDuration,   // nanoseconds, 0 = off
+  kSignal,     // a signal number
+  kChoice,     // the position of a word among those that the placeholder lists
+  kCooldown,   // first in the high, longest in the low 32 bits, milliseconds; 0 = off
+  kSize,       // bytes, 0 = off
+  kPath,       // a text: an absolute path, kPathOff, or empty for the default
+  kOnOverdue,  // nanoseconds between asking a request to end and killing its backend; 0 = kill
 };
 
 // Is its value a text? Then its number is 0 and means nothing.
@@ -242,6 +245,19 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .placeholder = "SIZE",
      .help = "a model's output is cut when it is larger, and so much before it kept; off is "
              "no limit"},
+    {.id = Setting::kOnOverdue,
+     .name = "on_overdue",
+     .kind = SettingKind::kOnOverdue,
+     .needed = SettingClass::kJudge,
+     .default_value = seconds_in_ns(10),
+     .placeholder = "'cancel, 10s, kill'|kill",
+     .help = "what ends an overdue request: ask its holder first, where that is possible, or not"},
+    {.id = Setting::kFirstByteTimeout,
+     .name = "first_byte_timeout",
+     .kind = SettingKind::kDuration,
+     .needed = SettingClass::kJudge,
+     .placeholder = "DURATION",
+     .help = "kill a backend with a lease that has made no progress at all for so long"},
 }};
 
 const SettingInfo& setting_info(Setting id);

@@ -12,8 +12,9 @@ anew in a forked child. Subinterpreters cannot import it: ImportError.
 
 Errors derive from modelpool.Error; help(modelpool.errors) explains each. A wait may end with
 Timeout, Cancelled, QueueFull, TableFull, AllPinned, TooLarge, CoolingDown, LoadFailed,
-NoCoordinator, NotLoaded or Replaced; a Pool may raise NoSuchPool, Incompatible or Permission; a
-ticket TicketLost or SpawnFailed; a lease LeaseLost. Any call may raise Invalid (an argument), Closed, Busy and System.
+NoCoordinator, NotLoaded or Replaced; what is cancellable with RequestCancelled; a Pool may raise
+NoSuchPool, Incompatible or Permission; a ticket TicketLost or SpawnFailed; a lease LeaseLost. Any
+call may raise Invalid (an argument), Closed, Busy and System.
 
 modelpool.testing has a pool for the tests of an application, without a daemon.
 """
@@ -25,6 +26,9 @@ import concurrent.futures
 import contextlib
 import errno
 import inspect
+import itertools
+import os
+import struct
 import sys
 import threading
 import time
@@ -47,7 +51,7 @@ from ._modelpool import Lease, LoadTicket, __version__ as __version__  # noqa: E
 from ._ready import wait_ready as _wait_ready  # noqa: E402
 from . import errors as errors  # noqa: E402
 from .errors import *  # noqa: E402, F403
-from .errors import Busy, Closed, Error, Invalid  # noqa: E402
+from .errors import Busy, Closed, Error, Invalid, RequestCancelled  # noqa: E402
 
 LoadTicket.wait_ready = _wait_ready
 
@@ -93,6 +97,7 @@ class Pool(_modelpool.Pool):
         busy_timeout: _Duration | None = None,
         expected_bytes: int | None = None,
         priority: int = 0,
+        on_cancel: Callable[[], object] | None = None,
     ) -> contextlib.AbstractContextManager[Lease]:
         """A lease for the time of a `with`; loads the model if nobody has.
 
@@ -105,6 +110,9 @@ class Pool(_modelpool.Pool):
         OSError for want of descriptors, memory or processes, and whatever is raised while the
         interpreter ends. Without `load`, a model that is not loaded raises NotLoaded.
 
+        on_cancel() is called when the request takes too long, before its backend is killed
+        (help(Lease.on_cancel)): end it then.
+
         timeout covers the wait; the load itself is bounded by the pool's load_timeout: it goes on
         past the timeout. What this returns may serve one `with` after the other; two at once raise
         Busy.
@@ -114,7 +122,7 @@ class Pool(_modelpool.Pool):
         '127.0.0.1:4321'
         """
         return _Leasing(
-            self, load, (model, timeout), tag=tag, busy_timeout=busy_timeout,
+            self, load, (model, timeout), on_cancel, tag=tag, busy_timeout=busy_timeout,
             expected_bytes=expected_bytes, priority=priority,
         )
 
@@ -128,6 +136,7 @@ class Pool(_modelpool.Pool):
         may_load: bool = True,
         expected_bytes: int | None = None,
         priority: int = 0,
+        cancellable: bool = False,
     ) -> Lease | LoadTicket:
         """acquire() for asyncio: one thread serves all the waits of the process.
 
@@ -142,7 +151,8 @@ class Pool(_modelpool.Pool):
         """
         mailbox = _Mailbox.of_running_loop()
         got = self._begin(
-            mailbox.inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, priority
+            mailbox.inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, priority,
+            cancellable,
         )
         if not isinstance(got, int):
             return got
@@ -158,8 +168,13 @@ class Pool(_modelpool.Pool):
         busy_timeout: _Duration | None = None,
         expected_bytes: int | None = None,
         priority: int = 0,
+        cancellable: bool = False,
     ) -> contextlib.AbstractAsyncContextManager[Lease]:
         """lease() for asyncio. `load` is an async function, or one that blocks and gets a thread.
+
+        cancellable: when the request takes too long, the task that began the `with` is cancelled
+        inside of it, before the backend is killed (on_overdue), and the `with` raises
+        RequestCancelled.
 
         A load goes on when the task that began it is cancelled: others wait for it too. With the
         end of its loop it is given back.
@@ -171,7 +186,7 @@ class Pool(_modelpool.Pool):
         '127.0.0.1:4321'
         """
         return _LeasingAsync(
-            self, load, (model, timeout), tag=tag, busy_timeout=busy_timeout,
+            self, load, (model, timeout), cancellable, tag=tag, busy_timeout=busy_timeout,
             expected_bytes=expected_bytes, priority=priority,
         )
 
@@ -194,10 +209,11 @@ def free_port() -> int:
 class _OneAtATime:
     """What lease() and lease_async() return: a lease for each `with`, one after the other."""
 
-    def __init__(self, pool, load, asked, **options):
+    def __init__(self, pool, load, asked, on_cancel, **options):
         if load is not None and not callable(load):
             raise Invalid(f"load: expected a function or None, not {type(load).__name__}")
         self._pool, self._load, self._asked, self._options = pool, load, asked, options
+        self._on_cancel = on_cancel
         self._options["may_load"] = load is not None
         self._turn = threading.Lock()
         self._lease = None
@@ -207,6 +223,11 @@ class _OneAtATime:
             raise Busy("unable to begin: a `with` uses this already; call the pool's method again")
 
     def _hold(self, lease):
+        try:
+            self._hear(lease)
+        except BaseException:
+            lease.release()
+            raise
         self._lease = lease.__enter__()
         return lease
 
@@ -219,6 +240,15 @@ class _OneAtATime:
 
 
 class _Leasing(_OneAtATime):
+    def __init__(self, pool, load, asked, on_cancel, **options):
+        if on_cancel is not None:
+            _check_callback(on_cancel)
+        super().__init__(pool, load, asked, on_cancel, **options)
+
+    def _hear(self, lease):
+        if self._on_cancel is not None:
+            lease.on_cancel(self._on_cancel)
+
     def __enter__(self):
         self._begin()
         try:
@@ -235,6 +265,9 @@ class _Leasing(_OneAtATime):
 
 
 class _LeasingAsync(_OneAtATime):
+    def __init__(self, pool, load, asked, cancellable, **options):
+        super().__init__(pool, load, asked, bool(cancellable), **options)
+
     async def __aenter__(self):
         self._begin()
         try:
@@ -253,8 +286,32 @@ class _LeasingAsync(_OneAtATime):
             self._turn.release()
             raise
 
-    async def __aexit__(self, *exc_info):
+    def _hear(self, lease):
+        if not self._on_cancel:
+            return
+        self._reason, self._task = None, asyncio.current_task()
+        self._cancelling = self._task.cancelling() if hasattr(self._task, "cancelling") else 0
+
+        # Weak: a lease is no part of a cycle that could be collected.
+        itself = weakref.ref(self)
+
+        def tell():
+            leasing = itself()
+            if leasing is not None and leasing._lease is not None:
+                leasing._reason = leasing._lease.cancel_reason
+                leasing._task.cancel(leasing._reason)
+
+        _LoopCancels.of_running_loop().register(lease, tell)
+
+    async def __aexit__(self, kind, error, trace):
         self._end()
+        if not self._on_cancel or self._reason is None:
+            return
+        reason, task, self._task = self._reason, self._task, None
+        # Somebody else may have cancelled it, too (from Python 3.11 on that can be told).
+        left = task.uncancel() if hasattr(task, "uncancel") else 0
+        if kind is not None and issubclass(kind, asyncio.CancelledError) and left <= self._cancelling:
+            raise RequestCancelled(reason) from error
 
 
 # --- Loading --------------------------------------------------------------------------------------
@@ -372,6 +429,100 @@ def _keep_while_loading(loading):
 def _release(loading):
     if not loading.cancelled() and loading.exception() is None:
         loading.result().release()
+
+
+# --- Overdue requests -----------------------------------------------------------------------------
+
+
+def _check_callback(callback):
+    if not callable(callback):
+        raise Invalid(f"on_cancel: expected a function, not {type(callback).__name__}")
+
+
+def _on_cancel(lease, callback):
+    _check_callback(callback)
+    _ThreadCancels.of_process().register(lease, callback)
+
+
+class _Told:
+    """Who is told of one lease. The lease keeps it until its release, and it keeps the pipe open."""
+
+    def __init__(self, cancels, tell):
+        self.cancels, self.tell = cancels, tell
+
+
+class _Cancels:
+    """A pipe to which the library writes the numbers of leases that are asked to end."""
+
+    def __init__(self):
+        self.out, self._in = os.pipe()
+        os.set_blocking(self._in, False)
+        self._told = weakref.WeakValueDictionary()
+        self._numbers = itertools.count(1)
+
+    def __del__(self):
+        for end in (self.out, self._in):
+            os.close(end)
+
+    def register(self, lease, tell):
+        told = _Told(self, tell)
+        number = next(self._numbers)
+        self._told[number] = told
+        lease._notify_cancel(self._in, number, told)
+
+    def take(self):
+        """Those who are to be told; waits if `out` does."""
+        numbers = struct.iter_unpack("=Q", os.read(self.out, 8 * 64))
+        return [told for (number,) in numbers if (told := self._told.get(number))]
+
+
+class _ThreadCancels(_Cancels):
+    """Of those without an event loop: a thread of the interpreter's, which ends with it."""
+
+    _of_process = None, None  # its PID: a child of fork has no such thread
+    _turn = threading.Lock()
+
+    @classmethod
+    def of_process(cls):
+        with cls._turn:
+            pid, found = cls._of_process
+            if pid != os.getpid():
+                found = cls()
+                threading.Thread(target=found._run, name="modelpool cancels", daemon=True).start()
+                cls._of_process = os.getpid(), found
+            return found
+
+    def _run(self):
+        while True:
+            for told in self.take():
+                try:
+                    told.tell()
+                except BaseException as error:
+                    of = (type(error), error, error.__traceback__, threading.current_thread())
+                    threading.excepthook(threading.ExceptHookArgs(of))
+
+
+class _LoopCancels(_Cancels):
+    """Of one event loop, which looks at the pipe for as long as it runs."""
+
+    _by_loop = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def of_running_loop(cls):
+        loop = asyncio.get_running_loop()
+        found = cls._by_loop.get(loop)
+        if found is None or found._pid != os.getpid():
+            found = cls._by_loop[loop] = cls()
+            found._pid = os.getpid()
+            os.set_blocking(found.out, False)
+            loop.add_reader(found.out, cls._deliver, weakref.ref(found))
+        return found
+
+    @staticmethod
+    def _deliver(found):
+        with contextlib.suppress(BlockingIOError):
+            for told in found().take():
+                told.tell()
 
 
 # --- asyncio --------------------------------------------------------------------------------------

@@ -25,6 +25,17 @@ from ._modelpool import (
     TooLarge,
 )
 
+
+class RequestCancelled(Error):
+    """The pool asked for the end of this request: it took too long, by busy_timeout, stall_timeout or
+    first_byte_timeout. The text is its Lease.cancel_reason. Raised by `async with
+    pool.lease_async(..., cancellable=True)`, whose task was cancelled for it."""
+
+    code = "request_cancelled"
+
+
+RequestCancelled.__module__ = "modelpool"
+
 __all__ = [
     "AllPinned",
     "Busy",
@@ -42,6 +53,7 @@ __all__ = [
     "Permission",
     "QueueFull",
     "Replaced",
+    "RequestCancelled",
     "SpawnFailed",
     "System",
     "TableFull",
