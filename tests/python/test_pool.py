@@ -549,7 +549,7 @@ class Refusals(PoolTest):
     def test_every_error_is_an_error_with_its_code(self):
         kinds = [getattr(modelpool, name) for name in modelpool.__all__]
         errors = [k for k in kinds if isinstance(k, type) and issubclass(k, Exception)]
-        self.assertEqual(len(errors), 22)
+        self.assertEqual(len(errors), 23)
         for kind in errors:
             self.assertTrue(issubclass(kind, modelpool.Error), kind)
             self.assertEqual(kind.__module__, "modelpool")
