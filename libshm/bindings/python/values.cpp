@@ -252,8 +252,9 @@ py::object setting_value(const SettingInfo& info, const PoolSettings& settings) 
       if (value == 0) return py::none();
       return py::float_(static_cast<double>(value) / 1e9);
     case SettingKind::kSignal:
-    case SettingKind::kWhenBusy:
+    case SettingKind::kChoice:
     case SettingKind::kCooldown:
+    case SettingKind::kOnOverdue:
     case SettingKind::kPath:
       return py::str(settings.shown(info.id));
   }
