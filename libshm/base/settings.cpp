@@ -17,7 +17,7 @@
 namespace modelpool {
 namespace {
 
-constexpr std::uint64_t kCooldownMax_ms = UINT32_MAX;             // half a word, 49 days
+constexpr std::uint64_t kCooldownMax_ms = UINT32_MAX;  // half a word, 49 days
 
 // The words that a kChoice may be, in the order of their numbers.
 std::vector<std::string_view> choices_of(const SettingInfo& info) {
@@ -66,7 +66,8 @@ std::string takes(const SettingInfo& info) {
       return "the first and the longest wait, such as 10s..5m, one duration for both, or off; "
              "at most 49 days";
     case SettingKind::kSize:
-      return "a size of at most " + format_size_exactly(info.max) + " such as 8MiB or 1.5GiB, or off";
+      return "a size of at most " + format_size_exactly(info.max) +
+             " such as 8MiB or 1.5GiB, or off";
     case SettingKind::kPath:
       return "an absolute path of at most 255 bytes, off, or default";
     case SettingKind::kOnOverdue:

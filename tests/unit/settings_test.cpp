@@ -76,10 +76,11 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 }
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
-  const std::string expected[] = {"0",       "off",  "off", "off",   "10m",     "30s",
-                                  "SIGTERM", "15s",  "off", "drain", "512",     "10s..5m",
-                                  "cost",    "1m",   "off", "50",    "off",     "off",
-                                  "default", "8MiB", "cancel, 10s, kill", "off"};
+  const std::string expected[] = {
+      "0",   "off", "off",   "off", "10m",     "30s",  "SIGTERM",
+      "15s", "off", "drain", "512", "10s..5m", "cost", "1m",
+      "off", "50",  "off",   "off", "default", "8MiB", "cancel, 10s, kill",
+      "off"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;
