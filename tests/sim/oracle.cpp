@@ -334,11 +334,11 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
   }
 }
 
-// As the rules see it, with what they may know.
-Head Oracle::head_of(const Request& first) const {
+// As the rules see it. Whether they know already who is dead cannot be told.
+Head Oracle::head_of(const Request& first, bool with_dead) const {
   std::vector<Waiting> waiting;
   for (const auto& [id, r] : truth_.requests) {
-    if (r.arrival == 0 || r.model != first.model) continue;
+    if (r.arrival == 0 || r.model != first.model || (r.dead && !with_dead && &r != &first)) continue;
     Waiting one;
     one.arrival = r.arrival;
     one.deadline_ns = r.deadline_ns;
@@ -408,10 +408,13 @@ void Oracle::check_victim(const Slot& slot, std::uint64_t for_arrival) {
     violated("P8: " + slot.view.model + " has not been resident for min_resident");
   }
   std::optional<Head> head;
+  std::uint64_t closable = 0;
   for (const Request* first : line()) {
-    if (first->arrival == for_arrival) head = head_of(*first);
+    if (first->arrival != for_arrival) continue;
+    head = head_of(*first, false);
+    closable = std::min(closable_ns(slot, *head), closable_ns(slot, head_of(*first, true)));
   }
-  if (head && truth_.is_leased(slot) && closable_ns(slot, *head) > truth_.now_ns)
+  if (truth_.is_leased(slot) && closable > truth_.now_ns)
     violated("P5: " + slot.view.model + " is in use, and nobody has waited long enough for it");
   // Who could have gone instead? Several may go at once: they are compared with all that stay.
   if (for_memory) return;  // which of them suffice is for cover_test
@@ -527,7 +530,7 @@ void Oracle::resting(const Decision& decision) {
   const bool needs_room = limit != 0 && (taken > limit || (!waiting.empty() && taken >= limit));
   if (needs_room && !leaving) {
     std::optional<Head> head;
-    if (!waiting.empty()) head = head_of(*waiting.front());
+    if (!waiting.empty()) head = head_of(*waiting.front(), false);
     for (const Slot& slot : truth_.slots) {
       // Under the limit only idle ones are certain: lowering it cuts no lease.
       if (is_victim(slot, head ? &*head : nullptr)) {

@@ -151,7 +151,7 @@ class Oracle {
   std::vector<const Request*> line() const;  // the first waiter of each model that needs a place
   std::uint64_t due_ns(const Effective& settings, const LeaseInFlight& lease) const;
   std::uint64_t due_ns(const Slot& slot) const;  // when a rule ends it; kNever_ns
-  Head head_of(const Request& first) const;
+  Head head_of(const Request& first, bool with_dead) const;
   std::uint64_t closable_ns(const Slot& slot, const Head& head) const;  // by its turn
   std::uint64_t load_ns(const Slot& slot) const;  // what the rules take its load for
   Order order() const;

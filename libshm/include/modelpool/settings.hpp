@@ -234,8 +234,7 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .kind = SettingKind::kPath,
      .per_model = false,
      .placeholder = "DIR|off",
-     .help = "where the output of what spawn starts is kept; default is modelpool/POOL in "
-             "$XDG_STATE_HOME or ~/.local/state, without a home in /var/log"},
+     .help = "where the output of backends is kept: a path, off, or the default"},
     {.id = Setting::kLogMax,
      .name = "log_max",
      .kind = SettingKind::kSize,
