@@ -198,7 +198,10 @@ class Judge {
     record_load(b);
     Finding finding;
     const Reason broken = find_broken_rule(case_of(b), alarm_, &finding);
-    if (broken == Reason::kNone) return;
+    if (broken == Reason::kNone) {
+      if (b.in_flight > 0 && goes_when_unused(residents_[position(b)], b.settings())) want(b);
+      return;
+    }
     Action& action = act(ActionKind::kClose, b);
     action.stop = why_broken(b, broken, finding);
     action.hold = reason_row(broken).holds_closed;
@@ -210,6 +213,7 @@ class Judge {
     const bool asked_to_cut = reason == Reason::kRequested && (b.control & kControlForce) != 0;
     stop.forced = reason_row(reason).cuts == Cuts::kAlways || asked_to_cut;
     if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended" + requests_cut(b));
+    if (reason == Reason::kIdle && b.keep_alive != 0) set_field(&stop.text, kByKeepAlive);
     if (finding.lease == kNoLease) return stop;
     const LeaseView& lease = *lease_view_[lease_begin_[position(b)] + finding.lease];
     stop.worker = lease.worker;
@@ -468,6 +472,7 @@ class Judge {
   }
 
   static constexpr int kSigkill = 9;
+  static constexpr std::string_view kByKeepAlive = "by keep_alive, as an acquire asked";
   const Snapshot& s_;
   const Facts& facts_;
   const std::uint64_t now_;

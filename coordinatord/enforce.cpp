@@ -11,6 +11,7 @@
 #include "policy/rules.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool::coordinator {
@@ -38,6 +39,7 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
   evidence.forced = action.stop.forced != 0;
   evidence.was_idle = action.kind == ActionKind::kClose && seen.in_flight == 0;
   evidence.last_used_ns = seen.last_used_ns;
+  evidence.keep_alive_ns = keep_alive_of(seen.keep_alive);
   evidence.lease_word = action.stop.lease_word;
   evidence.lease_stamp_ns = action.stop.lease_stamp_ns;
   evidence.for_arrival = action.stop.for_arrival;
@@ -267,6 +269,7 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
   Fresh fresh;
   fresh.control = load_control(*segment_, b.ref);
   fresh.last_used_ns = std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns);
+  fresh.keep_alive_ns = keep_alive_of(load_keep_alive(*segment_, b.ref));
   const Capacities& capacities = segment_->capacities();
   if (why.lease_word != 0 && why.worker < capacities.workers && why.lease < capacities.leases) {
     const LeaseRecord& lease = segment_->lease(why.worker, why.lease);

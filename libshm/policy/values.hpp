@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/kinds.hpp"
@@ -30,6 +31,8 @@ struct Resident {
   std::uint64_t last_used_ns = 0;     // end of a lease or touch; at least ready_ns
   std::uint64_t newest_start_ns = 0;  // of its leases
   std::uint64_t drain_failed_ns = 0;  // when a drain of it last gave up, 0 = never
+  // How long it may be idle, as the last acquire that cared asked; kNever_ns: for ever.
+  std::optional<std::uint64_t> keep_alive_ns{};
 
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model

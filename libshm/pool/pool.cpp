@@ -34,6 +34,18 @@ tl::unexpected<Error> closed(std::string_view what) {
                                  ": it is closed, or was inherited through fork");
 }
 
+std::uint32_t keep_alive_word(const std::optional<Duration>& keep_alive) {
+  if (!keep_alive) return 0;
+  if (keep_alive->count() < 0) return kKeepForEver;
+  const auto ns = static_cast<std::uint64_t>(keep_alive->count());
+  return pack_keep_alive((ns + kMillisecond_ns - 1) / kMillisecond_ns);  // never early
+}
+
+[[gnu::noinline]] void ask_keep_alive(const Segment& segment, BackendRef backend,
+                                      Duration keep_alive) {
+  if (set_keep_alive(segment, backend, keep_alive_word(keep_alive))) ring(segment);
+}
+
 // Does this process hold anything of a backend that lives?
 bool holds_anything(const Worker& worker) {
   const Segment& segment = worker.segment();
@@ -132,6 +144,7 @@ struct Pool::Impl {
     result.tag = asked.tag;
     result.deadline_ns = deadline.at_ns();
     result.busy_limit_ns = static_cast<std::uint64_t>(asked.busy_timeout.count());
+    result.keep_alive = keep_alive_word(asked.keep_alive);
     result.expected_bytes = asked.expected_bytes;
     result.priority = asked.priority;
     result.coordinator_grace_ns =
@@ -234,7 +247,7 @@ struct PendingAcquire::State {
         // Looked at after the reservation: a pool that lost its name before it has none (lost.hpp).
         if (is_ticket && worker_->segment().is_replaced()) {
           static_cast<void>(
-              LoadTicket(std::get<TicketRef>(*granted), model_, asked_.tag, 0).give_back());
+              LoadTicket(std::get<TicketRef>(*granted), model_, asked_.tag, 0, 0).give_back());
         } else if (granted) {
           return to_grant(*granted);
         } else if (granted.error().code != Errc::kReplaced) {
@@ -291,7 +304,8 @@ struct PendingAcquire::State {
   std::optional<Grant> to_grant(const Granted& granted) const {
     if (auto* lease = std::get_if<LeaseRef>(&granted)) return Grant(Lease(*lease));
     if (auto* ticket = std::get_if<TicketRef>(&granted)) {
-      return Grant(LoadTicket(*ticket, model_, asked_.tag, asked_.busy_limit_ns));
+      return Grant(
+          LoadTicket(*ticket, model_, asked_.tag, asked_.busy_limit_ns, asked_.keep_alive));
     }
     return std::nullopt;
   }
@@ -388,6 +402,9 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
       if (begin_lease(*worker, *known, static_cast<std::uint64_t>(options.busy_timeout.count()),
                       options.tag, &lease) == BeginResult::kGranted) {
         if (record.model.equals(model)) [[likely]] {
+          if (options.keep_alive) [[unlikely]] {
+            ask_keep_alive(worker->segment(), *known, *options.keep_alive);
+          }
           return Grant(Lease(lease));
         }
         withdraw_lease(lease);

@@ -174,14 +174,19 @@ Result<> Lease::progress() {
 // --- LoadTicket ----------------------------------------------------------------------------------
 
 LoadTicket::LoadTicket(const TicketRef& ref, std::string model, std::string tag,
-                       std::uint64_t busy_limit_ns)
-    : ref_(ref), model_(std::move(model)), tag_(std::move(tag)), busy_limit_ns_(busy_limit_ns) {}
+                       std::uint64_t busy_limit_ns, std::uint32_t keep_alive)
+    : ref_(ref),
+      model_(std::move(model)),
+      tag_(std::move(tag)),
+      busy_limit_ns_(busy_limit_ns),
+      keep_alive_(keep_alive) {}
 
 LoadTicket::LoadTicket(LoadTicket&& other) noexcept
     : ref_(std::move(other.ref_)),
       model_(std::move(other.model_)),
       tag_(std::move(other.tag_)),
       busy_limit_ns_(other.busy_limit_ns_),
+      keep_alive_(other.keep_alive_),
       pid_(other.pid_) {}
 
 LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
@@ -191,6 +196,7 @@ LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
     model_ = std::move(other.model_);
     tag_ = std::move(other.tag_);
     busy_limit_ns_ = other.busy_limit_ns_;
+    keep_alive_ = other.keep_alive_;
     pid_ = other.pid_;
   }
   return *this;
@@ -332,6 +338,7 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
                            "unable to make " + escape(model_) +
                                " ready: this worker has no free lease; release some first");
   }
+  set_keep_alive(segment, ref_->backend, keep_alive_);  // before others may ask for another
   const Result<> published =
       has_process ? publish_alone(address, options)
                   : publish_ready(segment, ref_->backend, worker.owner_word(), address, options);

@@ -80,6 +80,11 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
   return outlook;
 }
 
+std::optional<std::uint64_t> keep_alive_of(std::uint32_t packed) {
+  if (packed == 0) return std::nullopt;
+  return keep_alive_ns(packed);
+}
+
 Resident resident_of(const BackendView& backend) {
   Resident resident;
   resident.ref = backend.ref;
@@ -93,6 +98,7 @@ Resident resident_of(const BackendView& backend) {
   resident.last_used_ns = backend.last_used_ns;
   resident.newest_start_ns = backend.newest_start_ns;
   resident.drain_failed_ns = backend.drain_failed_ns;
+  resident.keep_alive_ns = keep_alive_of(backend.keep_alive);
   return resident;
 }
 

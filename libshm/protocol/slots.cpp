@@ -242,6 +242,26 @@ std::uint32_t load_control(const Segment& segment, BackendRef ref) {
   return high_half(word) == ref.generation ? low_half(word) : 0;
 }
 
+std::uint32_t load_keep_alive(const Segment& segment, BackendRef ref) {
+  // acquire: with set_keep_alive. Whoever saw a lease ended sees what it had asked for before.
+  const std::uint64_t word = segment.backend(ref.index).keep_alive.load(std::memory_order_acquire);
+  return high_half(word) == ref.generation ? low_half(word) : 0;
+}
+
+bool set_keep_alive(const Segment& segment, BackendRef ref, std::uint32_t keep_alive) {
+  if (keep_alive == 0) return false;
+  Word& word = segment.backend(ref.index).keep_alive;
+  std::uint64_t seen = word.load(std::memory_order_acquire);
+  while (high_half(seen) == ref.generation && low_half(seen) != keep_alive) {
+    // release: before the end of the caller's lease, or the READY of its load
+    if (!word.compare_exchange_weak(seen, pack_half(ref.generation, keep_alive),
+                                    std::memory_order_acq_rel, std::memory_order_acquire))
+      continue;
+    return low_half(seen) == 0 || keep_alive < low_half(seen);
+  }
+  return false;
+}
+
 void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait) {
   Word& traits = segment.backend(ref.index).traits;
   std::uint64_t seen = traits.load(std::memory_order_acquire);

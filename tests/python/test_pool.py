@@ -390,6 +390,27 @@ class Leases(PoolTest):
                 eventually(lambda: lease.progress())
         self.assertTrue(eventually(lambda: not self.pool.backends()))
 
+    def test_an_acquire_says_for_how_long_its_backend_may_be_idle(self):
+        self.load_external("m").release()
+        kept = lambda: self.pool.backends()[0]["keep_alive"]
+        self.assertIsNone(kept())
+        for value, shown in (
+            ("5m", "5m"), (90, "1m30s"), (0.25, "250ms"), (None, "250ms"),
+            (-1, "off"), (2, "2s"), (-0.5, "off"), (2, "2s"), ("off", "off"), ("-1", "off"),
+        ):
+            with self.subTest(value=value):
+                self.pool.acquire("m", keep_alive=value).release()
+                self.assertEqual(kept(), shown)
+        with self.pool.lease("m", keep_alive=0):
+            self.assertEqual(kept(), "0")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        with self.pool.lease("n", load=load, keep_alive=0) as lease:
+            self.assertEqual(lease.model, "n")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        for value in (True, "soon", "-soon", float("nan"), b"1", [1]):
+            with self.subTest(value=value), self.assertRaises(modelpool.Invalid):
+                self.pool.acquire("m", keep_alive=value)
+
     def test_a_hung_request_ends_its_backend_and_the_event_has_its_tag(self):
         self.pool.set(stop_grace="100ms")
         with self.pool.lease("m", load=load):

@@ -90,6 +90,18 @@ TEST_F(EvictionForRoom, P5IsTakenBackIfThereIsRoomSinceTheLook) {
   EXPECT_EQ(state(old_.ref), BackendState::kReady);
 }
 
+TEST_F(EvictionForRoom, P2OfAnIdleOneIsTakenBackIfSomebodyAskedForMoreTimeSinceTheLook) {
+  set_keep_alive(*segment_, old_.ref, pack_keep_alive(0));
+  const Snapshot before = look(pool_);
+  const BackendView old = *before.find_model("old");
+  set_keep_alive(*segment_, old_.ref, kKeepForEver);
+  carry_out({about(ActionKind::kClose, old, Reason::kIdle)}, before);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  const Snapshot now = look(pool_);
+  EXPECT_TRUE(carry_out({about(ActionKind::kClose, *now.find_model("old"), Reason::kIdle)}, now));
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
 // A ticket may start a second process when the program of the first could not be executed.
 TEST_F(EnforcerTest, P4AStartIsNotLostOnEvidenceAboutTheProcessBeforeIt) {
   LoadTicket ticket = ticket_for(pool_, "m");

@@ -68,6 +68,17 @@ TEST(Evidence, P2AnIdleBackendMustNotHaveBeenUsedOrPinned) {
   EXPECT_FALSE(pinned.still_true());
 }
 
+TEST(Evidence, P2AnIdleBackendMustNotHaveBeenAskedToStayLongerMeanwhile) {
+  Scene scene;
+  scene.seen.reason = Reason::kIdle;
+  scene.fresh.keep_alive_ns = 300 * kSecond_ns;
+  EXPECT_FALSE(scene.still_true());
+  scene.seen.keep_alive_ns = 0;
+  EXPECT_FALSE(scene.still_true());
+  scene.seen.keep_alive_ns = scene.fresh.keep_alive_ns;
+  EXPECT_TRUE(scene.still_true());
+}
+
 Scene room_scene() {
   Scene scene;
   scene.seen.reason = Reason::kLru;

@@ -113,17 +113,24 @@ Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
 Verdict explain_idle(const Subject& subject) {
   const BackendView& backend = *subject.backend;
   const std::string rule = reason_name(Reason::kIdle);
-  if (subject.get(Setting::kIdleTimeout) == 0) return {rule, "off", kNever_ns};
+  const auto asked = keep_alive_of(backend.keep_alive);
+  const std::string from = asked ? " (keep_alive, as an acquire asked)" : "";
+  if (idle_limit_ns(resident_of(backend), subject.effective) == kNever_ns) {
+    return {rule, "off" + from, kNever_ns};
+  }
   if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
   if (backend.in_flight > 0) {
-    return {rule, "not idle: " + count_text(backend.in_flight, "lease") + " in flight", kNever_ns};
+    const std::string limit =
+        asked ? "; then it may be so for " + format_keep_alive(*asked) + from : "";
+    return {rule, "not idle: " + count_text(backend.in_flight, "lease") + " in flight" + limit,
+            kNever_ns};
   }
   const Finding finding = find(subject, Reason::kIdle, {});
   if (finding.at_ns == kNever_ns) return {rule, "not idle: a waiter is about to use it", kNever_ns};
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
   return {rule,
           "idle for " + age_text(subject.now(), finding.since_ns) + " of " +
-              limit_text(finding.limit_ns) + ": " +
+              (asked ? format_keep_alive(*asked) : limit_text(finding.limit_ns)) + from + ": " +
               outcome(subject, "evicted", due, " unless used"),
           due};
 }

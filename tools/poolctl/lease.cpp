@@ -36,6 +36,7 @@ struct Options {
   std::uint64_t timeout_ns = kNever_ns;  // not given
   bool has_timeout() const { return timeout_ns != kNever_ns; }
   std::uint64_t busy_timeout_ns = 0;
+  std::optional<Duration> keep_alive;
   std::uint64_t size_bytes = 0;
   bool pin = false;
   bool any_listener = false;
@@ -396,6 +397,7 @@ Result<Grant> acquire(Pool& pool, const Options& options, const SignalInbox& inb
   AcquireOptions asked;
   asked.tag = options.tag;
   asked.busy_timeout = std::chrono::nanoseconds(options.busy_timeout_ns);
+  asked.keep_alive = options.keep_alive;
   asked.expected_bytes = options.size_bytes;
   // Without time to load it a ticket would only become a failed load.
   asked.may_load = !options.start.empty() && options.timeout_ns > 0;
@@ -495,6 +497,9 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
       "may take the pool's load_timeout. A load that takes longer is ended, without a cool-down, "
       "but\n"
       "for those who wait for the model by then: it goes on for them.\n\n"
+      "--keep-alive takes the place of the model's idle_timeout, from now on, for everybody; the "
+      "last\n"
+      "one that is asked for wins. It ends with the backend.\n\n"
       "A load fails, and the model cools down, when its process ends before it is ready. What "
       "poolctl\n"
       "was told wrong (a program that cannot be run, a --log that cannot be opened, an --address "
@@ -541,6 +546,17 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
                "Wait at most this long, load included (30s without the load); 0: do not wait");
   add_duration(command, "--busy-timeout", &options->busy_timeout_ns,
                "Kill the backend if this lease lasts longer (the pool's rules only)", true);
+  add_text(
+      command, "--keep-alive", "DURATION",
+      [options](const std::string& text) {
+        const auto keep = parse_keep_alive(text);
+        if (!keep) throw BadArgument(keep.error().text);
+        options->keep_alive = *keep == kNever_ns
+                                  ? std::chrono::nanoseconds(-1)
+                                  : std::chrono::nanoseconds(static_cast<std::int64_t>(*keep));
+      },
+      "How long the backend may be idle from now on (as it is); 0: evict it after this lease, off "
+      "or -1: never");
   add_text(command, "--tag", "TEXT", &options->tag, "Text shown with the lease, at most 31 bytes");
 }
 

@@ -201,6 +201,10 @@ Result<> check_size(std::size_t bytes, std::size_t known, const char* name) {
                  std::to_string(bytes) + "; set it to sizeof, as the ..._INIT macro does");
 }
 
+template <>
+constexpr std::size_t kFirst_bytes<modelpool_acquire_options> = offsetof(modelpool_acquire_options,
+                                                                         keep_alive_ms);
+
 // Options of a caller that was built with a newer header: what is unknown here must be unused.
 template <class T>
 Result<T> read_options(const T* given, const char* name) {
@@ -318,6 +322,12 @@ Result<Asked> read_request(const char* model, std::int64_t timeout_ms,
   Asked asked{std::string(*name), *timeout, {}};
   asked.options.tag = text_or_empty(options->tag);
   asked.options.busy_timeout = *busy;
+  if (options->has_keep_alive != 0) {
+    asked.options.keep_alive = std::chrono::milliseconds(options->keep_alive_ms);
+  } else if (options->keep_alive_ms != 0) {
+    return invalid("unable to use keep_alive_ms " + std::to_string(options->keep_alive_ms) +
+                   ": has_keep_alive is 0; set it to 1");
+  }
   asked.options.expected_bytes = options->expected_bytes;
   asked.options.priority = options->priority;
   asked.options.may_load = options->no_load == 0;

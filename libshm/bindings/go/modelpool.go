@@ -280,6 +280,15 @@ type Options struct {
 	ExpectedBytes uint64        // what loading it will take; 0: unknown. Shown in lists
 	Priority      uint64        // shown in lists; the line is first come, first served (P5)
 	NoLoad        bool          // ErrNotLoaded instead of a ticket
+	// How long the model's backend may be idle from now on, in place of idle_timeout; the last
+	// Acquire that says so wins. 0: it is evicted when its last lease ends. Less than 0: it may for
+	// ever. nil: as it is. KeepAlive(d) makes one.
+	KeepAlive *time.Duration
+}
+
+// KeepAlive is for Options.
+func KeepAlive(d time.Duration) *time.Duration {
+	return &d
 }
 
 // Acquire gives a lease if the model is loaded, or a ticket if the caller is to load it (P4: one
@@ -310,6 +319,10 @@ func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lea
 		expected_bytes:  C.uint64_t(options.ExpectedBytes),
 		priority:        C.uint64_t(options.Priority),
 		no_load:         flag(options.NoLoad),
+	}
+	if options.KeepAlive != nil {
+		given.has_keep_alive = 1
+		given.keep_alive_ms = milliseconds(*options.KeepAlive)
 	}
 	if memory.err != nil {
 		return nil, nil, memory.err

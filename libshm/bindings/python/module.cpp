@@ -233,10 +233,12 @@ enum Argument {
   kMayLoad,
   kExpectedBytes,
   kPriority,
+  kKeepAlive,
   kArgumentCount
 };
 constexpr std::array<const char*, kArgumentCount> kArgumentNames = {
-    "model", "timeout", "tag", "busy_timeout", "may_load", "expected_bytes", "priority"};
+    "model",    "timeout",        "tag",      "busy_timeout",
+    "may_load", "expected_bytes", "priority", "keep_alive"};
 constexpr Py_ssize_t kPositional = 2;
 std::array<PyObject*, kArgumentCount> g_argument_names{};  // interned
 
@@ -260,6 +262,9 @@ void set_argument(Request* request, std::size_t which, PyObject* value) {
       break;
     case kExpectedBytes:
       if (value != Py_None) request->options.expected_bytes = count_of(value, name);
+      break;
+    case kKeepAlive:
+      request->options.keep_alive = keep_alive_of(value, name);
       break;
     default:
       request->options.priority = count_of(value, name);
@@ -317,14 +322,18 @@ PyMethodDef g_acquire = {
     "acquire", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(acquire_method)),
     METH_FASTCALL | METH_KEYWORDS,
     "acquire($self, /, model, timeout=30.0, *, tag='', busy_timeout=None, may_load=True, "
-    "expected_bytes=None, priority=0)\n--\n\n"
+    "expected_bytes=None, priority=0, keep_alive=None)\n--\n\n"
     "A Lease if the model is loaded, a LoadTicket if the caller is to load it. Waits for "
     "either.\n\n"
     "timeout: seconds (or \"30s\"); 0 does not wait, None is refused.\n"
     "tag: at most 31 bytes, shown in events and `poolctl leases`.\n"
     "busy_timeout: kill the backend if this very request takes longer.\n"
     "may_load: False raises NotLoaded instead of granting a ticket.\n"
-    "expected_bytes, priority: shown by waiters(); the line is first come, first served.\n\n"
+    "expected_bytes, priority: shown by waiters(); the line is first come, first served.\n"
+    "keep_alive: how long the backend may be idle from now on, in place of idle_timeout; seconds\n"
+    "or \"5m\". 0 evicts it when its last lease ends; -1 or \"off\" keeps it for ever. The last "
+    "one\n"
+    "wins; None leaves it as it is.\n\n"
     "Other threads run meanwhile; Ctrl-C ends the wait.\n\n"
     ">>> lease = pool.acquire(\"llama\", timeout=5, tag=\"req-81\")\n"
     ">>> lease.address\n"
@@ -344,7 +353,7 @@ struct InboxObject : Zeroed {
 py::object begin(PoolObject& self, const InboxObject& inbox, const py::object& model,
                  const py::object& timeout, const py::object& tag, const py::object& busy_timeout,
                  const py::object& may_load, const py::object& expected_bytes,
-                 const py::object& priority) {
+                 const py::object& priority, const py::object& keep_alive) {
   if (!inbox.inbox || inbox.forks != fork_count()) raise_closed("inbox");
   Request request;
   set_argument(&request, kModel, model.ptr());
@@ -354,6 +363,7 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::object& m
   set_argument(&request, kMayLoad, may_load.ptr());
   set_argument(&request, kExpectedBytes, expected_bytes.ptr());
   set_argument(&request, kPriority, priority.ptr());
+  set_argument(&request, kKeepAlive, keep_alive.ptr());
   const std::shared_ptr<Pool> pool = self.get();
   const std::shared_ptr<Waits> waits = self.waits_of(*pool);
   const std::uint64_t id = g_next_wait.fetch_add(1, std::memory_order_relaxed);
@@ -582,9 +592,9 @@ void define_pool(py::module_& module) {
       PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(pool.ptr()), &g_acquire));
   pool.def("_begin", &begin, py::arg("inbox"), py::arg("model"), py::arg("timeout"), py::arg("tag"),
            py::arg("busy_timeout"), py::arg("may_load"), py::arg("expected_bytes"),
-           py::arg("priority"),
+           py::arg("priority"), py::arg("keep_alive"),
            "_begin(self, inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, "
-           "priority)\n--\n\n");
+           "priority, keep_alive)\n--\n\n");
   pool.def("_cancel", &cancel, "_cancel(self, inbox, id)\n--\n\n");
 
   const auto by_name = [&](const char* method, Result<> (Pool::*call)(std::string_view),

@@ -228,6 +228,21 @@ std::chrono::nanoseconds limit_of(py::handle value, const char* name) {
   return value.is_none() || is_off ? std::chrono::nanoseconds(0) : duration_of(value, name);
 }
 
+std::optional<Duration> keep_alive_of(py::handle value, const char* name) {
+  constexpr std::chrono::nanoseconds kForEver(-1);
+  if (value.is_none()) return std::nullopt;
+  if (PyUnicode_Check(value.ptr())) {
+    const std::uint64_t ns = unwrap(parse_keep_alive(utf8_of(value, name)));
+    return ns == kNever_ns ? kForEver : std::chrono::nanoseconds(static_cast<std::int64_t>(ns));
+  }
+  if (!PyBool_Check(value.ptr()) && PyNumber_Check(value.ptr())) {
+    const double seconds = PyFloat_AsDouble(value.ptr());
+    if (PyErr_Occurred() == nullptr && seconds < 0) return kForEver;
+    PyErr_Clear();
+  }
+  return duration_of(value, name);
+}
+
 std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& values) {
   std::vector<std::pair<std::string, std::string>> result;
   for (const auto& [key, value] : values) {

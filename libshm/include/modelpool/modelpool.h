@@ -211,9 +211,15 @@ typedef struct modelpool_acquire_options {
   uint64_t priority;       /* shown in lists; the line is first come, first served (P5) */
   int32_t no_load;         /* 1: NOT_LOADED instead of a ticket */
   int32_t reserved;
+  /* How long the model's backend may be idle from now on, in place of idle_timeout; the last
+   * acquire that says so wins. 0: it is evicted when its last lease ends. Less than 0, or 49 days
+   * and more: it may for ever. Pins and room for others go before. Read if has_keep_alive is 1. */
+  int64_t keep_alive_ms;
+  int32_t has_keep_alive;
+  int32_t reserved2;
 } modelpool_acquire_options;
 #define MODELPOOL_ACQUIRE_OPTIONS_INIT \
-  { sizeof(modelpool_acquire_options), 0, 0, 0, 0, 0, 0 }
+  { sizeof(modelpool_acquire_options), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 enum {
   MODELPOOL_GRANTED_NOTHING = 0, /* yet */

@@ -183,7 +183,8 @@ class LoadTicket {
  private:
   friend class Pool;
   friend class PendingAcquire;
-  LoadTicket(const TicketRef& ref, std::string model, std::string tag, std::uint64_t busy_limit_ns);
+  LoadTicket(const TicketRef& ref, std::string model, std::string tag, std::uint64_t busy_limit_ns,
+             std::uint32_t keep_alive);
   Result<> check() const;
   Result<> publish_alone(std::string_view address, const ReadyOptions& options);
   void let_go();
@@ -192,6 +193,7 @@ class LoadTicket {
   std::string model_;
   std::string tag_;
   std::uint64_t busy_limit_ns_ = 0;
+  std::uint32_t keep_alive_ = 0;
   pid_t pid_ = 0;
 };
 
@@ -273,6 +275,10 @@ struct AcquireOptions {
   std::stop_token stop{};  // cancels the wait
   // This request's own; 0 = only the pool's rules.
   Duration busy_timeout = std::chrono::nanoseconds(0);
+  // How long its backend may be idle from now on, in place of idle_timeout; the last acquire that
+  // says so wins. 0: it is evicted when its last lease ends. Less than 0, or 49 days and more: it
+  // may for ever. None: as it is. Pins and room for others go before.
+  std::optional<Duration> keep_alive{};
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;  // in JSON of `waiters`; the line is first come, first served
   bool may_load = true;        // false: kNotLoaded instead of a ticket

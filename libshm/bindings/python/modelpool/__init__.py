@@ -93,6 +93,7 @@ class Pool(_modelpool.Pool):
         busy_timeout: _Duration | None = None,
         expected_bytes: int | None = None,
         priority: int = 0,
+        keep_alive: _Duration | None = None,
     ) -> contextlib.AbstractContextManager[Lease]:
         """A lease for the time of a `with`; loads the model if nobody has.
 
@@ -115,7 +116,7 @@ class Pool(_modelpool.Pool):
         """
         return _Leasing(
             self, load, (model, timeout), tag=tag, busy_timeout=busy_timeout,
-            expected_bytes=expected_bytes, priority=priority,
+            expected_bytes=expected_bytes, priority=priority, keep_alive=keep_alive,
         )
 
     async def acquire_async(
@@ -128,6 +129,7 @@ class Pool(_modelpool.Pool):
         may_load: bool = True,
         expected_bytes: int | None = None,
         priority: int = 0,
+        keep_alive: _Duration | None = None,
     ) -> Lease | LoadTicket:
         """acquire() for asyncio: one thread serves all the waits of the process.
 
@@ -142,7 +144,8 @@ class Pool(_modelpool.Pool):
         """
         mailbox = _Mailbox.of_running_loop()
         got = self._begin(
-            mailbox.inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, priority
+            mailbox.inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, priority,
+            keep_alive,
         )
         if not isinstance(got, int):
             return got
@@ -158,6 +161,7 @@ class Pool(_modelpool.Pool):
         busy_timeout: _Duration | None = None,
         expected_bytes: int | None = None,
         priority: int = 0,
+        keep_alive: _Duration | None = None,
     ) -> contextlib.AbstractAsyncContextManager[Lease]:
         """lease() for asyncio. `load` is an async function, or one that blocks and gets a thread.
 
@@ -172,7 +176,7 @@ class Pool(_modelpool.Pool):
         """
         return _LeasingAsync(
             self, load, (model, timeout), tag=tag, busy_timeout=busy_timeout,
-            expected_bytes=expected_bytes, priority=priority,
+            expected_bytes=expected_bytes, priority=priority, keep_alive=keep_alive,
         )
 
 

@@ -126,6 +126,7 @@ class Pool:
         may_load: bool = True,
         expected_bytes: int | None = None,
         priority: int = 0,
+        keep_alive: _Duration | None = None,
     ) -> Lease | LoadTicket: ...
     def _begin(
         self,
@@ -137,6 +138,7 @@ class Pool:
         may_load: bool,
         expected_bytes: int | None,
         priority: int,
+        keep_alive: _Duration | None,
     ) -> Lease | LoadTicket | int: ...
     def _cancel(self, inbox: _Inbox, id: int) -> None: ...
     def touch(self, model: str) -> None: ...
