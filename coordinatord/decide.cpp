@@ -6,6 +6,7 @@
 
 #include "base/duration.hpp"
 #include "base/time.hpp"
+#include "policy/kept.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "policy/victims.hpp"
@@ -21,6 +22,7 @@ class Judge {
     residents_.reserve(s_.backends.size());
     for (const BackendView& b : s_.backends) residents_.push_back(resident_of(b));
     acted_.resize(s_.backends.size());
+    kept_ = find_kept(residents_, s_.keep());
     sort_leases();
     for (const WaiterView& w : s_.waiters) {
       if (!owner_is_dead(w.owner)) waiting_.push_back(waiting_of(w));
@@ -81,6 +83,7 @@ class Judge {
     const std::size_t i = position(b);
     Case subject{residents_[i], b.settings(), leases_of(b)};
     subject.stamp_lag_ns = facts_.stamp_resolution_ns;
+    subject.kept = kept_[i];
     subject.pool_ends = facts_.ending;
     subject.standstills = facts_.standstills;
     const bool has_process = b.state.state != BackendState::kReserved;
@@ -479,6 +482,7 @@ class Judge {
   Alarm alarm_;
   std::vector<Resident> residents_;  // by position in s_.backends, as the next
   std::vector<bool> acted_;          // more than noted as loaded
+  std::vector<bool> kept_;           // idle eviction leaves it
   std::vector<Waiting> waiting_;     // by arrival; of workers that live
   std::vector<Waiting> heads_;
   std::vector<LeaseInFlight> leases_;  // see sort_leases

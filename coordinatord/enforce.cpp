@@ -67,6 +67,7 @@ Changed Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) 
   live_at_scan_ = snapshot.live();
   stopper_->look_after(snapshot);
   settle_counted_backends(snapshot);
+  settle_pins(snapshot);
   Changed changed = examine_holders(snapshot);
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
   for (const Action& action : decision.actions) {
@@ -224,6 +225,18 @@ void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
   }
 }
 
+// Whether settings pin a backend is theirs to say, now; its control word says so to those who read
+// no settings. What people pinned stays theirs.
+void Enforcer::settle_pins(const Snapshot& snapshot) {
+  for (const BackendView& b : snapshot.backends) {
+    const bool noted = (b.control & kControlPinnedBySettings) != 0;
+    if (!b.live() || noted == b.pinned_by_settings()) continue;
+    set_control(*segment_, b.ref, noted ? 0 : kControlPinnedBySettings,
+                noted ? kControlPinnedBySettings : 0);
+    wake_line(*segment_);  // whoever was told that all is pinned
+  }
+}
+
 // --- Eviction: close, read the evidence again, stop or take back ---------------------------------
 
 Changed Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
@@ -267,7 +280,9 @@ Changed Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
 // To be read after the slot was closed (policy/rules.hpp).
 Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Snapshot& snapshot) {
   Fresh fresh;
-  fresh.control = load_control(*segment_, b.ref);
+  fresh.control = load_control(*segment_, b.ref) & ~kControlPinnedBySettings;
+  if (resolve_settings(*segment_, b.model, &b.overrides).get(Setting::kPinned) != 0)
+    fresh.control |= kControlPinnedBySettings;
   fresh.last_used_ns = std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns);
   fresh.keep_alive_ns = keep_alive_of(load_keep_alive(*segment_, b.ref));
   const Capacities& capacities = segment_->capacities();
@@ -280,6 +295,8 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
     if (lease.word.load(std::memory_order_seq_cst) != fresh.lease_word) fresh.lease_word = 0;
   }
   fresh.live = count_live(*segment_);
+  fresh.others_ready = count_ready(*segment_);  // it is closed itself
+  fresh.limits.keep = static_cast<std::uint32_t>(pool_setting(*segment_, Setting::kKeep));
   fresh.limits.max_backends =
       static_cast<std::uint32_t>(pool_setting(*segment_, Setting::kMaxBackends));
   fresh.waiter_is_there = why.for_arrival != 0 && waiter_is_there(why.for_arrival, snapshot);

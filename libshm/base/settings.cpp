@@ -42,6 +42,8 @@ std::string takes(const SettingInfo& info) {
       return "a signal that ends a process, such as SIGTERM, SIGINT, SIGQUIT or SIGKILL";
     case SettingKind::kWhenBusy:
       return "drain, wait or force";
+    case SettingKind::kSwitch:
+      return "true or false";
     case SettingKind::kCooldown:
       return "the first and the longest wait, such as 10s..5m, one duration for both, or off; "
              "at most 49 days";
@@ -116,6 +118,9 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
         if (text == kWhenBusyNames[i]) return i;
       }
       return std::nullopt;
+    case SettingKind::kSwitch:
+      if (text == "true" || text == "on") return 1;
+      return text == "false" || text == "off" ? std::optional<std::uint64_t>(0) : std::nullopt;
     case SettingKind::kCooldown:
       return parse_cooldown(text);
   }
@@ -160,6 +165,8 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       return signal_text(static_cast<int>(std::min<std::uint64_t>(value, INT32_MAX)));
     case SettingKind::kWhenBusy:
       return std::string(value < kWhenBusyNames.size() ? kWhenBusyNames[value] : "unknown");
+    case SettingKind::kSwitch:
+      return value == 0 ? "false" : "true";
     case SettingKind::kCooldown: {
       const Cooldown cooldown = unpack_cooldown(value);
       std::string text = format_duration(cooldown.first_ms * kMillisecond_ns);
@@ -310,6 +317,8 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
       return ends_a_process(value) ? value : info.default_value;
     case SettingKind::kWhenBusy:
       return value < kWhenBusyNames.size() ? value : info.default_value;
+    case SettingKind::kSwitch:
+      return value <= 1 ? value : info.default_value;
     case SettingKind::kCooldown: {
       const Cooldown cooldown = unpack_cooldown(value);
       return pack_cooldown(cooldown.first_ms, cooldown.longest_ms);

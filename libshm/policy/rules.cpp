@@ -1,5 +1,7 @@
 #include "policy/rules.hpp"
 
+#include <algorithm>
+
 namespace modelpool {
 namespace {
 
@@ -67,6 +69,14 @@ Finding judge_idle(const Case& subject, std::uint64_t now_ns) {
   // Without a limit no stamp is measured by: it is idle, that is all.
   const std::uint64_t lag = limit == 0 ? 0 : subject.stamp_lag_ns;
   finding.at_ns = subject.end_of(resident.last_used_ns, add_ns(limit, lag));
+  // Others come before it once they are used, and that tells nobody. An acquire that asked for its
+  // end is no timeout.
+  if (subject.kept && limit != 0) {
+    const std::uint64_t look_ns = std::max(finding.at_ns, add_ns(now_ns, limit));
+    finding = Finding{};
+    finding.look_ns = look_ns;
+    return finding;
+  }
   finding.since_ns = resident.last_used_ns;
   finding.limit_ns = limit;
   return finding;
@@ -116,9 +126,11 @@ bool still_stalled(const Evidence& seen, const Fresh& fresh) {
   return same_lease(seen, fresh, fresh.progress_ns);
 }
 
-bool is_pinned(const Fresh& fresh) { return (fresh.control & kControlPinned) != 0; }
+bool is_pinned(const Fresh& fresh) { return (fresh.control & kControlPinnedAny) != 0; }
 
 bool still_idle(const Evidence& seen, const Fresh& fresh) {
+  const bool is_timeout = seen.keep_alive_ns != std::uint64_t{0};
+  if (is_timeout && fresh.others_ready < fresh.limits.keep) return false;  // too few would stay
   return !is_pinned(fresh) && fresh.last_used_ns == seen.last_used_ns &&
          fresh.keep_alive_ns == seen.keep_alive_ns;
 }

@@ -27,6 +27,7 @@ struct Case {
   std::uint64_t ended_ns =
       kNever_ns;  // from when on the end of its process counts; it lives: never
   std::uint64_t awaited_until_ns = 0;  // somebody is about to use it, or is not there from then on
+  bool kept = false;                   // one of those that idle eviction leaves (kept.hpp)
   bool pool_ends = false;              // every backend is to be ended
   std::span<const Standstill> standstills{};
 
@@ -69,6 +70,7 @@ struct Fresh {
   std::uint64_t start_ns = 0;
   std::uint64_t progress_ns = 0;
   std::uint32_t live = 0;
+  std::uint32_t others_ready = 0;  // without this one
   Limits limits;
   bool waiter_is_there = false;  // it waits, in time, and its process lives
 };

@@ -36,7 +36,7 @@ struct Resident {
 
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model
-  bool pinned() const { return (control & kControlPinned) != 0; }
+  bool pinned() const { return (control & kControlPinnedAny) != 0; }
   bool can_be_closed() const {
     return state == BackendState::kReady || state == BackendState::kEvicting;
   }
@@ -54,6 +54,7 @@ struct Waiting {
 // The pool's limits.
 struct Limits {
   std::uint32_t max_backends = 0;  // 0 = no limit
+  std::uint32_t keep = 0;          // so many stay, however idle
 };
 
 // A time in which everything stood still, judge and workers: it is not counted against anybody.

@@ -11,6 +11,7 @@
 #include "pool/inside.hpp"
 #include "pool/known_models.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/pins.hpp"
 #include "protocol/settings_change.hpp"
 #include "rows/rows.hpp"
 #include "segment/place.hpp"
@@ -482,7 +483,11 @@ Result<> Pool::pin(std::string_view model) {
 
 Result<> Pool::unpin(std::string_view model) {
   if (!impl_) return closed("pool");
-  return impl_->change_control(impl_->find_serving("unpin", model), 0, kControlPinned);
+  const auto found = impl_->find_serving("unpin", model);
+  if (!found) return fail(found.error());
+  auto unpinned = modelpool::unpin(found->segment, found->ref);
+  ring(found->segment);
+  return unpinned;
 }
 
 Result<> Pool::evict(std::string_view model, bool force) {

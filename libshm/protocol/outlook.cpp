@@ -90,7 +90,9 @@ Resident resident_of(const BackendView& backend) {
   resident.ref = backend.ref;
   resident.state = backend.state.state;
   resident.overdue = backend.overdue;
-  resident.control = backend.control;
+  // As the settings are now, not as the coordinator last noted.
+  resident.control = backend.control & ~kControlPinnedBySettings;
+  if (backend.pinned_by_settings()) resident.control |= kControlPinnedBySettings;
   resident.in_flight = backend.in_flight;
   resident.model = hash_name(backend.model);
   resident.reserved_ns = backend.reserved_ns;

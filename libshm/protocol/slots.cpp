@@ -84,6 +84,14 @@ std::uint32_t count_live(const Segment& segment) {
   return live;
 }
 
+std::uint32_t count_ready(const Segment& segment) {
+  std::uint32_t ready = 0;
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
+    ready += load_state(segment, i).state == BackendState::kReady;
+  }
+  return ready;
+}
+
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
                                   std::string_view model, std::uint64_t now, const Need& need) {
   const std::uint64_t hash = hash_name(model);

@@ -56,6 +56,7 @@ inline constexpr std::uint64_t kHashOverdue = 0;
 
 StateWord load_state(const Segment& segment, std::uint32_t backend);
 std::uint32_t count_live(const Segment& segment);
+std::uint32_t count_ready(const Segment& segment);
 
 // FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit.
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,

@@ -464,6 +464,20 @@ class Looking(PoolTest):
         self.assertEqual(self.pool.events(since=ours[-1]["seq"]), ours[-1:])
         self.assertEqual(self.pool.events(since=ours[-1]["seq"] + 1), [])
 
+    def test_a_switch_is_a_bool(self):
+        for value, read in ((True, True), (False, False), ("on", True), (None, False)):
+            self.pool.set(pinned=value, keep=2)
+            self.assertIs(self.pool.get("pinned"), read)
+        for wrong in (1, 1.5, "yes"):
+            with self.subTest(wrong=wrong), self.assertRaises(modelpool.Invalid):
+                self.pool.set(pinned=wrong)
+        self.load_external("m", pinned=True).release()
+        with self.assertRaisesRegex(modelpool.NotLoaded, "other"):
+            self.pool.unpin("other")
+        self.pool.set(pinned=True)
+        with self.assertRaisesRegex(modelpool.Invalid, "its settings pin it .set."):
+            self.pool.unpin("m")
+
     def test_settings_are_set_in_seconds_and_read_back(self):
         self.pool.set(
             idle_timeout=2.5, busy_timeout="15m", max_backends=3, stop_signal=signal.SIGINT,

@@ -398,6 +398,32 @@ TEST_F(DecideTest, AKeepAliveOfNoTimeEndsItOnceNoLeaseIsLeftAndItsLeasesTellThat
   EXPECT_EQ(decide().wanted, 0u);
 }
 
+TEST_F(DecideTest, P2WhatItsSettingsPinIsPinnedWhateverItsControlWordSays) {
+  set(Setting::kIdleTimeout, kSecond_ns);
+  backend("a");
+  backend("b").control = kControlPinnedBySettings;  // as they said once
+  rule("a", Setting::kPinned, 1);
+  EXPECT_THAT(actions(), ElementsAre("close b idle"));
+  rule("a", Setting::kPinned, 0);
+  EXPECT_THAT(actions(), ElementsAre("close a idle", "close b idle"));
+}
+
+TEST_F(DecideTest, IdleEvictionLeavesAsManyAsItIsToKeepTheMostRecentlyUsed) {
+  set(Setting::kIdleTimeout, kSecond_ns).set(Setting::kKeep, 2);
+  backend("oldest").last_used_ns -= kSecond_ns;
+  backend("newer").last_used_ns += kSecond_ns;
+  BackendView& in_use = backend("in-use");
+  in_use.last_used_ns -= 2 * kSecond_ns;
+  lease(in_use, 0);
+  loading("loading", BackendState::kStarting, 0);
+  EXPECT_THAT(actions(), ElementsAre("close oldest idle"));
+  set(Setting::kKeep, 3);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns) << "that others are used tells nobody";
+  snapshot.backends[0].keep_alive = pack_keep_alive(0);
+  EXPECT_THAT(actions(), ElementsAre("close oldest idle")) << "its end was asked for";
+}
+
 TEST_F(DecideTest, AnIdleEvictionIsNotHeldClosedWhenItMeetsALease) {
   set(Setting::kIdleTimeout, kSecond_ns);
   backend("a");

@@ -102,6 +102,34 @@ TEST_F(EvictionForRoom, P2OfAnIdleOneIsTakenBackIfSomebodyAskedForMoreTimeSinceT
   EXPECT_EQ(state(old_.ref), BackendState::kStopping);
 }
 
+TEST_F(EvictionForRoom, P2IsTakenBackIfItsSettingsPinItSinceTheLook) {
+  ASSERT_TRUE(pool_.set("pinned", "true"));
+  evict();
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  ASSERT_TRUE(pool_.set("pinned", "false"));
+  EXPECT_TRUE(evict());
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
+TEST_F(EvictionForRoom, OfAnIdleOneIsTakenBackIfTooFewWouldBeLeftSinceTheLook) {
+  ASSERT_TRUE(pool_.set("keep", "2"));
+  carry_out({about(ActionKind::kClose, old_, Reason::kIdle)}, seen_);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  ASSERT_TRUE(pool_.set("keep", "1"));
+  carry_out({about(ActionKind::kClose, old_, Reason::kIdle)}, seen_);
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
+TEST_F(EvictionForRoom, PinsOfSettingsAreNotedForThoseWhoReadNoneAndPinsOfPeopleStay) {
+  ASSERT_TRUE(pool_.pin("old"));
+  ASSERT_TRUE(pool_.set("pinned", "true"));
+  carry_out({}, look(pool_));
+  EXPECT_EQ(load_control(*segment_, old_.ref), kControlPinnedAny);
+  ASSERT_TRUE(pool_.set("pinned", "false"));
+  carry_out({}, look(pool_));
+  EXPECT_EQ(load_control(*segment_, old_.ref), kControlPinned);
+}
+
 // A ticket may start a second process when the program of the first could not be executed.
 TEST_F(EnforcerTest, P4AStartIsNotLostOnEvidenceAboutTheProcessBeforeIt) {
   LoadTicket ticket = ticket_for(pool_, "m");

@@ -79,6 +79,18 @@ TEST(Evidence, P2AnIdleBackendMustNotHaveBeenAskedToStayLongerMeanwhile) {
   EXPECT_TRUE(scene.still_true());
 }
 
+TEST(Evidence, AnIdleBackendStaysIfWithoutItTooFewWouldBeLeft) {
+  Scene scene;
+  scene.seen.reason = Reason::kIdle;
+  scene.fresh.limits.keep = 2;
+  scene.fresh.others_ready = 2;
+  EXPECT_TRUE(scene.still_true());
+  scene.fresh.others_ready = 1;
+  EXPECT_FALSE(scene.still_true());
+  scene.seen.keep_alive_ns = scene.fresh.keep_alive_ns = 0;
+  EXPECT_TRUE(scene.still_true()) << "its end was asked for";
+}
+
 Scene room_scene() {
   Scene scene;
   scene.seen.reason = Reason::kLru;
@@ -281,6 +293,9 @@ TEST(Fit, P3PlacesAreTakenUntilTheProcessesAreGone) {
 TEST(Fit, AllArePinnedOnlyIfNothingCanLeaveByItself) {
   Resident pinned = resident(1);
   pinned.control = kControlPinned;
+  Resident by_settings = resident(3);
+  by_settings.control = kControlPinnedBySettings;
+  EXPECT_TRUE(all_are_pinned(std::vector{pinned, by_settings}));
   EXPECT_TRUE(all_are_pinned(std::vector{pinned, resident(2, BackendState::kGone)}));
   EXPECT_FALSE(all_are_pinned(std::vector{pinned, resident(2)}));
   Resident loading = resident(3, BackendState::kStarting);

@@ -44,6 +44,18 @@ TEST(Settings, HaveTheDocumentedDefaults) {
   EXPECT_EQ(settings.get(Setting::kWhenBusy), static_cast<std::uint64_t>(WhenBusy::kDrain));
   EXPECT_EQ(settings.get(Setting::kMaxWaiters), 512u);
   EXPECT_EQ(settings.get(Setting::kLoadCooldown), pack_cooldown(10'000, 300'000));
+  EXPECT_EQ(settings.get(Setting::kPinned), 0u);
+  EXPECT_EQ(settings.get(Setting::kKeep), 0u);
+}
+
+TEST(Settings, ASwitchIsOnOrOff) {
+  for (const char* const text : {"true", "on"}) EXPECT_EQ(parsed(Setting::kPinned, text), 1u);
+  for (const char* const text : {"false", "off"}) EXPECT_EQ(parsed(Setting::kPinned, text), 0u);
+  for (const char* const text : {"", "yes", "True", "2"}) {
+    const auto refused = parse_setting(setting_info(Setting::kPinned), text);
+    ASSERT_FALSE(refused) << text;
+    EXPECT_NE(refused.error().text.find("true or false"), std::string::npos);
+  }
 }
 
 TEST(Settings, DescribeThemselves) {
@@ -52,7 +64,8 @@ TEST(Settings, DescribeThemselves) {
     EXPECT_EQ(find_setting(info.name), &info);
     EXPECT_FALSE(info.help.empty());
     EXPECT_FALSE(info.placeholder.empty());
-    const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters;
+    const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters ||
+                           info.id == Setting::kKeep;
     EXPECT_EQ(info.per_model, !pool_only) << info.name;
   }
 }
@@ -67,8 +80,8 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 }
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
-  const std::string expected[] = {"0",       "off", "off", "off",   "10m", "30s",
-                                  "SIGTERM", "15s", "off", "drain", "512", "10s..5m"};
+  const std::string expected[] = {"0",   "off", "off",   "off", "10m",     "30s",   "SIGTERM",
+                                  "15s", "off", "drain", "512", "10s..5m", "false", "0"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;

@@ -7,6 +7,7 @@
 #include "json.hpp"
 #include "json/event_json.hpp"
 #include "policy/fit.hpp"
+#include "policy/kept.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "policy/victims.hpp"
@@ -80,6 +81,17 @@ std::vector<Resident> residents(const Snapshot& snapshot) {
   return residents;
 }
 
+// Does idle eviction leave it (keep)?
+bool is_kept(const Subject& subject) {
+  std::vector<Resident> there;
+  std::size_t self = 0;
+  for (const BackendView& backend : subject.snapshot.backends) {
+    if (backend.ref == subject.backend->ref) self = there.size();
+    there.push_back(resident_of(backend));
+  }
+  return find_kept(there, subject.snapshot.keep())[self];
+}
+
 // The finding of the rule's own row (libshm/policy/rules.hpp).
 Finding find(const Subject& subject, Reason reason, const std::vector<const LeaseView*>& views) {
   std::vector<LeaseInFlight> leases;
@@ -91,6 +103,7 @@ Finding find(const Subject& subject, Reason reason, const std::vector<const Leas
   Case one{resident, subject.effective, leases};
   const Waiting* const waiter = first_waiter_for(waiting, resident.model, subject.now());
   if (waiter != nullptr) one.awaited_until_ns = present_until_ns(*waiter);
+  one.kept = is_kept(subject);
   return reason_row(reason).judge(one, subject.now());
 }
 
@@ -110,6 +123,16 @@ Verdict explain_leases(const Subject& subject, Reason reason, Setting setting) {
   return verdict;
 }
 
+// Who pinned it: either is enough.
+std::string pin_text(const Subject& subject) {
+  const BackendView& backend = *subject.backend;
+  if (!backend.pinned_by_settings()) return "exempt: pinned";
+  return "exempt: pinned by its settings (" +
+         origin_text(settings_of(subject.snapshot).config_path,
+                     subject.effective.origin(Setting::kPinned)) +
+         ")" + (backend.pinned_by_hand() ? ", and by poolctl pin or its loader" : "");
+}
+
 Verdict explain_idle(const Subject& subject) {
   const BackendView& backend = *subject.backend;
   const std::string rule = reason_name(Reason::kIdle);
@@ -118,7 +141,7 @@ Verdict explain_idle(const Subject& subject) {
   if (idle_limit_ns(resident_of(backend), subject.effective) == kNever_ns) {
     return {rule, "off" + from, kNever_ns};
   }
-  if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
+  if (backend.pinned()) return {rule, pin_text(subject), kNever_ns};
   if (backend.in_flight > 0) {
     const std::string limit =
         asked ? "; then it may be so for " + format_keep_alive(*asked) + from : "";
@@ -126,6 +149,14 @@ Verdict explain_idle(const Subject& subject) {
             kNever_ns};
   }
   const Finding finding = find(subject, Reason::kIdle, {});
+  if (is_kept(subject) && asked != std::uint64_t{0}) {
+    const std::uint32_t keep = subject.snapshot.keep();
+    return {rule,
+            keep == 1 ? "kept: it was used most recently (keep is 1)"
+                      : "kept: one of the " + std::to_string(keep) +
+                            " that were used most recently (keep)",
+            kNever_ns};
+  }
   if (finding.at_ns == kNever_ns) return {rule, "not idle: a waiter is about to use it", kNever_ns};
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
   return {rule,
@@ -146,7 +177,7 @@ Verdict explain_room(const Subject& subject) {
   const std::string rule = reason_name(Reason::kLru);
   const std::uint64_t max_backends = subject.snapshot.max_backends();
   if (max_backends == 0) return {rule, "no limit: nothing is evicted for room", kNever_ns};
-  if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
+  if (backend.pinned()) return {rule, pin_text(subject), kNever_ns};
   if (const std::uint64_t kept_for = kept_for_ns(subject); kept_for != kNever_ns) {
     return {rule, "not for another " + format_age(kept_for) + " (min_resident)", kNever_ns};
   }

@@ -421,7 +421,8 @@ func (p *Pool) Pin(model string) error {
 	})
 }
 
-// Unpin ends a Pin. Errors: ErrNotLoaded.
+// Unpin ends a Pin. Errors: ErrNotLoaded; ErrInvalid if the model's settings pin it as well: then it
+// stays so.
 func (p *Pool) Unpin(model string) error {
 	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
 		return C.modelpool_unpin(pool, name, failed)

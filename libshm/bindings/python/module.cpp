@@ -613,7 +613,10 @@ void define_pool(py::module_& module) {
   by_name("pin", &Pool::pin,
           "pin(self, model)\n--\n\nNothing but busy, stall and forced ends evicts it. Raises "
           "NotLoaded.");
-  by_name("unpin", &Pool::unpin, "unpin(self, model)\n--\n\nEnds pin(). Raises NotLoaded.");
+  by_name("unpin", &Pool::unpin,
+          "unpin(self, model)\n--\n\nEnds pin(). Raises NotLoaded; Invalid if its settings pin it "
+          "as well."
+          "\nThen it stays so.");
   pool.def(
       "evict",
       [](const PoolObject& self, const py::object& model, const py::object& force) {

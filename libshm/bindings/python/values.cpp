@@ -56,6 +56,10 @@ std::string setting_text(const SettingInfo& info, py::handle value) {
   const std::string name(info.name);
   if (value.is_none()) return "off";
   if (PyUnicode_Check(value.ptr())) return std::string(utf8_of(value, name.c_str()));
+  if (info.kind == SettingKind::kSwitch) {
+    if (!PyBool_Check(value.ptr())) raise_type(name.c_str(), "a bool, a str or None", value);
+    return value.ptr() == Py_True ? "true" : "false";
+  }
   if (PyBool_Check(value.ptr())) raise_type(name.c_str(), "a number, a str or None", value);
   if (info.kind == SettingKind::kDuration) {
     // All digits: parse_duration takes nine decimals.
@@ -260,6 +264,8 @@ py::object setting_value(const SettingInfo& info, std::uint64_t value) {
   switch (info.kind) {
     case SettingKind::kCount:
       return py::int_(value);
+    case SettingKind::kSwitch:
+      return py::bool_(value != 0);
     case SettingKind::kDuration:
       if (value == 0) return py::none();
       return py::float_(static_cast<double>(value) / 1e9);

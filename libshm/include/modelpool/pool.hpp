@@ -328,6 +328,7 @@ class Pool {
   Result<> touch(std::string_view model);
   // Exempts it from idle and LRU eviction, until unpin. Errors: kNotLoaded.
   Result<> pin(std::string_view model);
+  // Ends a pin. Errors: kNotLoaded; kInvalid if its settings pin it, too (`pinned`): it stays so.
   Result<> unpin(std::string_view model);
   // Asks the coordinator to end the model's backend, also while it is being loaded: then its ticket
   // is lost and nothing cools down. force cuts its leases. Does not wait. Errors: kNotLoaded.

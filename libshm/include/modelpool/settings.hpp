@@ -34,8 +34,10 @@ enum class Setting : std::uint32_t {
   kWhenBusy = 9,
   kMaxWaiters = 10,
   kLoadCooldown = 11,
+  kPinned = 12,
+  kKeep = 13,
 };
-inline constexpr std::size_t kSettingCount = 12;     // those known here
+inline constexpr std::size_t kSettingCount = 14;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -64,6 +66,7 @@ enum class SettingKind {
   kDuration,  // nanoseconds, 0 = off
   kSignal,    // a signal number
   kWhenBusy,  // a WhenBusy
+  kSwitch,    // 1 or 0
   kCooldown,  // first in the high, longest in the low 32 bits, milliseconds; 0 = off
 };
 
@@ -162,6 +165,20 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .default_value = pack_cooldown(10'000, 300'000),
      .placeholder = "FIRST..LONGEST",
      .help = "no new load after a failed one; doubles with each failure in a row"},
+    {.id = Setting::kPinned,
+     .name = "pinned",
+     .kind = SettingKind::kSwitch,
+     .needed = SettingClass::kJudge,
+     .placeholder = "true|false",
+     .help = "exempt the backend from idle and LRU eviction, as poolctl pin does"},
+    {.id = Setting::kKeep,
+     .name = "keep",
+     .kind = SettingKind::kCount,
+     .needed = SettingClass::kJudge,
+     .per_model = false,
+     .max = kMaxBackendsMax,
+     .placeholder = "N",
+     .help = "idle eviction leaves this many backends, the most recently used"},
 }};
 
 const SettingInfo& setting_info(Setting id);
