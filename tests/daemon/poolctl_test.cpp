@@ -31,9 +31,10 @@ const std::vector<std::vector<std::string>> kLooks = {
     {"status"}, {"list"},         {"workers"}, {"leases"}, {"waiters"},
     {"events"}, {"explain", "m"}, {"dump"},    {"check"},  {"set"}};
 
-const std::vector<const char*> kCommands = {
-    "status", "list",  "top", "workers", "leases", "waiters", "events", "explain", "dump", "check",
-    "set",    "touch", "pin", "unpin",   "evict",  "wait",    "lease",  "remove",  "reset"};
+const std::vector<const char*> kCommands = {"status",  "list",   "top",     "workers", "leases",
+                                            "waiters", "events", "explain", "dump",    "check",
+                                            "set",     "touch",  "pin",     "unpin",   "evict",
+                                            "wait",    "lease",  "load",    "remove",  "reset"};
 
 TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
   start({"--max-backends", "1"});
