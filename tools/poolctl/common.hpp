@@ -184,6 +184,7 @@ void add_leases(CLI::App& root, Context& context);
 void add_waiters(CLI::App& root, Context& context);
 void add_events(CLI::App& root, Context& context);
 void add_explain(CLI::App& root, Context& context);
+void add_why(CLI::App& root, Context& context);
 void add_dump(CLI::App& root, Context& context);
 void add_check(CLI::App& root, Context& context);
 void add_set(CLI::App& root, Context& context);

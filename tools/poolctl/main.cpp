@@ -197,6 +197,7 @@ int run(const Line& line) {
   add_waiters(app, context);
   add_events(app, context);
   add_explain(app, context);
+  add_why(app, context);
   add_dump(app, context);
   add_check(app, context);
   add_set(app, context);
