@@ -42,11 +42,6 @@ std::uint32_t keep_alive_word(const std::optional<Duration>& keep_alive) {
   return pack_keep_alive((ns + kMillisecond_ns - 1) / kMillisecond_ns);  // never early
 }
 
-[[gnu::noinline]] void ask_keep_alive(const Segment& segment, BackendRef backend,
-                                      Duration keep_alive) {
-  if (set_keep_alive(segment, backend, keep_alive_word(keep_alive))) ring(segment);
-}
-
 // Does this process hold anything of a backend that lives?
 bool holds_anything(const Worker& worker) {
   const Segment& segment = worker.segment();
@@ -392,8 +387,10 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
     KnownModels* models = known_models();
     const BackendRef* known =
         models == nullptr ? nullptr : models->find(KnownModels::key(*worker, hash));
-    const bool plain =
-        options.busy_timeout.count() >= 0 && (options.tag.empty() || check_tag(options.tag));
+    // One with a keep_alive goes the longer way, so that those without pay nothing once their lease
+    // is published.
+    const bool plain = !options.keep_alive && options.busy_timeout.count() >= 0 &&
+                       (options.tag.empty() || check_tag(options.tag));
     if (known != nullptr && plain) {
       const BackendRecord& record = worker->segment().backend(known->index);
       // Before the lease is published: no load behind that store begins until it is done.
@@ -403,9 +400,6 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
       if (begin_lease(*worker, *known, static_cast<std::uint64_t>(options.busy_timeout.count()),
                       options.tag, &lease) == BeginResult::kGranted) {
         if (record.model.equals(model)) [[likely]] {
-          if (options.keep_alive) [[unlikely]] {
-            ask_keep_alive(worker->segment(), *known, *options.keep_alive);
-          }
           return Grant(Lease(lease));
         }
         withdraw_lease(lease);
