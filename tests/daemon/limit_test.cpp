@@ -1,5 +1,5 @@
-// P1, P3, P5: one limit for everyone, who goes is the one that `eviction` says, room is made without
-// cutting leases.
+// P1, P3, P5: one limit for everyone, who goes is the one that `eviction` says, room is made
+// without cutting leases.
 #include <signal.h>
 
 #include <chrono>

@@ -1,4 +1,5 @@
-// P3 for bytes: what is loaded fits into max_memory, and who makes room goes together or not at all.
+// P3 for bytes: what is loaded fits into max_memory, and who makes room goes together or not at
+// all.
 #include "pool_test.hpp"
 
 namespace modelpool::test {

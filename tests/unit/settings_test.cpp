@@ -115,7 +115,7 @@ TEST(Settings, ARefusalNamesTheSettingAndWhatItTakes) {
             "unable to set eviction to \"lur\": it takes cost, lru or size; did you mean lru?");
   EXPECT_EQ(refusal(Setting::kMaxMemory, "64 gigs"),
             "unable to set max_memory to \"64 gigs\": it takes a size of at most 65536TiB such "
-            "as 512MiB, 1.5GiB or 64GiB, or off");
+            "as 8MiB or 1.5GiB, or off");
   EXPECT_EQ(refusal(Setting::kPriority, "101"),
             "unable to set priority to \"101\": it takes a number from 0 to 100");
 }
