@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -87,6 +88,8 @@ std::string example_of(const SettingInfo& info) {
       return "\"SIGTERM\"";
     case SettingKind::kChoice:
       return "\"" + format_setting(info, info.default_value) + "\"";
+    case SettingKind::kSwitch:
+      return "true";
     case SettingKind::kCooldown:
       return "\"10s..5m\"";
     case SettingKind::kPath:
@@ -371,6 +374,10 @@ class Reader {
   static Result<std::string> text_of(const SettingInfo& info, const toml::node& node) {
     if (const toml::value<std::string>* text = node.as_string()) return text->get();
     const std::string name(info.name);
+    if (const toml::value<bool>* truth = node.as_boolean();
+        truth != nullptr && info.kind == SettingKind::kSwitch) {
+      return std::string(truth->get() ? "true" : "false");
+    }
     const toml::value<std::int64_t>* integer = node.as_integer();
     if (integer == nullptr) {
       return fail(Errc::kInvalid, name + " is " + std::string(type_name(node)) +
@@ -382,8 +389,8 @@ class Reader {
       return fail(Errc::kInvalid,
                   name + " = " + text + ": a unit is missing; write it like " + example_of(info));
     }
-    if (info.kind == SettingKind::kChoice || info.kind == SettingKind::kOnOverdue ||
-        is_text(info.kind)) {
+    if (info.kind == SettingKind::kChoice || info.kind == SettingKind::kSwitch ||
+        info.kind == SettingKind::kOnOverdue || is_text(info.kind)) {
       return fail(Errc::kInvalid, name + " is an integer; write it like " + example_of(info));
     }
     return text;
@@ -432,7 +439,9 @@ std::optional<std::string> missing_quotes(const Assignment& line) {
   if (line.value.empty() || line.value.find_first_of("\"'[]{},") != std::string::npos)
     return std::nullopt;
   const SettingInfo* info = find_setting(line.key);
-  const bool is_text = info != nullptr ? info->kind != SettingKind::kCount : line.key == "match";
+  const bool is_text = info != nullptr
+                           ? info->kind != SettingKind::kCount && info->kind != SettingKind::kSwitch
+                           : line.key == "match";
   if (!is_text) return std::nullopt;
   return escape(line.key) + " = " + escape(line.value) + ": the quotes are missing; write " +
          escape(line.key) + " = \"" + escape(line.value) + "\"";
@@ -490,6 +499,45 @@ void append_line(std::string& text, std::string_view name, std::string_view valu
   text += '\n';
 }
 
+// The pinned models that are named in full, and where: those that a glob pins cannot be counted.
+std::vector<std::pair<std::string, Origin>> pinned_models(const Settings& settings) {
+  std::vector<std::pair<std::string, Origin>> pinned;
+  std::set<std::string> seen;
+  for (const Rule& named : settings.rules) {
+    if (named.is_glob() || !seen.insert(named.pattern).second) continue;
+    bool is_pinned = settings.get(Setting::kPinned) != 0;
+    Origin origin = settings.pool.origin(Setting::kPinned);
+    for (const Rule& rule : settings.rules) {
+      const bool applies = rule.is_glob() ? glob_matches(rule.pattern, named.pattern)
+                                          : rule.pattern == named.pattern;
+      const SettingEntry* const entry = applies ? rule.overrides.find(Setting::kPinned) : nullptr;
+      if (entry == nullptr) continue;
+      is_pinned = entry->number != 0;
+      origin = entry->origin;
+    }
+    if (is_pinned) pinned.emplace_back(named.pattern, origin);
+  }
+  return pinned;
+}
+
+// Pinned models that never all fit would keep everybody else out once they are loaded.
+Result<> check_pinned(const std::string& path, const Settings& settings) {
+  const std::uint64_t limit = settings.get(Setting::kMaxBackends);
+  const auto pinned = pinned_models(settings);
+  if (limit == 0 || pinned.size() <= limit) return {};
+  std::string names;
+  for (const auto& [model, origin] : pinned) names += (names.empty() ? "" : ", ") + escape(model);
+  const Origin of_limit = settings.pool.origin(Setting::kMaxBackends);
+  const std::string limit_at = of_limit.kind == OriginKind::kConfig
+                                   ? "line " + std::to_string(of_limit.line)
+                                   : origin_text(path, of_limit);
+  return fail(Errc::kInvalid, "unable to read config " + escape(path) + ":" +
+                                  std::to_string(pinned[limit].second.line) + ": " +
+                                  std::to_string(pinned.size()) + " models are pinned (" + names +
+                                  "), but max_backends is " + std::to_string(limit) + " (" +
+                                  limit_at + "); raise max_backends or pin fewer");
+}
+
 // What the values of several settings together make impossible.
 Result<> check_together(const Settings& settings) {
   const std::uint64_t most = settings.get(Setting::kMaxMemory);
@@ -537,6 +585,7 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
     settings.pool.set(std::move(entry));
   }
   if (Result<> possible = check_together(settings); !possible) return fail(possible.error());
+  if (Result<> fits = check_pinned(path, settings); !fits) return fail(fits.error());
   settings.config_hash = hash_of(bytes, flags);
   if (capacities != nullptr) *capacities = given;
   return settings;

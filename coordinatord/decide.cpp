@@ -6,6 +6,7 @@
 
 #include "base/duration.hpp"
 #include "base/time.hpp"
+#include "policy/kept.hpp"
 #include "policy/line.hpp"
 #include "policy/order.hpp"
 #include "policy/rules.hpp"
@@ -22,6 +23,7 @@ class Judge {
       : s_(snapshot), facts_(facts), now_(add_ns(snapshot.now_ns, facts.ahead_ns)), alarm_(now_) {
     residents_ = residents_of(s_);
     acted_.resize(s_.backends.size());
+    kept_ = find_kept(residents_, s_.keep(), room_rules(s_, now_).order);
     sort_leases();
     for (const WaiterView& w : s_.waiters) {
       if (!owner_is_dead(w.owner)) waiting_.push_back(waiting_of(w));
@@ -84,6 +86,7 @@ class Judge {
     const std::size_t i = position(b);
     Case subject{residents_[i], b.settings(), leases_of(b)};
     subject.stamp_lag_ns = facts_.stamp_resolution_ns;
+    subject.kept = kept_[i];
     subject.pool_ends = facts_.ending;
     subject.standstills = facts_.standstills;
     const bool has_process = b.state.state != BackendState::kReserved;
@@ -203,7 +206,10 @@ class Judge {
     Finding finding;
     const Case subject = case_of(b);
     const Reason broken = find_broken_rule(subject, alarm_, &finding);
-    if (broken == Reason::kNone) return ask_holders(b, subject);
+    if (broken == Reason::kNone) {
+      if (b.in_flight > 0 && goes_when_unused(subject.resident, subject.settings)) want(b);
+      return ask_holders(b, subject);
+    }
     Action& action = act(ActionKind::kClose, b);
     action.stop = why_broken(b, broken, finding);
     action.hold = reason_row(broken).holds_closed;
@@ -221,6 +227,7 @@ class Judge {
     const bool asked_to_cut = reason == Reason::kRequested && (b.control & kControlForce) != 0;
     stop.forced = reason_row(reason).cuts == Cuts::kAlways || asked_to_cut;
     if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended" + requests_cut(b));
+    if (reason == Reason::kIdle && b.keep_alive != 0) set_field(&stop.text, kByKeepAlive);
     if (finding.lease == kNoLease) return stop;
     const LeaseView& lease = *lease_view_[lease_begin_[position(b)] + finding.lease];
     stop.worker = lease.worker;
@@ -490,12 +497,14 @@ class Judge {
   }
 
   static constexpr int kSigkill = 9;
+  static constexpr std::string_view kByKeepAlive = "by keep_alive, as an acquire asked";
   const Snapshot& s_;
   const Facts& facts_;
   const std::uint64_t now_;
   Alarm alarm_;
   std::vector<Resident> residents_;  // by position in s_.backends, as the next
   std::vector<bool> acted_;          // more than noted as loaded
+  std::vector<bool> kept_;           // idle eviction leaves it
   std::vector<Waiting> waiting_;     // by arrival; of workers that live
   std::vector<Waiting> heads_;
   std::vector<LeaseInFlight> leases_;  // see sort_leases

@@ -43,6 +43,7 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
   evidence.forced = action.stop.forced != 0;
   evidence.was_idle = action.kind == ActionKind::kClose && seen.in_flight == 0;
   evidence.last_used_ns = seen.last_used_ns;
+  evidence.keep_alive_ns = keep_alive_of(seen.keep_alive);
   evidence.lease_word = action.stop.lease_word;
   evidence.lease_stamp_ns = action.stop.lease_stamp_ns;
   evidence.for_arrival = action.stop.for_arrival;
@@ -72,6 +73,7 @@ Changed Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) 
   stopper_->look_after(snapshot);
   settle_counted_backends(snapshot);
   watch_memory(snapshot);
+  settle_pins(snapshot);
   Changed changed = examine_holders(snapshot);
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
   std::size_t sets = 0;  // that were carried out: they are numbered in their order
@@ -238,6 +240,18 @@ void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
   }
 }
 
+// Whether settings pin a backend is theirs to say, now; its control word says so to those who read
+// no settings. What people pinned stays theirs.
+void Enforcer::settle_pins(const Snapshot& snapshot) {
+  for (const BackendView& b : snapshot.backends) {
+    const bool noted = (b.control & kControlPinnedBySettings) != 0;
+    if (!b.live() || noted == b.pinned_by_settings()) continue;
+    set_control(*segment_, b.ref, noted ? 0 : kControlPinnedBySettings,
+                noted ? kControlPinnedBySettings : 0);
+    wake_line(*segment_);  // whoever was told that all is pinned
+  }
+}
+
 // --- Eviction: close, read the evidence again, stop or take back ---------------------------------
 
 bool Enforcer::close_slot(const Action& action, const BackendView& b) {
@@ -357,8 +371,11 @@ Changed Enforcer::ask_to_end(const Action& action, const BackendView& b, const S
 // To be read after the slot was closed (policy/rules.hpp).
 Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Snapshot& snapshot) {
   Fresh fresh;
-  fresh.control = load_control(*segment_, b.ref);
+  fresh.control = load_control(*segment_, b.ref) & ~kControlPinnedBySettings;
+  if (resolve_settings(*segment_, b.model, &b.overrides).get(Setting::kPinned) != 0)
+    fresh.control |= kControlPinnedBySettings;
   fresh.last_used_ns = std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns);
+  fresh.keep_alive_ns = keep_alive_of(load_keep_alive(*segment_, b.ref));
   const Capacities& capacities = segment_->capacities();
   if (why.lease_word != 0 && why.worker < capacities.workers && why.lease < capacities.leases) {
     const LeaseRecord& lease = segment_->lease(why.worker, why.lease);
@@ -373,6 +390,7 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
   prepare_outlook(*segment_);
   const Outlook outlook = read_outlook(*segment_, now_ns());
   fresh.live = count_live(outlook.residents);
+  fresh.others_ready = count_ready(*segment_);  // it is closed itself
   fresh.limits = outlook.limits;
   fresh.is_above_limits = outlook.room().excess() != Amounts();
   fresh.waiter_is_there = why.for_arrival != 0 && waiter_is_there(why.for_arrival, snapshot);

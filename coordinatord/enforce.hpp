@@ -62,6 +62,7 @@ class Enforcer {
   Changed lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   Changed finish(const BackendView& b);
   void settle_counted_backends(const Snapshot& snapshot);
+  void settle_pins(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
   void remember(const BackendView& b);
   void write_ends();

@@ -96,6 +96,25 @@ std::string format_duration(std::uint64_t duration_ns) {
   return text;
 }
 
+Result<std::uint64_t> parse_keep_alive(std::string_view text) {
+  if (text == "off") return kNever_ns;
+  const bool is_negative = text.starts_with('-');
+  const std::string_view length = text.substr(is_negative ? 1 : 0);
+  const bool is_number =
+      !length.empty() && length.find_first_not_of("0123456789") == std::string_view::npos;
+  if (is_negative && is_number) return kNever_ns;
+  const auto parsed = parse_duration(length);
+  if (!parsed || length == "off") {
+    return not_a_duration(text, parsed ? "off has no sign" : "it is no duration");
+  }
+  return is_negative ? kNever_ns : *parsed;
+}
+
+std::string format_keep_alive(std::uint64_t keep_ns) {
+  if (keep_ns == kNever_ns) return "off";
+  return keep_ns == 0 ? "0" : format_duration(keep_ns);
+}
+
 std::string format_age(std::uint64_t duration_ns) {
   if (duration_ns == kNever_ns) return "unknown";
   // Cut, not rounded: an age never reads as more than it is.

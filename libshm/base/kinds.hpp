@@ -47,6 +47,10 @@ struct BackendRef {
 inline constexpr std::uint32_t kControlPinned = 1;
 inline constexpr std::uint32_t kControlEvict = 2;
 inline constexpr std::uint32_t kControlForce = 4;
+// Its model's settings pin it. The coordinator keeps this in step with them, for those who read no
+// settings; it is told apart so that neither takes the other's pin away.
+inline constexpr std::uint32_t kControlPinnedBySettings = 8;
+inline constexpr std::uint32_t kControlPinnedAny = kControlPinned | kControlPinnedBySettings;
 
 enum class EventKind : std::uint32_t {
   kLoaded = 1,

@@ -62,6 +62,8 @@ std::string takes(const SettingInfo& info) {
       }
       return text;
     }
+    case SettingKind::kSwitch:
+      return "true or false";
     case SettingKind::kCooldown:
       return "the first and the longest wait, such as 10s..5m, one duration for both, or off; "
              "at most 49 days";
@@ -176,6 +178,9 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
       if (found == words.end()) return std::nullopt;
       return static_cast<std::uint64_t>(found - words.begin());
     }
+    case SettingKind::kSwitch:
+      if (text == "true" || text == "on") return 1;
+      return text == "false" || text == "off" ? std::optional<std::uint64_t>(0) : std::nullopt;
     case SettingKind::kCooldown:
       return parse_cooldown(text);
     case SettingKind::kPath:
@@ -226,6 +231,8 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
       const std::vector<std::string_view> words = choices_of(info);
       return std::string(value < words.size() ? words[value] : "unknown");
     }
+    case SettingKind::kSwitch:
+      return value == 0 ? "false" : "true";
     case SettingKind::kCooldown: {
       const Cooldown cooldown = unpack_cooldown(value);
       std::string text = format_duration(cooldown.first_ms * kMillisecond_ns);
@@ -423,6 +430,8 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
       const auto last = std::count(info.placeholder.begin(), info.placeholder.end(), '|');
       return value <= static_cast<std::uint64_t>(last) ? value : info.default_value;
     }
+    case SettingKind::kSwitch:
+      return value <= 1 ? value : info.default_value;
     case SettingKind::kCooldown: {
       const Cooldown cooldown = unpack_cooldown(value);
       return pack_cooldown(cooldown.first_ms, cooldown.longest_ms);

@@ -1,5 +1,7 @@
 #include "policy/rules.hpp"
 
+#include <algorithm>
+
 namespace modelpool {
 namespace {
 
@@ -103,18 +105,30 @@ Finding judge_stall(const Case& subject, std::uint64_t now_ns) {
 
 Finding judge_idle(const Case& subject, std::uint64_t now_ns) {
   Finding finding;
-  const std::uint64_t limit = subject.settings.get(Setting::kIdleTimeout);
   const Resident& resident = subject.resident;
-  if (limit == 0 || resident.pinned() || resident.state != BackendState::kReady) return finding;
+  const std::uint64_t limit = idle_limit_ns(resident, subject.settings);
+  if (limit == kNever_ns || resident.pinned() || resident.state != BackendState::kReady)
+    return finding;
   if (resident.in_flight > 0) {
-    finding.look_ns = add_ns(now_ns, limit);  // a lease ends without telling
+    // A lease ends without telling, unless it is waited for.
+    if (limit != 0) finding.look_ns = add_ns(now_ns, limit);
     return finding;
   }
   if (subject.awaited_until_ns > now_ns) {
     finding.look_ns = subject.awaited_until_ns;
     return finding;
   }
-  finding.at_ns = subject.end_of(resident.last_used_ns, add_ns(limit, subject.stamp_lag_ns));
+  // Without a limit no stamp is measured by: it is idle, that is all.
+  const std::uint64_t lag = limit == 0 ? 0 : subject.stamp_lag_ns;
+  finding.at_ns = subject.end_of(resident.last_used_ns, add_ns(limit, lag));
+  // Others come before it once they are used, and that tells nobody. An acquire that asked for its
+  // end is no timeout.
+  if (subject.kept && limit != 0) {
+    const std::uint64_t look_ns = std::max(finding.at_ns, add_ns(now_ns, limit));
+    finding = Finding{};
+    finding.look_ns = look_ns;
+    return finding;
+  }
   finding.since_ns = resident.last_used_ns;
   finding.limit_ns = limit;
   return finding;
@@ -167,10 +181,13 @@ bool still_stalled(const Evidence& seen, const Fresh& fresh) {
   return same_lease(seen, fresh, fresh.progress_ns);
 }
 
-bool is_pinned(const Fresh& fresh) { return (fresh.control & kControlPinned) != 0; }
+bool is_pinned(const Fresh& fresh) { return (fresh.control & kControlPinnedAny) != 0; }
 
 bool still_idle(const Evidence& seen, const Fresh& fresh) {
-  return !is_pinned(fresh) && fresh.last_used_ns == seen.last_used_ns;
+  const bool is_timeout = seen.keep_alive_ns != std::uint64_t{0};
+  if (is_timeout && fresh.others_ready < fresh.limits.keep) return false;  // too few would stay
+  return !is_pinned(fresh) && fresh.last_used_ns == seen.last_used_ns &&
+         fresh.keep_alive_ns == seen.keep_alive_ns;
 }
 
 bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
@@ -283,6 +300,17 @@ constexpr bool is_complete() {
 static_assert(is_complete(), "a row for each Reason, in their order");
 
 }  // namespace
+
+std::uint64_t idle_limit_ns(const Resident& resident, const Effective& settings) {
+  if (resident.keep_alive_ns) return *resident.keep_alive_ns;
+  const std::uint64_t limit = settings.get(Setting::kIdleTimeout);
+  return limit == 0 ? kNever_ns : limit;
+}
+
+bool goes_when_unused(const Resident& resident, const Effective& settings) {
+  return resident.state == BackendState::kReady && !resident.pinned() &&
+         idle_limit_ns(resident, settings) == 0;
+}
 
 const ReasonRow& reason_row(Reason reason) {
   const auto index = static_cast<std::size_t>(reason);

@@ -46,6 +46,7 @@ struct Case {
   std::uint64_t ended_ns =
       kNever_ns;  // from when on the end of its process counts; it lives: never
   std::uint64_t awaited_until_ns = 0;  // somebody is about to use it, or is not there from then on
+  bool kept = false;                   // one of those that idle eviction leaves (kept.hpp)
   bool pool_ends = false;              // every backend is to be ended
   std::span<const Standstill> standstills{};
 
@@ -73,6 +74,7 @@ struct Evidence {
   bool forced = false;    // leases may be cut
   bool was_idle = false;  // open and without a lease
   std::uint64_t last_used_ns = 0;
+  std::optional<std::uint64_t> keep_alive_ns{};
   std::uint64_t lease_word = 0;      // of the lease that broke the rule
   std::uint64_t lease_stamp_ns = 0;  // its start or progress
   std::uint64_t for_arrival = 0;     // the waiter that room is made for, 0 = none
@@ -84,11 +86,13 @@ struct Evidence {
 struct Fresh {
   std::uint32_t control = 0;
   std::uint64_t last_used_ns = 0;
+  std::optional<std::uint64_t> keep_alive_ns{};
   std::uint64_t lease_word = 0;
   std::uint64_t start_ns = 0;
   std::uint64_t progress_ns = 0;
   bool progressed = false;
   std::uint32_t live = 0;
+  std::uint32_t others_ready = 0;  // without this one
   Limits limits;
   bool is_above_limits = false;
   bool waiter_is_there = false;  // it waits, in time, and its process lives
@@ -112,6 +116,11 @@ struct ReasonRow {
 };
 
 extern const std::array<ReasonRow, kReasonCount> kReasonRows;  // indexed by Reason
+
+// How long it may be idle: what an acquire asked for goes before its settings. kNever_ns: for ever.
+std::uint64_t idle_limit_ns(const Resident& resident, const Effective& settings);
+// Does it go as soon as its last lease ends? Then that end is to be told: no later look is planned.
+bool goes_when_unused(const Resident& resident, const Effective& settings);
 
 // The row of a reason. An unknown one, read from the segment, has kNone's.
 const ReasonRow& reason_row(Reason reason);

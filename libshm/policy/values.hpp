@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/kinds.hpp"
@@ -32,6 +33,8 @@ struct Resident {
   std::uint64_t last_used_ns = 0;     // end of a lease or touch; at least ready_ns
   std::uint64_t newest_start_ns = 0;  // of its leases
   std::uint64_t drain_failed_ns = 0;  // when a drain of it last gave up, 0 = never
+  // How long it may be idle, as the last acquire that cared asked; kNever_ns: for ever.
+  std::optional<std::uint64_t> keep_alive_ns{};
   // What its loss would cost; the judge's to know.
   bool external = false;          // its load was somebody else's
   std::uint64_t load_ns = 0;      // how long its load took, 0 = not known
@@ -44,7 +47,7 @@ struct Resident {
 
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model
-  bool pinned() const { return (control & kControlPinned) != 0; }
+  bool pinned() const { return (control & kControlPinnedAny) != 0; }
   bool can_be_closed() const {
     return state == BackendState::kReady || state == BackendState::kEvicting;
   }
@@ -68,6 +71,7 @@ struct Waiting {
 struct Limits {
   std::uint32_t max_backends = 0;
   std::uint64_t max_memory = 0;
+  std::uint32_t keep = 0;  // no limit: so many stay, however idle
 
   bool any() const { return max_backends != 0 || max_memory != 0; }
 };

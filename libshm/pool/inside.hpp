@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <type_traits>
 
@@ -46,6 +47,9 @@ inline Result<PendingAcquire> begin_acquire_with_wake(Pool& pool, std::string_vi
 
 // A lease as its acquire was to make it. What cannot be done of that is not done.
 Lease as_asked(Lease lease, bool cancellable, const std::function<void()>& on_cancel);
+
+// AcquireOptions::keep_alive as backends have it.
+std::uint32_t keep_alive_word(const std::optional<Duration>& keep_alive);
 
 // Whose bytes the handles hold.
 static_assert(sizeof(LeaseRef) == 24 && std::is_trivially_copyable_v<LeaseRef> &&

@@ -11,6 +11,7 @@
 #include "pool/inside.hpp"
 #include "pool/known_models.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/pins.hpp"
 #include "protocol/settings_change.hpp"
 #include "rows/rows.hpp"
 #include "segment/place.hpp"
@@ -132,6 +133,7 @@ struct Pool::Impl {
     result.tag = asked.tag;
     result.deadline_ns = deadline.at_ns();
     result.busy_limit_ns = static_cast<std::uint64_t>(asked.busy_timeout.count());
+    result.keep_alive = keep_alive_word(asked.keep_alive);
     result.expected_bytes = asked.expected_bytes;
     result.priority = asked.priority;
     result.coordinator_grace_ns =
@@ -380,8 +382,10 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
     KnownModels* models = known_models();
     const BackendRef* known =
         models == nullptr ? nullptr : models->find(KnownModels::key(*worker, hash));
-    const bool plain =
-        options.busy_timeout.count() >= 0 && (options.tag.empty() || check_tag(options.tag));
+    // One with a keep_alive goes the longer way, so that those without pay nothing once their lease
+    // is published.
+    const bool plain = !options.keep_alive && options.busy_timeout.count() >= 0 &&
+                       (options.tag.empty() || check_tag(options.tag));
     if (known != nullptr && plain) {
       const BackendRecord& record = worker->segment().backend(known->index);
       // Before the lease is published: no load behind that store begins until it is done.
@@ -471,7 +475,11 @@ Result<> Pool::pin(std::string_view model) {
 
 Result<> Pool::unpin(std::string_view model) {
   if (!impl_) return closed("pool");
-  return impl_->change_control(impl_->find_serving("unpin", model), 0, kControlPinned);
+  const auto found = impl_->find_serving("unpin", model);
+  if (!found) return fail(found.error());
+  auto unpinned = modelpool::unpin(found->segment, found->ref);
+  ring(found->segment);
+  return unpinned;
 }
 
 Result<> Pool::evict(std::string_view model, bool force) {

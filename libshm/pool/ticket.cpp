@@ -225,11 +225,19 @@ Result<> Lease::notify_cancel(int fd, std::uint64_t number) {
 
 // --- LoadTicket ----------------------------------------------------------------------------------
 
+std::uint32_t keep_alive_word(const std::optional<Duration>& keep_alive) {
+  if (!keep_alive) return 0;
+  if (keep_alive->count() < 0) return kKeepForEver;
+  const auto ns = static_cast<std::uint64_t>(keep_alive->count());
+  return pack_keep_alive((ns + kMillisecond_ns - 1) / kMillisecond_ns);  // never early
+}
+
 LoadTicket::LoadTicket(const TicketRef& ref, std::string model, const AcquireOptions& asked)
     : ref_(ref),
       model_(std::move(model)),
       tag_(asked.tag),
       busy_limit_ns_(static_cast<std::uint64_t>(asked.busy_timeout.count())),
+      keep_alive_(keep_alive_word(asked.keep_alive)),
       cancellable_(asked.cancellable),
       on_cancel_(asked.on_cancel) {}
 
@@ -238,6 +246,7 @@ LoadTicket::LoadTicket(LoadTicket&& other) noexcept
       model_(std::move(other.model_)),
       tag_(std::move(other.tag_)),
       busy_limit_ns_(other.busy_limit_ns_),
+      keep_alive_(other.keep_alive_),
       cancellable_(other.cancellable_),
       on_cancel_(std::move(other.on_cancel_)),
       pid_(other.pid_),
@@ -250,6 +259,7 @@ LoadTicket& LoadTicket::operator=(LoadTicket&& other) noexcept {
     model_ = std::move(other.model_);
     tag_ = std::move(other.tag_);
     busy_limit_ns_ = other.busy_limit_ns_;
+    keep_alive_ = other.keep_alive_;
     cancellable_ = other.cancellable_;
     on_cancel_ = std::move(other.on_cancel_);
     pid_ = other.pid_;
@@ -405,6 +415,7 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
                            "unable to make " + escape(model_) +
                                " ready: this worker has no free lease; release some first");
   }
+  set_keep_alive(segment, ref_->backend, keep_alive_);  // before others may ask for another
   const Result<> published =
       has_process ? publish_alone(address, options)
                   : publish_ready(segment, ref_->backend, worker.owner_word(), address, options);

@@ -184,6 +184,7 @@ Result<Granted> Acquisition::look() {
       is_counted_ = counted;
       switch (*begun) {
         case BeginResult::kGranted:
+          if (set_keep_alive(segment_, found->ref, options_.keep_alive)) ring(segment_);
           return Granted{lease};
         case BeginResult::kFull:
           return keep_waiting(now, false,

@@ -34,6 +34,7 @@ struct AcquisitionOptions {
   std::string tag;
   std::uint64_t deadline_ns = 0;    // monotonic
   std::uint64_t busy_limit_ns = 0;  // the lease's own busy timeout, 0 = none
+  std::uint32_t keep_alive = 0;     // pack_keep_alive, for the backend it is granted
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;
   std::uint64_t coordinator_grace_ns = 10 * kSecond_ns;

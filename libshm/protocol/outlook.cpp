@@ -23,6 +23,7 @@ Limits limits_of(const SettingsView& settings) {
   Limits limits;
   limits.max_backends = static_cast<std::uint32_t>(settings.get(Setting::kMaxBackends));
   limits.max_memory = settings.get(Setting::kMaxMemory);
+  limits.keep = static_cast<std::uint32_t>(settings.get(Setting::kKeep));
   return limits;
 }
 
@@ -114,12 +115,19 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
   return outlook;
 }
 
+std::optional<std::uint64_t> keep_alive_of(std::uint32_t packed) {
+  if (packed == 0) return std::nullopt;
+  return keep_alive_ns(packed);
+}
+
 Resident resident_of(const BackendView& backend) {
   Resident resident;
   resident.ref = backend.ref;
   resident.state = backend.state.state;
   resident.overdue = backend.overdue;
-  resident.control = backend.control;
+  // As the settings are now, not as the coordinator last noted.
+  resident.control = backend.control & ~kControlPinnedBySettings;
+  if (backend.pinned_by_settings()) resident.control |= kControlPinnedBySettings;
   resident.in_flight = backend.in_flight;
   resident.model = hash_name(backend.model);
   resident.reserved_ns = backend.reserved_ns;
@@ -127,6 +135,7 @@ Resident resident_of(const BackendView& backend) {
   resident.last_used_ns = backend.last_used_ns;
   resident.newest_start_ns = backend.newest_start_ns;
   resident.drain_failed_ns = backend.drain_failed_ns;
+  resident.keep_alive_ns = keep_alive_of(backend.keep_alive);
   resident.external = backend.external();
   resident.load_ns = resident.external ? 0 : age_ns(backend.ready_ns, backend.reserved_ns);
   resident.interval_ns = backend.interval_ns;
@@ -173,6 +182,7 @@ Limits limits_of(const Snapshot& snapshot) {
   Limits limits;
   limits.max_backends = snapshot.max_backends();
   if (snapshot.settings) limits.max_memory = snapshot.settings->get(Setting::kMaxMemory);
+  limits.keep = snapshot.keep();
   return limits;
 }
 

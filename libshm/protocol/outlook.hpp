@@ -10,6 +10,7 @@
 // Errors: none.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,8 @@ struct Outlook {
 void prepare_outlook(const Segment& segment);
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns);
 
+// As Resident has it; of BackendView::keep_alive.
+std::optional<std::uint64_t> keep_alive_of(std::uint32_t packed);
 Resident resident_of(const BackendView& backend);
 // Those of all its backends, in their order.
 std::vector<Resident> residents_of(const Snapshot& snapshot);

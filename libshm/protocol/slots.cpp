@@ -84,6 +84,14 @@ std::uint32_t count_live(const Segment& segment) {
   return live;
 }
 
+std::uint32_t count_ready(const Segment& segment) {
+  std::uint32_t ready = 0;
+  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
+    ready += load_state(segment, i).state == BackendState::kReady;
+  }
+  return ready;
+}
+
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
                                   std::string_view model, std::uint64_t now, const Need& need) {
   const std::uint64_t hash = hash_name(model);
@@ -241,6 +249,26 @@ bool set_control(const Segment& segment, BackendRef ref, std::uint32_t set, std:
 std::uint32_t load_control(const Segment& segment, BackendRef ref) {
   const std::uint64_t word = segment.backend(ref.index).control.load(std::memory_order_seq_cst);
   return high_half(word) == ref.generation ? low_half(word) : 0;
+}
+
+std::uint32_t load_keep_alive(const Segment& segment, BackendRef ref) {
+  // acquire: with set_keep_alive. Whoever saw a lease ended sees what it had asked for before.
+  const std::uint64_t word = segment.backend(ref.index).keep_alive.load(std::memory_order_acquire);
+  return high_half(word) == ref.generation ? low_half(word) : 0;
+}
+
+bool set_keep_alive(const Segment& segment, BackendRef ref, std::uint32_t keep_alive) {
+  if (keep_alive == 0) return false;
+  Word& word = segment.backend(ref.index).keep_alive;
+  std::uint64_t seen = word.load(std::memory_order_acquire);
+  while (high_half(seen) == ref.generation && low_half(seen) != keep_alive) {
+    // release: before the end of the caller's lease, or the READY of its load
+    if (!word.compare_exchange_weak(seen, pack_half(ref.generation, keep_alive),
+                                    std::memory_order_acq_rel, std::memory_order_acquire))
+      continue;
+    return low_half(seen) == 0 || keep_alive < low_half(seen);
+  }
+  return false;
 }
 
 void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait) {

@@ -56,6 +56,7 @@ inline constexpr std::uint64_t kHashOverdue = 0;
 
 StateWord load_state(const Segment& segment, std::uint32_t backend);
 std::uint32_t count_live(const Segment& segment);
+std::uint32_t count_ready(const Segment& segment);
 
 // FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit.
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
@@ -89,6 +90,12 @@ bool give_up(const Segment& segment, BackendRef ref, std::uint32_t owner);
 // Control words: CAS within a generation. False if the backend is not live in that generation.
 bool set_control(const Segment& segment, BackendRef ref, std::uint32_t set, std::uint32_t clear);
 std::uint32_t load_control(const Segment& segment, BackendRef ref);
+// pack_keep_alive, 0 = nobody asked.
+std::uint32_t load_keep_alive(const Segment& segment, BackendRef ref);
+// For how long it may be idle from now on; 0 asks for nothing. The caller has a lease on it, or its
+// ticket. True: it may end sooner than the coordinator planned, who is to be rung. A caller killed
+// before that is a death that the coordinator sees.
+bool set_keep_alive(const Segment& segment, BackendRef ref, std::uint32_t keep_alive);
 // Traits that its ticket's holder finds out; kept until the slot is free.
 void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait);
 void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_exit);

@@ -434,6 +434,10 @@ std::uint32_t Snapshot::max_backends() const {
   return settings ? static_cast<std::uint32_t>(settings->get(Setting::kMaxBackends)) : 0;
 }
 
+std::uint32_t Snapshot::keep() const {
+  return settings ? static_cast<std::uint32_t>(settings->get(Setting::kKeep)) : 0;
+}
+
 std::vector<HistoryView> read_histories(const Segment& segment) {
   std::vector<HistoryView> result;
   for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {

@@ -91,7 +91,9 @@ struct BackendView {
   bool counted() const {
     return state.state == BackendState::kReady && (state.owner & StateWord::kCounted) != 0;
   }
-  bool pinned() const { return control & kControlPinned; }
+  bool pinned() const { return pinned_by_hand() || pinned_by_settings(); }
+  bool pinned_by_hand() const { return (control & kControlPinned) != 0; }
+  bool pinned_by_settings() const { return settings().get(Setting::kPinned) != 0; }
   bool external() const { return traits & kTraitExternal; }
   bool live() const { return is_live(state.state); }
 };
@@ -165,6 +167,7 @@ struct Snapshot {
   const BackendView* find_model(std::string_view model) const;  // its live backend
   const WorkerView* find_worker(std::uint64_t worker) const;    // pack_worker
   std::uint32_t max_backends() const;                           // 0 = no limit
+  std::uint32_t keep() const;                                   // that idle eviction leaves
 };
 
 // Keeps what it read: a payload is copied again only when its slot changed, and settings are

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/duration.hpp"
 #include "base/time.hpp"
 #include "base/user.hpp"
 #include "modelpool/settings.hpp"

@@ -37,7 +37,7 @@
 //
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
-// BackendRecord's keep_alive, permit, parallel, measured, peak, probe_failures and devices;
+// BackendRecord's permit, parallel, measured, peak, probe_failures and devices;
 // WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
 // CoordinatorRecord's pressure words and foreign.
 //
@@ -457,7 +457,8 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   Word device_mask;      // the application's, not interpreted
   HalfWord owner_pid;    // the worker that loaded it
   HalfWord meter_model;  // which of the meters' models it is; before RESERVED
-  // generation, pack_keep_alive. CAS by anyone within the generation, the last one wins.
+  // generation, pack_keep_alive. CAS within the generation by whoever has a lease or the ticket and
+  // asked for it; the last one wins. It then rings: killed before that, its death is seen.
   Word keep_alive;
   // PermitWord. CAS by anyone, upwards within a generation; 0 from RESERVED on.
   Word permit;

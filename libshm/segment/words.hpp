@@ -21,6 +21,7 @@
 
 #include "base/kinds.hpp"
 #include "base/need.hpp"
+#include "base/time.hpp"
 
 namespace modelpool {
 
@@ -153,6 +154,10 @@ inline constexpr std::uint32_t kKeepForEver = UINT32_MAX;
 constexpr std::uint32_t pack_keep_alive(std::uint64_t milliseconds) {
   return milliseconds < kKeepForEver - 1 ? static_cast<std::uint32_t>(milliseconds) + 1
                                          : kKeepForEver;
+}
+// kNever_ns: for ever. Of a value that somebody asked for, so not of 0.
+constexpr std::uint64_t keep_alive_ns(std::uint32_t packed) {
+  return packed == kKeepForEver ? kNever_ns : (std::uint64_t{packed} - 1) * kMillisecond_ns;
 }
 
 // The device on which room is made for a waiter, and for which: the arrival above, the device + 1

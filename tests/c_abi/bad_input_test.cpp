@@ -323,6 +323,12 @@ TEST_F(BadInput, ATimeHasItsBounds) {
             MODELPOOL_OK);
 }
 
+TEST_F(BadInput, AKeepAliveThatIsNotSaidToBeOneIsRefused) {
+  modelpool_acquire_options options = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+  options.keep_alive_ms = 5000;
+  refused(modelpool_acquire(pool_, "m", 0, &options, &grant_, &error_), "has_keep_alive");
+}
+
 TEST_F(BadInput, SettingsOfAPoolOrABackendAreChecked) {
   for (const char* const entry :
        {"", "=", "max_backends", "no_such=1", "max_backends=", "idle_timeout=soon", "\xff=1"}) {
@@ -572,6 +578,17 @@ TEST_F(BadInput, OptionsOfAnOlderHeaderAreTaken) {
   EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
   const modelpool_ticket other = ticket_on(pool_, "n");
   options.struct_bytes -= 1;
+  modelpool_acquire_options asked = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+  asked.cancellable = asked.has_keep_alive = asked.reserved2 = 77;
+  asked.no_load = 1;
+  for (const std::size_t bytes : {offsetof(modelpool_acquire_options, keep_alive_ms),
+                                  offsetof(modelpool_acquire_options, cancellable)}) {
+    asked.struct_bytes = bytes;  // what follows is not the structure's
+    ASSERT_EQ(modelpool_acquire(pool_, "m", 0, &asked, &grant_, &error_), MODELPOOL_OK) << bytes;
+    EXPECT_EQ(modelpool_release(grant_.lease), MODELPOOL_OK);
+  }
+  asked.struct_bytes -= 1;
+  refused(modelpool_acquire(pool_, "m", 0, &asked, &grant_, &error_), "struct_bytes");
   EXPECT_EQ(modelpool_ready(other, "a:2", &options, &lease, &error_), MODELPOOL_INVALID);
   EXPECT_EQ(modelpool_give_back(other, &error_), MODELPOOL_OK);
 }

@@ -45,7 +45,7 @@ AT(modelpool_attach_options, reserved, 44);
 AT(modelpool_attach_options, settings, 48);
 AT(modelpool_attach_options, coordinator_grace_ms, 56);
 
-SIZE(modelpool_acquire_options, 56);
+SIZE(modelpool_acquire_options, 72);
 AT(modelpool_acquire_options, struct_bytes, 0);
 AT(modelpool_acquire_options, tag, 8);
 AT(modelpool_acquire_options, busy_timeout_ms, 16);
@@ -55,6 +55,9 @@ AT(modelpool_acquire_options, no_load, 40);
 AT(modelpool_acquire_options, reserved, 44);
 AT(modelpool_acquire_options, cancellable, 48);
 AT(modelpool_acquire_options, reserved_cancel, 52);
+AT(modelpool_acquire_options, keep_alive_ms, 56);
+AT(modelpool_acquire_options, has_keep_alive, 64);
+AT(modelpool_acquire_options, reserved2, 68);
 
 SIZE(modelpool_grant, 24);
 AT(modelpool_grant, kind, 0);

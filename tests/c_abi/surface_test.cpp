@@ -222,6 +222,29 @@ TEST(CInterface, RegistersAProcessTheCallerStarted) {
   EXPECT_EQ(modelpool_release(lease), MODELPOOL_OK);
 }
 
+TEST(CInterface, AnAcquireSaysForHowLongItsBackendMayBeIdle) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  EXPECT_EQ(modelpool_release(load_external(pool, "m")), MODELPOOL_OK);
+  const auto keep_alive = [&](bool given, std::int64_t ms) {
+    modelpool_acquire_options options = MODELPOOL_ACQUIRE_OPTIONS_INIT;
+    options.has_keep_alive = given;
+    options.keep_alive_ms = ms;
+    modelpool_grant grant;
+    modelpool_error error;
+    EXPECT_EQ(modelpool_acquire(pool, "m", 0, &options, &grant, &error), MODELPOOL_OK)
+        << error.text;
+    EXPECT_EQ(modelpool_release(grant.lease), MODELPOOL_OK);
+    return look(make_segment(scratch)).find_model("m")->keep_alive;
+  };
+  EXPECT_EQ(keep_alive(true, 5000), pack_keep_alive(5000));
+  EXPECT_EQ(keep_alive(false, 0), pack_keep_alive(5000)) << "as it is";
+  EXPECT_EQ(keep_alive(true, 0), pack_keep_alive(0));
+  EXPECT_EQ(keep_alive(true, -1), kKeepForEver);
+  EXPECT_EQ(keep_alive(true, INT64_MAX), kKeepForEver);
+  EXPECT_EQ(keep_alive(true, INT64_MIN), kKeepForEver);
+}
+
 TEST(CInterface, TouchPinAndSettingsDoWhatTheySay) {
   const Scratch scratch;
   const CPool pool(scratch, {"max_backends=3", "idle-timeout=15m"});

@@ -428,6 +428,16 @@ std::vector<Operation> worker_operations() {
              must(pool.pin("resident"));
              ends();
            }},
+      {.name = "keep-alive",
+       .victim =
+           [](const Stage& stage) {
+             Pool pool = stage.attach();
+             AcquireOptions options;
+             options.keep_alive = std::chrono::hours(1);
+             begins();
+             const auto granted = pool.acquire("resident", seconds(5), options);
+             ends();
+           }},
       {.name = "set",
        .victim =
            [](const Stage& stage) {

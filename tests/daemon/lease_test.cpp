@@ -519,5 +519,18 @@ TEST_F(LeaseTest, AKilledBackendIsNamedWhenTheCommandEnds) {
   EXPECT_THAT(done.err, AllOf(HasSubstr("its backend was stopped"), HasSubstr("busy")));
 }
 
+TEST_F(LeaseTest, AKeepAliveIsAskedForWithTheLease) {
+  start();
+  ASSERT_EQ(lease({"m", "--start", backend(), "--keep-alive", "-1", "--", "true"}).code, 0);
+  EXPECT_EQ(entry("m")["keep_alive"], "off");
+  ASSERT_EQ(lease({"m", "--keep-alive", "90s", "--", "true"}).code, 0);
+  EXPECT_EQ(entry("m")["keep_alive"], "1m30s");
+  ASSERT_EQ(lease({"m", "--keep-alive", "0", "--", "true"}).code, 0);
+  EXPECT_EQ(wait_event("evicted", "m")["reason"], "idle");
+  const Finished wrong = lease({"m", "--keep-alive", "soon", "--", "true"});
+  EXPECT_EQ(wrong.code, 125);
+  EXPECT_THAT(wrong.err, HasSubstr("\"soon\""));
+}
+
 }  // namespace
 }  // namespace modelpool::test

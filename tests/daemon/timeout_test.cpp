@@ -177,6 +177,98 @@ TEST_F(TimeoutTest, ARequestsOwnBusyTimeoutHoldsWithoutAPoolRule) {
 
 // Requests that end around the instant at which the coordinator decides. A kill is right exactly if
 // the lease was still there when its limit, and the resolution of its stamps, had passed.
+AcquireOptions keeping(Duration keep_alive) {
+  AcquireOptions options;
+  options.keep_alive = keep_alive;
+  return options;
+}
+
+TEST_F(TimeoutTest, AKeepAliveOfNoTimeEndsTheBackendWhenItsLastLeaseEnds) {
+  start();  // no timeout at all: nobody looks by the clock
+  Pool pool = attach(scratch_);
+  Lease loaders = load(pool, "m");
+  const pid_t pid = loaders.pid();
+  auto first = pool.acquire("m", kPatience, keeping(std::chrono::seconds(0)));
+  auto second = pool.acquire("m", kPatience);
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(entry("m")["keep_alive"], "0");
+  std::get<Lease>(*first).release();
+  loaders.release();
+  // Whoever asks later is answered later: the coordinator has looked, and left it alone.
+  const int scans = status()["coordinator"]["scans"];
+  load(pool, "another").release();
+  EXPECT_TRUE(eventually([&] { return status()["coordinator"]["scans"].get<int>() > scans; }));
+  EXPECT_TRUE(is_running(pid)) << "one lease is left";
+  EXPECT_TRUE(std::get<Lease>(*second).progress());
+  std::get<Lease>(*second).release();
+  EXPECT_TRUE(eventually([&] { return !is_running(pid); }));
+  const auto evicted = wait_event("evicted", "m");
+  EXPECT_EQ(evicted["reason"], "idle");
+  EXPECT_EQ(evicted["limit_ms"], 0);
+  EXPECT_EQ(state("another"), "ready");
+}
+
+TEST_F(TimeoutTest, AKeepAliveIsTheIdleTimeoutFromThenOnAndTheLastOneWins) {
+  start({"--idle-timeout", "1h"});
+  Pool pool = attach(scratch_);
+  load(pool, "m").release();
+  EXPECT_EQ(entry("m")["keep_alive"], nullptr);
+  const auto ask = [&](Duration keep_alive) {
+    auto lease = pool.acquire("m", kPatience, keeping(keep_alive));
+    ASSERT_TRUE(lease) << lease.error().text;
+  };
+  ask(std::chrono::seconds(-1));
+  EXPECT_EQ(entry("m")["keep_alive"], "off");
+  EXPECT_THAT(poolctl(scratch_, {"explain", "m"}).out, HasSubstr("off (keep_alive, as an acquire"));
+  ask(std::chrono::hours(2));
+  EXPECT_THAT(poolctl(scratch_, {"explain", "m"}).out,
+              HasSubstr("of 2h (keep_alive, as an acquire asked): evicted in 1h59m"));
+  load(pool, "m").release();
+  EXPECT_EQ(entry("m")["keep_alive"], "2h") << "who asks for nothing changes nothing";
+  // From a plan for hours ahead: the coordinator is told.
+  const std::uint64_t before = now_ns();
+  ask(std::chrono::milliseconds(150));
+  EXPECT_EQ(wait_event("evicted", "m")["limit_ms"], 150);
+  EXPECT_GE(now_ns() - before, 150 * kMillisecond_ns);
+  load(pool, "m").release();
+  EXPECT_EQ(entry("m")["keep_alive"], nullptr) << "it ended with its backend";
+}
+
+TEST_F(TimeoutTest, AKeepAliveOfTheRequestThatLoadsHoldsForWhatItLoads) {
+  start();
+  Pool pool = attach(scratch_);
+  auto grant = pool.acquire("m", kPatience, keeping(std::chrono::seconds(0)));
+  ASSERT_TRUE(grant);
+  auto& ticket = std::get<LoadTicket>(*grant);
+  ASSERT_TRUE(ticket.spawn({"sleep", "600"}));
+  auto lease = ticket.ready("of:m");
+  ASSERT_TRUE(lease);
+  EXPECT_EQ(entry("m")["keep_alive"], "0");
+  // One that waited for the load asks for more than its loader did, and is the last.
+  auto other = pool.begin_acquire("m", kPatience, keeping(std::chrono::hours(1)));
+  ASSERT_TRUE(other);
+  auto polled = other->poll();
+  ASSERT_TRUE(polled && *polled);
+  std::get<Lease>(**polled).release();
+  lease->release();
+  EXPECT_EQ(entry("m")["keep_alive"], "1h");
+  load(pool, "m").release();
+  EXPECT_EQ(count_events("evicted"), 0u);
+}
+
+TEST_F(TimeoutTest, P2APinGoesBeforeAKeepAliveUntilItIsTakenAway) {
+  start();
+  Pool pool = attach(scratch_);
+  load(pool, "m").release();
+  ASSERT_TRUE(pool.pin("m"));
+  ASSERT_TRUE(pool.acquire("m", kPatience, keeping(std::chrono::seconds(0))));
+  load(pool, "another").release();
+  EXPECT_EQ(wait_event("loaded", "another")["model"], "another");
+  EXPECT_EQ(state("m"), "ready");
+  ASSERT_TRUE(pool.unpin("m"));
+  EXPECT_EQ(wait_event("evicted", "m")["reason"], "idle");
+}
+
 TEST_F(TimeoutTest, P2ARequestThatEndsAtTheLastMomentIsNotKilled) {
   constexpr std::uint64_t kLimit_ns = 20 * kMillisecond_ns;
   start({"--busy-timeout", "20ms"});

@@ -277,6 +277,41 @@ Scenario clear_against_idle_evict() {
           IdleEviction::outcomes(eviction)};
 }
 
+// A lease asks for more time and ends, while its backend is closed for the little that was asked
+// for before: what it asked for is read once its word is found cleared.
+Scenario keep_alive_against_idle_evict() {
+  constexpr std::uint32_t kSeen = pack_keep_alive(0);
+  auto eviction = std::make_shared<IdleEviction>();
+  auto lease = std::make_shared<LeaseRef>();
+  return {"a longer keep_alive against an idle eviction",
+          {{stage().backend().state, "state"},
+           {stage().lease_record().word, "lease"},
+           {stage().backend().keep_alive, "keep_alive"}},
+          [=] {
+            *eviction = {};
+            stage().make_ready();
+            stage().backend().keep_alive.store(pack_half(kBackend.generation, kSeen),
+                                               std::memory_order_seq_cst);
+            *lease = stage().begin_now();
+          },
+          {[=] {
+             set_keep_alive(stage().segment(), kBackend, kKeepForEver);
+             end_lease(*lease);
+           },
+           [=] {
+             const Segment& segment = stage().segment();
+             if (!close_to_leases(segment, kBackend, kEpoch)) return;
+             (any_lease_names(segment, kBackend) ? eviction->found_lease : eviction->found_none) =
+                 true;
+             if (eviction->found_none && load_keep_alive(segment, kBackend) == kSeen) {
+               eviction->stopped = commit_stop(segment, kBackend, kEpoch);
+             }
+           }},
+          [=] { return eviction->stopped; },
+          [] {},
+          IdleEviction::outcomes(eviction)};
+}
+
 // The last lease ends while the coordinator begins to wait for that: it sees it, or is rung.
 Scenario end_against_wanted() {
   struct Result {
@@ -449,10 +484,11 @@ Scenario first_backend_against_horizon() {
 }
 
 std::vector<Scenario> scenarios() {
-  return {begin_against_evict(),          first_begin_against_evict(),  ready_against_evict(),
-          end_against_idle_evict(),       clear_against_idle_evict(),   end_against_wanted(),
-          end_against_counted(),          begin_against_horizon(false), begin_against_horizon(true),
-          first_backend_against_horizon()};
+  return {
+      begin_against_evict(),       first_begin_against_evict(),    ready_against_evict(),
+      end_against_idle_evict(),    clear_against_idle_evict(),     keep_alive_against_idle_evict(),
+      end_against_wanted(),        end_against_counted(),          begin_against_horizon(false),
+      begin_against_horizon(true), first_backend_against_horizon()};
 }
 
 // seq_cst accesses that could be weaker, and why. They cost nothing where they are.

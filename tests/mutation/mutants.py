@@ -41,7 +41,7 @@ SPAWN = "libshm/protocol/spawn.cpp"
 LISTENER = "libshm/base/listener.cpp"
 PORT = "libshm/base/port.cpp"
 HISTORIES = "libshm/protocol/histories.hpp"
-SHELL = "tools/poolctl/lease.cpp"
+SHELL = "tools/poolctl/loading.cpp"
 POLICY_LINE = "libshm/policy/line.cpp"
 ORDER = "libshm/policy/order.cpp"
 TURNS = "libshm/policy/turns.cpp"
@@ -60,7 +60,7 @@ MUTANTS = [
            "fresh.last_used_ns = std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns);",
            "fresh.last_used_ns = b.last_used_ns;", [DEEDS]),
     Mutant("the deed rests on the look's pin", ENFORCE,
-           "fresh.control = load_control(*segment_, b.ref);", "fresh.control = b.control;", [DEEDS]),
+           "fresh.control = load_control(*segment_, b.ref) &", "fresh.control = b.control &", [DEEDS]),
     Mutant("the deed rests on the look's limit", ENFORCE,
            "fresh.limits = outlook.limits;", "fresh.limits = limits_of(snapshot);", [DEEDS]),
     Mutant("a load is lost though another process was started", ENFORCE,
@@ -136,8 +136,29 @@ MUTANTS = [
            "return same_lease(seen, fresh, fresh.progress_ns);",
            "return same_lease(seen, fresh, fresh.start_ns);", [UNIT]),
     Mutant("idle evidence without last-used", RULES,
-           "return !is_pinned(fresh) && fresh.last_used_ns == seen.last_used_ns;",
-           "return !is_pinned(fresh) || seen.last_used_ns == 0;", [UNIT]),
+           "return !is_pinned(fresh) && fresh.last_used_ns == seen.last_used_ns &&",
+           "return !is_pinned(fresh) &&", [UNIT]),
+    Mutant("idle evidence without the keep_alive", RULES,
+           " &&\n         fresh.keep_alive_ns == seen.keep_alive_ns;", ";", [UNIT]),
+    Mutant("the deed rests on the look's keep_alive", ENFORCE,
+           "keep_alive_of(load_keep_alive(*segment_, b.ref));", "keep_alive_of(b.keep_alive);", [DEEDS]),
+    Mutant("the end of the last lease is not waited for", DECIDE,
+           "if (b.in_flight > 0 && goes_when_unused(", "if (false && goes_when_unused(", [UNIT]),
+    Mutant("too few are left by idle evictions", RULES,
+           "if (is_timeout && fresh.others_ready < fresh.limits.keep) return false;", "", [UNIT]),
+    Mutant("the deed rests on the look's pin by settings", ENFORCE,
+           "resolve_settings(*segment_, b.model, &b.overrides).get(Setting::kPinned) != 0",
+           "b.pinned_by_settings()", [DEEDS]),
+    Mutant("those that would make room first are kept", "libshm/policy/kept.cpp",
+           "return order.goes_before(residents[b], residents[a]);",
+           "return order.goes_before(residents[a], residents[b]);", [UNIT]),
+    Mutant("what was asked to end is kept", RULES, "if (subject.kept && limit != 0) {",
+           "if (subject.kept) {", [UNIT]),
+    Mutant("a pin by settings is read from the control word", "libshm/protocol/outlook.cpp",
+           "backend.control & ~kControlPinnedBySettings;", "backend.control;", [UNIT]),
+    Mutant("a shorter keep_alive is not told", "libshm/protocol/slots.cpp",
+           "return low_half(seen) == 0 || keep_alive < low_half(seen);", "return low_half(seen) == 0;",
+           [RECORDS]),
     Mutant("idle evidence without the pin", RULES,
            "return !is_pinned(fresh) && fresh.last_used_ns", "return fresh.last_used_ns", [UNIT]),
     Mutant("room's evidence without last-used", RULES,

@@ -45,6 +45,19 @@ class Acquire(AsyncTest):
 
         self.run_async(main())
 
+    def test_an_acquire_says_for_how_long_its_backend_may_be_idle(self):
+        self.load_external("m").release()
+
+        async def main():
+            with await self.pool.acquire_async("m", keep_alive="1h"):
+                self.assertEqual(self.pool.backends()[0]["keep_alive"], "1h")
+            async with self.pool.lease_async("m", keep_alive=0):
+                self.assertEqual(self.pool.backends()[0]["keep_alive"], "0")
+            while self.pool.backends():
+                await asyncio.sleep(0.005)
+
+        self.run_async(main())
+
     def test_a_ticket_is_granted_and_waiters_get_leases(self):
         async def main():
             ticket = await self.pool.acquire_async("m")

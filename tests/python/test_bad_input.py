@@ -262,6 +262,7 @@ PARAMETERS = {
     "callback": (print, Callable),
     "expected_bytes": (None, (int, type(None))),
     "priority": (0, int),
+    "keep_alive": (None, (*DURATION, type(None))),
     "load": (lambda ticket: ticket.ready("127.0.0.1:1", external=True), type(None)),
     "force": (False, object),
     "since": (1, int),

@@ -405,6 +405,27 @@ class Leases(PoolTest):
                 eventually(lambda: lease.progress())
         self.assertTrue(eventually(lambda: not self.pool.backends()))
 
+    def test_an_acquire_says_for_how_long_its_backend_may_be_idle(self):
+        self.load_external("m").release()
+        kept = lambda: self.pool.backends()[0]["keep_alive"]
+        self.assertIsNone(kept())
+        for value, shown in (
+            ("5m", "5m"), (90, "1m30s"), (0.25, "250ms"), (None, "250ms"),
+            (-1, "off"), (2, "2s"), (-0.5, "off"), (2, "2s"), ("off", "off"), ("-1", "off"),
+        ):
+            with self.subTest(value=value):
+                self.pool.acquire("m", keep_alive=value).release()
+                self.assertEqual(kept(), shown)
+        with self.pool.lease("m", keep_alive=0):
+            self.assertEqual(kept(), "0")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        with self.pool.lease("n", load=load, keep_alive=0) as lease:
+            self.assertEqual(lease.model, "n")
+        self.assertTrue(eventually(lambda: not self.pool.backends()))
+        for value in (True, "soon", "-soon", float("nan"), b"1", [1]):
+            with self.subTest(value=value), self.assertRaises(modelpool.Invalid):
+                self.pool.acquire("m", keep_alive=value)
+
     def test_a_hung_request_ends_its_backend_and_the_event_has_its_tag(self):
         self.pool.set(stop_grace="100ms")
         with self.pool.lease("m", load=load):
@@ -457,6 +478,20 @@ class Looking(PoolTest):
         self.assertEqual(ours, [json.loads(line) for line in done.stdout.splitlines()])
         self.assertEqual(self.pool.events(since=ours[-1]["seq"]), ours[-1:])
         self.assertEqual(self.pool.events(since=ours[-1]["seq"] + 1), [])
+
+    def test_a_switch_is_a_bool(self):
+        for value, read in ((True, True), (False, False), ("on", True), (None, False)):
+            self.pool.set(pinned=value, keep=2)
+            self.assertIs(self.pool.get("pinned"), read)
+        for wrong in (1, 1.5, "yes"):
+            with self.subTest(wrong=wrong), self.assertRaises(modelpool.Invalid):
+                self.pool.set(pinned=wrong)
+        self.load_external("m", pinned=True).release()
+        with self.assertRaisesRegex(modelpool.NotLoaded, "other"):
+            self.pool.unpin("other")
+        self.pool.set(pinned=True)
+        with self.assertRaisesRegex(modelpool.Invalid, "its settings pin it .set."):
+            self.pool.unpin("m")
 
     def test_settings_are_set_in_seconds_and_read_back(self):
         self.pool.set(

@@ -18,6 +18,8 @@
 namespace modelpool::coordinator {
 namespace {
 
+using test::effective_of;
+
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -174,6 +176,35 @@ TEST_F(ConfigTest, P13AValueOutOfRangeSaysWhatTheSettingTakes) {
   EXPECT_THAT(error_of("[pool]\nwhen_busy = \"never\"\n"),
               StartsWith(":2:13: cannot set when_busy to \"never\": it takes drain"));
   EXPECT_THAT(error_of("[pool]\nstop_signal = \"SIGSTOP\"\n"), HasSubstr("it takes a signal"));
+}
+
+TEST_F(ConfigTest, ASwitchIsABoolean) {
+  const auto settings = load("[[model]]\nmatch = \"a\"\npinned = true\n");
+  ASSERT_TRUE(settings) << settings.error().text;
+  EXPECT_EQ(effective_of(*settings, "a").get(Setting::kPinned), 1u);
+  EXPECT_EQ(error_of("[[model]]\nmatch = \"a\"\npinned = 1\n"),
+            ":3:10: pinned is an integer; write it like true");
+  EXPECT_EQ(error_of("[[model]]\nmatch = \"a\"\npinned = [true]\n"),
+            ":3:10: pinned is an array; write it like true");
+}
+
+TEST_F(ConfigTest, P13MorePinnedModelsThanFitAreRefusedWithTheLineOfTheFirstTooMany) {
+  const std::string two =
+      "[pool]\nmax_backends = 1\n[[model]]\nmatch = \"a\"\npinned = true\n"
+      "[[model]]\nmatch = \"b\"\npinned = true\n";
+  EXPECT_EQ(error_of(two),
+            ":8: 2 models are pinned (a, b), but max_backends is 1 (line 2); raise max_backends or "
+            "pin fewer");
+  EXPECT_EQ(error_of(two + "[[model]]\nmatch = \"b\"\npinned = false\n"), "no error");
+  EXPECT_EQ(error_of(two + "[[model]]\nmatch = \"*\"\npinned = false\n"), "no error");
+  EXPECT_EQ(error_of("[pool]\nmax_backends = 1\n[[model]]\nmatch = \"*\"\npinned = true\n"),
+            "no error")
+      << "how many a glob pins is not known";
+  Overrides flags;
+  flags.set(Setting::kMaxBackends, 2);
+  EXPECT_TRUE(load(two, flags));
+  flags.set(Setting::kMaxBackends, 0);
+  EXPECT_TRUE(load(two, flags)) << "no limit";
 }
 
 TEST_F(ConfigTest, P13OneSettingInBothSpellingsIsAnError) {

@@ -421,6 +421,74 @@ TEST_F(DecideTest, AWaiterWhoseDeadlineHasPassedKeepsNothingLoaded) {
   EXPECT_THAT(actions(), ElementsAre("close a idle"));
 }
 
+TEST_F(DecideTest, WhatAnAcquireAskedForGoesBeforeTheIdleTimeoutShorterOrLonger) {
+  set(Setting::kIdleTimeout, 60 * kSecond_ns);
+  backend("for-ever").keep_alive = kKeepForEver;
+  backend("longer").keep_alive = pack_keep_alive(101'000);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns + kTick_ns);
+  BackendView& a = backend("shorter");
+  a.keep_alive = pack_keep_alive(5'000);
+  a.last_used_ns = kNow_ns - 5 * kSecond_ns - kTick_ns;
+  EXPECT_THAT(actions(), ElementsAre("close shorter idle"));
+  const StopRecord stop = decide().actions[0].stop;
+  EXPECT_EQ(stop.limit_ns, 5 * kSecond_ns);
+  EXPECT_EQ(field_text(stop.text), "by keep_alive, as an acquire asked") << "P11";
+}
+
+TEST_F(DecideTest, AKeepAliveOfNoTimeEndsItOnceNoLeaseIsLeftAndItsLeasesTellThat) {
+  BackendView& a = backend("a");
+  a.keep_alive = pack_keep_alive(0);
+  const std::size_t held = snapshot.leases.size();
+  lease(a, 0, kOther);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(decide().wanted, 1u);
+  EXPECT_EQ(decide().wake_ns, kNever_ns) << "nobody has to look for it";
+  snapshot.leases.resize(held);
+  a.in_flight = 0;
+  a.last_used_ns = kNow_ns;
+  EXPECT_THAT(actions(), ElementsAre("close a idle"))
+      << "no tick is waited for: nothing is measured";
+  a.control = kControlPinned;
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(decide().wanted, 0u);
+}
+
+TEST_F(DecideTest, P2WhatItsSettingsPinIsPinnedWhateverItsControlWordSays) {
+  set(Setting::kIdleTimeout, kSecond_ns);
+  backend("a");
+  backend("b").control = kControlPinnedBySettings;  // as they said once
+  rule("a", Setting::kPinned, 1);
+  EXPECT_THAT(actions(), ElementsAre("close b idle"));
+  rule("a", Setting::kPinned, 0);
+  EXPECT_THAT(actions(), ElementsAre("close a idle", "close b idle"));
+}
+
+TEST_F(DecideTest, IdleEvictionLeavesAsManyAsItIsToKeep) {
+  set(Setting::kIdleTimeout, kSecond_ns).set(Setting::kKeep, 2);
+  backend("oldest").last_used_ns -= kSecond_ns;
+  backend("newer").last_used_ns += kSecond_ns;
+  BackendView& in_use = backend("in-use");
+  in_use.last_used_ns -= 2 * kSecond_ns;
+  lease(in_use, 0);
+  loading("loading", BackendState::kStarting, 0);
+  EXPECT_THAT(actions(), ElementsAre("close oldest idle"));
+  set(Setting::kKeep, 3);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(sleep_ns(), kSecond_ns) << "that others are used tells nobody";
+  snapshot.backends[0].keep_alive = pack_keep_alive(0);
+  EXPECT_THAT(actions(), ElementsAre("close oldest idle")) << "its end was asked for";
+}
+
+TEST_F(DecideTest, IdleEvictionLeavesThoseThatWouldMakeRoomLast) {
+  set(Setting::kIdleTimeout, kSecond_ns).set(Setting::kKeep, 1);
+  backend("older").last_used_ns -= kSecond_ns;
+  backend("newer");
+  EXPECT_THAT(actions(), ElementsAre("close older idle"));
+  rule("older", Setting::kPriority, 90);
+  EXPECT_THAT(actions(), ElementsAre("close newer idle"));
+}
+
 TEST_F(DecideTest, AnIdleEvictionIsNotHeldClosedWhenItMeetsALease) {
   set(Setting::kIdleTimeout, kSecond_ns);
   backend("a");

@@ -25,6 +25,24 @@ std::string refusal(std::string_view text) {
   return result.error().text;
 }
 
+TEST(KeepAliveText, IsADurationNoTimeOrForEver) {
+  EXPECT_EQ(parse_keep_alive("5m"), 300 * kSecond_ns);
+  EXPECT_EQ(parse_keep_alive("0"), 0u);
+  EXPECT_EQ(parse_keep_alive("0s"), 0u);
+  for (const char* const text : {"off", "-1", "-1s", "-10m"}) {
+    EXPECT_EQ(parse_keep_alive(text), kNever_ns) << text;
+  }
+  for (const char* const text : {"", "-", "--1", "-off", "5", "soon", "-soon", "-1.5"}) {
+    const auto parsed = parse_keep_alive(text);
+    ASSERT_FALSE(parsed) << text;
+    EXPECT_NE(parsed.error().text.find("\"" + std::string(text) + "\""), std::string::npos)
+        << parsed.error().text;
+  }
+  for (const std::uint64_t ns : {std::uint64_t{0}, kMillisecond_ns, 90 * kSecond_ns, kNever_ns}) {
+    EXPECT_EQ(parse_keep_alive(format_keep_alive(ns)), ns);
+  }
+}
+
 }  // namespace
 
 TEST(Duration, ReadsNumbersWithUnits) {

@@ -91,6 +91,46 @@ TEST_F(EvictionForRoom, P5IsTakenBackIfThereIsRoomSinceTheLook) {
   EXPECT_EQ(state(old_.ref), BackendState::kReady);
 }
 
+TEST_F(EvictionForRoom, P2OfAnIdleOneIsTakenBackIfSomebodyAskedForMoreTimeSinceTheLook) {
+  set_keep_alive(*segment_, old_.ref, pack_keep_alive(0));
+  const Snapshot before = look(pool_);
+  const BackendView old = *before.find_model("old");
+  set_keep_alive(*segment_, old_.ref, kKeepForEver);
+  carry_out({about(ActionKind::kClose, old, Reason::kIdle)}, before);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  const Snapshot now = look(pool_);
+  EXPECT_TRUE(carry_out({about(ActionKind::kClose, *now.find_model("old"), Reason::kIdle)}, now));
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
+TEST_F(EvictionForRoom, P2IsTakenBackIfItsSettingsPinItSinceTheLook) {
+  ASSERT_TRUE(pool_.set("pinned", "true"));
+  evict();
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  ASSERT_TRUE(pool_.set("pinned", "false"));
+  EXPECT_TRUE(evict());
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
+TEST_F(EvictionForRoom, OfAnIdleOneIsTakenBackIfTooFewWouldBeLeftSinceTheLook) {
+  ASSERT_TRUE(pool_.set("keep", "2"));
+  carry_out({about(ActionKind::kClose, old_, Reason::kIdle)}, seen_);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  ASSERT_TRUE(pool_.set("keep", "1"));
+  carry_out({about(ActionKind::kClose, old_, Reason::kIdle)}, seen_);
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
+TEST_F(EvictionForRoom, PinsOfSettingsAreNotedForThoseWhoReadNoneAndPinsOfPeopleStay) {
+  ASSERT_TRUE(pool_.pin("old"));
+  ASSERT_TRUE(pool_.set("pinned", "true"));
+  carry_out({}, look(pool_));
+  EXPECT_EQ(load_control(*segment_, old_.ref), kControlPinnedAny);
+  ASSERT_TRUE(pool_.set("pinned", "false"));
+  carry_out({}, look(pool_));
+  EXPECT_EQ(load_control(*segment_, old_.ref), kControlPinned);
+}
+
 // One request that takes too long, whose holder can be asked.
 class EnforcerAsks : public EnforcerTest {
  protected:

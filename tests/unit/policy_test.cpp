@@ -68,6 +68,29 @@ TEST(Evidence, P2AnIdleBackendMustNotHaveBeenUsedOrPinned) {
   EXPECT_FALSE(pinned.still_true());
 }
 
+TEST(Evidence, P2AnIdleBackendMustNotHaveBeenAskedToStayLongerMeanwhile) {
+  Scene scene;
+  scene.seen.reason = Reason::kIdle;
+  scene.fresh.keep_alive_ns = 300 * kSecond_ns;
+  EXPECT_FALSE(scene.still_true());
+  scene.seen.keep_alive_ns = 0;
+  EXPECT_FALSE(scene.still_true());
+  scene.seen.keep_alive_ns = scene.fresh.keep_alive_ns;
+  EXPECT_TRUE(scene.still_true());
+}
+
+TEST(Evidence, AnIdleBackendStaysIfWithoutItTooFewWouldBeLeft) {
+  Scene scene;
+  scene.seen.reason = Reason::kIdle;
+  scene.fresh.limits.keep = 2;
+  scene.fresh.others_ready = 2;
+  EXPECT_TRUE(scene.still_true());
+  scene.fresh.others_ready = 1;
+  EXPECT_FALSE(scene.still_true());
+  scene.seen.keep_alive_ns = scene.fresh.keep_alive_ns = 0;
+  EXPECT_TRUE(scene.still_true()) << "its end was asked for";
+}
+
 Scene room_scene() {
   Scene scene;
   scene.seen.reason = Reason::kLru;
@@ -401,9 +424,12 @@ TEST(Fit, P3PlacesAreTakenUntilTheProcessesAreGone) {
 TEST(Fit, PinsBlockOnlyIfTheyLeaveTooLittleAndNothingCanLeaveByItself) {
   Resident pinned = resident(1);
   pinned.control = kControlPinned;
+  Resident by_settings = resident(3);
+  by_settings.control = kControlPinnedBySettings;
   const Limits one{1, 0};
   const Limits two{2, 0};
   const Waiting w = waiter(1, 9);
+  EXPECT_TRUE(is_blocked_by_pins(w, std::vector{pinned, by_settings}, two));
   EXPECT_TRUE(is_blocked_by_pins(w, std::vector{pinned, resident(2, BackendState::kGone)}, one));
   EXPECT_FALSE(is_blocked_by_pins(w, std::vector{pinned, resident(2)}, two));
   EXPECT_TRUE(is_blocked_by_pins(w, std::vector{pinned, resident(2)}, one))

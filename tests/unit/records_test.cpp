@@ -217,6 +217,23 @@ TEST(PermitWord, MayComeAgainOnlyAfterTheWordWasCleared) {
   EXPECT_EQ(look(segment).find(*ref)->permit_ms, 0u);
 }
 
+TEST_F(Records, AKeepAliveIsOfItsGenerationTheLastOneWinsAndAShorterOneIsToBeTold) {
+  const BackendRef ref = reserve_for(attach_worker(), "m");
+  const Segment& segment = *segment_;
+  EXPECT_FALSE(set_keep_alive(segment, ref, 0)) << "nothing was asked";
+  EXPECT_EQ(load_keep_alive(segment, ref), 0u);
+  EXPECT_TRUE(set_keep_alive(segment, ref, kKeepForEver)) << "idle_timeout was shorter or longer";
+  EXPECT_TRUE(set_keep_alive(segment, ref, pack_keep_alive(5000)));
+  EXPECT_FALSE(set_keep_alive(segment, ref, pack_keep_alive(5000)));
+  EXPECT_FALSE(set_keep_alive(segment, ref, pack_keep_alive(6000))) << "a look too early is none";
+  EXPECT_EQ(load_keep_alive(segment, ref), pack_keep_alive(6000));
+  EXPECT_TRUE(set_keep_alive(segment, ref, pack_keep_alive(0)));
+  const BackendRef other{ref.index, ref.generation + 1};
+  EXPECT_FALSE(set_keep_alive(segment, other, pack_keep_alive(1)));
+  EXPECT_EQ(load_keep_alive(segment, other), 0u);
+  EXPECT_EQ(load_keep_alive(segment, ref), pack_keep_alive(0));
+}
+
 TEST(KeepAlive, TellsNothingAskedFromNoTimeAtAll) {
   EXPECT_EQ(pack_keep_alive(0), 1u);
   EXPECT_EQ(pack_keep_alive(5000), 5001u);

@@ -122,7 +122,7 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
   EXPECT_THAT(nulls_of(row_json(BackendRow())),
               ElementsAre("model", "pid", "address", "busy_ms", "idle_ms", "ready_ms", "size_bytes",
                           "owner_pid", "group", "label", "device_mask", "reserved_ms", "started_ms",
-                          "exit", "stop", "interval_ms", "parallel", "expected_bytes",
+                          "exit", "stop", "interval_ms", "keep_alive", "parallel", "expected_bytes",
                           "measured_bytes", "peak_bytes", "log", "log_missing"));
   EXPECT_THAT(nulls_of(row_json(LeaseRow())),
               ElementsAre("model", "worker_pid", "age_ms", "progress_ms", "tag", "limit_ms",

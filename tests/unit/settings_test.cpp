@@ -50,6 +50,18 @@ TEST(Settings, HaveTheDocumentedDefaults) {
   EXPECT_EQ(settings.get(Setting::kPriority), 50u);
   EXPECT_EQ(settings.text(Setting::kLogDir), "");
   EXPECT_EQ(settings.get(Setting::kLogMax), std::uint64_t{8} << 20);
+  EXPECT_EQ(settings.get(Setting::kPinned), 0u);
+  EXPECT_EQ(settings.get(Setting::kKeep), 0u);
+}
+
+TEST(Settings, ASwitchIsOnOrOff) {
+  for (const char* const text : {"true", "on"}) EXPECT_EQ(parsed(Setting::kPinned, text), 1u);
+  for (const char* const text : {"false", "off"}) EXPECT_EQ(parsed(Setting::kPinned, text), 0u);
+  for (const char* const text : {"", "yes", "True", "2"}) {
+    const auto refused = parse_setting(setting_info(Setting::kPinned), text);
+    ASSERT_FALSE(refused) << text;
+    EXPECT_NE(refused.error().text.find("true or false"), std::string::npos);
+  }
 }
 
 TEST(Settings, DescribeThemselves) {
@@ -61,7 +73,7 @@ TEST(Settings, DescribeThemselves) {
     const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters ||
                            info.id == Setting::kEviction || info.id == Setting::kCollect ||
                            info.id == Setting::kMaxMemory || info.id == Setting::kLogDir ||
-                           info.id == Setting::kLogMax;
+                           info.id == Setting::kLogMax || info.id == Setting::kKeep;
     EXPECT_EQ(info.per_model, !pool_only) << info.name;
   }
 }
@@ -77,10 +89,10 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
   const std::string expected[] = {
-      "0",   "off", "off",   "off", "10m",     "30s",  "SIGTERM",
-      "15s", "off", "drain", "512", "10s..5m", "cost", "1m",
-      "off", "50",  "off",   "off", "default", "8MiB", "cancel, 10s, kill",
-      "off"};
+      "0",   "off",   "off",   "off", "10m",     "30s",  "SIGTERM",
+      "15s", "off",   "drain", "512", "10s..5m", "cost", "1m",
+      "off", "50",    "off",   "off", "default", "8MiB", "cancel, 10s, kill",
+      "off", "false", "0"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;

@@ -42,7 +42,11 @@ Woken sleep_until(std::uint64_t until_ns, int event, const Question& question) {
     const bool overtime = now >= question.until_ns;
     if (overtime && !question.may_go_on()) return Woken::kOver;
     if (now >= until_ns) return Woken::kTime;
-    const std::uint64_t look_ns = overtime ? now + kOvertimeLook_ns : question.until_ns;
+    std::uint64_t look_ns = overtime ? now + kOvertimeLook_ns : question.until_ns;
+    if (question.progress) {
+      question.progress();
+      look_ns = std::min(look_ns, now + kProgressEvery_ns);
+    }
     const std::uint64_t left = std::min(until_ns, look_ns) - now;
     const timespec wait{static_cast<time_t>(left / kSecond_ns),
                         static_cast<long>(left % kSecond_ns)};

@@ -1,4 +1,4 @@
-// Does a backend answer yet? What `lease --ready` waits for.
+// Does a backend answer yet? What --ready of `lease` and `load` waits for.
 //
 // Safety: the main thread. An HTTP request runs on a thread of its own, so that a signal, the end
 // of the backend or the deadline ends the wait at once; it is joined before the call returns.
@@ -45,7 +45,9 @@ struct Question {
   std::uint64_t until_ns = 0;
   // When the time is over: is there a reason to go on all the same? Asked again and again.
   std::function<bool()> may_go_on;
+  std::function<void()> progress{};  // called now and then, if there is one
 };
+inline constexpr std::uint64_t kProgressEvery_ns = 200 * kMillisecond_ns;
 // Asks until the backend's own listener says yes, the process has ended, a signal waits in the
 // inbox, or the time is over. `listener` is who answered last, as far as that can be told.
 Answer wait_for_answer(const Question& question, Listener* listener);

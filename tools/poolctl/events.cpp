@@ -1,8 +1,11 @@
 // poolctl events: what the coordinator decided, and why.
 #include "protocol/events.hpp"
 
+#include <time.h>
+
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "base/duration.hpp"
 #include "base/number.hpp"
@@ -73,16 +76,58 @@ std::string details_of(const EventData& event) {
   return details;
 }
 
-// A sequence number, or how long ago.
+// "2026-11-29T16:47:43.250Z", as events print it, or local time: "2026-11-29 16:47", "16:47" of
+// today, or of yesterday if that is still to come.
+std::optional<std::uint64_t> parse_wall_clock(std::string text) {
+  const bool is_utc = text.ends_with('Z');
+  if (is_utc) text.pop_back();
+  std::uint64_t millisecond = 0;
+  if (const std::size_t dot = text.find('.'); dot != std::string::npos) {
+    std::string digits = text.substr(dot + 1);
+    if (digits.empty() || digits.find_first_not_of("0123456789") != std::string::npos)
+      return std::nullopt;
+    digits.resize(3, '0');
+    millisecond = std::stoul(digits);
+    text.resize(dot);
+  }
+  const auto now = static_cast<time_t>(wall_clock_ns() / kSecond_ns);
+  const auto read = [&](const char* format) -> std::optional<tm> {
+    tm date{};
+    if (is_utc ? gmtime_r(&now, &date) == nullptr : localtime_r(&now, &date) == nullptr)
+      return std::nullopt;
+    date.tm_sec = 0;
+    const char* const end = strptime(text.c_str(), format, &date);
+    date.tm_isdst = -1;  // whatever holds then
+    return end != nullptr && *end == '\0' ? std::optional(date) : std::nullopt;
+  };
+  for (const char* const format : {"%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M",
+                                   "%Y-%m-%d %H:%M", "%H:%M:%S", "%H:%M"}) {
+    auto date = read(format);
+    if (!date) continue;
+    const auto seconds = [&] { return is_utc ? timegm(&*date) : mktime(&*date); };
+    const int day = date->tm_mday;
+    if (seconds() < 0 || date->tm_mday != day) return std::nullopt;  // the 30th of February
+    if (format[1] == 'H' && seconds() > now) --date->tm_mday;
+    return static_cast<std::uint64_t>(seconds()) * kSecond_ns + millisecond * kMillisecond_ns;
+  }
+  return std::nullopt;
+}
+
+// A sequence number, how long ago, or a time.
 void read_since(const std::string& text, Options* options) {
   if (const auto sequence = parse_count(text, kNever_ns - 1)) {
     options->since = std::max<std::uint64_t>(1, *sequence);
     return;
   }
+  if (const auto at = parse_wall_clock(text)) {
+    options->since_wall_ns = std::max<std::uint64_t>(1, *at);
+    return;
+  }
   const auto ago = parse_duration(text);
   if (!ago || text == "off") {
     throw BadArgument("unable to show events since \"" + escape(text) +
-                      "\": write a sequence number, as 120, or how long ago, as 5m");
+                      "\": write a sequence number, as 120, how long ago, as 5m, or a time, as "
+                      "16:47 or 2026-11-29T16:47:43Z");
   }
   options->since_wall_ns = wall_clock_ns() - std::min(*ago, wall_clock_ns());
 }
@@ -111,6 +156,39 @@ std::string text_of(bool json, const EventView& event) {
                  text_or_dash(field_text(event.data.model)), details_of(event.data));
 }
 
+// What is missing: overwritten by later ones, or left half done by a coordinator that was killed.
+struct Gap {
+  std::uint64_t first = 0;
+  std::uint64_t last = 0;
+};
+
+std::string text_of(const Gap& gap) {
+  const std::string numbers = gap.first == gap.last
+                                  ? std::to_string(gap.first)
+                                  : std::to_string(gap.first) + "-" + std::to_string(gap.last);
+  return line_of("-", numbers, "missing", "-", "-",
+                 count_text(gap.last - gap.first + 1, "event") +
+                     ": overwritten by later ones, or cut short by the coordinator's death");
+}
+
+// In a table where they are missing; JSON is events alone, so there to stderr.
+std::string show(bool json, const Gap& gap) {
+  if (!json) return text_of(gap);
+  complain("events " + std::to_string(gap.first) + " to " + std::to_string(gap.last) +
+           " are missing: overwritten by later ones, or cut short by the coordinator's death");
+  return {};
+}
+
+// The first event that --since asks for, as far as that can be told: before the oldest that is
+// left there were others of that time, if that is younger.
+std::uint64_t first_wanted(const Options& options, const std::vector<EventView>& events) {
+  if (options.since) return *options.since;
+  if (events.empty()) return 1;
+  const bool may_lack =
+      options.since_wall_ns != 0 && events[0].data.time_ns >= options.since_wall_ns;
+  return may_lack ? 1 : events[0].sequence;
+}
+
 int follow(const Context& context, const Options& options, const Segment& segment) {
   Stream stream;
   if (!context.json && !stream.print(heading())) return stream.exit_code();
@@ -124,10 +202,7 @@ int follow(const Context& context, const Options& options, const Segment& segmen
     std::string text;
     for (const EventView& event : read_events(segment, next)) {
       if (event.sequence < next) continue;
-      if (began && event.sequence > next) {
-        complain("events " + std::to_string(next) + " to " + std::to_string(event.sequence - 1) +
-                 " were overwritten before they were read");
-      }
+      if (began && event.sequence > next) text += show(context.json, Gap{next, event.sequence - 1});
       began = true;
       next = event.sequence + 1;
       if (left == 0 || !is_wanted(options, event.data)) continue;
@@ -148,18 +223,39 @@ int follow(const Context& context, const Options& options, const Segment& segmen
 }
 
 int print_events(const Context& context, const Options& options, const Segment& segment) {
-  std::vector<EventView> events = read_events(segment, options.since.value_or(1));
-  std::erase_if(events, [&](const EventView& event) { return !is_wanted(options, event.data); });
-  if (events.size() > options.count) {
-    const auto extra = static_cast<std::ptrdiff_t>(events.size() - options.count);
-    if (options.since || options.since_wall_ns != 0) {
-      events.erase(events.end() - extra, events.end());
+  const std::vector<EventView> events = read_events(segment, options.since.value_or(1));
+  struct Shown {
+    std::vector<Gap> before;
+    const EventView* event;
+  };
+  std::vector<Shown> all;
+  std::vector<Gap> gaps;
+  std::uint64_t next = first_wanted(options, events);
+  for (const EventView& event : events) {
+    // Those of before the time that is asked for are missed by nobody.
+    if (event.sequence > next && event.data.time_ns >= options.since_wall_ns)
+      gaps.push_back({next, event.sequence - 1});
+    next = event.sequence + 1;
+    if (is_wanted(options, event.data)) all.push_back({std::exchange(gaps, {}), &event});
+  }
+  std::size_t first = 0;
+  std::size_t end = all.size();
+  if (all.size() > options.count) {
+    const bool from_the_first = options.since || options.since_wall_ns != 0;
+    if (from_the_first) {
+      end = options.count;
     } else {
-      events.erase(events.begin(), events.begin() + extra);
+      first = all.size() - options.count;
     }
   }
   if (!context.json) print(heading());
-  for (const EventView& event : events) print(text_of(context.json, event));
+  for (std::size_t i = first; i < end; ++i) {
+    for (const Gap& gap : all[i].before) print(show(context.json, gap));
+    print(text_of(context.json, *all[i].event));
+  }
+  for (const Gap& gap : gaps) {
+    if (end == all.size()) print(show(context.json, gap));
+  }
   return kDone;
 }
 
@@ -174,8 +270,12 @@ void add_events(CLI::App& root, Context& context) {
       "on\n"
       "one line. --follow blocks until there is more, and ends with 0 on Ctrl-C, SIGTERM or when\n"
       "nobody reads its output.\n\n"
+      "A gap in the numbers is shown where it is, as `missing`; with -o json on stderr. --since "
+      "takes a\n"
+      "time as events print it, or local time (\"2026-11-29 16:47\", 16:47).\n\n"
       "Examples:\n"
       "  poolctl events --count 20\n"
+      "  poolctl events --since 16:47 --model llama-3-8b\n"
       "  poolctl events --since 5m --kind killed\n"
       "  poolctl -o json events --follow --kind killed --kind load_failed | while read -r line; do "
       "...\n",
@@ -188,9 +288,9 @@ void add_events(CLI::App& root, Context& context) {
   CLI::Option* follows =
       add_flag(command, "-f,--follow", &options->follow, "Go on as events happen");
   add_text(
-      command, "--since", "SEQ|DURATION",
+      command, "--since", "SEQ|DURATION|TIME",
       [options](const std::string& text) { read_since(text, options.get()); },
-      "Only events from this sequence number on, or of the last DURATION");
+      "Only events from this sequence number or time on, or of the last DURATION");
   add_count(command, "--count", &options->count, kNever_ns - 1,
             "At most N: the newest, with --since or --follow the first");
   add_texts(

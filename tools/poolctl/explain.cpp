@@ -9,6 +9,7 @@
 #include "json.hpp"
 #include "json/event_json.hpp"
 #include "policy/fit.hpp"
+#include "policy/kept.hpp"
 #include "policy/line.hpp"
 #include "policy/order.hpp"
 #include "policy/rules.hpp"
@@ -83,6 +84,18 @@ std::vector<Resident> residents(const Snapshot& snapshot) {
   return residents;
 }
 
+// Of its backend in the snapshot.
+std::size_t position_of(const Subject& subject) {
+  return static_cast<std::size_t>(subject.backend - subject.snapshot.backends.data());
+}
+
+// Does idle eviction leave it (keep)?
+bool is_kept(const Subject& subject) {
+  const std::vector<Resident> all = residents_of(subject.snapshot);
+  return find_kept(all, subject.snapshot.keep(),
+                   room_rules(subject.snapshot, subject.now()).order)[position_of(subject)];
+}
+
 // The finding of the rule's own row (libshm/policy/rules.hpp).
 Finding find(const Subject& subject, Reason reason, const std::vector<const LeaseView*>& views) {
   std::vector<LeaseInFlight> leases;
@@ -94,6 +107,7 @@ Finding find(const Subject& subject, Reason reason, const std::vector<const Leas
   Case one{resident, subject.effective, leases};
   const Waiting* const waiter = first_waiter_for(waiting, resident.model, subject.now());
   if (waiter != nullptr) one.awaited_until_ns = present_until_ns(*waiter);
+  one.kept = is_kept(subject);
   return reason_row(reason).judge(one, subject.now());
 }
 
@@ -123,27 +137,47 @@ Verdict explain_leases(const Subject& subject, Reason reason) {
   return verdict;
 }
 
+// Who pinned it: either is enough.
+std::string pin_text(const Subject& subject) {
+  const BackendView& backend = *subject.backend;
+  if (!backend.pinned_by_settings()) return "exempt: pinned";
+  return "exempt: pinned by its settings (" +
+         origin_text(settings_of(subject.snapshot).config_path,
+                     subject.effective.origin(Setting::kPinned)) +
+         ")" + (backend.pinned_by_hand() ? ", and by poolctl pin or its loader" : "");
+}
+
 Verdict explain_idle(const Subject& subject) {
   const BackendView& backend = *subject.backend;
   const std::string rule = reason_name(Reason::kIdle);
-  if (subject.get(Setting::kIdleTimeout) == 0) return {rule, "off", kNever_ns};
-  if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
+  const auto asked = keep_alive_of(backend.keep_alive);
+  const std::string from = asked ? " (keep_alive, as an acquire asked)" : "";
+  if (idle_limit_ns(resident_of(backend), subject.effective) == kNever_ns) {
+    return {rule, "off" + from, kNever_ns};
+  }
+  if (backend.pinned()) return {rule, pin_text(subject), kNever_ns};
   if (backend.in_flight > 0) {
-    return {rule, "not idle: " + count_text(backend.in_flight, "lease") + " in flight", kNever_ns};
+    const std::string limit =
+        asked ? "; then it may be so for " + format_keep_alive(*asked) + from : "";
+    return {rule, "not idle: " + count_text(backend.in_flight, "lease") + " in flight" + limit,
+            kNever_ns};
   }
   const Finding finding = find(subject, Reason::kIdle, {});
+  if (is_kept(subject) && asked != std::uint64_t{0}) {
+    const std::uint32_t keep = subject.snapshot.keep();
+    return {rule,
+            keep == 1
+                ? "kept: it would make room last (keep is 1)"
+                : "kept: one of the " + std::to_string(keep) + " that would make room last (keep)",
+            kNever_ns};
+  }
   if (finding.at_ns == kNever_ns) return {rule, "not idle: a waiter is about to use it", kNever_ns};
   const std::uint64_t due = age_ns(finding.at_ns, subject.now());
   return {rule,
           "idle for " + age_text(subject.now(), finding.since_ns) + " of " +
-              limit_text(finding.limit_ns) + ": " +
+              (asked ? format_keep_alive(*asked) : limit_text(finding.limit_ns)) + from + ": " +
               outcome(subject, "evicted", due, " unless used"),
           due};
-}
-
-// Of its backend in the snapshot.
-std::size_t position_of(const Subject& subject) {
-  return static_cast<std::size_t>(subject.backend - subject.snapshot.backends.data());
 }
 
 // How long min_resident still keeps it; kNever_ns: it does not.
@@ -242,7 +276,7 @@ Verdict explain_room(const Subject& subject) {
   const std::string rule = reason_name(Reason::kLru);
   if (!limits_of(subject.snapshot).any())
     return {rule, "no limit: nothing is evicted for room", kNever_ns};
-  if (backend.pinned()) return {rule, "exempt: pinned", kNever_ns};
+  if (backend.pinned()) return {rule, pin_text(subject), kNever_ns};
   if (const std::uint64_t kept_for = kept_for_ns(subject); kept_for != kNever_ns) {
     return {rule, "not for another " + format_age(kept_for) + " (min_resident)", kNever_ns};
   }

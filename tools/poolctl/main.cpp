@@ -32,7 +32,7 @@ Exit codes:
   1  the answer is no, or there is a finding; of status and check: no coordinator serves the pool
   2  wrong usage
   3  no such pool, or it cannot be used
-lease ends with the exit code of its COMMAND, else with
+lease ends with the exit code of its COMMAND, load with 0, else both with
   124  timed out or refused
   125  poolctl failed or was used wrongly
   126  COMMAND could not run
@@ -48,18 +48,20 @@ Examples:
 )";
 
 // The command and what stands after its `--`, found before anything is parsed: COMMAND belongs to
-// the user whatever it looks like, and wrong usage of lease has an exit code of its own.
+// the user whatever it looks like, and wrong usage of lease and load has an exit code of its own.
 struct Line {
   std::string command;
   std::vector<std::string> words;   // for the parser, in order
-  std::vector<std::string> to_run;  // after lease ... --
+  std::vector<std::string> to_run;  // after lease or load ... --
 };
+
+bool takes_command(const std::string& name) { return name == "lease" || name == "load"; }
 
 Line split(int argc, char** argv) {
   Line line;
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];
-    if (word == "--" && line.command == "lease") {
+    if (word == "--" && takes_command(line.command)) {
       line.to_run.assign(argv + i + 1, argv + argc);
       break;
     }
@@ -125,7 +127,7 @@ std::string explain_misuse(const CLI::App& app, const Line& line, const CLI::Par
     why = "not expected:";
     for (const std::string& word : extras) why += " " + escape(word);
     if (!extras.empty()) why += nearest_option(app, extras.front());
-    if (line.command == "lease") why += "; write -- before COMMAND";
+    if (takes_command(line.command)) why += "; write -- before COMMAND";
   }
   return "unable to read the arguments: " + why +
          (why.ends_with("?") ? " See poolctl " : "; see poolctl ") +
@@ -138,7 +140,7 @@ bool looks_at_a_copy(const CLI::App& app) {
 }
 
 int run(const Line& line) {
-  const int wrong_usage = line.command == "lease" ? kLeaseFailed : kWrongUsage;
+  const int wrong_usage = takes_command(line.command) ? kLeaseFailed : kWrongUsage;
 
   Context context;
   CLI::App app("poolctl shows and steers a pool of model backends.", "poolctl");
@@ -195,6 +197,7 @@ int run(const Line& line) {
   add_waiters(app, context);
   add_events(app, context);
   add_explain(app, context);
+  add_why(app, context);
   add_logs(app, context);
   add_dump(app, context);
   add_check(app, context);
@@ -203,6 +206,7 @@ int run(const Line& line) {
   add_evict(app, context);
   add_reset(app, context);
   add_wait(app, context);
+  add_load(app, context, line.to_run);
   add_lease(app, context, line.to_run);
   add_remove(app, context);
 
@@ -225,7 +229,7 @@ int run(const Line& line) {
     const bool for_judge = line.command == "status" || line.command == "check";
     if (auto there = wait_for_pool(context, for_judge); !there) {
       const int code = report(there.error());
-      return line.command == "lease" && code == kNo ? kLeaseRefused : code;
+      return takes_command(line.command) && code == kNo ? kLeaseRefused : code;
     }
   }
   return context.chosen();
@@ -237,6 +241,7 @@ int run(const Line& line) {
 int main(int argc, char** argv) {
   namespace poolctl = modelpool::poolctl;
   const poolctl::Line line = poolctl::split(argc, argv);
-  const int failed = line.command == "lease" ? poolctl::kLeaseFailed : poolctl::kUnusable;
+  const int failed =
+      poolctl::takes_command(line.command) ? poolctl::kLeaseFailed : poolctl::kUnusable;
   return modelpool::run_program("poolctl", {failed, failed}, [&] { return poolctl::run(line); });
 }

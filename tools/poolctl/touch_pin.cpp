@@ -1,6 +1,7 @@
 // poolctl touch, pin, unpin: one word about a loaded model.
 #include "common.hpp"
 #include "modelpool/pool.hpp"
+#include "protocol/pins.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -24,10 +25,9 @@ int touch(const Context& context, const std::string& model) {
 int change_pin(const Context& context, const std::string& model, bool pinned) {
   const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
   if (!segment) return report(segment.error());
-  const std::uint32_t set = pinned ? kControlPinned : 0;
   const auto found = find_backend(**segment, model);
   const bool is_stopping = found && found->state.state == BackendState::kStopping;
-  if (!found || is_stopping || !set_control(**segment, found->ref, set, kControlPinned & ~set)) {
+  if (!found || is_stopping) {
     return report({Errc::kNotLoaded,
                    "unable to " + std::string(pinned ? "pin " : "unpin ") + escape(model) + ": " +
                        (is_stopping ? "its backend is being stopped; load it again first"
@@ -35,8 +35,16 @@ int change_pin(const Context& context, const std::string& model, bool pinned) {
                        hint_at_model(*segment, model),
                    0, 0});
   }
+  Result<> changed;
+  if (pinned) {
+    set_control(**segment, found->ref, kControlPinned, 0);
+  } else {
+    changed = unpin(**segment, found->ref);
+  }
   ring(**segment);
-  return kDone;
+  if (changed) return kDone;
+  complain(changed.error().text);
+  return kNo;
 }
 
 }  // namespace
@@ -56,7 +64,9 @@ void add_touch_pin(CLI::App& root, Context& context) {
   add("pin", "Exempt a loaded model from idle and LRU eviction",
       "Until unpin, or until its backend ends. The busy and stall timeouts still apply.\n",
       [&context](const std::string& model) { return change_pin(context, model, true); });
-  add("unpin", "Let a model be evicted again", "",
+  add("unpin", "Let a model be evicted again",
+      "Ends what pin began. A model whose settings pin it (pinned = true) stays so: then it says "
+      "where\nthey do, and exits with 1.\n",
       [&context](const std::string& model) { return change_pin(context, model, false); });
 }
 

@@ -320,6 +320,12 @@ Result<Asked> read_request(const char* model, std::int64_t timeout_ms,
   Asked asked{std::string(*name), *timeout, {}};
   asked.options.tag = text_or_empty(options->tag);
   asked.options.busy_timeout = *busy;
+  if (options->has_keep_alive != 0) {
+    asked.options.keep_alive = std::chrono::milliseconds(options->keep_alive_ms);
+  } else if (options->keep_alive_ms != 0) {
+    return invalid("unable to use keep_alive_ms " + std::to_string(options->keep_alive_ms) +
+                   ": has_keep_alive is 0; set it to 1");
+  }
   asked.options.expected_bytes = options->expected_bytes;
   asked.options.priority = options->priority;
   asked.options.may_load = options->no_load == 0;

@@ -55,6 +55,7 @@ type Backend struct {
 	Group          int           `modelpool:"group"`      // its process group; 0: none of its own, or none known
 	Exit           string        `modelpool:"exit"`       // "exit status 1", "signal SIGKILL"; "": runs, or unknown
 	Stop           *Stop         `modelpool:"stop"`       // while it is evicting or stopping
+	KeepAlive      string        `modelpool:"keep_alive"` // as an Acquire asked: "5m", "0", "off"; "": none did
 }
 
 // Stop is why and how far a backend is being ended.

@@ -281,6 +281,15 @@ type Options struct {
 	Priority      uint64        // shown in lists; the line is first come, first served (P5)
 	NoLoad        bool          // ErrNotLoaded instead of a ticket
 	Cancellable   bool          // looks at Cancelled often enough; Done says so by itself
+	// How long the model's backend may be idle from now on, in place of idle_timeout; the last
+	// Acquire that says so wins. 0: it is evicted when its last lease ends. Less than 0: it may for
+	// ever. nil: as it is. KeepAlive(d) makes one.
+	KeepAlive *time.Duration
+}
+
+// KeepAlive is for Options.
+func KeepAlive(d time.Duration) *time.Duration {
+	return &d
 }
 
 // Acquire gives a lease if the model is loaded, or a ticket if the caller is to load it (P4: one
@@ -312,6 +321,10 @@ func (p *Pool) Acquire(ctx context.Context, model string, options Options) (*Lea
 		priority:        C.uint64_t(options.Priority),
 		no_load:         flag(options.NoLoad),
 		cancellable:     flag(options.Cancellable),
+	}
+	if options.KeepAlive != nil {
+		given.has_keep_alive = 1
+		given.keep_alive_ms = milliseconds(*options.KeepAlive)
 	}
 	if memory.err != nil {
 		return nil, nil, memory.err
@@ -410,7 +423,8 @@ func (p *Pool) Pin(model string) error {
 	})
 }
 
-// Unpin ends a Pin. Errors: ErrNotLoaded.
+// Unpin ends a Pin. Errors: ErrNotLoaded; ErrInvalid if the model's settings pin it as well: then it
+// stays so.
 func (p *Pool) Unpin(model string) error {
 	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
 		return C.modelpool_unpin(pool, name, failed)

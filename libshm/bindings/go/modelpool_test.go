@@ -98,6 +98,31 @@ func TestLoadsServesAndEvictsARealBackend(t *testing.T) {
 	}
 }
 
+func TestAnAcquireSaysForHowLongItsBackendMayBeIdle(t *testing.T) {
+	pool := attached(t, scratch(t))
+	if _, err := ticketOn(t, pool, "m").Ready("127.0.0.1:1", modelpool.ReadyOptions{External: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range []struct {
+		keep  *time.Duration
+		shown string
+	}{
+		{nil, ""}, {modelpool.KeepAlive(90 * time.Second), "1m30s"}, {nil, "1m30s"},
+		{modelpool.KeepAlive(0), "0"}, {modelpool.KeepAlive(-1), "off"},
+		{modelpool.KeepAlive(1), "1ms"},
+	} {
+		lease, _, err := pool.Acquire(context.Background(), "m", modelpool.Options{KeepAlive: one.keep})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease.Release()
+		backends, err := pool.Backends()
+		if err != nil || len(backends) != 1 || backends[0].KeepAlive != one.shown {
+			t.Fatalf("%v: %+v, %v", one, backends, err)
+		}
+	}
+}
+
 func TestWaitersShareOneLoadAndCostNoThread(t *testing.T) {
 	dir := scratch(t)
 	pool := attached(t, dir)

@@ -234,11 +234,12 @@ enum Argument {
   kExpectedBytes,
   kPriority,
   kCancellable,
+  kKeepAlive,
   kArgumentCount
 };
 constexpr std::array<const char*, kArgumentCount> kArgumentNames = {
-    "model",    "timeout",        "tag",      "busy_timeout",
-    "may_load", "expected_bytes", "priority", "cancellable"};
+    "model",          "timeout",  "tag",         "busy_timeout", "may_load",
+    "expected_bytes", "priority", "cancellable", "keep_alive"};
 constexpr Py_ssize_t kPositional = 2;
 std::array<PyObject*, kArgumentCount> g_argument_names{};  // interned
 
@@ -265,6 +266,9 @@ void set_argument(Request* request, std::size_t which, PyObject* value) {
       break;
     case kCancellable:
       request->options.cancellable = truth_of(value);
+      break;
+    case kKeepAlive:
+      request->options.keep_alive = keep_alive_of(value, name);
       break;
     default:
       request->options.priority = count_of(value, name);
@@ -322,7 +326,7 @@ PyMethodDef g_acquire = {
     "acquire", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(acquire_method)),
     METH_FASTCALL | METH_KEYWORDS,
     "acquire($self, /, model, timeout=30.0, *, tag='', busy_timeout=None, may_load=True, "
-    "expected_bytes=None, priority=0, cancellable=False)\n--\n\n"
+    "expected_bytes=None, priority=0, cancellable=False, keep_alive=None)\n--\n\n"
     "A Lease if the model is loaded, a LoadTicket if the caller is to load it. Waits for "
     "either.\n\n"
     "timeout: seconds (or \"30s\"); 0 does not wait, None is refused.\n"
@@ -331,7 +335,11 @@ PyMethodDef g_acquire = {
     "may_load: False raises NotLoaded instead of granting a ticket.\n"
     "expected_bytes, priority: shown by waiters(); the line is first come, first served.\n"
     "cancellable: this process looks at Lease.cancelled often enough, and ends the request then: "
-    "an overdue one is asked to end before its backend is killed (on_overdue).\n\n"
+    "an overdue one is asked to end before its backend is killed (on_overdue).\n"
+    "keep_alive: how long the backend may be idle from now on, in place of idle_timeout; seconds\n"
+    "or \"5m\". 0 evicts it when its last lease ends; -1 or \"off\" keeps it for ever. The last "
+    "one\n"
+    "wins; None leaves it as it is.\n\n"
     "Other threads run meanwhile; Ctrl-C ends the wait.\n\n"
     ">>> lease = pool.acquire(\"llama\", timeout=5, tag=\"req-81\")\n"
     ">>> lease.address\n"
@@ -351,7 +359,8 @@ struct InboxObject : Zeroed {
 py::object begin(PoolObject& self, const InboxObject& inbox, const py::object& model,
                  const py::object& timeout, const py::object& tag, const py::object& busy_timeout,
                  const py::object& may_load, const py::object& expected_bytes,
-                 const py::object& priority, const py::object& cancellable) {
+                 const py::object& priority, const py::object& cancellable,
+                 const py::object& keep_alive) {
   if (!inbox.inbox || inbox.forks != fork_count()) raise_closed("inbox");
   Request request;
   set_argument(&request, kModel, model.ptr());
@@ -362,6 +371,7 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::object& m
   set_argument(&request, kExpectedBytes, expected_bytes.ptr());
   set_argument(&request, kPriority, priority.ptr());
   set_argument(&request, kCancellable, cancellable.ptr());
+  set_argument(&request, kKeepAlive, keep_alive.ptr());
   const std::shared_ptr<Pool> pool = self.get();
   const std::shared_ptr<Waits> waits = self.waits_of(*pool);
   const std::uint64_t id = g_next_wait.fetch_add(1, std::memory_order_relaxed);
@@ -590,9 +600,9 @@ void define_pool(py::module_& module) {
       PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(pool.ptr()), &g_acquire));
   pool.def("_begin", &begin, py::arg("inbox"), py::arg("model"), py::arg("timeout"), py::arg("tag"),
            py::arg("busy_timeout"), py::arg("may_load"), py::arg("expected_bytes"),
-           py::arg("priority"), py::arg("cancellable"),
+           py::arg("priority"), py::arg("cancellable"), py::arg("keep_alive"),
            "_begin(self, inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, "
-           "priority, cancellable)\n--\n\n");
+           "priority, cancellable, keep_alive)\n--\n\n");
   pool.def("_cancel", &cancel, "_cancel(self, inbox, id)\n--\n\n");
 
   const auto by_name = [&](const char* method, Result<> (Pool::*call)(std::string_view),
@@ -611,7 +621,10 @@ void define_pool(py::module_& module) {
   by_name("pin", &Pool::pin,
           "pin(self, model)\n--\n\nNothing but busy, stall and forced ends evicts it. Raises "
           "NotLoaded.");
-  by_name("unpin", &Pool::unpin, "unpin(self, model)\n--\n\nEnds pin(). Raises NotLoaded.");
+  by_name("unpin", &Pool::unpin,
+          "unpin(self, model)\n--\n\nEnds pin(). Raises NotLoaded; Invalid if its settings pin it "
+          "as well."
+          "\nThen it stays so.");
   pool.def(
       "evict",
       [](const PoolObject& self, const py::object& model, const py::object& force) {

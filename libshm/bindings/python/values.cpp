@@ -57,6 +57,10 @@ std::string setting_text(const SettingInfo& info, py::handle value) {
   const std::string name(info.name);
   if (value.is_none()) return "off";
   if (PyUnicode_Check(value.ptr())) return std::string(utf8_of(value, name.c_str()));
+  if (info.kind == SettingKind::kSwitch) {
+    if (!PyBool_Check(value.ptr())) raise_type(name.c_str(), "a bool, a str or None", value);
+    return value.ptr() == Py_True ? "true" : "false";
+  }
   if (PyBool_Check(value.ptr())) raise_type(name.c_str(), "a number, a str or None", value);
   if (info.kind == SettingKind::kDuration) {
     // All digits: parse_duration takes nine decimals.
@@ -229,6 +233,21 @@ std::chrono::nanoseconds limit_of(py::handle value, const char* name) {
   return value.is_none() || is_off ? std::chrono::nanoseconds(0) : duration_of(value, name);
 }
 
+std::optional<Duration> keep_alive_of(py::handle value, const char* name) {
+  constexpr std::chrono::nanoseconds kForEver(-1);
+  if (value.is_none()) return std::nullopt;
+  if (PyUnicode_Check(value.ptr())) {
+    const std::uint64_t ns = unwrap(parse_keep_alive(utf8_of(value, name)));
+    return ns == kNever_ns ? kForEver : std::chrono::nanoseconds(static_cast<std::int64_t>(ns));
+  }
+  if (!PyBool_Check(value.ptr()) && PyNumber_Check(value.ptr())) {
+    const double seconds = PyFloat_AsDouble(value.ptr());
+    if (PyErr_Occurred() == nullptr && seconds < 0) return kForEver;
+    PyErr_Clear();
+  }
+  return duration_of(value, name);
+}
+
 std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& values) {
   std::vector<std::pair<std::string, std::string>> result;
   for (const auto& [key, value] : values) {
@@ -248,6 +267,8 @@ py::object setting_value(const SettingInfo& info, const PoolSettings& settings) 
     case SettingKind::kCount:
     case SettingKind::kSize:
       return py::int_(value);
+    case SettingKind::kSwitch:
+      return py::bool_(value != 0);
     case SettingKind::kDuration:
       if (value == 0) return py::none();
       return py::float_(static_cast<double>(value) / 1e9);
@@ -256,6 +277,7 @@ py::object setting_value(const SettingInfo& info, const PoolSettings& settings) 
     case SettingKind::kCooldown:
     case SettingKind::kOnOverdue:
     case SettingKind::kPath:
+    case SettingKind::kOnOverdue:
       return py::str(settings.shown(info.id));
   }
   return py::none();

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -76,6 +77,8 @@ bool truth_of(py::handle value);
 std::chrono::nanoseconds duration_of(py::handle value, const char* name);
 // As duration_of; None, 0 and "off" are 0.
 std::chrono::nanoseconds limit_of(py::handle value, const char* name);
+// As duration_of; None is none given, "off" and what is less than 0 for ever (negative).
+std::optional<Duration> keep_alive_of(py::handle value, const char* name);
 
 // {"idle_timeout": 2.5, "stop_signal": signal.SIGINT} as names and texts for Pool::set.
 std::vector<std::pair<std::string, std::string>> settings_of(const py::kwargs& values);

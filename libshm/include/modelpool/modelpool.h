@@ -214,9 +214,15 @@ typedef struct modelpool_acquire_options {
   int32_t reserved;
   int32_t cancellable; /* 1: looks at modelpool_cancelled, for the lease of a load too */
   int32_t reserved_cancel;
+  /* How long the model's backend may be idle from now on, in place of idle_timeout; the last
+   * acquire that says so wins. 0: it is evicted when its last lease ends. Less than 0, or 49 days
+   * and more: it may for ever. Pins and room for others go before. Read if has_keep_alive is 1. */
+  int64_t keep_alive_ms;
+  int32_t has_keep_alive;
+  int32_t reserved2;
 } modelpool_acquire_options;
 #define MODELPOOL_ACQUIRE_OPTIONS_INIT \
-  { sizeof(modelpool_acquire_options), 0, 0, 0, 0, 0, 0, 0, 0 }
+  { sizeof(modelpool_acquire_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 enum {
   MODELPOOL_GRANTED_NOTHING = 0, /* yet */
@@ -420,7 +426,8 @@ MODELPOOL_API modelpool_code modelpool_free_port(int32_t* port, modelpool_error*
 /* The model's backend was used now, without a request in flight. Errors: NOT_LOADED. */
 MODELPOOL_API modelpool_code modelpool_touch(modelpool_pool pool, const char* model,
                                              modelpool_error* error);
-/* Exempts it from idle and LRU eviction, until unpin. Errors: NOT_LOADED. */
+/* Exempts it from idle and LRU eviction, until unpin. Errors: NOT_LOADED; of unpin also INVALID if
+ * its settings pin it as well (`pinned`): then it stays so. */
 MODELPOOL_API modelpool_code modelpool_pin(modelpool_pool pool, const char* model,
                                            modelpool_error* error);
 MODELPOOL_API modelpool_code modelpool_unpin(modelpool_pool pool, const char* model,

@@ -224,6 +224,7 @@ class LoadTicket {
   std::string model_;
   std::string tag_;
   std::uint64_t busy_limit_ns_ = 0;
+  std::uint32_t keep_alive_ = 0;
   bool cancellable_ = false;
   std::function<void()> on_cancel_;
   pid_t pid_ = 0;
@@ -308,6 +309,10 @@ struct AcquireOptions {
   std::stop_token stop{};  // cancels the wait
   // This request's own; 0 = only the pool's rules.
   Duration busy_timeout = std::chrono::nanoseconds(0);
+  // How long its backend may be idle from now on, in place of idle_timeout; the last acquire that
+  // says so wins. 0: it is evicted when its last lease ends. Less than 0, or 49 days and more: it
+  // may for ever. None: as it is. Pins and room for others go before.
+  std::optional<Duration> keep_alive{};
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;  // in JSON of `waiters`; the line is first come, first served
   bool may_load = true;        // false: kNotLoaded instead of a ticket
@@ -361,6 +366,7 @@ class Pool {
   Result<> touch(std::string_view model);
   // Exempts it from idle and LRU eviction, until unpin. Errors: kNotLoaded.
   Result<> pin(std::string_view model);
+  // Ends a pin. Errors: kNotLoaded; kInvalid if its settings pin it, too (`pinned`): it stays so.
   Result<> unpin(std::string_view model);
   // Asks the coordinator to end the model's backend, also while it is being loaded: then its ticket
   // is lost and nothing cools down. force cuts its leases. Does not wait. Errors: kNotLoaded.

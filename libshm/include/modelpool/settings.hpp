@@ -44,8 +44,10 @@ enum class Setting : std::uint32_t {
   kLogMax = 19,
   kOnOverdue = 20,
   kFirstByteTimeout = 21,
+  kPinned = 22,
+  kKeep = 23,
 };
-inline constexpr std::size_t kSettingCount = 22;     // those known here
+inline constexpr std::size_t kSettingCount = 24;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -75,6 +77,7 @@ enum class SettingKind {
   kDuration,   // nanoseconds, 0 = off
   kSignal,     // a signal number
   kChoice,     // the position of a word among those that the placeholder lists
+  kSwitch,     // 1 or 0
   kCooldown,   // first in the high, longest in the low 32 bits, milliseconds; 0 = off
   kSize,       // bytes, 0 = off
   kPath,       // a text: an absolute path, kPathOff, or empty for the default
@@ -257,6 +260,20 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .needed = SettingClass::kJudge,
      .placeholder = "DURATION",
      .help = "kill a backend with a lease that has made no progress at all for so long"},
+    {.id = Setting::kPinned,
+     .name = "pinned",
+     .kind = SettingKind::kSwitch,
+     .needed = SettingClass::kJudge,
+     .placeholder = "true|false",
+     .help = "exempt the backend from idle eviction and from making room, as poolctl pin does"},
+    {.id = Setting::kKeep,
+     .name = "keep",
+     .kind = SettingKind::kCount,
+     .needed = SettingClass::kJudge,
+     .per_model = false,
+     .max = kMaxBackendsMax,
+     .placeholder = "N",
+     .help = "idle eviction leaves this many backends, those that would make room last"},
 }};
 
 const SettingInfo& setting_info(Setting id);

@@ -69,8 +69,9 @@ struct BackendRow {
   std::optional<std::uint64_t> started_ms;   // since its process was started
   bool evict_requested = false;
   std::string exit;  // "exit status 1", "signal SIGKILL"; empty: it runs, or that is unknown
-  std::optional<StopRow> stop;                  // while it is evicting or stopping
-  std::optional<std::uint64_t> interval_ms;     // between ends of its requests, smoothed
+  std::optional<StopRow> stop;               // while it is evicting or stopping
+  std::optional<std::uint64_t> interval_ms;  // between ends of its requests, smoothed
+  std::string keep_alive;  // how long it may be idle, as an acquire asked; empty: nobody did
   std::optional<std::uint64_t> parallel;        // requests at once; empty: no limit
   std::optional<std::uint64_t> expected_bytes;  // of the host's memory
   std::optional<std::uint64_t> measured_bytes;

@@ -98,6 +98,7 @@ class Pool(_modelpool.Pool):
         expected_bytes: int | None = None,
         priority: int = 0,
         on_cancel: Callable[[], object] | None = None,
+        keep_alive: _Duration | None = None,
     ) -> contextlib.AbstractContextManager[Lease]:
         """A lease for the time of a `with`; loads the model if nobody has.
 
@@ -123,7 +124,7 @@ class Pool(_modelpool.Pool):
         """
         return _Leasing(
             self, load, (model, timeout), on_cancel, tag=tag, busy_timeout=busy_timeout,
-            expected_bytes=expected_bytes, priority=priority,
+            expected_bytes=expected_bytes, priority=priority, keep_alive=keep_alive,
         )
 
     async def acquire_async(
@@ -137,6 +138,7 @@ class Pool(_modelpool.Pool):
         expected_bytes: int | None = None,
         priority: int = 0,
         cancellable: bool = False,
+        keep_alive: _Duration | None = None,
     ) -> Lease | LoadTicket:
         """acquire() for asyncio: one thread serves all the waits of the process.
 
@@ -152,7 +154,7 @@ class Pool(_modelpool.Pool):
         mailbox = _Mailbox.of_running_loop()
         got = self._begin(
             mailbox.inbox, model, timeout, tag, busy_timeout, may_load, expected_bytes, priority,
-            cancellable,
+            cancellable, keep_alive,
         )
         if not isinstance(got, int):
             return got
@@ -169,6 +171,7 @@ class Pool(_modelpool.Pool):
         expected_bytes: int | None = None,
         priority: int = 0,
         cancellable: bool = False,
+        keep_alive: _Duration | None = None,
     ) -> contextlib.AbstractAsyncContextManager[Lease]:
         """lease() for asyncio. `load` is an async function, or one that blocks and gets a thread.
 
@@ -187,7 +190,7 @@ class Pool(_modelpool.Pool):
         """
         return _LeasingAsync(
             self, load, (model, timeout), cancellable, tag=tag, busy_timeout=busy_timeout,
-            expected_bytes=expected_bytes, priority=priority,
+            expected_bytes=expected_bytes, priority=priority, keep_alive=keep_alive,
         )
 
 

@@ -135,6 +135,7 @@ class Pool:
         expected_bytes: int | None = None,
         priority: int = 0,
         cancellable: bool = False,
+        keep_alive: _Duration | None = None,
     ) -> Lease | LoadTicket: ...
     def _begin(
         self,
@@ -147,6 +148,7 @@ class Pool:
         expected_bytes: int | None,
         priority: int,
         cancellable: bool,
+        keep_alive: _Duration | None,
     ) -> Lease | LoadTicket | int: ...
     def _cancel(self, inbox: _Inbox, id: int) -> None: ...
     def touch(self, model: str) -> None: ...
