@@ -338,7 +338,8 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
 Head Oracle::head_of(const Request& first, bool with_dead) const {
   std::vector<Waiting> waiting;
   for (const auto& [id, r] : truth_.requests) {
-    if (r.arrival == 0 || r.model != first.model || (r.dead && !with_dead && &r != &first)) continue;
+    if (r.arrival == 0 || r.model != first.model || (r.dead && !with_dead && &r != &first))
+      continue;
     Waiting one;
     one.arrival = r.arrival;
     one.deadline_ns = r.deadline_ns;

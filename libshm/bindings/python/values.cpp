@@ -277,7 +277,6 @@ py::object setting_value(const SettingInfo& info, const PoolSettings& settings) 
     case SettingKind::kCooldown:
     case SettingKind::kOnOverdue:
     case SettingKind::kPath:
-    case SettingKind::kOnOverdue:
       return py::str(settings.shown(info.id));
   }
   return py::none();
