@@ -96,7 +96,7 @@ TEST_F(WarmTest, ALoaderMayPinWhatItLoadsBySettingsOfItsOwn) {
 }
 
 TEST_F(WarmTest, IdleEvictionLeavesAsManyAsItIsToKeep) {
-  start({"--idle-timeout", "200ms", "--keep", "1"});
+  start({"--idle-timeout", "200ms", "--keep", "1", "--eviction", "lru"});
   RemoteWorker worker(scratch_);
   worker.load_idle("a");
   worker.load_idle("b");

@@ -313,10 +313,15 @@ std::string count_text(std::uint64_t count, std::string_view word) {
   return std::to_string(count) + " " + std::string(word) + (count == 1 ? "" : "s");
 }
 
+namespace {
+
+// Not a byte inside a code point.
+bool begins(char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }
+
+}  // namespace
+
 std::size_t display_width(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-  }));
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), begins));
 }
 
 std::string cut(std::string_view text, std::size_t width) {
@@ -324,8 +329,7 @@ std::string cut(std::string_view text, std::size_t width) {
   if (width == 0) return {};
   std::size_t at = 0;
   for (std::size_t kept = 0; at < text.size(); ++at) {
-    const bool starts = (static_cast<unsigned char>(text[at]) & 0xc0) != 0x80;
-    if (starts && kept++ == width - 1) break;
+    if (begins(text[at]) && kept++ == width - 1) break;
   }
   return std::string(text.substr(0, at)) + "…";
 }
@@ -336,23 +340,23 @@ std::string cut_start(std::string_view text, std::size_t width) {
   if (width == 0) return {};
   std::size_t at = 0;
   for (std::size_t left = have - (width - 1); at < text.size(); ++at) {
-    const bool starts = (static_cast<unsigned char>(text[at]) & 0xc0) != 0x80;
-    if (starts && left-- == 0) break;
+    if (begins(text[at]) && left-- == 0) break;
   }
   return "…" + std::string(text.substr(at));
 }
 
 namespace {
 
-// As many words of the text as have room, taken from it; a longer word is left to be cut.
+// As many words of the text as have room, taken from it; a longer word goes on in the next line.
 std::string take_line(std::string* text, std::size_t width) {
   std::size_t end = text->size();
   if (display_width(*text) > width) {
     const std::size_t before = text->rfind(' ', width);
-    end = std::min(end, before == std::string::npos ? text->find(' ') : before);
+    end = std::min(end, before == std::string::npos ? width : before);
+    while (end < text->size() && !begins((*text)[end])) ++end;
   }
   std::string line = text->substr(0, end);
-  text->erase(0, std::min(text->size(), end + 1));
+  text->erase(0, text->find_first_not_of(' ', end));
   return line;
 }
 
