@@ -384,7 +384,8 @@ void mixture(Maker& m) {
 
 // A model that is wanted now and then, behind streams that never end.
 void behind(Maker& m) {
-  m.pool(1, 2, 5, 5);
+  m.pool(1, 0, 5, 5);
+  for (int i = 0; i < 2; ++i) m.model(5, 64);
   m.models()[1].rare = true;
   m.every(2, kDay, [&](double at) { m.request(at, 0, m.chance(0.5) ? 8 : 15); });
   for (double at = 120; at < kDay; at += 120) m.request(at, 1, 5);
