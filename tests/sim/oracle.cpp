@@ -338,7 +338,7 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
 Head Oracle::head_of(const Request& first) const {
   std::vector<Waiting> waiting;
   for (const auto& [id, r] : truth_.requests) {
-    if (r.arrival == 0 || r.model != first.model) continue;
+    if (r.arrival == 0 || r.dead || r.model != first.model) continue;
     Waiting one;
     one.arrival = r.arrival;
     one.deadline_ns = r.deadline_ns;
