@@ -27,9 +27,11 @@ constexpr Seed kFailedOnce[] = {
     // turn,
     {"busy", 2},
     {"force", 2},
-    // and a request that came after the look was held against that look.
+    // a request that came after the look was held against that look,
     {"quiet", 101},
     {"quiet", 103},
+    // and the deadline of a dead worker's request counted for those who live.
+    {"memory", 101},
 };
 
 std::vector<std::string> run(const Workload& workload, std::uint64_t seed, std::uint64_t decisions,
