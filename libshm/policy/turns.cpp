@@ -8,7 +8,6 @@ namespace {
 constexpr std::uint64_t kShare = 4;  // of the time to spare, that a model in use may take
 constexpr std::uint64_t kPauseMax_ns = 10 * kSecond_ns;
 constexpr std::uint64_t kPauseShare = 4;  // of both load times
-constexpr std::uint64_t kPauseIntervals = 2;
 
 // A load takes a fifth longer than it is known to.
 std::uint64_t with_margin(std::uint64_t load_ns) { return add_ns(load_ns, load_ns / 5); }
@@ -45,7 +44,7 @@ std::uint64_t pause_ends_ns(const Resident& resident, const Head& head, std::uin
   if (resident.interval_ns >= resident.load_ns) return 0;
   const std::uint64_t held_ns =
       std::min(kPauseMax_ns, add_ns(resident.load_ns, head.load_ns) / kPauseShare);
-  const std::uint64_t pause_ns = add_ns(resident.interval_ns, resident.interval_ns);
+  const std::uint64_t pause_ns = add_ns(resident.interval_ns, resident.interval_ns);  // two
   return std::min({add_ns(resident.last_used_ns, pause_ns), add_ns(head.since_ns, held_ns),
                    turn_begins_ns(head, max_wait_ns)});
 }

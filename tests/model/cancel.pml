@@ -60,7 +60,11 @@ bool _told = false;
 #endif
 
 /* The judge sleeps until the grace is over: there is nothing to look at before. */
+#ifdef NO_GRACE
+#define is_in_grace false
+#else
 #define is_in_grace (flag && is_asked(word, start) && now <= c_at && c_at != NEVER)
+#endif
 
 #define may_die if :: _kills > 0 -> _kills--; goto dying :: skip fi
 /* After each of the coordinator's stores: which lease do the words name now? */
