@@ -22,6 +22,8 @@ Result<> init_mutex(LockRecord& record) {
 }
 
 Result<LockGuard> lock_for(LockRecord& record, std::uint64_t wait_ns) {
+  // Before it is held: a process is stopped most easily as a system call returns.
+  const auto self = static_cast<std::uint32_t>(getpid());
   int error = pthread_mutex_trylock(&record.mutex);
   if (error == EBUSY && wait_ns > 0) {
     const std::uint64_t until = now_ns() + wait_ns;
@@ -32,7 +34,7 @@ Result<LockGuard> lock_for(LockRecord& record, std::uint64_t wait_ns) {
   if (error == 0 || error == EOWNERDEAD) {
     if (error == EOWNERDEAD) pthread_mutex_consistent(&record.mutex);
     // relaxed: a note for messages, it orders nothing
-    record.holder_pid.store(static_cast<std::uint32_t>(getpid()), std::memory_order_relaxed);
+    record.holder_pid.store(self, std::memory_order_relaxed);
     return LockGuard(&record, error == EOWNERDEAD);
   }
   if (error == EBUSY || error == ETIMEDOUT) {
