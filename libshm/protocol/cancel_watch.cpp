@@ -123,6 +123,8 @@ void CancelWatch::write_all() {
 
 // The first callback of a lease that is asked, and that was not made yet; false if there is none.
 bool CancelWatch::call_next() {
+  // Before the other mutex, which a callback takes that releases its lease.
+  const std::lock_guard<std::recursive_mutex> calling(calling_);
   std::shared_ptr<const std::function<void()>> callback;
   {
     const MutexLock lock(mutex_);
@@ -133,11 +135,9 @@ bool CancelWatch::call_next() {
     if (at == watched_.end()) return false;
     at->second.is_told = true;
     callback = at->second.callback;
-    calling_.lock();
   }
   (*callback)();
   callback.reset();  // what it holds goes before its lease may
-  calling_.unlock();
   return true;
 }
 

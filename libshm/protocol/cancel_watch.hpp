@@ -53,7 +53,7 @@ class CancelWatch {
   Mutex mutex_;
   std::multimap<std::uint32_t, Watched> watched_ MODELPOOL_GUARDED_BY(mutex_);  // by cell
   bool serving_ MODELPOOL_GUARDED_BY(mutex_) = false;
-  // Held while a callback runs. Taken under mutex_ by the thread, without it by all others.
+  // Held while a callback runs. Taken before mutex_, or without it.
   std::recursive_mutex calling_;
 };
 
