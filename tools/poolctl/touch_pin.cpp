@@ -61,7 +61,7 @@ void add_touch_pin(CLI::App& root, Context& context) {
   };
   add("touch", "Count a model as used now: its idle time starts again", "",
       [&context](const std::string& model) { return touch(context, model); });
-  add("pin", "Exempt a loaded model from idle and LRU eviction",
+  add("pin", "Exempt a loaded model from idle eviction and from making room",
       "Until unpin, or until its backend ends. The busy and stall timeouts still apply.\n",
       [&context](const std::string& model) { return change_pin(context, model, true); });
   add("unpin", "Let a model be evicted again",

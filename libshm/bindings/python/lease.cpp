@@ -48,10 +48,7 @@ PyObject* get_pid(PyObject* self, void*) {
   return lease == nullptr ? nullptr : PyLong_FromLong(lease->pid());
 }
 
-PyObject* progress(PyObject* self, PyObject*) {
-  Lease* lease = held(self);
-  if (lease == nullptr) return nullptr;
-  const auto result = lease->progress();
+PyObject* none_or_raise(const Result<>& result) {
   if (result) Py_RETURN_NONE;
   try {
     raise(result.error());
@@ -59,6 +56,12 @@ PyObject* progress(PyObject* self, PyObject*) {
     error.restore();
   }
   return nullptr;
+}
+
+PyObject* progress(PyObject* self, PyObject*) {
+  Lease* lease = held(self);
+  if (lease == nullptr) return nullptr;
+  return none_or_raise(lease->progress());
 }
 
 PyObject* release(PyObject* self, PyObject*) {
@@ -81,16 +84,6 @@ PyObject* get_cancel_reason(PyObject* self, void*) {
   const std::string reason = lease->cancel_reason();
   if (reason.empty()) Py_RETURN_NONE;
   return text(reason);
-}
-
-PyObject* none_or_raise(const Result<>& result) {
-  if (result) Py_RETURN_NONE;
-  try {
-    raise(result.error());
-  } catch (py::error_already_set& error) {
-    error.restore();
-  }
-  return nullptr;
 }
 
 PyObject* set_cancellable(PyObject* self, PyObject*) {

@@ -426,8 +426,8 @@ MODELPOOL_API modelpool_code modelpool_free_port(int32_t* port, modelpool_error*
 /* The model's backend was used now, without a request in flight. Errors: NOT_LOADED. */
 MODELPOOL_API modelpool_code modelpool_touch(modelpool_pool pool, const char* model,
                                              modelpool_error* error);
-/* Exempts it from idle and LRU eviction, until unpin. Errors: NOT_LOADED; of unpin also INVALID if
- * its settings pin it as well (`pinned`): then it stays so. */
+/* Exempts it from idle, LRU and memory eviction, until unpin. Errors: NOT_LOADED; of unpin also
+ * INVALID if its settings pin it as well (`pinned`): then it stays so. */
 MODELPOOL_API modelpool_code modelpool_pin(modelpool_pool pool, const char* model,
                                            modelpool_error* error);
 MODELPOOL_API modelpool_code modelpool_unpin(modelpool_pool pool, const char* model,

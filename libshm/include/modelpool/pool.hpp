@@ -24,8 +24,8 @@
 // may fail with kInvalid (an argument), kClosed, kBusy (the pool's mutex) or kSystem. Nothing
 // throws.
 //
-// Promises that are cited (the README has them all): P2: a lease is never cut by idle or LRU
-// eviction. P4: one backend of a model is started, and everybody waits for that one. P6: any
+// Promises that are cited (the README has them all): P2: a lease is never cut by idle, LRU or
+// memory eviction. P4: one backend of a model is started, and everybody waits for that one. P6: any
 // process may die anywhere. P7: a signal reaches the registered process, or nobody. P13: bad input
 // gets an answer.
 #pragma once
@@ -364,7 +364,7 @@ class Pool {
 
   // The model's backend was used now, without a request in flight. Errors: kNotLoaded.
   Result<> touch(std::string_view model);
-  // Exempts it from idle and LRU eviction, until unpin. Errors: kNotLoaded.
+  // Exempts it from idle, LRU and memory eviction, until unpin. Errors: kNotLoaded.
   Result<> pin(std::string_view model);
   // Ends a pin. Errors: kNotLoaded; kInvalid if its settings pin it, too (`pinned`): it stays so.
   Result<> unpin(std::string_view model);
