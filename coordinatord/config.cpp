@@ -96,6 +96,14 @@ std::string example_of(const SettingInfo& info) {
       return "\"/var/log/models\" or \"off\"";
     case SettingKind::kOnOverdue:
       return "\"cancel, 10s, kill\" or \"kill\"";
+    case SettingKind::kGroups:
+      return "[\"heavy\"] or \"heavy\"";
+    case SettingKind::kDevices:
+      return "1 or [\"GPU-1f\"]";
+    case SettingKind::kGpuMemory:
+      return "\"20GiB\", [\"20GiB\", \"4GiB\"], \"90%\" or { GPU-1f = \"22GiB\" }";
+    case SettingKind::kProbe:
+      return "\"GET /health\" or \"tcp\"";
   }
   return "";
 }
@@ -370,6 +378,35 @@ class Reader {
     overrides.set(std::move(*entry));
   }
 
+  // An array or a table of texts as parse_setting reads them: "a, b" or "a=1, b=2".
+  static std::optional<std::string> list_of(const SettingInfo& info, const toml::node& node) {
+    const bool is_list = info.kind == SettingKind::kGroups || info.kind == SettingKind::kDevices ||
+                         info.kind == SettingKind::kGpuMemory;
+    std::string text;
+    const auto append = [&text](std::string_view key, const toml::node& value) {
+      const toml::value<std::string>* const word = value.as_string();
+      if (word == nullptr || word->get().find_first_of(",=") != std::string::npos) return false;
+      text += text.empty() ? "" : ", ";
+      text += key.empty() ? "" : std::string(key) + "=";
+      text += word->get();
+      return true;
+    };
+    if (const toml::array* array = node.as_array(); array != nullptr && is_list) {
+      for (const toml::node& value : *array) {
+        if (!append("", value)) return std::nullopt;
+      }
+      return text.empty() ? "off" : text;
+    }
+    if (const toml::table* table = node.as_table();
+        table != nullptr && info.kind == SettingKind::kGpuMemory) {
+      for (const auto& [key, value] : *table) {
+        if (!append(key.str(), value)) return std::nullopt;
+      }
+      return text.empty() ? "off" : text;
+    }
+    return std::nullopt;
+  }
+
   // What parse_setting is to read, or why the value is of no use.
   static Result<std::string> text_of(const SettingInfo& info, const toml::node& node) {
     if (const toml::value<std::string>* text = node.as_string()) return text->get();
@@ -378,6 +415,7 @@ class Reader {
         truth != nullptr && info.kind == SettingKind::kSwitch) {
       return std::string(truth->get() ? "true" : "false");
     }
+    if (const std::optional<std::string> list = list_of(info, node)) return *list;
     const toml::value<std::int64_t>* integer = node.as_integer();
     if (integer == nullptr) {
       return fail(Errc::kInvalid, name + " is " + std::string(type_name(node)) +
@@ -389,8 +427,9 @@ class Reader {
       return fail(Errc::kInvalid,
                   name + " = " + text + ": a unit is missing; write it like " + example_of(info));
     }
+    const bool is_count = info.kind == SettingKind::kDevices;
     if (info.kind == SettingKind::kChoice || info.kind == SettingKind::kSwitch ||
-        info.kind == SettingKind::kOnOverdue || is_text(info.kind)) {
+        info.kind == SettingKind::kOnOverdue || (is_text(info.kind) && !is_count)) {
       return fail(Errc::kInvalid, name + " is an integer; write it like " + example_of(info));
     }
     return text;

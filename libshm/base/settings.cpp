@@ -12,6 +12,7 @@
 #include "base/number.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
+#include "base/text_values.hpp"
 #include "base/time.hpp"
 
 namespace modelpool {
@@ -74,6 +75,15 @@ std::string takes(const SettingInfo& info) {
       return "an absolute path of at most 255 bytes, off, or default";
     case SettingKind::kOnOverdue:
       return "kill, or cancel, a duration above 0 and kill, such as \"cancel, 10s, kill\"";
+    case SettingKind::kGroups:
+      return "names of at most 63 bytes without blanks, with commas between, or off";
+    case SettingKind::kDevices:
+      return "a number from 0 to 16, or UUIDs with commas between, or off";
+    case SettingKind::kGpuMemory:
+      return "of a model a size such as 20GiB, or one for each device with commas between; of the "
+             "pool a part such as 90%, or a size for each device, as in GPU-1f=22GiB; or off";
+    case SettingKind::kProbe:
+      return "GET and a path such as \"GET /health\", tcp, or off";
   }
   return {};
 }
@@ -128,11 +138,34 @@ std::optional<std::uint64_t> parse_cooldown(std::string_view text) {
 }
 
 constexpr std::string_view kPathDefault = "default";
+constexpr std::string_view kTextOff = "off";
 
 // The value of a kPath, where empty is the default. Also of what stood in the segment.
 bool is_path_value(std::string_view text) {
   return text.empty() || text == kPathOff ||
          (text.starts_with('/') && text.size() <= kPathSettingMax_bytes && is_printable_utf8(text));
+}
+
+// What a text may be as a value, where empty is the default.
+bool is_text_value(SettingKind kind, std::string_view text) {
+  if (text.size() > kSettingTextMax_bytes) return false;
+  switch (kind) {
+    case SettingKind::kGroups:
+      return parse_groups(text).has_value();
+    case SettingKind::kDevices:
+      return parse_devices(text).has_value();
+    case SettingKind::kGpuMemory:
+      return parse_gpu_memory(text).has_value();
+    case SettingKind::kProbe:
+      return parse_probe(text).has_value();
+    default:
+      return is_path_value(text);
+  }
+}
+
+// How its default is written.
+std::string_view default_text(SettingKind kind) {
+  return kind == SettingKind::kPath ? kPathDefault : kTextOff;
 }
 
 std::string_view without_blanks(std::string_view text) {
@@ -184,7 +217,12 @@ std::optional<std::uint64_t> parse_value(const SettingInfo& info, std::string_vi
     case SettingKind::kCooldown:
       return parse_cooldown(text);
     case SettingKind::kPath:
-      if (text.empty() || (text != kPathDefault && !is_path_value(text))) return std::nullopt;
+    case SettingKind::kGroups:
+    case SettingKind::kDevices:
+    case SettingKind::kGpuMemory:
+    case SettingKind::kProbe:
+      if (text.empty() || (text != default_text(info.kind) && !is_text_value(info.kind, text)))
+        return std::nullopt;
       return 0;
     case SettingKind::kOnOverdue:
       return parse_on_overdue(text);
@@ -244,7 +282,11 @@ std::string format_setting(const SettingInfo& info, std::uint64_t value) {
     case SettingKind::kSize:
       return value == 0 ? "off" : format_size_exactly(value);
     case SettingKind::kPath:
-      return std::string(kPathDefault);
+    case SettingKind::kGroups:
+    case SettingKind::kDevices:
+    case SettingKind::kGpuMemory:
+    case SettingKind::kProbe:
+      return std::string(default_text(info.kind));
     case SettingKind::kOnOverdue:
       return value == 0 ? "kill" : "cancel, " + format_duration(value) + ", kill";
   }
@@ -255,7 +297,7 @@ Result<SettingEntry> parse_entry(const SettingInfo& info, std::string_view text,
   const Result<std::uint64_t> number = parse_setting(info, text);
   if (!number) return fail(number.error());
   SettingEntry entry{info.id, from, *number, {}, is_text(info.kind)};
-  if (entry.is_text && text != kPathDefault) entry.text = text;
+  if (entry.is_text && text != default_text(info.kind)) entry.text = text;
   return entry;
 }
 
@@ -264,8 +306,8 @@ std::string format_entry(const SettingInfo& info, const SettingEntry* entry) {
     const bool is_given = entry != nullptr && !entry->is_text;
     return format_setting(info, is_given ? clamp_setting(info, entry->number) : info.default_value);
   }
-  const bool is_given =
-      entry != nullptr && entry->is_text && !entry->text.empty() && is_path_value(entry->text);
+  const bool is_given = entry != nullptr && entry->is_text && !entry->text.empty() &&
+                        is_text_value(info.kind, entry->text);
   return is_given ? entry->text : format_setting(info, 0);
 }
 
@@ -314,7 +356,9 @@ std::uint64_t PoolSettings::get(Setting id) const {
 
 std::string PoolSettings::text(Setting id) const {
   const SettingEntry* const entry = pool.find(id);
-  return entry != nullptr && entry->is_text && is_path_value(entry->text) ? entry->text : "";
+  const bool is_given =
+      entry != nullptr && entry->is_text && is_text_value(setting_info(id).kind, entry->text);
+  return is_given ? entry->text : "";
 }
 
 std::string PoolSettings::shown(Setting id) const {
@@ -386,7 +430,7 @@ void Effective::take(const SettingEntry& entry, std::int32_t rule) {
   if (index >= kSettingCapacity) return;
   if (is_known(entry.id)) {
     if (entry.is_text != is_text(setting_info(entry.id).kind)) return;
-    if (entry.is_text && !is_path_value(entry.text)) return;
+    if (entry.is_text && !is_text_value(setting_info(entry.id).kind, entry.text)) return;
   }
   number_[index] =
       is_known(entry.id) ? clamp_setting(setting_info(entry.id), entry.number) : entry.number;
@@ -437,6 +481,10 @@ std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value) {
       return pack_cooldown(cooldown.first_ms, cooldown.longest_ms);
     }
     case SettingKind::kPath:
+    case SettingKind::kGroups:
+    case SettingKind::kDevices:
+    case SettingKind::kGpuMemory:
+    case SettingKind::kProbe:
       return 0;
   }
   return info.default_value;

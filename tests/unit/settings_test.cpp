@@ -52,6 +52,43 @@ TEST(Settings, HaveTheDocumentedDefaults) {
   EXPECT_EQ(settings.get(Setting::kLogMax), std::uint64_t{8} << 20);
   EXPECT_EQ(settings.get(Setting::kPinned), 0u);
   EXPECT_EQ(settings.get(Setting::kKeep), 0u);
+  EXPECT_EQ(settings.get(Setting::kParallel), 0u);
+  EXPECT_EQ(settings.get(Setting::kMaxLoads), 0u);
+  EXPECT_EQ(settings.text(Setting::kGroups), "");
+  EXPECT_EQ(settings.text(Setting::kDevices), "");
+  EXPECT_EQ(settings.text(Setting::kGpuMemory), "");
+  EXPECT_EQ(settings.get(Setting::kSettle), 2 * kSecond_ns);
+  EXPECT_EQ(settings.get(Setting::kMinAvailable), 0u);
+  EXPECT_EQ(settings.text(Setting::kProbe), "");
+  EXPECT_EQ(settings.get(Setting::kProbeInterval), 10 * kSecond_ns);
+  EXPECT_EQ(settings.get(Setting::kProbeTimeout), 5 * kSecond_ns);
+  EXPECT_EQ(settings.get(Setting::kProbeFailures), 3u);
+  EXPECT_EQ(settings.get(Setting::kPreload), 0u);
+}
+
+TEST(Settings, ATextIsKeptAsItWasWrittenIfItCanBeRead) {
+  const auto text_of = [](Setting id, const char* text) -> std::string {
+    const auto entry = parse_entry(setting_info(id), text);
+    return entry ? entry->text : "refused";
+  };
+  EXPECT_EQ(text_of(Setting::kGroups, "heavy, vision"), "heavy, vision");
+  EXPECT_EQ(text_of(Setting::kGroups, "off"), "");
+  for (const char* text : {"", "a,,b", "a b", ",", "a=b", "\"a\""})
+    EXPECT_EQ(text_of(Setting::kGroups, text), "refused") << text;
+  for (const char* text : {"2", "16", "GPU-1f", "GPU-1f, GPU-2e"})
+    EXPECT_EQ(text_of(Setting::kDevices, text), text);
+  for (const char* text : {"17", "-1", "GPU-1f, GPU-1f", "GPU 1f"})
+    EXPECT_EQ(text_of(Setting::kDevices, text), "refused") << text;
+  for (const char* text : {"90%", "20GiB", "20GiB, 4GiB", "GPU-1f=22GiB", "a = 1GiB, b=2GiB"})
+    EXPECT_EQ(text_of(Setting::kGpuMemory, text), text);
+  for (const char* text :
+       {"0%", "101%", "90", "20 GiB", "a=1GiB, 2GiB", "a=1GiB, a=2GiB", "90%, 1GiB"})
+    EXPECT_EQ(text_of(Setting::kGpuMemory, text), std::string_view(text) == "90" ? "90" : "refused")
+        << text;
+  for (const char* text : {"tcp", "GET /", "GET /health?deep=1"})
+    EXPECT_EQ(text_of(Setting::kProbe, text), text);
+  for (const char* text : {"GET", "GET health", "POST /x", "GET /a b", "http"})
+    EXPECT_EQ(text_of(Setting::kProbe, text), "refused") << text;
 }
 
 TEST(Settings, ASwitchIsOnOrOff) {
@@ -73,7 +110,9 @@ TEST(Settings, DescribeThemselves) {
     const bool pool_only = info.id == Setting::kMaxBackends || info.id == Setting::kMaxWaiters ||
                            info.id == Setting::kEviction || info.id == Setting::kCollect ||
                            info.id == Setting::kMaxMemory || info.id == Setting::kLogDir ||
-                           info.id == Setting::kLogMax || info.id == Setting::kKeep;
+                           info.id == Setting::kLogMax || info.id == Setting::kKeep ||
+                           info.id == Setting::kMaxLoads || info.id == Setting::kSettle ||
+                           info.id == Setting::kMinAvailable;
     EXPECT_EQ(info.per_model, !pool_only) << info.name;
   }
 }
@@ -89,10 +128,12 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
   const std::string expected[] = {
-      "0",   "off",   "off",   "off", "10m",     "30s",  "SIGTERM",
-      "15s", "off",   "drain", "512", "10s..5m", "cost", "1m",
-      "off", "50",    "off",   "off", "default", "8MiB", "cancel, 10s, kill",
-      "off", "false", "0"};
+      "0",    "off",   "off",   "off", "10m",     "30s",  "SIGTERM",
+      "15s",  "off",   "drain", "512", "10s..5m", "cost", "1m",
+      "off",  "50",    "off",   "off", "default", "8MiB", "cancel, 10s, kill",
+      "off",  "false", "0",     "0",   "0",       "off",  "off",
+      "off",  "2s",    "off",   "off", "10s",     "5s",   "3",
+      "false"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;

@@ -277,6 +277,10 @@ py::object setting_value(const SettingInfo& info, const PoolSettings& settings) 
     case SettingKind::kCooldown:
     case SettingKind::kOnOverdue:
     case SettingKind::kPath:
+    case SettingKind::kGroups:
+    case SettingKind::kDevices:
+    case SettingKind::kGpuMemory:
+    case SettingKind::kProbe:
       return py::str(settings.shown(info.id));
   }
   return py::none();

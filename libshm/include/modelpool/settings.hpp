@@ -46,8 +46,20 @@ enum class Setting : std::uint32_t {
   kFirstByteTimeout = 21,
   kPinned = 22,
   kKeep = 23,
+  kParallel = 24,
+  kMaxLoads = 25,
+  kGroups = 26,
+  kDevices = 27,
+  kGpuMemory = 28,
+  kSettle = 29,
+  kMinAvailable = 30,
+  kProbe = 31,
+  kProbeInterval = 32,
+  kProbeTimeout = 33,
+  kProbeFailures = 34,
+  kPreload = 35,
 };
-inline constexpr std::size_t kSettingCount = 24;     // those known here
+inline constexpr std::size_t kSettingCount = 36;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -82,10 +94,17 @@ enum class SettingKind {
   kSize,       // bytes, 0 = off
   kPath,       // a text: an absolute path, kPathOff, or empty for the default
   kOnOverdue,  // nanoseconds between asking a request to end and killing its backend; 0 = kill
+  // Texts (base/text_values.hpp); empty = none.
+  kGroups,
+  kDevices,
+  kGpuMemory,
+  kProbe,
 };
 
 // Is its value a text? Then its number is 0 and means nothing.
-constexpr bool is_text(SettingKind kind) { return kind == SettingKind::kPath; }
+constexpr bool is_text(SettingKind kind) {
+  return kind == SettingKind::kPath || kind >= SettingKind::kGroups;
+}
 
 inline constexpr std::string_view kPathOff = "off";
 inline constexpr std::size_t kPathSettingMax_bytes = 255;
@@ -111,6 +130,8 @@ constexpr std::uint64_t pack_cooldown(std::uint64_t first_ms, std::uint64_t long
 inline constexpr std::uint64_t kMaxBackendsMax = 4095;
 inline constexpr std::uint64_t kMaxWaitersMax = 65'535;
 inline constexpr std::uint64_t kPriorityMax = 100;
+inline constexpr std::uint64_t kParallelMax = 65'535;
+inline constexpr std::uint64_t kProbeFailuresMax = 100;
 inline constexpr std::uint64_t kSizeMax_bytes = std::uint64_t{1} << 56;  // what sums are made of
 
 constexpr std::uint64_t seconds_in_ns(std::uint64_t seconds) { return seconds * 1'000'000'000; }
@@ -274,6 +295,90 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .max = kMaxBackendsMax,
      .placeholder = "N",
      .help = "idle eviction leaves this many backends, those that would make room last"},
+    {.id = Setting::kParallel,
+     .name = "parallel",
+     .kind = SettingKind::kCount,
+     .needed = SettingClass::kAdmit,
+     .max = kParallelMax,
+     .placeholder = "N",
+     .help = "requests at once on a backend, more wait in line; 0 is no limit"},
+    {.id = Setting::kMaxLoads,
+     .name = "max_loads",
+     .kind = SettingKind::kCount,
+     .needed = SettingClass::kAdmit,
+     .per_model = false,
+     .max = kMaxBackendsMax,
+     .placeholder = "N",
+     .help = "backends that load at once; 0 is no limit"},
+    {.id = Setting::kGroups,
+     .name = "groups",
+     .kind = SettingKind::kGroups,
+     .needed = SettingClass::kAdmit,
+     .placeholder = "NAME[,NAME...]",
+     .help = "models that share a group are never loaded together"},
+    {.id = Setting::kDevices,
+     .name = "devices",
+     .kind = SettingKind::kDevices,
+     .needed = SettingClass::kAdmit,
+     .placeholder = "N|UUID[,UUID...]",
+     .help = "devices a backend is put on: how many, or which"},
+    {.id = Setting::kGpuMemory,
+     .name = "gpu_memory",
+     .kind = SettingKind::kGpuMemory,
+     .needed = SettingClass::kAdmit,
+     .placeholder = "SIZE[,SIZE...]|N%|UUID=SIZE[,...]",
+     .help = "of a model, what it takes of each of its devices; of the pool, what there is: a part "
+             "of each device, or a size for each UUID"},
+    {.id = Setting::kSettle,
+     .name = "settle",
+     .kind = SettingKind::kDuration,
+     .needed = SettingClass::kJudge,
+     .per_model = false,
+     .default_value = seconds_in_ns(2),
+     .placeholder = "DURATION",
+     .help = "how long a place is kept after its processes have gone while a device's driver has "
+             "not given their memory back"},
+    {.id = Setting::kMinAvailable,
+     .name = "min_available",
+     .kind = SettingKind::kSize,
+     .needed = SettingClass::kJudge,
+     .per_model = false,
+     .max = kSizeMax_bytes,
+     .placeholder = "SIZE",
+     .help = "evict an idle backend while the host, or the cgroup, has less memory left"},
+    {.id = Setting::kProbe,
+     .name = "probe",
+     .kind = SettingKind::kProbe,
+     .needed = SettingClass::kJudge,
+     .placeholder = "'GET /PATH'|tcp|off",
+     .help = "ask a backend at its address whether it is well"},
+    {.id = Setting::kProbeInterval,
+     .name = "probe_interval",
+     .kind = SettingKind::kDuration,
+     .needed = SettingClass::kJudge,
+     .default_value = seconds_in_ns(10),
+     .placeholder = "DURATION",
+     .help = "how often it is asked"},
+    {.id = Setting::kProbeTimeout,
+     .name = "probe_timeout",
+     .kind = SettingKind::kDuration,
+     .needed = SettingClass::kJudge,
+     .default_value = seconds_in_ns(5),
+     .placeholder = "DURATION",
+     .help = "how long it may take to answer"},
+    {.id = Setting::kProbeFailures,
+     .name = "probe_failures",
+     .kind = SettingKind::kCount,
+     .needed = SettingClass::kJudge,
+     .default_value = 3,
+     .max = kProbeFailuresMax,
+     .placeholder = "N",
+     .help = "end a backend without requests that failed to answer so often in a row; 0 is never"},
+    {.id = Setting::kPreload,
+     .name = "preload",
+     .kind = SettingKind::kSwitch,
+     .placeholder = "true|false",
+     .help = "load it at start: poolctl load --preload does, in the order of the rules"},
 }};
 
 const SettingInfo& setting_info(Setting id);
