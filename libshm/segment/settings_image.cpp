@@ -410,6 +410,10 @@ Overrides unpack_given(const GivenSettings& packed) {
   return overrides;
 }
 
-static_assert(kSettingCount <= kGivenMax, "ready can give every setting that is known here");
+constexpr auto kGivable = std::count_if(
+    kSettings.begin(), kSettings.end(),
+    [](const SettingInfo& info) { return info.per_model && !is_text(info.kind); });
+static_assert(kGivable <= static_cast<std::ptrdiff_t>(kGivenMax),
+              "ready can give every setting of a model that is a number");
 
 }  // namespace modelpool
