@@ -414,6 +414,9 @@ class Judge {
     for (const Waiting& first : heads_) heads.push_back(head_of(first, waiting_, now_));
     const RoomPlan plan = make_room(holdings, heads, room_rules(s_, now_), alarm_);
     for (const std::size_t i : plan.awaited_ends) want(s_.backends[positions[i]]);
+    for (const RoomPromise& promise : plan.promises) {
+      if (!is_promised(promise)) decision_.promises.push_back(promise);
+    }
     for (const RoomStep& step : plan.steps) {
       const BackendView& b = s_.backends[positions[step.holding]];
       switch (step.kind) {
@@ -443,6 +446,12 @@ class Judge {
           break;
       }
     }
+  }
+
+  bool is_promised(const RoomPromise& promise) const {
+    return std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& waiting) {
+      return waiting.arrival == promise.arrival && waiting.promised == promise.devices;
+    });
   }
 
   // For whom somebody goes: "room for llama, asked for by process 81, tag req-7".

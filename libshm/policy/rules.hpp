@@ -95,6 +95,7 @@ struct Fresh {
   std::uint32_t others_ready = 0;  // without this one
   Limits limits;
   bool is_above_limits = false;
+  bool shares_a_group = false;   // with the waiter, or another that serves
   bool waiter_is_there = false;  // it waits, in time, and its process lives
 };
 

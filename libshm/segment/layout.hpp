@@ -216,7 +216,9 @@ struct GivenSettings {
 struct alignas(kCacheLine_bytes) DeviceRecord {
   Word known;  // 0: this row and all after it are free
   SharedText<96> uuid;
+  Word total_bytes;  // by the coordinator, as it measured; 0 = not known
 };
+static_assert(sizeof(DeviceRecord) == 2 * kCacheLine_bytes);
 
 // Bytes as words that are read one by one: each is a number of its own.
 struct SharedBytes {

@@ -259,7 +259,7 @@ void World::ask_for_place(Request& r) {
     truth_.requests.erase(r.id);
     return;
   }
-  if (has_turn(heads(there), self, room)) return reserve(r);
+  if (has_turn(heads(there), self, room, there)) return reserve(r);
   keep_waiting(r, !room.fits(self));
 }
 

@@ -631,6 +631,17 @@ func (t *Ticket) Pid() int { return int(t.on().pid) }
 // time is over should go on while some do: they would begin anew.
 func (t *Ticket) Waiting() int { return int(t.on().waiting) }
 
+// Devices are the UUIDs of those that the pool put the backend on, for who starts it by himself:
+// Spawn tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. Nil: none, or the ticket is used up.
+func (t *Ticket) Devices() []string {
+	info := t.on()
+	devices := C.GoString(&info.devices[0])
+	if devices == "" {
+		return nil
+	}
+	return strings.Split(devices, ",")
+}
+
 // SpawnOptions are for Ticket.Spawn.
 type SpawnOptions struct {
 	Env         []string // "NAME=value", added to the caller's environment, or replacing; ErrInvalid without "="
