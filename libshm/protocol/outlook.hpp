@@ -37,8 +37,8 @@ struct Outlook {
   Room room() const { return Room(limits, residents); }
 };
 
-// Allocates and reads what read_outlook needs in this thread, `model` among those it may meet: to be
-// called before the mutex is taken.
+// Allocates and reads what read_outlook needs in this thread, `model` among those it may meet: to
+// be called before the mutex is taken.
 void prepare_outlook(const Segment& segment, std::string_view model = {});
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns);
 

@@ -208,7 +208,8 @@ class LoadTicket {
   // process listens there that is provably none of the backend's. ready() asks the same.
   Result<> check_listener(std::string_view address) const;
   // UUIDs of the devices that the pool put the backend on, for who starts it by himself; spawn()
-  // tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. Empty: on none, or the ticket is lost.
+  // tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. Empty: on none, or the ticket is
+  // lost.
   std::vector<std::string> devices() const;
   // How many wait for this model now. A loader whose own time is over should go on while some do:
   // they would begin anew.
