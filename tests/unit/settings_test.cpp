@@ -63,7 +63,6 @@ TEST(Settings, HaveTheDocumentedDefaults) {
   EXPECT_EQ(settings.get(Setting::kProbeInterval), 10 * kSecond_ns);
   EXPECT_EQ(settings.get(Setting::kProbeTimeout), 5 * kSecond_ns);
   EXPECT_EQ(settings.get(Setting::kProbeFailures), 3u);
-  EXPECT_EQ(settings.get(Setting::kPreload), 0u);
 }
 
 TEST(Settings, ATextIsKeptAsItWasWrittenIfItCanBeRead) {
@@ -128,12 +127,11 @@ TEST(Settings, AreFoundWithDashesAndWithUnderscores) {
 
 TEST(Settings, ReadBackTheirDefaultsAsPrinted) {
   const std::string expected[] = {
-      "0",    "off",   "off",   "off", "10m",     "30s",  "SIGTERM",
-      "15s",  "off",   "drain", "512", "10s..5m", "cost", "1m",
-      "off",  "50",    "off",   "off", "default", "8MiB", "cancel, 10s, kill",
-      "off",  "false", "0",     "0",   "0",       "off",  "off",
-      "off",  "2s",    "off",   "off", "10s",     "5s",   "3",
-      "false"};
+      "0",   "off",   "off",   "off", "10m",     "30s",  "SIGTERM",
+      "15s", "off",   "drain", "512", "10s..5m", "cost", "1m",
+      "off", "50",    "off",   "off", "default", "8MiB", "cancel, 10s, kill",
+      "off", "false", "0",     "0",   "0",       "off",  "off",
+      "off", "2s",    "off",   "off", "10s",     "5s",   "3"};
   for (const SettingInfo& info : kSettings) {
     const std::string text = format_setting(info, info.default_value);
     EXPECT_EQ(text, expected[static_cast<std::size_t>(info.id)]) << info.name;

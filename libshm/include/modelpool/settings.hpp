@@ -57,9 +57,8 @@ enum class Setting : std::uint32_t {
   kProbeInterval = 32,
   kProbeTimeout = 33,
   kProbeFailures = 34,
-  kPreload = 35,
 };
-inline constexpr std::size_t kSettingCount = 36;     // those known here
+inline constexpr std::size_t kSettingCount = 35;     // those known here
 inline constexpr std::size_t kSettingCapacity = 64;  // all that there will ever be
 
 inline constexpr std::size_t kGlobsMax = 256;  // rules with wildcards: each model tries all
@@ -374,11 +373,6 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .max = kProbeFailuresMax,
      .placeholder = "N",
      .help = "end a backend without requests that failed to answer so often in a row; 0 is never"},
-    {.id = Setting::kPreload,
-     .name = "preload",
-     .kind = SettingKind::kSwitch,
-     .placeholder = "true|false",
-     .help = "load it at start: poolctl load --preload does, in the order of the rules"},
 }};
 
 const SettingInfo& setting_info(Setting id);
