@@ -199,6 +199,7 @@ Result<Granted> Acquisition::look() {
       is_counted_ = counted;
       switch (answer.result) {
         case BeginResult::kGranted:
+          if (row_) free_granted_row(found->ref);
           if (set_keep_alive(segment_, found->ref, options_.keep_alive)) ring(segment_);
           return Granted{lease};
         case BeginResult::kFull:
@@ -540,6 +541,14 @@ void Acquisition::leave(bool granted) {
   wake_first(segment_, hash_);  // it may have been woken to take what the next can have now
   wake_line(segment_);
   ring(segment_);
+}
+
+// A backend that counts its leases since this one began counts the row beside it until now.
+void Acquisition::free_granted_row(BackendRef backend) {
+  free_row(true);
+  if (load_state(segment_, backend.index).owner == StateWord::kCounted) {
+    wake_next_if_free(segment_, backend, hash_);
+  }
 }
 
 void Acquisition::free_row(bool granted) {

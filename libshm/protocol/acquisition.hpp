@@ -100,6 +100,7 @@ class Acquisition {
   std::optional<Error> failure_of_awaited(std::uint64_t now);
   void leave(bool granted);
   void free_row(bool granted);
+  void free_granted_row(BackendRef backend);
   void forget_row();
   Error refusal(Errc code, const std::string& why) const;
 

@@ -30,7 +30,7 @@
 #define NEXT 2            /* and after a change */
 #endif
 #ifndef WORKERS
-#define WORKERS 3
+#define WORKERS 2         /* up to 4 */
 #endif
 
 mtype = { PLAIN, COUNTED, CLOSED }
@@ -47,16 +47,24 @@ byte mutex = 0;                            /* robust */
 byte _kills = KILLS; byte _events = EVENTS; byte _changes = CHANGES;
 bool dead[WORKERS];                        /* and its row is not cleared yet */
 bool _granted[WORKERS]; bool _over[WORKERS];
-bool judge_lives = false; bool _judge_begun = false;
-bool _tool_begun = false;
+bool judge_lives = false;
 byte _limit = 0;                           /* what somebody was told holds now; 0: nothing */
 
 #define TOOL 8
 #define JUDGE 9
-#define LEASES (lease[0] + lease[1] + (WORKERS > 2 -> lease[WORKERS - 1] : 0))
-#define GRANTED (_granted[0] + _granted[1] + (WORKERS > 2 -> _granted[WORKERS - 1] : 0))
+#define THIRD (2 % WORKERS)
+#define FOURTH (3 % WORKERS)
+#define SUM(f, a) (f(0, a) + f(1, a) + (WORKERS > 2 -> f(THIRD, a) : 0) + (WORKERS > 3 -> f(FOURTH, a) : 0))
+#define ALL(array) (array[0] && array[1] && array[THIRD] && array[FOURTH])
+#define ANY(array) (array[0] || array[1] || array[THIRD] || array[FOURTH])
+#define IS_LEASED(v, a) lease[v]
+#define IS_GRANTED(v, a) _granted[v]
+#define IS_WAITING(v, a) row[v]
 #define EARLIER(v, a) (row[v] && arrival[v] < (a))
-#define AHEAD(a) (EARLIER(0, a) + EARLIER(1, a) + (WORKERS > 2 -> EARLIER(WORKERS - 1, a) : 0))
+#define LEASES SUM(IS_LEASED, 0)
+#define GRANTED SUM(IS_GRANTED, 0)
+#define AHEAD(a) SUM(EARLIER, a)
+#define ARE_ALL_OVER (ALL(_over) && !ANY(dead))
 #ifdef NUMBER_OF_BEFORE
 #define IS_KNOWN true
 #else
@@ -70,14 +78,15 @@ inline wake_first() {
     if
     :: row[0] && AHEAD(arrival[0]) == 0 -> woken[0] = true
     :: row[1] && AHEAD(arrival[1]) == 0 -> woken[1] = true
-    :: WORKERS > 2 && row[WORKERS - 1] && AHEAD(arrival[WORKERS - 1]) == 0 -> woken[WORKERS - 1] = true
+    :: WORKERS > 2 && row[THIRD] && AHEAD(arrival[THIRD]) == 0 -> woken[THIRD] = true
+    :: WORKERS > 3 && row[FOURTH] && AHEAD(arrival[FOURTH]) == 0 -> woken[FOURTH] = true
     :: else
     fi
   }
 }
 inline wake_all() {
   atomic { woken[0] = woken[0] || row[0]; woken[1] = woken[1] || row[1];
-           woken[WORKERS - 1] = woken[WORKERS - 1] || row[WORKERS - 1] }
+           woken[THIRD] = woken[THIRD] || row[THIRD]; woken[FOURTH] = woken[FOURTH] || row[FOURTH] }
 }
 /* settle_counted(), with the mutex: reads the word, then the CAS. */
 inline settle(must, changed) {
@@ -201,6 +210,9 @@ look:
      fi
   fi;
   /* The request runs; then end_lease(). */
+#ifdef LONG                                  /* it does not end before all who can be served are */
+  SUM(IS_WAITING, 0) == 0 || number[generation] == 0 || GRANTED >= number[generation];
+#endif
   atomic { resolved = false; changed = false; opened = false; again = false; must = false;
            n = 0; c = 0; e = 0; r_of = 0; r = 0; s = PLAIN };
 #ifdef WAKE_BEFORE_CLEAR
@@ -281,7 +293,8 @@ end_looks: do
   /* Enforcer::reap() */
   :: atomic { dead[0] -> w = 0 }; goto reap
   :: atomic { dead[1] -> w = 1 }; goto reap
-  :: atomic { WORKERS > 2 && dead[WORKERS - 1] -> w = WORKERS - 1 }; goto reap
+  :: atomic { WORKERS > 2 && dead[THIRD] -> w = THIRD }; goto reap
+  :: atomic { WORKERS > 3 && dead[FOURTH] -> w = FOURTH }; goto reap
   /* settle_counted_backends(): the snapshot, then what it says is put right. */
   :: atomic { state != CLOSED && (!IS_KNOWN || (word != 0) != (state == COUNTED)) ->
               may_die; seen = generation; n = number[seen]; s = state; changed = false };
@@ -307,7 +320,7 @@ end_looks: do
      opened = false;
      open(JUDGE, must, opened);
      if :: opened -> atomic { may_die; wake_all() } :: else fi
-  :: atomic { _over[0] && _over[1] && _over[WORKERS - 1] && !dead[0] && !dead[1] && !dead[WORKERS - 1] -> break }
+  :: atomic { ARE_ALL_OVER -> break }
   od;
   goto done;
 reap:
@@ -327,19 +340,18 @@ init {
     number[0] = FIRST; word = FIRST;
     if :: FIRST != 0 -> state = COUNTED; _limit = FIRST :: else fi;
     run Worker(0); run Worker(1);
-    if :: WORKERS > 2 -> run Worker(WORKERS - 1) :: else fi;
+    if :: WORKERS > 2 -> run Worker(THIRD) :: else fi;
+    if :: WORKERS > 3 -> run Worker(FOURTH) :: else fi;
     run Tool()
   };
 end_world: do
-  :: atomic { !judge_lives && !(_over[0] && _over[1] && _over[WORKERS - 1]
-                                && !dead[0] && !dead[1] && !dead[WORKERS - 1]) ->
-              judge_lives = true; run Judge() }
+  :: atomic { !judge_lives && !ARE_ALL_OVER -> judge_lives = true; run Judge() }
   od
 }
 
 /* When nothing can move any more nobody waits: all had their lease, died or gave up. */
 active proctype Observer() {
   timeout;
-  assert(_over[0] && _over[1] && _over[WORKERS - 1]);
+  assert(ALL(_over));
   assert(LEASES == 0)
 }

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "protocol/parallel.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"

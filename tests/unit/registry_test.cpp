@@ -7,6 +7,7 @@
 
 #include "pool/change_settings.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/parallel.hpp"
 #include "support/pool.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)
