@@ -538,7 +538,7 @@ void Acquisition::leave(bool granted) {
   if (!row_) return;
   free_row(granted);
   if (granted) return;
-  wake_first(segment_, hash_);  // it may have been woken to take what the next can have now
+  wake_first(segment_, hash_);  // what this one was woken for can be had by the next now
   wake_line(segment_);
   ring(segment_);
 }
