@@ -254,7 +254,6 @@ Result<CountedAnswer> Acquisition::begin_counted(BackendRef backend, LeaseRef* l
   return answer;
 }
 
-
 Result<Granted> Acquisition::look_at_backend(const FoundBackend& found, std::uint64_t now) {
   switch (found.state.state) {
     case BackendState::kReserved:

@@ -71,10 +71,9 @@ bool is_waited_for(const Segment& segment, std::uint64_t model) {
 // Its number by the settings in force, or none: they have changed since they were read.
 std::optional<std::uint32_t> number_of(const Segment& segment, const CountedRequest& request) {
   if (const auto known = known_parallel(segment, request.backend)) return known;
-  if (!request.parallel || request.parallel->settings != settings_generation(segment))
-    return std::nullopt;
+  if (!request.parallel) return std::nullopt;
   note_parallel(segment, request.backend, *request.parallel);
-  return known_parallel(segment, request.backend);
+  return known_parallel(segment, request.backend);  // not if they have changed since
 }
 
 // Which workers have a lease on it, or wait for its model.

@@ -80,8 +80,8 @@ std::optional<std::uint32_t> NextParallel::number_of(const Segment& segment,
     return is_judged ? std::optional<std::uint32_t>(judged_[backend.index].number) : std::nullopt;
   }
   const ParallelWord word = load_word(segment, backend);
-  const bool was_known = word.generation == backend.generation &&
-                         word.settings == ParallelWord::tag_of(before_);
+  const bool was_known =
+      word.generation == backend.generation && word.settings == ParallelWord::tag_of(before_);
   return was_known ? std::optional<std::uint32_t>(word.number) : std::nullopt;
 }
 

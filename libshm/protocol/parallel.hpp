@@ -80,7 +80,7 @@ class NextParallel {
   std::optional<std::uint32_t> number_of(const Segment& segment, BackendRef backend) const;
 
   bool may_differ_ = true;
-  std::uint64_t before_ = 0;     // generation of the settings in force until then
+  std::uint64_t before_ = 0;    // generation of the settings in force until then
   std::vector<Judged> judged_;  // by slot; none if no number can have changed
 };
 

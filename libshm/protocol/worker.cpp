@@ -154,7 +154,7 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
   }
   worker->keepable_.store(cells / 2, std::memory_order_relaxed);
   worker->tagged_.assign(cells, kTagged | kSaysMore);  // whatever the row's last owner left
-  std::uint32_t cleared = 0;  // leases of those who are gone
+  std::uint32_t cleared = 0;                           // leases of those who are gone
 
   {
     auto lock = segment->lock_structure();

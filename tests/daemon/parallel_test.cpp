@@ -194,7 +194,8 @@ TEST_F(ParallelTest, P11WhatWaitsIsToldThatItsBackendIsFull) {
               HasSubstr("timed out: its backend is full (1 of 1 requests at once)"));
   EXPECT_THAT(explain(), AllOf(HasSubstr("1 of 1 requests at once, 1 request waits, the first for"),
                                HasSubstr("full, the next waits in line for it")));
-  EXPECT_THAT(poolctl(scratch_, {"list"}).out, HasSubstr("full: 1 of 1 requests at once, 1 request"));
+  EXPECT_THAT(poolctl(scratch_, {"list"}).out,
+              HasSubstr("full: 1 of 1 requests at once, 1 request"));
   EXPECT_THAT(poolctl(scratch_, {"why", "m"}).out, HasSubstr("its backend is full"));
   const Finished refused = poolctl(scratch_, {"lease", "m", "--timeout", "0s", "--", "true"});
   EXPECT_EQ(refused.code, 124);

@@ -1,5 +1,7 @@
 // Backends that count their leases: as many requests at once as `parallel`, first come, first
 // served.
+#include "protocol/counted.hpp"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -9,7 +11,6 @@
 #include <vector>
 
 #include "base/time.hpp"
-#include "protocol/counted.hpp"
 #include "protocol/slots.hpp"
 #include "segment/meters.hpp"
 #include "segment/settings_block.hpp"
@@ -35,8 +36,8 @@ class Counted : public ::testing::Test {
   // As it is after a change whose author was killed before he put the backends right, and of which
   // nobody has told them since.
   void publish_only(int parallel) {
-    const Settings settings = settings_of(
-        {{"max_backends", "0"}, {"parallel", std::to_string(parallel)}});
+    const Settings settings =
+        settings_of({{"max_backends", "0"}, {"parallel", std::to_string(parallel)}});
     const auto image = SettingsImage::make(settings, segment_->settings_copy_words());
     const auto lock = segment_->lock_structure();
     publish_settings(*segment_, *lock, *image);
@@ -150,9 +151,8 @@ TEST_F(Counted, OneThatIsClosedMeanwhileGrantsNothing) {
   ASSERT_TRUE(attached);
   LeaseRef lease;
   const auto lock = segment_->lock_structure();
-  EXPECT_EQ(
-      begin_counted_lease(*lock, **attached, {backend(), hash_name("m")}, "", &lease).result,
-      BeginResult::kNotReady);
+  EXPECT_EQ(begin_counted_lease(*lock, **attached, {backend(), hash_name("m")}, "", &lease).result,
+            BeginResult::kNotReady);
   EXPECT_FALSE(any_lease_names(*segment_, backend()));
 }
 
@@ -178,8 +178,9 @@ TEST_F(Counted, TwoEndsWakeTwoWaitersThoughBothWakeTheFirst) {
   leases.clear();
   EXPECT_TRUE(first.was_woken());
   EXPECT_FALSE(second.was_woken()) << "one after the other, not all at each end";
-  EXPECT_TRUE(granted(first));
-  EXPECT_TRUE(second.was_woken());
+  const std::optional<Lease> next = granted(first);
+  ASSERT_TRUE(next);
+  EXPECT_TRUE(second.was_woken()) << "though the first has not ended";
   EXPECT_TRUE(granted(second));
 }
 
@@ -224,6 +225,20 @@ TEST_F(Counted, WhatIsLoadedAfterTheSettingCountsFromTheStart) {
   const Lease lease = load_external(pool_, "next");
   EXPECT_EQ(look(pool_).backends.back().parallel, 1u);
   EXPECT_EQ(code_of(pool_.acquire("next", std::chrono::seconds(0))), Errc::kTimeout);
+}
+
+// A worker that does not know it would publish without counting (SettingsView::unknown_to_workers).
+TEST_F(Counted, IsForWorkersToKnowWhileItIsInUse) {
+  const auto is_in_use = [&] {
+    const Word* copy = segment_->settings_copy(settings_generation(*segment_));
+    const auto& head = *reinterpret_cast<const SettingsHead*>(copy);
+    return (head.admit.load(std::memory_order_acquire) & bit_of(Setting::kParallel)) != 0;
+  };
+  EXPECT_FALSE(is_in_use());
+  take_at_once(1);
+  EXPECT_TRUE(is_in_use());
+  take_at_once(0);
+  EXPECT_FALSE(is_in_use());
 }
 
 TEST_F(Counted, AnotherSettingLeavesItAsItIs) {
@@ -280,7 +295,8 @@ TEST_F(Counted, ABackendThatIsOpenedWithoutTheMutexCountsUntilSomebodyHasLooked)
 TEST_F(Counted, OnlyWithTheMutexTheFlagIsTakenAway) {
   publish_only(0);
   segment_->backend(backend().index)
-      .state.store(StateWord{backend().generation, StateWord::kCounted, BackendState::kReady}.pack());
+      .state.store(
+          StateWord{backend().generation, StateWord::kCounted, BackendState::kReady}.pack());
   const auto lock = segment_->lock_structure();
   note_parallel(*segment_, backend(), resolve_parallel(*segment_, backend()));
   EXPECT_FALSE(settle_counted(*segment_, backend(), nullptr));

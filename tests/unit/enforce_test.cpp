@@ -232,8 +232,9 @@ class CountedByJudge : public EnforcerTest {
   CountedByJudge() { load_external(pool_, "m").release(); }
   // As a program does that was killed right after that, or knows nothing of the setting.
   void publish_only(const std::string& parallel) {
-    const auto image = SettingsImage::make(
-        settings_of({{"max_backends", "2"}, {"parallel", parallel}}), segment_->settings_copy_words());
+    const auto image =
+        SettingsImage::make(settings_of({{"max_backends", "2"}, {"parallel", parallel}}),
+                            segment_->settings_copy_words());
     const auto lock = segment_->lock_structure();
     publish_settings(*segment_, *lock, *image);
   }
@@ -282,9 +283,12 @@ TEST_F(CountedByJudge, ReapingWakesWhoWaitsForWhatTheDeadHeldOrStoodBehindThem) 
     Forked dead([this, holds](Forked::Child& parent) {
       Pool mine = attach(scratch_);
       std::optional<Lease> held;
-      if (holds) held = lease_on(mine, "m");
       PendingAcquire pending = *mine.begin_acquire("m", kPatience);
-      static_cast<void>(pending.poll());
+      if (holds) {
+        held = lease_on(mine, "m");
+      } else {
+        static_cast<void>(pending.poll());
+      }
       parent.say(holds ? "holds" : "waits");
       parent.hear();
     });

@@ -588,9 +588,12 @@ std::vector<Verdict> judge_state(const Subject& subject) {
     case BackendState::kReady:
       // Somebody asked for its end: no rule says more.
       if ((subject.backend->control & kControlEvict) != 0) return {explain_request(subject)};
-      return {explain_leases(subject, Reason::kBusy), explain_leases(subject, Reason::kFirstByte),
-              explain_leases(subject, Reason::kStall), explain_idle(subject),
-              explain_room(subject), explain_parallel(subject)};
+      return {explain_leases(subject, Reason::kBusy),
+              explain_leases(subject, Reason::kFirstByte),
+              explain_leases(subject, Reason::kStall),
+              explain_idle(subject),
+              explain_room(subject),
+              explain_parallel(subject)};
     case BackendState::kFree:
     case BackendState::kEvicting:
     case BackendState::kStopping:
