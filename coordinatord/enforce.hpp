@@ -36,8 +36,8 @@ class Enforcer {
   Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
            Recorder* recorder, OutputKeeper* output);
 
-  // Numbers and flags of backends that count their leases are those of the settings in force. Before
-  // anybody is told of a change.
+  // Numbers and flags of backends that count their leases are those of the settings in force.
+  // Before anybody is told of a change.
   void settle_counted_backends(const Snapshot& snapshot);
   Changed carry_out(const Decision& decision, const Snapshot& snapshot);
   // Does nothing but look where a decision that is due in a moment will make it look: what comes

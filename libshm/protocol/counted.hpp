@@ -48,9 +48,9 @@ CountedAnswer begin_counted_lease(const LockGuard& guard, Worker& worker,
 // Not under the mutex. For one who was granted a lease, after its row was freed.
 void wake_next_if_free(const Segment& segment, BackendRef backend, std::uint64_t model);
 
-// Not under the mutex. Where no coordinator answers: clears the lease words on this backend, and the
-// rows in the line of this model, of workers that are proved dead. Their rows of the table stay for
-// a coordinator. True: there was one.
+// Not under the mutex. Where no coordinator answers: clears the lease words on this backend, and
+// the rows in the line of this model, of workers that are proved dead. Their rows of the table stay
+// for a coordinator. True: there was one.
 bool clear_dead_holders(const Segment& segment, BackendRef backend, std::uint64_t model);
 
 }  // namespace modelpool

@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 class ParallelTest : public PoolTest {
  protected:
   // One holds m, the others stand in line for it in their order.
-  void stand_in_line(RemoteWorker& holder, std::vector<RemoteWorker*> line) {
+  void stand_in_line(RemoteWorker& holder, const std::vector<RemoteWorker*>& line) {
     ASSERT_GT(holder.load("m"), 0);
     for (RemoteWorker* worker : line) wait_behind(*worker);
   }
