@@ -16,6 +16,7 @@
 #include "protocol/cancel.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
+#include "protocol/parallel.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 #include "trouble.hpp"
@@ -88,7 +89,7 @@ Changed Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) 
   write_ends();
   live_at_scan_ = snapshot.live();
   stopper_->look_after(snapshot);
-  settle_counted_backends(snapshot);
+  if (is_unsettled_) retry_soon();
   watch_memory(snapshot);
   settle_pins(snapshot);
   register_named_devices(snapshot);
@@ -132,9 +133,15 @@ Changed Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
   if (action.kind == ActionKind::kClearWaiter) {
     std::uint64_t waiting =
         pack_half(action.waiter_generation, static_cast<std::uint32_t>(WaiterState::kWaiting));
-    return segment_->waiter(action.waiter_row)
-        .state.compare_exchange_strong(waiting, pack_half(action.waiter_generation, 0),
-                                       std::memory_order_seq_cst);
+    WaiterRecord& row = segment_->waiter(action.waiter_row);
+    // acquire: written before the row's state, which is still what it was if the CAS succeeds
+    const std::uint64_t model = row.model_hash.load(std::memory_order_acquire);
+    if (!row.state.compare_exchange_strong(waiting, pack_half(action.waiter_generation, 0),
+                                           std::memory_order_seq_cst)) {
+      return false;
+    }
+    wake_first(*segment_, model);
+    return true;
   }
   const BackendView* b = snapshot.find(action.backend);
   if (b == nullptr) return false;
@@ -256,7 +263,6 @@ void Enforcer::examine_after_restart(const Snapshot& snapshot) {
     declare_dead_if_left(worker.ref.index, snapshot);
 }
 
-// Whether leases of a backend are counted follows from its own words, which may have changed.
 // So that a model which asks for any device can be put on those that only the settings name.
 void Enforcer::register_named_devices(const Snapshot& snapshot) {
   if (!snapshot.settings || snapshot.settings_generation == devices_of_) return;
@@ -275,9 +281,25 @@ void Enforcer::register_named_devices(const Snapshot& snapshot) {
   wake_line(*segment_);
 }
 
+// Whoever changes settings does this himself; but he may have been killed, or not know of it.
 void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
+  is_unsettled_ = false;
   for (const BackendView& b : snapshot.backends) {
-    if (settle_counted(*segment_, b.ref)) wake_waiters(*segment_, hash_name(b.model));
+    if (b.state.state != BackendState::kReady) continue;
+    const auto known = known_parallel(*segment_, b.ref);
+    if (known && b.counted() == (*known != 0 || b.permit_ms != 0)) continue;
+    bool is_put_right = false;
+    {
+      const auto lock = lock_for(segment_->lock(), 0);
+      is_unsettled_ |= !lock;
+      if (lock && settings_generation(*segment_) == snapshot.settings_generation) {
+        note_parallel(*segment_, b.ref,
+                      {snapshot.settings_generation,
+                       static_cast<std::uint32_t>(b.settings().get(Setting::kParallel))});
+      }
+      is_put_right = settle_counted(*segment_, b.ref, lock ? &*lock : nullptr);
+    }
+    if (is_put_right) wake_waiters(*segment_, hash_name(b.model));
   }
 }
 
@@ -708,11 +730,14 @@ Changed Enforcer::reap(WorkerRef worker, const Snapshot& snapshot) {
   for (const LeaseView& lease : snapshot.leases) event.count += lease.worker == worker.index;
   recorder_->write(event);
   clear_worker_row(*segment_, worker, segment_->coordinator_row());
+  // Whoever waited for what it held, or behind it.
   for (const LeaseView& lease : snapshot.leases) {
     const BackendView* backend =
         lease.worker == worker.index ? snapshot.find(lease.backend) : nullptr;
-    if (backend != nullptr && backend->counted())
-      wake_waiters(*segment_, hash_name(backend->model));
+    if (backend != nullptr) wake_first(*segment_, hash_name(backend->model));
+  }
+  for (const WaiterView& waiter : snapshot.waiters) {
+    if (waiter.owner == pack_worker(worker)) wake_first(*segment_, hash_name(waiter.model));
   }
   wake_line(*segment_);
   return true;

@@ -36,6 +36,9 @@ class Enforcer {
   Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
            Recorder* recorder, OutputKeeper* output);
 
+  // Numbers and flags of backends that count their leases are those of the settings in force.
+  // Before anybody is told of a change.
+  void settle_counted_backends(const Snapshot& snapshot);
   Changed carry_out(const Decision& decision, const Snapshot& snapshot);
   // Does nothing but look where a decision that is due in a moment will make it look: what comes
   // out of cold caches then does not hold up the signal.
@@ -61,7 +64,6 @@ class Enforcer {
   Changed open_again(const BackendView& b);
   Changed lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   Changed finish(const BackendView& b);
-  void settle_counted_backends(const Snapshot& snapshot);
   void register_named_devices(const Snapshot& snapshot);
   void settle_pins(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
@@ -89,6 +91,7 @@ class Enforcer {
   Recorder* recorder_;
   OutputKeeper* output_;  // null: nobody's output is read
   std::uint64_t retry_ns_ = kNever_ns;
+  bool is_unsettled_ = false;  // the mutex could not be had for it
   std::uint32_t live_at_scan_ = 0;
   std::uint64_t devices_of_ = 0;  // generation of the settings whose devices are registered
   std::vector<std::pair<std::string, BackendEnd>> unwritten_ends_;  // of models

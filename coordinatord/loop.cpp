@@ -150,6 +150,8 @@ bool free_stray_waiters(const Segment& segment, const Snapshot& snapshot) {
       continue;
     }
     spdlog::warn("waiter row {} was damaged: it is free again", stray.row);
+    // acquire: written before the row's state
+    wake_first(segment, segment.waiter(stray.row).model_hash.load(std::memory_order_acquire));
     freed = true;
   }
   return freed;
@@ -497,6 +499,7 @@ std::uint64_t Loop::scan() {
     stopper_->take_reports();
     const Snapshot& snapshot = reader_.read();
     const ScanTimer timer(recorder_.meters(), snapshot.now_ns);
+    enforcer_->settle_counted_backends(snapshot);
     note_settings(snapshot);
     if (misses_settings_) return 0;
     watch_->refresh(snapshot);

@@ -24,7 +24,10 @@ class KnownModels {
   const BackendRef* find(std::uint64_t key) {
     if (entries_.empty()) return nullptr;
     const Entry& entry = place(key);
-    return entry.key == 0 ? nullptr : &entry.ref;
+    return entry.ref.generation == 0 ? nullptr : &entry.ref;
+  }
+  void forget(std::uint64_t key) {
+    if (!entries_.empty()) place(key).ref = BackendRef{};
   }
   void put(std::uint64_t key, BackendRef ref) {
     if (2 * (used_ + 1) > entries_.size() && !grow()) return;

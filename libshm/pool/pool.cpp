@@ -413,7 +413,15 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
     if (polled->has_value()) {
       if (auto* lease = std::get_if<Lease>(&**polled)) {
         if (KnownModels* models = known_models()) {
-          models->put(KnownModels::key(*lease->ref_->worker, hash), lease->ref_->backend);
+          const Worker& worker = *lease->ref_->worker;
+          const BackendRef backend = lease->ref_->backend;
+          const std::uint64_t key = KnownModels::key(worker, hash);
+          // One that counts its leases grants none in passing: a try would be counted by others.
+          if (load_state(worker.segment(), backend.index).owner == StateWord::kCounted) {
+            models->forget(key);
+          } else {
+            models->put(key, backend);
+          }
         }
       }
       return std::move(**polled);

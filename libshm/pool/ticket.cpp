@@ -15,6 +15,7 @@
 #include "protocol/device_environment.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/kept_output.hpp"
+#include "protocol/parallel.hpp"
 #include "protocol/registering.hpp"
 #include "protocol/spawn.hpp"
 #include "segment/devices.hpp"
@@ -120,6 +121,14 @@ Result<> refuse_another(const Listener& found, const std::string& model, std::st
                   " listens process " + std::to_string(found.pid) + " (" + escape(found.command) +
                   "), which is none of its backend's; give the backend an address of its own, or "
                   "say any_listener if that process answers for it");
+}
+
+Result<> publish_external(const TicketRef& ticket, std::string_view address,
+                          const ReadyOptions& options) {
+  const Segment& segment = ticket.worker->segment();
+  const auto lock = segment.lock_structure();
+  return publish_ready(segment, ticket.backend, ticket.worker->owner_word(), address, options,
+                       lock ? &*lock : nullptr);
 }
 
 // Whose request it was, for those who lost theirs with it.
@@ -406,7 +415,8 @@ Result<> LoadTicket::publish_alone(std::string_view address, const ReadyOptions&
     // for long is stopped, and a good load does not fail for that.
     const auto lock = segment.lock_structure();
     if (lock && attempt < kAttempts && !are_all_seen(segment, addresses)) continue;
-    return publish_ready(segment, ref_->backend, ref_->worker->owner_word(), address, options);
+    return publish_ready(segment, ref_->backend, ref_->worker->owner_word(), address, options,
+                         lock ? &*lock : nullptr);
   }
 }
 
@@ -436,9 +446,9 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
                                " ready: this worker has no free lease; release some first");
   }
   set_keep_alive(segment, ref_->backend, keep_alive_);  // before others may ask for another
+  note_parallel(segment, ref_->backend, resolve_parallel(segment, model_, options.overrides));
   const Result<> published =
-      has_process ? publish_alone(address, options)
-                  : publish_ready(segment, ref_->backend, worker.owner_word(), address, options);
+      has_process ? publish_alone(address, options) : publish_external(*ref_, address, options);
   if (!published) {
     withdraw_lease(lease);
     if (published.error().code == Errc::kTicketLost) {

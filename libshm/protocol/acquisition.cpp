@@ -61,6 +61,16 @@ Need placed_need(Need need, const Placement& placement) {
   return need;
 }
 
+// "its backend is full (2 of 2 requests at once)"
+std::string full_text(const CountedAnswer& answer) {
+  const std::string counts =
+      std::to_string(answer.in_flight) + " of " + std::to_string(answer.parallel);
+  return answer.in_flight == answer.parallel
+             ? "its backend is full (" + counts + " requests at once)"
+             : "its backend serves " + counts +
+                   " requests at once, and others have waited for it for longer";
+}
+
 }  // namespace
 
 Acquisition::Acquisition(Worker& worker, std::string model, AcquisitionOptions options)
@@ -151,7 +161,7 @@ void Acquisition::note_look() {
 // What it takes was derived from settings that have changed since. Best effort at each look:
 // whoever cannot have the mutex now looks again within a second.
 void Acquisition::renew_need() {
-  if (settings_generation() == need_settings_) return;
+  if (settings_generation(segment_) == need_settings_) return;
   if (!renew(limits_of(segment_))) return;
   const auto lock = lock_line();
   if (!lock) return;
@@ -192,18 +202,28 @@ Result<Granted> Acquisition::look() {
     if (found->state.state == BackendState::kReady) {
       LeaseRef lease;
       const bool counted = found->state.owner == StateWord::kCounted;
-      auto begun =
-          counted ? begin_counted(found->ref, &lease)
-                  : begin_lease(worker_, found->ref, options_.busy_limit_ns, options_.tag, &lease);
-      if (!begun) return fail(begun.error());
+      CountedAnswer answer;
+      if (counted) {
+        auto asked = begin_counted(found->ref, &lease);
+        if (!asked) return fail(asked.error());
+        answer = *asked;
+      } else {
+        answer.result =
+            begin_lease(worker_, found->ref, options_.busy_limit_ns, options_.tag, &lease);
+      }
       is_counted_ = counted;
-      switch (*begun) {
+      switch (answer.result) {
         case BeginResult::kGranted:
+          if (row_) free_granted_row(found->ref);
           if (set_keep_alive(segment_, found->ref, options_.keep_alive)) ring(segment_);
           return Granted{lease};
         case BeginResult::kFull:
-          return keep_waiting(now, false,
-                              "its backend serves as many requests at once as it takes");
+          if (look_at_judge(segment_, now).state != JudgeState::kAnswers &&
+              clear_dead_holders(segment_, found->ref, hash_)) {
+            wake_first(segment_, hash_);
+            continue;
+          }
+          return keep_waiting(now, false, full_text(answer));
         case BeginResult::kNoCell:
           return fail(
               refusal(Errc::kTableFull,
@@ -230,12 +250,23 @@ Result<Granted> Acquisition::look() {
   return keep_waiting(now, false, "it changes faster than it can be leased");
 }
 
-Result<BeginResult> Acquisition::begin_counted(BackendRef backend, LeaseRef* lease) {
+// Its row is free in the hold that grants: nobody counts it beside its lease.
+Result<CountedAnswer> Acquisition::begin_counted(BackendRef backend, LeaseRef* lease) {
   prepare_leases(worker_);
-  const auto lock = lock_line();
-  if (!lock) return fail(lock.error());
-  return begin_counted_lease(*lock, worker_, {backend, hash_, arrival_, options_.busy_limit_ns},
-                             options_.tag, lease);
+  CountedRequest request{backend, hash_, arrival_, options_.busy_limit_ns};
+  if (!known_parallel(segment_, backend)) request.parallel = resolve_parallel(segment_, backend);
+  CountedAnswer answer;
+  {
+    const auto lock = lock_line();
+    if (!lock) return fail(lock.error());
+    answer = begin_counted_lease(*lock, worker_, request, options_.tag, lease);
+    if (answer.result == BeginResult::kGranted && row_) free_row(true);
+  }
+  if (answer.is_uncounted) wake_waiters(segment_, hash_);
+  if (answer.result != BeginResult::kGranted) return answer;
+  ring_for_limit(segment_, options_.busy_limit_ns);
+  wake_next_if_free(segment_, backend, hash_);
+  return answer;
 }
 
 Result<Granted> Acquisition::look_at_backend(const FoundBackend& found, std::uint64_t now) {
@@ -354,7 +385,7 @@ Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t 
   if (outlook.unknown_settings != 0) return {};  // set just now; the next look says so
   // Settings that changed since the need was derived from them, or models that came since: the next
   // look, at once, knows them.
-  if (need_.settings != settings_generation() || !outlook.is_complete)
+  if (need_.settings != settings_generation(segment_) || !outlook.is_complete)
     return {Taken::kLookAgain, {}};
   const auto placement = find_turn(outlook.heads, as_waiting(), outlook.room(), outlook.residents);
   if (!placement) return {};
@@ -400,13 +431,9 @@ Result<LockGuard> Acquisition::lock_line() const {
   return lock_for(segment_.lock(), std::clamp(left_ns, kLockWaitMin_ns, kLockWaitMax_ns));
 }
 
-std::uint64_t Acquisition::settings_generation() const {
-  return segment_.settings().generation.load(std::memory_order_acquire);
-}
-
 // Not under the mutex.
 Result<> Acquisition::renew(const Limits& limits) {
-  const std::uint64_t generation = settings_generation();
+  const std::uint64_t generation = settings_generation(segment_);
   if (need_.settings == generation && need_.settings != 0) return {};
   DerivedNeed derived = derive_need(segment_, model_, options_.expected_bytes, limits);
   if (!derived.unknown_devices.empty()) {
@@ -570,6 +597,22 @@ Error Acquisition::settings_refusal(std::uint64_t unknown) const {
 
 void Acquisition::leave(bool granted) {
   if (!row_) return;
+  free_row(granted);
+  if (granted) return;
+  wake_first(segment_, hash_);  // what this one was woken for can be had by the next now
+  wake_line(segment_);
+  ring(segment_);
+}
+
+// A backend that counts its leases since this one began counts the row beside it until now.
+void Acquisition::free_granted_row(BackendRef backend) {
+  free_row(true);
+  if (load_state(segment_, backend.index).owner == StateWord::kCounted) {
+    wake_next_if_free(segment_, backend, hash_);
+  }
+}
+
+void Acquisition::free_row(bool granted) {
   std::uint64_t waiting =
       pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting));
   // Who was served has nothing to go on with (join_line).
@@ -578,9 +621,6 @@ void Acquisition::leave(bool granted) {
   segment_.waiter(*row_).state.compare_exchange_strong(waiting, pack_half(row_generation_, 0),
                                                        std::memory_order_seq_cst);
   forget_row();
-  if (granted) return;
-  wake_line(segment_);
-  ring(segment_);
 }
 
 void Acquisition::forget_row() {

@@ -42,6 +42,7 @@ struct AcquisitionOptions {
   bool wake_worker = false;  // also bump the worker's wake word
 };
 
+struct CountedAnswer;
 struct Outlook;
 struct Pending {};
 struct TicketRef {
@@ -83,12 +84,11 @@ class Acquisition {
   void note_look();
   void note_answer(const Result<Granted>& result);
   void count(AcquireOutcome outcome) const;
-  std::uint64_t settings_generation() const;
   Result<> renew(const Limits& limits);  // its need
   Waiting as_waiting() const;
   void renew_need();
   void publish_need(const LockGuard& guard);
-  Result<BeginResult> begin_counted(BackendRef backend, LeaseRef* lease);
+  Result<CountedAnswer> begin_counted(BackendRef backend, LeaseRef* lease);
   Result<LockGuard> lock_line() const;
   Taken take_place(const LockGuard& guard, std::uint64_t now);
   Taken::Answer join_line(const LockGuard& guard, std::uint64_t now);
@@ -99,6 +99,8 @@ class Acquisition {
   Error settings_refusal(std::uint64_t unknown) const;
   std::optional<Error> failure_of_awaited(std::uint64_t now);
   void leave(bool granted);
+  void free_row(bool granted);
+  void free_granted_row(BackendRef backend);
   void forget_row();
   Error refusal(Errc code, const std::string& why) const;
 

@@ -143,8 +143,8 @@ inline void ring_if_wanted(const Segment& segment, const Word& wanted, std::uint
 
 // After a word was cleared, seq_cst: who waits for a backend that counts its leases takes the next.
 [[gnu::noinline]] void wake_next(const Segment& segment, std::uint32_t backend) {
-  // acquire: of this life or a later one, whose waiters look in vain
-  wake_waiters(segment, segment.backend(backend).model_hash.load(std::memory_order_acquire));
+  // acquire: of this life or a later one, whose first waiter looks in vain
+  wake_first(segment, segment.backend(backend).model_hash.load(std::memory_order_acquire));
 }
 
 inline void wake_next_if_counted(const Segment& segment, const Word& state, std::uint32_t backend) {

@@ -6,6 +6,7 @@
 
 #include "base/time.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/parallel.hpp"
 
 namespace modelpool {
 namespace {
@@ -77,6 +78,7 @@ Result<> edit_settings(const Segment& segment, std::uint64_t lock_wait_ns,
     auto image = SettingsImage::make(settings, segment.settings_copy_words());
     if (!image) return fail(image.error());
     const Cooldowns cooldowns(segment, *image);
+    const NextParallel parallel(segment, *image);
     const auto lock = lock_for(segment.lock(), lock_wait_ns);
     if (!lock) return fail(lock.error());
     // Another writer, or another failure, may have come first. relaxed: it changes under the mutex.
@@ -84,6 +86,7 @@ Result<> edit_settings(const Segment& segment, std::uint64_t lock_wait_ns,
     if (!cooldowns.are_all(segment)) continue;
     cooldowns.forget_changed(segment, *lock);
     publish_settings(segment, *lock, *image);
+    parallel.settle(segment, *lock);
     return {};
   }
   return fail(Errc::kBusy, "unable to change the settings: others change them faster; try again");

@@ -6,6 +6,7 @@
 #include "base/duration.hpp"
 #include "base/time.hpp"
 #include "modelpool/pool.hpp"
+#include "protocol/parallel.hpp"
 #include "segment/meters.hpp"
 #include "segment/settings_block.hpp"
 
@@ -22,13 +23,19 @@ bool move(const Segment& segment, std::uint32_t backend, StateWord from, StateWo
          word.compare_exchange_strong(expected, to.pack(), std::memory_order_seq_cst);
 }
 
-// Open to leases: counted, if a lease must look at more than the state first.
-StateWord ready_state(const BackendRecord& record, BackendRef ref) {
-  const std::uint64_t parallel = record.parallel.load(std::memory_order_acquire);
-  const std::uint64_t permit = record.permit.load(std::memory_order_acquire);
-  const bool has_limit = high_half(parallel) == ref.generation && low_half(parallel) != 0;
-  const bool is_counted = has_limit || PermitWord::deadline_of(permit, ref.generation) != 0;
-  return {ref.generation, is_counted ? StateWord::kCounted : 0, BackendState::kReady};
+// Must a lease look at more than the state first, or is that not known?
+bool must_count(const Segment& segment, BackendRef ref) {
+  const std::uint64_t permit = segment.backend(ref.index).permit.load(std::memory_order_acquire);
+  return known_parallel(segment, ref) != 0u || PermitWord::deadline_of(permit, ref.generation) != 0;
+}
+
+StateWord ready_state(BackendRef ref, bool counted) {
+  return {ref.generation, counted ? StateWord::kCounted : 0, BackendState::kReady};
+}
+
+// Open to leases. Without the mutex, settings may just be published that count them.
+StateWord opened_state(const Segment& segment, BackendRef ref, const LockGuard* lock) {
+  return ready_state(ref, lock == nullptr || must_count(segment, ref));
 }
 
 tl::unexpected<Error> ticket_lost(const Segment& segment, BackendRef ref) {
@@ -182,7 +189,8 @@ Result<> forget_start(const Segment& segment, BackendRef ref, std::uint32_t owne
 }
 
 Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t owner,
-                       std::string_view address, const ReadyOptions& options) {
+                       std::string_view address, const ReadyOptions& options,
+                       const LockGuard* lock) {
   BackendRecord& record = segment.backend(ref.index);
   const StateWord starting{ref.generation, owner, BackendState::kStarting};
   const StateWord reserved{ref.generation, owner, BackendState::kReserved};
@@ -205,7 +213,7 @@ Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t own
   }
   record.ready_ns.store(now_ns(), std::memory_order_release);
   if (options.pinned) set_control(segment, ref, kControlPinned, 0);
-  if (!move(segment, ref.index, now_state, ready_state(record, ref))) {
+  if (!move(segment, ref.index, now_state, opened_state(segment, ref, lock))) {
     return ticket_lost(segment, ref);
   }
   return {};
@@ -298,17 +306,19 @@ bool close_to_leases(const Segment& segment, BackendRef ref, std::uint32_t epoch
 }
 
 bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch) {
+  const auto lock = lock_for(segment.lock(), 0);
   return move(segment, ref.index,
               {ref.generation, StateWord::owner_of_epoch(epoch), BackendState::kEvicting},
-              ready_state(segment.backend(ref.index), ref));
+              opened_state(segment, ref, lock ? &*lock : nullptr));
 }
 
-bool settle_counted(const Segment& segment, BackendRef ref) {
+bool settle_counted(const Segment& segment, BackendRef ref, const LockGuard* lock) {
   for (StateWord seen = load_state(segment, ref.index);
        seen.generation == ref.generation && seen.state == BackendState::kReady;
        seen = load_state(segment, ref.index)) {
-    const StateWord right = ready_state(segment.backend(ref.index), ref);
-    if (seen == right) return false;
+    const bool counts = must_count(segment, ref);
+    const StateWord right = ready_state(ref, counts);
+    if (seen == right || (!counts && lock == nullptr)) return false;
     if (move(segment, ref.index, seen, right)) return true;
   }
   return false;

@@ -79,9 +79,12 @@ Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owne
 // The program could not be executed: the ticket is as before record_start.
 Result<> forget_start(const Segment& segment, BackendRef ref, std::uint32_t owner);
 
-// STARTING (or RESERVED, external) -> READY. The caller has published the loader's lease.
+// STARTING (or RESERVED, external) -> READY. The caller has published the loader's lease, and noted
+// what `parallel` is (parallel.hpp). Without the mutex the backend counts its leases in any case,
+// until somebody with the mutex settles that.
 Result<> publish_ready(const Segment& segment, BackendRef ref, std::uint32_t owner,
-                       std::string_view address, const ReadyOptions& options);
+                       std::string_view address, const ReadyOptions& options,
+                       const LockGuard* lock = nullptr);
 // kTicketLost, with what ended the load: for a holder whose ticket is not its own any more.
 Error why_lost(const Segment& segment, BackendRef ref);
 // The holder gives its ticket up, or acknowledges that it was taken. Returns whether this call
@@ -104,10 +107,11 @@ void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_ex
 // The coordinator's transitions. Each returns whether it took place.
 bool close_to_leases(const Segment& segment, BackendRef ref,
                      std::uint32_t epoch);  // READY -> EVICTING
-// READY says whether leases are counted, as the slot's own words (parallel, permit) do. True: it
-// was put right; its waiters are to be woken. Called by the coordinator, at each scan.
-bool settle_counted(const Segment& segment, BackendRef ref);
-bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch);  // EVICTING -> READY
+// READY says whether leases are counted, as the slot's own words (parallel, permit) do; without the
+// mutex, only that they are. True: it was put right; its waiters are to be woken.
+bool settle_counted(const Segment& segment, BackendRef ref, const LockGuard* lock);
+// EVICTING -> READY. Takes the mutex if it can be had at once; else as publish_ready without it.
+bool reopen(const Segment& segment, BackendRef ref, std::uint32_t epoch);
 bool commit_stop(const Segment& segment, BackendRef ref,
                  std::uint32_t epoch);                                     // EVICTING -> STOPPING
 bool lose_ticket(const Segment& segment, BackendRef ref, StateWord seen);  // -> GONE or STOPPING

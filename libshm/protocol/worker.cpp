@@ -15,6 +15,7 @@
 #include "base/proc.hpp"
 #include "base/time.hpp"
 #include "protocol/backend_of.hpp"
+#include "protocol/wake.hpp"
 
 namespace modelpool {
 namespace {
@@ -36,14 +37,16 @@ ProcessIdentity identity_of(const WorkerRecord& row) {
 }
 
 // A row of this very process that an earlier program, replaced by exec, has left.
-void reclaim_rows_of_earlier_image(const Segment& segment, const ProcessIdentity& self) {
+std::uint32_t reclaim_rows_of_earlier_image(const Segment& segment, const ProcessIdentity& self) {
+  std::uint32_t cleared = 0;
   for (std::uint32_t i = 0; i < segment.workers_reached(); ++i) {
     const WorkerRecord& row = segment.worker(i);
     const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
     if (low_half(state) == 0 || !identity_of(row).is(self)) continue;
     if (row.image.load(std::memory_order_acquire) == image_id()) continue;
-    clear_worker_row(segment, {i, high_half(state)}, i);
+    cleared += clear_worker_row(segment, {i, high_half(state)}, i);
   }
+  return cleared;
 }
 
 // Who this process is, if it is where the pool's PIDs and times mean something: it may have been
@@ -151,6 +154,7 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
   }
   worker->keepable_.store(cells / 2, std::memory_order_relaxed);
   worker->tagged_.assign(cells, kTagged | kSaysMore);  // whatever the row's last owner left
+  std::uint32_t cleared = 0;                           // leases of those who are gone
 
   {
     auto lock = segment->lock_structure();
@@ -162,8 +166,8 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
       delete worker;
       return refuse_backend(*backend);
     }
-    reclaim_rows_of_earlier_image(*segment, self);
-    for (const WorkerRef row : dead) clear_worker_row(*segment, row, row.index);
+    cleared = reclaim_rows_of_earlier_image(*segment, self);
+    for (const WorkerRef row : dead) cleared += clear_worker_row(*segment, row, row.index);
     const auto free_row = find_free_row(*segment);
     if (!free_row) {
       delete worker;
@@ -191,6 +195,7 @@ Result<Worker*> Worker::attach_at_once(const std::shared_ptr<Segment>& segment) 
     row.state.store(pack_half(generation, static_cast<std::uint32_t>(WorkerState::kAttached)),
                     std::memory_order_seq_cst);
   }
+  if (cleared != 0) wake_everyone(*segment);  // who waits for a backend that counts its leases
   worker->meters_ = MeterRow::of_worker(*segment, worker->ref_.index);
   worker->serial_ = g_next_serial.fetch_add(1, std::memory_order_relaxed);
   worker->segment_ = segment;

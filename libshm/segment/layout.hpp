@@ -37,7 +37,7 @@
 //
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
-// BackendRecord's permit, parallel, measured, peak, probe_failures and devices;
+// BackendRecord's permit, measured, peak, probe_failures and devices;
 // WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
 // CoordinatorRecord's pressure words and foreign.
 //
@@ -477,7 +477,7 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   SharedBytes expected;
   // Before READY.
   SharedBytes declared;
-  Word parallel;  // generation, requests at once; 0 = no limit
+  Word parallel;  // ParallelWord (protocol/parallel.hpp); later under the mutex
   // The coordinator's. Of the generation in whose life they were written: cleared before RESERVED.
   alignas(kCacheLine_bytes) SharedBytes measured;
   SharedBytes peak;     // of `measured`, in this life

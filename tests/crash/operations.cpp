@@ -67,9 +67,19 @@ std::string last_place_is_let_go(Stage& stage) {
   return "";
 }
 
-// Stands in line for a place, and waits for it when told to.
-void stand_in_line(Pool& pool, Forked::Child& child) {
-  auto pending = pool.begin_acquire("behind", kPatience);
+// Holds the only lease that the resident grants at once, until told not to.
+void hold_the_only_lease(Pool& pool, Forked::Child& child) {
+  must(pool.set("parallel", "1"));
+  Lease lease = lease_on(pool, "resident");
+  child.say("holds");
+  child.hear();
+  lease.release();
+  child.say("let go");
+  child.hear();
+}
+
+void stand_in_line_for(const std::string& model, Pool& pool, Forked::Child& child) {
+  auto pending = pool.begin_acquire(model, kPatience);
   if (!pending) throw std::runtime_error(pending.error().text);
   auto polled = pending->poll();
   child.say(polled && !*polled ? "in line" : "not in line");
@@ -81,6 +91,11 @@ void stand_in_line(Pool& pool, Forked::Child& child) {
   child.say(polled ? "granted" : polled.error().text);
   child.hear();
 }
+
+// Stands in line for a place, and waits for it when told to.
+void stand_in_line(Pool& pool, Forked::Child& child) { stand_in_line_for("behind", pool, child); }
+// Or for a lease.
+void stand_behind(Pool& pool, Forked::Child& child) { stand_in_line_for("resident", pool, child); }
 
 // Loads a model and asks for its eviction when told to.
 auto load_idle(const std::vector<std::string>& argv) {
@@ -346,6 +361,44 @@ std::vector<Operation> worker_operations() {
              stage.helper(0).hear();
            },
        .after = next_in_line_is_granted},
+      {.name = "counted-lease",
+       .victim =
+           [](const Stage& stage) {
+             Pool pool = stage.attach();
+             must(pool.set("parallel", "1"));
+             begins();
+             { const auto granted = pool.acquire("resident", seconds(5)); }
+             ends();
+           }},
+      // Whoever waits first takes the lease that has come free; behind it stands another.
+      {.name = "take-counted-lease",
+       .victim =
+           [](const Stage& stage) {
+             Pool pool = stage.attach();
+             auto pending = pool.begin_acquire("resident", seconds(60));
+             static_cast<void>(pending->poll());
+             begins();
+             auto polled = pending->poll();
+             for (; polled && !*polled; polled = pending->poll()) pending->wait();
+             if (polled) std::get<Lease>(**polled).release();
+             ends();
+           },
+       .before = [](Stage& stage) { stage.add_helper(hold_the_only_lease); },
+       .at_mark =
+           [](Stage& stage) {
+             stage.add_helper(stand_behind);
+             tell(stage, 0, "let go");
+           },
+       .after = next_in_line_is_granted},
+      {.name = "set-parallel",
+       .victim =
+           [](const Stage& stage) {
+             Pool pool = stage.attach();
+             begins();
+             must(pool.set("parallel", "1"));
+             must(pool.set("parallel", "0"));
+             ends();
+           }},
       {.name = "spawn",
        .victim =
            [](const Stage& stage) {

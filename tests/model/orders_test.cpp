@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 
+#include "base/time.hpp"
 #include "explorer.hpp"
 #include "pool/inside.hpp"
 #include "protocol/leases.hpp"
@@ -361,13 +362,15 @@ Scenario end_against_counted() {
             Segment::reach(stage().segment().line().waiters_reached, 0);
             waiter.model_hash.store(stage().backend().model_hash.load(std::memory_order_seq_cst),
                                     std::memory_order_seq_cst);
+            waiter.deadline_ns.store(kNever_ns, std::memory_order_seq_cst);
+            waiter.looked_ns.store(now_ns(), std::memory_order_seq_cst);
             waiter.state.store(pack_half(1, static_cast<std::uint32_t>(WaiterState::kWaiting)),
                                std::memory_order_seq_cst);
             result->wakes = waiter.wake.load(std::memory_order_seq_cst);
           },
           {[=] { end_lease(result->lease); },
            [=] {
-             settle_counted(stage().segment(), kBackend);
+             settle_counted(stage().segment(), kBackend, nullptr);
              result->seen_in_flight = stage().in_flight();
            }},
           [=, &waiter] {
@@ -465,7 +468,11 @@ Scenario first_backend_against_horizon() {
          }
          ReadyOptions external;
          external.external = true;
-         if (!publish_ready(segment, kBackend, worker.owner_word(), "x:1", external)) return;
+         {
+           auto lock = segment.lock_structure();
+           if (!publish_ready(segment, kBackend, worker.owner_word(), "x:1", external, &*lock))
+             return;
+         }
          result->rings = stage().rings();
          result->granted = begin_lease(stage().worker(), kBackend, kSecond_ns, "",
                                        &result->lease) == BeginResult::kGranted;

@@ -12,7 +12,7 @@ ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
 RECORDS = ("unit_tests", "--gtest_filter=Records*:TicketOf*:HistoriesByHash*:Registry*:PermitWord*:"
            "KeepAlive*:Room.*:Epochs*")
-COUNTED = ("unit_tests", "--gtest_filter=Counted.*")
+COUNTED = ("unit_tests", "--gtest_filter=Counted*")
 METERS = ("unit_tests", "--gtest_filter=Meters*:JudgeMeters*:*Interval*")
 LINE = ("process_tests", "--gtest_filter=P5*:RoomForNobody*")
 WAKES = ("process_tests", "--gtest_filter=WakeTest*")
@@ -400,8 +400,8 @@ MUTANTS = [
   ring(segment);
   return as_asked(Lease(lease), cancellable_, on_cancel_);""", [WAKES]),
     Mutant("a leaver wakes nobody", "libshm/protocol/acquisition.cpp",
-           """  if (granted) return;
-  wake_line(segment_);""", "  if (granted) return;", [WAKES]),
+           """had by the next now
+  wake_line(segment_);""", "had by the next now", [WAKES]),
     Mutant("the end of a backend wakes nobody", ENFORCE,
            """  stopper_->forget(b.ref);
   wake_waiters(*segment_, hash_name(b.model));
@@ -456,9 +456,38 @@ MUTANTS = [
     Mutant("who comes overtakes who waits", "libshm/protocol/counted.cpp",
            " || count_earlier(segment, request) >= free) return", ") return", [COUNTED]),
     Mutant("a stopped waiter keeps a counted lease", "libshm/protocol/counted.cpp",
-           " &&\n             is_present(waiter, now);", " && now != 0;", [COUNTED]),
+           "< request.arrival && is_present(waiter, now);", "< request.arrival && now != 0;", [COUNTED]),
     Mutant("the end of a counted lease wakes nobody", "libshm/protocol/leases.cpp",
            "  wake_next_if_counted(segment, state, lease.backend.index);\n", "", [COUNTED]),
+    Mutant("who leaves the line of a full backend wakes nobody", ACQUISITION,
+           "  wake_first(segment_, hash_);  // what", "  // what", [COUNTED]),
+    Mutant("who was granted a lease wakes no next", ACQUISITION,
+           "  wake_next_if_free(segment_, backend, hash_);\n  return answer;", "  return answer;", [COUNTED]),
+    Mutant("the dead keep a full backend where no judge is", ACQUISITION,
+           "clear_dead_holders(segment_, found->ref, hash_)", "found->ref.generation == 0", [COUNTED]),
+    Mutant("a number of other settings is believed", "libshm/protocol/parallel.cpp",
+           "word.generation == backend.generation &&\n                        word.settings == ParallelWord::tag_of(settings_generation(segment));",
+           "word.generation == backend.generation;", [COUNTED]),
+    Mutant("whoever changes the setting puts no backend right", "libshm/protocol/settings_change.cpp",
+           "    parallel.settle(segment, *lock);\n", "", [COUNTED]),
+    Mutant("a backend is opened uncounted without the mutex", "libshm/protocol/slots.cpp",
+           "lock == nullptr || must_count(segment, ref)",
+           "(lock == nullptr && ref.generation == 0) || must_count(segment, ref)", [COUNTED]),
+    Mutant("the flag is taken away without the mutex", "libshm/protocol/slots.cpp",
+           "(!counts && lock == nullptr)",
+           "(!counts && lock == nullptr && ref.generation == 0)", [COUNTED]),
+    Mutant("ready does not look for parallel", TICKET,
+           "  note_parallel(segment, ref_->backend, resolve_parallel(segment, model_, options.overrides));\n",
+           "", [COUNTED]),
+    Mutant("a try on a counted backend is published", "libshm/pool/pool.cpp",
+           "            models->forget(key);\n", "            models->put(key, backend);\n", [COUNTED]),
+    Mutant("a judge that leaves numbers as they are", ENFORCE,
+           "if (known && b.counted() == (*known != 0 || b.permit_ms != 0)) continue;",
+           "if (!known || b.live()) continue;",
+           [COUNTED]),
+    Mutant("reaping wakes nobody behind a full backend", ENFORCE,
+           "if (backend != nullptr) wake_first(*segment_, hash_name(backend->model));",
+           "if (backend != nullptr) wake_first(*segment_, 0);", [COUNTED]),
     Mutant("what a waiter needs stays as it was", "libshm/protocol/acquisition.cpp",
            "      renew_need();\n", "", [RECORDS]),
     Mutant("hits of the slot's next model", "libshm/protocol/leases.cpp",

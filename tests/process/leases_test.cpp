@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "protocol/parallel.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
@@ -166,7 +167,11 @@ TEST(P2ALeasePins, NoInterleavingEndsABackendUnderAGrantedLease) {
     ASSERT_EQ(ref->index, 0u);
     ReadyOptions external;
     external.external = true;
-    ASSERT_TRUE(publish_ready(*segment, *ref, (*worker)->owner_word(), "a:1", external));
+    {
+      note_parallel(*segment, *ref, resolve_parallel(*segment, *ref));
+      auto lock = segment->lock_structure();
+      ASSERT_TRUE(publish_ready(*segment, *ref, (*worker)->owner_word(), "a:1", external, &*lock));
+    }
     for (;;) {
       ASSERT_TRUE(close_to_leases(*segment, *ref, kEpoch));
       if (!any_lease_names(*segment, *ref)) break;

@@ -10,6 +10,7 @@
 #include "base/time.hpp"
 #include "protocol/events.hpp"
 #include "protocol/slots.hpp"
+#include "segment/settings_block.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
@@ -222,6 +223,88 @@ TEST_F(EnforcerTest, P6ADeadWorkersRowStaysUntilItsTicketIsLost) {
   EXPECT_TRUE(carry_out(
       {about(ActionKind::kLoseTicket, *seen.find_model("m"), Reason::kCrashed), reap}, seen));
   EXPECT_FALSE(has_row());
+}
+
+// --- Backends that count their leases ------------------------------------------------------------
+
+class CountedByJudge : public EnforcerTest {
+ protected:
+  CountedByJudge() { load_external(pool_, "m").release(); }
+  // As a program does that was killed right after that, or knows nothing of the setting.
+  void publish_only(const std::string& parallel) {
+    const auto image =
+        SettingsImage::make(settings_of({{"max_backends", "2"}, {"parallel", parallel}}),
+                            segment_->settings_copy_words());
+    const auto lock = segment_->lock_structure();
+    publish_settings(*segment_, *lock, *image);
+  }
+  void settle() { enforcer_.settle_counted_backends(look(pool_)); }
+  bool is_counted() { return look(pool_).find_model("m")->counted(); }
+  PendingAcquire waiting() {
+    PendingAcquire pending = *pool_.begin_acquire("m", kPatience);
+    if (auto polled = pending.poll(); !polled || *polled) throw std::runtime_error("it has it");
+    return pending;
+  }
+};
+
+TEST_F(CountedByJudge, PutsRightWhatAChangeOfSettingsHasLeft) {
+  publish_only("1");
+  ASSERT_FALSE(is_counted());
+  settle();
+  EXPECT_TRUE(is_counted());
+  EXPECT_EQ(look(pool_).find_model("m")->parallel, 1u);
+  const Lease lease = lease_on(pool_, "m");
+  PendingAcquire pending = waiting();
+  publish_only("0");
+  settle();
+  EXPECT_FALSE(is_counted());
+  EXPECT_TRUE(pending.was_woken());
+}
+
+TEST_F(CountedByJudge, WithoutTheMutexOnlyWhatIsSafe) {
+  publish_only("1");
+  {
+    const auto held = segment_->lock_structure();
+    settle();
+    EXPECT_TRUE(is_counted());
+  }
+  settle();
+  publish_only("0");
+  const auto held = segment_->lock_structure();
+  settle();
+  EXPECT_TRUE(is_counted()) << "until it can be had";
+}
+
+TEST_F(CountedByJudge, ReapingWakesWhoWaitsForWhatTheDeadHeldOrStoodBehindThem) {
+  ASSERT_TRUE(pool_.set("parallel", "1"));
+  std::optional<Lease> lease;
+  for (const bool holds : {true, false}) {
+    if (!holds) lease = lease_on(pool_, "m");
+    Forked dead([this, holds](Forked::Child& parent) {
+      Pool mine = attach(scratch_);
+      std::optional<Lease> held;
+      PendingAcquire pending = *mine.begin_acquire("m", kPatience);
+      if (holds) {
+        held = lease_on(mine, "m");
+      } else {
+        static_cast<void>(pending.poll());
+      }
+      parent.say(holds ? "holds" : "waits");
+      parent.hear();
+    });
+    dead.hear();
+    PendingAcquire behind = waiting();
+    const pid_t pid = dead.pid();
+    dead.kill_now();
+    const Snapshot seen = look(pool_);
+    Action reap;
+    reap.kind = ActionKind::kReapWorker;
+    for (const WorkerView& worker : seen.workers) {
+      if (worker.process.pid == pid) reap.worker = worker.ref;
+    }
+    ASSERT_TRUE(carry_out({reap}, seen));
+    EXPECT_TRUE(behind.was_woken());
+  }
 }
 
 }  // namespace

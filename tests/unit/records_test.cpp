@@ -8,6 +8,7 @@
 
 #include "decide.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/parallel.hpp"
 #include "segment/devices.hpp"
 #include "support/pool.hpp"
 
@@ -328,9 +329,12 @@ TEST_F(Records, ReopeningCountsWhatWasCounted) {
     return load_state(*segment_, ref.index).owner;
   };
   EXPECT_EQ(owner_when_reopened(), 0u);
-  record(ref).parallel.store(pack_half(ref.generation, 4));
+  const std::uint64_t settings = settings_generation(*segment_);
+  note_parallel(*segment_, ref, {settings, 4});
   EXPECT_EQ(owner_when_reopened(), StateWord::kCounted);
-  record(ref).parallel.store(pack_half(ref.generation, 0));
+  note_parallel(*segment_, ref, {settings - 1, 0});
+  EXPECT_EQ(owner_when_reopened(), StateWord::kCounted) << "of earlier settings";
+  note_parallel(*segment_, ref, {settings, 0});
   EXPECT_EQ(owner_when_reopened(), 0u);
   record(ref).permit.store(PermitWord{1, ref.generation}.pack());
   EXPECT_EQ(owner_when_reopened(), StateWord::kCounted);

@@ -7,6 +7,7 @@
 
 #include "pool/change_settings.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/parallel.hpp"
 #include "support/pool.hpp"
 
 using namespace modelpool;        // NOLINT(google-build-using-namespace)
@@ -38,7 +39,8 @@ class Registry : public ::testing::Test {
     const BackendRef ref = reserve_one(model);
     ReadyOptions external;
     external.external = true;
-    if (!publish_ready(*segment_, ref, owner_, "a:1", external))
+    const auto lock = segment_->lock_structure();
+    if (!publish_ready(*segment_, ref, owner_, "a:1", external, &*lock))
       throw std::runtime_error("not ready");
     return ref;
   }
@@ -232,7 +234,11 @@ TEST_F(Registry, TakesATicketThroughStartToReady) {
   options.label = "gpu0";
   options.pinned = true;
   options.overrides.set(Setting::kIdleTimeout, kSecond_ns);
-  ASSERT_TRUE(publish_ready(*segment_, ref, owner_, "a:1", options));
+  {
+    note_parallel(*segment_, ref, resolve_parallel(*segment_, ref));
+    const auto lock = segment_->lock_structure();
+    ASSERT_TRUE(publish_ready(*segment_, ref, owner_, "a:1", options, &*lock));
+  }
   EXPECT_EQ(state(ref), (StateWord{ref.generation, 0, BackendState::kReady}));
   const Snapshot s = look(segment_);
   const BackendView* view = s.find(ref);

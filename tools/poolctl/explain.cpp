@@ -628,6 +628,15 @@ std::optional<Verdict> explain_holding(const Subject& subject) {
   return Verdict{"holds", text, kNever_ns};
 }
 
+Verdict explain_parallel(const Subject& subject) {
+  const std::string rule = "parallel";
+  if (subject.get(Setting::kParallel) == 0) return {rule, "no limit", kNever_ns};
+  return {rule,
+          load_text(subject.snapshot, *subject.backend) +
+              (is_full(*subject.backend) ? ": full, the next waits in line for it" : ""),
+          kNever_ns};
+}
+
 std::vector<Verdict> judge_state(const Subject& subject) {
   if (subject.backend == nullptr) {
     std::vector<Verdict> verdicts{explain_admission(subject)};
@@ -642,9 +651,12 @@ std::vector<Verdict> judge_state(const Subject& subject) {
     case BackendState::kReady:
       // Somebody asked for its end: no rule says more.
       if ((subject.backend->control & kControlEvict) != 0) return {explain_request(subject)};
-      return {explain_leases(subject, Reason::kBusy), explain_leases(subject, Reason::kFirstByte),
-              explain_leases(subject, Reason::kStall), explain_idle(subject),
-              explain_room(subject)};
+      return {explain_leases(subject, Reason::kBusy),
+              explain_leases(subject, Reason::kFirstByte),
+              explain_leases(subject, Reason::kStall),
+              explain_idle(subject),
+              explain_room(subject),
+              explain_parallel(subject)};
     case BackendState::kFree:
     case BackendState::kEvicting:
     case BackendState::kStopping:

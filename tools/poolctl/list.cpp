@@ -21,7 +21,8 @@ struct Options {
   std::uint64_t watch_ns = 0;  // 0 = once
 };
 
-std::string notes_of(const Segment& segment, const BackendView& backend, bool is_judged) {
+std::string notes_of(const Segment& segment, const Snapshot& snapshot, const BackendView& backend,
+                     bool is_judged) {
   std::string notes;
   const auto add = [&notes](const std::string& note) {
     notes += (notes.empty() ? "" : ", ") + note;
@@ -29,6 +30,7 @@ std::string notes_of(const Segment& segment, const BackendView& backend, bool is
   if (backend.pinned()) add("pinned");
   if (backend.external()) add("external");
   if (backend.control & kControlEvict) add("to be evicted");
+  if (is_full(backend)) add("full: " + load_text(snapshot, backend));
   const bool ending = backend.state.state == BackendState::kEvicting ||
                       backend.state.state == BackendState::kStopping;
   if (ending && backend.stop.generation == backend.ref.generation) {
@@ -68,7 +70,7 @@ std::string list_text(const Segment& segment, const Snapshot& snapshot, bool is_
                backend.in_flight > 0 ? age_text(now, backend.oldest_start_ns) : "-",
                idle ? age_text(now, backend.last_used_ns) : "-", age_text(now, backend.ready_ns),
                backend.size_bytes == 0 ? "-" : format_size(backend.size_bytes),
-               text_or_dash(backend.address), notes_of(segment, backend, is_judged)});
+               text_or_dash(backend.address), notes_of(segment, snapshot, backend, is_judged)});
   }
   return table.text(width);
 }

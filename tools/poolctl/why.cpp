@@ -240,6 +240,11 @@ std::vector<Other> others_of(const Subject& subject, const EventView& end) {
 
 // --- The answer ----------------------------------------------------------------------------------
 
+std::string full_now(const Subject& subject) {
+  const BackendView* b = subject.snapshot.find_model(subject.model);
+  return b != nullptr && is_full(*b) ? ": its backend is full" : "";
+}
+
 std::vector<std::string> now_text(const Subject& subject) {
   std::vector<std::string> now;
   std::uint64_t waiting = 0;
@@ -252,7 +257,8 @@ std::vector<std::string> now_text(const Subject& subject) {
   if (waiting != 0) {
     now.push_back(count_text(waiting, "request") + (waiting == 1 ? " waits" : " wait") +
                   " for it, the first for " + age_text(subject.snapshot.now_ns, since_ns) +
-                  "; poolctl explain " + escape(subject.model) + " says for what");
+                  full_now(subject) + "; poolctl explain " + escape(subject.model) +
+                  " says for what");
   }
   const std::uint64_t cooling =
       subject.history ? age_ns(subject.history->cooldown_until_ns, subject.snapshot.now_ns) : 0;

@@ -295,6 +295,7 @@ func KeepAlive(d time.Duration) *time.Duration {
 
 // Acquire gives a lease if the model is loaded, or a ticket if the caller is to load it (P4: one
 // loader at a time; P5: first come, first served); exactly one of them is not nil, unless err is.
+// It also waits while the backend serves as many requests at once as the setting parallel lets it.
 // It waits for either until the context is done, or for DefaultTimeout if that has no deadline. An
 // error then says both: errors.Is(err, ErrTimeout) and errors.Is(err, context.DeadlineExceeded), or
 // ErrCancelled and context.Canceled.

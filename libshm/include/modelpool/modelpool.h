@@ -239,11 +239,13 @@ typedef struct modelpool_grant {
 
 /* A lease if the model is loaded, a ticket if the caller is to load it (P4: one loader at a time;
  * P5: first come, first served). Waits for either, up to timeout_ms: 0 does not wait, at most 10
- * years; there is no wait without an end. A loaded model takes no lock and no system call. *grant
- * is zeroed on failure. Blocks its thread; only detach ends it early (modelpool_begin can be
- * cancelled). A signal handler runs and the wait goes on. Errors: TIMEOUT, QUEUE_FULL, TABLE_FULL,
- * ALL_PINNED, COOLING_DOWN, LOAD_FAILED, NO_COORDINATOR, NOT_LOADED, REPLACED; INCOMPATIBLE when
- * loading takes a setting of a newer version (leases go on). */
+ * years; there is no wait without an end. A loaded model takes no lock and no system call, unless
+ * its backend has a limit of requests at once (the setting `parallel`): then requests are served in
+ * the order in which they came, and wait while it is full. *grant is zeroed on failure. Blocks its
+ * thread; only detach ends it early (modelpool_begin can be cancelled). A signal handler runs and
+ * the wait goes on. Errors: TIMEOUT, QUEUE_FULL, TABLE_FULL, ALL_PINNED, COOLING_DOWN, LOAD_FAILED,
+ * NO_COORDINATOR, NOT_LOADED, REPLACED; INCOMPATIBLE when loading takes a setting of a newer
+ * version (leases go on). */
 MODELPOOL_API modelpool_code modelpool_acquire(modelpool_pool pool, const char* model,
                                                int64_t timeout_ms,
                                                const modelpool_acquire_options* options,

@@ -360,7 +360,8 @@ class Pool {
   ~Pool();  // leases and tickets out stay valid
 
   // A lease if the model is loaded, a ticket if the caller is to load it. Waits for either until
-  // the deadline. Errors: kTimeout, kQueueFull, kTableFull, kAllPinned, kCoolingDown, kLoadFailed,
+  // the deadline; also where the backend serves as many requests at once as `parallel` lets it.
+  // Errors: kTimeout, kQueueFull, kTableFull, kAllPinned, kCoolingDown, kLoadFailed,
   // kNoCoordinator, kNotLoaded, kReplaced, kCancelled.
   Result<Grant> acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
                         const AcquireOptions& options = {});
