@@ -329,6 +329,7 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
     case Reason::kGroup:
     case Reason::kLoadTimeout:
     case Reason::kShutdown:
+    case Reason::kWedged:  // nothing is probed here
       violated("no such reason to end " + name);
       break;
   }
