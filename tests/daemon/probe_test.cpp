@@ -134,6 +134,20 @@ TEST_F(ProbeTest, P2WithLeasesInFlightItOnlyInformsAndAnAnswerEndsTheRow) {
   EXPECT_EQ(count_events("probe_failed"), 1u);
 }
 
+TEST_F(ProbeTest, FailuresWithAnAnswerBetweenThemAreNoRow) {
+  start({"--probe-failures", "100", "--probe-interval", "20ms"});
+  Pool pool = attach(scratch_);
+  FakeServer server(Habit::kUnwell);
+  load(pool, server).release();
+  ASSERT_TRUE(eventually([&] { return failures() >= 55; }));
+  server.turn(Habit::kWell);
+  ASSERT_TRUE(eventually([&] { return failures() == 0; }));
+  server.turn(Habit::kUnwell);
+  EXPECT_TRUE(eventually([&] { return failures() >= 55 || state("m").empty(); }));
+  server.turn(Habit::kWell);
+  EXPECT_EQ(count_events("killed"), 0u);
+}
+
 TEST_F(ProbeTest, ARequestThatHangsOnItIsCutAndTheOthersAreToldWhose) {
   start();
   Pool pool = attach(scratch_);
