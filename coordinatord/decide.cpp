@@ -35,7 +35,10 @@ class Judge {
   Decision decide() {
     reap_workers();
     for (const BackendView& b : s_.backends) judge(b);
-    if (!facts_.ending) make_places();
+    if (!facts_.ending) {
+      relieve_short_loads();
+      make_places();
+    }
     decision_.wake_ns = alarm_.wake_ns();
     return std::move(decision_);
   }
@@ -89,6 +92,8 @@ class Judge {
     subject.kept = kept_[i];
     subject.pool_ends = facts_.ending;
     subject.standstills = facts_.standstills;
+    if (const Unanswered* probes = facts_.unanswered_of(b.ref); probes != nullptr)
+      subject.unanswered_ns = probes->began_ns;
     const bool has_process = b.state.state != BackendState::kReserved;
     if (has_process && facts_.has_exited(b.ref)) subject.ended_ns = exit_status_until_ns(b.ref);
     if (const Waiting* waiter = first_waiter(b); waiter != nullptr) {
@@ -225,7 +230,10 @@ class Judge {
   StopRecord why_broken(const BackendView& b, Reason reason, const Finding& finding) const {
     StopRecord stop = why(b, reason, finding);
     const bool asked_to_cut = reason == Reason::kRequested && (b.control & kControlForce) != 0;
-    stop.forced = reason_row(reason).cuts == Cuts::kAlways || asked_to_cut;
+    const Cuts cuts = reason_row(reason).cuts;
+    stop.forced = cuts == Cuts::kAlways || asked_to_cut ||
+                  (cuts == Cuts::kForALease && finding.lease != kNoLease);
+    if (reason == Reason::kWedged) set_field(&stop.text, probes_failed(b));
     if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended" + requests_cut(b));
     if (reason == Reason::kIdle && b.keep_alive != 0) set_field(&stop.text, kByKeepAlive);
     if (finding.lease == kNoLease) return stop;
@@ -240,10 +248,21 @@ class Judge {
     }
     set_field(&stop.tag, lease.tag);
     if (leases_of(b)[finding.lease].asked_ns != 0) {
-      set_field(&stop.text, "its holder was asked to end it " +
+      const std::string before(field_text(stop.text));
+      set_field(&stop.text, before + (before.empty() ? "" : "; ") +
+                                "its holder was asked to end it " +
                                 format_age(age_ns(now_, lease.cancel_at_ns)) + " before");
     }
     return stop;
+  }
+
+  // "3 probes in a row failed, the last: no answer within 5s"
+  std::string probes_failed(const BackendView& b) const {
+    const Unanswered* const probes = facts_.unanswered_of(b.ref);
+    if (probes == nullptr) return {};
+    return std::to_string(probes->began_ns.size()) +
+           (probes->began_ns.size() == 1 ? " probe" : " probes in a row") +
+           " failed, the last: " + probes->last;
   }
 
   // "; 2 requests were cut, tags: a, b": whose they were, as far as they said.
@@ -454,6 +473,32 @@ class Judge {
     });
   }
 
+  // For a load that the kernel killed for memory beside an idle backend: the least valuable one
+  // goes, so that the next load finds more.
+  void relieve_short_loads() {
+    const Order order = room_rules(s_, now_).order;
+    for (const std::string& model : facts_.short_loads) {
+      const BackendView* victim = nullptr;
+      for (const BackendView& b : s_.backends) {
+        if (!is_idle_for_good(b)) continue;
+        if (victim == nullptr ||
+            order.goes_before(residents_[position(b)], residents_[position(*victim)]))
+          victim = &b;
+      }
+      if (victim == nullptr) return;
+      Action& action = act(ActionKind::kClose, *victim);
+      action.stop = why(*victim, Reason::kMemory);
+      action.stop.age_ns = age_ns(now_, victim->last_used_ns);
+      set_field(&action.stop.text, "room for " + escape(model) + ", whose load ran out of memory");
+      action.short_load = model;
+    }
+  }
+
+  bool is_idle_for_good(const BackendView& b) const {
+    return b.state.state == BackendState::kReady && b.in_flight == 0 && !b.pinned() &&
+           !b.external() && !acted_[position(b)] && first_waiter(b) == nullptr;
+  }
+
   // For whom somebody goes: "room for llama, asked for by process 81, tag req-7".
   std::string room_for(std::uint64_t arrival) const {
     for (const WaiterView& waiter : s_.waiters) {
@@ -535,6 +580,12 @@ bool Facts::is_dead(WorkerRef worker) const { return contains(dead_workers, work
 bool Facts::is_stopped(std::uint32_t worker_row) const {
   return std::any_of(stopped_workers.begin(), stopped_workers.end(),
                      [&](WorkerRef worker) { return worker.index == worker_row; });
+}
+const Unanswered* Facts::unanswered_of(BackendRef ref) const {
+  for (const Unanswered& one : unanswered) {
+    if (one.backend == ref) return &one;
+  }
+  return nullptr;
 }
 
 Decision decide(const Snapshot& snapshot, const Facts& facts) {

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,13 @@
 #include "protocol/snapshot.hpp"
 
 namespace modelpool::coordinator {
+
+// Probes in a row that a backend has not answered.
+struct Unanswered {
+  BackendRef backend;
+  std::vector<std::uint64_t> began_ns;  // each of them
+  std::string last;                     // why the last one failed
+};
 
 // What the effects know and the segment does not say.
 struct Facts {
@@ -36,11 +44,14 @@ struct Facts {
   std::vector<WorkerRef> dead_workers;     // proved
   std::vector<WorkerRef> stopped_workers;  // by SIGSTOP or a debugger: they end no request if asked
   std::vector<Standstill> standstills;     // times that count against nobody
+  std::vector<Unanswered> unanswered;      // only of those that do not answer
+  std::vector<std::string> short_loads;    // models whose load has just run out of memory
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;
   bool is_dead(WorkerRef worker) const;
   bool is_stopped(std::uint32_t worker_row) const;
+  const Unanswered* unanswered_of(BackendRef ref) const;  // null: it answers, or nobody asked
 };
 
 enum class ActionKind {
@@ -69,6 +80,7 @@ struct Action {
   bool hold = false;             // kClose: keep it closed while leases finish
   bool only_hold = false;        // kClose: also without a lease, for others of its set
   std::size_t set = 0;           // kClose, kCommit: those of one number end all or none; 0: alone
+  std::string short_load;        // kClose: the model whose load ran out of memory beside it
   bool drain_failed = false;     // kReopen
   int signal = 0;                // kSignal
   WorkerRef worker;              // kReapWorker

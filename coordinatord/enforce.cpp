@@ -32,7 +32,12 @@ constexpr std::uint64_t kExamineEvery_ns = kSecond_ns;
 constexpr std::size_t kExaminedMax = 8;
 
 // A lease has broken a rule: who holds it is looked at before its backend ends.
-bool breaks_a_rule(Reason reason) { return reason_row(reason).lease_rule != nullptr; }
+bool rests_on_a_lease(const StopRecord& stop) { return stop.lease_word != 0; }
+
+// What its process does is part of the evidence.
+bool is_about_a_hung_one(Reason reason) {
+  return reason_row(reason).lease_rule != nullptr || reason == Reason::kWedged;
+}
 
 // Nothing was wrong with it, and nobody asked: loading it again soon is thrash.
 bool gave_way(Reason reason) {
@@ -51,6 +56,7 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
   evidence.lease_stamp_ns = action.stop.lease_stamp_ns;
   evidence.for_arrival = action.stop.for_arrival;
   evidence.live = live;
+  evidence.for_short_load = !action.short_load.empty();
   return evidence;
 }
 
@@ -72,7 +78,7 @@ bool shares_a_group(const Outlook& outlook, BackendRef backend, std::uint64_t fo
 }  // namespace
 
 Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch,
-                   Stopper* stopper, Recorder* recorder, OutputKeeper* output)
+                   Stopper* stopper, Recorder* recorder, OutputKeeper* output, Probes* probes)
     : segment_(std::move(segment)),
       lock_(segment_),
       epoch_(epoch),
@@ -80,6 +86,7 @@ Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch*
       stopper_(stopper),
       recorder_(recorder),
       output_(output),
+      probes_(probes),
       examined_(segment_->capacities().workers) {}
 
 void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRetry_ns); }
@@ -121,8 +128,9 @@ void Enforcer::rehearse(const Decision& decision, const Snapshot& snapshot) cons
     const BackendView* b = snapshot.find(action.backend);
     if (b == nullptr || b->process.pid <= 1) continue;
     stopper_->prepare(*b);
-    if (!breaks_a_rule(action.stop.reason)) continue;
+    if (!is_about_a_hung_one(action.stop.reason)) continue;
     static_cast<void>(describe_process(*b));
+    if (!rests_on_a_lease(action.stop)) continue;
     for (const WorkerView& worker : snapshot.workers) {
       if (worker.ref.index == action.stop.worker) static_cast<void>(has_left(worker));
     }
@@ -147,13 +155,13 @@ Changed Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
   if (b == nullptr) return false;
   switch (action.kind) {
     case ActionKind::kClose:
-      if (breaks_a_rule(action.stop.reason) &&
+      if (rests_on_a_lease(action.stop) &&
           declare_dead_if_left(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
         return true;
       }
       return close(action, *b, snapshot);
     case ActionKind::kCommit:
-      if (breaks_a_rule(action.stop.reason) &&
+      if (rests_on_a_lease(action.stop) &&
           declare_dead_if_left(static_cast<std::uint32_t>(action.stop.worker), snapshot)) {
         return true;
       }
@@ -328,7 +336,10 @@ bool Enforcer::close_slot(const Action& action, const BackendView& b) {
 
 Changed Enforcer::close(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   if (!close_slot(action, b)) return false;
-  return stop_or_take_back(action, b, snapshot, true);
+  const Changed changed = stop_or_take_back(action, b, snapshot, true);
+  const bool goes = load_state(*segment_, b.ref.index).state == BackendState::kStopping;
+  if (goes && !action.short_load.empty()) end_cooldown(action.short_load);
+  return changed;
 }
 
 Changed Enforcer::commit(const Action& action, const BackendView& b, const Snapshot& snapshot) {
@@ -392,7 +403,7 @@ Changed Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
 Changed Enforcer::stop(const StopRecord& why, const BackendView& b) {
   StopRecord stop = why;
   stop.stopping_ns = now_ns();
-  if (breaks_a_rule(why.reason)) {
+  if (is_about_a_hung_one(why.reason)) {
     const std::string asked(field_text(why.text));
     set_field(&stop.text, asked + (asked.empty() ? "" : "; ") + describe_process(b));
   }
@@ -450,6 +461,8 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
     // Stamps belong to the lease whose word stood there before and after them.
     if (lease.word.load(std::memory_order_seq_cst) != fresh.lease_word) fresh.lease_word = 0;
   }
+  if (why.reason == Reason::kWedged && probes_ != nullptr) probes_->take_answers();
+  fresh.answers = probes_ == nullptr || probes_->answers(b.ref);
   prepare_outlook(*segment_);
   const Outlook outlook = read_outlook(*segment_, now_ns());
   fresh.live = count_live(outlook.residents);
@@ -533,12 +546,33 @@ Changed Enforcer::lose(const Action& action, const BackendView& b, const Snapsho
 void Enforcer::watch_memory(const Snapshot& snapshot) {
   std::map<std::uint64_t, MemoryKills> loading;
   for (const BackendView& b : snapshot.backends) {
-    if (b.state.state != BackendState::kStarting || b.process.pid <= 1) continue;
+    const bool is_loading = b.state.state == BackendState::kStarting ||
+                            (b.state.state == BackendState::kStopping && b.ready_ns == 0);
+    if (!is_loading || b.process.pid <= 1) continue;
     const std::uint64_t key = pack_ref(b.ref);
     const auto known = before_loads_.find(key);
     loading.emplace(key, known != before_loads_.end() ? known->second : MemoryKills(b.process.pid));
   }
   before_loads_ = std::move(loading);
+}
+
+// The first failure in a row: a second one cools down, whoever is there.
+void Enforcer::note_if_short(const BackendView& b, const LoadHistory& history) {
+  const auto before = before_loads_.find(pack_ref(b.ref));
+  if (history.failures == 1 && before != before_loads_.end() &&
+      ran_out_of_memory(b.exit_status, before->second.rise())) {
+    short_loads_.push_back(b.model);
+  }
+}
+
+// An idle backend has gone for its sake: the model may be loaded again at once.
+void Enforcer::end_cooldown(const std::string& model) {
+  const auto lock = lock_.lock("end a cool-down");
+  if (!lock) return;  // it cools down
+  auto history = find_history(*segment_, model);
+  if (!history || history->failures != 1) return;
+  history->cooldown_until_ns = 0;
+  write_history(*segment_, *lock, model, *history);
 }
 
 // Of a load that failed: what its exit means, and the last it said.
@@ -643,12 +677,14 @@ Changed Enforcer::record_end(const BackendView& b) {
     set_field(&event.text, "its load was given back");
   }
   // The event has more room than the record it comes from.
-  if (const std::string text(field_text(event.text)); has_last_lines(text)) {
+  const std::string text(field_text(event.text));
+  if (has_last_lines(text) || (was_loaded && is_about_a_hung_one(b.stop.reason))) {
     if (const auto lines = last_lines(b); !lines.empty())
       set_field(&event.text, with_last_lines(text, lines, event.text.size() - 1));
   }
   if (!was_loaded && event.worker_pid == 0) event.worker_pid = b.owner_pid;
   recorder_->write(event);
+  if (is_in_history) note_if_short(ended, *history);
   return note();
 }
 

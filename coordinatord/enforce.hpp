@@ -21,6 +21,7 @@
 #include "lock_try.hpp"
 #include "output_keeper.hpp"
 #include "policy/rules.hpp"
+#include "probes.hpp"
 #include "protocol/histories.hpp"
 #include "record.hpp"
 #include "stopper.hpp"
@@ -34,7 +35,7 @@ using Changed = bool;
 class Enforcer {
  public:
   Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
-           Recorder* recorder, OutputKeeper* output);
+           Recorder* recorder, OutputKeeper* output, Probes* probes = nullptr);
 
   // Numbers and flags of backends that count their leases are those of the settings in force.
   // Before anybody is told of a change.
@@ -45,6 +46,8 @@ class Enforcer {
   void rehearse(const Decision& decision, const Snapshot& snapshot) const;
   // Something could not be done (the mutex was taken, or no descriptors were left): try again then.
   std::uint64_t retry_ns() const { return retry_ns_; }
+  // Models whose load, since the last call, ran out of memory for the first time in a row.
+  std::vector<std::string> take_short_loads() { return std::exchange(short_loads_, {}); }
   // What an earlier coordinator left: rows of workers that executed another program since.
   void examine_after_restart(const Snapshot& snapshot);
 
@@ -71,6 +74,8 @@ class Enforcer {
   void write_ends();
   Changed free(const BackendView& b);
   void watch_memory(const Snapshot& snapshot);
+  void note_if_short(const BackendView& b, const LoadHistory& history);
+  void end_cooldown(const std::string& model);
   void say_how_it_ended(const BackendView& b, StopRecord* stop);
   std::vector<std::string> last_lines(const BackendView& b);
   Changed record_load(const BackendView& b);
@@ -90,12 +95,14 @@ class Enforcer {
   Stopper* stopper_;
   Recorder* recorder_;
   OutputKeeper* output_;  // null: nobody's output is read
+  Probes* probes_;        // null: nobody is probed
   std::uint64_t retry_ns_ = kNever_ns;
   bool is_unsettled_ = false;  // the mutex could not be had for it
   std::uint32_t live_at_scan_ = 0;
   std::uint64_t devices_of_ = 0;  // generation of the settings whose devices are registered
   std::vector<std::pair<std::string, BackendEnd>> unwritten_ends_;  // of models
   std::map<std::uint64_t, MemoryKills> before_loads_;               // by packed reference
+  std::vector<std::string> short_loads_;
   struct Examined {
     std::uint32_t generation = 0;
     std::uint64_t when_ns = 0;

@@ -282,6 +282,9 @@ Result<> Loop::set_up() {
   auto output = OutputKeeper::make();
   if (!output) return fail(output.error());
   output_ = std::move(*output);
+  auto probes = Probes::make(segment_, &recorder_);
+  if (!probes) return fail(probes.error());
+  probes_ = std::move(*probes);
   stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get());
   auto doorbell = Doorbell::make(segment_);
   if (!doorbell) return fail(doorbell.error());
@@ -301,7 +304,7 @@ Result<> Loop::set_up() {
   warn_of_degraded_name();
 
   for (const int fd : {signals_.get(), timer_.get(), doorbell_->fd(), name_->events(), watch_->fd(),
-                       endings_->fd()}) {
+                       endings_->fd(), probes_->fd()}) {
     if (auto ok = watch(fd, EPOLLIN); !ok) return ok;
   }
   if (auto ok = watch(name_->mounts(), EPOLLPRI); !ok) return ok;
@@ -333,7 +336,7 @@ void Loop::become_coordinator() {
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   record.last_progress_ns.store(now_ns(), std::memory_order_relaxed);
   enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), stopper_.get(), &recorder_,
-                                         output_.get());
+                                         output_.get(), probes_.get());
 
   recorder_.catch_up();
   EventData event;
@@ -497,6 +500,7 @@ std::uint64_t Loop::scan() {
     publish_pending();
     const std::uint64_t began_ticks = boot_ticks();
     stopper_->take_reports();
+    probes_->take_answers();
     const Snapshot& snapshot = reader_.read();
     const ScanTimer timer(recorder_.meters(), snapshot.now_ns);
     enforcer_->settle_counted_backends(snapshot);
@@ -518,6 +522,8 @@ std::uint64_t Loop::scan() {
     }
     facts.standstills = standstill_.found();
     facts.vanished = stopper_->vanished();
+    facts.unanswered = probes_->unanswered(snapshot);
+    facts.short_loads = enforcer_->take_short_loads();
     for (const BackendRef ref : facts.exited) {
       const BackendView* b = snapshot.find(ref);
       if (b == nullptr || b->exit_status != 0 || !(b->traits & kTraitToken)) continue;
@@ -545,10 +551,11 @@ std::uint64_t Loop::scan() {
     if (snapshot.settings) {
       output_->look_after(snapshot, snapshot.settings->get(Setting::kLogMax));
     }
+    probes_->look_after(snapshot);
     due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);
-    wake = std::min(wake, endings_->look_again_ns(now_ns()));
+    wake = std::min({wake, endings_->look_again_ns(now_ns()), probes_->wake_ns()});
     store_horizon(*segment_, wake);
     standstill_.sleeps(snapshot.now_ns, wake);
     facts.ahead_ns = age_ns(decision.wake_ns, snapshot.now_ns);

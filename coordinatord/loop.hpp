@@ -24,6 +24,7 @@
 #include "notify.hpp"
 #include "options.hpp"
 #include "output_keeper.hpp"
+#include "probes.hpp"
 #include "standstill.hpp"
 
 namespace modelpool::coordinator {
@@ -88,6 +89,7 @@ class Loop {
   std::unique_ptr<Endings> endings_;
   std::unique_ptr<Stopper> stopper_;
   std::unique_ptr<OutputKeeper> output_;
+  std::unique_ptr<Probes> probes_;
   std::unique_ptr<Enforcer> enforcer_;
   std::unique_ptr<Doorbell> doorbell_;
   std::unique_ptr<NameWatch> name_;

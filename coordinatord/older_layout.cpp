@@ -8,6 +8,7 @@
 
 #include "base/proc.hpp"
 #include "base/shortage.hpp"
+#include "libexec.hpp"
 #include "segment/place.hpp"
 
 namespace modelpool::coordinator {
@@ -16,11 +17,7 @@ namespace {
 // Where the coordinatord of that layout is, or should be; empty where this program's own place is
 // not known.
 std::filesystem::path program_of(std::uint32_t layout) {
-  std::error_code error;
-  const auto self = std::filesystem::read_symlink(own_proc_path("exe"), error);
-  if (error || !self.is_absolute()) return {};
-  const auto libexec = (self.parent_path() / MODELPOOL_LIBEXEC_FROM_BIN).lexically_normal();
-  return libexec / ("coordinatord-layout-" + std::to_string(layout));
+  return libexec_path("coordinatord-layout-" + std::to_string(layout));
 }
 
 // It would execute itself for ever.

@@ -1,6 +1,9 @@
 #include "record.hpp"
 
-#include <array>
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
 
 #include "base/proc.hpp"
 #include "base/size.hpp"
@@ -13,6 +16,35 @@ namespace {
 std::string first_line(pid_t pid, std::string_view file) {
   const std::string text = read_proc(pid, file).value_or("");
   return text.substr(0, text.find('\n'));
+}
+
+// More say nothing new, and to read them takes time before a signal.
+constexpr std::size_t kThreadsMax = 32;
+constexpr std::size_t kThreadKindsMax = 4;
+
+// "2 x S futex_do_wait, call 202; 1 x R running": alike ones once, the most frequent first.
+std::string describe_threads(pid_t pid) {
+  std::map<std::string, std::size_t> alike;
+  for (const ThreadView& thread : read_threads(pid, kThreadsMax)) {
+    std::string text(1, thread.state);
+    if (!thread.wchan.empty()) text += " " + thread.wchan;
+    if (thread.call == "running") {
+      text += " running";
+    } else if (!thread.call.empty()) {
+      text += ", call " + thread.call;
+    }
+    ++alike[text];
+  }
+  std::vector<std::pair<std::size_t, std::string>> kinds;
+  for (const auto& [text, count] : alike) kinds.emplace_back(count, text);
+  std::stable_sort(kinds.begin(), kinds.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::string all;
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    if (i == kThreadKindsMax) return all + "; and others";
+    all += (all.empty() ? "" : "; ") + std::to_string(kinds[i].first) + " x " + kinds[i].second;
+  }
+  return all;
 }
 
 }  // namespace
@@ -70,6 +102,9 @@ void Recorder::count(std::uint64_t sequence, const EventData& event) {
       break;
     case EventKind::kSettingsChanged:
       add(Meter::kSettingsChanges);
+      break;
+    case EventKind::kProbeFailed:
+      add(Meter::kProbeFailures);
       break;
   }
   commit_journal(segment_->judge_meters(), journal);
@@ -129,6 +164,7 @@ std::string describe_process(const BackendView& b) {
     text += ", syscall " + call.substr(0, call.find(' '));
   }
   text += ", " + std::to_string(stat->threads) + " threads, RSS " + format_size(stat->rss_bytes);
+  if (stat->threads > 1) text += "; threads: " + describe_threads(pid);
   return text;
 }
 

@@ -37,7 +37,7 @@ class Recorder {
 // An event about this backend, filled with what its slot and stop record say.
 EventData event_about(const BackendView& b, EventKind kind);
 
-// What a hung process looks like from /proc: state, wchan, syscall, threads, RSS.
+// What a hung process looks like from /proc: state, wchan and syscall, of each thread, and RSS.
 std::string describe_process(const BackendView& b);
 
 }  // namespace modelpool::coordinator

@@ -30,6 +30,10 @@ bool is_serving(const BackendView& b) {
 }
 
 void log_kill(const BackendView& b, const StopRecord& stop) {
+  if (stop.reason == Reason::kWedged) {
+    return spdlog::warn("killing {} (pid {}): it does not answer its probes; {}", escape(b.model),
+                        b.process.pid, field_text(stop.text));
+  }
   spdlog::warn(
       "killing {} (pid {}): {} for {}, limit {}; worker {}, tag \"{}\"; {}", escape(b.model),
       b.process.pid,
@@ -189,7 +193,8 @@ bool Stopper::send(const Action& action, const BackendView& b) {
   segment_->backend(b.ref.index).stop.publish(stop);
   if (sent) stamp(b.ref, action.signal, now);
   order(b, action.signal, sent);
-  if (is_first && reason_row(stop.reason).lease_rule != nullptr) log_kill(b, stop);
+  if (is_first && (reason_row(stop.reason).lease_rule != nullptr || stop.reason == Reason::kWedged))
+    log_kill(b, stop);
   return true;
 }
 

@@ -104,6 +104,12 @@ std::string exit_words(std::uint32_t packed_exit, MemoryKills::Rise rise,
   return {};
 }
 
+bool ran_out_of_memory(std::uint32_t packed_exit, MemoryKills::Rise rise) {
+  const bool is_killed = packed_exit == pack_exit(ExitKind::kSignalled, SIGKILL) ||
+                         packed_exit == pack_exit(ExitKind::kExited, kShellSignalBase + SIGKILL);
+  return is_killed && rise != MemoryKills::Rise::kNone;
+}
+
 std::string with_last_lines(std::string_view text, const std::vector<std::string>& lines,
                             std::size_t max_bytes) {
   text = before_last_lines(text);

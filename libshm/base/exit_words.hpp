@@ -39,6 +39,9 @@ inline constexpr std::size_t kLastLinesMax = 20;
 std::string exit_words(std::uint32_t packed_exit, MemoryKills::Rise rise,
                        const std::vector<std::string>& lines);
 
+// Was it the kernel that killed it, for memory?
+bool ran_out_of_memory(std::uint32_t packed_exit, MemoryKills::Rise rise);
+
 // "TEXT; its last lines: A | B": as many of the newest as fit into so many bytes. A text that ends
 // so already gets these lines instead.
 std::string with_last_lines(std::string_view text, const std::vector<std::string>& lines,

@@ -10,11 +10,11 @@ namespace {
 constexpr std::array<std::string_view, kEventKindCount> kEventKindNames = {
     "unknown",          "loaded",    "load_failed",      "evicted",
     "killed",           "exited",    "worker_died",      "coordinator_started",
-    "settings_changed", "recovered", "cancel_requested",
+    "settings_changed", "recovered", "cancel_requested", "probe_failed",
 };
 constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
-    "",      "lru",          "idle",      "group",   "memory",   "busy",
-    "stall", "load_timeout", "requested", "crashed", "shutdown", "first_byte",
+    "",          "lru",     "idle",     "group",      "memory", "busy", "stall", "load_timeout",
+    "requested", "crashed", "shutdown", "first_byte", "wedged",
 };
 constexpr std::array<std::string_view, kBackendStateCount> kBackendStateNames = {
     "free", "reserved", "starting", "ready", "evicting", "stopping", "gone",
@@ -34,10 +34,9 @@ constexpr std::array<std::string_view, kLeftWhyCount> kLeftWhyTexts = {
 };
 
 // The names stand in the order of the enumerations.
-static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kCancelRequested)] ==
-              "cancel_requested");
+static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kProbeFailed)] == "probe_failed");
 static_assert(kLeftWhyTexts[static_cast<std::size_t>(LeftWhy::kOutlived)].ends_with("its backend"));
-static_assert(kReasonNames[static_cast<std::size_t>(Reason::kFirstByte)] == "first_byte");
+static_assert(kReasonNames[static_cast<std::size_t>(Reason::kWedged)] == "wedged");
 static_assert(kBackendStateNames[static_cast<std::size_t>(BackendState::kGone)] == "gone");
 
 template <class Value, std::size_t Count>
@@ -52,7 +51,8 @@ std::string_view event_kind_name(EventKind kind) { return name_of(kind, kEventKi
 
 bool is_warning(EventKind kind) {
   return kind == EventKind::kKilled || kind == EventKind::kLoadFailed ||
-         kind == EventKind::kWorkerDied || kind == EventKind::kCancelRequested;
+         kind == EventKind::kWorkerDied || kind == EventKind::kCancelRequested ||
+         kind == EventKind::kProbeFailed;
 }
 
 std::string reason_name(Reason reason) {

@@ -63,8 +63,9 @@ enum class EventKind : std::uint32_t {
   kSettingsChanged,
   kRecovered,
   kCancelRequested,  // the holder of an overdue lease is asked to end it
+  kProbeFailed,      // a backend does not answer its probe, the first of a row
 };
-inline constexpr std::size_t kEventKindCount = 11;
+inline constexpr std::size_t kEventKindCount = 12;
 inline constexpr std::size_t kEventKindCapacity = 32;  // room in the segment's counters
 enum class Reason : std::uint32_t {
   kNone = 0,
@@ -79,12 +80,13 @@ enum class Reason : std::uint32_t {
   kCrashed,
   kShutdown,
   kFirstByte,
+  kWedged,
 };
-inline constexpr std::size_t kReasonCount = 12;
+inline constexpr std::size_t kReasonCount = 13;
 inline constexpr std::size_t kReasonCapacity =
     64;  // so, too: how many there are is no part of the layout
 std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values
-// killed, load_failed, worker_died and cancel_requested; all others are information
+// killed, load_failed, worker_died, cancel_requested, probe_failed; all others are information
 bool is_warning(EventKind kind);
 std::string reason_name(Reason reason);  // "lru"; "" for kNone; "reason 27" for a newer program's
 std::string_view backend_state_name(BackendState state);

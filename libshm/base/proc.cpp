@@ -285,6 +285,25 @@ std::optional<ProcessStat> read_stat(pid_t pid) {
   return stat ? stat : nothing(EIO);
 }
 
+std::vector<ThreadView> read_threads(pid_t pid, std::size_t max) {
+  std::vector<ThreadView> threads;
+  std::vector<int> numbers = list_numbers(proc_path(pid, "task")).value_or(std::vector<int>());
+  numbers.resize(std::min(numbers.size(), max));
+  for (const int number : numbers) {
+    const std::string task = "task/" + std::to_string(number) + "/";
+    const auto text = read_proc(pid, task + "stat");
+    const auto stat = text ? parse_stat(*text) : std::nullopt;
+    if (!stat) continue;
+    ThreadView& thread = threads.emplace_back();
+    thread.state = stat->state;
+    std::string wchan = read_proc(pid, task + "wchan").value_or("");
+    if (wchan != "0") thread.wchan = wchan.substr(0, wchan.find('\n'));
+    const std::string call = read_proc(pid, task + "syscall").value_or("");
+    thread.call = call.substr(0, call.find_first_of(" \n"));
+  }
+  return threads;
+}
+
 std::uint64_t boot_ticks() {
   timespec now{};
   clock_gettime(CLOCK_BOOTTIME, &now);

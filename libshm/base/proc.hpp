@@ -9,6 +9,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -70,6 +71,15 @@ std::uint64_t boot_ticks();  // now, in the clock of start_ticks
 
 std::optional<uid_t> read_uid(pid_t pid);     // the real one: whose process it is, setuid or not
 std::optional<pid_t> read_leader(pid_t pid);  // the process that this is a thread of
+// What a thread of a process does, as far as that may be read.
+struct ThreadView {
+  char state = '?';   // as in ProcessStat
+  std::string wchan;  // where it waits in the kernel; "": nowhere, or not shown
+  std::string call;   // the number of the system call it is in, or "running"; "": not shown
+};
+// Of the first `max` threads; empty: it cannot be seen.
+std::vector<ThreadView> read_threads(pid_t pid, std::size_t max);
+
 // Is it in a PID namespace below that of this process?
 std::optional<bool> is_in_inner_namespace(pid_t pid);
 

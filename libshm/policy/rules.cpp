@@ -134,6 +134,31 @@ Finding judge_idle(const Case& subject, std::uint64_t now_ns) {
   return finding;
 }
 
+// As many probes in a row as probe_failures says, the first of them since it was last used: a long
+// request may keep a server from answering, and is not held against it when it is over.
+Finding judge_wedged(const Case& subject, std::uint64_t now_ns) {
+  Finding finding;
+  const std::uint64_t needed = subject.settings.get(Setting::kProbeFailures);
+  const std::size_t count = subject.unanswered_ns.size();
+  if (!subject.resident.can_be_closed() || needed == 0 || count < needed) return finding;
+  const std::uint64_t since_ns = subject.unanswered_ns[count - needed];
+  if (still_since_ns(subject.standstills, since_ns) != 0) return finding;
+  if (subject.resident.in_flight == 0 && subject.leases.empty()) {
+    if (since_ns < add_ns(subject.resident.last_used_ns, subject.stamp_lag_ns)) return finding;
+    finding.at_ns = finding.since_ns = since_ns;
+    return finding;
+  }
+  // With requests in flight it only says why one of them hangs. Asking is left to those rules.
+  for (const LeaseRule& rule : {kFirstByteRule, kStallRule}) {
+    const Finding hung = judge_leases(subject, now_ns, rule);
+    if (hung.at_ns >= finding.at_ns) continue;
+    finding = hung;
+    finding.look_ns = finding.ask_ns = kNever_ns;
+    finding.asked_lease = kNoLease;
+  }
+  return finding;
+}
+
 Finding judge_load_timeout(const Case& subject, std::uint64_t) {
   Finding finding;
   const std::uint64_t limit = subject.settings.get(Setting::kLoadTimeout);
@@ -181,6 +206,12 @@ bool still_stalled(const Evidence& seen, const Fresh& fresh) {
   return same_lease(seen, fresh, fresh.progress_ns);
 }
 
+bool still_wedged(const Evidence& seen, const Fresh& fresh) {
+  if (fresh.answers) return false;
+  if (seen.lease_word == 0) return fresh.last_used_ns == seen.last_used_ns;
+  return still_stalled(seen, fresh) || still_without_a_byte(seen, fresh);
+}
+
 bool is_pinned(const Fresh& fresh) { return (fresh.control & kControlPinnedAny) != 0; }
 
 bool still_idle(const Evidence& seen, const Fresh& fresh) {
@@ -197,6 +228,7 @@ bool still_may_go(const Evidence& seen, const Fresh& fresh) {
 }
 
 bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
+  if (seen.for_short_load) return fresh.last_used_ns == seen.last_used_ns && !is_pinned(fresh);
   if (!still_may_go(seen, fresh) || !fresh.limits.any()) return false;
   return seen.for_arrival == 0 ? fresh.is_above_limits : fresh.waiter_is_there;
 }
@@ -294,6 +326,13 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .rank = 3,
      .judge = judge_first_byte,
      .still_true = still_without_a_byte},
+    // Goes before a stall: of a request that hangs it says whose fault that is.
+    {.reason = Reason::kWedged,
+     .event = EventKind::kKilled,
+     .cuts = Cuts::kForALease,
+     .rank = 2,
+     .judge = judge_wedged,
+     .still_true = still_wedged},
 }};
 
 namespace {

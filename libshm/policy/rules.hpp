@@ -49,6 +49,8 @@ struct Case {
   bool kept = false;                   // one of those that idle eviction leaves (kept.hpp)
   bool pool_ends = false;              // every backend is to be ended
   std::span<const Standstill> standstills{};
+  // When each of the last probes began, as many in a row as the backend has not answered.
+  std::span<const std::uint64_t> unanswered_ns{};
 
   // When a limit that is measured from this stamp has passed.
   std::uint64_t end_of(std::uint64_t stamp_ns, std::uint64_t limit) const {
@@ -79,6 +81,7 @@ struct Evidence {
   std::uint64_t lease_stamp_ns = 0;  // its start or progress
   std::uint64_t for_arrival = 0;     // the waiter that room is made for, 0 = none
   std::uint32_t live = 0;            // backends that took a place
+  bool for_short_load = false;       // its bytes are for a load that ran out of memory
 };
 
 // The same, read again after the backend was closed to new leases: nothing can change to its
@@ -97,10 +100,11 @@ struct Fresh {
   bool is_above_limits = false;
   bool shares_a_group = false;   // with the waiter, or another that serves
   bool waiter_is_there = false;  // it waits, in time, and its process lives
+  bool answers = false;          // the last probe of it, or there was none
 };
 
 // May an end for this reason cut leases in flight (P2)?
-enum class Cuts { kNever, kWhenForced, kAlways };
+enum class Cuts { kNever, kWhenForced, kForALease, kAlways };  // kForALease: if one broke a rule
 
 struct ReasonRow {
   Reason reason;

@@ -133,7 +133,7 @@ Result<> publish_external(const TicketRef& ticket, std::string_view address,
 
 // Whose request it was, for those who lost theirs with it.
 std::string because_of(const StopRecord& stop, const LeaseRef& own) {
-  if (reason_row(stop.reason).lease_rule == nullptr) return {};
+  if (reason_row(stop.reason).lease_rule == nullptr && stop.lease_word == 0) return {};
   const bool is_own = stop.worker == own.worker->ref().index && stop.lease == own.cell &&
                       stop.lease_word == name_of(own).word;
   if (is_own) return ", because of this request";

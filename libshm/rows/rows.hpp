@@ -42,7 +42,6 @@ struct BackendDetail {
   bool size_unknown = false;
   bool counted = false;
   std::uint64_t devices = 0;
-  std::uint64_t probe_failures = 0;
   std::optional<std::uint64_t> permit_ms;
 };
 BackendDetail backend_detail(const Snapshot& snapshot, const BackendView& backend);

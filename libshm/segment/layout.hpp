@@ -37,7 +37,7 @@
 //
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
-// BackendRecord's permit, measured, peak, probe_failures and devices;
+// BackendRecord's permit, measured, peak and devices;
 // WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
 // CoordinatorRecord's pressure words and foreign.
 //

@@ -187,6 +187,16 @@ constexpr Known kKnown[] = {
      "",
      {},
      "Overdue requests whose holders were asked to end them"},
+    {Meter::kProbeFailures,
+     kCounter,
+     kJudge,
+     true,
+     1,
+     "modelpool_probe_failures_total",
+     "",
+     "",
+     {},
+     "Times that a backend began not to answer its probes"},
 };
 static_assert(std::size(kKnown) == kMeterCount - 1 && std::size(kKnown) <= kMetersMax);
 

@@ -36,8 +36,9 @@ enum class Meter : std::uint32_t {
   kClosings = 16,
   kReopenings = 17,
   kCancelRequests = 18,
+  kProbeFailures = 19,
 };
-inline constexpr std::size_t kMeterCount = 19;  // ids below it; 0 is none
+inline constexpr std::size_t kMeterCount = 20;  // ids below it; 0 is none
 
 enum class AcquireOutcome : std::uint32_t {
   kHit,

@@ -294,6 +294,44 @@ TEST_F(OutputTest, OfALoadThatTheKernelKilledForMemoryIsToldWithThat) {
                     HasSubstr("its last lines: loading")));
 }
 
+// The first time; a second failure in a row cools down.
+TEST_F(OutputTest, ALoadThatRanOutOfMemoryBesideAnIdleBackendEvictsItAndMayBeTriedAgainAtOnce) {
+  const SmallCgroup cgroup;
+  if (cgroup.dir().empty()) GTEST_SKIP() << "this user may make no cgroup with a limit";
+  start({"--eviction", "lru"});
+  RemoteWorker loader(scratch_);
+  loader.load_idle("idle");
+  loader.load_idle("newer");
+  const auto run_out_of_memory = [&] {
+    spawn(loader, "m",
+          "echo $$ >" + cgroup.dir() + "/cgroup.procs; until [ -e " + scratch_.path("go") +
+              " ]; do sleep 0.01; done; exec tail /dev/zero\n");
+    // The judge counts what the kernel killed from its first look at the load.
+    const auto scans = [&] { return status()["coordinator"]["scans"].get<std::uint64_t>(); };
+    const std::uint64_t before = scans();
+    EXPECT_TRUE(eventually([&] {
+      poolctl(scratch_, {"set", "stall_timeout=" + std::to_string(3600 + scans()) + "s"});
+      return scans() > before + 1;
+    }));
+    write_file(scratch_.path("go"), "");
+  };
+  run_out_of_memory();
+  auto failed = wait_event("load_failed", "m");
+  EXPECT_THAT(failed["text"], HasSubstr("killed for memory"));
+  auto evicted = wait_event("evicted", "idle");
+  EXPECT_EQ(evicted["reason"], "memory");
+  EXPECT_EQ(evicted["text"], "room for m, whose load ran out of memory");
+  EXPECT_EQ(state("newer"), "ready");
+  loader.release("m");
+
+  std::filesystem::remove(scratch_.path("go"));
+  run_out_of_memory();  // granted, although load_cooldown is an hour
+  EXPECT_TRUE(eventually([&] { return count_events("load_failed", "m") == 2; }));
+  loader.release("m");
+  EXPECT_EQ(loader.acquire("m"), "cooling_down");
+  EXPECT_EQ(state("newer"), "ready");
+}
+
 TEST_F(OutputTest, ThatIsNotKeptIsSaidInTheEventAndInTheLog) {
   write_file(scratch_.path("file"), "");
   PoolTest::start({"--log-dir", scratch_.path("file")});

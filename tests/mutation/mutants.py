@@ -7,7 +7,7 @@ import collections
 # tests: (program, its arguments); the first that fails has found it.
 Mutant = collections.namedtuple("Mutant", "name file before after tests")
 
-UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*:Cover*:RoomForBytes*:Placements*:Devices*:Loads*:Groups*:RoomOn*:RoomForGroups*:OnOverdue*:FirstByte*")
+UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*:Cover*:RoomForBytes*:Placements*:Devices*:Loads*:Groups*:RoomOn*:RoomForGroups*:OnOverdue*:FirstByte*:Wedged*")
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
 RECORDS = ("unit_tests", "--gtest_filter=Records*:TicketOf*:HistoriesByHash*:Registry*:PermitWord*:"
@@ -32,6 +32,8 @@ HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
 
 CANCEL = ("unit_tests", "--gtest_filter=CancelWords*:Told*")
 ASKED = ("daemon_tests", "--gtest_filter=CancelTest*")
+PROBED = ("daemon_tests", "--gtest_filter=ProbeTest*")
+PROBER = ("unit_tests", "--gtest_filter=Prober*:ProbeMessages*:ProbeTarget*")
 
 RULES = "libshm/policy/rules.cpp"
 MODEL_LOG = "libshm/base/model_log.cpp"
@@ -39,6 +41,8 @@ WORDS = "libshm/protocol/cancel.cpp"
 CANCEL_WATCH = "libshm/protocol/cancel_watch.cpp"
 TICKET = "libshm/pool/ticket.cpp"
 SPAWN = "libshm/protocol/spawn.cpp"
+PROBES = "coordinatord/probes.cpp"
+PROBE_SOCKETS = "coordinatord/probe/prober.cpp"
 LISTENER = "libshm/base/listener.cpp"
 PORT = "libshm/base/port.cpp"
 HISTORIES = "libshm/protocol/histories.hpp"
@@ -518,4 +522,51 @@ MUTANTS = [
            "options.output.empty() && default_output ?", "default_output ?", [KEPT]),
     Mutant("a backend's record does not say where its output is", "libshm/protocol/slots.cpp",
            "  record.log.store(started.log);\n", "", [KEPT]),
+    # --- Probes
+    Mutant("failures from before the last use count", RULES,
+           "    if (since_ns < add_ns(subject.resident.last_used_ns, subject.stamp_lag_ns)) return finding;\n",
+           "", [UNIT]),
+    Mutant("a probe alone cuts leases", RULES,
+           "  if (subject.resident.in_flight == 0 && subject.leases.empty()) {\n    if (since_ns",
+           "  {\n    if (since_ns", [UNIT]),
+    Mutant("one probe fewer is enough", RULES, "needed == 0 || count < needed) return finding;",
+           "needed == 0 || count + 1 < needed) return finding;", [UNIT]),
+    Mutant("what answers again is wedged still", RULES, "  if (fresh.answers) return false;\n", "",
+           [UNIT]),
+    Mutant("who was used meanwhile is wedged still", RULES,
+           "if (seen.lease_word == 0) return fresh.last_used_ns == seen.last_used_ns;",
+           "if (seen.lease_word == 0) return true;", [UNIT]),
+    Mutant("an end without a lease may cut one that comes", DECIDE,
+           "(cuts == Cuts::kForALease && finding.lease != kNoLease);", "cuts == Cuts::kForALease;",
+           [UNIT]),
+    Mutant("probes that stood still with everything count", RULES,
+           "  if (still_since_ns(subject.standstills, since_ns) != 0) return finding;\n", "", [UNIT]),
+    Mutant("an answer does not end the row", PROBES,
+           "      subject->failed_ns.clear();\n      if (failures != 0) note_failures(*subject, 0);\n",
+           "      if (failures != 0) note_failures(*subject, 0);\n", [PROBED]),
+    Mutant("a silent program is not replaced", PROBES, "    if (now >= subject.overdue_ns)\n",
+           "    if (now == kNever_ns)\n", [PROBED]),
+    Mutant("a probe of two at a time", PROBES,
+           "if (kept.number != 0 || b.state.state != BackendState::kReady) continue;",
+           "if (b.state.state != BackendState::kReady) continue;", [PROBED]),
+    Mutant("a lost program is named each time", PROBES, "if (!std::exchange(is_lost_, true))",
+           "if (is_lost_ = true; true)", [PROBED]),
+    Mutant("headers need no end", PROBE_SOCKETS, "  if (!is_complete(head)) {", "  if (!is_complete(head) && status_of(head) == 0) {",
+           [PROBER]),
+    Mutant("a server is read for ever", PROBE_SOCKETS,
+           "    if (attempt.read_bytes < kReadMax_bytes) return;\n", "    if (attempt.read_bytes != 0) return;\n",
+           [PROBER]),
+    Mutant("what this host lacks is held against the server", PROBE_SOCKETS,
+           "if (!target) return answer(attempt, ProbeOutcome::kUnknown, target.error().text);",
+           "if (!target) return answer(attempt, ProbeOutcome::kFailed, target.error().text);", [PROBER]),
+    Mutant("any answer is well", PROBE_SOCKETS, "if (status >= 200 && status < 400) {", "if (status >= 200) {",
+           [PROBER]),
+    # --- A load that ran out of memory
+    Mutant("a second failure in a row does not cool down", ENFORCE,
+           "if (!history || history->failures != 1) return;", "if (!history) return;", [DEEDS]),
+    Mutant("a cool-down ends though nobody has gone", ENFORCE,
+           "if (goes && !action.short_load.empty())", "if (goes || !action.short_load.empty())", [DEEDS]),
+    Mutant("who is used goes for a load that ran out of memory", DECIDE,
+           "return b.state.state == BackendState::kReady && b.in_flight == 0 && !b.pinned() &&",
+           "return b.state.state == BackendState::kReady && !b.pinned() &&", [UNIT]),
 ]

@@ -307,6 +307,64 @@ TEST_F(DecideTest, ARuleBrokenDuringADrainEndsTheDrain) {
   EXPECT_THAT(actions(), ElementsAre("commit a busy forced"));
 }
 
+// --- Probes, and loads that run out of memory ---------------------------------------------------
+
+TEST_F(DecideTest, ABackendThatAnswersNoProbeEndsIfNothingIsInFlightAndCutsNobody) {
+  BackendView& a = backend("a");
+  backend("b");
+  facts.unanswered = {{a.ref,
+                       {kNow_ns - 20 * kSecond_ns, kNow_ns - 10 * kSecond_ns, kNow_ns},
+                       "no answer within 5s"}};
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  const Action& action = decision.actions[0];
+  EXPECT_EQ(text_of(action, snapshot), "close a wedged") << "not forced: a new lease opens it";
+  EXPECT_EQ(action.stop.age_ns, 20 * kSecond_ns);
+  EXPECT_EQ(action.stop.limit_ns, kNever_ns);
+  EXPECT_EQ(action.stop.lease_word, 0u);
+  EXPECT_EQ(field_text(action.stop.text),
+            "3 probes in a row failed, the last: no answer within 5s");
+  lease(a, 5 * kSecond_ns);
+  EXPECT_THAT(actions(), IsEmpty()) << "with a lease it only informs";
+}
+
+TEST_F(DecideTest, ALeaseThatHangsOnAnUnansweringBackendIsNamedAndCut) {
+  set(Setting::kStallTimeout, 10 * kSecond_ns);
+  BackendView& a = backend("a");
+  lease(a, 11 * kSecond_ns, kOther, "hung");
+  lease(a, kSecond_ns);
+  facts.unanswered = {{a.ref, {kNow_ns, kNow_ns, kNow_ns}, "Connection refused"}};
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  EXPECT_EQ(text_of(decision.actions[0], snapshot), "close a wedged forced");
+  EXPECT_EQ(field_text(decision.actions[0].stop.tag), "hung");
+  EXPECT_EQ(decision.actions[0].stop.lease_word, snapshot.leases[0].word);
+}
+
+TEST_F(DecideTest, ProbesOfAnotherLifeOfTheSlotSayNothing) {
+  BackendView& a = backend("a");
+  facts.unanswered = {{{a.ref.index, a.ref.generation - 1}, {kNow_ns, kNow_ns, kNow_ns}, "x"}};
+  EXPECT_THAT(actions(), IsEmpty());
+}
+
+TEST_F(DecideTest, ALoadThatRanOutOfMemoryEvictsTheLeastValuableIdleBackend) {
+  set(Setting::kEviction, static_cast<std::uint64_t>(Eviction::kLru));
+  backend("newer").last_used_ns = kNow_ns - kSecond_ns;
+  backend("older").last_used_ns = kNow_ns - 50 * kSecond_ns;
+  backend("pinned").control = kControlPinned;
+  backend("external").traits = kTraitExternal;
+  lease(backend("busy"), kSecond_ns);
+  facts.short_loads = {"big"};
+  const Decision decision = decide();
+  ASSERT_EQ(decision.actions.size(), 1u);
+  EXPECT_EQ(text_of(decision.actions[0], snapshot), "close older memory");
+  EXPECT_EQ(decision.actions[0].short_load, "big");
+  EXPECT_EQ(field_text(decision.actions[0].stop.text),
+            "room for big, whose load ran out of memory");
+  facts.short_loads = {"big", "bigger", "biggest"};
+  EXPECT_THAT(actions(), ElementsAre("close older memory", "close newer memory"));
+}
+
 TEST_F(DecideTest, AnOverdueHolderWhoCanBeAskedIsAskedAndTheOthersAreNot) {
   set(Setting::kBusyTimeout, 10 * kSecond_ns);
   BackendView& a = backend("a");

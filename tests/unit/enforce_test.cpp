@@ -132,6 +132,37 @@ TEST_F(EvictionForRoom, PinsOfSettingsAreNotedForThoseWhoReadNoneAndPinsOfPeople
   EXPECT_EQ(load_control(*segment_, old_.ref), kControlPinned);
 }
 
+TEST_F(EvictionForRoom, ForALoadThatRanOutOfMemoryEndsTheCoolDownOfItsFirstFailure) {
+  const auto fail = [&](std::uint32_t slot) {
+    const auto lock = segment_->lock_structure();
+    write_failure(*segment_, *lock, "big", {{slot, 1}, "killed", pack_cooldown(60'000, 60'000)},
+                  now_ns());
+  };
+  const auto is_cooling = [&] {
+    return find_history(*segment_, "big")->cooldown_until_ns > now_ns();
+  };
+  Action action = about(ActionKind::kClose, old_, Reason::kMemory);
+  action.short_load = "big";
+  fail(7);
+  ASSERT_TRUE(pool_.pin("old"));
+  carry_out({action}, seen_);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  EXPECT_TRUE(is_cooling()) << "nobody has gone for it";
+  ASSERT_TRUE(pool_.unpin("old"));
+  carry_out({action}, seen_);
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+  EXPECT_FALSE(is_cooling());
+  fail(8);
+  action.backend = seen_.find_model("new")->ref;
+  carry_out({action}, seen_);
+  EXPECT_TRUE(is_cooling()) << "the second in a row";
+}
+
+TEST_F(EvictionForRoom, P2OneThatAnswersAgainSinceTheLookIsNotWedged) {
+  carry_out({about(ActionKind::kClose, old_, Reason::kWedged)}, seen_);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady) << "here nobody is probed, so nobody is silent";
+}
+
 // One request that takes too long, whose holder can be asked.
 class EnforcerAsks : public EnforcerTest {
  protected:

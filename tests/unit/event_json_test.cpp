@@ -108,14 +108,14 @@ TEST(LayoutNamesTest, EveryKindReasonAndStateHasItsName) {
   }
   EXPECT_THAT(kinds, ElementsAre("loaded", "load_failed", "evicted", "killed", "exited",
                                  "worker_died", "coordinator_started", "settings_changed",
-                                 "recovered", "cancel_requested"));
+                                 "recovered", "cancel_requested", "probe_failed"));
   std::vector<std::string> reasons;
   for (std::uint32_t i = 0; i < kReasonCount; ++i) {
     reasons.emplace_back(reason_name(static_cast<Reason>(i)));
   }
   EXPECT_THAT(reasons,
               ElementsAre("", "lru", "idle", "group", "memory", "busy", "stall", "load_timeout",
-                          "requested", "crashed", "shutdown", "first_byte"));
+                          "requested", "crashed", "shutdown", "first_byte", "wedged"));
   std::vector<std::string> states;
   for (std::uint8_t i = 0; i < kBackendStateCount; ++i) {
     states.emplace_back(backend_state_name(static_cast<BackendState>(i)));

@@ -84,3 +84,13 @@ TEST(LastLines, ComeAfterTheExitStatus) {
             "it ended (exit status 3); its last lines: one");
   EXPECT_EQ(with_exit("it ended", 0), "it ended");
 }
+
+TEST(ExitWords, OutOfMemoryIsASigkillWhileTheKernelKilledForMemory) {
+  const std::uint32_t killed = pack_exit(ExitKind::kSignalled, SIGKILL);
+  EXPECT_TRUE(ran_out_of_memory(killed, Rise::kOnHost));
+  EXPECT_TRUE(ran_out_of_memory(killed, Rise::kInCgroup));
+  EXPECT_TRUE(ran_out_of_memory(pack_exit(ExitKind::kExited, 128 + SIGKILL), Rise::kInCgroup));
+  EXPECT_FALSE(ran_out_of_memory(killed, Rise::kNone)) << "by whom is not known";
+  EXPECT_FALSE(ran_out_of_memory(pack_exit(ExitKind::kSignalled, SIGSEGV), Rise::kOnHost));
+  EXPECT_FALSE(ran_out_of_memory(0, Rise::kOnHost));
+}

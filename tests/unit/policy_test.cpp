@@ -161,6 +161,7 @@ TEST(ReasonRows, SayWhatAnEndIsRecordedAs) {
   EXPECT_EQ(event_of_end(Reason::kIdle, true, false), EventKind::kEvicted);
   EXPECT_EQ(event_of_end(Reason::kBusy, true, true), EventKind::kKilled);
   EXPECT_EQ(event_of_end(Reason::kStall, true, true), EventKind::kKilled);
+  EXPECT_EQ(event_of_end(Reason::kWedged, true, false), EventKind::kKilled);
   EXPECT_EQ(event_of_end(Reason::kRequested, true, false), EventKind::kEvicted);
   EXPECT_EQ(event_of_end(Reason::kRequested, true, true), EventKind::kKilled);
   EXPECT_EQ(event_of_end(Reason::kCrashed, true, true), EventKind::kExited);
@@ -177,6 +178,7 @@ TEST(ReasonRows, P2OnlyBrokenLeasesAndCrashesCutWithoutBeingForced) {
   }
   EXPECT_THAT(always,
               ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed, Reason::kFirstByte));
+  EXPECT_EQ(reason_row(Reason::kWedged).cuts, Cuts::kForALease);
 }
 
 struct Backend {
@@ -332,6 +334,141 @@ TEST(FirstByte, MustStillBeOutstanding) {
   scene = lease_scene(Reason::kFirstByte);
   scene.fresh.start_ns += 1;
   EXPECT_FALSE(scene.still_true()) << "another lease";
+}
+
+// --- Probes --------------------------------------------------------------------------------------
+
+class Wedged : public ::testing::Test {
+ protected:
+  // The last probes that failed, by how long ago each began.
+  Case subject(const std::vector<std::uint64_t>& ages_s) {
+    failed_.clear();
+    for (const std::uint64_t age : ages_s) failed_.push_back(kNow_ns - age * kSecond_ns);
+    Case subject = backend_.subject();
+    subject.unanswered_ns = failed_;
+    return subject;
+  }
+  static Reason broken(const Case& subject, Finding* finding = nullptr) {
+    Finding unused;
+    Alarm alarm(kNow_ns);
+    return find_broken_rule(subject, alarm, finding == nullptr ? &unused : finding);
+  }
+  LeaseInFlight lease(std::uint64_t age_s) const {
+    LeaseInFlight lease;
+    lease.start_ns = lease.progress_ns = kNow_ns - age_s * kSecond_ns;
+    return lease;
+  }
+  void put(const LeaseInFlight& lease) {
+    backend_.leases.push_back(lease);
+    ++backend_.resident.in_flight;
+  }
+
+  Backend backend_;
+  std::vector<std::uint64_t> failed_;
+};
+
+TEST_F(Wedged, IsWhoAnswersSoManyProbesInARowNot) {
+  EXPECT_EQ(broken(subject({20, 10})), Reason::kNone);
+  Finding finding;
+  EXPECT_EQ(broken(subject({20, 10, 0}), &finding), Reason::kWedged);
+  EXPECT_EQ(finding.since_ns, kNow_ns - 20 * kSecond_ns);
+  backend_.set(Setting::kProbeFailures, 0);
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kNone) << "0 is never";
+  backend_.set(Setting::kProbeFailures, 1);
+  EXPECT_EQ(broken(subject({0})), Reason::kWedged);
+}
+
+TEST_F(Wedged, NoFailureFromBeforeItsLastUseCounts) {
+  backend_.resident.last_used_ns = kNow_ns - 15 * kSecond_ns;
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kNone) << "a long request may have been why";
+  EXPECT_EQ(broken(subject({20, 15, 10, 0})), Reason::kWedged);
+}
+
+TEST_F(Wedged, ATimeInWhichEverythingStoodStillBeginsTheCountAnew) {
+  const Standstill still{kNow_ns - 12 * kSecond_ns, kNow_ns - 11 * kSecond_ns};
+  Case one = subject({20, 10, 0});
+  one.standstills = {&still, 1};
+  EXPECT_EQ(broken(one), Reason::kNone);
+  Case later = subject({20, 10, 5, 0});
+  later.standstills = {&still, 1};
+  EXPECT_EQ(broken(later), Reason::kWedged);
+}
+
+TEST_F(Wedged, P2WithLeasesInFlightProbesOnlyInform) {
+  put(lease(50));
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kNone);
+  backend_.set(Setting::kStallTimeout, 60 * kSecond_ns);
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kNone) << "its stall limit has not passed";
+  backend_.set(Setting::kStallTimeout, 40 * kSecond_ns);
+  Finding finding;
+  EXPECT_EQ(broken(subject({20, 10, 0}), &finding), Reason::kWedged);
+  EXPECT_EQ(finding.lease, 0u);
+  EXPECT_EQ(finding.limit_ns, 40 * kSecond_ns);
+  EXPECT_EQ(broken(subject({20, 10})), Reason::kStall) << "by that rule alone";
+  backend_.set(Setting::kStallTimeout, 0);
+  backend_.set(Setting::kFirstByteTimeout, 40 * kSecond_ns);
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kWedged);
+}
+
+TEST_F(Wedged, BusyTimeoutAloneDoesNotMakeARequestHung) {
+  put(lease(50));
+  backend_.set(Setting::kBusyTimeout, 40 * kSecond_ns);
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kBusy);
+}
+
+TEST_F(Wedged, AHolderWhoCanBeAskedIsAskedFirst) {
+  LeaseInFlight able = lease(50);
+  able.cancellable = true;
+  put(able);
+  backend_.set(Setting::kStallTimeout, 40 * kSecond_ns);
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kNone);
+  EXPECT_THAT(asked_for(backend_), ElementsAre(Reason::kStall));
+  backend_.leases[0].asked_ns = kNow_ns - 10 * kSecond_ns;
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kWedged);
+}
+
+TEST_F(Wedged, WhatIsLoadingIsNot) {
+  backend_.resident.state = BackendState::kStarting;
+  EXPECT_EQ(broken(subject({20, 10, 0})), Reason::kNone);
+}
+
+TEST_F(Wedged, P2MustStillBeUnansweredAndUnused) {
+  Scene idle;
+  idle.seen.reason = Reason::kWedged;
+  idle.seen.last_used_ns = idle.fresh.last_used_ns = 9;
+  EXPECT_TRUE(idle.still_true());
+  Scene answers = idle;
+  answers.fresh.answers = true;
+  EXPECT_FALSE(answers.still_true());
+  Scene used = idle;
+  used.fresh.last_used_ns = 10;
+  EXPECT_FALSE(used.still_true());
+
+  Scene hung = lease_scene(Reason::kWedged);
+  hung.fresh.last_used_ns = 10;  // another lease has ended on it
+  EXPECT_TRUE(hung.still_true());
+  hung.fresh.answers = true;
+  EXPECT_FALSE(hung.still_true());
+  Scene progress = lease_scene(Reason::kWedged);
+  progress.fresh.progress_ns = 6;
+  progress.fresh.progressed = true;
+  EXPECT_FALSE(progress.still_true());
+  Scene ended = lease_scene(Reason::kWedged);
+  ended.fresh.lease_word = 0;
+  EXPECT_FALSE(ended.still_true());
+}
+
+TEST(Evidence, WhoGoesForALoadThatRanOutOfMemoryMustStillBeUnused) {
+  Scene scene;
+  scene.seen.reason = Reason::kMemory;
+  scene.seen.for_short_load = true;
+  scene.seen.last_used_ns = scene.fresh.last_used_ns = 9;
+  EXPECT_TRUE(scene.still_true()) << "without any limit";
+  scene.fresh.control = kControlPinned;
+  EXPECT_FALSE(scene.still_true());
+  scene.fresh.control = 0;
+  scene.fresh.last_used_ns = 10;
+  EXPECT_FALSE(scene.still_true());
 }
 
 TEST(ReasonRows, ACrashHidesEveryOtherRuleEvenWhileItsExitStatusIsAwaited) {

@@ -3,6 +3,7 @@
 
 #include "base/duration.hpp"
 #include "base/exit_words.hpp"
+#include "base/probe_target.hpp"
 #include "base/proc.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
@@ -505,6 +506,40 @@ std::optional<Verdict> explain_last_end(const Subject& subject) {
   return Verdict{"ended", text, kNever_ns};
 }
 
+// What its probes say: how often they failed in a row is in its record, why the first did in an
+// event.
+Verdict explain_probe(const Subject& subject) {
+  const std::string rule = reason_name(Reason::kWedged);
+  const BackendView& backend = *subject.backend;
+  const std::string_view probe = subject.effective.text(Setting::kProbe);
+  const std::uint64_t interval = subject.get(Setting::kProbeInterval);
+  const std::uint64_t timeout = subject.get(Setting::kProbeTimeout);
+  if (probe.empty()) return {rule, "off: probe is not set", kNever_ns};
+  if (interval == 0 || timeout == 0)
+    return {rule, "off: probe_interval or probe_timeout is", kNever_ns};
+  if (const auto target = probe_target(backend.address, probe); !target)
+    return {rule, "not probed: " + target.error().text, kNever_ns};
+  const std::string asked =
+      escape(probe) + " every " + limit_text(interval) + ", within " + limit_text(timeout) + ": ";
+  const std::uint64_t needed = subject.get(Setting::kProbeFailures);
+  if (backend.probe_failures == 0) return {rule, asked + "no failure", kNever_ns};
+  std::string text = asked + std::to_string(backend.probe_failures) + " failed in a row";
+  std::string why;
+  for (const EventView& event : read_events(subject.segment, 1)) {
+    const bool is_its = event.data.kind == EventKind::kProbeFailed &&
+                        event.data.backend == backend.ref.index &&
+                        event.data.generation == backend.ref.generation;
+    if (is_its) why = field_text(event.data.text);
+  }
+  if (!why.empty()) text += ", the first: " + escape(why);
+  if (needed == 0) return {rule, text + "; it only says so (probe_failures is 0)", kNever_ns};
+  text += "; killed at " + std::to_string(needed);
+  text += backend.in_flight == 0 ? " since it was last used"
+                                 : " only if a lease breaks first_byte_timeout or stall_timeout, "
+                                   "or when none is in flight";
+  return {rule, text, kNever_ns};
+}
+
 Verdict explain_load(const Subject& subject) {
   const std::string rule = reason_name(Reason::kLoadTimeout);
   const Finding finding = find(subject, Reason::kLoadTimeout, {});
@@ -654,6 +689,7 @@ std::vector<Verdict> judge_state(const Subject& subject) {
       return {explain_leases(subject, Reason::kBusy),
               explain_leases(subject, Reason::kFirstByte),
               explain_leases(subject, Reason::kStall),
+              explain_probe(subject),
               explain_idle(subject),
               explain_room(subject),
               explain_parallel(subject)};

@@ -123,6 +123,11 @@ std::string reason_text(const EventData& end) {
     case Reason::kFirstByte:
       return "because " + request_text(end) + " had made no progress at all after " +
              age_text_of(end) + limit_text(end, "first_byte_timeout") + evidence(end);
+    case Reason::kWedged:
+      return "because it did not answer its probes" +
+             (end.tag[0] == '\0' && end.worker_pid == 0 ? ""
+                                                        : ", and " + request_text(end) + " hung") +
+             evidence(end);
     case Reason::kLoadTimeout:
       return "because it was not ready in time" + limit_text(end, "load_timeout") + evidence(end);
     case Reason::kRequested:
@@ -157,6 +162,7 @@ std::string end_text(const Subject& subject, const EventData& end) {
     case EventKind::kSettingsChanged:
     case EventKind::kRecovered:
     case EventKind::kCancelRequested:
+    case EventKind::kProbeFailed:
       break;
   }
   return "was evicted " + when + reason_text(end);

@@ -76,9 +76,10 @@ struct BackendRow {
   std::optional<std::uint64_t> expected_bytes;  // of the host's memory
   std::optional<std::uint64_t> measured_bytes;
   std::optional<std::uint64_t> peak_bytes;
-  std::string log;            // the file its output goes to; empty: none of the pool's
-  std::string log_missing;    // why its output is not kept; empty: it is, or was not to be
-  std::vector<LeftRow> left;  // while it is stopping, if that is not as usual
+  std::string log;                   // the file its output goes to; empty: none of the pool's
+  std::string log_missing;           // why its output is not kept; empty: it is, or was not to be
+  std::vector<LeftRow> left;         // while it is stopping, if that is not as usual
+  std::uint64_t probe_failures = 0;  // in a row
 };
 
 // A request in flight, of any worker.
