@@ -22,6 +22,22 @@
 
 namespace modelpool::coordinator {
 
+struct Sample;
+
+// Devices whose driver has a process of the backend in its list: a bit each.
+struct ListedDevices {
+  BackendRef backend;
+  std::uint32_t devices = 0;
+};
+
+// What is left of the host's memory (pressure.hpp).
+struct HostPressure {
+  bool may_evict = false;  // one idle backend
+  std::uint64_t available_bytes = 0;
+  std::uint64_t min_bytes = 0;
+  std::uint64_t look_ns = kNever_ns;  // when it is to be measured again
+};
+
 // What the effects know and the segment does not say.
 struct Facts {
   std::uint64_t ahead_ns = 0;             // decide as if it were that much later: a rehearsal
@@ -35,6 +51,12 @@ struct Facts {
   std::vector<WorkerRef> dead_workers;     // proved
   std::vector<WorkerRef> stopped_workers;  // by SIGSTOP or a debugger: they end no request if asked
   std::vector<Standstill> standstills;     // times that count against nobody
+  const Sample* sample = nullptr;          // the newest, null: nothing is measured
+  std::vector<ListedDevices> listed;       // by that sample, of those that are ending
+  // Samples from before that do not tell what was free before a signal: memory of one whose place
+  // was given on by time may have come back since.
+  std::uint64_t baselines_from_ns = 0;
+  HostPressure host;
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;
@@ -49,6 +71,7 @@ enum class ActionKind {
   kLoseTicket,   // RESERVED -> GONE, STARTING -> STOPPING
   kSignal,       // to the processes of a STOPPING backend
   kMarkOverdue,  // it would not die: it no longer blocks its model
+  kSettle,       // STOPPING: its processes are gone, its device memory may not be back
   kMarkGone,     // STOPPING -> GONE
   kDisown,       // GONE or STOPPING: its ticket's holder is dead
   kFree,         // GONE -> FREE
@@ -68,6 +91,8 @@ struct Action {
   bool hold = false;             // kClose: keep it closed while leases finish
   bool only_hold = false;        // kClose: also without a lease, for others of its set
   std::size_t set = 0;           // kClose, kCommit: those of one number end all or none; 0: alone
+  bool for_host = false;         // kClose: the host has too little memory left
+  bool by_time = false;          // kMarkGone: no sample says that its device memory is back
   bool drain_failed = false;     // kReopen
   int signal = 0;                // kSignal
   WorkerRef worker;              // kReapWorker

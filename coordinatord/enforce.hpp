@@ -21,6 +21,7 @@
 #include "lock_try.hpp"
 #include "output_keeper.hpp"
 #include "policy/rules.hpp"
+#include "pressure.hpp"
 #include "protocol/histories.hpp"
 #include "record.hpp"
 #include "stopper.hpp"
@@ -34,7 +35,7 @@ using Changed = bool;
 class Enforcer {
  public:
   Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
-           Recorder* recorder, OutputKeeper* output);
+           Recorder* recorder, OutputKeeper* output, const PressureWatch* pressure = nullptr);
 
   Changed carry_out(const Decision& decision, const Snapshot& snapshot);
   // Does nothing but look where a decision that is due in a moment will make it look: what comes
@@ -61,6 +62,8 @@ class Enforcer {
   Changed open_again(const BackendView& b);
   Changed lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   Changed finish(const BackendView& b);
+  Changed settle(const BackendView& b);
+  void raise_baselines(const BackendView& gone);
   void settle_counted_backends(const Snapshot& snapshot);
   void settle_pins(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
@@ -86,7 +89,8 @@ class Enforcer {
   Watch* watch_;
   Stopper* stopper_;
   Recorder* recorder_;
-  OutputKeeper* output_;  // null: nobody's output is read
+  OutputKeeper* output_;           // null: nobody's output is read
+  const PressureWatch* pressure_;  // null: nobody goes for it
   std::uint64_t retry_ns_ = kNever_ns;
   std::uint32_t live_at_scan_ = 0;
   std::vector<std::pair<std::string, BackendEnd>> unwritten_ends_;  // of models

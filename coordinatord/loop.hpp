@@ -24,6 +24,8 @@
 #include "notify.hpp"
 #include "options.hpp"
 #include "output_keeper.hpp"
+#include "pressure.hpp"
+#include "sampler.hpp"
 #include "standstill.hpp"
 
 namespace modelpool::coordinator {
@@ -88,6 +90,9 @@ class Loop {
   std::unique_ptr<Endings> endings_;
   std::unique_ptr<Stopper> stopper_;
   std::unique_ptr<OutputKeeper> output_;
+  Sampler sampler_;
+  std::uint64_t baselines_from_ns_ = 0;  // as in Facts
+  PressureWatch pressure_;
   std::unique_ptr<Enforcer> enforcer_;
   std::unique_ptr<Doorbell> doorbell_;
   std::unique_ptr<NameWatch> name_;

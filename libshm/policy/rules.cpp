@@ -193,6 +193,7 @@ bool still_idle(const Evidence& seen, const Fresh& fresh) {
 bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
   if (is_pinned(fresh)) return false;
   if (seen.was_idle && !seen.forced && fresh.last_used_ns != seen.last_used_ns) return false;
+  if (seen.for_host) return fresh.host_is_low;
   if (!fresh.limits.any() || fresh.live < seen.live) return false;  // somebody left: decide anew
   return seen.for_arrival == 0 ? fresh.is_above_limits : fresh.waiter_is_there;
 }

@@ -79,6 +79,7 @@ struct Evidence {
   std::uint64_t lease_stamp_ns = 0;  // its start or progress
   std::uint64_t for_arrival = 0;     // the waiter that room is made for, 0 = none
   std::uint32_t live = 0;            // backends that took a place
+  bool for_host = false;             // the host had too little memory left
 };
 
 // The same, read again after the backend was closed to new leases: nothing can change to its
@@ -96,6 +97,7 @@ struct Fresh {
   Limits limits;
   bool is_above_limits = false;
   bool waiter_is_there = false;  // it waits, in time, and its process lives
+  bool host_is_low = false;      // has too little memory left; asked for only if that is why
 };
 
 // May an end for this reason cut leases in flight (P2)?

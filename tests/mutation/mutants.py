@@ -27,6 +27,8 @@ SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
 OUTPUT = ("unit_tests", "--gtest_filter=ModelLog*:PrintableLine*:ExitWords*:LastLines*")
 KEPT = ("process_tests", "--gtest_filter=OutputTest*")
+SETTLE = ("unit_tests", "--gtest_filter=Settle*:EnforcerSettles*")
+PRESSURE = ("unit_tests", "--gtest_filter=Pressure*:Available*:Evidence*")
 HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
 
 CANCEL = ("unit_tests", "--gtest_filter=CancelWords*:Told*")
@@ -53,6 +55,8 @@ DECIDE = "coordinatord/decide.cpp"
 IMAGE = "libshm/segment/settings_image.cpp"
 BLOCK = "libshm/segment/settings_block.cpp"
 MEMBERS = "libshm/protocol/members.cpp"
+SETTLING = "coordinatord/settling.cpp"
+HOST = "libshm/policy/pressure.cpp"
 
 MUTANTS = [
     # --- The deed after the look (P2, P4, P5, P6)
@@ -455,4 +459,46 @@ MUTANTS = [
            "options.output.empty() && default_output ?", "default_output ?", [KEPT]),
     Mutant("a backend's record does not say where its output is", "libshm/protocol/slots.cpp",
            "  record.log.store(started.log);\n", "", [KEPT]),
+    # --- Device memory that is not back (P3)
+    Mutant("what others give back is its own", SETTLING,
+           "if (is_ending(other) && !came_later) {", "if (&other == nullptr) {", [SETTLE]),
+    Mutant("one that crashed just now gives nothing back", SETTLING,
+           "b.state.state == BackendState::kStopping || facts_.has_exited(b.ref);",
+           "b.state.state == BackendState::kStopping;", [SETTLE]),
+    Mutant("what is reserved is taken", SETTLING, "measured_now(other, device));",
+           "most_held(other, device));", [SETTLE]),
+    Mutant("a sample from before the end", SETTLING,
+           "|| facts_.sample->taken_ns < b.stop.ended_ns) return false;", ") return false;", [SETTLE]),
+    Mutant("a baseline after the end", SETTLING, " || stop->reason == Reason::kCrashed) return;",
+           ") return;", [SETTLE]),
+    Mutant("a baseline from before somebody went by time", SETTLING,
+           "taken_ns < facts_.baselines_from_ns || ", "", [SETTLE]),
+    Mutant("one device is enough", SETTLING, "if (!modelpool::is_back(settling_of(b, i))) return false;",
+           "if (modelpool::is_back(settling_of(b, i))) return true;", [SETTLE]),
+    Mutant("a large one's memory is a small one's", "libshm/policy/settle.cpp",
+           "add_ns(settling.others_bytes, settling.held_bytes / 2)", "settling.held_bytes / 2", [SETTLE]),
+    Mutant("half is enough", "libshm/policy/settle.cpp", "all - all / 4", "all / 2", [SETTLE]),
+    Mutant("who is gone leaves the others their baseline", ENFORCE, "  raise_baselines(b);\n", "", [SETTLE]),
+    Mutant("a signal takes a raised baseline back", "coordinatord/stopper.cpp",
+           "    stop.baseline = found.baseline;", "    static_cast<void>(found);", [SETTLE]),
+    Mutant("what settles is signalled", DECIDE, "    if (b.settling()) return judge_settling(b);\n", "",
+           [SETTLE]),
+    # --- Host pressure
+    Mutant("pressure's evidence is not read again", RULES, "if (seen.for_host) return fresh.host_is_low;",
+           "if (seen.for_host) return true;", [PRESSURE]),
+    Mutant("pressure ends several at once", HOST,
+           "    if (holdings[i].role == Holding::Role::kLeaving) return std::nullopt;\n", "", [PRESSURE]),
+    Mutant("pressure ends what is in use", HOST, "         resident.in_flight == 0 && ", "         ", [PRESSURE]),
+    Mutant("pressure ends what somebody waits for", HOST, " && holding.awaited_arrival == kNever_ns", "",
+           [PRESSURE]),
+    Mutant("any rise is a quarter", HOST, "std::max<std::uint64_t>(trial.held_bytes / 4, 1)", "1", [PRESSURE]),
+    Mutant("pressure's pause does not grow", HOST, "add_ns(next.pause_ns, next.pause_ns)", "next.pause_ns",
+           [PRESSURE]),
+    Mutant("pressure ends at the limit", HOST, "was_low ? add_ns(min_bytes, min_bytes / 10) : min_bytes",
+           "was_low ? min_bytes : min_bytes", [PRESSURE]),
+    Mutant("pressure's pause ends with the coordinator", "coordinatord/pressure.cpp",
+           "std::min(record.pressure_until_ns.load(std::memory_order_acquire),",
+           "std::min(0 * record.pressure_until_ns.load(std::memory_order_acquire),", [PRESSURE]),
+    Mutant("a limit above its own cgroup", "libshm/base/available.cpp",
+           "if (path->empty()) return least;", "return least;", [PRESSURE]),
 ]

@@ -256,8 +256,9 @@ bool is_absent(const WaiterView& waiter, std::uint64_t now_ns) {
 bool is_spared_sigkill(const BackendView& backend) {
   const bool was_killed =
       backend.stop.generation == backend.ref.generation && backend.stop.killed_ns != 0;
-  return backend.state.state == BackendState::kStopping && backend.process.pid > 1 &&
-         !backend.external() && !was_killed && backend.settings().get(Setting::kStopGrace) == 0;
+  return backend.state.state == BackendState::kStopping && !backend.settling() &&
+         backend.process.pid > 1 && !backend.external() && !was_killed &&
+         backend.settings().get(Setting::kStopGrace) == 0;
 }
 
 std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend) {

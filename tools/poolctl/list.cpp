@@ -37,6 +37,7 @@ std::string notes_of(const Segment& segment, const BackendView& backend, bool is
   } else if (const auto failure = load_failure(segment, backend); ending && failure) {
     add("load failed: " + *failure);
   }
+  if (backend.settling()) add("settling");
   if (is_spared_sigkill(backend)) add("no SIGKILL (stop_grace is off)");
   if (!is_judged && (ending || (backend.control & kControlEvict))) add("waits for a coordinator");
   if (backend.left.count != 0) add("left: " + left_text(backend.left));
