@@ -461,7 +461,7 @@ MUTANTS = [
            "  record.log.store(started.log);\n", "", [KEPT]),
     # --- Device memory that is not back (P3)
     Mutant("what others give back is its own", SETTLING,
-           "if (is_ending(other) && !came_later) {", "if (&other == nullptr) {", [SETTLE]),
+           "if (is_ending(other) && !came_later) {", "if (is_ending(other) && came_later) {", [SETTLE]),
     Mutant("one that crashed just now gives nothing back", SETTLING,
            "b.state.state == BackendState::kStopping || facts_.has_exited(b.ref);",
            "b.state.state == BackendState::kStopping;", [SETTLE]),

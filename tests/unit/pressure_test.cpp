@@ -132,6 +132,9 @@ TEST_F(PressureVictim, P2NobodyGoesWhoIsInUsePinnedAwaitedKeptOrNotOurs) {
   const Holding before = oldest;
   oldest.resident.in_flight = 1;
   EXPECT_EQ(victim(), 1u);
+  for (Holding& holding : holdings) holding.resident.in_flight = 1;
+  EXPECT_EQ(victim(), std::nullopt);
+  for (Holding& holding : holdings) holding.resident.in_flight = 0;
   oldest = before;
   oldest.role = Holding::Role::kStays;  // pinned, or another rule acts on it
   EXPECT_EQ(victim(), 1u);
