@@ -15,7 +15,6 @@
 #include "policy/turns.hpp"
 #include "policy/victims.hpp"
 #include "protocol/outlook.hpp"
-#include "settling.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -554,7 +553,7 @@ class Judge {
   static constexpr std::string_view kByKeepAlive = "by keep_alive, as an acquire asked";
   const Snapshot& s_;
   const Facts& facts_;
-  const DeviceReturns returns_{s_, facts_};
+  const DeviceReturns returns_{s_, facts_.devices, facts_.exited};
   const std::uint64_t now_;
   Alarm alarm_;
   std::vector<Resident> residents_;  // by position in s_.backends, as the next
@@ -585,6 +584,18 @@ bool Facts::is_stopped(std::uint32_t worker_row) const {
 
 Decision decide(const Snapshot& snapshot, const Facts& facts) {
   return Judge(snapshot, facts).decide();
+}
+
+std::uint64_t baselines_from_ns(std::uint64_t before_ns, const Decision& decision,
+                                const Snapshot& snapshot) {
+  for (const Action& action : decision.actions) {
+    const BackendView* const b = snapshot.find(action.backend);
+    if (action.kind != ActionKind::kMarkGone || !action.by_time || b == nullptr) continue;
+    for (std::size_t i = 0; i < kDevicesMax; ++i) {
+      if (most_held(*b, i) != 0) return std::max(before_ns, snapshot.now_ns);
+    }
+  }
+  return before_ns;
 }
 
 }  // namespace modelpool::coordinator

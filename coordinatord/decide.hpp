@@ -19,16 +19,9 @@
 
 #include "policy/values.hpp"
 #include "protocol/snapshot.hpp"
+#include "settling.hpp"
 
 namespace modelpool::coordinator {
-
-struct Sample;
-
-// Devices whose driver has a process of the backend in its list: a bit each.
-struct ListedDevices {
-  BackendRef backend;
-  std::uint32_t devices = 0;
-};
 
 // What is left of the host's memory (pressure.hpp).
 struct HostPressure {
@@ -51,11 +44,7 @@ struct Facts {
   std::vector<WorkerRef> dead_workers;     // proved
   std::vector<WorkerRef> stopped_workers;  // by SIGSTOP or a debugger: they end no request if asked
   std::vector<Standstill> standstills;     // times that count against nobody
-  const Sample* sample = nullptr;          // the newest, null: nothing is measured
-  std::vector<ListedDevices> listed;       // by that sample, of those that are ending
-  // Samples from before that do not tell what was free before a signal: memory of one whose place
-  // was given on by time may have come back since.
-  std::uint64_t baselines_from_ns = 0;
+  DeviceFacts devices;
   HostPressure host;
 
   bool has_exited(BackendRef ref) const;
@@ -107,5 +96,9 @@ struct Decision {
 };
 
 Decision decide(const Snapshot& snapshot, const Facts& facts);
+
+// DeviceFacts::baselines_from_ns after this decision was carried out.
+std::uint64_t baselines_from_ns(std::uint64_t before_ns, const Decision& decision,
+                                const Snapshot& snapshot);
 
 }  // namespace modelpool::coordinator

@@ -518,10 +518,10 @@ std::uint64_t Loop::scan() {
     }
     facts.standstills = standstill_.found();
     facts.vanished = stopper_->vanished();
-    facts.sample = sampler_.latest();
-    facts.listed = find_listed(*segment_, snapshot, facts.sample);
+    facts.devices.sample = sampler_.latest();
+    facts.devices.listed = find_listed(*segment_, snapshot, facts.devices.sample);
     sampler_.hurry_until(settles_until_ns(snapshot));
-    facts.baselines_from_ns = baselines_from_ns_;
+    facts.devices.baselines_from_ns = baselines_from_ns_;
     facts.host = pressure_.look(snapshot);
     for (const BackendRef ref : facts.exited) {
       const BackendView* b = snapshot.find(ref);

@@ -91,7 +91,7 @@ class Loop {
   std::unique_ptr<Stopper> stopper_;
   std::unique_ptr<OutputKeeper> output_;
   Sampler sampler_;
-  std::uint64_t baselines_from_ns_ = 0;  // as in Facts
+  std::uint64_t baselines_from_ns_ = 0;  // as in DeviceFacts
   PressureWatch pressure_;
   std::unique_ptr<Enforcer> enforcer_;
   std::unique_ptr<Doorbell> doorbell_;

@@ -50,18 +50,6 @@ bool raise_baseline(const BackendView& gone, StopRecord* stop) {
   return changes;
 }
 
-std::uint64_t baselines_from_ns(std::uint64_t before_ns, const Decision& decision,
-                                const Snapshot& snapshot) {
-  for (const Action& action : decision.actions) {
-    const BackendView* const b = snapshot.find(action.backend);
-    if (action.kind != ActionKind::kMarkGone || !action.by_time || b == nullptr) continue;
-    for (std::size_t i = 0; i < kDevicesMax; ++i) {
-      if (most_held(*b, i) != 0) return std::max(before_ns, snapshot.now_ns);
-    }
-  }
-  return before_ns;
-}
-
 std::vector<ListedDevices> find_listed(const Segment& segment, const Snapshot& snapshot,
                                        const Sample* sample) {
   std::vector<ListedDevices> all;
@@ -105,7 +93,8 @@ bool DeviceReturns::must_settle(const BackendView& b) const {
 }
 
 bool DeviceReturns::is_ending(const BackendView& b) const {
-  return b.state.state == BackendState::kStopping || facts_.has_exited(b.ref);
+  return b.state.state == BackendState::kStopping ||
+         std::find(exited_.begin(), exited_.end(), b.ref) != exited_.end();
 }
 
 // By the same sample that says what is free.

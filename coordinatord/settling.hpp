@@ -13,16 +13,32 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
-#include "decide.hpp"
 #include "policy/settle.hpp"
+#include "protocol/snapshot.hpp"
 #include "sampler.hpp"
 
 namespace modelpool::coordinator {
 
-// The most that it may give back of a device: the largest that was expected, declared or measured in
-// this life. 0: it is not on it; kNever_ns: not known.
+// Devices whose driver has a process of the backend in its list: a bit each.
+struct ListedDevices {
+  BackendRef backend;
+  std::uint32_t devices = 0;
+};
+
+// What is measured, and the segment does not say.
+struct DeviceFacts {
+  const Sample* sample = nullptr;     // the newest, null: nothing is measured
+  std::vector<ListedDevices> listed;  // by that sample, of those that are ending
+  // Samples from before that do not tell what was free before a signal: memory of one whose place
+  // was given on by time may have come back since.
+  std::uint64_t baselines_from_ns = 0;
+};
+
+// The most that it may give back of a device: the largest that was expected, declared or measured
+// in this life. 0: it is not on it; kNever_ns: not known.
 std::uint64_t most_held(const BackendView& b, std::size_t device);
 // Until when the settings let the last of those that settle do so; 0: none does.
 std::uint64_t settles_until_ns(const Snapshot& snapshot);
@@ -32,10 +48,6 @@ std::uint64_t settles_until_ns(const Snapshot& snapshot);
 // their record. Done twice they settle for longer, not for less.
 bool raise_baseline(const BackendView& gone, StopRecord* stop);
 
-// Facts::baselines_from_ns after this decision was carried out.
-std::uint64_t baselines_from_ns(std::uint64_t before_ns, const Decision& decision,
-                                const Snapshot& snapshot);
-
 // Those that are ending, and on which devices the driver still has a process of theirs in its list,
 // where it has one. Processes are those that were known before the first signal.
 std::vector<ListedDevices> find_listed(const Segment& segment, const Snapshot& snapshot,
@@ -43,7 +55,10 @@ std::vector<ListedDevices> find_listed(const Segment& segment, const Snapshot& s
 
 class DeviceReturns {
  public:
-  DeviceReturns(const Snapshot& snapshot, const Facts& facts) : s_(snapshot), facts_(facts) {}
+  // `exited`: whose first process has ended.
+  DeviceReturns(const Snapshot& snapshot, const DeviceFacts& facts,
+                std::span<const BackendRef> exited)
+      : s_(snapshot), facts_(facts), exited_(exited) {}
 
   // Does it hold memory of a device that somebody measures? If not it is gone with its processes.
   bool must_settle(const BackendView& b) const;
@@ -61,7 +76,8 @@ class DeviceReturns {
   Settling settling_of(const BackendView& b, std::size_t device) const;
 
   const Snapshot& s_;
-  const Facts& facts_;
+  const DeviceFacts& facts_;
+  std::span<const BackendRef> exited_;
 };
 
 }  // namespace modelpool::coordinator

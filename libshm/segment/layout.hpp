@@ -38,8 +38,7 @@
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
 // BackendRecord's permit, parallel, measured, peak, probe_failures and devices;
-// WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
-// CoordinatorRecord's pressure words and foreign.
+// WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; CoordinatorRecord::foreign.
 //
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
 // StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain

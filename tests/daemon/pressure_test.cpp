@@ -1,5 +1,5 @@
-// Host pressure with the real coordinator and the memory of this host, which is never enough for what
-// these tests ask for.
+// Host pressure with the real coordinator and the memory of this host, of which these tests ask for
+// more than there is.
 #include "pool_test.hpp"
 
 namespace modelpool::test {

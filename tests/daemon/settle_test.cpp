@@ -1,5 +1,5 @@
-// P3 for device memory, with the real coordinator. What a backend takes of a device is written by the
-// test, as the coordinator does when it has measured it.
+// P3 for device memory, with the real coordinator. What a backend takes of a device is written by
+// the test, as the coordinator does when it has measured it.
 #include <signal.h>
 
 #include "base/proc.hpp"

@@ -110,7 +110,7 @@ proctype Judge() {
   :: atomic { state[i] == STOPPING && !alive[i] && !ended[i] -> may_die; ended[i] = true }  /* settle() */
   :: atomic { state[i] == STOPPING && ended[i] && (is_back(i) || !_out[i]) -> may_die;      /* or by time */
 #ifndef OLD_BASELINE
-              /* Facts::baselines_from_ns */
+              /* DeviceFacts::baselines_from_ns */
               if :: !is_back(i) -> s_tells = false :: else fi
 #endif
      };

@@ -98,7 +98,7 @@ class HandOvers {
     }
     if (now_ns_ >= sample_arrives_ns_) {
       sample_ = begun_;
-      facts_.sample = &sample_;
+      facts_.devices.sample = &sample_;
       sample_arrives_ns_ = kNever_ns;
       sample_begins_ns_ = now_ns_ + draw(20, 150) * kMillisecond_ns;
     }
@@ -177,7 +177,7 @@ class HandOvers {
       snapshot_.now_ns = now_ns_;
       facts_.exited.clear();
       facts_.vanished.clear();
-      facts_.listed.clear();
+      facts_.devices.listed.clear();
       for (std::size_t i = 0; i < kSlots; ++i) {
         if (!view(i).live() || !truth_[i].has_ended(now_ns_)) continue;
         facts_.exited.push_back(view(i).ref);
@@ -185,7 +185,8 @@ class HandOvers {
       }
       list();
       const Decision decision = decide(snapshot_, facts_);
-      facts_.baselines_from_ns = baselines_from_ns(facts_.baselines_from_ns, decision, snapshot_);
+      facts_.devices.baselines_from_ns =
+          baselines_from_ns(facts_.devices.baselines_from_ns, decision, snapshot_);
       for (const Action& action : decision.actions) changed |= carry_out(action);
       wake_ns_ = decision.wake_ns;
     }
@@ -195,7 +196,7 @@ class HandOvers {
     for (const DeviceSample& device : sample_.devices) {
       for (const auto& [pid, bytes] : device.processes) {
         for (const BackendView& b : snapshot_.backends) {
-          if (b.process.pid == pid) facts_.listed.push_back({b.ref, 1u << device.device});
+          if (b.process.pid == pid) facts_.devices.listed.push_back({b.ref, 1u << device.device});
         }
       }
     }

@@ -1,5 +1,5 @@
-// When what an ended backend held of a device is free again: the rule as a table, and what the judge
-// makes of it.
+// When what an ended backend held of a device is free again: the rule as a table, and what the
+// judge makes of it.
 #include "policy/settle.hpp"
 
 #include <gmock/gmock.h>
@@ -83,7 +83,7 @@ class Settle : public ::testing::Test {
   }
   DeviceSample& device(std::uint32_t index, std::uint64_t free_bytes) {
     sample_.devices.push_back({index, 24 * kGiB, free_bytes, false, {}});
-    facts_.sample = &sample_;
+    facts_.devices.sample = &sample_;
     return sample_.devices.back();
   }
   // It has been ready for 100 s, and takes 4 GiB of device 0.
@@ -148,7 +148,7 @@ TEST_F(Settle, ItDoesNotWithoutDeviceBytesOrAMeasureOrAProcessOrTheSetting) {
   EXPECT_THAT(actions(), ElementsAre("gone a")) << "no device bytes";
   a = before;
   a.stop.baseline = StopRecord::unmeasured();
-  facts_.sample = nullptr;
+  facts_.devices.sample = nullptr;
   EXPECT_THAT(actions(), ElementsAre("gone a")) << "nobody measures";
   a.peak.device[0] = kGiB;
   EXPECT_THAT(actions(), ElementsAre("settle a")) << "somebody did";
@@ -236,9 +236,9 @@ TEST_F(Settle, ADriversListDecidesWhereThereIsOne) {
   BackendView& a = settling("a");
   sample_.devices[0].knows_processes = true;
   sample_.devices[0].free_bytes = 24 * kGiB;
-  facts_.listed = {{a.ref, 1}};
+  facts_.devices.listed = {{a.ref, 1}};
   EXPECT_THAT(actions(), IsEmpty());
-  facts_.listed.clear();
+  facts_.devices.listed.clear();
   sample_.devices[0].free_bytes = 0;
   EXPECT_THAT(actions(), ElementsAre("gone a"));
 }
@@ -265,8 +265,8 @@ TEST_F(Settle, ASampleFromBeforeAPlaceWasGivenOnByTimeIsNoBaseline) {
   BackendView& late = settling("late", 3 * kSecond_ns);
   const Decision by_time = decide();
   ASSERT_TRUE(by_time.actions.at(0).by_time);
-  facts_.baselines_from_ns = baselines_from_ns(0, by_time, snapshot_);
-  EXPECT_EQ(facts_.baselines_from_ns, kNow_ns);
+  facts_.devices.baselines_from_ns = baselines_from_ns(0, by_time, snapshot_);
+  EXPECT_EQ(facts_.devices.baselines_from_ns, kNow_ns);
   late.state.state = BackendState::kFree;
   backend("a").control = kControlEvict;
   EXPECT_EQ(decide().actions.at(0).stop.baseline[0], kNever_ns);
