@@ -5,10 +5,12 @@
 #include <string>
 
 #include "base/duration.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "policy/kept.hpp"
 #include "policy/line.hpp"
 #include "policy/order.hpp"
+#include "policy/pressure.hpp"
 #include "policy/rules.hpp"
 #include "policy/turns.hpp"
 #include "policy/victims.hpp"
@@ -38,7 +40,9 @@ class Judge {
     if (!facts_.ending) {
       relieve_short_loads();
       make_places();
+      relieve_host();
     }
+    note_baselines();
     decision_.wake_ns = alarm_.wake_ns();
     return std::move(decision_);
   }
@@ -354,8 +358,9 @@ class Judge {
   void judge_stopping(const BackendView& b) {
     record_load_if_it_served(b);
     if (b.state.owner != 0 && owner_is_dead(b.holder)) act(ActionKind::kDisown, b);
+    if (b.settling()) return judge_settling(b);
     if (b.process.pid == 0 || facts_.has_vanished(b.ref)) {
-      act(ActionKind::kMarkGone, b);
+      act(returns_.must_settle(b) ? ActionKind::kSettle : ActionKind::kMarkGone, b).by_time = true;
       return;
     }
     const std::uint64_t grace = b.settings().get(Setting::kStopGrace);
@@ -386,6 +391,28 @@ class Judge {
       return mark_overdue(b, grace == 0 ? b.stop.signalled_ns : kill_at);
     }
     mark_overdue(b, b.stop.killed_ns);
+  }
+
+  // No process is left: nothing more is signalled, and nothing is overdue.
+  void judge_settling(const BackendView& b) {
+    const std::uint64_t until_ns = moved(b.stop.ended_ns, b.settings().get(Setting::kSettle));
+    const bool is_back = returns_.is_back(b);
+    if (is_back || !returns_.must_settle(b) || due(until_ns))
+      act(ActionKind::kMarkGone, b).by_time = !is_back;
+  }
+
+  // Before the first signal of each stop: what is free on its devices.
+  void note_baselines() {
+    for (Action& action : decision_.actions) {
+      const BackendView* const b = s_.find(action.backend);
+      const bool is_stop = action.kind == ActionKind::kClose ||
+                           action.kind == ActionKind::kCommit ||
+                           action.kind == ActionKind::kLoseTicket;
+      if (b == nullptr) continue;
+      const bool is_first_word =
+          action.kind == ActionKind::kSignal && b->stop.generation != b->ref.generation;
+      if (is_stop || is_first_word) returns_.note_baseline(*b, &action.stop);
+    }
   }
 
   // So long after the stamp; when everything stood still, that does not count.
@@ -421,14 +448,20 @@ class Judge {
 
   // --- Room -----------------------------------------------------------------------------------
 
-  void make_places() {
+  // Of those that are live, and their positions in s_.backends.
+  std::vector<Holding> find_holdings(std::vector<std::size_t>* positions) const {
     std::vector<Holding> holdings;
-    std::vector<std::size_t> positions;  // of the holdings in s_.backends
     for (std::size_t i = 0; i < s_.backends.size(); ++i) {
       if (!s_.backends[i].live()) continue;
       holdings.push_back(holding_of(s_.backends[i]));
-      positions.push_back(i);
+      positions->push_back(i);
     }
+    return holdings;
+  }
+
+  void make_places() {
+    std::vector<std::size_t> positions;
+    const std::vector<Holding> holdings = find_holdings(&positions);
     std::vector<Head> heads;
     for (const Waiting& first : heads_) heads.push_back(head_of(first, waiting_, now_));
     const RoomPlan plan = make_room(holdings, heads, room_rules(s_, now_), alarm_);
@@ -499,6 +532,24 @@ class Judge {
            !b.external() && !acted_[position(b)] && first_waiter(b) == nullptr;
   }
 
+  // One idle backend goes when the host has too little memory left.
+  void relieve_host() {
+    alarm_.wake_at(facts_.host.look_ns);
+    if (!facts_.host.may_evict) return;
+    std::vector<std::size_t> positions;
+    const std::vector<Holding> holdings = find_holdings(&positions);
+    const auto victim = find_pressure_victim(holdings, room_rules(s_, now_).order);
+    if (!victim) return;
+    const BackendView& b = s_.backends[positions[*victim]];
+    Action& action = act(ActionKind::kClose, b);
+    action.stop = why(b, Reason::kMemory);
+    action.stop.age_ns = age_ns(now_, last_use_ns(holdings[*victim].resident));
+    set_field(&action.stop.text, "the host has " + format_size(facts_.host.available_bytes) +
+                                     " of memory left, and min_available is " +
+                                     format_size(facts_.host.min_bytes));
+    action.for_host = true;
+  }
+
   // For whom somebody goes: "room for llama, asked for by process 81, tag req-7".
   std::string room_for(std::uint64_t arrival) const {
     for (const WaiterView& waiter : s_.waiters) {
@@ -554,6 +605,7 @@ class Judge {
   static constexpr std::string_view kByKeepAlive = "by keep_alive, as an acquire asked";
   const Snapshot& s_;
   const Facts& facts_;
+  const DeviceReturns returns_{s_, facts_.devices, facts_.exited};
   const std::uint64_t now_;
   Alarm alarm_;
   std::vector<Resident> residents_;  // by position in s_.backends, as the next
@@ -590,6 +642,18 @@ const Unanswered* Facts::unanswered_of(BackendRef ref) const {
 
 Decision decide(const Snapshot& snapshot, const Facts& facts) {
   return Judge(snapshot, facts).decide();
+}
+
+std::uint64_t baselines_from_ns(std::uint64_t before_ns, const Decision& decision,
+                                const Snapshot& snapshot) {
+  for (const Action& action : decision.actions) {
+    const BackendView* const b = snapshot.find(action.backend);
+    if (action.kind != ActionKind::kMarkGone || !action.by_time || b == nullptr) continue;
+    for (std::size_t i = 0; i < kDevicesMax; ++i) {
+      if (most_held(*b, i) != 0) return std::max(before_ns, snapshot.now_ns);
+    }
+  }
+  return before_ns;
 }
 
 }  // namespace modelpool::coordinator

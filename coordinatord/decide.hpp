@@ -21,6 +21,7 @@
 #include "policy/values.hpp"
 #include "policy/victims.hpp"
 #include "protocol/snapshot.hpp"
+#include "settling.hpp"
 
 namespace modelpool::coordinator {
 
@@ -29,6 +30,14 @@ struct Unanswered {
   BackendRef backend;
   std::vector<std::uint64_t> began_ns;  // each of them
   std::string last;                     // why the last one failed
+};
+
+// What is left of the host's memory (pressure.hpp).
+struct HostPressure {
+  bool may_evict = false;  // one idle backend
+  std::uint64_t available_bytes = 0;
+  std::uint64_t min_bytes = 0;
+  std::uint64_t look_ns = kNever_ns;  // when it is to be measured again
 };
 
 // What the effects know and the segment does not say.
@@ -46,6 +55,8 @@ struct Facts {
   std::vector<Standstill> standstills;     // times that count against nobody
   std::vector<Unanswered> unanswered;      // only of those that do not answer
   std::vector<std::string> short_loads;    // models whose load has just run out of memory
+  DeviceFacts devices;
+  HostPressure host;
 
   bool has_exited(BackendRef ref) const;
   bool has_vanished(BackendRef ref) const;
@@ -61,6 +72,7 @@ enum class ActionKind {
   kLoseTicket,   // RESERVED -> GONE, STARTING -> STOPPING
   kSignal,       // to the processes of a STOPPING backend
   kMarkOverdue,  // it would not die: it no longer blocks its model
+  kSettle,       // STOPPING: its processes are gone, its device memory may not be back
   kMarkGone,     // STOPPING -> GONE
   kDisown,       // GONE or STOPPING: its ticket's holder is dead
   kFree,         // GONE -> FREE
@@ -81,6 +93,8 @@ struct Action {
   bool only_hold = false;        // kClose: also without a lease, for others of its set
   std::size_t set = 0;           // kClose, kCommit: those of one number end all or none; 0: alone
   std::string short_load;        // kClose: the model whose load ran out of memory beside it
+  bool for_host = false;         // kClose: the host has too little memory left
+  bool by_time = false;          // kMarkGone: no sample says that its device memory is back
   bool drain_failed = false;     // kReopen
   int signal = 0;                // kSignal
   WorkerRef worker;              // kReapWorker
@@ -96,5 +110,9 @@ struct Decision {
 };
 
 Decision decide(const Snapshot& snapshot, const Facts& facts);
+
+// DeviceFacts::baselines_from_ns after this decision was carried out.
+std::uint64_t baselines_from_ns(std::uint64_t before_ns, const Decision& decision,
+                                const Snapshot& snapshot);
 
 }  // namespace modelpool::coordinator

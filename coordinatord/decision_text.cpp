@@ -22,6 +22,8 @@ const char* verb(const Action& action) {
       return "signal";
     case ActionKind::kMarkOverdue:
       return "give up waiting for the end of";
+    case ActionKind::kSettle:
+      return "wait for the device memory of";
     case ActionKind::kMarkGone:
       return "record the end of";
     case ActionKind::kDisown:

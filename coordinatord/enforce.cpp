@@ -19,6 +19,7 @@
 #include "protocol/parallel.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
+#include "settling.hpp"
 #include "trouble.hpp"
 
 namespace modelpool::coordinator {
@@ -57,6 +58,7 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
   evidence.for_arrival = action.stop.for_arrival;
   evidence.live = live;
   evidence.for_short_load = !action.short_load.empty();
+  evidence.for_host = action.for_host;
   return evidence;
 }
 
@@ -78,7 +80,8 @@ bool shares_a_group(const Outlook& outlook, BackendRef backend, std::uint64_t fo
 }  // namespace
 
 Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch,
-                   Stopper* stopper, Recorder* recorder, OutputKeeper* output, Probes* probes)
+                   Stopper* stopper, Recorder* recorder, OutputKeeper* output, Probes* probes,
+                   const PressureWatch* pressure)
     : segment_(std::move(segment)),
       lock_(segment_),
       epoch_(epoch),
@@ -87,6 +90,7 @@ Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch*
       recorder_(recorder),
       output_(output),
       probes_(probes),
+      pressure_(pressure),
       examined_(segment_->capacities().workers) {}
 
 void Enforcer::retry_soon() { retry_ns_ = std::min(retry_ns_, now_ns() + kLockRetry_ns); }
@@ -186,6 +190,8 @@ Changed Enforcer::carry_out(const Action& action, const Snapshot& snapshot) {
       stopper_->mark_overdue(*b);
       wake_waiters(*segment_, hash_name(b->model));
       return true;
+    case ActionKind::kSettle:
+      return settle(*b);
     case ActionKind::kMarkGone:
       return finish(*b);
     case ActionKind::kDisown:
@@ -380,7 +386,9 @@ bool Enforcer::is_leased(const Action& action, const BackendView& b) const {
 
 bool Enforcer::is_still_true(const Action& action, const BackendView& b, const Snapshot& snapshot) {
   const Evidence seen = evidence_of_action(action, b, live_at_scan_);
-  return reason_row(action.stop.reason).still_true(seen, look_again(action.stop, b, snapshot));
+  Fresh fresh = look_again(action.stop, b, snapshot);
+  fresh.host_is_low = action.for_host && pressure_ != nullptr && pressure_->is_low();
+  return reason_row(action.stop.reason).still_true(seen, fresh);
 }
 
 Changed Enforcer::stop_or_take_back(const Action& action, const BackendView& b,
@@ -688,9 +696,30 @@ Changed Enforcer::record_end(const BackendView& b) {
   return note();
 }
 
+// Its end is told now; what settles keeps only its place. Killed in between, the next coordinator
+// finds its processes gone and does the rest.
+Changed Enforcer::settle(const BackendView& b) {
+  record_end(b);
+  note_when_ended(b);
+  stopper_->forget(b.ref);
+  return true;
+}
+
+// Killed between this and GONE, the next coordinator does it again.
+void Enforcer::raise_baselines(const BackendView& gone) {
+  for (std::uint32_t i = 0; i < segment_->backends_reached(); ++i) {
+    const StateWord state = load_state(*segment_, i);
+    if (i == gone.ref.index || state.state != BackendState::kStopping) continue;
+    Published<StopRecord>& record = segment_->backend(i).stop;
+    StopRecord stop = record.load();
+    if (stop.generation == state.generation && raise_baseline(gone, &stop)) record.publish(stop);
+  }
+}
+
 Changed Enforcer::finish(const BackendView& b) {
   record_end(b);
   note_when_ended(b);
+  raise_baselines(b);
   if (!mark_gone(*segment_, b.ref)) return false;
   stopper_->forget(b.ref);
   wake_waiters(*segment_, hash_name(b.model));

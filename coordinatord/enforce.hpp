@@ -21,6 +21,7 @@
 #include "lock_try.hpp"
 #include "output_keeper.hpp"
 #include "policy/rules.hpp"
+#include "pressure.hpp"
 #include "probes.hpp"
 #include "protocol/histories.hpp"
 #include "record.hpp"
@@ -35,7 +36,8 @@ using Changed = bool;
 class Enforcer {
  public:
   Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch, Stopper* stopper,
-           Recorder* recorder, OutputKeeper* output, Probes* probes = nullptr);
+           Recorder* recorder, OutputKeeper* output, Probes* probes = nullptr,
+           const PressureWatch* pressure = nullptr);
 
   // Numbers and flags of backends that count their leases are those of the settings in force.
   // Before anybody is told of a change.
@@ -68,6 +70,8 @@ class Enforcer {
   Changed lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   Changed finish(const BackendView& b);
   void register_named_devices(const Snapshot& snapshot);
+  Changed settle(const BackendView& b);
+  void raise_baselines(const BackendView& gone);
   void settle_pins(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
   void remember(const BackendView& b);
@@ -94,8 +98,9 @@ class Enforcer {
   Watch* watch_;
   Stopper* stopper_;
   Recorder* recorder_;
-  OutputKeeper* output_;  // null: nobody's output is read
-  Probes* probes_;        // null: nobody is probed
+  OutputKeeper* output_;           // null: nobody's output is read
+  Probes* probes_;                 // null: nobody is probed
+  const PressureWatch* pressure_;  // null: nobody goes for it
   std::uint64_t retry_ns_ = kNever_ns;
   bool is_unsettled_ = false;  // the mutex could not be had for it
   std::uint32_t live_at_scan_ = 0;

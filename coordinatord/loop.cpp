@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/available.hpp"
 #include "base/duration.hpp"
 #include "base/proc.hpp"
 #include "base/shortage.hpp"
@@ -29,6 +30,7 @@
 #include "protocol/settings_change.hpp"
 #include "segment/judge.hpp"
 #include "segment/lost.hpp"
+#include "settling.hpp"
 #include "succession.hpp"
 #include "trouble.hpp"
 
@@ -221,6 +223,7 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
       lock_(segment_),
       reader_(segment_),
       recorder_(segment_),
+      pressure_(segment_, [] { return read_available_bytes(); }),
       again_ns_(kAgain_ns) {}
 
 Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings,
@@ -336,7 +339,7 @@ void Loop::become_coordinator() {
   segment_->line().replaced.store(0, std::memory_order_seq_cst);
   record.last_progress_ns.store(now_ns(), std::memory_order_relaxed);
   enforcer_ = std::make_unique<Enforcer>(segment_, epoch_, watch_.get(), stopper_.get(), &recorder_,
-                                         output_.get(), probes_.get());
+                                         output_.get(), probes_.get(), &pressure_);
 
   recorder_.catch_up();
   EventData event;
@@ -524,6 +527,11 @@ std::uint64_t Loop::scan() {
     facts.vanished = stopper_->vanished();
     facts.unanswered = probes_->unanswered(snapshot);
     facts.short_loads = enforcer_->take_short_loads();
+    facts.devices.sample = sampler_.latest();
+    facts.devices.listed = find_listed(*segment_, snapshot, facts.devices.sample);
+    sampler_.hurry_until(settles_until_ns(snapshot));
+    facts.devices.baselines_from_ns = baselines_from_ns_;
+    facts.host = pressure_.look(snapshot);
     for (const BackendRef ref : facts.exited) {
       const BackendView* b = snapshot.find(ref);
       if (b == nullptr || b->exit_status != 0 || !(b->traits & kTraitToken)) continue;
@@ -539,6 +547,8 @@ std::uint64_t Loop::scan() {
     const bool wants_more = (decision.wanted & ~record.wanted.load(std::memory_order_relaxed)) != 0;
     store_wanted(*segment_, decision.wanted);
     const bool carried_out = enforcer_->carry_out(decision, snapshot);
+    pressure_.follow(decision, snapshot);
+    baselines_from_ns_ = baselines_from_ns(baselines_from_ns_, decision, snapshot);
     const bool reaped = has_children_ && reap();
     const bool changed = free_stray_waiters(*segment_, snapshot) || carried_out || reaped;
     record.last_scan_ns.store(snapshot.now_ns, std::memory_order_relaxed);

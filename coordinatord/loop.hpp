@@ -24,7 +24,9 @@
 #include "notify.hpp"
 #include "options.hpp"
 #include "output_keeper.hpp"
+#include "pressure.hpp"
 #include "probes.hpp"
+#include "sampler.hpp"
 #include "standstill.hpp"
 
 namespace modelpool::coordinator {
@@ -90,6 +92,9 @@ class Loop {
   std::unique_ptr<Stopper> stopper_;
   std::unique_ptr<OutputKeeper> output_;
   std::unique_ptr<Probes> probes_;
+  Sampler sampler_;
+  std::uint64_t baselines_from_ns_ = 0;  // as in DeviceFacts
+  PressureWatch pressure_;
   std::unique_ptr<Enforcer> enforcer_;
   std::unique_ptr<Doorbell> doorbell_;
   std::unique_ptr<NameWatch> name_;

@@ -97,6 +97,7 @@ void Stopper::look_after(const Snapshot& snapshot) {
     if (!b.live() || !has_process(b)) continue;
     if (is_serving(b)) learn(b, snapshot.now_ns);
     if (b.state.state != BackendState::kStopping) continue;
+    if (b.settling()) continue;
     if (b.left.count != 0) name_left(b);
     // An earlier coordinator began this stop. A second stop signal can mean "at once" to a server,
     // so that is not repeated, SIGKILL is.
@@ -190,7 +191,11 @@ bool Stopper::send(const Action& action, const BackendView& b) {
   const bool sent = may && first->signal(action.signal).has_value();
   const std::uint64_t now = now_ns();  // after it: no grace is shorter than it should be
   if (stop.stopping_ns == 0) stop.stopping_ns = now;
-  segment_->backend(b.ref.index).stop.publish(stop);
+  Published<StopRecord>& record = segment_->backend(b.ref.index).stop;
+  // It may have been raised since the look.
+  if (const StopRecord found = record.load(); found.generation == stop.generation)
+    stop.baseline = found.baseline;
+  record.publish(stop);
   if (sent) stamp(b.ref, action.signal, now);
   order(b, action.signal, sent);
   if (is_first && (reason_row(stop.reason).lease_rule != nullptr || stop.reason == Reason::kWedged))

@@ -198,6 +198,8 @@ std::optional<std::uint64_t> find_counter(std::string_view text, std::string_vie
   return std::nullopt;
 }
 
+std::string host_memory_path() { return "/proc/meminfo"; }
+
 std::optional<std::uint64_t> read_memory_kills() {
   const auto text = read_file("/proc/vmstat");
   return text ? find_counter(*text, "oom_kill") : std::nullopt;

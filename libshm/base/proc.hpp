@@ -24,6 +24,7 @@ namespace modelpool {
 std::string proc_path(pid_t pid, std::string_view file = {});  // /proc/PID/FILE
 std::string own_proc_path(std::string_view file = {});         // /proc/self/FILE
 std::string sysctl_path(std::string_view name);  // of "fs.file-max": /proc/sys/fs/file-max
+std::string host_memory_path();                  // /proc/meminfo
 
 std::optional<std::string> read_proc(pid_t pid, std::string_view file);  // the whole of it
 std::optional<std::string> read_own_proc(std::string_view file);

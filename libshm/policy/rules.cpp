@@ -229,7 +229,9 @@ bool still_may_go(const Evidence& seen, const Fresh& fresh) {
 
 bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
   if (seen.for_short_load) return fresh.last_used_ns == seen.last_used_ns && !is_pinned(fresh);
-  if (!still_may_go(seen, fresh) || !fresh.limits.any()) return false;
+  if (!still_may_go(seen, fresh)) return false;
+  if (seen.for_host) return fresh.host_is_low;
+  if (!fresh.limits.any()) return false;
   return seen.for_arrival == 0 ? fresh.is_above_limits : fresh.waiter_is_there;
 }
 bool still_beside_its_group(const Evidence& seen, const Fresh& fresh) {

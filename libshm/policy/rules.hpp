@@ -82,6 +82,7 @@ struct Evidence {
   std::uint64_t for_arrival = 0;     // the waiter that room is made for, 0 = none
   std::uint32_t live = 0;            // backends that took a place
   bool for_short_load = false;       // its bytes are for a load that ran out of memory
+  bool for_host = false;             // the host had too little memory left
 };
 
 // The same, read again after the backend was closed to new leases: nothing can change to its
@@ -101,6 +102,7 @@ struct Fresh {
   bool shares_a_group = false;   // with the waiter, or another that serves
   bool waiter_is_there = false;  // it waits, in time, and its process lives
   bool answers = false;          // the last probe of it, or there was none
+  bool host_is_low = false;      // has too little memory left; asked for only if that is why
 };
 
 // May an end for this reason cut leases in flight (P2)?

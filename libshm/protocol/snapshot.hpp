@@ -90,6 +90,11 @@ struct BackendView {
   std::uint64_t interval_ns = 0;
 
   const Effective& settings() const;  // what applies to it
+  // Its processes are gone; its place waits until what it held of devices is back.
+  bool settling() const {
+    return state.state == BackendState::kStopping && stop.generation == ref.generation &&
+           stop.ended_ns != 0;
+  }
   bool counted() const {
     return state.state == BackendState::kReady && (state.owner & StateWord::kCounted) != 0;
   }

@@ -37,9 +37,8 @@
 //
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
-// BackendRecord's permit, measured, peak and devices;
-// WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
-// CoordinatorRecord's pressure words and foreign.
+// BackendRecord's permit, measured and peak; LeaseRecord's first_byte_limit_ns;
+// CoordinatorRecord::foreign.
 //
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
 // StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain

@@ -121,6 +121,19 @@ void load_busy(Pool& pool, Forked::Child& child) {
   }
 }
 
+// The same for one that holds memory of a device, as the coordinator notes it: its place settles.
+void load_on_device(Pool& pool, Forked::Child& child) {
+  LoadTicket ticket = ticket_and_process(pool);
+  ticket.ready("127.0.0.1:1")->release();
+  const auto found = find_backend(segment_of(pool), kFresh);
+  segment_of(pool).backend(found->ref.index).peak.device[0].store(1 << 30);
+  child.say("loaded");
+  child.hear();
+  must(pool.evict(kFresh));
+  child.say("asked");
+  child.hear();
+}
+
 void start_loading(Pool& pool, Forked::Child& child) {
   const LoadTicket ticket = ticket_and_process(pool);
   child.say("loading");
@@ -189,6 +202,12 @@ bool fresh_is_gone(Stage& stage) {
   return find_model(snapshot, kFresh) == nullptr;
 }
 
+bool fresh_settles(Stage& stage) {
+  const Snapshot snapshot = stage.look();
+  const BackendView* b = find_model(snapshot, kFresh);
+  return b != nullptr && b->settling();
+}
+
 bool nothing_is_left(Stage& stage) {
   const Snapshot s = stage.look();
   return s.workers.empty() && s.leases.empty() && s.waiters.empty() && s.backends.size() == 1;
@@ -209,8 +228,8 @@ std::string settings_are_whole(Stage& stage) {
   const Snapshot s = stage.look();
   const PoolSettings& found = *s.settings;
   const std::uint64_t idle_ns = found.get(Setting::kIdleTimeout);
-  const bool is_old = idle_ns == 0 && found.pool.entries().size() == 3;
-  const bool is_new = idle_ns == 3600 * kSecond_ns && found.pool.entries().size() == 4;
+  const bool is_old = idle_ns == 0 && found.pool.entries().size() == 4;
+  const bool is_new = idle_ns == 3600 * kSecond_ns && found.pool.entries().size() == 5;
   const bool rest_is_kept = found.get(Setting::kMaxBackends) == kLimit &&
                             found.get(Setting::kStopGrace) == 20 * kMillisecond_ns;
   if ((is_old || is_new) && rest_is_kept) return "";
@@ -585,6 +604,12 @@ std::vector<Operation> judge_operations() {
        .before = [](Stage& stage) { stage.add_helper(load_idle(kStubborn)); },
        .at_mark = [](Stage& stage) { tell(stage, 0, "evict"); },
        .is_over = fresh_is_gone},
+      // From the end of its processes until its place is free.
+      {.name = "settle",
+       .victim = judge,
+       .before = [](Stage& stage) { stage.add_helper(load_on_device); },
+       .at_mark = [](Stage& stage) { tell(stage, 0, "evict"); },
+       .is_over = fresh_is_gone},
       {.name = "grant",
        .victim = judge,
        .before = load_and_stand_in_line(load_idle(kBackend)),
@@ -641,6 +666,17 @@ std::vector<Operation> judge_operations() {
              tell(stage, 0, "evict");
              eventually_or_throw([&] { return is_in(stage, kFresh, BackendState::kStopping); },
                                  "stopping");
+             stage.kill_judge();
+           },
+       .is_over = fresh_is_gone},
+      {.name = "restart-settle",
+       .victim = judge,
+       .before =
+           [](Stage& stage) {
+             stage.start_judge();
+             stage.add_helper(load_on_device);
+             tell(stage, 0, "evict");
+             eventually_or_throw([&] { return fresh_settles(stage); }, "settling");
              stage.kill_judge();
            },
        .is_over = fresh_is_gone},

@@ -17,7 +17,8 @@ namespace {
 const std::vector<std::pair<std::string, std::string>> kPoolSettings{
     {"max_backends", std::to_string(kLimit)},
     {"load_cooldown", "1ms..1ms"},
-    {"stop_grace", "20ms"}};
+    {"stop_grace", "20ms"},
+    {"settle", "50ms"}};
 
 Capacities capacities() {
   Capacities few;

@@ -28,6 +28,8 @@ SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
 OUTPUT = ("unit_tests", "--gtest_filter=ModelLog*:PrintableLine*:ExitWords*:LastLines*")
 KEPT = ("process_tests", "--gtest_filter=OutputTest*")
+SETTLE = ("unit_tests", "--gtest_filter=Settle*:EnforcerSettles*")
+PRESSURE = ("unit_tests", "--gtest_filter=Pressure*:Available*:Evidence*")
 HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
 
 CANCEL = ("unit_tests", "--gtest_filter=CancelWords*:Told*")
@@ -59,6 +61,8 @@ DECIDE = "coordinatord/decide.cpp"
 IMAGE = "libshm/segment/settings_image.cpp"
 BLOCK = "libshm/segment/settings_block.cpp"
 MEMBERS = "libshm/protocol/members.cpp"
+SETTLING = "coordinatord/settling.cpp"
+HOST = "libshm/policy/pressure.cpp"
 
 MUTANTS = [
     # --- The deed after the look (P2, P4, P5, P6)
@@ -569,4 +573,45 @@ MUTANTS = [
     Mutant("who is used goes for a load that ran out of memory", DECIDE,
            "return b.state.state == BackendState::kReady && b.in_flight == 0 && !b.pinned() &&",
            "return b.state.state == BackendState::kReady && !b.pinned() &&", [UNIT]),
+    # --- Device memory that is not back (P3)
+    Mutant("what others give back is its own", SETTLING,
+           "if (is_ending(other) && !came_later) {", "if (is_ending(other) && came_later) {", [SETTLE]),
+    Mutant("one that crashed just now gives nothing back", SETTLING,
+           " ||\n         std::find(exited_.begin(), exited_.end(), b.ref) != exited_.end();", ";", [SETTLE]),
+    Mutant("what is reserved is taken", SETTLING, "measured_now(other, device));",
+           "most_held(other, device));", [SETTLE]),
+    Mutant("a sample from before the end", SETTLING,
+           "|| facts_.sample->taken_ns < b.stop.ended_ns) return false;", ") return false;", [SETTLE]),
+    Mutant("a baseline after the end", SETTLING, " || stop->reason == Reason::kCrashed) return;",
+           ") return;", [SETTLE]),
+    Mutant("a baseline from before somebody went by time", SETTLING,
+           "taken_ns < facts_.baselines_from_ns || ", "", [SETTLE]),
+    Mutant("one device is enough", SETTLING, "if (!modelpool::is_back(settling_of(b, i))) return false;",
+           "if (modelpool::is_back(settling_of(b, i))) return true;", [SETTLE]),
+    Mutant("a large one's memory is a small one's", "libshm/policy/settle.cpp",
+           "add_ns(settling.others_bytes, settling.held_bytes / 2)", "settling.held_bytes / 2", [SETTLE]),
+    Mutant("half is enough", "libshm/policy/settle.cpp", "all - all / 4", "all / 2", [SETTLE]),
+    Mutant("who is gone leaves the others their baseline", ENFORCE, "  raise_baselines(b);\n", "", [SETTLE]),
+    Mutant("a signal takes a raised baseline back", "coordinatord/stopper.cpp",
+           "    stop.baseline = found.baseline;", "    static_cast<void>(found);", [SETTLE]),
+    Mutant("what settles is signalled", DECIDE, "    if (b.settling()) return judge_settling(b);\n", "",
+           [SETTLE]),
+    # --- Host pressure
+    Mutant("pressure's evidence is not read again", RULES, "if (seen.for_host) return fresh.host_is_low;",
+           "if (seen.for_host) return true;", [PRESSURE]),
+    Mutant("pressure ends several at once", HOST,
+           "    if (holdings[i].role == Holding::Role::kLeaving) return std::nullopt;\n", "", [PRESSURE]),
+    Mutant("pressure ends what is in use", HOST, "         resident.in_flight == 0 && ", "         ", [PRESSURE]),
+    Mutant("pressure ends what somebody waits for", HOST, " && holding.awaited_arrival == kNever_ns", "",
+           [PRESSURE]),
+    Mutant("any rise is a quarter", HOST, "std::max<std::uint64_t>(trial.held_bytes / 4, 1)", "1", [PRESSURE]),
+    Mutant("pressure's pause does not grow", HOST, "add_ns(next.pause_ns, next.pause_ns)", "next.pause_ns",
+           [PRESSURE]),
+    Mutant("pressure ends at the limit", HOST, "was_low ? add_ns(min_bytes, min_bytes / 10) : min_bytes",
+           "was_low ? min_bytes : min_bytes", [PRESSURE]),
+    Mutant("pressure's pause ends with the coordinator", "coordinatord/pressure.cpp",
+           "std::min(record.pressure_until_ns.load(std::memory_order_acquire),",
+           "std::min(0 * record.pressure_until_ns.load(std::memory_order_acquire),", [PRESSURE]),
+    Mutant("a limit above its own cgroup", "libshm/base/available.cpp",
+           "if (path->empty()) return least;", "return least;", [PRESSURE]),
 ]

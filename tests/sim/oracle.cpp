@@ -261,6 +261,7 @@ void Oracle::decided(const Decision& decision) {
           violated("P4: " + b.model + " is overdue while SIGKILL is still fresh");
         }
         break;
+      case ActionKind::kSettle:
       case ActionKind::kMarkGone:
         if (!slot.ended()) violated("P3: " + b.model + " is called gone, but its processes live");
         break;

@@ -882,6 +882,8 @@ bool World::carry_out(const Action& action) {
       slot.view.overdue = true;
       wake(slot.model);
       return true;
+    case ActionKind::kSettle:  // no devices here
+      return false;
     case ActionKind::kMarkGone:
       slot.view.noted =
           pack_half(slot.view.ref.generation, static_cast<std::uint32_t>(BackendState::kGone));

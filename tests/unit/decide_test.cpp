@@ -49,6 +49,8 @@ std::string text_of(const Action& action, const Snapshot& snapshot) {
       return "signal " + model + " " + signal_text(action.signal);
     case ActionKind::kMarkOverdue:
       return "overdue " + model;
+    case ActionKind::kSettle:
+      return "settle " + model;
     case ActionKind::kMarkGone:
       return "gone " + model;
     case ActionKind::kDisown:

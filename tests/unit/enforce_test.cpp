@@ -210,6 +210,62 @@ TEST_F(EnforcerAsks, WhoHasMadeProgressSinceTheLookIsNotStalled) {
   EXPECT_FALSE(lease_.cancelled());
 }
 
+// --- Device memory -------------------------------------------------------------------------------
+
+class EnforcerSettles : public EnforcerTest {
+ protected:
+  // A backend that is being stopped and whose process has gone.
+  BackendView ended(const std::string& model, std::uint64_t device_bytes) {
+    LoadTicket ticket = ticket_for(pool_, model);
+    EXPECT_TRUE(ticket.spawn({"sleep", "600"}));
+    auto lease = ticket.ready("of:" + model);
+    EXPECT_TRUE(lease);
+    if (lease) lease->release();
+    const Snapshot seen = look(pool_);
+    const BackendView b = *seen.find_model(model);
+    segment_->backend(b.ref.index).peak.device[0].store(device_bytes);
+    Action stop = about(ActionKind::kClose, b, Reason::kRequested);
+    stop.stop.baseline[0] = 100;
+    EXPECT_TRUE(pool_.evict(model));
+    EXPECT_TRUE(carry_out({stop}, seen));
+    kill(b.process.pid, SIGKILL);
+    return *look(pool_).find_model(model);
+  }
+  BackendsEnd backends_end_{scratch_};
+
+  StopRecord stop_of(const BackendView& b) { return segment_->backend(b.ref.index).stop.load(); }
+  Action about(ActionKind kind, const BackendView& b, Reason reason = Reason::kRequested) {
+    return EnforcerTest::about(kind, b, reason);
+  }
+};
+
+TEST_F(EnforcerSettles, ItsEndIsToldOnceAndStandsInItsRecordWhileItsPlaceStaysTaken) {
+  const BackendView b = ended("m", 7);
+  EXPECT_TRUE(carry_out({about(ActionKind::kSettle, b)}, look(pool_)));
+  EXPECT_EQ(state(b.ref), BackendState::kStopping);
+  EXPECT_NE(stop_of(b).ended_ns, 0u);
+  EXPECT_EQ(stop_of(b).baseline[0], 100u);
+  const std::uint64_t ended_ns = stop_of(b).ended_ns;
+  const auto count = [&] { return read_events(*segment_, 1).size(); };
+  const std::size_t events = count();
+  EXPECT_TRUE(carry_out({about(ActionKind::kSettle, b)}, look(pool_))) << "a judge that was killed";
+  EXPECT_TRUE(carry_out({about(ActionKind::kMarkGone, b)}, look(pool_)));
+  EXPECT_EQ(count(), events);
+  EXPECT_EQ(stop_of(b).ended_ns, ended_ns);
+  EXPECT_EQ(state(b.ref), BackendState::kGone);
+}
+
+TEST_F(EnforcerSettles, WhoeverIsGoneRaisesTheBaselineOfTheOthersAndASignalKeepsThat) {
+  const BackendView a = ended("a", 7);
+  const BackendView b = ended("b", 9);
+  const Snapshot before = look(pool_);
+  Action signal = about(ActionKind::kSignal, b);
+  signal.stop = before.find(b.ref)->stop;
+  signal.signal = SIGTERM;
+  EXPECT_TRUE(carry_out({about(ActionKind::kMarkGone, a), signal}, before));
+  EXPECT_EQ(stop_of(b).baseline[0], 107u);
+}
+
 // A ticket may start a second process when the program of the first could not be executed.
 TEST_F(EnforcerTest, P4AStartIsNotLostOnEvidenceAboutTheProcessBeforeIt) {
   LoadTicket ticket = ticket_for(pool_, "m");

@@ -78,8 +78,9 @@ TEST(Rows, TheKeysOfTheFirstReleaseStandWhereTheyStood) {
        "idle_ms",    "ready_ms",        "pinned",   "size_bytes", "generation",  "owner_pid",
        "slot",       "group",           "external", "label",      "device_mask", "reserved_ms",
        "started_ms", "evict_requested", "exit",     "stop"});
-  begins_with(fields_of<StopRow>(), {"reason", "decided_ms", "stopping_ms", "signal",
-                                     "signalled_ms", "killed_ms", "age_ms", "limit_ms", "text"});
+  begins_with(fields_of<StopRow>(),
+              {"reason", "decided_ms", "stopping_ms", "signal", "signalled_ms", "killed_ms",
+               "age_ms", "limit_ms", "text", "ended_ms"});
   begins_with(fields_of<LeaseRow>(), {"model", "worker_pid", "age_ms", "progress_ms", "tag",
                                       "limit_ms", "backend_pid", "slot", "generation"});
   begins_with(fields_of<WorkerRow>(),
@@ -137,9 +138,9 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
                           "size_bytes", "peak_bytes", "interval_ms", "last_use_ms", "last_end_ms"));
   EXPECT_THAT(nulls_of(row_json(StatusRow())),
               ElementsAre("pool", "max_backends", "path", "settings_generation"));
-  EXPECT_THAT(
-      nulls_of(row_json(CoordinatorRow())),
-      ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms", "hung_ms", "last_progress_ms"));
+  EXPECT_THAT(nulls_of(row_json(CoordinatorRow())),
+              ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms", "hung_ms",
+                          "last_progress_ms", "pressure_pause_ms"));
 }
 
 TEST(Rows, OfAPoolSayWhatHappensInIt) {

@@ -278,8 +278,9 @@ std::string load_text(const Snapshot& snapshot, const BackendView& backend) {
 bool is_spared_sigkill(const BackendView& backend) {
   const bool was_killed =
       backend.stop.generation == backend.ref.generation && backend.stop.killed_ns != 0;
-  return backend.state.state == BackendState::kStopping && backend.process.pid > 1 &&
-         !backend.external() && !was_killed && backend.settings().get(Setting::kStopGrace) == 0;
+  return backend.state.state == BackendState::kStopping && !backend.settling() &&
+         backend.process.pid > 1 && !backend.external() && !was_killed &&
+         backend.settings().get(Setting::kStopGrace) == 0;
 }
 
 std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend) {

@@ -286,6 +286,27 @@ Verdict explain_turn(const Subject& subject, const Resident& self, const std::st
           due};
 }
 
+// Whether it goes because the host has too little memory left.
+std::optional<Verdict> explain_pressure(const Subject& subject) {
+  const std::uint64_t least = settings_of(subject.snapshot).get(Setting::kMinAvailable);
+  if (least == 0) return std::nullopt;
+  const std::string limit = "min_available is " + format_size(least) + ": ";
+  if (subject.backend->pinned())
+    return Verdict{reason_name(Reason::kMemory), pin_text(subject), kNever_ns};
+  const std::uint64_t left_ns =
+      age_ns(subject.snapshot.coordinator.pressure_until_ns, subject.now());
+  if (left_ns != 0) {
+    return Verdict{reason_name(Reason::kMemory),
+                   limit + "the last eviction for it did not bring its memory back; none for " +
+                       "another " + format_age(left_ns),
+                   left_ns};
+  }
+  return Verdict{reason_name(Reason::kMemory),
+                 limit + "when less is left, idle backends go one by one, the first in the order " +
+                     "below first",
+                 kNever_ns};
+}
+
 // Why it stands where it does in the order.
 std::string order_text(const Order& order, const Resident& self) {
   switch (order.by) {
@@ -573,6 +594,12 @@ Verdict explain_end(const Subject& subject) {
   if (const auto why = field_text(stop.text); !why.empty()) text += ": " + escape(why);
   std::uint64_t due = kNever_ns;
   const std::uint64_t grace = subject.get(Setting::kStopGrace);
+  if (backend.settling()) {
+    due = age_ns(add_ns(stop.ended_ns, subject.get(Setting::kSettle)), subject.now());
+    text += "; its processes are gone; " +
+            outcome(subject, "its place is free", due, " (settle), or when its device memory is");
+    return {reason_name(stop.reason), text, due};
+  }
   const bool is_stopping = backend.state.state == BackendState::kStopping;
   if (is_stopping && stop.signalled_ns != 0 && stop.killed_ns == 0 && grace != 0) {
     due = age_ns(add_ns(stop.signalled_ns, grace), subject.now());
@@ -672,6 +699,17 @@ Verdict explain_parallel(const Subject& subject) {
           kNever_ns};
 }
 
+std::vector<Verdict> explain_ready(const Subject& subject) {
+  std::vector<Verdict> verdicts{explain_leases(subject, Reason::kBusy),
+                                explain_leases(subject, Reason::kFirstByte),
+                                explain_leases(subject, Reason::kStall), explain_probe(subject),
+                                explain_idle(subject)};
+  if (const auto pressure = explain_pressure(subject)) verdicts.push_back(*pressure);
+  verdicts.push_back(explain_room(subject));
+  verdicts.push_back(explain_parallel(subject));
+  return verdicts;
+}
+
 std::vector<Verdict> judge_state(const Subject& subject) {
   if (subject.backend == nullptr) {
     std::vector<Verdict> verdicts{explain_admission(subject)};
@@ -686,13 +724,7 @@ std::vector<Verdict> judge_state(const Subject& subject) {
     case BackendState::kReady:
       // Somebody asked for its end: no rule says more.
       if ((subject.backend->control & kControlEvict) != 0) return {explain_request(subject)};
-      return {explain_leases(subject, Reason::kBusy),
-              explain_leases(subject, Reason::kFirstByte),
-              explain_leases(subject, Reason::kStall),
-              explain_probe(subject),
-              explain_idle(subject),
-              explain_room(subject),
-              explain_parallel(subject)};
+      return explain_ready(subject);
     case BackendState::kFree:
     case BackendState::kEvicting:
     case BackendState::kStopping:

@@ -42,6 +42,7 @@ std::string notes_of(const Segment& segment, const Snapshot& snapshot, const Bac
   if (backend.probe_failures == 1) add("1 probe failed");
   if (backend.probe_failures > 1)
     add(std::to_string(backend.probe_failures) + " probes failed in a row");
+  if (backend.settling()) add("settling");
   if (is_spared_sigkill(backend)) add("no SIGKILL (stop_grace is off)");
   if (!is_judged && (ending || (backend.control & kControlEvict))) add("waits for a coordinator");
   if (backend.left.count != 0) add("left: " + left_text(backend.left));

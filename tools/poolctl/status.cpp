@@ -1,4 +1,6 @@
 // poolctl status: the pool in a dozen numbers.
+#include "base/duration.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 
@@ -42,6 +44,17 @@ std::string counters_text(const std::vector<CounterRow>& counters) {
   return text.empty() ? "nothing yet" : text;
 }
 
+// "" without a limit.
+std::string pressure_text(const Snapshot& snapshot) {
+  const std::uint64_t least =
+      snapshot.settings ? snapshot.settings->get(Setting::kMinAvailable) : 0;
+  if (least == 0) return {};
+  const std::string text = "min_available " + format_size(least);
+  const std::uint64_t left_ns = age_ns(snapshot.coordinator.pressure_until_ns, snapshot.now_ns);
+  if (left_ns == 0) return text;
+  return text + "; evicting did not help, so nobody is for another " + format_age(left_ns);
+}
+
 // The numbers first: they are what was asked for.
 int report_judge(const Segment& segment, const std::string& file) {
   const auto fault = find_judge_fault(segment, file);
@@ -72,6 +85,8 @@ void print_status(const Segment& segment, const Snapshot& snapshot) {
   line("leases", std::to_string(snapshot.leases.size()));
   line("waiting", std::to_string(snapshot.waiters.size()));
   line("workers", std::to_string(snapshot.workers.size()));
+  if (const std::string pressure = pressure_text(snapshot); !pressure.empty())
+    line("host memory", pressure);
   line("so far", counters_text(status_row(segment, snapshot).counters));
   for (const std::string& what : snapshot.damage) line("damage", escape(what));
 }

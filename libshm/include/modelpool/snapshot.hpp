@@ -35,6 +35,7 @@ struct StopRow {
   std::optional<std::uint64_t> age_ms;     // measured, and the rule's limit
   std::optional<std::uint64_t> limit_ms;
   std::string text;
+  std::optional<std::uint64_t> ended_ms;  // since its processes are gone: it settles
 };
 
 // A process that is still there of a backend that is being stopped.
@@ -172,6 +173,7 @@ struct CoordinatorRow {
   bool left = false;  // in order
   std::optional<std::uint64_t> hung_ms;
   std::optional<std::uint64_t> last_progress_ms;
+  std::optional<std::uint64_t> pressure_pause_ms;  // left of it; empty: no pause
 };
 
 // How many events of a kind and reason there have been.
