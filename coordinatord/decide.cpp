@@ -5,7 +5,9 @@
 #include <string>
 
 #include "base/duration.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
+#include "policy/fit.hpp"
 #include "policy/kept.hpp"
 #include "policy/line.hpp"
 #include "policy/order.hpp"
@@ -88,6 +90,7 @@ class Judge {
     subject.stamp_lag_ns = facts_.stamp_resolution_ns;
     subject.kept = kept_[i];
     subject.pool_ends = facts_.ending;
+    subject.limits = limits_of(s_);
     subject.standstills = facts_.standstills;
     const bool has_process = b.state.state != BackendState::kReserved;
     if (has_process && facts_.has_exited(b.ref)) subject.ended_ns = exit_status_until_ns(b.ref);
@@ -190,6 +193,9 @@ class Judge {
       stop.failed = kLoadFailed;
       set_field(&stop.text,
                 "not ready within " + format_duration(finding.limit_ns) + " (load_timeout)");
+    } else if (broken == Reason::kOverLimit) {
+      stop.failed = kLoadFailed;
+      set_field(&stop.text, over_limit_text(b));
     } else if (facts_.ending) {
       stop = why(b, Reason::kShutdown);
       stop.failed = kLoadEnded;
@@ -228,6 +234,7 @@ class Judge {
     stop.forced = reason_row(reason).cuts == Cuts::kAlways || asked_to_cut;
     if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended" + requests_cut(b));
     if (reason == Reason::kIdle && b.keep_alive != 0) set_field(&stop.text, kByKeepAlive);
+    if (reason == Reason::kOverLimit) set_field(&stop.text, over_limit_text(b) + requests_cut(b));
     if (finding.lease == kNoLease) return stop;
     const LeaseView& lease = *lease_view_[lease_begin_[position(b)] + finding.lease];
     stop.worker = lease.worker;
@@ -244,6 +251,11 @@ class Judge {
                                 format_age(age_ns(now_, lease.cancel_at_ns)) + " before");
     }
     return stop;
+  }
+
+  std::string over_limit_text(const BackendView& b) const {
+    return "by itself it takes " + format_size(b.measured.host) + " of memory, and max_memory is " +
+           format_size(limits_of(s_).max_memory);
   }
 
   // "; 2 requests were cut, tags: a, b": whose they were, as far as they said.
@@ -452,7 +464,12 @@ class Judge {
       return "room for " + escape(waiter.model) + ", asked for by process " +
              std::to_string(waiter.pid) + (waiter.tag.empty() ? "" : ", tag " + escape(waiter.tag));
     }
-    return "the pool is above its limits";
+    const Room room(limits_of(s_), residents_);
+    if (room.excess()[Resource::kHostBytes] == 0) return "the pool is above its limits";
+    return "the pool's backends take " +
+           format_size(limits_of(s_).max_memory +
+                       static_cast<std::uint64_t>(room.excess()[Resource::kHostBytes])) +
+           " of memory, and max_memory is " + format_size(limits_of(s_).max_memory);
   }
 
   Holding holding_of(const BackendView& b) const {

@@ -66,7 +66,8 @@ enum class EventKind : std::uint32_t {
 };
 inline constexpr std::size_t kEventKindCount = 11;
 inline constexpr std::size_t kEventKindCapacity = 32;  // room in the segment's counters
-enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never written
+// kGroup is reserved, never written.
+enum class Reason : std::uint32_t {
   kNone = 0,
   kLru,
   kIdle,
@@ -79,8 +80,9 @@ enum class Reason : std::uint32_t {  // kGroup and kMemory are reserved, never w
   kCrashed,
   kShutdown,
   kFirstByte,
+  kOverLimit,  // it was measured to take more than the pool may, by itself
 };
-inline constexpr std::size_t kReasonCount = 12;
+inline constexpr std::size_t kReasonCount = 13;
 inline constexpr std::size_t kReasonCapacity =
     64;  // so, too: how many there are is no part of the layout
 std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values

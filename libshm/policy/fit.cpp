@@ -71,6 +71,14 @@ bool is_too_large(const Waiting& waiter, Limits limits) {
   return Room(limits).missing_for(waiter) != Amounts();
 }
 
+bool is_alone_above(const Amounts& measured, Limits limits) {
+  Resident alone;
+  alone.holds = measured;
+  Room room(limits);
+  room.take(alone);
+  return room.excess() != Amounts();
+}
+
 bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents, Limits limits) {
   Room room(limits);
   for (const Resident& resident : residents) {

@@ -45,6 +45,9 @@ class Room {
 // It takes more than there is: however many go, it never fits.
 bool is_too_large(const Waiting& waiter, Limits limits);
 
+// It was measured to take more than there is: it would, were it all alone.
+bool is_alone_above(const Amounts& measured, Limits limits);
+
 // Can nothing ever make room for it, as things stand: do pinned backends leave too little?
 bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents, Limits limits);
 

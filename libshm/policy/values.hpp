@@ -44,6 +44,7 @@ struct Resident {
 
   Amounts holds{1, 0};     // the largest that was expected, declared or measured in this life
   bool size_known = true;  // else what it holds is a guess
+  Amounts measured;        // what it was last seen to take
 
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model

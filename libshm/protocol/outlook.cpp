@@ -30,23 +30,28 @@ Limits limits_of(const SettingsView& settings) {
 struct Sizes {
   std::uint64_t expected;
   std::uint64_t declared;
-  std::uint64_t peak;
-  bool guessed;  // expected is
+  std::uint64_t measured;
+  std::uint64_t peak;  // 0 until it was measured after its load
+  bool guessed;        // expected is
 };
+// A guess stands until its load is over: what was measured before is a part of what it will take.
 void take_size(Resident* resident, const Sizes& sizes) {
   const std::uint64_t known = std::max(sizes.declared, sizes.peak);
-  resident->size_known = !sizes.guessed || known != 0;
-  resident->holds =
-      Amounts(1, sizes.guessed && known != 0 ? known : std::max(known, sizes.expected));
+  const bool is_guess = sizes.guessed && known == 0;
+  const std::uint64_t seen = std::max(known, sizes.measured);
+  resident->size_known = !is_guess;
+  resident->holds = Amounts(1, sizes.guessed && !is_guess ? seen : std::max(seen, sizes.expected));
+  resident->measured = Amounts(0, sizes.measured);
 }
 
 // acquire, all: expected was written before RESERVED, declared before READY
 void read_size(const BackendRecord& record, Resident* resident) {
   const std::uint64_t declared = record.declared.host.load(std::memory_order_acquire);
+  const std::uint64_t measured = record.measured.host.load(std::memory_order_acquire);
   const std::uint64_t peak = record.peak.host.load(std::memory_order_acquire);
   const std::uint64_t expected = record.expected.host.load(std::memory_order_acquire);
   const bool guessed = record.size_flags.load(std::memory_order_acquire) & kBackendSizeUnknown;
-  take_size(resident, {expected, declared, peak, guessed});
+  take_size(resident, {expected, declared, measured, peak, guessed});
 }
 
 // What admission asks of a backend; leases and times are the judge's to look at.
@@ -140,8 +145,8 @@ Resident resident_of(const BackendView& backend) {
   resident.load_ns = resident.external ? 0 : age_ns(backend.ready_ns, backend.reserved_ns);
   resident.interval_ns = backend.interval_ns;
   resident.size_bytes = backend.size_bytes;
-  take_size(&resident, {backend.expected.host, backend.declared.host, backend.peak.host,
-                        backend.size_unknown});
+  take_size(&resident, {backend.expected.host, backend.declared.host, backend.measured.host,
+                        backend.peak.host, backend.size_unknown});
   resident.priority = backend.settings().get(Setting::kPriority);
   return resident;
 }

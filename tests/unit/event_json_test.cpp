@@ -115,7 +115,7 @@ TEST(LayoutNamesTest, EveryKindReasonAndStateHasItsName) {
   }
   EXPECT_THAT(reasons,
               ElementsAre("", "lru", "idle", "group", "memory", "busy", "stall", "load_timeout",
-                          "requested", "crashed", "shutdown", "first_byte"));
+                          "requested", "crashed", "shutdown", "first_byte", "over_limit"));
   std::vector<std::string> states;
   for (std::uint8_t i = 0; i < kBackendStateCount; ++i) {
     states.emplace_back(backend_state_name(static_cast<BackendState>(i)));

@@ -108,6 +108,7 @@ Finding find(const Subject& subject, Reason reason, const std::vector<const Leas
   const Waiting* const waiter = first_waiter_for(waiting, resident.model, subject.now());
   if (waiter != nullptr) one.awaited_until_ns = present_until_ns(*waiter);
   one.kept = is_kept(subject);
+  one.limits = limits_of(subject.snapshot);
   return reason_row(reason).judge(one, subject.now());
 }
 
@@ -565,6 +566,23 @@ Verdict explain_stay(const Subject& holder) {
   return stay;
 }
 
+// What it takes is measured against the whole limit.
+Verdict explain_over_limit(const Subject& subject) {
+  const Limits limits = limits_of(subject.snapshot);
+  const BackendView& backend = *subject.backend;
+  Verdict verdict{reason_name(Reason::kOverLimit), "off: there is no max_memory", kNever_ns};
+  if (limits.max_memory == 0) return verdict;
+  verdict.text = "not measured";
+  if (backend.measured.host == 0) return verdict;
+  verdict.text = "takes " + format_size(backend.measured.host);
+  if (backend.peak.host > backend.measured.host)
+    verdict.text += ", at most " + format_size(backend.peak.host) + " so far";
+  verdict.text += ", of max_memory " + format_size(limits.max_memory) +
+                  ": killed if it takes more than that by itself";
+  if (find(subject, Reason::kOverLimit, {}).at_ns != kNever_ns) verdict.due_ns = 0;
+  return verdict;
+}
+
 std::vector<Verdict> judge_state(const Subject& subject) {
   if (subject.backend == nullptr) {
     std::vector<Verdict> verdicts{explain_admission(subject)};
@@ -579,8 +597,11 @@ std::vector<Verdict> judge_state(const Subject& subject) {
     case BackendState::kReady:
       // Somebody asked for its end: no rule says more.
       if ((subject.backend->control & kControlEvict) != 0) return {explain_request(subject)};
-      return {explain_leases(subject, Reason::kBusy), explain_leases(subject, Reason::kFirstByte),
-              explain_leases(subject, Reason::kStall), explain_idle(subject),
+      return {explain_leases(subject, Reason::kBusy),
+              explain_leases(subject, Reason::kFirstByte),
+              explain_leases(subject, Reason::kStall),
+              explain_over_limit(subject),
+              explain_idle(subject),
               explain_room(subject)};
     case BackendState::kFree:
     case BackendState::kEvicting:

@@ -123,6 +123,8 @@ std::string reason_text(const EventData& end) {
     case Reason::kFirstByte:
       return "because " + request_text(end) + " had made no progress at all after " +
              age_text_of(end) + limit_text(end, "first_byte_timeout") + evidence(end);
+    case Reason::kOverLimit:
+      return "because " + (text.empty() ? "it took more than the pool may" : text);
     case Reason::kLoadTimeout:
       return "because it was not ready in time" + limit_text(end, "load_timeout") + evidence(end);
     case Reason::kRequested:
