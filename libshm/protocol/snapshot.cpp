@@ -264,6 +264,9 @@ const Snapshot& SnapshotReader::read() {
   }
   s.coordinator.foreign = coordinator.foreign.load();
   s.devices = read_devices(segment);
+  s.device_memory.clear();
+  for (std::uint32_t i = 0; i < s.devices.size(); ++i)
+    s.device_memory.push_back(load_device_memory(segment, i));
 
   // Slots are read one after the other: a model that goes from one to another meanwhile would be
   // seen in both. Read until no state changed while they were read.

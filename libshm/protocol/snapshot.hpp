@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "protocol/slots.hpp"
+#include "segment/devices.hpp"
 
 namespace modelpool {
 
@@ -156,8 +157,9 @@ struct Snapshot {
   std::vector<WorkerView> workers;    // attached, by row
   std::vector<WaiterView> waiters;    // by arrival
   std::vector<StrayWaiter> stray_waiters;
-  std::vector<LeaseView> leases;     // by worker row, cell
-  std::vector<std::string> devices;  // their UUIDs, by position
+  std::vector<LeaseView> leases;            // by worker row, cell
+  std::vector<std::string> devices;         // their UUIDs, by position
+  std::vector<DeviceMemory> device_memory;  // of the same
   CoordinatorView coordinator;
   std::vector<std::string> damage;
 

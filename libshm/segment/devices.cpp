@@ -1,5 +1,7 @@
 #include "segment/devices.hpp"
 
+#include <algorithm>
+
 #include "base/text.hpp"
 
 namespace modelpool {
@@ -33,6 +35,23 @@ std::optional<std::uint32_t> register_device(const Segment& segment, const LockG
     return i;
   }
   return std::nullopt;
+}
+
+// relaxed, all: numbers that stand for themselves
+void store_device_memory(const Segment& segment, std::uint32_t device, const DeviceMemory& memory) {
+  if (device >= kDevicesMax) return;
+  DeviceRecord& row = segment.device_row(device);
+  row.free_bytes.store(memory.free_bytes, std::memory_order_relaxed);
+  row.total_bytes.store(memory.total_bytes, std::memory_order_relaxed);
+}
+
+DeviceMemory load_device_memory(const Segment& segment, std::uint32_t device) {
+  if (device >= kDevicesMax) return {};
+  const DeviceRecord& row = segment.device_row(device);
+  DeviceMemory memory;
+  memory.total_bytes = row.total_bytes.load(std::memory_order_relaxed);
+  memory.free_bytes = std::min(memory.total_bytes, row.free_bytes.load(std::memory_order_relaxed));
+  return memory;
 }
 
 std::vector<std::string> read_devices(const Segment& segment) {

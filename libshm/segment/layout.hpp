@@ -37,9 +37,8 @@
 //
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
-// BackendRecord's permit, parallel, measured, peak, probe_failures and devices;
-// WaiterRecord::room; LeaseRecord's first_byte_limit_ns; DeviceRecord; StopRecord::baseline;
-// CoordinatorRecord's pressure words and foreign.
+// BackendRecord's permit, parallel, probe_failures and devices; WaiterRecord::room; LeaseRecord's
+// first_byte_limit_ns; StopRecord::baseline; CoordinatorRecord's pressure words.
 //
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
 // StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain
@@ -216,6 +215,10 @@ struct GivenSettings {
 struct alignas(kCacheLine_bytes) DeviceRecord {
   Word known;  // 0: this row and all after it are free
   SharedText<96> uuid;
+  // As last measured, by the coordinator alone; 0 = never. What others than this pool take stands
+  // in CoordinatorRecord::foreign, with the time.
+  Word total_bytes;
+  Word free_bytes;
 };
 
 // Bytes as words that are read one by one: each is a number of its own.
