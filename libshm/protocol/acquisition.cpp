@@ -472,9 +472,12 @@ std::string Acquisition::lack_text(const Outlook& outlook, const Waiting& self) 
 }
 
 Error Acquisition::size_refusal(Limits limits) const {
-  return refusal(Errc::kTooLarge, "it takes " + format_size(need_.bytes.host) +
-                                      " and max_memory is " + format_size(limits.max_memory) +
-                                      "; raise that, or correct its `memory`");
+  return refusal(Errc::kTooLarge,
+                 "it takes " + format_size(need_.bytes.host) + " and max_memory is " +
+                     format_size(limits.max_memory) +
+                     "; raise that, or correct its `memory`; if it was measured before and "
+                     "takes less now, `poolctl reset " +
+                     escape(model_) + "`");
 }
 
 Error Acquisition::pin_refusal(const Outlook& outlook) const {
