@@ -280,6 +280,7 @@ Result<> Loop::set_up() {
   auto output = OutputKeeper::make();
   if (!output) return fail(output.error());
   output_ = std::move(*output);
+  sampler_ = std::make_unique<Sampler>(segment_);
   stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get());
   auto doorbell = Doorbell::make(segment_);
   if (!doorbell) return fail(doorbell.error());
@@ -495,6 +496,7 @@ std::uint64_t Loop::scan() {
     publish_pending();
     const std::uint64_t began_ticks = boot_ticks();
     stopper_->take_reports();
+    sampler_->take();
     const Snapshot& snapshot = reader_.read();
     const ScanTimer timer(recorder_.meters(), snapshot.now_ns);
     note_settings(snapshot);
@@ -542,6 +544,7 @@ std::uint64_t Loop::scan() {
     if (snapshot.settings) {
       output_->look_after(snapshot, snapshot.settings->get(Setting::kLogMax));
     }
+    measure(snapshot);
     due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);
@@ -588,8 +591,8 @@ void Loop::wait_until(std::uint64_t wake_ns) {
   const std::uint64_t now = now_ns();
   const std::uint64_t rehearsal_ns = wake_ns - std::min(wake_ns, kRehearsal_ns);
   std::uint64_t at_ns = wake_ns != kNever_ns && now < rehearsal_ns ? rehearsal_ns : wake_ns;
-  at_ns =
-      std::min({at_ns, watchdog_due_ns_, doorbell_->look_again_ns(now), name_->look_again_ns(now)});
+  at_ns = std::min({at_ns, watchdog_due_ns_, doorbell_->look_again_ns(now),
+                    name_->look_again_ns(now), sampler_->look_again_ns()});
   segment_->coordinator().working_since_ns.store(0, std::memory_order_release);
   const bool is_set = set_timer(timer_, at_ns);
   if (!is_set && timer_)
@@ -617,6 +620,13 @@ void Loop::take_events(int timeout_ms) {
       check_name();
     }
   }
+}
+
+void Loop::measure(const Snapshot& snapshot) {
+  sampler_->look_after(snapshot);
+  // When the program ends its socket goes from the set by itself.
+  if (const auto watched = watch(sampler_->take_new_fd(), EPOLLIN); !watched)
+    warn_of("sample", watched.error().text + "; its answers are looked for by time");
 }
 
 // The loop came round: a scan lies between any two of these.

@@ -24,6 +24,7 @@
 #include "notify.hpp"
 #include "options.hpp"
 #include "output_keeper.hpp"
+#include "sampler.hpp"
 #include "standstill.hpp"
 
 namespace modelpool::coordinator {
@@ -73,6 +74,7 @@ class Loop {
   void note_lateness();
   void wait_until(std::uint64_t wake_ns);
   void take_events(int timeout_ms);
+  void measure(const Snapshot& snapshot);
   void feed_watchdog();
   void tell_status(const Snapshot& snapshot);
 
@@ -88,6 +90,7 @@ class Loop {
   std::unique_ptr<Endings> endings_;
   std::unique_ptr<Stopper> stopper_;
   std::unique_ptr<OutputKeeper> output_;
+  std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<Enforcer> enforcer_;
   std::unique_ptr<Doorbell> doorbell_;
   std::unique_ptr<NameWatch> name_;
