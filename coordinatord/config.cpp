@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <set>
 #include <tuple>
 #include <utility>
 
@@ -18,6 +17,7 @@
 #include "base/nearest.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
+#include "config_check.hpp"
 
 namespace modelpool::coordinator {
 namespace {
@@ -538,62 +538,6 @@ void append_line(std::string& text, std::string_view name, std::string_view valu
   text += '\n';
 }
 
-// The pinned models that are named in full, and where: those that a glob pins cannot be counted.
-std::vector<std::pair<std::string, Origin>> pinned_models(const Settings& settings) {
-  std::vector<std::pair<std::string, Origin>> pinned;
-  std::set<std::string> seen;
-  for (const Rule& named : settings.rules) {
-    if (named.is_glob() || !seen.insert(named.pattern).second) continue;
-    bool is_pinned = settings.get(Setting::kPinned) != 0;
-    Origin origin = settings.pool.origin(Setting::kPinned);
-    for (const Rule& rule : settings.rules) {
-      const bool applies = rule.is_glob() ? glob_matches(rule.pattern, named.pattern)
-                                          : rule.pattern == named.pattern;
-      const SettingEntry* const entry = applies ? rule.overrides.find(Setting::kPinned) : nullptr;
-      if (entry == nullptr) continue;
-      is_pinned = entry->number != 0;
-      origin = entry->origin;
-    }
-    if (is_pinned) pinned.emplace_back(named.pattern, origin);
-  }
-  return pinned;
-}
-
-// Pinned models that never all fit would keep everybody else out once they are loaded.
-Result<> check_pinned(const std::string& path, const Settings& settings) {
-  const std::uint64_t limit = settings.get(Setting::kMaxBackends);
-  const auto pinned = pinned_models(settings);
-  if (limit == 0 || pinned.size() <= limit) return {};
-  std::string names;
-  for (const auto& [model, origin] : pinned) names += (names.empty() ? "" : ", ") + escape(model);
-  const Origin of_limit = settings.pool.origin(Setting::kMaxBackends);
-  const std::string limit_at = of_limit.kind == OriginKind::kConfig
-                                   ? "line " + std::to_string(of_limit.line)
-                                   : origin_text(path, of_limit);
-  return fail(Errc::kInvalid, "unable to read config " + escape(path) + ":" +
-                                  std::to_string(pinned[limit].second.line) + ": " +
-                                  std::to_string(pinned.size()) + " models are pinned (" + names +
-                                  "), but max_backends is " + std::to_string(limit) + " (" +
-                                  limit_at + "); raise max_backends or pin fewer");
-}
-
-// What the values of several settings together make impossible.
-Result<> check_together(const Settings& settings) {
-  const std::uint64_t most = settings.get(Setting::kMaxMemory);
-  for (const Rule& rule : settings.rules) {
-    const std::uint64_t takes = rule.overrides.get(Setting::kMemory);
-    if (most == 0 || takes <= most) continue;
-    const Origin origin = rule.overrides.origin(Setting::kMemory);
-    return fail(Errc::kInvalid,
-                "unable to use config " + origin_text(settings.config_path, origin) + ": " +
-                    quote(rule.pattern) + " takes memory = " +
-                    format_setting(setting_info(Setting::kMemory), takes) + ", and max_memory is " +
-                    format_setting(setting_info(Setting::kMaxMemory), most) +
-                    ": it could never be loaded; raise max_memory, or correct memory");
-  }
-  return {};
-}
-
 }  // namespace
 
 const CapacityInfo* find_capacity(std::string_view name) {
@@ -623,8 +567,7 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
     entry.origin = {OriginKind::kFlag, 0};
     settings.pool.set(std::move(entry));
   }
-  if (Result<> possible = check_together(settings); !possible) return fail(possible.error());
-  if (Result<> fits = check_pinned(path, settings); !fits) return fail(fits.error());
+  if (Result<> possible = check_together(path, settings); !possible) return fail(possible.error());
   settings.config_hash = hash_of(bytes, flags);
   if (capacities != nullptr) *capacities = given;
   return settings;

@@ -254,8 +254,18 @@ class Judge {
   }
 
   std::string over_limit_text(const BackendView& b) const {
-    return "by itself it takes " + format_size(b.measured.host) + " of memory, and max_memory is " +
-           format_size(limits_of(s_).max_memory);
+    const Limits limits = limits_of(s_);
+    if (limits.max_memory != 0 && b.measured.host > limits.max_memory) {
+      return "by itself it takes " + format_size(b.measured.host) +
+             " of memory, and max_memory is " + format_size(limits.max_memory);
+    }
+    for (std::size_t d = 0; d < std::min(kDevicesMax, s_.devices.size()); ++d) {
+      const std::uint64_t limit = limits.device[d].bytes;
+      if (limit == 0 || b.measured.device[d] <= limit) continue;
+      return "by itself it takes " + format_size(b.measured.device[d]) + " of device " +
+             escape(s_.devices[d]) + ", of which the pool may take " + format_size(limit);
+    }
+    return "by itself it takes more than the pool may";
   }
 
   // "; 2 requests were cut, tags: a, b": whose they were, as far as they said.
@@ -426,6 +436,9 @@ class Judge {
     for (const Waiting& first : heads_) heads.push_back(head_of(first, waiting_, now_));
     const RoomPlan plan = make_room(holdings, heads, room_rules(s_, now_), alarm_);
     for (const std::size_t i : plan.awaited_ends) want(s_.backends[positions[i]]);
+    for (const RoomPromise& promise : plan.promises) {
+      if (!is_promised(promise)) decision_.promises.push_back(promise);
+    }
     for (const RoomStep& step : plan.steps) {
       const BackendView& b = s_.backends[positions[step.holding]];
       switch (step.kind) {
@@ -455,6 +468,12 @@ class Judge {
           break;
       }
     }
+  }
+
+  bool is_promised(const RoomPromise& promise) const {
+    return std::any_of(waiting_.begin(), waiting_.end(), [&](const Waiting& waiting) {
+      return waiting.arrival == promise.arrival && waiting.promised == promise.devices;
+    });
   }
 
   // For whom somebody goes: "room for llama, asked for by process 81, tag req-7".

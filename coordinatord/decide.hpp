@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "policy/values.hpp"
+#include "policy/victims.hpp"
 #include "protocol/snapshot.hpp"
 
 namespace modelpool::coordinator {
@@ -79,6 +80,7 @@ struct Decision {
   std::vector<Action> actions;
   std::uint64_t wake_ns = kNever_ns;  // the next time something may be due
   std::uint64_t wanted = 0;           // CoordinatorRecord::wanted
+  std::vector<RoomPromise> promises;  // to be written into rows of the line
 };
 
 Decision decide(const Snapshot& snapshot, const Facts& facts);

@@ -6,6 +6,7 @@
 
 #include "base/duration.hpp"
 #include "base/proc.hpp"
+#include "base/text_values.hpp"
 #include "base/time.hpp"
 #include "log.hpp"
 #include "policy/fit.hpp"
@@ -15,6 +16,7 @@
 #include "protocol/cancel.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
+#include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 #include "trouble.hpp"
 
@@ -51,6 +53,21 @@ Evidence evidence_of_action(const Action& action, const BackendView& seen, std::
   return evidence;
 }
 
+// Is its group in the way of that waiter, or of another backend that serves?
+bool shares_a_group(const Outlook& outlook, BackendRef backend, std::uint64_t for_arrival) {
+  const auto is_it = [&](const Resident& resident) { return resident.ref == backend; };
+  const auto own = std::find_if(outlook.residents.begin(), outlook.residents.end(), is_it);
+  if (own == outlook.residents.end() || !outlook.is_complete) return false;
+  if (for_arrival != 0) {
+    return std::any_of(outlook.heads.begin(), outlook.heads.end(), [&](const Waiting& head) {
+      return head.arrival == for_arrival && share_a_group(head.groups, own->groups);
+    });
+  }
+  return std::any_of(outlook.residents.begin(), outlook.residents.end(), [&](const Resident& one) {
+    return !is_it(one) && one.serves() && share_a_group(one.groups, own->groups);
+  });
+}
+
 }  // namespace
 
 Enforcer::Enforcer(std::shared_ptr<Segment> segment, std::uint32_t epoch, Watch* watch,
@@ -74,6 +91,12 @@ Changed Enforcer::carry_out(const Decision& decision, const Snapshot& snapshot) 
   settle_counted_backends(snapshot);
   watch_memory(snapshot);
   settle_pins(snapshot);
+  register_named_devices(snapshot);
+  // Before those go who make the room.
+  for (const RoomPromise& promise : decision.promises) {
+    segment_->waiter(promise.row)
+        .room.store(pack_room(promise.arrival, promise.devices), std::memory_order_release);
+  }
   Changed changed = examine_holders(snapshot);
   // Tickets of the dead are judged while their rows still name them: rows go last (P6).
   std::size_t sets = 0;  // that were carried out: they are numbered in their order
@@ -234,6 +257,24 @@ void Enforcer::examine_after_restart(const Snapshot& snapshot) {
 }
 
 // Whether leases of a backend are counted follows from its own words, which may have changed.
+// So that a model which asks for any device can be put on those that only the settings name.
+void Enforcer::register_named_devices(const Snapshot& snapshot) {
+  if (!snapshot.settings || snapshot.settings_generation == devices_of_) return;
+  const auto memory = parse_gpu_memory(snapshot.settings->text(Setting::kGpuMemory));
+  std::vector<std::string> missing;
+  for (const auto& [uuid, bytes] : memory.value_or(GpuMemory()).limits) {
+    if (!find_device(*segment_, uuid)) missing.push_back(uuid);
+  }
+  if (!missing.empty()) {
+    const auto guard = lock_.lock("register devices");
+    if (!guard) return;
+    for (const std::string& uuid : missing) register_device(*segment_, *guard, uuid);
+  }
+  devices_of_ = snapshot.settings_generation;
+  if (missing.empty()) return;
+  wake_line(*segment_);
+}
+
 void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
   for (const BackendView& b : snapshot.backends) {
     if (settle_counted(*segment_, b.ref)) wake_waiters(*segment_, hash_name(b.model));
@@ -393,8 +434,10 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
   fresh.others_ready = count_ready(*segment_);  // it is closed itself
   fresh.limits = outlook.limits;
   fresh.is_above_limits = outlook.room().excess() != Amounts();
-  const Bytes measured = segment_->backend(b.ref.index).measured.load();
-  fresh.is_alone_above = is_alone_above(Amounts(0, measured.host), outlook.limits);
+  fresh.shares_a_group = shares_a_group(outlook, b.ref, why.for_arrival);
+  Resident measured;
+  take_measured(&measured, segment_->backend(b.ref.index).measured.load());
+  fresh.is_alone_above = is_alone_above(measured.measured, outlook.limits);
   fresh.waiter_is_there = why.for_arrival != 0 && waiter_is_there(why.for_arrival, snapshot);
   return fresh;
 }

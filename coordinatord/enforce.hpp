@@ -62,6 +62,7 @@ class Enforcer {
   Changed lose(const Action& action, const BackendView& b, const Snapshot& snapshot);
   Changed finish(const BackendView& b);
   void settle_counted_backends(const Snapshot& snapshot);
+  void register_named_devices(const Snapshot& snapshot);
   void settle_pins(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
   void remember(const BackendView& b);
@@ -89,6 +90,7 @@ class Enforcer {
   OutputKeeper* output_;  // null: nobody's output is read
   std::uint64_t retry_ns_ = kNever_ns;
   std::uint32_t live_at_scan_ = 0;
+  std::uint64_t devices_of_ = 0;  // generation of the settings whose devices are registered
   std::vector<std::pair<std::string, BackendEnd>> unwritten_ends_;  // of models
   std::map<std::uint64_t, MemoryKills> before_loads_;               // by packed reference
   struct Examined {

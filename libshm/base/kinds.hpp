@@ -66,7 +66,6 @@ enum class EventKind : std::uint32_t {
 };
 inline constexpr std::size_t kEventKindCount = 11;
 inline constexpr std::size_t kEventKindCapacity = 32;  // room in the segment's counters
-// kGroup is reserved, never written.
 enum class Reason : std::uint32_t {
   kNone = 0,
   kLru,

@@ -67,6 +67,7 @@ std::optional<DeviceWish> parse_devices(std::string_view text) {
   }
   if (parts.size() > kDevicesMax || !are_words(parts, kUuidMax_bytes)) return std::nullopt;
   for (const std::string_view part : parts) {
+    if (part.front() == '-') return std::nullopt;  // a number below 0
     if (std::find(wish.uuids.begin(), wish.uuids.end(), part) != wish.uuids.end())
       return std::nullopt;
     wish.uuids.emplace_back(part);

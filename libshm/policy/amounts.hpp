@@ -1,5 +1,6 @@
-// What a backend takes, or could: a place, and bytes of the host. Amounts of them are added and
-// compared component by component; what the pool has no limit for counts for nothing.
+// What a backend takes, or could: a place, bytes of the host and of devices, while it loads one of
+// the loads at once. Amounts of them are added and compared component by component; what the pool
+// has no limit for counts for nothing.
 //
 // Safety: plain values, pure functions.
 //
@@ -15,8 +16,12 @@
 namespace modelpool {
 
 // What may run short.
-enum class Resource : std::uint32_t { kPlaces, kHostBytes };
-inline constexpr std::size_t kResourceCount = 2;
+enum class Resource : std::uint32_t { kPlaces, kHostBytes, kLoads, kFirstDevice };
+constexpr std::size_t index_of(Resource resource) { return static_cast<std::size_t>(resource); }
+constexpr std::size_t index_of_device(std::uint32_t device) {
+  return index_of(Resource::kFirstDevice) + device;
+}
+inline constexpr std::size_t kResourceCount = index_of_device(kDevicesMax);
 
 class Amounts {
  public:
@@ -27,11 +32,12 @@ class Amounts {
   constexpr Amounts(std::uint64_t places, std::uint64_t host_bytes)
       : of_{clamped(places), clamped(host_bytes)} {}
 
-  constexpr std::int64_t operator[](Resource resource) const {
-    return of_[static_cast<std::size_t>(resource)];
-  }
+  constexpr std::int64_t operator[](Resource resource) const { return of_[index_of(resource)]; }
   constexpr std::int64_t operator[](std::size_t resource) const { return of_[resource]; }
   constexpr void set(std::size_t resource, std::int64_t amount) { of_[resource] = amount; }
+  constexpr void set_bytes(std::size_t resource, std::uint64_t bytes) {
+    of_[resource] = clamped(bytes);
+  }
 
   constexpr Amounts& operator+=(const Amounts& other) {
     for (std::size_t i = 0; i < kResourceCount; ++i) of_[i] = bounded(of_[i] + other.of_[i]);

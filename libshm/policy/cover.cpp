@@ -22,6 +22,14 @@ struct Sum {
   Wide cost = 0;
   std::size_t count = 0;
 
+  void add(const Choice& choice, Wide costs) {
+    busy += choice.resident.in_flight > 0;
+    to_close += choice.is_open_and_busy;
+    priorities.push_back(choice.resident.priority);
+    cost += costs;
+    ++count;
+  }
+  void sort() { std::sort(priorities.begin(), priorities.end(), std::greater<>()); }
   bool less_than(const Sum& other) const {
     return std::tie(busy, to_close, priorities, cost, count) <
            std::tie(other.busy, other.to_close, other.priorities, other.cost, other.count);
@@ -108,14 +116,8 @@ class Search {
 
   Sum sum_of(const std::vector<std::size_t>& set) const {
     Sum sum;
-    for (const std::size_t i : set) {
-      sum.busy += choices_[i].resident.in_flight > 0;
-      sum.to_close += choices_[i].is_open_and_busy;
-      sum.priorities.push_back(choices_[i].resident.priority);
-      sum.cost += costs_[i];
-    }
-    std::sort(sum.priorities.begin(), sum.priorities.end(), std::greater<>());
-    sum.count = set.size();
+    for (const std::size_t i : set) sum.add(choices_[i], costs_[i]);
+    sum.sort();
     return sum;
   }
 
@@ -158,6 +160,32 @@ std::optional<std::vector<std::size_t>> cheapest_cover(std::span<const Choice> c
                                                        const Amounts& missing, const Order& order,
                                                        std::size_t* budget) {
   return Search(choices, missing, order, budget).run();
+}
+
+bool costs_less(std::span<const Choice> a, std::span<const Choice> b, const Order& order) {
+  if (order.by != Eviction::kCost) {
+    // By use and by size it is the last of each that counts.
+    const auto last_of = [&](std::span<const Choice> set) -> const Choice* {
+      const Choice* last = nullptr;
+      for (const Choice& one : set) {
+        if (last == nullptr || order.goes_before(last->resident, one.resident)) last = &one;
+      }
+      return last;
+    };
+    const Choice* const last_a = last_of(a);
+    const Choice* const last_b = last_of(b);
+    if (last_a == nullptr || last_b == nullptr) return last_a == nullptr && last_b != nullptr;
+    if (last_a->resident.ref != last_b->resident.ref)
+      return order.goes_before(last_a->resident, last_b->resident);
+    return a.size() < b.size();
+  }
+  const auto sum_of = [&](std::span<const Choice> set) {
+    Sum sum;
+    for (const Choice& one : set) sum.add(one, cost_of(one.resident, order.now_ns));
+    sum.sort();
+    return sum;
+  };
+  return sum_of(a).less_than(sum_of(b));
 }
 
 }  // namespace modelpool

@@ -16,7 +16,7 @@ namespace modelpool {
 
 // One that may go.
 struct Choice {
-  Resident resident;
+  const Resident& resident;
   bool is_open_and_busy = false;  // in use, and not closed for room yet
 };
 
@@ -31,5 +31,8 @@ inline constexpr std::size_t kCoverBudget = 2048;
 std::optional<std::vector<std::size_t>> cheapest_cover(std::span<const Choice> choices,
                                                        const Amounts& missing, const Order& order,
                                                        std::size_t* budget);
+
+// Of two such sets, for devices that one may be put on: does the first cost less?
+bool costs_less(std::span<const Choice> a, std::span<const Choice> b, const Order& order);
 
 }  // namespace modelpool

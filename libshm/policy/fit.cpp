@@ -1,13 +1,6 @@
 #include "policy/fit.hpp"
 
 namespace modelpool {
-namespace {
-
-bool is_loading(const Resident& resident) {
-  return resident.state == BackendState::kReserved || resident.state == BackendState::kStarting;
-}
-
-}  // namespace
 
 std::uint32_t count_live(std::span<const Resident> residents) {
   return static_cast<std::uint32_t>(
@@ -15,63 +8,141 @@ std::uint32_t count_live(std::span<const Resident> residents) {
                     [](const Resident& resident) { return resident.live(); }));
 }
 
-Room::Room(Limits limits)
-    : is_limited_{limits.max_backends != 0, limits.max_memory != 0},
-      left_(limits.max_backends, limits.max_memory) {}
+Room::Room(const Limits& limits)
+    : devices_(limits.devices), left_(limits.max_backends, limits.max_memory) {
+  const auto limit = [this](std::size_t resource, std::uint64_t most) {
+    if (most != 0) limited_ |= 1u << resource;
+  };
+  limit(index_of(Resource::kPlaces), limits.max_backends);
+  limit(index_of(Resource::kHostBytes), limits.max_memory);
+  limit(index_of(Resource::kLoads), limits.max_loads);
+  left_.set(index_of(Resource::kLoads), limits.max_loads);
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    const DeviceLimit& device = limits.device[d];
+    limit(index_of_device(d), device.bytes);
+    left_.set_bytes(index_of_device(d), device.bytes);
+    foreign_.set_bytes(index_of_device(d), device.foreign);
+  }
+  left_ -= foreign_;
+}
 
-Room::Room(Limits limits, std::span<const Resident> residents) : Room(limits) {
+Room::Room(const Limits& limits, std::span<const Resident> residents) : Room(limits) {
   for (const Resident& resident : residents) {
     if (resident.live()) take(resident);
   }
 }
 
+// What of it is bytes.
+std::uint32_t Room::guessed_of(const Amounts& takes) const {
+  std::uint32_t guessed = 0;
+  for (std::size_t i = 0; i < kResourceCount; ++i) {
+    const bool is_bytes = i != index_of(Resource::kPlaces) && i != index_of(Resource::kLoads);
+    if (is_bytes && is_limited(i) && takes[i] > 0) guessed |= 1u << i;
+  }
+  return guessed;
+}
+
 void Room::take(const Resident& resident) {
   left_ -= resident.holds;
-  guesses_load_ |= !resident.size_known && is_loading(resident);
+  if (!resident.size_known && resident.loading()) guessed_ |= guessed_of(resident.holds);
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) on_device_[d] += resident.devices >> d & 1;
+}
+
+void Room::give_back(const Resident& resident) {
+  left_ += resident.holds;
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) on_device_[d] -= resident.devices >> d & 1;
+}
+
+void Room::take(const Waiting& waiter, const Placement& placement) {
+  left_ -= placement.takes;
+  if (!waiter.size_known) guessed_ |= guessed_of(placement.takes);
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) on_device_[d] += placement.devices >> d & 1;
 }
 
 void Room::take(const Waiting& waiter) {
-  left_ -= waiter.takes;
-  guesses_load_ |= !waiter.size_known;
+  if (waiter.promised != 0) return take(waiter, placed_on(waiter, waiter.promised));
+  if (const auto placement = place(waiter)) return take(waiter, *placement);
+  Placement everywhere{0, waiter.takes};
+  for_each_placement(waiter, devices_, [&](const Placement& placement) {
+    everywhere.devices |= placement.devices;
+    for (std::size_t i = 0; i < kResourceCount; ++i)
+      everywhere.takes.set(i, std::max(everywhere.takes[i], placement.takes[i]));
+  });
+  take(waiter, everywhere);
 }
 
-void Room::give_back(const Resident& resident) { left_ += resident.holds; }
-
 std::int64_t Room::missing(std::size_t resource, std::int64_t takes) const {
-  if (!is_limited_[resource] || takes == 0) return 0;
+  if (!is_limited(resource) || takes == 0) return 0;
   return std::max<std::int64_t>(0, takes - left_[resource]);
 }
 
-Amounts Room::missing_for(const Waiting& waiter) const {
+Amounts Room::missing_for(const Placement& placement) const {
   Amounts amounts;
-  for (std::size_t i = 0; i < kResourceCount; ++i) amounts.set(i, missing(i, waiter.takes[i]));
+  for (std::size_t i = 0; i < kResourceCount; ++i) amounts.set(i, missing(i, placement.takes[i]));
   return amounts;
 }
 
-bool Room::fits(const Waiting& waiter) const {
-  const bool is_guess = is_limited_[static_cast<std::size_t>(Resource::kHostBytes)] &&
-                        !waiter.size_known && guesses_load_;
-  return !is_guess && missing_for(waiter) == Amounts();
+Amounts Room::missing_for(const Waiting& waiter) const {
+  std::optional<Amounts> least;
+  const auto sum = [](const Amounts& amounts) {
+    std::int64_t bytes = 0;
+    for (std::size_t i = index_of_device(0); i < kResourceCount; ++i) bytes += amounts[i];
+    return bytes;
+  };
+  for_each_placement(waiter, devices_, [&](const Placement& placement) {
+    const Amounts missing = missing_for(placement);
+    if (!least || sum(missing) < sum(*least)) least = missing;
+  });
+  return least.value_or(missing_for(Placement{0, waiter.takes}));
+}
+
+std::int64_t Room::left_beside(const Placement& placement) const {
+  // Where no bytes are counted, devices with few backends before others.
+  constexpr std::int64_t kUncounted = Amounts::kMost;
+  std::int64_t left = 0;
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    if ((placement.devices >> d & 1) == 0) continue;
+    const std::size_t i = index_of_device(d);
+    const bool is_counted = is_limited(i) && placement.takes[i] > 0;
+    left += is_counted ? left_[i] - placement.takes[i] : kUncounted + on_device_[d];
+  }
+  return left;
+}
+
+std::optional<Placement> Room::place(const Waiting& waiter) const {
+  std::optional<Placement> best;
+  const auto try_on = [&](const Placement& placement) {
+    if (!waiter.size_known && (guessed_of(placement.takes) & guessed_) != 0) return;
+    if (missing_for(placement) != Amounts()) return;
+    if (!best || left_beside(placement) < left_beside(*best)) best = placement;
+  };
+  if (waiter.promised != 0) try_on(placed_on(waiter, waiter.promised));
+  if (!best) for_each_placement(waiter, devices_, try_on);
+  return best;
 }
 
 Amounts Room::excess() const {
   Amounts amounts;
   for (std::size_t i = 0; i < kResourceCount; ++i) {
-    if (is_limited_[i]) amounts.set(i, std::max<std::int64_t>(0, -left_[i]));
+    if (is_limited(i)) amounts.set(i, std::max<std::int64_t>(0, -left_[i] - foreign_[i]));
   }
   return amounts;
 }
 
 std::uint32_t Room::places() const {
-  if (!is_limited_[static_cast<std::size_t>(Resource::kPlaces)]) return kPlacesUnlimited;
+  if (!is_limited(index_of(Resource::kPlaces))) return kPlacesUnlimited;
   return static_cast<std::uint32_t>(std::max<std::int64_t>(0, left_[Resource::kPlaces]));
 }
 
-bool is_too_large(const Waiting& waiter, Limits limits) {
-  return Room(limits).missing_for(waiter) != Amounts();
+bool is_too_large(const Waiting& waiter, const Limits& limits) {
+  if (lacks_devices(waiter, limits)) return false;  // not for its size
+  // What others take may be given back.
+  Limits alone = limits;
+  for (DeviceLimit& device : alone.device) device.foreign = 0;
+  return Room(alone).missing_for(waiter) != Amounts();
 }
 
-bool is_alone_above(const Amounts& measured, Limits limits) {
+bool is_alone_above(const Amounts& measured, const Limits& limits) {
   Resident alone;
   alone.holds = measured;
   Room room(limits);
@@ -79,12 +150,22 @@ bool is_alone_above(const Amounts& measured, Limits limits) {
   return room.excess() != Amounts();
 }
 
-bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents, Limits limits) {
+bool is_kept_out(const Waiting& waiter, std::span<const Resident> residents) {
+  if (waiter.groups.empty()) return false;
+  return std::any_of(residents.begin(), residents.end(), [&](const Resident& resident) {
+    return resident.serves() && share_a_group(resident.groups, waiter.groups);
+  });
+}
+
+bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents,
+                        const Limits& limits) {
   Room room(limits);
   for (const Resident& resident : residents) {
-    if (resident.live() && resident.pinned() && resident.can_be_closed()) room.take(resident);
+    if (!resident.live() || !resident.pinned() || !resident.can_be_closed()) continue;
+    if (share_a_group(resident.groups, waiter.groups)) return true;
+    room.take(resident);
   }
-  return room.missing_for(waiter) != Amounts();
+  return !lacks_devices(waiter, limits) && room.missing_for(waiter) != Amounts();
 }
 
 }  // namespace modelpool

@@ -3,9 +3,10 @@
 // whoever stands before takes what he needs, or keeps what he lacks from those behind.
 #pragma once
 
+#include <optional>
 #include <span>
 
-#include "policy/values.hpp"
+#include "policy/placement.hpp"
 
 namespace modelpool {
 
@@ -18,37 +19,55 @@ std::uint32_t count_live(std::span<const Resident> residents);
 class Room {
  public:
   // All that there is.
-  explicit Room(Limits limits);
+  explicit Room(const Limits& limits);
   // What live backends leave.
-  Room(Limits limits, std::span<const Resident> residents);
+  Room(const Limits& limits, std::span<const Resident> residents);
 
   void take(const Resident& resident);
+  // Where it fits, or is to fit: on the devices that it is promised, or that fit it best. What does
+  // not fit anywhere is kept free for it everywhere.
   void take(const Waiting& waiter);
+  void take(const Waiting& waiter, const Placement& placement);
   void give_back(const Resident& resident);
 
-  // Nothing that it takes runs short. One load whose size is a guess at a time.
-  bool fits(const Waiting& waiter) const;
-  // What it takes and runs short, by how much; 0 of everything else.
+  // Nothing that it takes runs short, on some devices. One load whose size is a guess at a time.
+  bool fits(const Waiting& waiter) const { return place(waiter).has_value(); }
+  // Where it fits: as promised, else where it leaves least.
+  std::optional<Placement> place(const Waiting& waiter) const;
+  // How well it would stand there: the lower, the better.
+  std::int64_t left_beside(const Placement& placement) const;
+  // What it takes and runs short, by how much; 0 of everything else. Without a placement: where it
+  // lacks least.
   Amounts missing_for(const Waiting& waiter) const;
-  // By how much the limits are exceeded.
+  Amounts missing_for(const Placement& placement) const;
+  // By how much backends exceed the limits, whatever others take.
   Amounts excess() const;
   std::uint32_t places() const;  // free now
 
  private:
+  bool is_limited(std::size_t resource) const { return (limited_ >> resource & 1) != 0; }
   std::int64_t missing(std::size_t resource, std::int64_t takes) const;
+  std::uint32_t guessed_of(const Amounts& takes) const;
 
-  std::array<bool, kResourceCount> is_limited_{};
+  std::uint32_t limited_ = 0;  // a bit for each resource
+  std::uint32_t guessed_ = 0;  // of these a load takes what is only guessed
+  std::uint32_t devices_ = 0;  // known
   Amounts left_;
-  bool guesses_load_ = false;
+  Amounts foreign_;
+  std::array<std::uint32_t, kDevicesMax> on_device_{};  // how many backends
 };
 
 // It takes more than there is: however many go, it never fits.
-bool is_too_large(const Waiting& waiter, Limits limits);
+bool is_too_large(const Waiting& waiter, const Limits& limits);
+
+// Does a backend that stands in the way of it, or whose model may not be loaded beside its, live?
+bool is_kept_out(const Waiting& waiter, std::span<const Resident> residents);
 
 // It was measured to take more than there is: it would, were it all alone.
-bool is_alone_above(const Amounts& measured, Limits limits);
+bool is_alone_above(const Amounts& measured, const Limits& limits);
 
 // Can nothing ever make room for it, as things stand: do pinned backends leave too little?
-bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents, Limits limits);
+bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents,
+                        const Limits& limits);
 
 }  // namespace modelpool

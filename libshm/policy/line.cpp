@@ -37,14 +37,17 @@ const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t 
   return found == waiting.end() ? nullptr : &*found;
 }
 
-bool has_turn(std::span<const Waiting> heads, const Waiting& one, Room room) {
+std::optional<Placement> find_turn(std::span<const Waiting> heads, const Waiting& one, Room room,
+                                   std::span<const Resident> residents) {
+  if (is_kept_out(one, residents)) return std::nullopt;
   std::size_t before = 0;
   for (const Waiting& head : heads) {
     if (head.model == one.model || head.arrival > one.arrival) break;
+    if (share_a_group(head.groups, one.groups)) return std::nullopt;
     room.take(head);
     ++before;
   }
-  return before < kLineWidth && room.fits(one);
+  return before < kLineWidth ? room.place(one) : std::nullopt;
 }
 
 }  // namespace modelpool

@@ -39,8 +39,13 @@ const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t 
 // At most this many models of the line are looked at: those behind are woken as these are served.
 inline constexpr std::uint32_t kLineWidth = 64;
 
-// May this one take what it needs, when so much is free and those before it are to have theirs? Its
-// arrival is kNever_ns before it stands in line.
-bool has_turn(std::span<const Waiting> heads, const Waiting& one, Room room);
+// May this one take what it needs, when so much is free and those before it are to have theirs, and
+// where? Its arrival is kNever_ns before it stands in line.
+std::optional<Placement> find_turn(std::span<const Waiting> heads, const Waiting& one, Room room,
+                                   std::span<const Resident> residents);
+inline bool has_turn(std::span<const Waiting> heads, const Waiting& one, const Room& room,
+                     std::span<const Resident> residents) {
+  return find_turn(heads, one, room, residents).has_value();
+}
 
 }  // namespace modelpool

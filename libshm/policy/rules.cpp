@@ -200,11 +200,19 @@ bool still_idle(const Evidence& seen, const Fresh& fresh) {
          fresh.keep_alive_ns == seen.keep_alive_ns;
 }
 
+// Neither pinned nor used since, and nobody has left: then it is decided anew.
+bool still_may_go(const Evidence& seen, const Fresh& fresh) {
+  if (is_pinned(fresh) || fresh.live < seen.live) return false;
+  return !seen.was_idle || seen.forced || fresh.last_used_ns == seen.last_used_ns;
+}
+
 bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
-  if (is_pinned(fresh)) return false;
-  if (seen.was_idle && !seen.forced && fresh.last_used_ns != seen.last_used_ns) return false;
-  if (!fresh.limits.any() || fresh.live < seen.live) return false;  // somebody left: decide anew
+  if (!still_may_go(seen, fresh) || !fresh.limits.any()) return false;
   return seen.for_arrival == 0 ? fresh.is_above_limits : fresh.waiter_is_there;
+}
+bool still_beside_its_group(const Evidence& seen, const Fresh& fresh) {
+  if (!still_may_go(seen, fresh) || !fresh.shares_a_group) return false;
+  return seen.for_arrival == 0 || fresh.waiter_is_there;
 }
 
 bool still_over_limit(const Evidence&, const Fresh& fresh) { return fresh.is_alone_above; }
@@ -234,12 +242,14 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .rank = 4,
      .judge = judge_idle,
      .still_true = still_idle},
-    // Nobody decides it yet: what it closes is opened again.
     {.reason = Reason::kGroup,
      .event = EventKind::kEvicted,
+     .cuts = Cuts::kWhenForced,
      .spares_pinned = true,
-     .judge = judge_never,
-     .still_true = never},
+     .holds_closed = true,
+     .makes_room = true,
+     .judge = judge_for_room,
+     .still_true = still_beside_its_group},
     {.reason = Reason::kMemory,
      .event = EventKind::kEvicted,
      .cuts = Cuts::kWhenForced,

@@ -97,6 +97,7 @@ struct Fresh {
   Limits limits;
   bool is_above_limits = false;
   bool is_alone_above = false;   // it takes more than the limits allow, by itself
+  bool shares_a_group = false;   // with the waiter, or another that serves
   bool waiter_is_there = false;  // it waits, in time, and its process lives
 };
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -42,16 +43,29 @@ struct Resident {
   std::uint64_t size_bytes = 0;   // 0 = not known
   std::uint64_t priority = 0;
 
-  Amounts holds{1, 0};     // the largest that was expected, declared or measured in this life
-  bool size_known = true;  // else what it holds is a guess
-  Amounts measured;        // what it was last seen to take
+  Amounts holds{1, 0};        // the largest that was expected, declared or measured in this life
+  bool size_known = true;     // else what it holds is a guess
+  std::uint32_t devices = 0;  // those it is on, a bit for each
+  std::span<const std::uint64_t> groups{};  // its model's, hashes, sorted
+  Amounts measured;                         // what it was last seen to take: bytes
 
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model
   bool pinned() const { return (control & kControlPinnedAny) != 0; }
+  bool loading() const {
+    return state == BackendState::kReserved || state == BackendState::kStarting;
+  }
   bool can_be_closed() const {
     return state == BackendState::kReady || state == BackendState::kEvicting;
   }
+};
+
+// The devices that a model is spread over.
+struct DevicesAsked {
+  std::uint32_t count = 0;  // 0 = none
+  std::uint32_t which = 0;  // these, a bit for each; 0 = any
+  // What it takes: of these by their position, of any in the order in which they are chosen.
+  std::array<std::uint64_t, kDevicesMax> bytes{};
 };
 
 // A request that waits.
@@ -61,11 +75,20 @@ struct Waiting {
   std::uint64_t looked_ns = 0;  // when it last looked whether it may go on
   std::uint64_t model = 0;      // hash of the name it waits for
   std::uint32_t row = 0;        // where it stands in the table of waiters
-  Amounts takes{1, 0};
-  bool size_known = true;  // else the bytes are a guess
+  Amounts takes{1, 0};          // wherever it is put
+  bool size_known = true;       // else the bytes are a guess
+  DevicesAsked devices{};
+  std::uint32_t promised = 0;               // the devices on which room is made for it; 0 = none
+  std::span<const std::uint64_t> groups{};  // its model's, hashes, sorted
   // The judge's to know:
   std::uint64_t model_since_ns = 0;  // since when somebody waits for the model
   std::uint64_t load_ns = 0;         // how long its last load took, 0 = not known
+};
+
+// A device, as the rules see it.
+struct DeviceLimit {
+  std::uint64_t bytes = 0;    // 0 = no limit, or none is known yet
+  std::uint64_t foreign = 0;  // what others than this pool's backends take of it
 };
 
 // The pool's limits; 0 = none.
@@ -73,9 +96,25 @@ struct Limits {
   std::uint32_t max_backends = 0;
   std::uint64_t max_memory = 0;
   std::uint32_t keep = 0;  // no limit: so many stay, however idle
+  std::uint32_t max_loads = 0;
+  std::uint32_t devices = 0;  // those that are known, a bit for each
+  std::array<DeviceLimit, kDevicesMax> device{};
 
-  bool any() const { return max_backends != 0 || max_memory != 0; }
+  bool any() const {
+    return max_backends != 0 || max_memory != 0 || max_loads != 0 ||
+           std::any_of(device.begin(), device.end(),
+                       [](const DeviceLimit& one) { return one.bytes != 0; });
+  }
 };
+
+// Are there models that neither may be loaded beside: do they share a group? Both are sorted.
+inline bool share_a_group(std::span<const std::uint64_t> a, std::span<const std::uint64_t> b) {
+  for (std::size_t i = 0, j = 0; i < a.size() && j < b.size();) {
+    if (a[i] == b[j]) return true;
+    a[i] < b[j] ? ++i : ++j;
+  }
+  return false;
+}
 
 // A time in which everything stood still, judge and workers: it is not counted against anybody.
 struct Standstill {

@@ -15,7 +15,8 @@ class RoomMaker {
         rules_(rules),
         alarm_(alarm),
         room_(rules.limits),
-        goes_(holdings.size()) {}
+        goes_(holdings.size()),
+        is_forced_(holdings.size()) {}
 
   RoomPlan plan() {
     for (std::size_t i = 0; i < holdings_.size(); ++i) {
@@ -31,6 +32,7 @@ class RoomMaker {
       if (both_busy && a_drains != b_drains) return a_drains;
       return rules_.order.goes_before(holdings_[a].resident, holdings_[b].resident);
     });
+    part_groups();
     if (const Amounts excess = room_.excess(); excess != Amounts()) go_down_to_limit(excess);
     for (const Head& head : heads_) make_room_for(head);
     finish_drains();
@@ -57,32 +59,121 @@ class RoomMaker {
     end_together(cover(all, excess).value_or(all), nullptr);
   }
 
+  // Models of one group that live together, since the settings have changed: all but one go.
+  void part_groups() {
+    for (const std::size_t i : in_order_) {
+      if (goes_[i] || !shares_with_another(i)) continue;
+      is_forced_[i] = true;
+      if (is_draining(i) || may_close(i, nullptr)) end_together({i}, nullptr);
+    }
+  }
+  bool shares_with_another(std::size_t i) const {
+    for (std::size_t j = 0; j < holdings_.size(); ++j) {
+      if (j != i && !goes_[j] && excludes(j, holdings_[i].resident.groups)) return true;
+    }
+    return false;
+  }
+  // Does it keep out models of these groups, and is it not leaving already?
+  bool excludes(std::size_t i, std::span<const std::uint64_t> groups) const {
+    return holdings_[i].role != Holding::Role::kLeaving && holdings_[i].resident.serves() &&
+           share_a_group(holdings_[i].resident.groups, groups);
+  }
+
   // Makes room for the head, if those that may go suffice. What it takes is no longer there for
   // those behind it, also while it waits.
   void make_room_for(const Head& head) {
     if (is_too_large(head.first, rules_.limits)) return;
-    const Amounts missing = room_.missing_for(head.first);
-    if (missing != Amounts()) {
-      missing_ = missing;
-      const std::vector<std::size_t> all = choices_for(&head, missing);
-      if (const auto set = cover(all, missing)) end_together(*set, &head);
-      // Who falls idle goes instead of one that is still being drained.
-      for (const std::size_t i : all) {
-        if (is_busy(i)) plan_.awaited_ends.push_back(i);
-      }
+    const std::optional<Placement> placement = clear_for(head);
+    if (!placement) return room_.take(head.first);
+    room_.take(head.first, *placement);
+    if (placement->devices != 0)
+      plan_.promises.push_back({head.first.row, head.first.arrival, placement->devices});
+  }
+
+  // Where it is to go once those have gone that end now; nullopt: nobody does.
+  std::optional<Placement> clear_for(const Head& head) {
+    if (is_behind_its_group(head)) return std::nullopt;
+    const std::optional<std::vector<std::size_t>> forced = forced_by(head);
+    if (!forced) return std::nullopt;
+    Room room = room_;
+    for (const std::size_t i : *forced) room.give_back(holdings_[i].resident);
+    std::optional<Placement> best = room.place(head.first);
+    std::vector<std::size_t> victims;
+    std::vector<std::size_t> able;
+    if (!best) best = cheapest_placement(head, room, *forced, &victims, &able);
+    if (best) {
+      for (const std::size_t i : *forced) is_forced_[i] = true;
+      victims.insert(victims.end(), forced->begin(), forced->end());
+      end_together(victims, &head);
     }
-    room_.take(head.first);
+    // Who falls idle goes instead of one that is still being drained.
+    for (const std::size_t i : able) {
+      if (is_busy(i)) plan_.awaited_ends.push_back(i);
+    }
+    return best;
+  }
+
+  // An earlier head's model may not be loaded beside its.
+  bool is_behind_its_group(const Head& head) const {
+    for (const Head& earlier : heads_) {
+      if (&earlier == &head) return false;
+      if (share_a_group(earlier.first.groups, head.first.groups)) return true;
+    }
+    return false;
+  }
+
+  // Those of its groups, who go in any case; nullopt if one may not go now.
+  std::optional<std::vector<std::size_t>> forced_by(const Head& head) {
+    std::vector<std::size_t> forced;
+    if (head.first.groups.empty()) return forced;
+    for (std::size_t i = 0; i < holdings_.size(); ++i) {
+      if (goes_[i] || !excludes(i, head.first.groups)) continue;
+      const bool may_go =
+          is_draining(i) || (holdings_[i].role == Holding::Role::kCandidate && may_close(i, &head));
+      if (!may_go) return std::nullopt;
+      forced.push_back(i);
+    }
+    return forced;
+  }
+
+  // Of all places where it could stand the one for which those go whose loss costs least.
+  std::optional<Placement> cheapest_placement(const Head& head, const Room& room,
+                                              const std::vector<std::size_t>& forced,
+                                              std::vector<std::size_t>* victims,
+                                              std::vector<std::size_t>* able) {
+    std::optional<Placement> best;
+    for_each_placement(head.first, rules_.limits.devices, [&](const Placement& placement) {
+      const Amounts missing = room.missing_for(placement);
+      if (missing == Amounts())
+        return;  // it lacks nothing, but guesses a size as another load does
+      missing_ = missing;
+      std::vector<std::size_t> all = choices_for(&head, missing);
+      std::erase_if(all, [&](std::size_t i) {
+        return std::find(forced.begin(), forced.end(), i) != forced.end();
+      });
+      able->insert(able->end(), all.begin(), all.end());
+      const auto set = cover(all, missing);
+      if (!set) return;
+      const bool is_better =
+          !best || costs_less(choices(*set), choices(*victims), rules_.order) ||
+          (*set == *victims && room.left_beside(placement) < room.left_beside(*best));
+      if (!is_better) return;
+      best = placement;
+      *victims = *set;
+    });
+    if (best) missing_ = room.missing_for(*best);
+    return best;
   }
 
   // Those that may go for this head now and give back something that is missing.
   std::vector<std::size_t> choices_for(const Head* head, const Amounts& missing) {
-    std::vector<std::size_t> choices;
+    std::vector<std::size_t> able;
     for (const std::size_t i : in_order_) {
       if (goes_[i] || !gives_some(i, missing)) continue;
       if (head == nullptr && missing[Resource::kPlaces] == 0 && is_just_loaded(i)) continue;
-      if (is_draining(i) || may_close(i, head)) choices.push_back(i);
+      if (is_draining(i) || may_close(i, head)) able.push_back(i);
     }
-    return choices;
+    return able;
   }
 
   // And is not itself what is too large.
@@ -102,12 +193,16 @@ class RoomMaker {
     return false;
   }
 
-  std::optional<std::vector<std::size_t>> cover(const std::vector<std::size_t>& all,
-                                                const Amounts& missing) {
+  std::vector<Choice> choices(const std::vector<std::size_t>& all) const {
     std::vector<Choice> choices;
     for (const std::size_t i : all)
       choices.push_back({holdings_[i].resident, is_busy(i) && !is_draining(i)});
-    auto set = cheapest_cover(choices, missing, rules_.order, &budget_);
+    return choices;
+  }
+
+  std::optional<std::vector<std::size_t>> cover(const std::vector<std::size_t>& all,
+                                                const Amounts& missing) {
+    auto set = cheapest_cover(choices(all), missing, rules_.order, &budget_);
     if (set) {
       for (std::size_t& position : *set) position = all[position];
     }
@@ -155,15 +250,18 @@ class RoomMaker {
     }
   }
 
-  // A place runs short, or only memory does.
-  Reason reason() const { return missing_[Resource::kPlaces] > 0 ? Reason::kLru : Reason::kMemory; }
+  // Its group is in the way; or a place runs short, or only memory does.
+  Reason reason(std::size_t i) const {
+    if (is_forced_[i]) return Reason::kGroup;
+    return missing_[Resource::kPlaces] > 0 ? Reason::kLru : Reason::kMemory;
+  }
 
   void close(std::size_t i, const Head* head, bool waits_for_others) {
     const Holding& holding = holdings_[i];
     const bool stays_open = waits_for_others && !is_busy(i);
     if (stays_open && !alarm_.passed_or_wakes(turn_begins_ns(*head, holding.max_wait_ns))) return;
     RoomStep& step = add(RoomStep::Kind::kClose, i);
-    step.reason = reason();
+    step.reason = reason(i);
     step.forced = is_busy(i) && is_cut(i, head) && !waits_for_others;
     step.hold = holding.when_busy != WhenBusy::kWait || waits_for_others;
     step.only_hold = waits_for_others;
@@ -221,6 +319,7 @@ class RoomMaker {
   Room room_;        // once what is leaving has gone
   Amounts missing_;  // at the head that is looked at
   std::vector<bool> goes_;
+  std::vector<bool> is_forced_;        // its group is in the way, whatever runs short
   std::vector<std::size_t> in_order_;  // those that may go: positions
   std::size_t budget_ = kCoverBudget;
   std::size_t sets_ = 0;

@@ -36,18 +36,27 @@ inline constexpr std::uint64_t kJustLoaded_ns = 60 * kSecond_ns;
 struct RoomStep {
   enum class Kind { kClose, kCommit, kReopen };
   Kind kind = Kind::kClose;
-  Reason reason = Reason::kLru;  // kClose: what runs short, a place or memory
-  std::size_t holding = 0;       // its position
-  bool forced = false;           // leases may be cut
-  bool hold = false;             // kClose: it stays closed while leases finish
-  bool only_hold = false;        // kClose: also without a lease, for others of its set
+  Reason reason =
+      Reason::kLru;         // kClose: what runs short, a place or memory, or a group they share
+  std::size_t holding = 0;  // its position
+  bool forced = false;      // leases may be cut
+  bool hold = false;        // kClose: it stays closed while leases finish
+  bool only_hold = false;   // kClose: also without a lease, for others of its set
   bool drain_failed = false;
   std::uint64_t for_arrival = 0;  // the head that room is made for; 0: for the limit itself
   std::size_t set = 0;            // those of one number end all or none; 0: it ends alone
 };
 
+// Where a head is to go that asked for devices: it takes them if they fit when it looks.
+struct RoomPromise {
+  std::uint32_t row = 0;
+  std::uint64_t arrival = 0;
+  std::uint32_t devices = 0;  // a bit for each
+};
+
 struct RoomPlan {
   std::vector<RoomStep> steps;
+  std::vector<RoomPromise> promises;
   std::vector<std::size_t> awaited_ends;  // holdings whose next end of a lease is worth a ring
 };
 

@@ -12,10 +12,12 @@
 #include "policy/rules.hpp"
 #include "pool/inside.hpp"
 #include "protocol/cancel_watch.hpp"
+#include "protocol/device_environment.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/kept_output.hpp"
 #include "protocol/registering.hpp"
 #include "protocol/spawn.hpp"
+#include "segment/devices.hpp"
 #include "segment/lost.hpp"
 #include "segment/settings_block.hpp"
 
@@ -305,6 +307,21 @@ std::uint32_t LoadTicket::waiting() const {
   return count;
 }
 
+std::vector<std::string> LoadTicket::devices() const {
+  if (!check()) return {};
+  const Segment& segment = ref_->worker->segment();
+  // acquire: written before RESERVED
+  const std::uint32_t on =
+      segment.backend(ref_->backend.index).devices.load(std::memory_order_acquire);
+  if (load_state(segment, ref_->backend.index).generation != ref_->backend.generation) return {};
+  std::vector<std::string> uuids;
+  const std::vector<std::string> all = read_devices(segment);
+  for (std::uint32_t d = 0; d < all.size(); ++d) {
+    if ((on >> d & 1) != 0) uuids.push_back(all[d]);
+  }
+  return uuids;
+}
+
 Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOptions& options) {
   if (auto ok = check(); !ok) return ok;
   if (pid_ != 0) {
@@ -315,7 +332,10 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
   Worker& worker = *ref_->worker;
   const std::shared_ptr<Segment>& segment = worker.shared_segment();
   const BackendRef backend = ref_->backend;
+  const auto visible = device_environment(devices(), options.env);
+  if (!visible) return modelpool::fail(visible.error());
   SpawnOptions with_token = options;
+  with_token.env.insert(with_token.env.end(), visible->begin(), visible->end());
   with_token.env.push_back("MODELPOOL_BACKEND=" +
                            segment->token(backend.index, backend.generation));
   with_token.env.push_back(std::string(kHomeVariable) + "=" + segment->home());
@@ -431,6 +451,7 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   worker.drop();
   *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
+  if (pool_setting(segment, Setting::kMaxLoads) != 0) wake_line(segment);
   ring(segment);
   return as_asked(Lease(lease), cancellable_, on_cancel_);
 }

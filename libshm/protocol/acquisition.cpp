@@ -1,6 +1,7 @@
 #include "protocol/acquisition.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/duration.hpp"
 #include "base/exit_words.hpp"
@@ -10,7 +11,9 @@
 #include "policy/line.hpp"
 #include "protocol/counted.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/needs.hpp"
 #include "protocol/outlook.hpp"
+#include "segment/devices.hpp"
 #include "segment/place.hpp"
 #include "segment/settings_block.hpp"
 
@@ -20,6 +23,7 @@ namespace {
 // Who timed out and asks for the model again so soon has waited all the time: a client that tries
 // again does not begin anew with each try (policy/turns.hpp).
 constexpr std::uint64_t kReturnsWithin_ns = 2 * kSecond_ns;
+constexpr int kLooksMax = 16;  // at settings and models that come while it looks
 
 // Is the worker that holds this ticket proved dead?
 bool holder_died(const Segment& segment, BackendRef ref) {
@@ -44,6 +48,17 @@ AcquireOutcome outcome_of(Errc code) {
     default:
       return AcquireOutcome::kRefused;
   }
+}
+
+// With the devices it is put on, and what it takes of each.
+Need placed_need(Need need, const Placement& placement) {
+  if (need.devices == 0) return need;
+  need.which_devices = placement.devices;
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    const std::int64_t bytes = placement.takes[index_of_device(d)];
+    need.bytes.device[d] = static_cast<std::uint64_t>(bytes);
+  }
+  return need;
 }
 
 }  // namespace
@@ -137,7 +152,7 @@ void Acquisition::note_look() {
 // whoever cannot have the mutex now looks again within a second.
 void Acquisition::renew_need() {
   if (settings_generation() == need_settings_) return;
-  derive_need(limits_of(segment_));
+  if (!renew(limits_of(segment_))) return;
   const auto lock = lock_line();
   if (!lock) return;
   publish_need(*lock);
@@ -271,7 +286,7 @@ std::optional<Error> Acquisition::failure_of_awaited(std::uint64_t now) {
   return std::nullopt;
 }
 
-Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
+Result<Granted> Acquisition::ask_for_place(std::uint64_t now, int attempt) {
   if (auto failure = failure_of_awaited(now)) return fail(*failure);
   if (!options_.may_load) {
     return fail(refusal(Errc::kNotLoaded, "no backend serves it"));
@@ -284,22 +299,22 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
       coordinator_liveness(segment_) != Liveness::kDead) {
     return fail(refusal(Errc::kNoCoordinator, "the pool is being shut down"));
   }
-  prepare_outlook(segment_);
+  prepare_outlook(segment_, model_);
   const Outlook outlook = read_outlook(segment_, now);
   if (!outlook.has_settings) {
     return keep_waiting(now, true, "the pool has no settings yet");
   }
   if (outlook.unknown_settings != 0) return fail(settings_refusal(outlook.unknown_settings));
-  derive_need(outlook.limits);
+  if (const Result<> renewed = renew(outlook.limits); !renewed) return fail(renewed.error());
   const Waiting self = as_waiting();
   const Room room = outlook.room();
   if (is_too_large(self, outlook.limits)) return fail(size_refusal(outlook.limits));
-  if (!room.fits(self) && is_blocked_by_pins(self, outlook.residents, outlook.limits))
+  const bool needs_room = !room.fits(self) || is_kept_out(self, outlook.residents);
+  if (needs_room && is_blocked_by_pins(self, outlook.residents, outlook.limits))
     return fail(pin_refusal(outlook));
   const std::string for_what = lack_text(outlook, self);
   const bool expired = now >= options_.deadline_ns;
-  const bool turn = has_turn(outlook.heads, self, room);
-  const bool needs_room = !room.fits(self);
+  const bool turn = has_turn(outlook.heads, self, room, outlook.residents);
   if (!turn && (row_ || expired)) return keep_waiting(now, needs_room, for_what);
 
   Taken taken;
@@ -319,6 +334,9 @@ Result<Granted> Acquisition::ask_for_place(std::uint64_t now) {
       return fail(refusal(Errc::kTableFull,
                           "all " + std::to_string(segment_.capacities().backends) +
                               " backend slots are taken; create the pool with more --backends"));
+    case Taken::kLookAgain:
+      if (attempt < kLooksMax) return ask_for_place(now, attempt + 1);
+      return keep_waiting(now, false, "the settings change faster than they can be read");
     case Taken::kNoPlace:
     case Taken::kJoined:
       return keep_waiting(now, false, for_what);
@@ -334,10 +352,14 @@ Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t 
   if (find_backend(segment_, model_, hash_)) return {};
   const Outlook outlook = read_outlook(segment_, now);
   if (outlook.unknown_settings != 0) return {};  // set just now; the next look says so
-  // Settings that changed since the need was derived from them: the next look derives it anew.
-  if (need_.settings != settings_generation()) return {};
-  if (!has_turn(outlook.heads, as_waiting(), outlook.room())) return {};
-  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns(), need_)) {
+  // Settings that changed since the need was derived from them, or models that came since: the next
+  // look, at once, knows them.
+  if (need_.settings != settings_generation() || !outlook.is_complete)
+    return {Taken::kLookAgain, {}};
+  const auto placement = find_turn(outlook.heads, as_waiting(), outlook.room(), outlook.residents);
+  if (!placement) return {};
+  const Need placed = placed_need(need_, *placement);
+  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns(), placed)) {
     return {Taken::kTicket, *reserved};
   }
   // A slot whose backend is gone comes free when its last lease and its ticket have let go.
@@ -361,7 +383,7 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
   }
   if (now >= options_.deadline_ns) return fail(refusal(Errc::kTimeout, "timed out: " + for_what));
   if (!row_) {
-    derive_need(limits_of(segment_));
+    if (const Result<> renewed = renew(limits_of(segment_)); !renewed) return fail(renewed.error());
     auto lock = lock_line();
     if (!lock) return fail(lock.error());
     if (const Taken::Answer answer = join_line(*lock, now); answer != Taken::kJoined) {
@@ -382,30 +404,39 @@ std::uint64_t Acquisition::settings_generation() const {
   return segment_.settings().generation.load(std::memory_order_acquire);
 }
 
-// What the model took before, else what the caller or the settings say; else a guess. Not under the
-// mutex: histories are read.
-void Acquisition::derive_need(Limits limits) {
+// Not under the mutex.
+Result<> Acquisition::renew(const Limits& limits) {
   const std::uint64_t generation = settings_generation();
-  if (need_.settings == generation && need_.settings != 0) return;
-  need_ = Need{};
+  if (need_.settings == generation && need_.settings != 0) return {};
+  DerivedNeed derived = derive_need(segment_, model_, options_.expected_bytes, limits);
+  if (!derived.unknown_devices.empty()) {
+    {
+      const auto lock = lock_line();
+      if (!lock) return fail(lock.error());
+      for (const std::string& uuid : derived.unknown_devices)
+        register_device(segment_, *lock, uuid);
+    }
+    derived = derive_need(segment_, model_, options_.expected_bytes, limits);
+  }
+  if (!derived.unknown_devices.empty()) {
+    return fail(refusal(Errc::kTableFull,
+                        "the pool knows " + std::to_string(kDevicesMax) + " devices already, and " +
+                            quote(derived.unknown_devices.front()) + " is none of them"));
+  }
+  need_ = derived.need;
   need_.settings = generation;
-  const auto history = find_history(segment_, model_);
-  need_.bytes.host = history ? history->peak.host : 0;
-  if (need_.bytes.host == 0) need_.bytes.host = options_.expected_bytes;
-  if (limits.max_memory == 0 || need_.bytes.host != 0) return;
-  need_.bytes.host = resolve_settings(segment_, model_).get(Setting::kMemory);
-  if (need_.bytes.host != 0) return;
-  need_.flags = kNeedSizeUnknown;
-  need_.bytes.host =
-      std::min(limits.max_memory, std::max(largest_peak(segment_).host, limits.max_memory / 2));
+  return {};
 }
 
 Waiting Acquisition::as_waiting() const {
-  Waiting waiting;
+  Waiting waiting = waiting_for(need_);
   waiting.model = hash_;
   waiting.arrival = arrival_;
-  waiting.takes = Amounts(need_.places, need_.bytes.host);
-  waiting.size_known = (need_.flags & kNeedSizeUnknown) == 0;
+  waiting.groups = prepared_groups(hash_);
+  if (row_) {
+    waiting.promised =
+        promised_devices(segment_.waiter(*row_).room.load(std::memory_order_acquire), arrival_);
+  }
   return waiting;
 }
 
@@ -461,23 +492,51 @@ Acquisition::Taken::Answer Acquisition::join_line(const LockGuard& lock, std::ui
 
 // "no place is free (2 of 2 in use)"
 std::string Acquisition::lack_text(const Outlook& outlook, const Waiting& self) const {
+  for (const Resident& resident : outlook.residents) {
+    if (resident.serves() && share_a_group(resident.groups, self.groups))
+      return escape(segment_.backend(resident.ref.index).model.load()) +
+             " is loaded, which shares a group with it";
+  }
+  if (lacks_devices(self, outlook.limits)) {
+    return "it is to be on " + std::to_string(need_.devices) + " of the pool's devices, and " +
+           std::to_string(std::popcount(outlook.limits.devices)) + " are known";
+  }
   const Amounts missing = outlook.room().missing_for(self);
+  if (missing[Resource::kLoads] > 0) {
+    return "as many loads are under way as may be at once (max_loads is " +
+           std::to_string(outlook.limits.max_loads) + ")";
+  }
+  const auto size = [](std::int64_t bytes) {
+    return format_size(static_cast<std::uint64_t>(bytes));
+  };
   if (missing[Resource::kHostBytes] > 0) {
     return "too little memory is free (it takes " + format_size(need_.bytes.host) + ", of " +
-           format_size(outlook.limits.max_memory) + " " +
-           format_size(static_cast<std::uint64_t>(missing[Resource::kHostBytes])) + " are missing)";
+           format_size(outlook.limits.max_memory) + " " + size(missing[Resource::kHostBytes]) +
+           " are missing)";
+  }
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    const std::int64_t lacks = missing[index_of_device(d)];
+    if (lacks == 0) continue;
+    return "too little memory of a device is free (it takes " +
+           format_size(largest_of(need_.bytes.device)) + ", of the " +
+           format_size(outlook.limits.device[d].bytes) + " of " + device_name(segment_, d) + " " +
+           size(lacks) + " are missing)";
   }
   return "no place is free (" + std::to_string(count_live(outlook.residents)) + " of " +
          std::to_string(outlook.limits.max_backends) + " in use)";
 }
 
-Error Acquisition::size_refusal(Limits limits) const {
-  return refusal(Errc::kTooLarge,
-                 "it takes " + format_size(need_.bytes.host) + " and max_memory is " +
-                     format_size(limits.max_memory) +
-                     "; raise that, or correct its `memory`; if it was measured before and "
-                     "takes less now, `poolctl reset " +
-                     escape(model_) + "`");
+Error Acquisition::size_refusal(const Limits& limits) const {
+  if (limits.max_memory != 0 && need_.bytes.host > limits.max_memory) {
+    return refusal(Errc::kTooLarge, "it takes " + format_size(need_.bytes.host) +
+                                        " and max_memory is " + format_size(limits.max_memory) +
+                                        "; raise that, or correct its `memory`; if it was "
+                                        "measured before and takes less now, `poolctl reset " +
+                                        escape(model_) + "`");
+  }
+  return refusal(Errc::kTooLarge, "it takes " + format_size(largest_of(need_.bytes.device)) +
+                                      " of a device, and none that it may be put on has so much; "
+                                      "raise the pool's gpu_memory, or correct that of the model");
 }
 
 Error Acquisition::pin_refusal(const Outlook& outlook) const {
@@ -487,9 +546,11 @@ Error Acquisition::pin_refusal(const Outlook& outlook) const {
   const std::string who = pinned == live ? "all " + std::to_string(live) + " backends are pinned"
                                          : std::to_string(pinned) + " of " + std::to_string(live) +
                                                " backends are pinned and leave too little";
-  return refusal(Errc::kAllPinned,
-                 who + "; unpin one or raise " +
-                     (outlook.limits.max_memory == 0 ? "max_backends" : "the limits"));
+  return refusal(
+      Errc::kAllPinned,
+      who + "; unpin one or raise " +
+          (outlook.limits.max_memory == 0 && outlook.limits.devices == 0 ? "max_backends"
+                                                                         : "the limits"));
 }
 
 Error Acquisition::line_refusal(Taken::Answer answer) const {

@@ -70,21 +70,21 @@ class Acquisition {
   // What came of trying to take a place or to join the line, as a value: under the mutex nothing
   // allocates.
   struct Taken {
-    enum Answer { kNoPlace, kTicket, kNoSlot, kJoined, kQueueFull, kNoRow };
+    enum Answer { kNoPlace, kTicket, kNoSlot, kJoined, kQueueFull, kNoRow, kLookAgain };
     Answer answer = kNoPlace;
     BackendRef ticket;
   };
 
   Result<Granted> look();
   Result<Granted> look_at_backend(const FoundBackend& found, std::uint64_t now);
-  Result<Granted> ask_for_place(std::uint64_t now);
+  Result<Granted> ask_for_place(std::uint64_t now, int attempt = 0);
   Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator,
                                const std::string& for_what);
   void note_look();
   void note_answer(const Result<Granted>& result);
   void count(AcquireOutcome outcome) const;
   std::uint64_t settings_generation() const;
-  void derive_need(Limits limits);
+  Result<> renew(const Limits& limits);  // its need
   Waiting as_waiting() const;
   void renew_need();
   void publish_need(const LockGuard& guard);
@@ -93,7 +93,7 @@ class Acquisition {
   Taken take_place(const LockGuard& guard, std::uint64_t now);
   Taken::Answer join_line(const LockGuard& guard, std::uint64_t now);
   std::string lack_text(const Outlook& outlook, const Waiting& self) const;
-  Error size_refusal(Limits limits) const;
+  Error size_refusal(const Limits& limits) const;
   Error pin_refusal(const Outlook& outlook) const;
   Error line_refusal(Taken::Answer answer) const;
   Error settings_refusal(std::uint64_t unknown) const;

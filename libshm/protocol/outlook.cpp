@@ -3,6 +3,7 @@
 #include <array>
 
 #include "policy/fit.hpp"
+#include "protocol/local_rules.hpp"
 #include "protocol/slots.hpp"
 #include "segment/settings_block.hpp"
 
@@ -13,6 +14,7 @@ struct Scratch {
   std::vector<Resident> residents;
   std::vector<Waiting> waiting;
   std::array<Waiting, kLineWidth> heads;
+  LocalRules rules;
 };
 Scratch& scratch() {
   thread_local Scratch scratch;
@@ -24,6 +26,7 @@ Limits limits_of(const SettingsView& settings) {
   limits.max_backends = static_cast<std::uint32_t>(settings.get(Setting::kMaxBackends));
   limits.max_memory = settings.get(Setting::kMaxMemory);
   limits.keep = static_cast<std::uint32_t>(settings.get(Setting::kKeep));
+  limits.max_loads = static_cast<std::uint32_t>(settings.get(Setting::kMaxLoads));
   return limits;
 }
 
@@ -33,29 +36,48 @@ struct Sizes {
   std::uint64_t measured;
   std::uint64_t peak;  // 0 until it was measured after its load
   bool guessed;        // expected is
+
+  std::uint64_t known() const { return std::max(declared, peak); }
+  // A guess stands until its load is over: what was measured before is a part of what it will take.
+  std::uint64_t held() const {
+    const std::uint64_t seen = std::max(known(), measured);
+    return guessed && known() != 0 ? seen : std::max(seen, expected);
+  }
 };
-// A guess stands until its load is over: what was measured before is a part of what it will take.
-void take_size(Resident* resident, const Sizes& sizes) {
-  const std::uint64_t known = std::max(sizes.declared, sizes.peak);
-  const bool is_guess = sizes.guessed && known == 0;
-  const std::uint64_t seen = std::max(known, sizes.measured);
-  resident->size_known = !is_guess;
-  resident->holds = Amounts(1, sizes.guessed && !is_guess ? seen : std::max(seen, sizes.expected));
-  resident->measured = Amounts(0, sizes.measured);
+// Of the host, and of the devices it is on.
+template <class SizesOf>
+void take_sizes(Resident* resident, bool guessed, SizesOf sizes_of) {
+  const Sizes host = sizes_of(kDevicesMax);
+  bool any_known = host.known() != 0;
+  resident->holds = Amounts(1, host.held());
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    if ((resident->devices >> d & 1) == 0) continue;
+    const Sizes sizes = sizes_of(d);
+    any_known |= sizes.known() != 0;
+    resident->holds.set_bytes(index_of_device(d), sizes.held());
+  }
+  resident->size_known = !guessed || any_known;
+}
+void take_load(Resident* resident) {
+  resident->holds.set(index_of(Resource::kLoads), resident->loading() ? 1 : 0);
 }
 
 // acquire, all: expected was written before RESERVED, declared before READY
 void read_size(const BackendRecord& record, Resident* resident) {
-  const std::uint64_t declared = record.declared.host.load(std::memory_order_acquire);
-  const std::uint64_t measured = record.measured.host.load(std::memory_order_acquire);
-  const std::uint64_t peak = record.peak.host.load(std::memory_order_acquire);
-  const std::uint64_t expected = record.expected.host.load(std::memory_order_acquire);
   const bool guessed = record.size_flags.load(std::memory_order_acquire) & kBackendSizeUnknown;
-  take_size(resident, {expected, declared, measured, peak, guessed});
+  resident->devices = record.devices.load(std::memory_order_acquire);
+  const auto of = [](const SharedBytes& bytes, std::size_t at) {
+    return (at < kDevicesMax ? bytes.device[at] : bytes.host).load(std::memory_order_acquire);
+  };
+  take_sizes(resident, guessed, [&](std::size_t at) {
+    return Sizes{of(record.expected, at), of(record.declared, at), of(record.measured, at),
+                 of(record.peak, at), guessed};
+  });
 }
 
 // What admission asks of a backend; leases and times are the judge's to look at.
-void read_residents(const Segment& segment, bool with_sizes, std::vector<Resident>* residents) {
+void read_residents(const Segment& segment, bool with_sizes, const LocalRules* rules,
+                    std::vector<Resident>* residents, bool* is_complete) {
   residents->clear();
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const StateWord state = load_state(segment, i);
@@ -68,13 +90,23 @@ void read_residents(const Segment& segment, bool with_sizes, std::vector<Residen
     resident.model = segment.backend(i).model_hash.load(std::memory_order_acquire);
     resident.overdue = state.state == BackendState::kStopping && resident.model == kHashOverdue;
     if (with_sizes) read_size(segment.backend(i), &resident);
+    take_load(&resident);
+    if (rules != nullptr && !resident.overdue) {
+      const auto* const groups = rules->groups_of(resident.model);
+      if (groups != nullptr) resident.groups = *groups;
+      *is_complete &= groups != nullptr;
+    }
     residents->push_back(resident);
   }
 }
 
 void take_need(Waiting* waiting, const Need& need) {
   waiting->takes = Amounts(need.places, need.bytes.host);
+  waiting->takes.set(index_of(Resource::kLoads), 1);
   waiting->size_known = (need.flags & kNeedSizeUnknown) == 0;
+  waiting->devices.count = std::min<std::uint32_t>(need.devices, kDevicesMax);
+  waiting->devices.which = need.which_devices & ((1u << kDevicesMax) - 1);
+  waiting->devices.bytes = need.bytes.device;
 }
 
 void read_waiting(const Segment& segment, std::vector<Waiting>* waiting) {
@@ -95,9 +127,21 @@ void read_waiting(const Segment& segment, std::vector<Waiting>* waiting) {
 
 }  // namespace
 
-void prepare_outlook(const Segment& segment) {
+void prepare_outlook(const Segment& segment, std::string_view model) {
   scratch().residents.reserve(segment.capacities().backends);
   scratch().waiting.reserve(segment.capacities().waiters);
+  scratch().rules.prepare(segment, model);
+}
+
+std::span<const std::uint64_t> prepared_groups(std::uint64_t model) {
+  const auto* const groups = scratch().rules.groups_of(model);
+  return groups == nullptr ? std::span<const std::uint64_t>() : *groups;
+}
+
+Waiting waiting_for(const Need& need) {
+  Waiting waiting;
+  take_need(&waiting, need);
+  return waiting;
 }
 
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
@@ -108,16 +152,37 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
     outlook.unknown_settings = settings.unknown_to_workers();
   });
   outlook.has_settings = generation != 0;
-  const bool with_sizes = outlook.limits.max_memory != 0;
-  read_residents(segment, with_sizes, &s.residents);
+  outlook.is_complete = s.rules.is_of(segment, generation) || generation == 0;
+  outlook.limits.devices = s.rules.devices().devices;
+  outlook.limits.device = s.rules.devices().device;
+  const bool with_sizes = outlook.limits.max_memory != 0 || outlook.limits.devices != 0;
+  const LocalRules* const with_groups =
+      outlook.is_complete && s.rules.has_groups() ? &s.rules : nullptr;
+  read_residents(segment, with_sizes, with_groups, &s.residents, &outlook.is_complete);
   read_waiting(segment, &s.waiting);
   const std::size_t heads = find_heads(s.waiting, s.residents, now_ns, s.heads);
   outlook.residents = s.residents;
   for (Waiting& head : std::span(s.heads).first(heads)) {
-    if (with_sizes) take_need(&head, segment.waiter(head.row).need.load());
+    const WaiterRecord& row = segment.waiter(head.row);
+    if (with_sizes) {
+      take_need(&head, row.need.load());
+      head.promised = promised_devices(row.room.load(std::memory_order_acquire), head.arrival);
+    }
+    head.takes.set(index_of(Resource::kLoads), 1);
+    if (with_groups != nullptr) {
+      const auto* const groups = with_groups->groups_of(head.model);
+      if (groups != nullptr) head.groups = *groups;
+      outlook.is_complete &= groups != nullptr;
+    }
   }
   outlook.heads = std::span(s.heads).first(heads);
   return outlook;
+}
+
+void take_measured(Resident* resident, const Bytes& measured) {
+  resident->measured = Amounts(0, measured.host);
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d)
+    resident->measured.set_bytes(index_of_device(d), measured.device[d]);
 }
 
 std::optional<std::uint64_t> keep_alive_of(std::uint32_t packed) {
@@ -145,8 +210,17 @@ Resident resident_of(const BackendView& backend) {
   resident.load_ns = resident.external ? 0 : age_ns(backend.ready_ns, backend.reserved_ns);
   resident.interval_ns = backend.interval_ns;
   resident.size_bytes = backend.size_bytes;
-  take_size(&resident, {backend.expected.host, backend.declared.host, backend.measured.host,
-                        backend.peak.host, backend.size_unknown});
+  resident.devices = backend.devices;
+  resident.groups = backend.groups;
+  const auto of = [](const Bytes& bytes, std::size_t at) {
+    return at < kDevicesMax ? bytes.device[at] : bytes.host;
+  };
+  take_sizes(&resident, backend.size_unknown, [&](std::size_t at) {
+    return Sizes{of(backend.expected, at), of(backend.declared, at), of(backend.measured, at),
+                 of(backend.peak, at), backend.size_unknown};
+  });
+  take_load(&resident);
+  take_measured(&resident, backend.measured);
   resident.priority = backend.settings().get(Setting::kPriority);
   return resident;
 }
@@ -179,6 +253,8 @@ Waiting waiting_of(const WaiterView& waiter) {
   waiting.row = waiter.row;
   waiting.model_since_ns = waiter.model_since_ns;
   waiting.load_ns = waiter.load_ns;
+  waiting.promised = waiter.room_devices;
+  waiting.groups = waiter.groups;
   take_need(&waiting, waiter.need);
   return waiting;
 }
@@ -186,14 +262,19 @@ Waiting waiting_of(const WaiterView& waiter) {
 Limits limits_of(const Snapshot& snapshot) {
   Limits limits;
   limits.max_backends = snapshot.max_backends();
-  if (snapshot.settings) limits.max_memory = snapshot.settings->get(Setting::kMaxMemory);
   limits.keep = snapshot.keep();
+  if (!snapshot.settings) return limits;
+  limits.max_memory = snapshot.settings->get(Setting::kMaxMemory);
+  limits.max_loads = static_cast<std::uint32_t>(snapshot.settings->get(Setting::kMaxLoads));
+  limits.devices = snapshot.device_limits.devices;
+  limits.device = snapshot.device_limits.device;
   return limits;
 }
 
 Limits limits_of(const Segment& segment) {
   Limits limits;
   read_settings(segment, [&](const SettingsView& settings) { limits = limits_of(settings); });
+  read_device_limits(segment, read_pool_settings(segment).text(Setting::kGpuMemory), &limits);
   return limits;
 }
 

@@ -30,16 +30,27 @@ struct Outlook {
   bool has_settings = false;  // the pool was given its limits
   std::uint64_t unknown_settings =
       0;  // bits of those that must be known to take a place, and are not
+  // Else somebody came, or the settings changed, since it was prepared: what their texts say is not
+  // known here.
+  bool is_complete = true;
 
   Room room() const { return Room(limits, residents); }
 };
 
-// Allocates what read_outlook needs in this thread: to be called before the mutex is taken.
-void prepare_outlook(const Segment& segment);
+// Allocates and reads what read_outlook needs in this thread, `model` among those it may meet: to
+// be called before the mutex is taken.
+void prepare_outlook(const Segment& segment, std::string_view model = {});
 Outlook read_outlook(const Segment& segment, std::uint64_t now_ns);
+
+// The groups of a model; valid until the next prepare_outlook of this thread, which knew it.
+std::span<const std::uint64_t> prepared_groups(std::uint64_t model);
+// One that takes this.
+Waiting waiting_for(const Need& need);
 
 // As Resident has it; of BackendView::keep_alive.
 std::optional<std::uint64_t> keep_alive_of(std::uint32_t packed);
+// Of a resident: what it was last seen to take.
+void take_measured(Resident* resident, const Bytes& measured);
 Resident resident_of(const BackendView& backend);
 // Those of all its backends, in their order.
 std::vector<Resident> residents_of(const Snapshot& snapshot);

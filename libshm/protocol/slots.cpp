@@ -125,7 +125,7 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard
     record.label.store({});
     record.log.store({});
     record.given.store(GivenSettings{});
-    record.devices.store(0, std::memory_order_release);
+    record.devices.store(need.devices == 0 ? 0 : need.which_devices, std::memory_order_release);
     record.size_flags.store((need.flags & kNeedSizeUnknown) != 0 ? kBackendSizeUnknown : 0,
                             std::memory_order_release);
     record.expected.store(need.bytes);

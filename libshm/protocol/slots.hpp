@@ -58,7 +58,8 @@ StateWord load_state(const Segment& segment, std::uint32_t backend);
 std::uint32_t count_live(const Segment& segment);
 std::uint32_t count_ready(const Segment& segment);
 
-// FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit.
+// FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit. Which
+// devices the need names are those that it is put on.
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
                                   std::string_view model, std::uint64_t now, const Need& need = {});
 // The worker (pack_worker) that holds the ticket of this life of the slot, or held it. 0: another

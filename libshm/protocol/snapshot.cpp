@@ -1,11 +1,13 @@
 #include "protocol/snapshot.hpp"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "base/model_log.hpp"
 #include "base/time.hpp"
 #include "policy/interval.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/local_rules.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 
@@ -84,6 +86,7 @@ struct SnapshotReader::Cache {
   };
   std::vector<Remembered> interval_of_slot;
   std::vector<Remembered> load_of_row;
+  std::unordered_map<std::string, std::vector<std::uint64_t>> groups;  // of models in line
   bool settings_damaged = false;
 
   void read_settings_of_pool(const Segment& segment);
@@ -91,6 +94,7 @@ struct SnapshotReader::Cache {
   void find_intervals(const Segment& segment);
   std::uint64_t last_interval_ns(const Segment& segment, const BackendView& backend);
   std::uint64_t last_load_ns(const Segment& segment, const WaiterView& waiter);
+  const std::vector<std::uint64_t>& groups_of(const Segment& segment, const std::string& model);
   void read_backends(const Segment& segment);
   bool states_hold(const Segment& segment) const;
 };
@@ -112,11 +116,13 @@ void SnapshotReader::Cache::read_settings_of_pool(const Segment& segment) {
     return;
   PoolSettings settings;
   settings_damaged = false;
+  groups.clear();
   s.settings_generation = read_settings(segment, [&](const SettingsView& view) {
     settings = view.pool();
     s.rules_hash = view.rules_hash();
     s.rule_count = view.rule_count();
     settings_damaged = view.damaged();
+    s.uses_groups = view.uses(Setting::kGroups);
   });
   s.settings = s.settings_generation == 0
                    ? nullptr
@@ -151,6 +157,7 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     if (!slot.effective || slot.effective->generation() != s.settings_generation) {
       slot.effective =
           std::make_shared<const Effective>(resolve_settings(segment, slot.model, &slot.overrides));
+      slot.groups = group_hashes(slot.effective->text(Setting::kGroups));
     }
     slot.control = load_control(segment, slot.ref);
     slot.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
@@ -235,6 +242,15 @@ std::uint64_t SnapshotReader::Cache::last_load_ns(const Segment& segment,
   return known.ns;
 }
 
+const std::vector<std::uint64_t>& SnapshotReader::Cache::groups_of(const Segment& segment,
+                                                                   const std::string& model) {
+  constexpr std::size_t kModelsMax = 16384;
+  if (groups.size() > kModelsMax) groups.clear();
+  const auto [at, is_new] = groups.try_emplace(model);
+  if (is_new) at->second = group_hashes(resolve_settings(segment, model).text(Setting::kGroups));
+  return at->second;
+}
+
 bool SnapshotReader::Cache::states_hold(const Segment& segment) const {
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     if (load_state(segment, i) != seen[i]) return false;
@@ -267,6 +283,9 @@ const Snapshot& SnapshotReader::read() {
   s.device_memory.clear();
   for (std::uint32_t i = 0; i < s.devices.size(); ++i)
     s.device_memory.push_back(load_device_memory(segment, i));
+  s.device_limits = Limits();
+  if (!s.devices.empty() && s.settings)
+    read_device_limits(segment, s.settings->text(Setting::kGpuMemory), &s.device_limits);
 
   // Slots are read one after the other: a model that goes from one to another meanwhile would be
   // seen in both. Read until no state changed while they were read.
@@ -300,7 +319,8 @@ const Snapshot& SnapshotReader::read() {
     waiter.model_since_ns = row.model_since_ns.load(std::memory_order_acquire);
     waiter.need = row.need.load();
     waiter.expected_bytes = waiter.need.bytes.host;
-    waiter.room_device = room_device(row.room.load(std::memory_order_acquire), waiter.arrival);
+    waiter.room_devices =
+        promised_devices(row.room.load(std::memory_order_acquire), waiter.arrival);
     waiter.priority = row.priority.load(std::memory_order_acquire);
     waiter.tag = row.tag.load();
     if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
@@ -312,6 +332,7 @@ const Snapshot& SnapshotReader::read() {
       continue;
     }
     waiter.load_ns = cache_->last_load_ns(segment, waiter);
+    if (s.uses_groups) waiter.groups = cache_->groups_of(segment, waiter.model);
     s.waiters.push_back(std::move(waiter));
   }
   std::sort(s.waiters.begin(), s.waiters.end(),

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "policy/values.hpp"
 #include "protocol/slots.hpp"
 #include "segment/devices.hpp"
 
@@ -60,6 +61,7 @@ struct BackendView {
   std::uint64_t holder = 0;  // pack_worker: whose ticket it is, while state.owner is not 0
   Overrides overrides;       // what `ready` gave
   std::shared_ptr<const Effective> effective;  // null: the defaults
+  std::vector<std::uint64_t> groups;           // its model's, hashes, sorted
   std::string log;                             // the file its output goes to
   std::string log_missing;                     // or why it is not kept
   std::uint32_t devices = 0;                   // assigned: a bit for each in Snapshot::devices
@@ -122,7 +124,8 @@ struct WaiterView {
   std::uint64_t load_ns = 0;         // how long its last load took, 0 = not known
   std::uint64_t expected_bytes = 0;  // of the host's memory
   Need need;
-  std::uint32_t room_device = kDevicesMax;  // where room is made for it; kDevicesMax: nowhere
+  std::uint32_t room_devices = 0;     // where room is made for it, a bit for each; 0 = nowhere
+  std::vector<std::uint64_t> groups;  // its model's, hashes, sorted
   std::uint64_t priority = 0;
   std::string tag;
 };
@@ -160,6 +163,8 @@ struct Snapshot {
   std::vector<LeaseView> leases;            // by worker row, cell
   std::vector<std::string> devices;         // their UUIDs, by position
   std::vector<DeviceMemory> device_memory;  // of the same
+  Limits device_limits;                     // of its limits those of devices
+  bool uses_groups = false;                 // some model has groups
   CoordinatorView coordinator;
   std::vector<std::string> damage;
 

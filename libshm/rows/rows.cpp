@@ -1,6 +1,7 @@
 #include "rows/rows.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/duration.hpp"
 #include "base/time.hpp"

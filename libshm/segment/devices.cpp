@@ -54,6 +54,17 @@ DeviceMemory load_device_memory(const Segment& segment, std::uint32_t device) {
   return memory;
 }
 
+std::string device_name(const Segment& segment, std::uint32_t device) {
+  return escape(segment.device_row(device).uuid.load());
+}
+
+std::uint64_t device_bytes(const Segment& segment, std::uint32_t device) {
+  return segment.device_row(device).total_bytes.load(std::memory_order_acquire);
+}
+void note_device_bytes(const Segment& segment, std::uint32_t device, std::uint64_t bytes) {
+  segment.device_row(device).total_bytes.store(bytes, std::memory_order_release);
+}
+
 std::vector<std::string> read_devices(const Segment& segment) {
   std::vector<std::string> devices;
   for (std::uint32_t i = 0; i < kDevicesMax && is_known(segment, i); ++i) {

@@ -23,6 +23,11 @@ std::optional<std::uint32_t> find_device(const Segment& segment, std::string_vie
 // Nullopt when there is no room for one more, or the UUID is not one. The caller holds the mutex.
 std::optional<std::uint32_t> register_device(const Segment& segment, const LockGuard& guard,
                                              std::string_view uuid);
+// For people: its UUID.
+std::string device_name(const Segment& segment, std::uint32_t device);
+// How many bytes it has, as the coordinator measured; 0 = not known.
+std::uint64_t device_bytes(const Segment& segment, std::uint32_t device);
+void note_device_bytes(const Segment& segment, std::uint32_t device, std::uint64_t bytes);
 // What a device has, and how much of it nobody takes, as last measured; 0 = never.
 struct DeviceMemory {
   std::uint64_t total_bytes = 0;

@@ -220,6 +220,7 @@ struct alignas(kCacheLine_bytes) DeviceRecord {
   Word total_bytes;
   Word free_bytes;
 };
+static_assert(sizeof(DeviceRecord) == 2 * kCacheLine_bytes);
 
 // Bytes as words that are read one by one: each is a number of its own.
 struct SharedBytes {

@@ -86,6 +86,9 @@ bool SettingsView::damaged() const { return !tables_fit_ || !needed(); }
 std::uint64_t SettingsView::unknown_to_workers() const {
   return needed().value_or(Needed()).by_workers & ~kKnownSettings;
 }
+bool SettingsView::uses(Setting id) const {
+  return (needed().value_or(Needed()).by_workers & bit_of(id)) != 0;
+}
 std::uint64_t SettingsView::rules_hash() const { return load(head_.rules_hash); }
 
 std::string_view SettingsView::text(std::uint64_t place, TextBuffer* buffer) const {
@@ -410,9 +413,9 @@ Overrides unpack_given(const GivenSettings& packed) {
   return overrides;
 }
 
-constexpr auto kGivable = std::count_if(
-    kSettings.begin(), kSettings.end(),
-    [](const SettingInfo& info) { return info.per_model && !is_text(info.kind); });
+constexpr auto kGivable =
+    std::count_if(kSettings.begin(), kSettings.end(),
+                  [](const SettingInfo& info) { return info.per_model && !is_text(info.kind); });
 static_assert(kGivable <= static_cast<std::ptrdiff_t>(kGivenMax),
               "ready can give every setting of a model that is a number");
 

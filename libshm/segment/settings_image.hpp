@@ -30,6 +30,8 @@ class SettingsView {
   std::uint64_t get(Setting id) const;  // the pool's value, or the default
   // Bits of the settings in use that who asks for a place must know and this program does not.
   std::uint64_t unknown_to_workers() const;
+  // Is a value of it given anywhere, of the pool or in a rule? Of a setting that workers must know.
+  bool uses(Setting id) const;
   std::uint64_t rules_hash() const;
   std::size_t rule_count() const { return exact_ + globs_; }
   // Its tables lead out of it: no rule is read. Or what programs must know contradicts its hash:

@@ -160,16 +160,15 @@ constexpr std::uint64_t keep_alive_ns(std::uint32_t packed) {
   return packed == kKeepForEver ? kNever_ns : (std::uint64_t{packed} - 1) * kMillisecond_ns;
 }
 
-// The device on which room is made for a waiter, and for which: the arrival above, the device + 1
-// below.
-constexpr std::uint64_t pack_room(std::uint64_t arrival, std::uint32_t device) {
-  return arrival << 8 | ((device + 1) & 0xff);
+// The devices on which room is made for a waiter, and for which: the arrival above, a bit for each
+// device below.
+constexpr std::uint64_t pack_room(std::uint64_t arrival, std::uint32_t devices) {
+  return arrival << kDevicesMax | (devices & ((1u << kDevicesMax) - 1));
 }
-// kDevicesMax: none, or it was for another.
-constexpr std::uint32_t room_device(std::uint64_t word, std::uint64_t arrival) {
-  const auto device = static_cast<std::uint32_t>(word & 0xff) - 1;
-  const bool is_for_it = word >> 8 == arrival << 8 >> 8 && device < kDevicesMax;
-  return is_for_it ? device : static_cast<std::uint32_t>(kDevicesMax);
+// 0: none, or it was for another.
+constexpr std::uint32_t promised_devices(std::uint64_t word, std::uint64_t arrival) {
+  const bool is_for_it = word >> kDevicesMax == arrival << kDevicesMax >> kDevicesMax;
+  return is_for_it ? static_cast<std::uint32_t>(word) & ((1u << kDevicesMax) - 1) : 0;
 }
 
 // --- More than a word ----------------------------------------------------------------------------

@@ -72,11 +72,12 @@ AT(modelpool_lease_info, reserved, 12);
 AT(modelpool_lease_info, model, 16);
 AT(modelpool_lease_info, address, 208);
 
-SIZE(modelpool_ticket_info, 208);
+SIZE(modelpool_ticket_info, 1744);
 AT(modelpool_ticket_info, struct_bytes, 0);
 AT(modelpool_ticket_info, pid, 8);
 AT(modelpool_ticket_info, waiting, 12);
 AT(modelpool_ticket_info, model, 16);
+AT(modelpool_ticket_info, devices, 208);
 
 SIZE(modelpool_spawn_options, 40);
 AT(modelpool_spawn_options, struct_bytes, 0);

@@ -70,6 +70,7 @@ TEST(CInterface, LoadsServesAndEvictsARealBackend) {
   ASSERT_EQ(modelpool_ticket_get(ticket, &loading, &error), MODELPOOL_OK);
   EXPECT_STREQ(loading.model, "llama");
   EXPECT_EQ(loading.pid, pid);
+  EXPECT_STREQ(loading.devices, "") << "it asks for none";
 
   const std::string address = "127.0.0.1:" + std::to_string(port);
   modelpool_ready_options ready = MODELPOOL_READY_OPTIONS_INIT;

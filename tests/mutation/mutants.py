@@ -7,7 +7,7 @@ import collections
 # tests: (program, its arguments); the first that fails has found it.
 Mutant = collections.namedtuple("Mutant", "name file before after tests")
 
-UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*:Cover*:RoomForBytes*:OnOverdue*:FirstByte*")
+UNIT = ("unit_tests", "--gtest_filter=Evidence*:ReasonRows*:Line*:Fit*:DecideTest*:RoomTest*:TurnTest*:Order*:Turns*:Cover*:RoomForBytes*:Placements*:Devices*:Loads*:Groups*:RoomOn*:RoomForGroups*:OnOverdue*:FirstByte*")
 ORDERS = ("orders_tests", "--gtest_filter=*NothingGoesWrong*")
 DEEDS = ("unit_tests", "--gtest_filter=Enforcer*:EvictionForRoom*")
 RECORDS = ("unit_tests", "--gtest_filter=Records*:TicketOf*:HistoriesByHash*:Registry*:PermitWord*:"
@@ -23,6 +23,7 @@ PLACES = ("unit_tests", "--gtest_filter=Address*:Listener*")
 ENDING = ("daemon_tests", "--gtest_filter=EndingTest.*:OtherUser.*")
 CALLS = ("kernel_tests", "--gtest_filter=*RecordedBeforeTheFirstSignal*")
 SHELLS = ("daemon_tests", "--gtest_filter=LeaseTest.P*:LeaseTest.A*")
+PLACEMENT = ("daemon_tests", "--gtest_filter=PlacementTest*")
 SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:SnapshotReaderSettings*")
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
 OUTPUT = ("unit_tests", "--gtest_filter=ModelLog*:PrintableLine*:ExitWords*:LastLines*")
@@ -45,6 +46,7 @@ LISTENER = "libshm/base/listener.cpp"
 PORT = "libshm/base/port.cpp"
 HISTORIES = "libshm/protocol/histories.hpp"
 SHELL = "tools/poolctl/loading.cpp"
+FIT = "libshm/policy/fit.cpp"
 POLICY_LINE = "libshm/policy/line.cpp"
 ORDER = "libshm/policy/order.cpp"
 TURNS = "libshm/policy/turns.cpp"
@@ -165,15 +167,17 @@ MUTANTS = [
     Mutant("idle evidence without the pin", RULES,
            "return !is_pinned(fresh) && fresh.last_used_ns", "return fresh.last_used_ns", [UNIT]),
     Mutant("room's evidence without last-used", RULES,
-           "if (seen.was_idle && !seen.forced && fresh.last_used_ns != seen.last_used_ns) return false;",
-           "", [UNIT]),
+           "return !seen.was_idle || seen.forced || fresh.last_used_ns == seen.last_used_ns;",
+           "return true;", [UNIT]),
     Mutant("room's evidence without the pin", RULES,
-           """  if (is_pinned(fresh)) return false;
-  if (seen.was_idle""", "  if (seen.was_idle", [UNIT]),
+           "if (is_pinned(fresh) || fresh.live < seen.live) return false;",
+           "if (fresh.live < seen.live) return false;", [UNIT]),
     Mutant("room for a waiter who left", RULES, "? fresh.is_above_limits : fresh.waiter_is_there;",
            "? fresh.is_above_limits : true;", [UNIT]),
-    Mutant("room though somebody left", RULES, "if (!fresh.limits.any() || fresh.live < seen.live) return false;",
-           "if (!fresh.limits.any()) return false;", [UNIT]),
+    Mutant("room though somebody left", RULES, "if (is_pinned(fresh) || fresh.live < seen.live) return false;",
+           "if (is_pinned(fresh)) return false;", [UNIT]),
+    Mutant("a group though it is no more", RULES, "!still_may_go(seen, fresh) || !fresh.shares_a_group",
+           "!still_may_go(seen, fresh)", [UNIT]),
     Mutant("room below the limit", RULES, "? fresh.is_above_limits :", "? true :", [UNIT]),
     Mutant("a request taken back still ends", RULES,
            "return (fresh.control & kControlEvict) != 0;", "return true;", [UNIT]),
@@ -204,12 +208,41 @@ MUTANTS = [
            [UNIT]),
     Mutant("what is stopping takes no place", "libshm/policy/fit.cpp", "return resident.live(); }));",
            "return resident.state < BackendState::kStopping; }));", [UNIT]),
-    Mutant("a load counts as pinned for good", "libshm/policy/fit.cpp",
-           "resident.pinned() && resident.can_be_closed()", "resident.pinned()", [UNIT]),
-    Mutant("bytes are not counted", "libshm/policy/fit.cpp", "is_limited_{limits.max_backends != 0, limits.max_memory != 0}",
-           "is_limited_{limits.max_backends != 0, false}", [UNIT]),
-    Mutant("loads of unknown size side by side", "libshm/policy/fit.cpp", "!waiter.size_known && guesses_load_",
+    Mutant("a load counts as pinned for good", FIT,
+           "!resident.pinned() || !resident.can_be_closed()", "!resident.pinned()", [UNIT]),
+    Mutant("bytes are not counted", FIT, "limit(index_of(Resource::kHostBytes), limits.max_memory);", "",
+           [UNIT]),
+    Mutant("loads of unknown size side by side", FIT, "(guessed_of(placement.takes) & guessed_) != 0",
            "false", [UNIT]),
+    Mutant("loads at once are not counted", FIT, "limit(index_of(Resource::kLoads), limits.max_loads);", "",
+           [UNIT]),
+    Mutant("what others take of a device is free", FIT, "  left_ -= foreign_;", "", [UNIT]),
+    Mutant("what others take is our excess", FIT, "-left_[i] - foreign_[i]", "-left_[i]", [UNIT]),
+    Mutant("the loosest device", FIT, "left_beside(placement) < left_beside(*best)",
+           "left_beside(placement) > left_beside(*best)", [UNIT]),
+    Mutant("what is promised is taken elsewhere", FIT,
+           "if (waiter.promised != 0) return take(waiter, placed_on(waiter, waiter.promised));", "", [UNIT]),
+    Mutant("nothing is kept for who fits nowhere", FIT, "    everywhere.devices |= placement.devices;\n",
+           "    return;\n", [UNIT]),
+    Mutant("groups are loaded together", POLICY_LINE, "if (is_kept_out(one, residents)) return std::nullopt;",
+           "", [UNIT]),
+    Mutant("past the first of its group", POLICY_LINE,
+           "if (share_a_group(head.groups, one.groups)) return std::nullopt;", "", [UNIT]),
+    Mutant("what cannot die keeps its group", FIT, "resident.serves() && share_a_group(", "share_a_group(", [UNIT]),
+    Mutant("its group is spared", VICTIMS, "      victims.insert(victims.end(), forced->begin(), forced->end());\n",
+           "", [UNIT]),
+    Mutant("what its group frees is not counted", VICTIMS,
+           "for (const std::size_t i : *forced) room.give_back(holdings_[i].resident);", "", [UNIT]),
+    Mutant("groups stay together after a reload", VICTIMS, "    part_groups();\n", "", [UNIT]),
+    Mutant("any device's victims", VICTIMS, "!best || costs_less(", "!best || !costs_less(", [UNIT]),
+    Mutant("who has no group knows none", "libshm/protocol/outlook.cpp",
+           "      *is_complete &= groups != nullptr;", "", [PLACEMENT]),
+    Mutant("nobody is told its devices", "libshm/pool/ticket.cpp",
+           "with_token.env.insert(with_token.env.end(), visible->begin(), visible->end());", "", [PLACEMENT]),
+    Mutant("devices that settings name are not known", ENFORCE, "  register_named_devices(snapshot);\n", "",
+           [PLACEMENT]),
+    Mutant("who waits for a load to end sleeps on", "libshm/pool/ticket.cpp",
+           "if (pool_setting(segment, Setting::kMaxLoads) != 0) wake_line(segment);", "", [WAKES]),
     Mutant("a set with one who is not needed", COVER, "      set.erase(set.begin()", "      if (false) set.erase(set.begin()",
            [UNIT]),
     Mutant("the first set is taken", COVER, "if (best_ && !sum.less_than(best_sum_)) return;", "if (best_) return;",
@@ -363,6 +396,7 @@ MUTANTS = [
     Mutant("ready wakes nobody", "libshm/pool/ticket.cpp",
            """  *ref_ = TicketRef{};
   wake_waiters(segment, hash_name(model_));
+  if (pool_setting(segment, Setting::kMaxLoads) != 0) wake_line(segment);
   ring(segment);
   return as_asked(Lease(lease), cancellable_, on_cancel_);""",
            """  *ref_ = TicketRef{};
@@ -433,7 +467,7 @@ MUTANTS = [
            "return permit.generation == (backend_generation & kGenerationMask) ? permit.deadline_ms : 0;",
            "return permit.deadline_ms;", [RECORDS]),
     Mutant("room for any arrival", "libshm/segment/words.hpp",
-           "word >> 8 == arrival << 8 >> 8 && device < kDevicesMax;", "device < kDevicesMax;", [RECORDS]),
+           "word >> kDevicesMax == arrival << kDevicesMax >> kDevicesMax;", "true;", [RECORDS]),
     Mutant("cancelled by the word alone", "libshm/segment/layout.hpp",
            "return word != 0 && word == cancel_word && start_ns == cancel_start_ns;",
            "return word != 0 && word == cancel_word;", [RECORDS]),

@@ -53,6 +53,17 @@ class WakeTest : public ::testing::Test {
   std::uint32_t woken_ = 0;
 };
 
+TEST_F(WakeTest, P5AReadyWakesWhoWaitsForALoadToEnd) {
+  ASSERT_TRUE(pool_.set({{"max_backends", "0"}, {"max_loads", "1"}}));
+  LoadTicket ticket = ticket_for(pool_, "a");
+  const auto waiter = start_waiter("b");
+  ReadyOptions external;
+  external.external = true;
+  ASSERT_TRUE(ticket.ready("127.0.0.1:1", external));
+  EXPECT_TRUE(was_woken());
+  EXPECT_EQ(waiter->hear(), "ticket");
+}
+
 TEST_F(WakeTest, P5AReadyWakesWhoWaitsForThatModel) {
   LoadTicket ticket = ticket_for(pool_, "a");
   const auto waiter = start_waiter("a");

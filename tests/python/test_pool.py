@@ -367,6 +367,13 @@ class Steering(PoolTest):
         waiter.join()
         self.assertEqual(ticket.waiting, 0)
 
+    def test_a_ticket_tells_the_devices_of_its_backend(self):
+        self.pool.set(gpu_memory="GPU-a=1GiB,GPU-b=1GiB", devices="1")
+        ticket = self.pool.acquire("m")
+        self.assertEqual(ticket.devices, ["GPU-a"])
+        ticket.give_back()
+        self.pool.set(gpu_memory="off", devices="off")
+
     def test_an_address_and_a_listener_of_others_are_refused(self):
         with self.pool.lease("m", load=load) as lease:
             address = lease.address

@@ -1,6 +1,7 @@
 #include "oracle.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <set>
 
 #include "policy/line.hpp"
@@ -25,6 +26,22 @@ bool is_open(const Slot& slot) { return slot.view.state.state == BackendState::k
 
 std::string model_name(std::uint32_t model) { return "m" + std::to_string(model); }
 std::uint64_t model_bytes(std::uint32_t model) { return std::uint64_t{1 + model * 37 % 60} << 30; }
+
+std::vector<std::uint64_t> model_groups(const Workload& workload, std::uint32_t model) {
+  if (workload.groups == 0) return {};
+  std::vector<std::uint64_t> groups{model % workload.groups};
+  if (model % 3 == 0) groups.push_back((model + 1) % workload.groups);
+  std::sort(groups.begin(), groups.end());
+  return groups;
+}
+
+DevicesAsked model_devices(const Workload& workload, std::uint32_t model) {
+  DevicesAsked asked;
+  if (workload.devices == 0) return asked;
+  asked.count = model % 4 == 3 ? 2 : 1;
+  asked.bytes.fill(model_bytes(model));
+  return asked;
+}
 
 // --- The truth -----------------------------------------------------------------------------------
 
@@ -327,9 +344,9 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
       break;
     case Reason::kLru:
     case Reason::kMemory:
+    case Reason::kGroup:
       break;  // check_victim
     case Reason::kNone:
-    case Reason::kGroup:
     case Reason::kLoadTimeout:
     case Reason::kShutdown:
       violated("no such reason to end " + name);
@@ -405,7 +422,8 @@ bool Oracle::is_victim(const Slot& slot, const Head* head) const {
 void Oracle::check_victim(const Slot& slot, std::uint64_t for_arrival) {
   const std::uint64_t limit = truth_.setting(Setting::kMaxBackends, nullptr);
   const bool for_memory = truth_.setting(Setting::kMaxMemory, nullptr) != 0;
-  if (!for_memory && (limit == 0 || truth_.places_taken() + line().size() <= limit)) {
+  const bool is_placed = workload_.groups != 0 || workload_.devices != 0;
+  if (!for_memory && !is_placed && (limit == 0 || truth_.places_taken() + line().size() <= limit)) {
     violated("P5: " + slot.view.model + " loses its place for nobody");
   }
   if (slot.view.ready_ns + truth_.setting(Setting::kMinResident, &slot) > truth_.now_ns) {
@@ -421,7 +439,7 @@ void Oracle::check_victim(const Slot& slot, std::uint64_t for_arrival) {
   if (truth_.is_leased(slot) && closable > truth_.now_ns)
     violated("P5: " + slot.view.model + " is in use, and nobody has waited long enough for it");
   // Who could have gone instead? Several may go at once: they are compared with all that stay.
-  if (for_memory) return;  // which of them suffice is for cover_test
+  if (for_memory || is_placed) return;  // which of them suffice is for cover_test
   const bool busy = truth_.is_leased(slot);
   const bool by_use = order().by == Eviction::kLru;
   for (const Slot& other : truth_.slots) {
@@ -439,7 +457,33 @@ void Oracle::stopping(const Slot& slot, const StopRecord& why) {
     violated("P2: " + slot.view.model + " is stopped under a lease");
 }
 
-void Oracle::reserving(const Request& request) {
+// P3 of everything but places and the host's bytes.
+void Oracle::check_placement(std::uint32_t model, const Placement& placement) {
+  const std::vector<std::uint64_t> groups = model_groups(workload_, model);
+  const std::uint64_t most_loads = truth_.setting(Setting::kMaxLoads, nullptr);
+  std::uint64_t loads = 1;
+  std::array<std::uint64_t, kDevicesMax> bytes{};
+  for (const Slot& slot : truth_.slots) {
+    if (!slot.view.live()) continue;
+    loads += slot.view.state.state == BackendState::kReserved ||
+             slot.view.state.state == BackendState::kStarting;
+    for (std::size_t d = 0; d < kDevicesMax; ++d) bytes[d] += slot.view.expected.device[d];
+    if (!slot.view.overdue && share_a_group(model_groups(workload_, slot.model), groups))
+      violated("P3: " + model_name(model) + " is loaded beside one of its group");
+  }
+  if (most_loads != 0 && loads > most_loads) violated("P3: more loads at once than max_loads");
+  for (std::uint32_t d = 0; d < workload_.devices; ++d) {
+    const bool is_on = (placement.devices >> d & 1) != 0;
+    if (is_on && bytes[d] + model_bytes(model) > workload_.device_bytes)
+      violated("P3: more is put on a device than it has");
+  }
+  if (static_cast<std::uint32_t>(std::popcount(placement.devices)) !=
+      model_devices(workload_, model).count)
+    violated("P3: " + model_name(model) + " is on fewer devices than it asks for");
+}
+
+void Oracle::reserving(const Request& request, const Placement& placement) {
+  check_placement(request.model, placement);
   const std::string name = model_name(request.model);
   const Cooling& history = truth_.cooling[request.model];
   if (history.failures > 0 && history.until_ns > truth_.now_ns)
@@ -457,7 +501,7 @@ void Oracle::reserving(const Request& request) {
     if (slot.view.live()) bytes += slot.view.expected.host;
   }
   if (memory != 0 && bytes > memory) violated("P3: more is loaded than max_memory");
-  if (memory != 0) return;  // a later one may pass
+  if (memory != 0 || workload_.groups != 0) return;  // a later one may pass
   std::uint64_t ahead = 0;
   for (const Request* r : line()) {
     if (r->model == request.model) break;  // waiters of one model share their turn

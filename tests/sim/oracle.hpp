@@ -25,6 +25,7 @@
 
 #include "decide.hpp"
 #include "policy/order.hpp"
+#include "policy/placement.hpp"
 #include "policy/rules.hpp"
 #include "policy/turns.hpp"
 #include "segment/settings_block.hpp"
@@ -59,6 +60,7 @@ struct Request {
   bool cancellable = false;
   bool deaf = false;           // does not end when it is asked to
   std::uint64_t asked_ns = 0;  // 0 = not
+  std::uint32_t promised = 0;  // devices, in line
 };
 
 struct Slot {
@@ -119,7 +121,9 @@ struct Truth {
 };
 
 std::string model_name(std::uint32_t model);
-std::uint64_t model_bytes(std::uint32_t model);  // of memory, that it takes
+std::uint64_t model_bytes(std::uint32_t model);  // of memory, or of each of its devices
+std::vector<std::uint64_t> model_groups(const Workload& workload, std::uint32_t model);
+DevicesAsked model_devices(const Workload& workload, std::uint32_t model);
 
 class Oracle {
  public:
@@ -128,7 +132,7 @@ class Oracle {
   void waking();                                           // a scan begins, or time passes
   void decided(const coordinator::Decision& decision);     // before it is carried out
   void stopping(const Slot& slot, const StopRecord& why);  // EVICTING -> STOPPING
-  void reserving(const Request& request);
+  void reserving(const Request& request, const Placement& placement);
   void starting();                                      // a process was started
   void resting(const coordinator::Decision& decision);  // a scan has ended
   void violated(const std::string& what);
@@ -148,6 +152,7 @@ class Oracle {
   void check_ask(const StopRecord& why, const Slot& slot);
   void check_victim(const Slot& slot, std::uint64_t for_arrival);
   void check_rule(const StopRecord& why, const Slot& slot);
+  void check_placement(std::uint32_t model, const Placement& placement);
   std::vector<const Request*> line() const;  // the first waiter of each model that needs a place
   std::uint64_t due_ns(const Effective& settings, const LeaseInFlight& lease) const;
   std::uint64_t due_ns(const Slot& slot) const;  // when a rule ends it; kNever_ns

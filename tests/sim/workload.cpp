@@ -87,6 +87,31 @@ Workload fair(WhenBusy when_busy) {
   return w;
 }
 
+// Groups keep models apart, and two devices and two loads at a time what is left.
+void take_places_of(Workload* w) {
+  w->settings.pool.set(Setting::kMaxBackends, 0);
+  w->settings.pool.set(Setting::kMaxLoads, 2);
+  w->groups = 5;
+  w->devices = 2;
+  w->device_bytes = std::uint64_t{70} << 30;
+  w->between_settings = {};
+}
+Workload placed() {
+  Workload w = busy();
+  w.name = "placed";
+  take_places_of(&w);
+  return w;
+}
+
+// The same, where the head of the line is to get its place in time.
+Workload placed_fairly() {
+  Workload w = fair(WhenBusy::kDrain);
+  w.name = "placed-fairly";
+  take_places_of(&w);
+  w.head_waits_most_ns = 5 * kMinute_ns;
+  return w;
+}
+
 Workload quiet() {
   Workload w = busy();
   w.name = "quiet";
@@ -111,8 +136,14 @@ Workload quiet() {
 }  // namespace
 
 const std::vector<Workload>& workloads() {
-  static const std::vector<Workload> kAll{
-      busy(), lru(), memory(), fair(WhenBusy::kDrain), fair(WhenBusy::kForce), quiet()};
+  static const std::vector<Workload> kAll{busy(),
+                                          lru(),
+                                          memory(),
+                                          placed(),
+                                          placed_fairly(),
+                                          fair(WhenBusy::kDrain),
+                                          fair(WhenBusy::kForce),
+                                          quiet()};
   return kAll;
 }
 

@@ -24,6 +24,10 @@ struct Workload {
   std::uint32_t workers = 5;
   std::uint32_t models = 7;  // the first is asked for most
 
+  std::uint32_t groups = 0;        // of models: each is in one of them, every third in two
+  std::uint32_t devices = 0;       // each model is put on one, every fourth on two
+  std::uint64_t device_bytes = 0;  // that each has
+
   // Requests.
   std::uint32_t requests_most = 24;  // at once; who comes then goes away
   Span between_requests;
@@ -63,7 +67,8 @@ struct Workload {
 };
 
 // "busy": all that can happen, often; "lru": with the least recently used going first, at once;
-// "memory": bytes run short instead of places. "force", "drain": what P5 promises an end for.
+// "memory": bytes run short instead of places; "placed": bytes of two devices and loads at once, and
+// models share groups. "force", "drain": what P5 promises an end for.
 // "quiet": a small office; years pass quickly.
 const std::vector<Workload>& workloads();
 const Workload& workload(std::string_view name);  // aborts if there is none

@@ -42,6 +42,8 @@ World::World(const Workload& workload, std::uint64_t seed, Policy policy)
   truth_.rows.resize(workload.workers);
   truth_.cooling.resize(workload.models);
   truth_.load_ns.resize(workload.models);
+  for (std::uint32_t model = 0; model < workload.models; ++model)
+    groups_.push_back(model_groups(workload, model));
   truth_.judge.since_ns = kStart_ns;
   next_scan_ns_ = kStart_ns;
   again(workload_.between_requests, What::kArrive);
@@ -245,22 +247,44 @@ bool World::answer_failure(Request& r) {
 
 void World::ask_for_place(Request& r) {
   if (answer_failure(r)) return;
-  Limits limits;
-  limits.max_backends = static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends));
-  limits.max_memory = truth_.settings->get(Setting::kMaxMemory);
   const std::vector<Resident> there = residents();
-  const Room room(limits, there);
-  Waiting self;
-  self.model = hash_name(model_name(r.model));
-  self.arrival = r.arrival == 0 ? kNever_ns : r.arrival;
-  self.takes = Amounts(1, model_bytes(r.model));
-  if (!room.fits(self) && is_blocked_by_pins(self, there, limits)) {
+  const Room room(limits(), there);
+  const Waiting self = waiting_of(r);
+  const bool needs_room = !room.fits(self) || is_kept_out(self, there);
+  if (needs_room && is_blocked_by_pins(self, there, limits())) {
     leave_line(r, false);
     truth_.requests.erase(r.id);
     return;
   }
-  if (has_turn(heads(there), self, room)) return reserve(r);
-  keep_waiting(r, !room.fits(self));
+  if (const auto placement = find_turn(heads(there), self, room, there))
+    return reserve(r, *placement);
+  keep_waiting(r, needs_room);
+}
+
+Limits World::limits() const {
+  Limits limits;
+  limits.max_backends = static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends));
+  limits.max_memory = truth_.settings->get(Setting::kMaxMemory);
+  limits.max_loads = static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxLoads));
+  for (std::uint32_t d = 0; d < workload_.devices; ++d) {
+    limits.devices |= 1u << d;
+    limits.device[d].bytes = workload_.device_bytes;
+  }
+  return limits;
+}
+
+Waiting World::waiting_of(const Request& r) const {
+  Waiting waiting;
+  waiting.arrival = r.arrival == 0 ? kNever_ns : r.arrival;
+  waiting.deadline_ns = r.deadline_ns;
+  waiting.looked_ns = r.looked_ns;
+  waiting.model = hash_name(model_name(r.model));
+  waiting.takes = Amounts(1, model_bytes(r.model));
+  waiting.takes.set(index_of(Resource::kLoads), 1);
+  waiting.devices = model_devices(workload_, r.model);
+  waiting.promised = r.promised;
+  waiting.groups = groups_[r.model];
+  return waiting;
 }
 
 std::vector<Resident> World::residents() const {
@@ -275,13 +299,7 @@ std::vector<Waiting> World::heads(const std::vector<Resident>& residents) const 
   std::vector<Waiting> waiting;
   for (const auto& [id, r] : truth_.requests) {
     if (r.arrival == 0) continue;
-    Waiting one;
-    one.arrival = r.arrival;
-    one.deadline_ns = r.deadline_ns;
-    one.looked_ns = r.looked_ns;
-    one.model = hash_name(model_name(r.model));
-    one.takes = Amounts(1, model_bytes(r.model));
-    waiting.push_back(one);
+    waiting.push_back(waiting_of(r));
   }
   std::vector<Waiting> heads(waiting.size());
   heads.resize(find_heads(waiting, residents, truth_.now_ns, heads));
@@ -376,7 +394,7 @@ void World::finish(std::uint64_t id) {
 
 // --- Loads: slots.cpp ----------------------------------------------------------------------------
 
-void World::reserve(Request& r) {
+void World::reserve(Request& r, const Placement& placement) {
   const auto free = std::find_if(truth_.slots.begin(), truth_.slots.end(), [](const Slot& slot) {
     return slot.view.state.state == BackendState::kFree;
   });
@@ -385,7 +403,7 @@ void World::reserve(Request& r) {
     truth_.requests.erase(r.id);
     return;
   }
-  oracle_.reserving(r);
+  oracle_.reserving(r, placement);
   leave_line(r, true);
   r.phase = Request::Phase::kLoading;
   Slot& slot = *free;
@@ -394,6 +412,12 @@ void World::reserve(Request& r) {
   slot.view.ref = ref;
   slot.view.model = model_name(r.model);
   slot.view.expected.host = model_bytes(r.model);
+  slot.view.groups = groups_[r.model];
+  slot.view.devices = placement.devices;
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    slot.view.expected.device[d] = static_cast<std::uint64_t>(placement.takes[index_of_device(d)]);
+  }
+  r.promised = 0;
   resolve(slot);
   slot.view.reserved_ns = truth_.now_ns;
   slot.view.owner_pid = 1000 + r.worker;
@@ -610,6 +634,7 @@ void World::judge_starts() {
 void World::take_snapshot() {
   snapshot_.now_ns = truth_.now_ns;
   snapshot_.settings = truth_.settings;
+  snapshot_.device_limits = limits();
   snapshot_.backends.clear();
   snapshot_.workers.clear();
   snapshot_.waiters.clear();
@@ -639,6 +664,10 @@ void World::take_snapshot() {
       waiter.model_since_ns = r.model_since_ns;
       waiter.load_ns = truth_.load_ns[r.model];
       waiter.need.bytes.host = model_bytes(r.model);
+      waiter.need.devices = model_devices(workload_, r.model).count;
+      waiter.need.bytes.device = model_devices(workload_, r.model).bytes;
+      waiter.room_devices = r.promised;
+      waiter.groups = groups_[r.model];
       waiter.deadline_ns = r.deadline_ns;
       waiter.looked_ns = r.looked_ns;
       snapshot_.waiters.push_back(std::move(waiter));
@@ -721,6 +750,11 @@ void World::scan() {
       if (Request* r = arrive()) look(*r);
     }
     bool changed = false;
+    for (const RoomPromise& promise : decision.promises) {
+      for (auto& [id, r] : truth_.requests) {
+        if (r.arrival != 0 && r.arrival == promise.arrival) r.promised = promise.devices;
+      }
+    }
     for (const Action& action : decision.actions) changed |= carry_out(action);
     for (const Action& action : decision.actions) {
       if (action.kind == ActionKind::kReapWorker) changed |= reap(action.worker);
@@ -764,10 +798,13 @@ bool World::still_true(const Action& action, const Slot& slot) const {
     fresh.progressed = blamed->second.progressed;
   }
   fresh.live = static_cast<std::uint32_t>(truth_.places_taken());
-  fresh.limits.max_backends =
-      static_cast<std::uint32_t>(truth_.settings->get(Setting::kMaxBackends));
-  fresh.limits.max_memory = truth_.settings->get(Setting::kMaxMemory);
+  fresh.limits = limits();
   fresh.is_above_limits = Room(fresh.limits, residents()).excess() != Amounts();
+  fresh.shares_a_group =
+      std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
+        return entry.second.arrival != 0 && entry.second.arrival == why.for_arrival &&
+               share_a_group(groups_[entry.second.model], groups_[slot.model]);
+      });
   fresh.waiter_is_there =
       std::any_of(truth_.requests.begin(), truth_.requests.end(), [&](const auto& entry) {
         const Request& r = entry.second;

@@ -21,6 +21,7 @@
 
 #include "decide.hpp"
 #include "oracle.hpp"
+#include "policy/placement.hpp"
 #include "policy/values.hpp"
 #include "workload.hpp"
 
@@ -106,6 +107,8 @@ class World {
   void look(Request& r);
   void look_later(Request& r, std::uint64_t delay_ns);
   void ask_for_place(Request& r);
+  Limits limits() const;
+  Waiting waiting_of(const Request& r) const;
   std::vector<Resident> residents() const;
   std::vector<Waiting> heads(const std::vector<Resident>& residents) const;
   bool answer_failure(Request& r);
@@ -114,7 +117,7 @@ class World {
   void leave_line(Request& r, bool granted);
   void finish(std::uint64_t id);
   void end_lease(Request& r);
-  void reserve(Request& r);
+  void reserve(Request& r, const Placement& placement);
   void start_process(Slot& slot, Request& r);
   void loaded(Slot& slot);
   void give_up(Slot& slot, Request& r);
@@ -143,6 +146,7 @@ class World {
   void judge_starts();
 
   Workload workload_;
+  std::vector<std::vector<std::uint64_t>> groups_;  // of each model
   Policy policy_;
   std::mt19937_64 random_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;

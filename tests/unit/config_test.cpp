@@ -188,6 +188,46 @@ TEST_F(ConfigTest, ASwitchIsABoolean) {
             ":3:10: pinned is an array; write it like true");
 }
 
+TEST_F(ConfigTest, GroupsAndDevicesAreTextsListsOrTables) {
+  const auto settings = load(
+      "[pool]\ngpu_memory = { GPU-a = \"22GiB\", GPU-b = \"10GiB\" }\nmax_loads = 2\n"
+      "[[model]]\nmatch = \"a\"\ngroups = [\"heavy\", \"vision\"]\ndevices = 2\n"
+      "gpu_memory = [\"20GiB\", \"4GiB\"]\n"
+      "[[model]]\nmatch = \"b\"\ngroups = \"heavy\"\ndevices = [\"GPU-a\"]\n"
+      "[[model]]\nmatch = \"c\"\ngroups = []\n");
+  ASSERT_TRUE(settings) << settings.error().text;
+  EXPECT_EQ(settings->text(Setting::kGpuMemory), "GPU-a=22GiB, GPU-b=10GiB");
+  EXPECT_EQ(settings->get(Setting::kMaxLoads), 2u);
+  EXPECT_EQ(effective_of(*settings, "a").text(Setting::kGroups), "heavy, vision");
+  EXPECT_EQ(effective_of(*settings, "a").text(Setting::kDevices), "2");
+  EXPECT_EQ(effective_of(*settings, "a").text(Setting::kGpuMemory), "20GiB, 4GiB");
+  EXPECT_EQ(effective_of(*settings, "b").text(Setting::kDevices), "GPU-a");
+  EXPECT_EQ(effective_of(*settings, "c").text(Setting::kGroups), "");
+  EXPECT_THAT(error_of("[[model]]\nmatch = \"a\"\ngroups = [1]\n"),
+              HasSubstr("groups is an array; write it like"));
+  EXPECT_THAT(error_of("[[model]]\nmatch = \"a\"\ngroups = [\"a,b\"]\n"),
+              HasSubstr("groups is an array"));
+  EXPECT_THAT(error_of("[[model]]\nmatch = \"a\"\ndevices = [\"x\", \"x\"]\n"),
+              HasSubstr("cannot set devices"));
+}
+
+TEST_F(ConfigTest, P13WhatCouldNeverBeLoadedTogetherIsRefused) {
+  EXPECT_EQ(error_of("[[model]]\nmatch = \"a\"\ngroups = \"g\"\npinned = true\n"
+                     "[[model]]\nmatch = \"b\"\ngroups = \"g, h\"\npinned = true\n"),
+            ":8: \"a\" and \"b\" are pinned and share the group g: one would keep the other out "
+            "for ever; pin one of them");
+  EXPECT_EQ(error_of("[[model]]\nmatch = \"a\"\ndevices = 3\ngpu_memory = [\"1GiB\", \"2GiB\"]\n"),
+            ":4: \"a\" is put on 3 devices and has 2 sizes in gpu_memory; give one for all, or "
+            "one for each");
+  const std::string pool = "[pool]\ngpu_memory = { GPU-a = \"8GiB\", GPU-b = \"4GiB\" }\n";
+  EXPECT_EQ(error_of(pool + "[[model]]\nmatch = \"a\"\ngpu_memory = \"9GiB\"\n"),
+            ":5: \"a\" takes 9GiB of a device, and the largest limit of the pool's gpu_memory is "
+            "8GiB: it could never be loaded");
+  EXPECT_EQ(error_of(pool + "[[model]]\nmatch = \"a\"\ngpu_memory = \"9GiB\"\n"
+                            "devices = [\"GPU-c\"]\n"),
+            "no error");
+}
+
 TEST_F(ConfigTest, P13MorePinnedModelsThanFitAreRefusedWithTheLineOfTheFirstTooMany) {
   const std::string two =
       "[pool]\nmax_backends = 1\n[[model]]\nmatch = \"a\"\npinned = true\n"

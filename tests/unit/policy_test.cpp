@@ -444,7 +444,7 @@ TEST(Line, P5APlaceGoesToAsManyHeadsAsThereArePlaces) {
   const std::vector<Waiting> line{waiter(4, 1), waiter(7, 2)};
   const std::vector<Resident> one{resident(9)};
   const auto turn = [&](std::uint64_t model, std::uint64_t arrival, std::uint32_t places) {
-    return has_turn(line, waiter(arrival, model), Room({places + 1, 0}, one));
+    return has_turn(line, waiter(arrival, model), Room({places + 1, 0}, one), one);
   };
   EXPECT_TRUE(turn(1, 4, 1));
   EXPECT_TRUE(turn(1, 9, 1)) << "the waiters of a model share its turn";
@@ -454,7 +454,7 @@ TEST(Line, P5APlaceGoesToAsManyHeadsAsThereArePlaces) {
   EXPECT_TRUE(turn(3, kNever_ns, 3));
   EXPECT_TRUE(turn(3, 3, 1)) << "it came before those that are counted";
   EXPECT_FALSE(turn(1, 4, 0));
-  EXPECT_TRUE(has_turn({}, waiter(kNever_ns, 1), Room({0, 0}, one))) << "without a limit";
+  EXPECT_TRUE(has_turn({}, waiter(kNever_ns, 1), Room({0, 0}, one), one)) << "without a limit";
 }
 
 // --- What fits -----------------------------------------------------------------------------------
@@ -539,10 +539,11 @@ TEST(Line, ALaterOnePassesAnEarlierOnlyIfItTakesNothingThatOneLacksOrIsPromised)
   const std::vector<Resident> residents{sized(9, 20)};
   // 44 are free: the first lacks 6 bytes.
   const Room room({4, 64}, residents);
-  EXPECT_FALSE(has_turn(line, line[0], room));
-  EXPECT_FALSE(has_turn(line, line[1], room)) << "it would take bytes that the first waits for";
-  EXPECT_TRUE(has_turn(line, wants(3, 3, 0), room));
-  EXPECT_FALSE(has_turn(line, wants(3, 3, 0), Room({3, 64}, residents)))
+  EXPECT_FALSE(has_turn(line, line[0], room, residents));
+  EXPECT_FALSE(has_turn(line, line[1], room, residents))
+      << "it would take bytes that the first waits for";
+  EXPECT_TRUE(has_turn(line, wants(3, 3, 0), room, residents));
+  EXPECT_FALSE(has_turn(line, wants(3, 3, 0), Room({3, 64}, residents), residents))
       << "both have their places";
 }
 

@@ -242,12 +242,11 @@ TEST(KeepAlive, TellsNothingAskedFromNoTimeAtAll) {
 }
 
 TEST(Room, IsMadeForOneArrival) {
-  for (const std::uint32_t device : {0u, 15u}) {
-    EXPECT_EQ(room_device(pack_room(77, device), 77), device);
-    EXPECT_EQ(room_device(pack_room(77, device), 78), kDevicesMax);
+  for (const std::uint32_t devices : {1u, 1u << 15, 3u}) {
+    EXPECT_EQ(promised_devices(pack_room(77, devices), 77), devices);
+    EXPECT_EQ(promised_devices(pack_room(77, devices), 78), 0u);
   }
-  EXPECT_EQ(room_device(0, 0), kDevicesMax);
-  EXPECT_EQ(room_device(UINT64_MAX, UINT64_MAX), kDevicesMax) << "no such device";
+  EXPECT_EQ(promised_devices(0, 0), 0u);
 }
 
 // An epoch has 24 bits in a state word; it counts so, and never says 0, which is no coordinator.
@@ -356,15 +355,15 @@ TEST_F(Records, AWaiterSaysWhatItNeedsAndSinceWhenItsModelIsWaitedFor) {
   EXPECT_EQ(s.waiters[0].need.places, 1u);
   EXPECT_EQ(s.waiters[0].need.bytes.host, 5000u);
   EXPECT_EQ(s.waiters[0].need.settings, s.settings_generation);
-  EXPECT_EQ(s.waiters[0].room_device, kDevicesMax);
+  EXPECT_EQ(s.waiters[0].room_devices, 0u);
   EXPECT_EQ(s.waiters[0].model_since_ns, s.waiters[0].since_ns);
   EXPECT_EQ(s.waiters[1].model_since_ns, s.waiters[0].since_ns);
   EXPECT_GE(s.waiters[1].since_ns, s.waiters[0].since_ns);
 
   segment_->waiter(s.waiters[0].row).room.store(pack_room(s.waiters[0].arrival, 2));
   segment_->waiter(s.waiters[1].row).room.store(pack_room(s.waiters[0].arrival, 2));
-  EXPECT_EQ(look(pool_).waiters[0].room_device, 2u);
-  EXPECT_EQ(look(pool_).waiters[1].room_device, kDevicesMax) << "it was for another";
+  EXPECT_EQ(look(pool_).waiters[0].room_devices, 2u);
+  EXPECT_EQ(look(pool_).waiters[1].room_devices, 0u) << "it was for another";
   ASSERT_TRUE(ticket.give_back());
 }
 

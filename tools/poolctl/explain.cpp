@@ -16,7 +16,9 @@
 #include "policy/turns.hpp"
 #include "protocol/events.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/local_rules.hpp"
 #include "protocol/members.hpp"
+#include "protocol/needs.hpp"
 #include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
 
@@ -42,6 +44,7 @@ struct Subject {
   Effective effective;
   JudgeState judge;
   bool is_copy;  // of a segment: its processes are not looked at
+  std::vector<std::uint64_t> groups = group_hashes(effective.text(Setting::kGroups));
 
   std::uint64_t get(Setting id) const { return effective.get(id); }
   std::uint64_t now() const { return snapshot.now_ns; }
@@ -193,25 +196,51 @@ std::uint64_t bytes_of(const Waiting& waiter) {
 
 // The model as one that asks for it next.
 Waiting as_waiting(const Subject& subject) {
-  Waiting waiting;
+  Waiting waiting =
+      waiting_for(derive_need(subject.segment, subject.model, 0, limits_of(subject.snapshot)).need);
   waiting.model = hash_name(subject.model);
   waiting.arrival = kNever_ns;
-  const std::uint64_t peak = subject.history ? subject.history->peak.host : 0;
-  waiting.takes = Amounts(1, peak != 0 ? peak : subject.get(Setting::kMemory));
+  waiting.groups = subject.groups;
   return waiting;
 }
 
 // "2 of 3 places taken, and 40GiB of 64GiB"
-std::string taken_text(const std::vector<Resident>& there, Limits limits) {
+std::string taken_text(const Snapshot& snapshot, const std::vector<Resident>& there) {
+  const Limits limits = limits_of(snapshot);
+  Amounts held;
+  for (const Resident& resident : there) held += resident.holds;
+  const auto size = [&held](std::size_t resource) {
+    return format_size(static_cast<std::uint64_t>(held[resource]));
+  };
   std::string text =
       std::to_string(count_live(there)) +
       (limits.max_backends == 0 ? "" : " of " + std::to_string(limits.max_backends)) +
       " places taken";
-  if (limits.max_memory == 0) return text;
-  Amounts held;
-  for (const Resident& resident : there) held += resident.holds;
-  return text + ", and " + format_size(static_cast<std::uint64_t>(held[Resource::kHostBytes])) +
-         " of " + format_size(limits.max_memory);
+  if (limits.max_memory != 0)
+    text +=
+        ", and " + size(index_of(Resource::kHostBytes)) + " of " + format_size(limits.max_memory);
+  if (limits.max_loads != 0)
+    text += ", " + std::to_string(held[Resource::kLoads]) + " of " +
+            std::to_string(limits.max_loads) + " loads under way";
+  for (std::uint32_t d = 0; d < snapshot.devices.size(); ++d) {
+    const DeviceLimit& device = limits.device[d];
+    if (device.bytes == 0) continue;
+    text += ", " + size(index_of_device(d)) + " of " + format_size(device.bytes) + " on " +
+            escape(snapshot.devices[d]);
+    if (device.foreign != 0) text += " (and others " + format_size(device.foreign) + ")";
+  }
+  return text;
+}
+
+// Who keeps the model out, because their groups are one: "vision-7b"; "" = nobody.
+std::string kept_out_by(const Subject& subject) {
+  for (const BackendView& backend : subject.snapshot.backends) {
+    if (resident_of(backend).serves() && backend.model != subject.model &&
+        share_a_group(backend.groups, subject.groups)) {
+      return escape(backend.model);
+    }
+  }
+  return {};
 }
 
 // The model whose turn it is to be loaded, if it waits for a place.
@@ -316,7 +345,7 @@ Verdict explain_room(const Subject& subject) {
     before += order.goes_before(all[i], self);
   }
   return {rule,
-          taken_text(residents(subject.snapshot), limits_of(subject.snapshot)) + "; number " +
+          taken_text(subject.snapshot, residents(subject.snapshot)) + "; number " +
               std::to_string(before + 1) + " of " + std::to_string(idle) +
               " to go when one is needed, " + order_text(order, self) +
               (subject.judge == JudgeState::kDead ? "; but no coordinator is running: nobody goes"
@@ -351,17 +380,24 @@ Verdict explain_admission(const Subject& subject) {
   const Limits limits = limits_of(snapshot);
   const Room room(limits, there);
   const Waiting self = as_waiting(subject);
-  const std::string taken = taken_text(there, limits);
+  std::string taken = taken_text(snapshot, there);
   if (is_too_large(self, limits)) {
+    const bool by_host = limits.max_memory != 0 && bytes_of(self) > limits.max_memory;
     return {"load",
-            "no: it takes " + format_size(bytes_of(self)) + ", and max_memory is " +
-                format_size(limits.max_memory),
+            by_host ? "no: it takes " + format_size(bytes_of(self)) + ", and max_memory is " +
+                          format_size(limits.max_memory)
+                    : "no: it takes " + format_size(largest_of(self.devices.bytes)) +
+                          " of a device, and none has so much (gpu_memory)",
             kNever_ns};
   }
-  if (!room.fits(self) && is_blocked_by_pins(self, there, limits)) {
+  const std::string keeper = kept_out_by(subject);
+  const bool needs_room = !room.fits(self) || !keeper.empty();
+  if (needs_room && is_blocked_by_pins(self, there, limits)) {
     return {"load", "no: " + taken + ", too much by pinned backends; unpin one or raise the limit",
             kNever_ns};
   }
+  if (!keeper.empty()) taken += ", and " + keeper + " shares a group with it";
+  if (lacks_devices(self, limits)) taken += ", and it asks for devices that are not known";
   std::vector<Waiting> waiting = waiting_for_all(snapshot);
   std::vector<Waiting> heads(waiting.size());
   heads.resize(find_heads(waiting, there, subject.now(), heads));
@@ -380,7 +416,7 @@ Verdict explain_admission(const Subject& subject) {
                 ", number " + std::to_string(in_line - heads.begin() + 1) + " of " +
                 count_text(heads.size(), "model") + ", with " +
                 count_text(static_cast<std::uint64_t>(waiters), "request") + "; " + taken +
-                (room.fits(self) ? "" : without_judge),
+                (needs_room ? without_judge : ""),
             kNever_ns};
   }
   const std::uint64_t most = subject.snapshot.settings->get(Setting::kMaxWaiters);
@@ -388,7 +424,7 @@ Verdict explain_admission(const Subject& subject) {
     return {"load", "no: " + count_text(waiting.size(), "request") + " wait already (max_waiters)",
             kNever_ns};
   }
-  if (has_turn(heads, self, room)) {
+  if (has_turn(heads, self, room, there)) {
     return {"load", "the next acquire may load it", kNever_ns};
   }
   return {"load",
@@ -583,6 +619,33 @@ Verdict explain_over_limit(const Subject& subject) {
   return verdict;
 }
 
+// "20GiB of memory, 18GiB on GPU-1f; no other of heavy is loaded beside it"
+std::optional<Verdict> explain_holding(const Subject& subject) {
+  std::string text;
+  const auto add = [&text](const std::string& part) { text += (text.empty() ? "" : ", ") + part; };
+  if (subject.backend != nullptr) {
+    const Resident self = resident_of(*subject.backend);
+    const auto size = [&self](std::size_t resource) {
+      return format_size(static_cast<std::uint64_t>(self.holds[resource]));
+    };
+    if (self.holds[Resource::kHostBytes] > 0)
+      add(size(index_of(Resource::kHostBytes)) + " of memory");
+    for (std::uint32_t d = 0; d < subject.snapshot.devices.size(); ++d) {
+      if ((self.devices >> d & 1) == 0) continue;
+      const std::string uuid = escape(subject.snapshot.devices[d]);
+      add(self.holds[index_of_device(d)] > 0 ? size(index_of_device(d)) + " on " + uuid
+                                             : "on " + uuid);
+    }
+    if (!text.empty() && !self.size_known) text += " (a guess)";
+  }
+  if (const std::string_view groups = subject.effective.text(Setting::kGroups); !groups.empty()) {
+    text += (text.empty() ? "" : "; ") + ("no other model of " + escape(groups)) +
+            " is loaded beside it";
+  }
+  if (text.empty()) return std::nullopt;
+  return Verdict{"holds", text, kNever_ns};
+}
+
 std::vector<Verdict> judge_state(const Subject& subject) {
   if (subject.backend == nullptr) {
     std::vector<Verdict> verdicts{explain_admission(subject)};
@@ -614,6 +677,7 @@ std::vector<Verdict> judge_state(const Subject& subject) {
 
 std::vector<Verdict> judge(const Subject& subject) {
   std::vector<Verdict> verdicts = judge_state(subject);
+  if (const auto holds = explain_holding(subject)) verdicts.push_back(*holds);
   for (Verdict& waiter : explain_absent_waiters(subject)) verdicts.push_back(std::move(waiter));
   return verdicts;
 }

@@ -662,6 +662,10 @@ modelpool_code modelpool_ticket_get(modelpool_ticket ticket, modelpool_ticket_in
     answer.pid = (*held)->pid();
     answer.waiting = static_cast<std::int32_t>((*held)->waiting());
     write_text(answer.model, (*held)->model());
+    std::string devices;
+    for (const std::string& uuid : (*held)->devices())
+      devices += (devices.empty() ? "" : ",") + uuid;
+    write_text(answer.devices, devices);
     return write_answer(info, answer, "modelpool_ticket_info");
   });
 }

@@ -82,6 +82,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -630,6 +631,17 @@ func (t *Ticket) Pid() int { return int(t.on().pid) }
 // Waiting is how many wait for this model now; 0 once the ticket is used up. A loader whose own
 // time is over should go on while some do: they would begin anew.
 func (t *Ticket) Waiting() int { return int(t.on().waiting) }
+
+// Devices are the UUIDs of those that the pool put the backend on, for who starts it by himself:
+// Spawn tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. Nil: none, or the ticket is used up.
+func (t *Ticket) Devices() []string {
+	info := t.on()
+	devices := C.GoString(&info.devices[0])
+	if devices == "" {
+		return nil
+	}
+	return strings.Split(devices, ",")
+}
 
 // SpawnOptions are for Ticket.Spawn.
 type SpawnOptions struct {

@@ -460,6 +460,20 @@ func TestTheLongestDurationsAreTaken(t *testing.T) {
 	patient.Close()
 }
 
+func TestATicketTellsTheDevicesOfItsBackend(t *testing.T) {
+	pool := attached(t, scratch(t), "max_backends=0", "devices=GPU-a,GPU-b", "gpu_memory=GPU-a=1GiB,GPU-b=1GiB")
+	ticket := ticketOn(t, pool, "m")
+	if devices := ticket.Devices(); len(devices) != 2 || devices[0] != "GPU-a" || devices[1] != "GPU-b" {
+		t.Fatalf("on %v", devices)
+	}
+	if err := ticket.GiveBack(); err != nil {
+		t.Fatal(err)
+	}
+	if devices := ticket.Devices(); devices != nil {
+		t.Fatalf("on %v", devices)
+	}
+}
+
 func TestATicketGivenBackIsNoFailedLoadAndResetForgetsOne(t *testing.T) {
 	pool := attached(t, scratch(t), "max_backends=0", "load_cooldown=1h..1h")
 	ticket := ticketOn(t, pool, "m")

@@ -738,6 +738,14 @@ void define_ticket(py::module_& module) {
       "How many wait for this model now. A loader whose own time is over should go on while some "
       "do:\n"
       "they would begin anew.");
+  ticket.def_property_readonly(
+      "devices",
+      [](TicketObject& self) {
+        return self.in_turn([](LoadTicket& held) { return held.devices(); });
+      },
+      "UUIDs of the devices that the pool put the backend on, for who starts it by himself: "
+      "spawn()\n"
+      "tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES.");
   ticket.def(
       "spawn", &spawn, py::arg("argv"), py::arg("env") = py::none(), py::arg("cwd") = py::none(),
       py::arg("stdout") = py::none(), py::arg("stderr") = py::none(),

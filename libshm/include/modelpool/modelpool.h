@@ -340,10 +340,13 @@ typedef struct modelpool_ticket_info {
   int32_t pid;     /* of what was started; 0 before */
   int32_t waiting; /* how many wait for this model now: they would begin its load anew */
   char model[MODELPOOL_MODEL_BYTES];
+  /* UUIDs of the devices that the pool put the backend on, with commas between, for who starts it
+   * himself; modelpool_spawn tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. "": none */
+  char devices[1536];
 } modelpool_ticket_info;
-#define MODELPOOL_TICKET_INFO_INIT             \
-  {                                            \
-    sizeof(modelpool_ticket_info), 0, 0, { 0 } \
+#define MODELPOOL_TICKET_INFO_INIT                      \
+  {                                                     \
+    sizeof(modelpool_ticket_info), 0, 0, { 0 }, { 0 }   \
   }
 
 MODELPOOL_API modelpool_code modelpool_ticket_get(modelpool_ticket ticket,

@@ -185,7 +185,8 @@ class LoadTicket {
 
   // Starts the backend in a session of its own, recorded before it executes. argv[0] is looked up
   // in PATH. Errors, with all of which the ticket stays and nothing runs: what SpawnOptions names
-  // (kSpawnFailed, kInvalid, kSystem); kTicketLost.
+  // (kSpawnFailed, kInvalid, kSystem); kSpawnFailed where it is put on a device that this process
+  // may not use; kTicketLost.
   Result<> spawn(const std::vector<std::string>& argv, const SpawnOptions& options = {});
   // Registers a process the caller started. If it does not lead its own process group, it is ended
   // with what it has started, and nobody else of its group is. Errors: kInvalid for a PID that may
@@ -206,6 +207,10 @@ class LoadTicket {
   // For a readiness check: an answer from this address counts if this is no error. kInvalid: a
   // process listens there that is provably none of the backend's. ready() asks the same.
   Result<> check_listener(std::string_view address) const;
+  // UUIDs of the devices that the pool put the backend on, for who starts it by himself; spawn()
+  // tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. Empty: on none, or the ticket is
+  // lost.
+  std::vector<std::string> devices() const;
   // How many wait for this model now. A loader whose own time is over should go on while some do:
   // they would begin anew.
   std::uint32_t waiting() const;
