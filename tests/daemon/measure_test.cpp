@@ -229,6 +229,7 @@ TEST_F(MeasureTest, P10ASamplerThatHangsHoldsUpNobody) {
   start_with({"--max-memory", "1GiB"});
   RemoteWorker worker(scratch_);
   worker.load_idle("m");
+  ASSERT_TRUE(wait_measured("m", 1)) << "it is past its start";
   const pid_t stopped = wait_sampler();
   kill(stopped, SIGSTOP);
   ASSERT_TRUE(has_stopped(stopped));
@@ -237,6 +238,8 @@ TEST_F(MeasureTest, P10ASamplerThatHangsHoldsUpNobody) {
   EXPECT_TRUE(eventually([&] { return !is_running(stopped); }));
   daemon().start();
   EXPECT_EQ(worker.acquire("m"), "lease");
+  worker.load_idle("late", {"--memory", "64MiB"});
+  ASSERT_TRUE(wait_measured("late", 64 * kMiB_bytes));
   const pid_t next = wait_sampler();
   kill(next, SIGSTOP);
   ASSERT_TRUE(has_stopped(next));
