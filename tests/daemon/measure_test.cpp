@@ -81,6 +81,18 @@ class MeasureTest : public PoolTest {
     EXPECT_TRUE(eventually([&] { return (found = sampler()) != 0 && found != other_than; }));
     return found;
   }
+  void stop(pid_t pid) {
+    stopped_.push_back(pid);
+    kill(pid, SIGSTOP);
+  }
+  // What is stopped and was not ended is not left behind.
+  void TearDown() override {
+    for (const pid_t pid : stopped_) {
+      const auto stat = read_stat(pid);
+      if (stat && stat->command == "modelpool-sampl") kill(pid, SIGKILL);
+    }
+  }
+
   // What is started instead of modelpool-sample. Its starts are counted.
   Program::Options program(const std::string& script) {
     const std::string path = scratch_.path("sampler");
@@ -89,6 +101,9 @@ class MeasureTest : public PoolTest {
     return {{{"MODELPOOL_SAMPLE", path}}, ""};
   }
   std::size_t starts() { return read_file(scratch_.path("starts")).size(); }
+
+ private:
+  std::vector<pid_t> stopped_;
 };
 
 TEST_F(MeasureTest, WhatABackendTakesIsSeenByAll) {
@@ -231,7 +246,7 @@ TEST_F(MeasureTest, P10ASamplerThatHangsHoldsUpNobody) {
   worker.load_idle("m");
   ASSERT_TRUE(wait_measured("m", 1)) << "it is past its start";
   const pid_t stopped = wait_sampler();
-  kill(stopped, SIGSTOP);
+  stop(stopped);
   ASSERT_TRUE(has_stopped(stopped));
   daemon().program().signal(SIGTERM);
   EXPECT_EQ(daemon().program().wait(), 0);
@@ -241,7 +256,7 @@ TEST_F(MeasureTest, P10ASamplerThatHangsHoldsUpNobody) {
   worker.load_idle("late", {"--memory", "64MiB"});
   ASSERT_TRUE(wait_measured("late", 64 * kMiB_bytes));
   const pid_t next = wait_sampler();
-  kill(next, SIGSTOP);
+  stop(next);
   ASSERT_TRUE(has_stopped(next));
   daemon().kill_now();
   EXPECT_TRUE(eventually([&] { return !is_running(next); })) << "it ends with its coordinator";
@@ -269,7 +284,7 @@ TEST_F(MeasureTest, ASamplerThatSaysNothingIsReplaced) {
   worker.load_idle("m");
   ASSERT_TRUE(wait_measured("m", 1));
   const pid_t pid = wait_sampler();
-  kill(pid, SIGSTOP);
+  stop(pid);
   worker.load_idle("late", {"--memory", "64MiB"});
   EXPECT_TRUE(wait_measured("late", 64 * kMiB_bytes));
   EXPECT_NE(sampler(), pid);
