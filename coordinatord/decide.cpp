@@ -7,6 +7,7 @@
 #include "base/duration.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
+#include "policy/fit.hpp"
 #include "policy/kept.hpp"
 #include "policy/line.hpp"
 #include "policy/order.hpp"
@@ -95,6 +96,7 @@ class Judge {
     subject.stamp_lag_ns = facts_.stamp_resolution_ns;
     subject.kept = kept_[i];
     subject.pool_ends = facts_.ending;
+    subject.limits = limits_of(s_);
     subject.standstills = facts_.standstills;
     if (const Unanswered* probes = facts_.unanswered_of(b.ref); probes != nullptr)
       subject.unanswered_ns = probes->began_ns;
@@ -199,6 +201,9 @@ class Judge {
       stop.failed = kLoadFailed;
       set_field(&stop.text,
                 "not ready within " + format_duration(finding.limit_ns) + " (load_timeout)");
+    } else if (broken == Reason::kOverLimit) {
+      stop.failed = kLoadFailed;
+      set_field(&stop.text, over_limit_text(b));
     } else if (facts_.ending) {
       stop = why(b, Reason::kShutdown);
       stop.failed = kLoadEnded;
@@ -240,6 +245,7 @@ class Judge {
     if (reason == Reason::kWedged) set_field(&stop.text, probes_failed(b));
     if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended" + requests_cut(b));
     if (reason == Reason::kIdle && b.keep_alive != 0) set_field(&stop.text, kByKeepAlive);
+    if (reason == Reason::kOverLimit) set_field(&stop.text, over_limit_text(b) + requests_cut(b));
     if (finding.lease == kNoLease) return stop;
     const LeaseView& lease = *lease_view_[lease_begin_[position(b)] + finding.lease];
     stop.worker = lease.worker;
@@ -267,6 +273,21 @@ class Judge {
     return std::to_string(probes->began_ns.size()) +
            (probes->began_ns.size() == 1 ? " probe" : " probes in a row") +
            " failed, the last: " + probes->last;
+  }
+
+  std::string over_limit_text(const BackendView& b) const {
+    const Limits limits = limits_of(s_);
+    if (limits.max_memory != 0 && b.measured.host > limits.max_memory) {
+      return "by itself it takes " + format_size(b.measured.host) +
+             " of memory, and max_memory is " + format_size(limits.max_memory);
+    }
+    for (std::size_t d = 0; d < std::min(kDevicesMax, s_.devices.size()); ++d) {
+      const std::uint64_t limit = limits.device[d].bytes;
+      if (limit == 0 || b.measured.device[d] <= limit) continue;
+      return "by itself it takes " + format_size(b.measured.device[d]) + " of device " +
+             escape(s_.devices[d]) + ", of which the pool may take " + format_size(limit);
+    }
+    return "by itself it takes more than the pool may";
   }
 
   // "; 2 requests were cut, tags: a, b": whose they were, as far as they said.
@@ -557,7 +578,12 @@ class Judge {
       return "room for " + escape(waiter.model) + ", asked for by process " +
              std::to_string(waiter.pid) + (waiter.tag.empty() ? "" : ", tag " + escape(waiter.tag));
     }
-    return "the pool is above its limits";
+    const Room room(limits_of(s_), residents_);
+    if (room.excess()[Resource::kHostBytes] == 0) return "the pool is above its limits";
+    return "the pool's backends take " +
+           format_size(limits_of(s_).max_memory +
+                       static_cast<std::uint64_t>(room.excess()[Resource::kHostBytes])) +
+           " of memory, and max_memory is " + format_size(limits_of(s_).max_memory);
   }
 
   Holding holding_of(const BackendView& b) const {

@@ -478,6 +478,9 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
   fresh.limits = outlook.limits;
   fresh.is_above_limits = outlook.room().excess() != Amounts();
   fresh.shares_a_group = shares_a_group(outlook, b.ref, why.for_arrival);
+  Resident measured;
+  take_measured(&measured, segment_->backend(b.ref.index).measured.load());
+  fresh.is_alone_above = is_alone_above(measured.measured, outlook.limits);
   fresh.waiter_is_there = why.for_arrival != 0 && waiter_is_there(why.for_arrival, snapshot);
   return fresh;
 }
@@ -740,13 +743,19 @@ void Enforcer::note_when_ended(const BackendView& b) {
 // What its life has shown, for the model's history. The slot is gone already: who waits for its
 // place does not wait for the mutex.
 void Enforcer::remember(const BackendView& b) {
-  if (b.ready_ns == 0 || b.stop.failed != 0) return;
+  const bool has_served = b.ready_ns != 0 && b.stop.failed == 0;
+  const bool is_too_large = b.stop.reason == Reason::kOverLimit;
+  if (!has_served && !is_too_large) return;
   BackendEnd end;
   end.ended_ns = now_ns();
-  end.last_use_ns = std::max(b.last_used_ns, latest_use_ns(*segment_, b.ref.index));
-  end.interval_ns = b.interval_ns;
+  if (has_served) {
+    end.last_use_ns = std::max(b.last_used_ns, latest_use_ns(*segment_, b.ref.index));
+    end.interval_ns = b.interval_ns;
+  }
   end.evicted = gave_way(b.stop.reason);
   end.peak = larger_of(b.declared, b.peak);
+  // What was measured while it loaded is less than it would have taken, but too much already.
+  if (is_too_large) end.peak = larger_of(end.peak, b.measured);
   if (unwritten_ends_.size() < kUnwrittenEndsMax) unwritten_ends_.emplace_back(b.model, end);
   write_ends();
 }

@@ -1,126 +1,112 @@
 #include "helper_program.hpp"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
-#include <utility>
+#include <string_view>
+#include <vector>
 
 #include "base/shortage.hpp"
 #include "base/text.hpp"
-#include "libexec.hpp"
 
 namespace modelpool::coordinator {
 namespace {
 
-constexpr int kFirstClosed = 3;
-constexpr int kEndsWithin_ms = 50;
-
-// posix_spawn's two arguments that have to be freed.
-struct SpawnArguments {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  SpawnArguments() {
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
+// What tells of this process, and would be taken for the other's own.
+bool is_ours_alone(std::string_view variable) {
+  for (const std::string_view name :
+       {"NOTIFY_SOCKET=", "WATCHDOG_USEC=", "WATCHDOG_PID=", "LISTEN_FDS=", "LISTEN_PID=",
+        "LISTEN_FDNAMES=", "MODELPOOL_BACKEND="}) {
+    if (variable.starts_with(name)) return true;
   }
-  ~SpawnArguments() {
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-  }
-  SpawnArguments(const SpawnArguments&) = delete;
-  SpawnArguments& operator=(const SpawnArguments&) = delete;
-};
-
-// A session of its own, all signals as they are by default, descriptors 0 to 2 and no environment.
-int spawn(const std::string& path, int socket, pid_t* pid) {
-  SpawnArguments arguments;
-  posix_spawn_file_actions_adddup2(&arguments.actions, socket, STDIN_FILENO);
-  for (const int fd : {STDOUT_FILENO, STDERR_FILENO})
-    posix_spawn_file_actions_addopen(&arguments.actions, fd, "/dev/null", O_WRONLY, 0);
-  posix_spawn_file_actions_addclosefrom_np(&arguments.actions, kFirstClosed);
-  posix_spawn_file_actions_addchdir_np(&arguments.actions, "/");
-  sigset_t none;
-  sigemptyset(&none);
-  sigset_t all;
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&arguments.attributes, &none);
-  posix_spawnattr_setsigdefault(&arguments.attributes, &all);
-  posix_spawnattr_setflags(&arguments.attributes,
-                           POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID);
-  std::string name = path.substr(path.rfind('/') + 1);
-  std::array<char*, 2> argv{name.data(), nullptr};
-  std::array<char*, 1> environment{nullptr};
-  return posix_spawn(pid, path.c_str(), &arguments.actions, &arguments.attributes, argv.data(),
-                     environment.data());
+  return false;
 }
+
+std::vector<char*> environment() {
+  std::vector<char*> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    if (!is_ours_alone(*variable)) variables.push_back(*variable);
+  }
+  variables.push_back(nullptr);
+  return variables;
+}
+
+// How a child begins, and its end of the socket. Each call returns an errno.
+class Spawn {
+ public:
+  Spawn() {
+    posix_spawn_file_actions_init(&files_);
+    posix_spawnattr_init(&attributes_);
+  }
+  ~Spawn() {
+    posix_spawn_file_actions_destroy(&files_);
+    posix_spawnattr_destroy(&attributes_);
+  }
+  Spawn(const Spawn&) = delete;
+  Spawn& operator=(const Spawn&) = delete;
+
+  int prepare(int socket) {
+    sigset_t all;
+    sigset_t none;
+    sigfillset(&all);
+    sigemptyset(&none);
+    const short flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID;
+    for (const int error :
+         {posix_spawnattr_setsigdefault(&attributes_, &all),
+          posix_spawnattr_setsigmask(&attributes_, &none),
+          posix_spawnattr_setflags(&attributes_, flags),
+          posix_spawn_file_actions_adddup2(&files_, socket, STDIN_FILENO),
+          posix_spawn_file_actions_adddup2(&files_, socket, STDOUT_FILENO),
+          posix_spawn_file_actions_addopen(&files_, STDERR_FILENO, "/dev/null", O_WRONLY, 0),
+          // Before the exec, which may hang in a file system: the lock is not held by it.
+          posix_spawn_file_actions_addclosefrom_np(&files_, STDERR_FILENO + 1),
+          posix_spawn_file_actions_addchdir_np(&files_, "/")}) {
+      if (error != 0) return error;
+    }
+    return 0;
+  }
+  int run(const std::string& path, pid_t* pid) {
+    std::string name = path.substr(path.rfind('/') + 1);
+    char* argv[] = {name.data(), nullptr};
+    return posix_spawn(pid, path.c_str(), &files_, &attributes_, argv, environment().data());
+  }
+
+ private:
+  posix_spawn_file_actions_t files_;
+  posix_spawnattr_t attributes_;
+};
 
 }  // namespace
 
-Result<> HelperProgram::start() {
-  const std::string path = find_own_program(name_);
-  std::array<int, 2> ends{};
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
-    return fail_errno(errno, "create a socket for " + name_,
-                      shortage_advice(Needs::kDescriptor, errno));
-  }
-  Fd ours = above_stdio(Fd(ends[0]));
-  const Fd its = above_stdio(Fd(ends[1]));
-  fcntl(ours.get(), F_SETFL, O_NONBLOCK);
+Result<HelperProgram> HelperProgram::start(const std::string& path, int kind) {
+  const std::string what = "start " + escape(path);
+  if (access(path.c_str(), X_OK) != 0) return fail_errno(errno, what);
+  int sockets[2];
+  if (socketpair(AF_UNIX, kind | SOCK_CLOEXEC, 0, sockets) != 0)
+    return fail_errno(errno, what, shortage_advice(Needs::kDescriptor, errno));
+  HelperProgram program;
+  program.socket = above_stdio(Fd(sockets[0]));
+  const Fd other = above_stdio(Fd(sockets[1]));
+  if (!program.socket || !other ||
+      fcntl(program.socket.get(), F_SETFL, fcntl(program.socket.get(), F_GETFL) | O_NONBLOCK) != 0)
+    return fail_errno(errno, what, shortage_advice(Needs::kDescriptor, errno));
+  Spawn spawn;
   pid_t pid = 0;
-  if (const int error = spawn(path, its.get(), &pid); error != 0) {
-    return fail_errno(error, "start " + escape(path),
-                      is_shortage(error) ? shortage_advice(Needs::kThread, error)
-                                         : "install it there, or beside coordinatord");
-  }
+  int error = spawn.prepare(other.get());
+  if (error == 0) error = spawn.run(path, &pid);
+  if (error != 0) return fail_errno(error, what);
+  // Its number is its own until it is reaped, which this thread does.
   auto process = ProcessHandle::open(pid);
   if (!process) {
-    kill(pid, SIGKILL);  // nobody has reaped it
-    waitpid(pid, nullptr, 0);
+    kill(pid, SIGKILL);
     return fail(process.error());
   }
-  socket_ = std::move(ours);
-  process_ = std::move(*process);
-  return {};
-}
-
-bool HelperProgram::send(std::string_view message) {
-  return is_running() && retry_eintr([&] {
-                           return ::send(socket_.get(), message.data(), message.size(),
-                                         MSG_NOSIGNAL | MSG_DONTWAIT);
-                         }) == static_cast<ssize_t>(message.size());
-}
-
-std::optional<std::string> HelperProgram::receive(std::size_t max_bytes) {
-  if (!is_running()) return std::nullopt;
-  std::string message(max_bytes, '\0');
-  const ssize_t got =
-      retry_eintr([&] { return recv(socket_.get(), message.data(), message.size(), 0); });
-  if (got < 0 && errno == EAGAIN) return std::nullopt;
-  if (got <= 0) {
-    end();
-    return std::nullopt;
-  }
-  message.resize(static_cast<std::size_t>(got));
-  return message;
-}
-
-void HelperProgram::end() {
-  if (!is_running()) return;
-  socket_.reset();
-  static_cast<void>(process_.signal(SIGKILL));
-  // It may have been reaped already, and one that the kernel holds fast is reaped when it ends.
-  pollfd ended{process_.fd(), POLLIN, 0};
-  poll(&ended, 1, kEndsWithin_ms);
-  siginfo_t info{};
-  waitid(P_PIDFD, static_cast<id_t>(process_.fd()), &info, WEXITED | WNOHANG);
-  process_ = ProcessHandle();
+  program.process = std::move(*process);
+  return program;
 }
 
 }  // namespace modelpool::coordinator

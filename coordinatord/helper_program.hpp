@@ -1,47 +1,28 @@
-// A program of the coordinator's own for what may hang: found beside coordinatord or in its libexec
-// directory, executed with nothing inherited but one end of a socket that keeps messages apart.
+// A program of this package that works for the coordinator and must not hold anything of it: it
+// gets a socket as stdin and stdout, and nothing else. No lock, no signal mask, no directory, no
+// group: whatever becomes of it, the coordinator can end, and the next one can take its lock (P10).
 //
-// Safety: one thread, the one that reaps children: until that has, the program's number is its own.
+// Safety: one owner.
 //
-// Crash: the program ends with the coordinator, by its socket and by PDEATHSIG.
+// Crash: it sees its stdin end when the coordinator does.
 //
-// Errors: of start: kSystem, naming the program and what to do. Whatever happens later shows as a
-// program that does not run.
+// Errors: kSystem, why it cannot be started.
 #pragma once
 
-#include <cstddef>
-#include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
 
+#include "base/fd.hpp"
 #include "base/process.hpp"
+#include "modelpool/result.hpp"
 
 namespace modelpool::coordinator {
 
-class HelperProgram {
- public:
-  explicit HelperProgram(std::string name) : name_(std::move(name)) {}
-  ~HelperProgram() { end(); }
-  HelperProgram(const HelperProgram&) = delete;
-  HelperProgram& operator=(const HelperProgram&) = delete;
+struct HelperProgram {
+  Fd socket;  // nonblocking
+  ProcessHandle process;
 
-  Result<> start();
-  bool is_running() const { return static_cast<bool>(socket_); }
-  int fd() const { return socket_.get(); }  // readable when it has said something, or has ended
-  pid_t pid() const { return process_.identity().pid; }
-
-  // False: it cannot take it now.
-  bool send(std::string_view message);
-  // The next that it has said, of so many bytes at most. It does not run any more if it has ended.
-  std::optional<std::string> receive(std::size_t max_bytes);
-  // SIGKILL, and reaped.
-  void end();
-
- private:
-  std::string name_;
-  Fd socket_;
-  ProcessHandle process_;
+  // `kind` of socket: SOCK_STREAM, or SOCK_SEQPACKET, which keeps messages apart.
+  static Result<HelperProgram> start(const std::string& path, int kind);
 };
 
 }  // namespace modelpool::coordinator

@@ -288,6 +288,7 @@ Result<> Loop::set_up() {
   auto probes = Probes::make(segment_, &recorder_);
   if (!probes) return fail(probes.error());
   probes_ = std::move(*probes);
+  sampler_ = std::make_unique<Sampler>(segment_);
   stopper_ = std::make_unique<Stopper>(segment_, watch_.get(), endings_.get());
   auto doorbell = Doorbell::make(segment_);
   if (!doorbell) return fail(doorbell.error());
@@ -504,6 +505,7 @@ std::uint64_t Loop::scan() {
     const std::uint64_t began_ticks = boot_ticks();
     stopper_->take_reports();
     probes_->take_answers();
+    sampler_->take();
     const Snapshot& snapshot = reader_.read();
     const ScanTimer timer(recorder_.meters(), snapshot.now_ns);
     enforcer_->settle_counted_backends(snapshot);
@@ -527,9 +529,9 @@ std::uint64_t Loop::scan() {
     facts.vanished = stopper_->vanished();
     facts.unanswered = probes_->unanswered(snapshot);
     facts.short_loads = enforcer_->take_short_loads();
-    facts.devices.sample = sampler_.latest();
+    facts.devices.sample = sampler_->latest();
     facts.devices.listed = find_listed(*segment_, snapshot, facts.devices.sample);
-    sampler_.hurry_until(settles_until_ns(snapshot));
+    sampler_->hurry_until(settles_until_ns(snapshot));
     facts.devices.baselines_from_ns = baselines_from_ns_;
     facts.host = pressure_.look(snapshot);
     for (const BackendRef ref : facts.exited) {
@@ -562,6 +564,7 @@ std::uint64_t Loop::scan() {
       output_->look_after(snapshot, snapshot.settings->get(Setting::kLogMax));
     }
     probes_->look_after(snapshot);
+    measure(snapshot);
     due_ns_ = decision.wake_ns;
     std::uint64_t wake = std::min({decision.wake_ns, enforcer_->retry_ns(), watch_->retry_ns()});
     if (pending_) wake = std::min(wake, now_ns() + kLockRetry_ns);
@@ -608,8 +611,8 @@ void Loop::wait_until(std::uint64_t wake_ns) {
   const std::uint64_t now = now_ns();
   const std::uint64_t rehearsal_ns = wake_ns - std::min(wake_ns, kRehearsal_ns);
   std::uint64_t at_ns = wake_ns != kNever_ns && now < rehearsal_ns ? rehearsal_ns : wake_ns;
-  at_ns =
-      std::min({at_ns, watchdog_due_ns_, doorbell_->look_again_ns(now), name_->look_again_ns(now)});
+  at_ns = std::min({at_ns, watchdog_due_ns_, doorbell_->look_again_ns(now),
+                    name_->look_again_ns(now), sampler_->look_again_ns()});
   segment_->coordinator().working_since_ns.store(0, std::memory_order_release);
   const bool is_set = set_timer(timer_, at_ns);
   if (!is_set && timer_)
@@ -637,6 +640,13 @@ void Loop::take_events(int timeout_ms) {
       check_name();
     }
   }
+}
+
+void Loop::measure(const Snapshot& snapshot) {
+  sampler_->look_after(snapshot);
+  // When the program ends its socket goes from the set by itself.
+  if (const auto watched = watch(sampler_->take_new_fd(), EPOLLIN); !watched)
+    warn_of("sample", watched.error().text + "; its answers are looked for by time");
 }
 
 // The loop came round: a scan lies between any two of these.

@@ -76,6 +76,7 @@ class Loop {
   void note_lateness();
   void wait_until(std::uint64_t wake_ns);
   void take_events(int timeout_ms);
+  void measure(const Snapshot& snapshot);
   void feed_watchdog();
   void tell_status(const Snapshot& snapshot);
 
@@ -92,7 +93,7 @@ class Loop {
   std::unique_ptr<Stopper> stopper_;
   std::unique_ptr<OutputKeeper> output_;
   std::unique_ptr<Probes> probes_;
-  Sampler sampler_;
+  std::unique_ptr<Sampler> sampler_;
   std::uint64_t baselines_from_ns_ = 0;  // as in DeviceFacts
   PressureWatch pressure_;
   std::unique_ptr<Enforcer> enforcer_;

@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "decide.hpp"
-#include "helper_program.hpp"
+#include "probe_program.hpp"
 #include "probe/messages.hpp"
 #include "record.hpp"
 
@@ -66,7 +66,7 @@ class Probes {
   std::shared_ptr<Segment> segment_;
   Recorder* recorder_;
   Fd epoll_;
-  HelperProgram program_{"modelpool-probe"};
+  ProbeProgram program_{"modelpool-probe"};
   std::map<std::uint64_t, Subject> subjects_;  // by packed reference
   std::uint64_t next_number_ = 1;
   std::uint64_t wake_ns_ = kNever_ns;

@@ -78,11 +78,28 @@ std::optional<std::vector<pid_t>> Cgroup::processes() const {
 }
 
 std::optional<std::uint64_t> Cgroup::memory_kills() const {
-  if (!is_there()) return std::nullopt;
-  std::ifstream file(path_ + "/memory.events");
+  const auto text = read("memory.events");
+  return text ? find_counter(*text, "oom_kill") : std::nullopt;
+}
+
+std::optional<std::string> Cgroup::read(std::string_view name) const {
+  std::ifstream file(path_ + "/" + std::string(name));
   std::ostringstream text;
-  text << file.rdbuf();
-  return find_counter(text.str(), "oom_kill");
+  if (!file || !(text << file.rdbuf()) || !is_there()) return std::nullopt;
+  return text.str();
+}
+
+std::uint64_t Cgroup::huge_pages_bytes() const {
+  std::uint64_t sum = 0;
+  std::error_code error;
+  std::filesystem::directory_iterator files(path_, error);
+  for (; !error && files != end(files); files.increment(error)) {
+    const std::string name = files->path().filename();
+    if (!name.starts_with("hugetlb.") || !name.ends_with("B.current")) continue;
+    std::uint64_t bytes = 0;
+    if (std::ifstream(files->path()) >> bytes) sum += bytes;
+  }
+  return sum;
 }
 
 bool Cgroup::kill() const {

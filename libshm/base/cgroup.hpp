@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace modelpool {
@@ -24,6 +25,10 @@ class Cgroup {
   std::optional<std::vector<pid_t>> processes() const;
   // How many processes in it and below the kernel has killed for memory; nullopt: not to be read.
   std::optional<std::uint64_t> memory_kills() const;
+  // One of its files, as "memory.stat"; nullopt: not to be read, or not of this cgroup any more.
+  std::optional<std::string> read(std::string_view file) const;
+  // What of huge pages its processes take; 0 where that is not counted.
+  std::uint64_t huge_pages_bytes() const;
   // SIGKILL to all of them at once. False where that is not allowed, or before Linux 5.14.
   bool kill() const;
 

@@ -13,8 +13,9 @@ constexpr std::array<std::string_view, kEventKindCount> kEventKindNames = {
     "settings_changed", "recovered", "cancel_requested", "probe_failed",
 };
 constexpr std::array<std::string_view, kReasonCount> kReasonNames = {
-    "",          "lru",     "idle",     "group",      "memory", "busy", "stall", "load_timeout",
-    "requested", "crashed", "shutdown", "first_byte", "wedged",
+    "",         "lru",        "idle",         "group",      "memory",
+    "busy",     "stall",      "load_timeout", "requested",  "crashed",
+    "shutdown", "first_byte", "wedged",       "over_limit",
 };
 constexpr std::array<std::string_view, kBackendStateCount> kBackendStateNames = {
     "free", "reserved", "starting", "ready", "evicting", "stopping", "gone",
@@ -36,7 +37,7 @@ constexpr std::array<std::string_view, kLeftWhyCount> kLeftWhyTexts = {
 // The names stand in the order of the enumerations.
 static_assert(kEventKindNames[static_cast<std::size_t>(EventKind::kProbeFailed)] == "probe_failed");
 static_assert(kLeftWhyTexts[static_cast<std::size_t>(LeftWhy::kOutlived)].ends_with("its backend"));
-static_assert(kReasonNames[static_cast<std::size_t>(Reason::kWedged)] == "wedged");
+static_assert(kReasonNames[static_cast<std::size_t>(Reason::kOverLimit)] == "over_limit");
 static_assert(kBackendStateNames[static_cast<std::size_t>(BackendState::kGone)] == "gone");
 
 template <class Value, std::size_t Count>

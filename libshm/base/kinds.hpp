@@ -81,8 +81,9 @@ enum class Reason : std::uint32_t {
   kShutdown,
   kFirstByte,
   kWedged,
+  kOverLimit,  // it was measured to take more than the pool may, by itself
 };
-inline constexpr std::size_t kReasonCount = 13;
+inline constexpr std::size_t kReasonCount = 14;
 inline constexpr std::size_t kReasonCapacity =
     64;  // so, too: how many there are is no part of the layout
 std::string_view event_kind_name(EventKind kind);  // "load_failed"; "unknown" for other values

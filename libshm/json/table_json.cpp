@@ -101,6 +101,7 @@ Json row_json(const ModelRow& row) { return JsonWriter::of(row); }
 Json row_json(const EventRow& row) { return JsonWriter::of(row); }
 Json row_json(const StatusRow& row) { return JsonWriter::of(row); }
 Json row_json(const CoordinatorRow& row) { return JsonWriter::of(row); }
+Json row_json(const DeviceRow& row) { return JsonWriter::of(row); }
 Json row_json(const BackendDetail& row) { return JsonWriter::of(row); }
 
 std::string json_line(const Json& json) {

@@ -26,6 +26,7 @@ Json row_json(const ModelRow& row);
 Json row_json(const EventRow& row);
 Json row_json(const StatusRow& row);
 Json row_json(const CoordinatorRow& row);
+Json row_json(const DeviceRow& row);
 Json row_json(const BackendDetail& row);
 template <class Row>
 Json rows_json(const std::vector<Row>& rows) {

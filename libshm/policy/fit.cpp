@@ -142,6 +142,14 @@ bool is_too_large(const Waiting& waiter, const Limits& limits) {
   return Room(alone).missing_for(waiter) != Amounts();
 }
 
+bool is_alone_above(const Amounts& measured, const Limits& limits) {
+  Resident alone;
+  alone.holds = measured;
+  Room room(limits);
+  room.take(alone);
+  return room.excess() != Amounts();
+}
+
 bool is_kept_out(const Waiting& waiter, std::span<const Resident> residents) {
   if (waiter.groups.empty()) return false;
   return std::any_of(residents.begin(), residents.end(), [&](const Resident& resident) {

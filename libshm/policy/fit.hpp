@@ -63,6 +63,9 @@ bool is_too_large(const Waiting& waiter, const Limits& limits);
 // Does a backend that stands in the way of it, or whose model may not be loaded beside its, live?
 bool is_kept_out(const Waiting& waiter, std::span<const Resident> residents);
 
+// It was measured to take more than there is: it would, were it all alone.
+bool is_alone_above(const Amounts& measured, const Limits& limits);
+
 // Can nothing ever make room for it, as things stand: do pinned backends leave too little?
 bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents,
                         const Limits& limits);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "policy/fit.hpp"
+
 namespace modelpool {
 namespace {
 
@@ -176,6 +178,14 @@ Finding judge_requested(const Case& subject, std::uint64_t) {
   return finding;
 }
 
+// While it is loading, too: it will take no less.
+Finding judge_over_limit(const Case& subject, std::uint64_t) {
+  Finding finding;
+  const bool can_be_ended = subject.resident.can_be_closed() || is_loading(subject);
+  if (can_be_ended && is_alone_above(subject.resident.measured, subject.limits)) finding.at_ns = 0;
+  return finding;
+}
+
 Finding judge_crashed(const Case& subject, std::uint64_t) {
   Finding finding;
   finding.at_ns = subject.ended_ns;
@@ -238,6 +248,8 @@ bool still_beside_its_group(const Evidence& seen, const Fresh& fresh) {
   if (!still_may_go(seen, fresh) || !fresh.shares_a_group) return false;
   return seen.for_arrival == 0 || fresh.waiter_is_there;
 }
+
+bool still_over_limit(const Evidence&, const Fresh& fresh) { return fresh.is_alone_above; }
 
 bool still_requested(const Evidence&, const Fresh& fresh) {
   return (fresh.control & kControlEvict) != 0;
@@ -335,6 +347,12 @@ constexpr std::array<ReasonRow, kReasonCount> kReasonRows = {{
      .rank = 2,
      .judge = judge_wedged,
      .still_true = still_wedged},
+    {.reason = Reason::kOverLimit,
+     .event = EventKind::kKilled,
+     .cuts = Cuts::kAlways,
+     .rank = 3,
+     .judge = judge_over_limit,
+     .still_true = still_over_limit},
 }};
 
 namespace {

@@ -48,6 +48,7 @@ struct Case {
   std::uint64_t awaited_until_ns = 0;  // somebody is about to use it, or is not there from then on
   bool kept = false;                   // one of those that idle eviction leaves (kept.hpp)
   bool pool_ends = false;              // every backend is to be ended
+  Limits limits{};                     // the pool's
   std::span<const Standstill> standstills{};
   // When each of the last probes began, as many in a row as the backend has not answered.
   std::span<const std::uint64_t> unanswered_ns{};
@@ -99,6 +100,7 @@ struct Fresh {
   std::uint32_t others_ready = 0;  // without this one
   Limits limits;
   bool is_above_limits = false;
+  bool is_alone_above = false;   // it takes more than the limits allow, by itself
   bool shares_a_group = false;   // with the waiter, or another that serves
   bool waiter_is_there = false;  // it waits, in time, and its process lives
   bool answers = false;          // the last probe of it, or there was none

@@ -47,6 +47,7 @@ struct Resident {
   bool size_known = true;     // else what it holds is a guess
   std::uint32_t devices = 0;  // those it is on, a bit for each
   std::span<const std::uint64_t> groups{};  // its model's, hashes, sorted
+  Amounts measured;                         // what it was last seen to take: bytes
 
   bool live() const { return is_live(state); }
   bool serves() const { return live() && !overdue; }  // or will: nobody else may load its model

@@ -170,9 +170,20 @@ class RoomMaker {
     std::vector<std::size_t> able;
     for (const std::size_t i : in_order_) {
       if (goes_[i] || !gives_some(i, missing)) continue;
+      if (head == nullptr && missing[Resource::kPlaces] == 0 && is_just_loaded(i)) continue;
       if (is_draining(i) || may_close(i, head)) able.push_back(i);
     }
     return able;
+  }
+
+  // And is not itself what is too large.
+  bool is_just_loaded(std::size_t i) {
+    const Resident& resident = holdings_[i].resident;
+    const bool is_newest = std::none_of(
+        holdings_.begin(), holdings_.end(),
+        [&](const Holding& other) { return other.resident.ready_ns > resident.ready_ns; });
+    if (!is_newest || is_alone_above(resident.holds, rules_.limits)) return false;
+    return !alarm_.passed_or_wakes(add_ns(resident.ready_ns, kJustLoaded_ns));
   }
 
   bool gives_some(std::size_t i, const Amounts& missing) const {

@@ -29,6 +29,10 @@ struct Holding {
   std::uint64_t awaited_until_ns = 0;         // or would not be any more
 };
 
+// One that was loaded last is left alone for so long when what others were measured to take brings
+// the pool above its limit: somebody has just waited for it.
+inline constexpr std::uint64_t kJustLoaded_ns = 60 * kSecond_ns;
+
 struct RoomStep {
   enum class Kind { kClose, kCommit, kReopen };
   Kind kind = Kind::kClose;

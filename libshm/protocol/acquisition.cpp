@@ -557,7 +557,9 @@ Error Acquisition::size_refusal(const Limits& limits) const {
   if (limits.max_memory != 0 && need_.bytes.host > limits.max_memory) {
     return refusal(Errc::kTooLarge, "it takes " + format_size(need_.bytes.host) +
                                         " and max_memory is " + format_size(limits.max_memory) +
-                                        "; raise that, or correct its `memory`");
+                                        "; raise that, or correct its `memory`; if it was "
+                                        "measured before and takes less now, `poolctl reset " +
+                                        escape(model_) + "`");
   }
   return refusal(Errc::kTooLarge, "it takes " + format_size(largest_of(need_.bytes.device)) +
                                       " of a device, and none that it may be put on has so much; "

@@ -121,6 +121,7 @@ Result<LoadHistory> reset_failures(const Segment& segment, std::string_view mode
   if (!before) return LoadHistory{};
   LoadHistory history = *before;
   forget_failures(&history, now_ns());
+  history.peak = Bytes{};
   write_history(segment, *lock, model, history);
   return *before;
 }

@@ -56,7 +56,8 @@ bool fail_load(const Segment& segment, const LockGuard& guard, std::string_view 
   return false;
 }
 
-// Forgets that the model failed to load, and ends its cool-down. Loads and sizes stay known.
+// Forgets that the model failed to load, ends its cool-down, and forgets what it was seen to take:
+// it may take less now. Loads stay known.
 // Returns what was forgotten. Takes the mutex. Errors: kInvalid for no model's name, kBusy.
 Result<LoadHistory> reset_failures(const Segment& segment, std::string_view model);
 void forget_failures(LoadHistory* history, std::uint64_t now);

@@ -33,12 +33,15 @@ Limits limits_of(const SettingsView& settings) {
 struct Sizes {
   std::uint64_t expected;
   std::uint64_t declared;
-  std::uint64_t peak;
-  bool guessed;  // expected is
+  std::uint64_t measured;
+  std::uint64_t peak;  // 0 until it was measured after its load
+  bool guessed;        // expected is
 
   std::uint64_t known() const { return std::max(declared, peak); }
+  // A guess stands until its load is over: what was measured before is a part of what it will take.
   std::uint64_t held() const {
-    return guessed && known() != 0 ? known() : std::max(known(), expected);
+    const std::uint64_t seen = std::max(known(), measured);
+    return guessed && known() != 0 ? seen : std::max(seen, expected);
   }
 };
 // Of the host, and of the devices it is on.
@@ -67,7 +70,8 @@ void read_size(const BackendRecord& record, Resident* resident) {
     return (at < kDevicesMax ? bytes.device[at] : bytes.host).load(std::memory_order_acquire);
   };
   take_sizes(resident, guessed, [&](std::size_t at) {
-    return Sizes{of(record.expected, at), of(record.declared, at), of(record.peak, at), guessed};
+    return Sizes{of(record.expected, at), of(record.declared, at), of(record.measured, at),
+                 of(record.peak, at), guessed};
   });
 }
 
@@ -175,6 +179,12 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
   return outlook;
 }
 
+void take_measured(Resident* resident, const Bytes& measured) {
+  resident->measured = Amounts(0, measured.host);
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d)
+    resident->measured.set_bytes(index_of_device(d), measured.device[d]);
+}
+
 std::optional<std::uint64_t> keep_alive_of(std::uint32_t packed) {
   if (packed == 0) return std::nullopt;
   return keep_alive_ns(packed);
@@ -206,10 +216,11 @@ Resident resident_of(const BackendView& backend) {
     return at < kDevicesMax ? bytes.device[at] : bytes.host;
   };
   take_sizes(&resident, backend.size_unknown, [&](std::size_t at) {
-    return Sizes{of(backend.expected, at), of(backend.declared, at), of(backend.peak, at),
-                 backend.size_unknown};
+    return Sizes{of(backend.expected, at), of(backend.declared, at), of(backend.measured, at),
+                 of(backend.peak, at), backend.size_unknown};
   });
   take_load(&resident);
+  take_measured(&resident, backend.measured);
   resident.priority = backend.settings().get(Setting::kPriority);
   return resident;
 }

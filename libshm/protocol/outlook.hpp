@@ -49,6 +49,8 @@ Waiting waiting_for(const Need& need);
 
 // As Resident has it; of BackendView::keep_alive.
 std::optional<std::uint64_t> keep_alive_of(std::uint32_t packed);
+// Of a resident: what it was last seen to take.
+void take_measured(Resident* resident, const Bytes& measured);
 Resident resident_of(const BackendView& backend);
 // Those of all its backends, in their order.
 std::vector<Resident> residents_of(const Snapshot& snapshot);

@@ -286,6 +286,9 @@ const Snapshot& SnapshotReader::read() {
   }
   s.coordinator.foreign = coordinator.foreign.load();
   s.devices = read_devices(segment);
+  s.device_memory.clear();
+  for (std::uint32_t i = 0; i < s.devices.size(); ++i)
+    s.device_memory.push_back(load_device_memory(segment, i));
   s.device_limits = Limits();
   if (!s.devices.empty() && s.settings)
     read_device_limits(segment, s.settings->text(Setting::kGpuMemory), &s.device_limits);

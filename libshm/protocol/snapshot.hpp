@@ -17,6 +17,7 @@
 
 #include "policy/values.hpp"
 #include "protocol/slots.hpp"
+#include "segment/devices.hpp"
 
 namespace modelpool {
 
@@ -164,10 +165,11 @@ struct Snapshot {
   std::vector<WorkerView> workers;    // attached, by row
   std::vector<WaiterView> waiters;    // by arrival
   std::vector<StrayWaiter> stray_waiters;
-  std::vector<LeaseView> leases;     // by worker row, cell
-  std::vector<std::string> devices;  // their UUIDs, by position
-  Limits device_limits;              // of its limits those of devices
-  bool uses_groups = false;          // some model has groups
+  std::vector<LeaseView> leases;            // by worker row, cell
+  std::vector<std::string> devices;         // their UUIDs, by position
+  std::vector<DeviceMemory> device_memory;  // of the same
+  Limits device_limits;                     // of its limits those of devices
+  bool uses_groups = false;                 // some model has groups
   CoordinatorView coordinator;
   std::vector<std::string> damage;
 

@@ -60,6 +60,12 @@ Maybe cooling_down(std::uint64_t now_ns, const LoadHistory& h) {
   return left == 0 ? std::nullopt : ms(left);
 }
 
+std::uint64_t of_devices(const Bytes& bytes) {
+  std::uint64_t sum = 0;
+  for (const std::uint64_t of_one : bytes.device) sum = add_ns(sum, of_one);  // saturates
+  return sum;
+}
+
 std::vector<CounterRow> counters(const Segment& segment) {
   std::vector<CounterRow> rows;
   const auto& counters = segment.coordinator().counters;
@@ -217,6 +223,23 @@ std::vector<WorkerRow> worker_rows(const Snapshot& snapshot) {
 std::vector<WaiterRow> waiter_rows(const Snapshot& snapshot) {
   std::vector<WaiterRow> rows;
   for (const WaiterView& waiter : snapshot.waiters) rows.push_back(waiter_row(snapshot, waiter));
+  return rows;
+}
+
+std::vector<DeviceRow> device_rows(const Snapshot& s) {
+  std::vector<DeviceRow> rows;
+  for (std::size_t i = 0; i < std::min(s.devices.size(), s.device_memory.size()); ++i) {
+    const DeviceMemory& memory = s.device_memory[i];
+    const bool is_measured = memory.total_bytes != 0;
+    std::uint64_t of_pool = 0;
+    for (const BackendView& b : s.backends) {
+      if (b.live()) of_pool = add_ns(of_pool, b.measured.device[i]);
+    }
+    DeviceRow row;
+#define DEVICE(name, kind, doc, value) row.name = value;
+#include "rows/rows.def"
+    rows.push_back(std::move(row));
+  }
   return rows;
 }
 

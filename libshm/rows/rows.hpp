@@ -51,6 +51,7 @@ std::vector<BackendRow> backend_rows(const Snapshot& snapshot);
 std::vector<LeaseRow> lease_rows(const Snapshot& snapshot);
 std::vector<WorkerRow> worker_rows(const Snapshot& snapshot);
 std::vector<WaiterRow> waiter_rows(const Snapshot& snapshot);
+std::vector<DeviceRow> device_rows(const Snapshot& snapshot);
 std::vector<ModelRow> model_rows(const Segment& segment, const Snapshot& snapshot);
 std::vector<EventRow> event_rows(const Segment& segment, std::uint64_t first);
 
@@ -87,6 +88,11 @@ struct Field {
   std::string_view doc;
 };
 
+// Rows that stand in others.
+template <class Member>
+concept Rows =
+    std::same_as<Member, std::vector<LeftRow>> || std::same_as<Member, std::vector<DeviceRow>>;
+
 template <Kind kKind, class Member>
 constexpr bool is_of_kind() {
   using enum Kind;
@@ -118,7 +124,7 @@ constexpr bool is_of_kind() {
     case kMeters:
       return std::same_as<Member, std::vector<MeterSample>>;
     case kRows:
-      return std::same_as<Member, std::vector<LeftRow>>;
+      return Rows<Member>;
   }
   return false;
 }
@@ -174,6 +180,11 @@ void for_each_field(const EventRow& row, Visit&& visit) {
 #include "rows/rows.def"
 }
 template <class Visit>
+void for_each_field(const DeviceRow& row, Visit&& visit) {
+#define DEVICE VISIT
+#include "rows/rows.def"
+}
+template <class Visit>
 void for_each_field(const CoordinatorRow& row, Visit&& visit) {
 #define COORDINATOR VISIT
 #include "rows/rows.def"
@@ -223,7 +234,7 @@ void write_field(const Field& field, const Member& value, Writer& writer) {
     writer.counters(field, value);
   } else if constexpr (std::same_as<Member, std::vector<MeterSample>>) {
     writer.meters(field, value);
-  } else if constexpr (std::same_as<Member, std::vector<LeftRow>>) {
+  } else if constexpr (Rows<Member>) {
     writer.rows(field, value);
   } else if constexpr (requires { value.has_value(); }) {
     if (value) {

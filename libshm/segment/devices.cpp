@@ -1,5 +1,7 @@
 #include "segment/devices.hpp"
 
+#include <algorithm>
+
 #include "base/text.hpp"
 
 namespace modelpool {
@@ -35,15 +37,29 @@ std::optional<std::uint32_t> register_device(const Segment& segment, const LockG
   return std::nullopt;
 }
 
+// relaxed, all: numbers that stand for themselves
+void store_device_memory(const Segment& segment, std::uint32_t device, const DeviceMemory& memory) {
+  if (device >= kDevicesMax) return;
+  DeviceRecord& row = segment.device_row(device);
+  row.free_bytes.store(memory.free_bytes, std::memory_order_relaxed);
+  row.total_bytes.store(memory.total_bytes, std::memory_order_relaxed);
+}
+
+DeviceMemory load_device_memory(const Segment& segment, std::uint32_t device) {
+  if (device >= kDevicesMax) return {};
+  const DeviceRecord& row = segment.device_row(device);
+  DeviceMemory memory;
+  memory.total_bytes = row.total_bytes.load(std::memory_order_relaxed);
+  memory.free_bytes = std::min(memory.total_bytes, row.free_bytes.load(std::memory_order_relaxed));
+  return memory;
+}
+
 std::string device_name(const Segment& segment, std::uint32_t device) {
   return escape(segment.device_row(device).uuid.load());
 }
 
 std::uint64_t device_bytes(const Segment& segment, std::uint32_t device) {
   return segment.device_row(device).total_bytes.load(std::memory_order_acquire);
-}
-void note_device_bytes(const Segment& segment, std::uint32_t device, std::uint64_t bytes) {
-  segment.device_row(device).total_bytes.store(bytes, std::memory_order_release);
 }
 
 std::vector<std::string> read_devices(const Segment& segment) {

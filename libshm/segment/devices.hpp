@@ -1,13 +1,15 @@
 // The pool's devices: a position for each UUID, the same for everyone and for as long as the pool
 // lives. Records keep bytes and assignments by it.
 //
-// Safety: reading any thread, lock-free; registering under the mutex.
+// Safety: reading any thread, lock-free; registering under the mutex. What of it is free is another
+// word than what it has in all: read one after the other they may be of two measures.
 //
 // Crash: a row is taken by one store, after its text.
 //
 // Errors: none. A text that is damaged names no device.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,7 +27,15 @@ std::optional<std::uint32_t> register_device(const Segment& segment, const LockG
 std::string device_name(const Segment& segment, std::uint32_t device);
 // How many bytes it has, as the coordinator measured; 0 = not known.
 std::uint64_t device_bytes(const Segment& segment, std::uint32_t device);
-void note_device_bytes(const Segment& segment, std::uint32_t device, std::uint64_t bytes);
+// What a device has, and how much of it nobody takes, as last measured; 0 = never.
+struct DeviceMemory {
+  std::uint64_t total_bytes = 0;
+  std::uint64_t free_bytes = 0;
+};
+// The coordinator alone.
+void store_device_memory(const Segment& segment, std::uint32_t device, const DeviceMemory& memory);
+DeviceMemory load_device_memory(const Segment& segment, std::uint32_t device);
+
 // By position. "" for a damaged one, so that the others keep theirs.
 std::vector<std::string> read_devices(const Segment& segment);
 

@@ -37,8 +37,7 @@
 //
 // Without a writer yet: words that a rule to come needs, so that the layout need not change for it.
 // They are cleared with their row, read into snapshots and shown once they hold something:
-// BackendRecord's permit, measured and peak; LeaseRecord's first_byte_limit_ns;
-// CoordinatorRecord::foreign.
+// BackendRecord's permit; LeaseRecord's first_byte_limit_ns.
 //
 // Frozen: the first word of Header, WorkerRecord, LeaseRecord, BackendRecord, WaiterRecord and
 // StopRecord keeps its place and its fields in every later layout, so that a newer judge can drain
@@ -215,7 +214,10 @@ struct GivenSettings {
 struct alignas(kCacheLine_bytes) DeviceRecord {
   Word known;  // 0: this row and all after it are free
   SharedText<96> uuid;
-  Word total_bytes;  // by the coordinator, as it measured; 0 = not known
+  // As last measured, by the coordinator alone; 0 = never. What others than this pool take stands
+  // in CoordinatorRecord::foreign, with the time.
+  Word total_bytes;
+  Word free_bytes;
 };
 static_assert(sizeof(DeviceRecord) == 2 * kCacheLine_bytes);
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <optional>
 #include <string>
@@ -216,6 +217,8 @@ Tally sweep(const Operation& operation, const Chosen& chosen) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Judges under test start no further process.
+  setenv("MODELPOOL_SAMPLE", "/nonexistent/modelpool-sample", 1);
   Chosen chosen;
   modelpool::Flags flags(
       "Kills a victim at every place of an operation and examines what the survivors find.",

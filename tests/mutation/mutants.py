@@ -37,6 +37,9 @@ ASKED = ("daemon_tests", "--gtest_filter=CancelTest*")
 PROBED = ("daemon_tests", "--gtest_filter=ProbeTest*")
 PROBER = ("unit_tests", "--gtest_filter=Prober*:ProbeMessages*:ProbeTarget*")
 
+MEASURED = ("unit_tests", "--gtest_filter=Sizes*:AboveTheLimit*:HostMemory*:SampleText*:DeviceUse*:DecideTest*")
+SAMPLED = ("daemon_tests", "--gtest_filter=MeasureTest.AnAnswer*:MeasureTest.P13*")
+
 RULES = "libshm/policy/rules.cpp"
 MODEL_LOG = "libshm/base/model_log.cpp"
 WORDS = "libshm/protocol/cancel.cpp"
@@ -431,6 +434,41 @@ MUTANTS = [
            "return is_its_life ? holder : 0;", "return holder;", [RECORDS]),
     Mutant("a permit outlives its backend", "libshm/protocol/slots.cpp",
            "    record.permit.store(0, std::memory_order_release);\n", "", [RECORDS]),
+    # --- Measured sizes
+    Mutant("a part of a load replaces the guess", "libshm/protocol/outlook.cpp",
+           "const std::uint64_t known = std::max(sizes.declared, sizes.peak);",
+           "const std::uint64_t known = std::max(sizes.declared, std::max(sizes.peak, sizes.measured));",
+           [MEASURED]),
+    Mutant("what is measured does not count until the load is over", "libshm/protocol/outlook.cpp",
+           "const std::uint64_t seen = std::max(known, sizes.measured);",
+           "const std::uint64_t seen = known;", [MEASURED]),
+    Mutant("the one just loaded goes", VICTIMS,
+           "if (head == nullptr && missing[Resource::kPlaces] == 0 && is_just_loaded(i)) continue;", "",
+           [MEASURED]),
+    Mutant("one that alone is too much is spared as just loaded", VICTIMS,
+           "if (!is_newest || is_alone_above(resident.holds, rules_.limits)) return false;",
+           "if (!is_newest) return false;", [MEASURED]),
+    Mutant("what is expected kills", RULES,
+           "is_alone_above(subject.resident.measured, subject.limits)",
+           "is_alone_above(subject.resident.holds, subject.limits)", [UNIT]),
+    Mutant("above the limit in sum kills", RULES,
+           "{ return fresh.is_alone_above; }", "{ return fresh.is_above_limits; }", [UNIT]),
+    Mutant("an answer of another generation counts", "coordinatord/sampler.cpp",
+           "state.generation == ref.generation && is_live(state.state)", "is_live(state.state)", [SAMPLED]),
+    Mutant("a stranger's answer counts", "coordinatord/sampler.cpp",
+           "if (user == users.end()) continue;", "if (user == users.end() && users.empty()) continue;",
+           [SAMPLED]),
+    Mutant("numbers without bound", "coordinatord/sample_text.cpp",
+           "return read(text, bytes) && *bytes <= kSampleSizeMax_bytes;", "return read(text, bytes);",
+           [MEASURED]),
+    Mutant("another process of the same number is measured", "coordinatord/sample/host_memory.cpp",
+           "if (found == all.end() || found->second.start_ticks != process.start_ticks) continue;",
+           "if (found == all.end()) continue;", [MEASURED]),
+    Mutant("two loads at once rise together", "coordinatord/device_use.cpp",
+           "    if (only != nullptr) return nullptr;\n", "", [MEASURED]),
+    Mutant("the fall of another's end is a load's", "coordinatord/device_use.cpp",
+           "    if (user.is_ending || (!is_new && before->second.is_ending)) return nullptr;\n", "",
+           [MEASURED]),
     Mutant("measured bytes outlive their backend", "libshm/protocol/slots.cpp",
            "    record.measured.store({});\n", "", [RECORDS]),
     Mutant("a permit of any generation", "libshm/segment/words.hpp",

@@ -340,6 +340,9 @@ void Oracle::check_rule(const StopRecord& why, const Slot& slot) {
     case Reason::kRequested:
       if ((slot.view.control & kControlEvict) == 0) violated("nobody asked to evict " + name);
       break;
+    case Reason::kOverLimit:
+      if (finding.at_ns > truth_.now_ns) violated("P2: " + name + " takes no more than it may");
+      break;
     case Reason::kLru:
     case Reason::kMemory:
     case Reason::kGroup:

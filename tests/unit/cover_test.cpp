@@ -250,6 +250,53 @@ TEST(RoomForBytes, ThoseInUseAreDrainedFirstAndTheIdleStayOpenMeanwhile) {
   EXPECT_THAT(pool.steps({head}), UnorderedElementsAre("close 1 of 1", "commit 0 of 1"));
 }
 
+// Rule 8: over the limit after measuring.
+TEST(AboveTheLimit, TheLeastValueGoesAndNeverTheOneJustLoaded) {
+  Pool pool;
+  pool.rules.limits = {0, 64};
+  pool.add(30, 9000);
+  pool.add(30, 500);
+  Holding& newest = pool.add(30, 1);
+  newest.resident.ready_ns = kNow_ns - 5 * kSecond_ns;
+  EXPECT_THAT(pool.steps({}), ElementsAre("close 1"));
+  newest.resident.ready_ns = kNow_ns - kJustLoaded_ns;
+  EXPECT_THAT(pool.steps({}), ElementsAre("close 2")) << "a minute is long enough";
+}
+
+TEST(AboveTheLimit, WhileTheOneJustLoadedIsSparedTheJudgeLooksAgainWhenItIsNot) {
+  Pool pool;
+  pool.rules.limits = {0, 64};
+  pool.add(40, 10).role = Holding::Role::kStays;
+  pool.add(40, 10).resident.ready_ns = kNow_ns - 5 * kSecond_ns;
+  pool.rules.order.now_ns = kNow_ns;
+  Alarm alarm(kNow_ns);
+  EXPECT_THAT(make_room(pool.holdings, {}, pool.rules, alarm).steps, IsEmpty());
+  EXPECT_EQ(alarm.wake_ns(), kNow_ns - 5 * kSecond_ns + kJustLoaded_ns);
+}
+
+TEST(AboveTheLimit, TheOneJustLoadedGoesIfItAloneIsTooMuchOrAPlaceIsMissing) {
+  Pool pool;
+  pool.rules.limits = {0, 64};
+  pool.add(80, 10).resident.ready_ns = kNow_ns - 5 * kSecond_ns;
+  EXPECT_THAT(pool.steps({}), ElementsAre("close 0"));
+  pool.rules.limits = {1, 0};
+  pool.add(10, 9000);
+  EXPECT_THAT(pool.steps({}), ElementsAre("close 0"));
+}
+
+TEST(AboveTheLimit, P2NobodyIsCutForIt) {
+  Pool pool;
+  pool.rules.limits = {0, 64};
+  Holding& busy = pool.add(40, 10, 1);
+  busy.when_busy = WhenBusy::kForce;
+  pool.add(40, 10).resident.ready_ns = kNow_ns - 5 * kSecond_ns;
+  const auto steps = pool.plan({}).steps;
+  ASSERT_EQ(steps.size(), 1u);
+  EXPECT_EQ(steps[0].holding, 0u);
+  EXPECT_FALSE(steps[0].forced);
+  EXPECT_TRUE(steps[0].hold) << "it drains";
+}
+
 TEST(RoomForBytes, NobodyGoesForAHeadThatDoesNotFitAllTheSame) {
   Pool pool;
   pool.rules.limits = {0, 64};

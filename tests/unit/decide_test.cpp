@@ -203,6 +203,40 @@ class Scene {
 
 class DecideTest : public ::testing::Test, protected Scene {};
 
+// --- Measured ------------------------------------------------------------------------------------
+
+TEST_F(DecideTest, P11OneThatAloneIsAboveTheLimitIsKilledNamingWhatItTakesAndTheLimit) {
+  set(Setting::kMaxMemory, 100 << 20);
+  BackendView& b = backend("big");
+  lease(b, kSecond_ns, kWorker, "req-7");
+  b.measured.host = b.peak.host = 100 << 20;
+  EXPECT_THAT(actions(), IsEmpty());
+  b.measured.host = b.peak.host = 150 << 20;
+  EXPECT_THAT(actions(), ElementsAre("close big over_limit forced"));
+  const std::string text(field_text(decide().actions[0].stop.text));
+  EXPECT_THAT(text, HasSubstr("by itself it takes 150MiB of memory, and max_memory is 100MiB"));
+  EXPECT_THAT(text, HasSubstr("req-7"));
+  b.measured.host = 90 << 20;
+  EXPECT_THAT(actions(), Not(Contains("close big over_limit forced"))) << "it has shrunk";
+}
+
+TEST_F(DecideTest, ALoadThatIsAboveTheLimitAlreadyFails) {
+  set(Setting::kMaxMemory, 100 << 20);
+  loading("big", BackendState::kStarting, kSecond_ns).measured.host = 150 << 20;
+  EXPECT_THAT(actions(), ElementsAre("lose big over_limit failed"));
+}
+
+TEST_F(DecideTest, P11AboveTheLimitInSumTheTextSaysHowMuchThatIs) {
+  set(Setting::kMaxMemory, 100 << 20);
+  backend("a").peak.host = 60 << 20;
+  backend("b").peak.host = 60 << 20;
+  const auto all = decide().actions;
+  ASSERT_EQ(all.size(), 1u);
+  EXPECT_EQ(all[0].stop.reason, Reason::kMemory);
+  EXPECT_EQ(field_text(all[0].stop.text),
+            "the pool's backends take 120MiB of memory, and max_memory is 100MiB");
+}
+
 // --- Busy and stall ------------------------------------------------------------------------------
 
 TEST_F(DecideTest, ABusyTimeoutKillsWhenTheOldestLeaseIsAsOldAsTheLimitAndAClockTick) {

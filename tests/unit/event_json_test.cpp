@@ -113,9 +113,9 @@ TEST(LayoutNamesTest, EveryKindReasonAndStateHasItsName) {
   for (std::uint32_t i = 0; i < kReasonCount; ++i) {
     reasons.emplace_back(reason_name(static_cast<Reason>(i)));
   }
-  EXPECT_THAT(reasons,
-              ElementsAre("", "lru", "idle", "group", "memory", "busy", "stall", "load_timeout",
-                          "requested", "crashed", "shutdown", "first_byte", "wedged"));
+  EXPECT_THAT(reasons, ElementsAre("", "lru", "idle", "group", "memory", "busy", "stall",
+                                   "load_timeout", "requested", "crashed", "shutdown", "first_byte",
+                                   "wedged", "over_limit"));
   std::vector<std::string> states;
   for (std::uint8_t i = 0; i < kBackendStateCount; ++i) {
     states.emplace_back(backend_state_name(static_cast<BackendState>(i)));

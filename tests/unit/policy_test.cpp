@@ -146,6 +146,17 @@ TEST(Evidence, ARequestMustNotHaveBeenTakenBack) {
   EXPECT_FALSE(scene.still_true());
 }
 
+TEST(Evidence, P2WhatAloneIsAboveTheLimitMustStillBe) {
+  Scene scene;
+  scene.seen.reason = Reason::kOverLimit;
+  scene.seen.forced = true;
+  EXPECT_FALSE(scene.still_true());
+  scene.fresh.is_above_limits = true;
+  EXPECT_FALSE(scene.still_true()) << "with others it is: that is another rule's";
+  scene.fresh.is_alone_above = true;
+  EXPECT_TRUE(scene.still_true());
+}
+
 TEST(Evidence, AReasonThatIsNoneOfOursEndsNothing) {
   for (const auto reason :
        {Reason::kNone, Reason::kGroup, Reason::kMemory, static_cast<Reason>(99)}) {
@@ -176,8 +187,8 @@ TEST(ReasonRows, P2OnlyBrokenLeasesAndCrashesCutWithoutBeingForced) {
   for (const ReasonRow& row : kReasonRows) {
     if (row.cuts == Cuts::kAlways) always.push_back(row.reason);
   }
-  EXPECT_THAT(always,
-              ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed, Reason::kFirstByte));
+  EXPECT_THAT(always, ElementsAre(Reason::kBusy, Reason::kStall, Reason::kCrashed,
+                                  Reason::kFirstByte, Reason::kOverLimit));
   EXPECT_EQ(reason_row(Reason::kWedged).cuts, Cuts::kForALease);
 }
 
@@ -208,6 +219,43 @@ TEST(ReasonRows, OfTwoBrokenRulesTheOneThatWasDueFirstGivesTheReason) {
   EXPECT_EQ(finding.limit_ns, 2 * kSecond_ns);
   backend.leases[0].progress_ns = kNow_ns - 2 * kSecond_ns;
   EXPECT_EQ(backend.broken(), Reason::kBusy);
+}
+
+TEST(ReasonRows, OneThatAloneTakesMoreThanTheLimitIsKilledAndNoOther) {
+  Backend backend;
+  Case subject = backend.subject();
+  subject.limits.max_memory = 100;
+  const auto broken = [&subject](std::uint64_t measured) {
+    Resident resident;
+    resident.state = subject.resident.state;
+    resident.measured = Amounts(0, measured);
+    Case now{resident, subject.settings, {}};
+    now.limits = subject.limits;
+    Alarm alarm(kNow_ns);
+    Finding finding;
+    return find_broken_rule(now, alarm, &finding);
+  };
+  EXPECT_EQ(broken(100), Reason::kNone);
+  EXPECT_EQ(broken(101), Reason::kOverLimit);
+  subject.limits.max_memory = 0;
+  EXPECT_EQ(broken(101), Reason::kNone) << "there is no limit";
+  subject.limits.max_memory = 100;
+  for (const BackendState state : {BackendState::kStarting, BackendState::kEvicting}) {
+    backend.resident.state = state;
+    EXPECT_EQ(broken(101), Reason::kOverLimit);
+  }
+  backend.resident.state = BackendState::kStopping;
+  EXPECT_EQ(broken(101), Reason::kNone) << "it is ending";
+}
+
+TEST(ReasonRows, WhatWasExpectedOrDeclaredKillsNobody) {
+  Backend backend;
+  backend.resident.holds = Amounts(1, 500);
+  Case subject = backend.subject();
+  subject.limits.max_memory = 100;
+  Alarm alarm(kNow_ns);
+  Finding finding;
+  EXPECT_EQ(find_broken_rule(subject, alarm, &finding), Reason::kNone);
 }
 
 // --- Asking first --------------------------------------------------------------------------------

@@ -115,6 +115,7 @@ TEST(Rows, EveryFieldSaysWhatItIs) {
   look(WaiterRow());
   look(ModelRow());
   look(EventRow());
+  look(DeviceRow());
   look(CoordinatorRow());
   look(StatusRow());
 }
@@ -124,7 +125,11 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
               ElementsAre("model", "pid", "address", "busy_ms", "idle_ms", "ready_ms", "size_bytes",
                           "owner_pid", "group", "label", "device_mask", "reserved_ms", "started_ms",
                           "exit", "stop", "interval_ms", "keep_alive", "parallel", "expected_bytes",
-                          "measured_bytes", "peak_bytes", "log", "log_missing"));
+                          "measured_bytes", "peak_bytes", "log", "log_missing",
+                          "measured_device_bytes", "peak_device_bytes"));
+  EXPECT_THAT(nulls_of(row_json(DeviceRow())),
+              ElementsAre("uuid", "total_bytes", "free_bytes", "pool_bytes", "foreign_bytes",
+                          "measured_ms"));
   EXPECT_THAT(nulls_of(row_json(LeaseRow())),
               ElementsAre("model", "worker_pid", "age_ms", "progress_ms", "tag", "limit_ms",
                           "backend_pid", "first_byte_limit_ms", "cancelled_ms"));

@@ -56,12 +56,6 @@ void add_sizes(Json* entry, const BackendView& backend) {
   (*entry)["peak"] = bytes_json(backend.peak);
 }
 
-Json devices_json(const Snapshot& snapshot) {
-  Json json = Json::array();
-  for (const std::string& uuid : snapshot.devices) json.push_back(json_text(uuid));
-  return json;
-}
-
 Json waiter_rows_json(const Snapshot& snapshot) {
   Json json = waiters_json(snapshot);
   for (std::size_t i = 0; i < snapshot.waiters.size(); ++i) {
@@ -109,7 +103,6 @@ Json dump_json(const Segment& segment, const Snapshot& snapshot) {
   json["waiter_rows"] = waiter_rows_json(snapshot);
   json["coordinator"].update(judge_json(snapshot));
   json["models"] = rows_json(model_rows(segment, snapshot));
-  json["devices"] = devices_json(snapshot);
   json["events"] = rows_json(event_rows(segment, 1));
   return json;
 }

@@ -112,6 +112,7 @@ Finding find(const Subject& subject, Reason reason, const std::vector<const Leas
   const Waiting* const waiter = first_waiter_for(waiting, resident.model, subject.now());
   if (waiter != nullptr) one.awaited_until_ns = present_until_ns(*waiter);
   one.kept = is_kept(subject);
+  one.limits = limits_of(subject.snapshot);
   return reason_row(reason).judge(one, subject.now());
 }
 
@@ -663,6 +664,23 @@ Verdict explain_stay(const Subject& holder) {
   return stay;
 }
 
+// What it takes is measured against the whole limit.
+Verdict explain_over_limit(const Subject& subject) {
+  const Limits limits = limits_of(subject.snapshot);
+  const BackendView& backend = *subject.backend;
+  Verdict verdict{reason_name(Reason::kOverLimit), "off: there is no max_memory", kNever_ns};
+  if (limits.max_memory == 0) return verdict;
+  verdict.text = "not measured";
+  if (backend.measured.host == 0) return verdict;
+  verdict.text = "takes " + format_size(backend.measured.host);
+  if (backend.peak.host > backend.measured.host)
+    verdict.text += ", at most " + format_size(backend.peak.host) + " so far";
+  verdict.text += ", of max_memory " + format_size(limits.max_memory) +
+                  ": killed if it takes more than that by itself";
+  if (find(subject, Reason::kOverLimit, {}).at_ns != kNever_ns) verdict.due_ns = 0;
+  return verdict;
+}
+
 // "20GiB of memory, 18GiB on GPU-1f; no other of heavy is loaded beside it"
 std::optional<Verdict> explain_holding(const Subject& subject) {
   std::string text;
@@ -702,7 +720,9 @@ Verdict explain_parallel(const Subject& subject) {
 std::vector<Verdict> explain_ready(const Subject& subject) {
   std::vector<Verdict> verdicts{explain_leases(subject, Reason::kBusy),
                                 explain_leases(subject, Reason::kFirstByte),
-                                explain_leases(subject, Reason::kStall), explain_probe(subject),
+                                explain_leases(subject, Reason::kStall),
+                                explain_probe(subject),
+                                explain_over_limit(subject),
                                 explain_idle(subject)};
   if (const auto pressure = explain_pressure(subject)) verdicts.push_back(*pressure);
   verdicts.push_back(explain_room(subject));

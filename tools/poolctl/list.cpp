@@ -46,9 +46,14 @@ std::string notes_of(const Segment& segment, const Snapshot& snapshot, const Bac
   if (is_spared_sigkill(backend)) add("no SIGKILL (stop_grace is off)");
   if (!is_judged && (ending || (backend.control & kControlEvict))) add("waits for a coordinator");
   if (backend.left.count != 0) add("left: " + left_text(backend.left));
+  std::uint64_t of_devices = 0;
+  for (const std::uint64_t bytes : backend.measured.device) of_devices = add_ns(of_devices, bytes);
+  if (of_devices != 0) add(format_size(of_devices) + " of devices");
   if (!backend.label.empty()) add("label " + escape(backend.label));
   return notes;
 }
+
+std::string size_text(std::uint64_t bytes) { return bytes == 0 ? "-" : format_size(bytes); }
 
 }  // namespace
 
@@ -64,6 +69,7 @@ std::string list_text(const Segment& segment, const Snapshot& snapshot, bool is_
                    {"IDLE", kRight},
                    {"READY", kRight, false, false, 1},
                    {"SIZE", kRight, false, false, 2},
+                   {"PEAK", kRight, false, false, 1},
                    {"ADDRESS", kLeft, true, true},
                    {"NOTES", kLeft, true}});
   for (const BackendView& backend : snapshot.backends) {
@@ -73,8 +79,9 @@ std::string list_text(const Segment& segment, const Snapshot& snapshot, bool is_
                pid_text(backend.process.pid), std::to_string(backend.in_flight),
                backend.in_flight > 0 ? age_text(now, backend.oldest_start_ns) : "-",
                idle ? age_text(now, backend.last_used_ns) : "-", age_text(now, backend.ready_ns),
-               backend.size_bytes == 0 ? "-" : format_size(backend.size_bytes),
-               text_or_dash(backend.address), notes_of(segment, snapshot, backend, is_judged)});
+               size_text(backend.measured.host != 0 ? backend.measured.host : backend.size_bytes),
+               size_text(backend.peak.host), text_or_dash(backend.address),
+               notes_of(segment, snapshot, backend, is_judged)});
   }
   return table.text(width);
 }

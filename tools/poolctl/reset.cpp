@@ -36,9 +36,9 @@ void add_reset(CLI::App& root, Context& context) {
   const auto model = std::make_shared<std::string>();
   CLI::App* command = add_command(
       root, context, "reset", "Forget that a model failed to load, and end its cool-down",
-      "The next acquire may load it at once. Does nothing for a model that has "
-      "not\n"
-      "failed. Works without a coordinator. A load that succeeds and a changed load_cooldown do "
+      "The next acquire may load it at once. What it was measured to take is forgotten, too: it\n"
+      "may take less now. Works without a coordinator. A load that succeeds and a changed "
+      "load_cooldown do "
       "the "
       "same.\n\n"
       "Example:\n  poolctl reset llama-3-8b\n",

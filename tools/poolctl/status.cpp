@@ -3,6 +3,7 @@
 #include "base/size.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
+#include "protocol/outlook.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -55,6 +56,30 @@ std::string pressure_text(const Snapshot& snapshot) {
   return text + "; evicting did not help, so nobody is for another " + format_age(left_ns);
 }
 
+// "3.2GiB taken, limit 8GiB"; "" without a limit.
+std::string memory_text(const Snapshot& snapshot) {
+  const Limits limits = limits_of(snapshot);
+  if (limits.max_memory == 0) return {};
+  Amounts taken;
+  for (const Resident& resident : residents_of(snapshot)) {
+    if (resident.live()) taken += resident.holds;
+  }
+  const auto bytes = static_cast<std::uint64_t>(taken[Resource::kHostBytes]);
+  return format_size(bytes) + " taken, limit " + format_size(limits.max_memory);
+}
+
+// "GPU-1: 15.5GiB free of 24GiB; the pool takes 5.9GiB, others 2.4GiB, 2s ago"
+std::string device_text(const DeviceRow& device) {
+  std::string text = escape(device.uuid.empty() ? "(damaged)" : device.uuid) + ": ";
+  if (!device.total_bytes) return text + "not measured yet";
+  text += format_size(device.free_bytes.value_or(0)) + " free of " +
+          format_size(*device.total_bytes) + "; the pool takes " +
+          format_size(device.pool_bytes.value_or(0));
+  if (device.foreign_bytes) text += ", others " + format_size(*device.foreign_bytes);
+  if (device.measured_ms) text += ", " + format_age(*device.measured_ms * kMillisecond_ns) + " ago";
+  return text;
+}
+
 // The numbers first: they are what was asked for.
 int report_judge(const Segment& segment, const std::string& file) {
   const auto fault = find_judge_fault(segment, file);
@@ -82,6 +107,8 @@ void print_status(const Segment& segment, const Snapshot& snapshot) {
   line("pool", escape(segment.name()) + " (" + escape(segment.path()) + ")");
   line("coordinator", coordinator_text(segment, snapshot));
   line("backends", backends);
+  if (const std::string memory = memory_text(snapshot); !memory.empty()) line("memory", memory);
+  for (const DeviceRow& device : device_rows(snapshot)) line("device", device_text(device));
   line("leases", std::to_string(snapshot.leases.size()));
   line("waiting", std::to_string(snapshot.waiters.size()));
   line("workers", std::to_string(snapshot.workers.size()));

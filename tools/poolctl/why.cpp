@@ -128,6 +128,8 @@ std::string reason_text(const EventData& end) {
              (end.tag[0] == '\0' && end.worker_pid == 0 ? ""
                                                         : ", and " + request_text(end) + " hung") +
              evidence(end);
+    case Reason::kOverLimit:
+      return "because " + (text.empty() ? "it took more than the pool may" : text);
     case Reason::kLoadTimeout:
       return "because it was not ready in time" + limit_text(end, "load_timeout") + evidence(end);
     case Reason::kRequested:

@@ -8,6 +8,8 @@ namespace modelpool {
 namespace {
 
 std::string_view name_of(const StopRow&) { return "StopRow"; }
+std::string_view name_of(const LeftRow&) { return "LeftRow"; }
+std::string_view name_of(const DeviceRow&) { return "DeviceRow"; }
 std::string_view name_of(const CoordinatorRow&) { return "CoordinatorRow"; }
 
 template <class Row>
@@ -45,10 +47,12 @@ std::string type_of(Kind kind, const Member& member) {
     case Kind::kMeters:
       return "list[dict[str, object]]";
     case Kind::kRows:
-      return "list[LeftRow]";
+      break;
     case Kind::kPart:
       break;
   }
+  if constexpr (Rows<Member>)
+    return "list[" + std::string(name_of(typename Member::value_type())) + "]";
   if constexpr (
       requires { name_of(member); } || requires { name_of(*member); })
     return part_type(member);
@@ -85,6 +89,7 @@ int main() {
   print<WorkerRow>("WorkerRow");
   print<WaiterRow>("WaiterRow");
   print<EventRow>("EventRow");
+  print<DeviceRow>("DeviceRow");
   print<CoordinatorRow>("CoordinatorRow");
   print<StatusRow>("StatusRow");
 }

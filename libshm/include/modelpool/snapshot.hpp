@@ -81,6 +81,8 @@ struct BackendRow {
   std::string log_missing;           // why its output is not kept; empty: it is, or was not to be
   std::vector<LeftRow> left;         // while it is stopping, if that is not as usual
   std::uint64_t probe_failures = 0;  // in a row
+  std::optional<std::uint64_t> measured_device_bytes;  // of all its devices together
+  std::optional<std::uint64_t> peak_device_bytes;
 };
 
 // A request in flight, of any worker.
@@ -163,6 +165,17 @@ struct EventRow {
   std::string text;
 };
 
+// A device of the host, as the coordinator last measured it.
+struct DeviceRow {
+  std::uint64_t device = 0;  // its position, by which other rows name it
+  std::string uuid;
+  std::optional<std::uint64_t> total_bytes;
+  std::optional<std::uint64_t> free_bytes;
+  std::optional<std::uint64_t> pool_bytes;     // of this pool's backends
+  std::optional<std::uint64_t> foreign_bytes;  // of everybody else
+  std::optional<std::uint64_t> measured_ms;
+};
+
 struct CoordinatorRow {
   std::optional<bool> alive;
   pid_t pid = 0;
@@ -213,6 +226,7 @@ struct StatusRow {
   std::vector<CounterRow> counters;
   std::vector<std::string> damage;  // records that could not be believed
   std::vector<MeterSample> meters;
+  std::vector<DeviceRow> devices;
 };
 
 struct PoolSnapshot {
