@@ -231,21 +231,23 @@ bool still_idle(const Evidence& seen, const Fresh& fresh) {
          fresh.keep_alive_ns == seen.keep_alive_ns;
 }
 
-// Neither pinned nor used since, and nobody has left: then it is decided anew.
-bool still_may_go(const Evidence& seen, const Fresh& fresh) {
-  if (is_pinned(fresh) || fresh.live < seen.live) return false;
+bool is_free_to_go(const Evidence& seen, const Fresh& fresh) {
+  if (is_pinned(fresh)) return false;
   return !seen.was_idle || seen.forced || fresh.last_used_ns == seen.last_used_ns;
+}
+// Where somebody has left meanwhile it is decided anew.
+bool may_still_make_room(const Evidence& seen, const Fresh& fresh) {
+  return is_free_to_go(seen, fresh) && fresh.live >= seen.live;
 }
 
 bool still_in_the_way(const Evidence& seen, const Fresh& fresh) {
   if (seen.for_short_load) return fresh.last_used_ns == seen.last_used_ns && !is_pinned(fresh);
-  if (!still_may_go(seen, fresh)) return false;
-  if (seen.for_host) return fresh.host_is_low;
-  if (!fresh.limits.any()) return false;
+  if (seen.for_host) return is_free_to_go(seen, fresh) && fresh.host_is_low;
+  if (!may_still_make_room(seen, fresh) || !fresh.limits.any()) return false;
   return seen.for_arrival == 0 ? fresh.is_above_limits : fresh.waiter_is_there;
 }
 bool still_beside_its_group(const Evidence& seen, const Fresh& fresh) {
-  if (!still_may_go(seen, fresh) || !fresh.shares_a_group) return false;
+  if (!may_still_make_room(seen, fresh) || !fresh.shares_a_group) return false;
   return seen.for_arrival == 0 || fresh.waiter_is_there;
 }
 
