@@ -69,10 +69,12 @@ class Spawn {
     }
     return 0;
   }
-  int run(const std::string& path, pid_t* pid) {
+  int run(const std::string& path, bool with_environment, pid_t* pid) {
     std::string name = path.substr(path.rfind('/') + 1);
     char* argv[] = {name.data(), nullptr};
-    return posix_spawn(pid, path.c_str(), &files_, &attributes_, argv, environment().data());
+    std::vector<char*> variables{nullptr};
+    if (with_environment) variables = environment();
+    return posix_spawn(pid, path.c_str(), &files_, &attributes_, argv, variables.data());
   }
 
  private:
@@ -82,9 +84,11 @@ class Spawn {
 
 }  // namespace
 
-Result<HelperProgram> HelperProgram::start(const std::string& path, int kind) {
+Result<HelperProgram> HelperProgram::start(const std::string& path, int kind,
+                                           bool with_environment) {
   const std::string what = "start " + escape(path);
-  if (access(path.c_str(), X_OK) != 0) return fail_errno(errno, what);
+  if (access(path.c_str(), X_OK) != 0)
+    return fail_errno(errno, what, "install it there, or beside coordinatord");
   int sockets[2];
   if (socketpair(AF_UNIX, kind | SOCK_CLOEXEC, 0, sockets) != 0)
     return fail_errno(errno, what, shortage_advice(Needs::kDescriptor, errno));
@@ -97,7 +101,7 @@ Result<HelperProgram> HelperProgram::start(const std::string& path, int kind) {
   Spawn spawn;
   pid_t pid = 0;
   int error = spawn.prepare(other.get());
-  if (error == 0) error = spawn.run(path, &pid);
+  if (error == 0) error = spawn.run(path, with_environment, &pid);
   if (error != 0) return fail_errno(error, what);
   // Its number is its own until it is reaped, which this thread does.
   auto process = ProcessHandle::open(pid);

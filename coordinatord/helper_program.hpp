@@ -21,8 +21,9 @@ struct HelperProgram {
   Fd socket;  // nonblocking
   ProcessHandle process;
 
-  // `kind` of socket: SOCK_STREAM, or SOCK_SEQPACKET, which keeps messages apart.
-  static Result<HelperProgram> start(const std::string& path, int kind);
+  // `kind` of socket: SOCK_STREAM, or SOCK_SEQPACKET, which keeps messages apart. With this
+  // process's environment, but for what is this process's alone, or with none.
+  static Result<HelperProgram> start(const std::string& path, int kind, bool with_environment);
 };
 
 }  // namespace modelpool::coordinator

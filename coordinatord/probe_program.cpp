@@ -17,7 +17,7 @@ constexpr int kEndsWithin_ms = 50;
 }  // namespace
 
 Result<> ProbeProgram::start() {
-  auto program = HelperProgram::start(find_own_program(name_), SOCK_SEQPACKET);
+  auto program = HelperProgram::start(find_own_program(name_), SOCK_SEQPACKET, false);
   if (!program) return fail(program.error());
   program_ = std::move(*program);
   return {};

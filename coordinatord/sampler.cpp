@@ -306,7 +306,7 @@ void Sampler::end_program() {
 
 bool Sampler::start_program() {
   if (now_ns() < retry_ns_ || killed_.size() >= kUndeadMax) return false;
-  auto program = HelperProgram::start(path_, SOCK_STREAM);
+  auto program = HelperProgram::start(path_, SOCK_STREAM, true);
   if (!program) {
     fail("start", program.error().text + "; backends are taken for as large as they are declared");
     return false;

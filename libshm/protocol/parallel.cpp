@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "protocol/slots.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool {
@@ -16,10 +15,6 @@ std::uint32_t number_in(const Effective& settings) {
 ParallelWord load_word(const Segment& segment, BackendRef backend) {
   return ParallelWord::unpack(
       segment.backend(backend.index).parallel.load(std::memory_order_acquire));
-}
-
-bool is_open_or_closed(BackendState state) {
-  return state == BackendState::kReady || state == BackendState::kEvicting;
 }
 
 }  // namespace
@@ -52,52 +47,6 @@ std::optional<std::uint32_t> known_parallel(const Segment& segment, BackendRef b
   const bool is_known = word.generation == backend.generation &&
                         word.settings == ParallelWord::tag_of(settings_generation(segment));
   return is_known ? std::optional<std::uint32_t>(word.number) : std::nullopt;
-}
-
-NextParallel::NextParallel(const Segment& segment, const SettingsImage& next) {
-  before_ = read_settings(segment, [&](const SettingsView& view) {
-    may_differ_ = view.rules_hash() != next.view().rules_hash() ||
-                  view.get(Setting::kParallel) != next.view().get(Setting::kParallel);
-  });
-  if (!may_differ_) return;
-  judged_.resize(segment.backends_reached());
-  for (std::uint32_t i = 0; i < judged_.size(); ++i) {
-    const StateWord state = load_state(segment, i);
-    if (!is_open_or_closed(state.state)) continue;
-    const BackendRecord& record = segment.backend(i);
-    const Overrides given = unpack_given(record.given.load());
-    const Effective settings = resolve_settings(next, record.model.load(), &given);
-    if (load_state(segment, i).generation != state.generation) continue;
-    judged_[i] = {{i, state.generation}, number_in(settings)};
-  }
-}
-
-std::optional<std::uint32_t> NextParallel::number_of(const Segment& segment,
-                                                     BackendRef backend) const {
-  if (may_differ_) {
-    const bool is_judged =
-        backend.index < judged_.size() && judged_[backend.index].backend == backend;
-    return is_judged ? std::optional<std::uint32_t>(judged_[backend.index].number) : std::nullopt;
-  }
-  const ParallelWord word = load_word(segment, backend);
-  const bool was_known =
-      word.generation == backend.generation && word.settings == ParallelWord::tag_of(before_);
-  return was_known ? std::optional<std::uint32_t>(word.number) : std::nullopt;
-}
-
-void NextParallel::settle(const Segment& segment, const LockGuard& guard) const {
-  const std::uint64_t now = settings_generation(segment);
-  for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
-    const StateWord state = load_state(segment, i);
-    if (!is_open_or_closed(state.state)) continue;
-    const BackendRef backend{i, state.generation};
-    if (const auto number = number_of(segment, backend)) {
-      note_parallel(segment, backend, {now, *number});
-    } else {  // whoever asks for a lease finds it out; release: as note_parallel
-      segment.backend(i).parallel.store(0, std::memory_order_release);
-    }
-    settle_counted(segment, backend, &guard);
-  }
 }
 
 }  // namespace modelpool

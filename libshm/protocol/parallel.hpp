@@ -15,17 +15,15 @@
 //  1. READY is entered with the flag, unless the mutex is held and the word, of the settings in
 //     force, says that there is no limit.
 //  2. Anyone may set the flag; it is taken away under the mutex only.
-//  3. Whoever publishes settings puts numbers and flags right in the same hold.
+//  3. Whoever publishes settings puts numbers and flags right in the same hold (next_parallel.hpp).
 //
 // Errors: none.
 #pragma once
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "segment/segment.hpp"
-#include "segment/settings_image.hpp"
 
 namespace modelpool {
 
@@ -64,24 +62,5 @@ Parallel resolve_parallel(const Segment& segment, std::string_view model, const 
 void note_parallel(const Segment& segment, BackendRef backend, Parallel parallel);
 // By its own word; none: that is of another life or of other settings.
 std::optional<std::uint32_t> known_parallel(const Segment& segment, BackendRef backend);
-
-// What the next settings give the backends there are: found out before the mutex is taken.
-class NextParallel {
- public:
-  NextParallel(const Segment& segment, const SettingsImage& next);
-  // In the hold that published them. Whoever waits is woken by the caller.
-  void settle(const Segment& segment, const LockGuard& guard) const;
-
- private:
-  struct Judged {
-    BackendRef backend;
-    std::uint32_t number = 0;
-  };
-  std::optional<std::uint32_t> number_of(const Segment& segment, BackendRef backend) const;
-
-  bool may_differ_ = true;
-  std::uint64_t before_ = 0;    // generation of the settings in force until then
-  std::vector<Judged> judged_;  // by slot; none if no number can have changed
-};
 
 }  // namespace modelpool

@@ -6,7 +6,7 @@
 
 #include "base/time.hpp"
 #include "protocol/histories.hpp"
-#include "protocol/parallel.hpp"
+#include "protocol/next_parallel.hpp"
 
 namespace modelpool {
 namespace {
