@@ -20,8 +20,8 @@
 #include <vector>
 
 #include "decide.hpp"
-#include "probe_program.hpp"
 #include "probe/messages.hpp"
+#include "probe_program.hpp"
 #include "record.hpp"
 
 namespace modelpool::coordinator {

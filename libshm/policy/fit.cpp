@@ -1,6 +1,15 @@
 #include "policy/fit.hpp"
 
 namespace modelpool {
+namespace {
+
+// What others take of devices may be given back.
+Limits without_others(Limits limits) {
+  for (DeviceLimit& device : limits.device) device.foreign = 0;
+  return limits;
+}
+
+}  // namespace
 
 std::uint32_t count_live(std::span<const Resident> residents) {
   return static_cast<std::uint32_t>(
@@ -136,10 +145,7 @@ std::uint32_t Room::places() const {
 
 bool is_too_large(const Waiting& waiter, const Limits& limits) {
   if (lacks_devices(waiter, limits)) return false;  // not for its size
-  // What others take may be given back.
-  Limits alone = limits;
-  for (DeviceLimit& device : alone.device) device.foreign = 0;
-  return Room(alone).missing_for(waiter) != Amounts();
+  return Room(without_others(limits)).missing_for(waiter) != Amounts();
 }
 
 bool is_alone_above(const Amounts& measured, const Limits& limits) {
@@ -159,7 +165,7 @@ bool is_kept_out(const Waiting& waiter, std::span<const Resident> residents) {
 
 bool is_blocked_by_pins(const Waiting& waiter, std::span<const Resident> residents,
                         const Limits& limits) {
-  Room room(limits);
+  Room room(without_others(limits));
   for (const Resident& resident : residents) {
     if (!resident.live() || !resident.pinned() || !resident.can_be_closed()) continue;
     if (share_a_group(resident.groups, waiter.groups)) return true;

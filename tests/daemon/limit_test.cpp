@@ -339,7 +339,7 @@ TEST_F(LimitTest, P3LoweringTheLimitConvergesWithoutCuttingLeasesAndAdmitsNobody
 }
 
 TEST_F(LimitTest, P3ALimitBelowTwoBusyBackendsIsReachedWhenTheirLeasesEnd) {
-  start({"--max-backends", "2", "--drain-timeout", "30s"});
+  start({"--max-backends", "2", "--drain-timeout", "30s", "--eviction", "lru"});
   RemoteWorker worker(scratch_);
   RemoteWorker other(scratch_);
   worker.load("a");

@@ -68,7 +68,7 @@ class Tables(PoolTest):
 
     def test_list_on_a_wide_terminal_and_in_a_pipe_has_every_column(self):
         self.load("tiny", 51234)
-        names = "MODEL STATE PID LEASES BUSY IDLE READY SIZE ADDRESS NOTES".split()
+        names = "MODEL STATE PID LEASES BUSY IDLE READY SIZE PEAK ADDRESS NOTES".split()
         self.assertEqual(self.show(132, "list").splitlines()[0].split(), names)
         piped = subprocess.run(
             [POOLCTL, "--dir", self.dir, "list"], stdout=subprocess.PIPE, text=True, check=True

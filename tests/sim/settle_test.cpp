@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <memory>
 #include <random>
 
@@ -313,7 +314,11 @@ class HandOvers {
   Found found_;
 };
 
-constexpr std::size_t kHandOvers = 100'000;
+// 100,000 by hand: MODELPOOL_TEST_HANDOVERS.
+const std::size_t kHandOvers = [] {
+  const char* const asked = std::getenv("MODELPOOL_TEST_HANDOVERS");
+  return asked == nullptr ? std::size_t{20'000} : static_cast<std::size_t>(std::atol(asked));
+}();
 // Up to three stop at a time, and the next while these still end.
 constexpr std::uint64_t kCrowded_ns = 800 * kMillisecond_ns;
 constexpr std::uint64_t kCalm_ns = 20 * kSecond_ns;

@@ -75,7 +75,7 @@ int main(int argc, char** argv) {
   std::uint64_t seeds = 1;
   std::uint64_t decisions = 100'000;
   double years = 0;
-  flags.add("--workload", "NAME", &only, "busy, lru, memory, placed, drain, force or quiet [all of them]");
+  flags.add("--workload", "NAME", &only, "busy, lru, memory, placed, drain... [all of them]");
   flags.add("--seed", "N", &seed, "the first [1]");
   flags.add("--seeds", "N", &seeds, "so many, one after the other [1]");
   flags.add("--years", "N", &years, "of virtual time; 0: no limit [0]");

@@ -67,8 +67,8 @@ struct Workload {
 };
 
 // "busy": all that can happen, often; "lru": with the least recently used going first, at once;
-// "memory": bytes run short instead of places; "placed": bytes of two devices and loads at once, and
-// models share groups. "force", "drain": what P5 promises an end for.
+// "memory": bytes run short instead of places; "placed": bytes of two devices and loads at once,
+// and models share groups. "force", "drain", "placed-fairly": what P5 promises an end for.
 // "quiet": a small office; years pass quickly.
 const std::vector<Workload>& workloads();
 const Workload& workload(std::string_view name);  // aborts if there is none

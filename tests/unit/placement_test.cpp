@@ -110,6 +110,7 @@ TEST(Devices, WhatOthersTakeIsNotFreeAndIsNotOurExcess) {
   EXPECT_EQ(devices_of(Room(limits).place(asks(1, 1, 10))), 2u);
   EXPECT_FALSE(Room(limits).place(asks(1, 1, 20)));
   EXPECT_FALSE(is_too_large(asks(1, 1, 20), limits)) << "they may give it back";
+  EXPECT_FALSE(is_blocked_by_pins(asks(1, 1, 20), {}, limits)) << "nobody is pinned";
   EXPECT_EQ(Room(limits, std::vector{on_device(0, 0, 20)}).excess(), Amounts());
   EXPECT_EQ(Room(limits, std::vector{on_device(0, 0, 25)}).excess()[index_of_device(0)], 1);
 }

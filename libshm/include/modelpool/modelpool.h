@@ -346,9 +346,9 @@ typedef struct modelpool_ticket_info {
    * himself; modelpool_spawn tells it by CUDA_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES. "": none */
   char devices[1536];
 } modelpool_ticket_info;
-#define MODELPOOL_TICKET_INFO_INIT                      \
-  {                                                     \
-    sizeof(modelpool_ticket_info), 0, 0, { 0 }, { 0 }   \
+#define MODELPOOL_TICKET_INFO_INIT                  \
+  {                                                 \
+    sizeof(modelpool_ticket_info), 0, 0, {0}, { 0 } \
   }
 
 MODELPOOL_API modelpool_code modelpool_ticket_get(modelpool_ticket ticket,
