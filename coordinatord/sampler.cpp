@@ -386,7 +386,7 @@ SampleRequest Sampler::make_request(const Snapshot& snapshot, Asked* asked) {
     user.is_loading = is_loading(b);
     user.is_ending = b.state.state == BackendState::kStopping;
     user.before = b.measured;
-    user.assumed = b.size_unknown ? b.declared : larger_of(b.declared, b.expected);
+    user.assumed = b.device_size_unknown ? b.declared : larger_of(b.declared, b.expected);
     asked->users.push_back(std::move(user));
   }
   return request;

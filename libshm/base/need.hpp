@@ -35,13 +35,13 @@ struct Need {
   std::uint32_t places = 1;
   std::uint32_t devices = 0;        // how many it is spread over; 0 = none
   std::uint32_t which_devices = 0;  // a bit for each it may be put on; 0 = any
-  std::uint32_t flags = 0;          // kNeedSizeUnknown
+  std::uint32_t flags = 0;          // kNeedSizeUnknown, kNeedDeviceSizeUnknown
   std::uint64_t settings = 0;       // generation of the settings it was derived from
   Bytes bytes;
 
   bool operator==(const Need&) const = default;
 };
-inline constexpr std::uint32_t kNeedSizeUnknown =
-    1;  // the bytes are a guess: it was never measured
+inline constexpr std::uint32_t kNeedSizeUnknown = 1;        // the host's bytes are a guess
+inline constexpr std::uint32_t kNeedDeviceSizeUnknown = 2;  // those of devices are
 
 }  // namespace modelpool

@@ -41,19 +41,21 @@ Room::Room(const Limits& limits, std::span<const Resident> residents) : Room(lim
   }
 }
 
-// What of it is bytes.
-std::uint32_t Room::guessed_of(const Amounts& takes) const {
+std::uint32_t Room::guessed_of(const Amounts& takes, bool size_known,
+                               bool device_size_known) const {
   std::uint32_t guessed = 0;
-  for (std::size_t i = 0; i < kResourceCount; ++i) {
-    const bool is_bytes = i != index_of(Resource::kPlaces) && i != index_of(Resource::kLoads);
-    if (is_bytes && is_limited(i) && takes[i] > 0) guessed |= 1u << i;
-  }
+  const auto add = [&](std::size_t resource) {
+    if (is_limited(resource) && takes[resource] > 0) guessed |= 1u << resource;
+  };
+  if (!size_known) add(index_of(Resource::kHostBytes));
+  for (std::uint32_t d = 0; d < kDevicesMax && !device_size_known; ++d) add(index_of_device(d));
   return guessed;
 }
 
 void Room::take(const Resident& resident) {
   left_ -= resident.holds;
-  if (!resident.size_known && resident.loading()) guessed_ |= guessed_of(resident.holds);
+  if (resident.loading())
+    guessed_ |= guessed_of(resident.holds, resident.size_known, resident.device_size_known);
   for (std::uint32_t d = 0; d < kDevicesMax; ++d) on_device_[d] += resident.devices >> d & 1;
 }
 
@@ -64,7 +66,7 @@ void Room::give_back(const Resident& resident) {
 
 void Room::take(const Waiting& waiter, const Placement& placement) {
   left_ -= placement.takes;
-  if (!waiter.size_known) guessed_ |= guessed_of(placement.takes);
+  guessed_ |= guessed_of(placement.takes, waiter.size_known, waiter.device_size_known);
   for (std::uint32_t d = 0; d < kDevicesMax; ++d) on_device_[d] += placement.devices >> d & 1;
 }
 
@@ -121,7 +123,9 @@ std::int64_t Room::left_beside(const Placement& placement) const {
 std::optional<Placement> Room::place(const Waiting& waiter) const {
   std::optional<Placement> best;
   const auto try_on = [&](const Placement& placement) {
-    if (!waiter.size_known && (guessed_of(placement.takes) & guessed_) != 0) return;
+    const std::uint32_t guessed =
+        guessed_of(placement.takes, waiter.size_known, waiter.device_size_known);
+    if ((guessed & guessed_) != 0) return;
     if (missing_for(placement) != Amounts()) return;
     if (!best || left_beside(placement) < left_beside(*best)) best = placement;
   };

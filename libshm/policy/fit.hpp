@@ -47,7 +47,8 @@ class Room {
  private:
   bool is_limited(std::size_t resource) const { return (limited_ >> resource & 1) != 0; }
   std::int64_t missing(std::size_t resource, std::int64_t takes) const;
-  std::uint32_t guessed_of(const Amounts& takes) const;
+  // Of these bytes those that are limited and only guessed, a bit each.
+  std::uint32_t guessed_of(const Amounts& takes, bool size_known, bool device_size_known) const;
 
   std::uint32_t limited_ = 0;  // a bit for each resource
   std::uint32_t guessed_ = 0;  // of these a load takes what is only guessed

@@ -43,9 +43,10 @@ struct Resident {
   std::uint64_t size_bytes = 0;   // 0 = not known
   std::uint64_t priority = 0;
 
-  Amounts holds{1, 0};        // the largest that was expected, declared or measured in this life
-  bool size_known = true;     // else what it holds is a guess
-  std::uint32_t devices = 0;  // those it is on, a bit for each
+  Amounts holds{1, 0};     // the largest that was expected, declared or measured in this life
+  bool size_known = true;  // else what it holds of the host is a guess
+  bool device_size_known = true;            // and of devices
+  std::uint32_t devices = 0;                // those it is on, a bit for each
   std::span<const std::uint64_t> groups{};  // its model's, hashes, sorted
   Amounts measured;                         // what it was last seen to take: bytes
 
@@ -72,11 +73,12 @@ struct DevicesAsked {
 struct Waiting {
   std::uint64_t arrival = 0;  // its number in the line; lower came earlier
   std::uint64_t deadline_ns = 0;
-  std::uint64_t looked_ns = 0;  // when it last looked whether it may go on
-  std::uint64_t model = 0;      // hash of the name it waits for
-  std::uint32_t row = 0;        // where it stands in the table of waiters
-  Amounts takes{1, 0};          // wherever it is put
-  bool size_known = true;       // else the bytes are a guess
+  std::uint64_t looked_ns = 0;    // when it last looked whether it may go on
+  std::uint64_t model = 0;        // hash of the name it waits for
+  std::uint32_t row = 0;          // where it stands in the table of waiters
+  Amounts takes{1, 0};            // wherever it is put
+  bool size_known = true;         // else the host's bytes are a guess
+  bool device_size_known = true;  // and those of devices
   DevicesAsked devices{};
   std::uint32_t promised = 0;               // the devices on which room is made for it; 0 = none
   std::span<const std::uint64_t> groups{};  // its model's, hashes, sorted

@@ -30,7 +30,7 @@ class Deriving {
     if (limits_.max_memory == 0 || host != 0) return;
     host = settings_.get(Setting::kMemory);
     if (host != 0) return;
-    derived_.need.flags = kNeedSizeUnknown;
+    derived_.need.flags |= kNeedSizeUnknown;
     host = guess(largest_peak(segment_).host, limits_.max_memory);
   }
 
@@ -68,7 +68,7 @@ class Deriving {
       if (device.bytes != 0 && (smallest == 0 || device.bytes < smallest)) smallest = device.bytes;
     }
     if (smallest == 0) return 0;
-    derived_.need.flags = kNeedSizeUnknown;
+    derived_.need.flags |= kNeedDeviceSizeUnknown;
     return guess(largest_of(largest_peak(segment_).device), smallest);
   }
 

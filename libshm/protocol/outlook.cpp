@@ -46,17 +46,16 @@ struct Sizes {
 };
 // Of the host, and of the devices it is on.
 template <class SizesOf>
-void take_sizes(Resident* resident, bool guessed, SizesOf sizes_of) {
+void take_sizes(Resident* resident, SizesOf sizes_of) {
   const Sizes host = sizes_of(kDevicesMax);
-  bool any_known = host.known() != 0;
+  resident->size_known = !host.guessed || host.known() != 0;
   resident->holds = Amounts(1, host.held());
   for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
     if ((resident->devices >> d & 1) == 0) continue;
     const Sizes sizes = sizes_of(d);
-    any_known |= sizes.known() != 0;
+    resident->device_size_known &= !sizes.guessed || sizes.known() != 0;
     resident->holds.set_bytes(index_of_device(d), sizes.held());
   }
-  resident->size_known = !guessed || any_known;
 }
 void take_load(Resident* resident) {
   resident->holds.set(index_of(Resource::kLoads), resident->loading() ? 1 : 0);
@@ -64,12 +63,14 @@ void take_load(Resident* resident) {
 
 // acquire, all: expected was written before RESERVED, declared before READY
 void read_size(const BackendRecord& record, Resident* resident) {
-  const bool guessed = record.size_flags.load(std::memory_order_acquire) & kBackendSizeUnknown;
+  const std::uint32_t flags = record.size_flags.load(std::memory_order_acquire);
   resident->devices = record.devices.load(std::memory_order_acquire);
   const auto of = [](const SharedBytes& bytes, std::size_t at) {
     return (at < kDevicesMax ? bytes.device[at] : bytes.host).load(std::memory_order_acquire);
   };
-  take_sizes(resident, guessed, [&](std::size_t at) {
+  take_sizes(resident, [&](std::size_t at) {
+    const bool guessed =
+        (flags & (at < kDevicesMax ? kBackendDeviceSizeUnknown : kBackendSizeUnknown)) != 0;
     return Sizes{of(record.expected, at), of(record.declared, at), of(record.measured, at),
                  of(record.peak, at), guessed};
   });
@@ -104,6 +105,7 @@ void take_need(Waiting* waiting, const Need& need) {
   waiting->takes = Amounts(need.places, need.bytes.host);
   waiting->takes.set(index_of(Resource::kLoads), 1);
   waiting->size_known = (need.flags & kNeedSizeUnknown) == 0;
+  waiting->device_size_known = (need.flags & kNeedDeviceSizeUnknown) == 0;
   waiting->devices.count = std::min<std::uint32_t>(need.devices, kDevicesMax);
   waiting->devices.which = need.which_devices & ((1u << kDevicesMax) - 1);
   waiting->devices.bytes = need.bytes.device;
@@ -215,9 +217,10 @@ Resident resident_of(const BackendView& backend) {
   const auto of = [](const Bytes& bytes, std::size_t at) {
     return at < kDevicesMax ? bytes.device[at] : bytes.host;
   };
-  take_sizes(&resident, backend.size_unknown, [&](std::size_t at) {
+  take_sizes(&resident, [&](std::size_t at) {
     return Sizes{of(backend.expected, at), of(backend.declared, at), of(backend.measured, at),
-                 of(backend.peak, at), backend.size_unknown};
+                 of(backend.peak, at),
+                 at < kDevicesMax ? backend.device_size_unknown : backend.size_unknown};
   });
   take_load(&resident);
   take_measured(&resident, backend.measured);

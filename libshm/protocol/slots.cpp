@@ -133,8 +133,11 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard
     record.log.store({});
     record.given.store(GivenSettings{});
     record.devices.store(need.devices == 0 ? 0 : need.which_devices, std::memory_order_release);
-    record.size_flags.store((need.flags & kNeedSizeUnknown) != 0 ? kBackendSizeUnknown : 0,
-                            std::memory_order_release);
+    const bool has_guess = (need.flags & kNeedSizeUnknown) != 0;
+    const bool has_device_guess = (need.flags & kNeedDeviceSizeUnknown) != 0;
+    record.size_flags.store(
+        (has_guess ? kBackendSizeUnknown : 0) | (has_device_guess ? kBackendDeviceSizeUnknown : 0),
+        std::memory_order_release);
     record.expected.store(need.bytes);
     record.declared.store({});
     record.parallel.store(pack_half(generation, 0), std::memory_order_release);

@@ -41,8 +41,9 @@ void read_backend(const BackendRecord& record, BackendView* view) {
   view->log = std::move(log.path);
   view->log_missing = std::move(log.missing);
   view->devices = record.devices.load(std::memory_order_acquire) & ((1u << kDevicesMax) - 1);
-  view->size_unknown =
-      (record.size_flags.load(std::memory_order_acquire) & kBackendSizeUnknown) != 0;
+  const std::uint32_t size_flags = record.size_flags.load(std::memory_order_acquire);
+  view->size_unknown = (size_flags & kBackendSizeUnknown) != 0;
+  view->device_size_unknown = (size_flags & kBackendDeviceSizeUnknown) != 0;
   view->expected = record.expected.load();
   view->declared = record.declared.load();
   view->size_bytes = view->declared.host;

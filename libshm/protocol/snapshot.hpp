@@ -65,7 +65,8 @@ struct BackendView {
   std::string log;                             // the file its output goes to
   std::string log_missing;                     // or why it is not kept
   std::uint32_t devices = 0;                   // assigned: a bit for each in Snapshot::devices
-  bool size_unknown = false;                   // expected is a guess
+  bool size_unknown = false;                   // expected of the host is a guess
+  bool device_size_unknown = false;            // that of devices is
   Bytes expected;
   Bytes declared;
   Bytes measured;

@@ -402,7 +402,8 @@ struct StopRecord {
 };
 
 inline constexpr std::size_t kLogPathMax_bytes = 512;
-inline constexpr std::uint32_t kBackendSizeUnknown = 1;  // `expected` is a guess
+inline constexpr std::uint32_t kBackendSizeUnknown = 1;        // `expected` of the host is a guess
+inline constexpr std::uint32_t kBackendDeviceSizeUnknown = 2;  // that of devices is
 // One process that is left of a backend, and why.
 struct LeftProcess {
   std::uint32_t pid = 0;
@@ -474,7 +475,7 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   SharedCopy<GivenSettings> given;  // its own settings
   // Before RESERVED, from the taker's need.
   HalfWord devices;     // assigned to it: a bit for each row of the table of devices
-  HalfWord size_flags;  // kBackendSizeUnknown
+  HalfWord size_flags;  // kBackendSizeUnknown, kBackendDeviceSizeUnknown
   SharedBytes expected;
   // Before READY.
   SharedBytes declared;

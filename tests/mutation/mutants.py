@@ -219,7 +219,7 @@ MUTANTS = [
            "!resident.pinned() || !resident.can_be_closed()", "!resident.pinned()", [UNIT]),
     Mutant("bytes are not counted", FIT, "limit(index_of(Resource::kHostBytes), limits.max_memory);", "",
            [UNIT]),
-    Mutant("loads of unknown size side by side", FIT, "(guessed_of(placement.takes) & guessed_) != 0",
+    Mutant("loads of unknown size side by side", FIT, "(guessed & guessed_) != 0",
            "false", [UNIT]),
     Mutant("loads at once are not counted", FIT, "limit(index_of(Resource::kLoads), limits.max_loads);", "",
            [UNIT]),

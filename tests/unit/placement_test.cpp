@@ -140,11 +140,15 @@ TEST(Devices, OneGuessOfASizeAtATimeOnEach) {
   const Limits limits = two_devices(24, 24);
   Resident loading = on_device(0, 0, 12);
   loading.state = BackendState::kStarting;
-  loading.size_known = false;
+  loading.device_size_known = false;
   Waiting unknown = asks(1, 1, 12);
-  unknown.size_known = false;
+  unknown.device_size_known = false;
   EXPECT_EQ(devices_of(Room(limits, std::vector{loading}).place(unknown)), 2u);
   EXPECT_EQ(devices_of(Room(limits, std::vector{loading}).place(asks(1, 1, 12))), 1u);
+  unknown.device_size_known = true;
+  unknown.size_known = false;
+  EXPECT_EQ(devices_of(Room(limits, std::vector{loading}).place(unknown)), 1u)
+      << "its guess is of the host's memory";
 }
 
 TEST(Loads, SoManyAtOnce) {

@@ -698,7 +698,7 @@ std::optional<Verdict> explain_holding(const Subject& subject) {
       add(self.holds[index_of_device(d)] > 0 ? size(index_of_device(d)) + " on " + uuid
                                              : "on " + uuid);
     }
-    if (!text.empty() && !self.size_known) text += " (a guess)";
+    if (!text.empty() && !(self.size_known && self.device_size_known)) text += " (a guess)";
   }
   if (const std::string_view groups = subject.effective.text(Setting::kGroups); !groups.empty()) {
     text += (text.empty() ? "" : "; ") + ("no other model of " + escape(groups)) +
