@@ -494,8 +494,8 @@ TEST_F(DeviceTest, P3ADeviceIsHandedOnWhenItsDriverHasGivenTheMemoryBack) {
   constexpr std::uint64_t kHeld_ns = 400 * kMillisecond_ns;
   write_file(scratch_.path("pool.toml"),
              "[pool]\ngpu_memory = \"90%\"\nsettle = \"1h\"\n"
-             "[[model]]\nmatch = \"*\"\ndevices = 1\ngpu_memory = \"20GiB\"\n");
-  start_with_driver(device("GPU-1", 24, 1000),
+             "[[model]]\nmatch = \"*\"\ndevices = 1\ngpu_memory = \"16GiB\"\n");
+  start_with_driver(device("GPU-1", 24, 2000),
                     {"--config", scratch_.path("pool.toml"), "--max-wait", "off"});
   const char* const asked = std::getenv("MODELPOOL_TEST_HANDOVERS");
   const int handovers = asked == nullptr ? 3 : std::atoi(asked);
@@ -503,9 +503,9 @@ TEST_F(DeviceTest, P3ADeviceIsHandedOnWhenItsDriverHasGivenTheMemoryBack) {
   ASSERT_GT(worker.load_idle("m0"), 0) << worker.last_error();
   for (int n = 1; n <= handovers; ++n) {
     const pid_t pid = entry("m" + std::to_string(n - 1))["pid"];
-    drive(device("GPU-1", 24, 1000) + "hidden " + std::to_string(pid) + " " +
-          std::to_string(20 * kGiB_bytes) + " 400\n");
-    ASSERT_TRUE(wait_row("GPU-1", "free_bytes", 4 * 1024 - 1000));
+    drive(device("GPU-1", 24, 2000) + "hidden " + std::to_string(pid) + " " +
+          std::to_string(16 * kGiB_bytes) + " 400\n");
+    ASSERT_TRUE(wait_row("GPU-1", "free_bytes", 8 * 1024 - 2000));
     const std::uint64_t before = now_ns();
     ASSERT_GT(worker.load_idle("m" + std::to_string(n)), 0) << worker.last_error();
     EXPECT_GE(now_ns() - before, kHeld_ns) << "hand-over " << n << ": it was not free yet";
