@@ -17,6 +17,7 @@
 
 #include "base/time.hpp"
 #include "protocol/leases.hpp"
+#include "protocol/parallel.hpp"
 #include "protocol/slots.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
@@ -158,6 +159,7 @@ Counted race(std::uint64_t rounds, const std::vector<int>& cpus, WorkerSide work
   const auto segment = attach(scratch);
   segment->backend(kBackend.index)
       .state.store(StateWord{1, 0, BackendState::kReady}.pack(), std::memory_order_seq_cst);
+  note_parallel(*segment, kBackend, {});  // it counts no leases, also when it is opened again
   test::Forked other([&](test::Forked::Child&) {
     run_on(cpus[0]);
     auto worker = Worker::attach(attach(scratch));
