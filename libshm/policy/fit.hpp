@@ -61,7 +61,7 @@ class Room {
 // It takes more than there is: however many go, it never fits.
 bool is_too_large(const Waiting& waiter, const Limits& limits);
 
-// Does a backend that stands in the way of it, or whose model may not be loaded beside its, live?
+// Does a backend live that serves a model of its groups?
 bool is_kept_out(const Waiting& waiter, std::span<const Resident> residents);
 
 // It was measured to take more than there is: it would, were it all alone.

@@ -12,11 +12,12 @@
 // Invariants:
 //  1. A free place goes to the first in line, who takes it itself under the mutex; nobody reserves
 //     for another (P5, P6).
-//  2. A ticket is granted only if no live backend serves the model and live < max_backends, both
-//     checked in the hold that reserves (P3, P4).
+//  2. A ticket is granted only if no live backend serves the model, what it takes fits into all
+//     limits and none of its group lives, all checked in the hold that reserves (P3, P4).
 //
-// Errors: kTimeout, kQueueFull, kTableFull, kAllPinned, kCoolingDown, kLoadFailed, kNoCoordinator,
-// kNotLoaded, kReplaced, kIncompatible (a setting of a newer version), kCancelled, kClosed.
+// Errors: kTimeout, kQueueFull, kTableFull, kAllPinned, kTooLarge, kCoolingDown, kLoadFailed,
+// kNoCoordinator, kNotLoaded, kReplaced, kIncompatible (a setting of a newer version), kCancelled,
+// kClosed.
 #pragma once
 
 #include <cstdint>

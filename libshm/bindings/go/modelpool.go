@@ -443,7 +443,7 @@ func (p *Pool) Evict(model string, force bool) error {
 }
 
 // Reset forgets that the model failed to load: it may be loaded at once. A load that becomes ready
-// and a changed load_cooldown do the same. Does nothing for a model that has not failed.
+// and a changed load_cooldown do the same. Forgets what it was seen to take, too: it may take less.
 func (p *Pool) Reset(model string) error {
 	return p.onModel(model, func(pool C.modelpool_pool, name *C.char, failed *C.modelpool_error) C.modelpool_code {
 		return C.modelpool_reset(pool, name, failed)

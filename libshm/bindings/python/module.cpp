@@ -643,7 +643,7 @@ void define_pool(py::module_& module) {
       "reset", &Pool::reset,
       "reset(self, model)\n--\n\n"
       "Forgets that it failed to load: it may be loaded at once. A load that becomes ready and a\n"
-      "changed load_cooldown do the same.");
+      "changed load_cooldown do the same. Forgets what it was seen to take, too.");
 
   pool.def(
       "set", &set_settings,

@@ -444,7 +444,7 @@ MODELPOOL_API modelpool_code modelpool_evict(modelpool_pool pool, const char* mo
                                              modelpool_error* error);
 
 /* Forgets that the model failed to load: it may be loaded at once. A load that becomes ready and a
- * changed load_cooldown do the same. Does nothing for a model that has not failed. */
+ * changed load_cooldown do the same. Forgets what it was seen to take, too: it may take less. */
 MODELPOOL_API modelpool_code modelpool_reset(modelpool_pool pool, const char* model,
                                              modelpool_error* error);
 

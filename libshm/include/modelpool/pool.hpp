@@ -378,7 +378,7 @@ class Pool {
   // is lost and nothing cools down. force cuts its leases. Does not wait. Errors: kNotLoaded.
   Result<> evict(std::string_view model, bool force = false);
   // Forgets that the model failed to load: it may be loaded at once. A load that becomes ready and
-  // a changed load_cooldown do the same.
+  // a changed load_cooldown do the same. Forgets what it was seen to take, too: it may take less.
   Result<> reset(std::string_view model);
 
   Result<std::uint32_t> limit();  // max_backends, 0 = no limit
