@@ -60,11 +60,11 @@ COVER = "libshm/policy/cover.cpp"
 VICTIMS = "libshm/policy/victims.cpp"
 ACQUISITION = "libshm/protocol/acquisition.cpp"
 ENFORCE = "coordinatord/enforce.cpp"
-DECIDE = "coordinatord/decide.cpp"
+DECIDE = "coordinatord/judge/decide.cpp"
 IMAGE = "libshm/segment/settings_image.cpp"
 BLOCK = "libshm/segment/settings_block.cpp"
 MEMBERS = "libshm/protocol/members.cpp"
-SETTLING = "coordinatord/settling.cpp"
+SETTLING = "coordinatord/judge/settling.cpp"
 HOST = "libshm/policy/pressure.cpp"
 
 MUTANTS = [
