@@ -32,6 +32,20 @@ bool concerns_requests(const Action& action) {
          action.kind == ActionKind::kReopen || action.kind == ActionKind::kRefuseEvict;
 }
 
+// Those whose end was decided before: they wait for their leases.
+void add_draining(const Snapshot& snapshot, std::vector<Consequence>* found) {
+  for (const BackendView& b : snapshot.backends) {
+    const auto is_of_it = [&](const Consequence& one) { return one.action.backend == b.ref; };
+    if (b.state.state != BackendState::kEvicting) continue;
+    if (std::any_of(found->begin(), found->end(), is_of_it)) continue;
+    Action action;
+    action.kind = ActionKind::kCommit;
+    action.backend = b.ref;
+    action.stop = b.stop;
+    found->push_back({std::move(action), 0});
+  }
+}
+
 void remove(BackendRef backend, Snapshot* snapshot) {
   std::erase_if(snapshot->leases, [&](const LeaseView& lease) { return lease.backend == backend; });
   std::erase_if(snapshot->backends, [&](const BackendView& b) { return b.ref == backend; });
@@ -55,17 +69,17 @@ std::vector<Consequence> find_consequences(const Snapshot& snapshot) {
   for (std::size_t after = 0;; ++after) {
     Facts facts;
     facts.epoch = left.coordinator.identity.epoch;
-    bool any_ends = false;
     for (Action& action : decide(left, facts).actions) {
       const bool ends = is_an_end(action);
       if (!ends && (after > 0 || !concerns_requests(action))) continue;
-      any_ends |= ends;
       found.push_back({std::move(action), after});
     }
-    if (!any_ends) return found;
+    if (after == 0) add_draining(left, &found);
+    const std::size_t before = left.backends.size();
     for (const Consequence& one : found) {
       if (one.after == after && is_an_end(one.action)) remove(one.action.backend, &left);
     }
+    if (left.backends.size() == before) return found;
   }
 }
 
@@ -89,6 +103,9 @@ std::string consequence_text(const Action& action, const Snapshot& snapshot) {
     default:
       break;
   }
+  if (b != nullptr && b->state.state == BackendState::kEvicting && leases != 0)
+    return "it is closed; evicted when " + count_text(leases, "lease") +
+           (leases == 1 ? " has" : " have") + " ended";
   if (leases == 0) return "it would be evicted";
   if (action.stop.forced != 0)
     return "it would be ended, and " + count_text(leases, "lease") + " cut";

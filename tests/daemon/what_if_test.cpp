@@ -26,10 +26,10 @@ class WhatIfTest : public PoolTest {
     write_file(path, text + models);
     return path;
   }
-  void start_with(const std::string& pool) {
+  void start_with(const std::string& pool, const std::string& models = "") {
     // What is declared counts, not what the stand-ins take.
     daemon_ = std::make_unique<Daemon>(
-        scratch_, std::vector<std::string>{"--config", config(pool), "--max-wait", "off"},
+        scratch_, std::vector<std::string>{"--config", config(pool, models), "--max-wait", "off"},
         Program::Options{{{"MODELPOOL_SAMPLE", "/dev/null/none"}}, ""});
   }
   nlohmann::json what_if(const std::string& settings) {
@@ -39,6 +39,13 @@ class WhatIfTest : public PoolTest {
     std::vector<std::string> models;
     for (const auto& one : what_if(settings)) models.push_back(one["model"]);
     return models;
+  }
+  // "0 llama": at once, "1 llama": when those have gone.
+  std::vector<std::string> who_goes_when(const std::string& settings) {
+    std::vector<std::string> goes;
+    for (const auto& one : what_if(settings))
+      goes.push_back(one["after"].dump() + " " + std::string(one["model"]));
+    return goes;
   }
   Finished against(const std::string& config, const std::string& pool = "default") {
     return run({MODELPOOL_COORDINATORD, "--check-config", "--config", config, "--dir",
@@ -99,6 +106,39 @@ TEST_F(WhatIfTest, ThoseWhoWaitAreCounted) {
   const std::string victim = drained[0]["model"];
   EXPECT_EQ(poolctl(scratch_, {"set", "when-busy=drain"}).code, 0);
   EXPECT_TRUE(wait_state(victim, "evicting"));
+}
+
+TEST_F(WhatIfTest, WhoGoesTogetherAndWhoIsOnTheWayIsNamed) {
+  start_with("max_memory = \"70MiB\"");
+  RemoteWorker worker(scratch_);
+  RemoteWorker waiter(scratch_);
+  EXPECT_EQ(poolctl(scratch_, {"set", "max-wait=1h"}).code, 0);
+  worker.load_idle("d-60");  // so that it is known how long it takes
+  worker.load_idle("a-30");
+  worker.load("c-40");
+  waiter.begin_acquire("d-60", 600'000);
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  EXPECT_THAT(who_goes_when("max_wait=1h"), IsEmpty());
+  EXPECT_THAT(who_goes_when("max_wait=0"), ElementsAre("0 a-30", "0 c-40"));
+  EXPECT_EQ(poolctl(scratch_, {"set", "max-wait=0"}).code, 0);
+  ASSERT_TRUE(wait_state("c-40", "evicting"));
+  EXPECT_THAT(who_goes_when("max_wait=0"), ElementsAre("0 a-30", "0 c-40"))
+      << "what is under way counts";
+  EXPECT_THAT(poolctl(scratch_, {"explain", "--what-if", "max_wait=0"}).out,
+              HasSubstr("it is closed; evicted when 1 lease has ended"));
+}
+
+TEST_F(WhatIfTest, WhoGoesOnlyWhenAnotherHasGoneIsNamedToo) {
+  start_with("max_memory = \"70MiB\"", "[[model]]\nmatch = \"a-30\"\nmax_wait = \"1h\"\n");
+  RemoteWorker worker(scratch_);
+  RemoteWorker waiter(scratch_);
+  worker.load_idle("d-60");  // so that it is known how long it takes
+  worker.load_idle("a-30");
+  worker.load("c-40");
+  waiter.begin_acquire("d-60", 600'000);
+  ASSERT_TRUE(wait_state("c-40", "evicting"));
+  EXPECT_EQ(state("a-30"), "ready") << "it serves until the other has drained";
+  EXPECT_THAT(who_goes_when("max_backends=9"), ElementsAre("0 c-40", "1 a-30"));
 }
 
 TEST_F(WhatIfTest, WhatHappensAnywayIsToldApart) {
