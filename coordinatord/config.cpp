@@ -25,7 +25,7 @@ namespace {
 constexpr std::size_t kProblemsMax = 20;  // told at once
 
 // Columns of the summary.
-constexpr std::size_t kNameWidth = 16;
+constexpr std::size_t kNameWidth = 20;
 constexpr std::size_t kValueWidth = 12;
 
 constexpr std::string_view kUnable = "unable to ";

@@ -48,6 +48,7 @@ class Check {
       : path_(path), settings_(settings), named_(named_models(settings)) {}
 
   Result<> run() const {
+    if (Result<> ok = gpu_memory_is_of_its_kind(); !ok) return ok;
     if (Result<> ok = sizes_fit(); !ok) return ok;
     if (Result<> ok = devices_fit(); !ok) return ok;
     return pinned_fit();
@@ -63,6 +64,22 @@ class Check {
   std::string where(Origin at) const {
     return at.kind == OriginKind::kConfig ? "line " + std::to_string(at.line)
                                           : origin_text(path_, at);
+  }
+
+  Result<> gpu_memory_is_of_its_kind() const {
+    const SettingEntry* const pools = settings_.pool.find(Setting::kGpuMemory);
+    if (pools != nullptr && !is_pools_gpu_memory(pools->text))
+      return refuse(pools->origin, std::string(kPoolsGpuMemory));
+    for (const Rule& rule : settings_.rules) {
+      const SettingEntry* const models = rule.overrides.find(Setting::kGpuMemory);
+      const auto memory = models == nullptr ? std::nullopt : parse_gpu_memory(models->text);
+      if (!memory || (memory->percent == 0 && memory->limits.empty())) continue;
+      return refuse(models->origin,
+                    "gpu_memory of " + quote(rule.pattern) +
+                        " is what it takes of its devices: a size, or one for each, such as "
+                        "\"20GiB\"; a share or a limit belongs to [pool]");
+    }
+    return {};
   }
 
   // No model takes more memory than there is for all.

@@ -77,7 +77,8 @@ Result<std::string> effect_on_pool(const Options& options, const Settings& setti
   const auto supposed = suppose(**segment, [&](Settings& changed) { changed = settings; });
   if (!supposed) return fail(supposed.error());
   std::string text = "\nin pool " + (*segment)->name() + " now:\n";
-  const std::vector<Consequence> consequences = find_consequences(supposed->snapshot);
+  const std::vector<Consequence> consequences =
+      find_consequences(supposed->snapshot, measure_host(supposed->snapshot));
   if (consequences.empty()) return text + "  nobody would go\n";
   for (const Consequence& one : consequences) {
     const BackendView* const backend = supposed->snapshot.find(one.action.backend);

@@ -38,7 +38,8 @@ class Judge {
   Decision decide() {
     reap_workers();
     for (const BackendView& b : s_.backends) judge(b);
-    if (!facts_.ending) {
+    // What is being taken back may be what has to go: who makes room is for the next look, at once.
+    if (!facts_.ending && !takes_back_) {
       relieve_short_loads();
       make_places();
       relieve_host();
@@ -323,6 +324,7 @@ class Judge {
   void judge_closed(const BackendView& b) {
     if (b.state.owner != StateWord::owner_of_epoch(facts_.epoch)) {
       act(ActionKind::kReopen, b);  // an earlier coordinator's, which did not get to the end
+      takes_back_ = true;
       return;
     }
     Finding finding;
@@ -637,6 +639,7 @@ class Judge {
   std::vector<Resident> residents_;  // by position in s_.backends, as the next
   std::vector<bool> acted_;          // more than noted as loaded
   std::vector<bool> kept_;           // idle eviction leaves it
+  bool takes_back_ = false;          // what an earlier coordinator closed
   std::vector<Waiting> waiting_;     // by arrival; of workers that live
   std::vector<Waiting> heads_;
   std::vector<LeaseInFlight> leases_;  // see sort_leases

@@ -18,10 +18,10 @@
 #include <utility>
 #include <vector>
 
+#include "judge/settling.hpp"
 #include "policy/values.hpp"
 #include "policy/victims.hpp"
 #include "protocol/snapshot.hpp"
-#include "judge/settling.hpp"
 
 namespace modelpool::coordinator {
 

@@ -11,7 +11,7 @@
 
 namespace modelpool::coordinator {
 
-// "close llama (pid 71, ready): idle for 15m3s, limit 15m"
+// "close llama (pid 71, ready, 0 in flight): idle for 15m3s, limit 15m"
 std::string decision_text(const Action& action, const Snapshot& snapshot);
 
 }  // namespace modelpool::coordinator

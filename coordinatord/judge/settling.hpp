@@ -16,9 +16,9 @@
 #include <span>
 #include <vector>
 
+#include "judge/samples.hpp"
 #include "policy/settle.hpp"
 #include "protocol/snapshot.hpp"
-#include "judge/samples.hpp"
 
 namespace modelpool::coordinator {
 

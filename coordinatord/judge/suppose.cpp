@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/available.hpp"
 #include "base/duration.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
 #include "judge/decision_text.hpp"
+#include "policy/pressure.hpp"
+#include "policy/rules.hpp"
 #include "protocol/needs.hpp"
 #include "protocol/outlook.hpp"
 #include "protocol/settings_change.hpp"
@@ -63,12 +66,24 @@ Result<Supposed> suppose(const Segment& segment, const std::function<void(Settin
   return supposed;
 }
 
-std::vector<Consequence> find_consequences(const Snapshot& snapshot) {
+HostPressure measure_host(const Snapshot& snapshot) {
+  HostPressure host;
+  host.min_bytes = snapshot.settings ? snapshot.settings->get(Setting::kMinAvailable) : 0;
+  const auto available = host.min_bytes == 0 ? std::nullopt : read_available_bytes();
+  if (!available) return host;
+  host.available_bytes = *available;
+  host.may_evict = is_low(*available, host.min_bytes, false) &&
+                   snapshot.coordinator.pressure_until_ns <= snapshot.now_ns;
+  return host;
+}
+
+std::vector<Consequence> find_consequences(const Snapshot& snapshot, const HostPressure& host) {
   std::vector<Consequence> found;
   Snapshot left = snapshot;
   for (std::size_t after = 0;; ++after) {
     Facts facts;
     facts.epoch = left.coordinator.identity.epoch;
+    if (after == 0) facts.host = host;
     for (Action& action : decide(left, facts).actions) {
       const bool ends = is_an_end(action);
       if (!ends && (after > 0 || !concerns_requests(action))) continue;
@@ -106,9 +121,13 @@ std::string consequence_text(const Action& action, const Snapshot& snapshot) {
   if (b != nullptr && b->state.state == BackendState::kEvicting && leases != 0)
     return "it is closed; evicted when " + count_text(leases, "lease") +
            (leases == 1 ? " has" : " have") + " ended";
-  if (leases == 0) return "it would be evicted";
+  const std::string end =
+      event_of_end(action.stop.reason, true, action.stop.forced != 0) == EventKind::kKilled
+          ? "killed"
+          : "evicted";
+  if (leases == 0) return "it would be " + end;
   if (action.stop.forced != 0)
-    return "it would be ended, and " + count_text(leases, "lease") + " cut";
+    return "it would be " + end + ", and " + count_text(leases, "lease") + " cut";
   return "it would be closed until " + count_text(leases, "lease") +
          (leases == 1 ? " has" : " have") + " ended, then evicted";
 }

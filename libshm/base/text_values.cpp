@@ -108,6 +108,11 @@ std::optional<GpuMemory> parse_gpu_memory(std::string_view text) {
   return memory;
 }
 
+bool is_pools_gpu_memory(std::string_view text) {
+  const auto memory = parse_gpu_memory(text);
+  return memory && memory->sizes.empty();
+}
+
 std::optional<ProbeRequest> parse_probe(std::string_view text) {
   if (text.empty() || text == "tcp") return ProbeRequest{};
   constexpr std::string_view kGet = "GET ";

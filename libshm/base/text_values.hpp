@@ -33,6 +33,10 @@ struct GpuMemory {
   std::vector<std::uint64_t> sizes;
 };
 std::optional<GpuMemory> parse_gpu_memory(std::string_view text);
+bool is_pools_gpu_memory(std::string_view text);
+inline constexpr std::string_view kPoolsGpuMemory =
+    "gpu_memory of the pool is a share of each device, such as \"90%\", or a limit for each UUID; "
+    "what a model takes belongs to its [[model]] table";
 
 // "GET /health", or "tcp": that it accepts a connection.
 struct ProbeRequest {

@@ -21,7 +21,7 @@ struct Choice {
 };
 
 // So many sets are looked at in a scan, all heads together; then the better of two greedy ones is
-// taken. Up to ten choices it is always the cheapest.
+// taken. Up to ten choices it is the cheapest, as long as earlier heads left that many.
 inline constexpr std::size_t kCoverBudget = 2048;
 
 // Positions in `choices`, which are sorted by `order`; none if all together do not suffice. Under

@@ -142,11 +142,6 @@ Amounts Room::excess() const {
   return amounts;
 }
 
-std::uint32_t Room::places() const {
-  if (!is_limited(index_of(Resource::kPlaces))) return kPlacesUnlimited;
-  return static_cast<std::uint32_t>(std::max<std::int64_t>(0, left_[Resource::kPlaces]));
-}
-
 bool is_too_large(const Waiting& waiter, const Limits& limits) {
   if (lacks_devices(waiter, limits)) return false;  // not for its size
   return Room(without_others(limits)).missing_for(waiter) != Amounts();

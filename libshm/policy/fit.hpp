@@ -10,8 +10,6 @@
 
 namespace modelpool {
 
-inline constexpr std::uint32_t kPlacesUnlimited = UINT32_MAX;
-
 // Backends that take a place: not FREE and not GONE, those that do not die among them.
 std::uint32_t count_live(std::span<const Resident> residents);
 
@@ -42,7 +40,6 @@ class Room {
   Amounts missing_for(const Placement& placement) const;
   // By how much backends exceed the limits, whatever others take.
   Amounts excess() const;
-  std::uint32_t places() const;  // free now
 
  private:
   bool is_limited(std::size_t resource) const { return (limited_ >> resource & 1) != 0; }

@@ -115,9 +115,9 @@ struct ReasonRow {
   EventKind event;                 // what an end is recorded as,
   EventKind forced_event = event;  // and one that was forced
   Cuts cuts = Cuts::kNever;
-  bool spares_pinned = false;
-  bool holds_closed = false;              // the backend may stay closed while its leases finish
-  bool makes_room = false;                // decided by comparing backends (victims.hpp)
+  bool spares_pinned = false;  // by its judge and still_true; the oracle holds them to it
+  bool holds_closed = false;   // the backend may stay closed while its leases finish
+  bool makes_room = false;     // decided by comparing backends (victims.hpp)
   const LeaseRule* lease_rule = nullptr;  // one request is to blame
   int rank = 9;  // of two rules that are due the lower gives the reason; equal: the earlier due
   Finding (*judge)(const Case&, std::uint64_t now_ns) = nullptr;

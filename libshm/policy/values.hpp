@@ -2,7 +2,7 @@
 // for workers, the snapshot for the judge), or made up by a test or the simulator.
 //
 // Safety: values and pure functions. Nothing on this floor reads a clock, a file or a shared word,
-// takes a lock or allocates, except the plans that only the judge asks for (victims.hpp).
+// takes a lock, or allocates but for what only the judge asks for (cover, kept, rules, victims).
 //
 // Errors: none. Values come from shared memory: times may lie in the future and hashes may collide.
 #pragma once

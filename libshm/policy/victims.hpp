@@ -63,7 +63,7 @@ struct RoomPlan {
 struct RoomRules {
   Limits limits;
   Order order;
-  std::uint64_t collect_ns = 0;  // a head asks for a place only after it has waited that long
+  std::uint64_t collect_ns = 0;  // a head asks for a place only after that long, or at its turn
 };
 
 RoomPlan make_room(std::span<const Holding> holdings, std::span<const Head> heads,

@@ -6,6 +6,7 @@
 
 #include "base/name.hpp"
 #include "base/nearest.hpp"
+#include "base/text_values.hpp"
 #include "base/time.hpp"
 #include "pool/change_settings.hpp"
 #include "pool/inside.hpp"
@@ -576,6 +577,10 @@ Result<std::vector<SettingEntry>> parse_changes(
     }
     auto entry = parse_entry(*info, text, origin);
     if (!entry) return fail(entry.error());
+    if (info->id == Setting::kGpuMemory && !is_pools_gpu_memory(entry->text)) {
+      return fail(Errc::kInvalid, "unable to set gpu_memory to " + quote(text) + ": " +
+                                      std::string(kPoolsGpuMemory));
+    }
     const auto is_same = [info](const SettingEntry& other) { return other.id == info->id; };
     if (std::any_of(parsed.begin(), parsed.end(), is_same)) {
       return fail(Errc::kInvalid,

@@ -549,6 +549,13 @@ std::string Acquisition::lack_text(const Outlook& outlook, const Waiting& self) 
            format_size(outlook.limits.device[d].bytes) + " of " + device_name(segment_, d) + " " +
            size(lacks) + " are missing)";
   }
+  if (missing[Resource::kPlaces] == 0) {
+    return outlook.room().fits(self)
+               ? "models whose first request came earlier are to have what is free"
+               : "its size is a guess, and so is that of a model that is loaded: one such load at "
+                 "a "
+                 "time; give it `memory` (and gpu_memory)";
+  }
   return "no place is free (" + std::to_string(count_live(outlook.residents)) + " of " +
          std::to_string(outlook.limits.max_backends) + " in use)";
 }

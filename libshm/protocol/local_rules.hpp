@@ -1,6 +1,6 @@
 // What the settings say as texts that rules need at each look: the groups of models, the limits of
-// devices. Each thread reads them once for each publication and keeps them, since texts cannot be
-// read under the mutex, where nothing allocates.
+// devices. Each thread reads groups once for each publication and keeps them, devices whenever it
+// prepares: texts cannot be read under the mutex, where nothing allocates.
 //
 // Safety: of one thread.
 //

@@ -2,8 +2,8 @@
 // Workers read them here, the judge takes them from its snapshot.
 //
 // Safety: any thread, lock-free; under the mutex nothing of it changes to a taker's disadvantage.
-// What a thread reads is valid until its next read. Allocates at a thread's first use only
-// (`prepare`).
+// What a thread reads is valid until its next read. Allocates in prepare_outlook only: at a
+// thread's first use, for settings or models that are new to it, and for devices.
 //
 // Crash: rows of the dead are read as they are.
 //

@@ -1,4 +1,4 @@
-// Waking the line: whose turn a free place makes it.
+// Waking the line: whose turn it is with what is free.
 //
 // Safety: any thread, lock-free.
 //

@@ -60,6 +60,24 @@ TEST_F(ExplainTest, AWaiterLearnsWhoIsInTheWayWhyAndUntilWhen) {
                                      HasSubstr("killed in ")));
 }
 
+TEST_F(ExplainTest, WhoSharesAGroupIsInTheWayThoughPlacesAreFree) {
+  write_file(scratch_.path("pool.toml"),
+             "[pool]\nmax_backends = 5\nwhen_busy = \"wait\"\ncollect = \"5s\"\n"
+             "[[model]]\nmatch = \"heavy-*\"\ngroups = \"heavy\"\n");
+  start({"--config", scratch_.path("pool.toml")});
+  RemoteWorker worker(scratch_);
+  RemoteWorker waiter(scratch_);
+  worker.load("heavy-1");
+  worker.load_idle("other");
+  waiter.begin_acquire("heavy-2");
+  ASSERT_TRUE(wait_in_line("heavy-2"));
+  const auto places = verdicts("heavy-2", "place");
+  ASSERT_EQ(places.size(), 1u) << "the others are not in its way";
+  EXPECT_THAT(std::string(places[0]["text"]), HasSubstr("heavy-1: "));
+  EXPECT_EQ(poolctl(scratch_, {"set", "when-busy=drain"}).code, 0);
+  EXPECT_THAT(explain("other"), HasSubstr("for nobody before he has waited 5s (collect)"));
+}
+
 TEST_F(ExplainTest, AWaiterThatIsStoppedIsNamed) {
   start({"--max-backends", "1"});
   RemoteWorker worker(scratch_);

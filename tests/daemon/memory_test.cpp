@@ -110,6 +110,14 @@ TEST_F(MemoryTest, OfUnknownSizeAModelTakesHalf) {
   EXPECT_THAT(worker.last_error(), HasSubstr("memory"));
 }
 
+TEST_F(MemoryTest, OfTwoGuessesOneWaitsAndIsToldWhy) {
+  start_with("100MiB");
+  RemoteWorker worker(scratch_);
+  worker.load_idle("unknown");
+  EXPECT_EQ(worker.acquire("another", 0), "timeout");
+  EXPECT_THAT(worker.last_error(), HasSubstr("its size is a guess"));
+}
+
 TEST_F(MemoryTest, ASmallModelPassesABigOneOnlyIfItTakesNothingOfIts) {
   start_with("100MiB", {"--when-busy", "wait"});
   RemoteWorker holder(scratch_);

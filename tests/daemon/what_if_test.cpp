@@ -82,7 +82,7 @@ TEST_F(WhatIfTest, RequestsInFlightAreCounted) {
       poolctl(scratch_, {"explain", "--what-if", "max-backends=0,busy_timeout=1ms"});
   EXPECT_THAT(said.out,
               AllOf(HasSubstr("If max_backends is 0, busy_timeout is 1ms"),
-                    HasSubstr("it would be ended, and 1 lease cut"), HasSubstr("busy for ")));
+                    HasSubstr("it would be killed, and 1 lease cut"), HasSubstr("busy for ")));
   EXPECT_EQ(what_if("busy-timeout=1ms")[0]["cuts"], true);
   EXPECT_THAT(poolctl(scratch_, {"explain", "--what-if", "busy_timeout=1h"}).out,
               HasSubstr("Nobody would go"));
@@ -139,6 +139,18 @@ TEST_F(WhatIfTest, WhoGoesOnlyWhenAnotherHasGoneIsNamedToo) {
   ASSERT_TRUE(wait_state("c-40", "evicting"));
   EXPECT_EQ(state("a-30"), "ready") << "it serves until the other has drained";
   EXPECT_THAT(who_goes_when("max_backends=9"), ElementsAre("0 c-40", "1 a-30"));
+}
+
+TEST_F(WhatIfTest, WhatTheHostHasLeftIsLookedAt) {
+  start_with("max_backends = 3");
+  RemoteWorker worker(scratch_);
+  worker.load_idle("a-30");
+  worker.load_idle("b-10");
+  EXPECT_THAT(what_if("min_available=1KiB"), IsEmpty());
+  const nlohmann::json one = what_if("min_available=1000GiB");
+  ASSERT_EQ(one.size(), 1u) << one;
+  EXPECT_EQ(one[0]["reason"], "memory");
+  EXPECT_THAT(std::string(one[0]["text"]), HasSubstr("min_available is 1000GiB"));
 }
 
 TEST_F(WhatIfTest, WhatHappensAnywayIsToldApart) {

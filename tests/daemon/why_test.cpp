@@ -74,6 +74,27 @@ TEST_F(WhyTest, WhoseLossWouldHaveCostMoreIsNotSaidToHaveBeenUsedLater) {
               HasSubstr("its loss was expected to cost more: its load takes 1"));
 }
 
+TEST_F(WhyTest, GroupsAndPrioritiesExplainWhatTheOrderDoesNot) {
+  write_file(scratch_.path("pool.toml"),
+             "[pool]\nmax_backends = 3\n[[model]]\nmatch = \"heavy-*\"\ngroups = \"heavy\"\n"
+             "[[model]]\nmatch = \"first\"\npriority = 90\n");
+  start({"--config", scratch_.path("pool.toml"), "--max-wait", "off"});
+  RemoteWorker worker(scratch_);
+  worker.load_idle("first");
+  worker.load_idle("heavy-1");
+  worker.load_idle("heavy-2");
+  ASSERT_EQ(wait_event("evicted", "heavy-1")["reason"], "group");
+  EXPECT_EQ(poolctl_json(scratch_, {"why", "heavy-1"})["others"], nlohmann::json::array())
+      << "its group decided, no order";
+  worker.load_idle("third");
+  ASSERT_EQ(worker.acquire("next"), "ticket");
+  const std::string gone = wait_event("evicted", "heavy-2").is_null() ? "third" : "heavy-2";
+  std::map<std::string, std::string> others;
+  for (const auto& other : poolctl_json(scratch_, {"why", gone})["others"])
+    others[other["model"]] = other["why"];
+  EXPECT_EQ(others["first"], "its priority is higher: 90, not 50");
+}
+
 TEST_F(WhyTest, EachOtherReasonHasItsSentence) {
   start({"--idle-timeout", "50ms", "--stop-grace", "1s", "--load-cooldown", "1h..1h"});
   RemoteWorker worker(scratch_);

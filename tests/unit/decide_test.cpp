@@ -704,6 +704,19 @@ TEST_F(DecideTest, P10WhatAnEarlierCoordinatorClosedIsOpenedAgain) {
   EXPECT_THAT(actions(), ElementsAre("reopen a", "reopen b", "reopen c"));
 }
 
+// Else a dearer one would go for it, and with when_busy = force its requests.
+TEST_F(DecideTest, P10WhileItIsOpenedAgainNobodyElseGoesForTheSameWaiter) {
+  set(Setting::kMaxBackends, 2).set(Setting::kMaxWait, 0);
+  rule("dear", Setting::kPriority, 90);
+  rule("dear", Setting::kWhenBusy, static_cast<std::uint64_t>(WhenBusy::kForce));
+  lease(closed("cheap", Reason::kLru, kSecond_ns, kEpoch - 1), kSecond_ns);
+  lease(backend("dear"), kSecond_ns);
+  waiter("new");
+  EXPECT_THAT(actions(), ElementsAre("reopen cheap"));
+  snapshot.backends[0].state = {3, 0, BackendState::kReady};
+  EXPECT_THAT(actions(), ElementsAre("close cheap lru and hold"));
+}
+
 TEST_F(DecideTest, AClosedBackendWithoutAReasonIsOpenedAgain) {
   closed("a", Reason::kNone);
   EXPECT_THAT(actions(), ElementsAre("reopen a"));

@@ -601,9 +601,11 @@ TEST(Fit, P3PlacesAreTakenUntilTheProcessesAreGone) {
                                         resident(3, BackendState::kStopping),
                                         resident(4, BackendState::kGone)};
   EXPECT_EQ(count_live(residents), 3u);
-  EXPECT_EQ(Room({4, 0}, residents).places(), 1u);
-  EXPECT_EQ(Room({2, 0}, residents).places(), 0u);
-  EXPECT_EQ(Room({0, 0}, residents).places(), kPlacesUnlimited);
+  Waiting one;
+  one.takes.set(index_of(Resource::kPlaces), 1);
+  EXPECT_TRUE(Room({4, 0}, residents).fits(one));
+  EXPECT_FALSE(Room({3, 0}, residents).fits(one));
+  EXPECT_TRUE(Room({0, 0}, residents).fits(one)) << "there is no limit";
 }
 
 TEST(Fit, PinsBlockOnlyIfTheyLeaveTooLittleAndNothingCanLeaveByItself) {

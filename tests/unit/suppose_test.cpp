@@ -25,7 +25,7 @@ Result<Supposed> suppose(const Pool& pool, Setting id, std::uint64_t value) {
 
 std::vector<std::string> who_goes(const Snapshot& snapshot) {
   std::vector<std::string> models;
-  for (const Consequence& one : find_consequences(snapshot))
+  for (const Consequence& one : find_consequences(snapshot, {}))
     models.push_back(std::to_string(one.after) + " " + snapshot.find(one.action.backend)->model);
   return models;
 }

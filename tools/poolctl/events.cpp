@@ -12,6 +12,7 @@
 #include "base/time.hpp"
 #include "common.hpp"
 #include "json/event_json.hpp"
+#include "policy/rules.hpp"
 #include "stream.hpp"
 
 namespace modelpool::poolctl {
@@ -48,6 +49,12 @@ bool is_wanted(const Options& options, const EventData& event) {
          std::find(options.kinds.begin(), options.kinds.end(), event.kind) != options.kinds.end();
 }
 
+// A keep_alive of 0 ends at once; a limit of 0 would be off.
+std::string limit_text(const EventData& event) {
+  return event.reason == Reason::kIdle ? format_keep_alive(event.limit_ns)
+                                       : format_duration(event.limit_ns);
+}
+
 // "pid 4321, 15m3s of 15m, SIGTERM, gone after 120ms, exit status 0: what was found"
 std::string details_of(const EventData& event) {
   std::string details;
@@ -59,11 +66,11 @@ std::string details_of(const EventData& event) {
   if (const auto tag = field_text(event.tag); !tag.empty()) add("tag " + escape(tag));
   if (event.age_ns != kNever_ns) {
     const std::string age = format_age(event.age_ns);
-    add(event.limit_ns != kNever_ns    ? age + " of " + format_duration(event.limit_ns)
-        : event.reason == Reason::kLru ? "unused for " + age
-                                       : "measured " + age);
+    add(event.limit_ns != kNever_ns           ? age + " of " + limit_text(event)
+        : reason_row(event.reason).makes_room ? "unused for " + age
+                                              : "measured " + age);
   } else if (event.limit_ns != kNever_ns) {
-    add("limit " + format_duration(event.limit_ns));
+    add("limit " + limit_text(event));
   }
   if (event.load_ns != kNever_ns) add("loaded in " + format_age(event.load_ns));
   if (event.signal != 0) add(signal_text(static_cast<int>(event.signal)));

@@ -138,8 +138,10 @@ int evict(const Context& context, const Options& options) {
                        hint_at_model(*segment, options.model),
                    0, 0});
   }
+  // acquire: published with the state in which it was found
+  auto pid =
+      static_cast<pid_t>((*segment)->backend(found->ref.index).pid.load(std::memory_order_acquire));
   ring(**segment);
-  pid_t pid = 0;
   if (options.timeout_ns > 0) {
     if (auto gone = Eviction(options, *segment, found->ref, asked).wait(&pid); !gone)
       return report(gone.error());

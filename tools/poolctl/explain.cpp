@@ -78,6 +78,8 @@ std::vector<const LeaseView*> leases_on(const Subject& subject) {
 std::vector<Waiting> waiting_for_all(const Snapshot& snapshot) {
   std::vector<Waiting> waiting;
   for (const WaiterView& waiter : snapshot.waiters) waiting.push_back(waiting_of(waiter));
+  std::sort(waiting.begin(), waiting.end(),
+            [](const Waiting& a, const Waiting& b) { return a.arrival < b.arrival; });
   return waiting;
 }
 
@@ -253,7 +255,8 @@ std::optional<Head> head_without_place(const Snapshot& snapshot) {
   heads.resize(find_heads(waiting, there, snapshot.now_ns, heads));
   Room room(limits_of(snapshot), there);
   for (const Waiting& head : heads) {
-    if (!room.fits(head)) return head_of(head, waiting, snapshot.now_ns);
+    if (!room.fits(head) || is_kept_out(head, there))
+      return head_of(head, waiting, snapshot.now_ns);
     room.take(head);
   }
   return std::nullopt;
@@ -324,6 +327,13 @@ std::string order_text(const Order& order, const Resident& self) {
          ", it is wanted every " + format_age(worth.wait_ns);
 }
 
+std::string collect_text(const Subject& subject) {
+  const std::uint64_t collect = settings_of(subject.snapshot).get(Setting::kCollect);
+  return collect == 0 ? ""
+                      : "; for nobody before he has waited " + limit_text(collect) +
+                            " (collect), or has his turn";
+}
+
 Verdict explain_room(const Subject& subject) {
   const BackendView& backend = *subject.backend;
   const std::string rule = reason_name(Reason::kLru);
@@ -370,7 +380,7 @@ Verdict explain_room(const Subject& subject) {
   return {rule,
           taken_text(subject.snapshot, residents(subject.snapshot)) + "; number " +
               std::to_string(before + 1) + " of " + std::to_string(idle) +
-              " to go when one is needed, " + order_text(order, self) +
+              " to go when one is needed, " + order_text(order, self) + collect_text(subject) +
               (subject.judge == JudgeState::kDead ? "; but no coordinator is running: nobody goes"
                : subject.judge == JudgeState::kHangs ? "; but the coordinator hangs: nobody goes"
                                                      : ""),
@@ -463,12 +473,16 @@ Verdict explain_stay(const Subject& holder);
 std::vector<Verdict> explain_places(const Subject& subject) {
   const Snapshot& snapshot = subject.snapshot;
   const std::vector<Resident> there = residents(snapshot);
-  if (!snapshot.settings || Room(limits_of(snapshot), there).fits(as_waiting(subject))) return {};
+  const Waiting self = as_waiting(subject);
+  const bool is_short = !Room(limits_of(snapshot), there).fits(self);
+  if (!snapshot.settings || (!is_short && !is_kept_out(self, there))) return {};
   const std::vector<Resident> all = residents_of(snapshot);
   const Order order = room_rules(snapshot, snapshot.now_ns).order;
   std::vector<std::size_t> holders;
   for (std::size_t i = 0; i < all.size(); ++i) {
-    if (all[i].live()) holders.push_back(i);
+    const bool keeps_it_out =
+        all[i].serves() && share_a_group(all[i].groups, self.groups) && all[i].model != self.model;
+    if (all[i].live() && (is_short || keeps_it_out)) holders.push_back(i);
   }
   std::sort(holders.begin(), holders.end(),
             [&](std::size_t a, std::size_t b) { return order.goes_before(all[a], all[b]); });
@@ -522,8 +536,14 @@ std::optional<Verdict> explain_last_end(const Subject& subject) {
   std::string text =
       std::string(event_kind_name(data.kind)) + " at " + format_wall_clock(data.time_ns);
   if (data.reason != Reason::kNone) text += " (" + reason_name(data.reason) + ")";
-  if (data.age_ns != kNever_ns) text += ", measured " + format_age(data.age_ns);
-  if (data.limit_ns != kNever_ns) text += ", limit " + format_duration(data.limit_ns);
+  if (data.age_ns != kNever_ns) {
+    text += (reason_row(data.reason).makes_room ? ", unused for " : ", measured ") +
+            format_age(data.age_ns);
+  }
+  if (data.limit_ns != kNever_ns) {
+    text += ", limit " + (data.reason == Reason::kIdle ? format_keep_alive(data.limit_ns)
+                                                       : format_duration(data.limit_ns));
+  }
   if (const auto tag = field_text(data.tag); !tag.empty()) text += ", tag " + escape(tag);
   if (const auto why = field_text(data.text); !why.empty()) text += ": " + escape(why);
   return Verdict{"ended", text, kNever_ns};
@@ -669,15 +689,26 @@ Verdict explain_stay(const Subject& holder) {
 Verdict explain_over_limit(const Subject& subject) {
   const Limits limits = limits_of(subject.snapshot);
   const BackendView& backend = *subject.backend;
-  Verdict verdict{reason_name(Reason::kOverLimit), "off: there is no max_memory", kNever_ns};
-  if (limits.max_memory == 0) return verdict;
-  verdict.text = "not measured";
-  if (backend.measured.host == 0) return verdict;
-  verdict.text = "takes " + format_size(backend.measured.host);
-  if (backend.peak.host > backend.measured.host)
-    verdict.text += ", at most " + format_size(backend.peak.host) + " so far";
-  verdict.text += ", of max_memory " + format_size(limits.max_memory) +
-                  ": killed if it takes more than that by itself";
+  Verdict verdict{reason_name(Reason::kOverLimit), "", kNever_ns};
+  bool is_limited = false;
+  // "takes 18GiB, at most 20GiB so far, of max_memory 64GiB"
+  const auto add = [&](std::uint64_t limit, std::uint64_t takes, std::uint64_t most,
+                       const std::string& of) {
+    is_limited |= limit != 0;
+    if (limit == 0 || takes == 0) return;
+    verdict.text += (verdict.text.empty() ? "takes " : ", ") + format_size(takes) +
+                    (most > takes ? ", at most " + format_size(most) + " so far," : "") + " of " +
+                    of + " " + format_size(limit);
+  };
+  add(limits.max_memory, backend.measured.host, backend.peak.host, "max_memory");
+  for (std::uint32_t d = 0; d < subject.snapshot.devices.size(); ++d) {
+    add(limits.device[d].bytes, backend.measured.device[d], backend.peak.device[d],
+        escape(subject.snapshot.devices[d]));
+  }
+  if (!is_limited) verdict.text = "off: there is neither max_memory nor gpu_memory";
+  if (is_limited && verdict.text.empty()) verdict.text = "not measured";
+  if (!verdict.text.starts_with("takes ")) return verdict;
+  verdict.text += ": killed if it takes more than that by itself";
   if (find(subject, Reason::kOverLimit, {}).at_ns != kNever_ns) verdict.due_ns = 0;
   return verdict;
 }
@@ -873,7 +904,7 @@ int explain(const Context& context, const Options& options) {
       options.file.empty() ? look_at_judge(*seen->segment, now_ns()).state : JudgeState::kAnswers;
   std::optional<Forecast> supposed;
   if (!options.what_if.values.empty()) {
-    auto result = forecast(options.what_if, *seen);
+    auto result = forecast(options.what_if, *seen, !options.file.empty());
     if (!result) return report(result.error());
     supposed = std::move(*result);
   }

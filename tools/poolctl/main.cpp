@@ -25,7 +25,7 @@ and with --wait DURATION until a coordinator serves it.
 
 Without --dir the pool is looked for in MODELPOOL_DIR, else in /run/modelpool and in
 /dev/shm/modelpool-UID. Commands that only look change nothing and work without a coordinator;
-with --file all but top look at a copied segment.
+with --file all but top and logs look at a copied segment.
 
 Exit codes:
   0  done

@@ -50,7 +50,7 @@ void WhatIf::add(const std::string& text) {
   for (const std::string& part : parts) values.push_back(split_assignment("suppose", part));
 }
 
-Result<Forecast> forecast(const WhatIf& what_if, const Seen& now) {
+Result<Forecast> forecast(const WhatIf& what_if, const Seen& now, bool is_copy) {
   const auto entries = parse_changes(what_if.values, {OriginKind::kSet, 0});
   if (!entries) return fail(entries.error());
   Forecast forecast;
@@ -65,8 +65,12 @@ Result<Forecast> forecast(const WhatIf& what_if, const Seen& now) {
   if (!supposed) return fail(supposed.error());
   supposed->snapshot.now_ns = now.snapshot.now_ns;
   forecast.then = {std::move(supposed->segment), std::move(supposed->snapshot)};
-  forecast.consequences = coordinator::find_consequences(forecast.then.snapshot);
-  forecast.without = coordinator::find_consequences(now.snapshot);
+  const auto consequences = [is_copy](const Snapshot& snapshot) {
+    return coordinator::find_consequences(
+        snapshot, is_copy ? coordinator::HostPressure{} : coordinator::measure_host(snapshot));
+  };
+  forecast.consequences = consequences(forecast.then.snapshot);
+  forecast.without = consequences(now.snapshot);
   return forecast;
 }
 

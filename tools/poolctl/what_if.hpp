@@ -27,7 +27,8 @@ struct Forecast {
   std::vector<coordinator::Consequence> consequences;
   std::vector<coordinator::Consequence> without;  // what happens anyway
 };
-Result<Forecast> forecast(const WhatIf& what_if, const Seen& now);
+// `is_copy`: the host is not looked at.
+Result<Forecast> forecast(const WhatIf& what_if, const Seen& now, bool is_copy);
 
 // `fault`: why nobody would do it, if so.
 void print_forecast(const Forecast& forecast, const std::optional<std::string>& fault);

@@ -12,6 +12,7 @@
 #include "protocol/events.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/outlook.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -262,6 +263,13 @@ std::string why_not(const Subject& subject, const Neighbour& other, const EventV
   if (b == nullptr || b->ref.generation != other.generation || !b->live())
     return "not known: its end is not among the events that are left";
   if (b->pinned()) return "it is pinned";
+  const std::uint64_t priority = b->settings().get(Setting::kPriority);
+  const std::uint64_t victims =
+      resolve_settings(subject.segment, subject.model).get(Setting::kPriority);
+  if (priority > victims)
+    return "its priority is higher: " + std::to_string(priority) + ", not " +
+           std::to_string(victims);
+  if (priority < victims) return "not known: its priority is lower now";
   for (const LeaseView& lease : subject.snapshot.leases) {
     const std::uint64_t start_ns = subject.wall_of(lease.start_ns);
     if (lease.backend != b->ref || start_ns == 0 || start_ns > decided) continue;
@@ -275,7 +283,8 @@ std::string why_not(const Subject& subject, const Neighbour& other, const EventV
 
 std::vector<Other> others_of(const Subject& subject, const EventView& end) {
   std::vector<Other> others;
-  if (!reason_row(end.data.reason).makes_room) return others;
+  // For its group nobody else could have gone.
+  if (!reason_row(end.data.reason).makes_room || end.data.reason == Reason::kGroup) return others;
   for (const auto& [model, other] : neighbours(subject, end)) {
     others.push_back({model, why_not(subject, other, end)});
   }
