@@ -92,6 +92,20 @@ TEST_F(EvictionForRoom, P5IsTakenBackIfThereIsRoomSinceTheLook) {
   EXPECT_EQ(state(old_.ref), BackendState::kReady);
 }
 
+// Half of a set was stopped when the coordinator before was killed; this is the other half.
+TEST_F(EvictionForRoom, P10WhatAnEarlierCoordinatorClosedEndsIfNobodyHasOpenedItSinceTheLook) {
+  constexpr std::uint32_t kEarlier = 9;
+  ASSERT_TRUE(close_to_leases(*segment_, old_.ref, kEarlier));
+  const Snapshot closed = look(pool_);
+  const Action end = about(ActionKind::kCommit, *closed.find_model("old"), Reason::kLru);
+  ASSERT_TRUE(reopen(*segment_, old_.ref, kEarlier));  // as a worker does that wants it
+  carry_out({end}, closed);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  ASSERT_TRUE(close_to_leases(*segment_, old_.ref, kEarlier));
+  EXPECT_TRUE(carry_out({end}, closed));
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
 TEST_F(EvictionForRoom, P2OfAnIdleOneIsTakenBackIfSomebodyAskedForMoreTimeSinceTheLook) {
   set_keep_alive(*segment_, old_.ref, pack_keep_alive(0));
   const Snapshot before = look(pool_);
