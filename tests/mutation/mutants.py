@@ -28,7 +28,7 @@ SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
 OUTPUT = ("unit_tests", "--gtest_filter=ModelLog*:PrintableLine*:ExitWords*:LastLines*")
 KEPT = ("process_tests", "--gtest_filter=OutputTest*")
-SETS = ("unit_tests", "--gtest_filter=HalfStoppedSet*:EvictionForRoom*")
+SETS = ("unit_tests", "--gtest_filter=HalfStoppedSet*:EvictionForRoom*:EvictionOfASet*")
 SETTLE = ("unit_tests", "--gtest_filter=Settle*:EnforcerSettles*")
 PRESSURE = ("unit_tests", "--gtest_filter=Pressure*:Available*:Evidence*")
 HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
@@ -635,6 +635,16 @@ MUTANTS = [
     Mutant("what settles is signalled", DECIDE, "    if (b.settling()) return judge_settling(b);\n", "",
            [SETTLE]),
     # --- Sets of victims, and a judge that is killed between their stops
+    Mutant("a set goes though one of it may not", ENFORCE, "    if (may_go) {\n      stop(action->stop, *b);",
+           "    if (b != nullptr) {\n      stop(action->stop, *b);", [SETS]),
+    Mutant("the leases of a set are not read", ENFORCE, "may_go = may_go && !is_leased(*action, *b) && is_still",
+           "may_go = may_go && is_still", [SETS]),
+    Mutant("the evidence of a set is not read again", ENFORCE,
+           "!is_leased(*action, *b) && is_still_true(*action, *b, snapshot);\n  }\n  for",
+           "!is_leased(*action, *b);\n  }\n  for", [SETS]),
+    Mutant("a set goes though one has gone", ENFORCE,
+           "may_go && b != nullptr && (action->kind == ActionKind::kCommit || close_slot(*action, *b));",
+           "(action->kind == ActionKind::kCommit || close_slot(*action, *b) || may_go) && b != nullptr;", [SETS]),
     Mutant("what is left of a set is opened again", DECIDE,
            "    if (!is_closed_by_us(b) && !is_left_of_a_set(b)) {", "    if (!is_closed_by_us(b)) {", [SETS]),
     Mutant("what is left of a set makes no room", DECIDE,
