@@ -676,6 +676,9 @@ MUTANTS = [
            "  worker.cancels.fetch_add(1, std::memory_order_seq_cst);\n"
            "  record.cancel_word.store(lease.word, std::memory_order_seq_cst);\n"
            "  record.cancel_at_ns.store(now_ns(), std::memory_order_release);\n", [ORDERS]),
+    Mutant("a size is known only where there is a limit", "libshm/protocol/needs.cpp",
+           "if (host == 0) host = settings_", "if (host == 0 && limits_.max_memory != 0) host = settings_",
+           [("unit_tests", "--gtest_filter=Refusal*")]),
     # --- Host pressure
     Mutant("pressure's evidence is not read again", RULES, "is_free_to_go(seen, fresh) && fresh.host_is_low;",
            "is_free_to_go(seen, fresh);", [PRESSURE]),
