@@ -593,7 +593,7 @@ const std::map<std::string, std::string>& stronger_than_needed() {
       {"ask_holder cas cancels", "it releases the words before it to the look that reads it"},
       {"is_asked load cancel_word", "the count it follows, or the word itself, was acquired"},
       {"look load cancels", "the words are read after it; a later ask changes it"},
-      {"read_leases load cancel_word", "shown, or read again before a deed"},
+      {"read load cancel_word", "shown, or read again before a deed"},
       {"clear_worker_row cas lease", "it releases the stamp before it to the scan that reads it"},
       {"clear_worker_row load lease", "a CAS of the same word decides"},
       {"load_state load state",
