@@ -216,7 +216,7 @@ class Requests {
     const bool streams = chance(2);
     const bool listens = !chance(4);
     bool cancelled = false;
-    if (chance(3)) {  // told by the library's thread, and only of what was asked
+    if (!chance(3)) {  // told by the library's thread, and only of what was asked
       static_cast<void>(lease.on_cancel([&lease] {
         g_counts.add("told");
         if (!lease.cancelled()) write_log("told", "");
