@@ -145,7 +145,7 @@ class Requests {
     const std::string model = "m" + std::to_string(std::min(below(kModels), below(kModels)));
     AcquireOptions options;
     if (chance(2)) options.tag = "req-" + std::to_string(below(1000));
-    if (chance(30)) options.busy_timeout = std::chrono::milliseconds(200 + below(600));
+    if (chance(12)) options.busy_timeout = std::chrono::milliseconds(100 + below(500));
     options.may_load = !chance(10);
     options.cancellable = chance(2);  // and not all of these do end it when asked
     constexpr std::array<std::uint32_t, 6> kTimeouts_ms{0, 20, 200, 1000, 2000, 4000};
@@ -210,7 +210,7 @@ class Requests {
     if (fd == -EAGAIN) return;  // its backlog is full: it is stopped
     if (fd < 0) return lost(model, pid, "connect");
     // Most are short; now and then one hangs, so that the busy rule has something to do.
-    const std::uint32_t hold_ms = chance(60) ? 2000 : chance(8) ? below(300) : below(30);
+    const std::uint32_t hold_ms = chance(40) ? 2000 : chance(8) ? below(300) : below(30);
     const std::string request = std::to_string(hold_ms) + " " + std::to_string(asked) + "\n";
     bool alive = send(fd, request.data(), request.size(), MSG_NOSIGNAL) > 0;
     const bool streams = chance(2);
