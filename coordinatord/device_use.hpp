@@ -17,7 +17,7 @@
 
 #include "base/kinds.hpp"
 #include "base/need.hpp"
-#include "samples.hpp"
+#include "judge/samples.hpp"
 
 namespace modelpool::coordinator {
 

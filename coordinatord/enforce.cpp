@@ -19,7 +19,7 @@
 #include "protocol/parallel.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
-#include "settling.hpp"
+#include "judge/settling.hpp"
 #include "trouble.hpp"
 
 namespace modelpool::coordinator {

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/exit_words.hpp"
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "lock_try.hpp"
 #include "output_keeper.hpp"
 #include "policy/rules.hpp"

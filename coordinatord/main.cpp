@@ -12,7 +12,9 @@
 
 #include "base/journal.hpp"
 #include "base/program.hpp"
+#include "base/text.hpp"
 #include "config.hpp"
+#include "judge/suppose.hpp"
 #include "log.hpp"
 #include "loop.hpp"
 #include "older_layout.hpp"
@@ -68,6 +70,40 @@ int exit_code(const Error& error) {
   }
 }
 
+// Whom the judge of a pool would end if it had these settings.
+Result<std::string> effect_on_pool(const Options& options, const Settings& settings) {
+  const auto segment = Segment::open_read_only(options.against, options.dir);
+  if (!segment) return fail(segment.error());
+  const auto supposed = suppose(**segment, [&](Settings& changed) { changed = settings; });
+  if (!supposed) return fail(supposed.error());
+  std::string text = "\nin pool " + (*segment)->name() + " now:\n";
+  const std::vector<Consequence> consequences = find_consequences(supposed->snapshot);
+  if (consequences.empty()) return text + "  nobody would go\n";
+  for (const Consequence& one : consequences) {
+    const BackendView* const backend = supposed->snapshot.find(one.action.backend);
+    if (backend == nullptr) continue;
+    text += "  " + escape(backend->model) + " (pid " + std::to_string(backend->process.pid) +
+            "): " + consequence_text(one.action, supposed->snapshot) + "; " +
+            cause_text(one.action) + "\n";
+  }
+  return text;
+}
+
+int check_config(const Options& options, const Settings& settings) {
+  const auto fits =
+      SettingsImage::make(settings, settings_copy_bytes(options.capacities.values) / sizeof(Word));
+  if (!fits) return complain(fits.error(), kExitUsage);
+  std::string effect;
+  if (!options.against.empty()) {
+    auto found = effect_on_pool(options, settings);
+    if (!found) return complain(found.error(), exit_code(found.error()));
+    effect = std::move(*found);
+  }
+  std::printf("%s: ok\n%s%s", options.config_path.c_str(),
+              config_summary(settings, options.capacities).c_str(), effect.c_str());
+  return kExitDone;
+}
+
 int run(int argc, char** argv) {
   auto parsed = parse_command_line(argc, argv);
   if (!parsed) return complain(parsed.error(), kExitUsage);
@@ -94,14 +130,7 @@ int run(int argc, char** argv) {
       options.capacities.set(info, of_config.values.*info.member);
     }
   }
-  if (options.check_config) {
-    const auto fits = SettingsImage::make(
-        *settings, settings_copy_bytes(options.capacities.values) / sizeof(Word));
-    if (!fits) return complain(fits.error(), kExitUsage);
-    const std::string name = options.config_path.empty() ? "flags" : options.config_path;
-    std::printf("%s: ok\n%s", name.c_str(), config_summary(*settings, options.capacities).c_str());
-    return kExitDone;
-  }
+  if (options.check_config) return check_config(options, *settings);
   // A pidfd for each worker and backend.
   rlimit descriptors{};
   if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {

@@ -114,7 +114,7 @@ tl::unexpected<Error> bad_value(std::string_view flag, std::string_view given,
 
 // All values as given; what they mean is checked after CLI11 told them apart.
 struct Texts {
-  std::string pool, dir, config, log_level, log_format, notify_fd, on_exit, user;
+  std::string pool, dir, config, against, log_level, log_format, notify_fd, on_exit, user;
   std::array<std::string, kSettingCount> settings;
 };
 
@@ -153,6 +153,9 @@ class CommandLine {
             "--check-config", checks_config_,
             "only read the config: print what holds and end with 0, or its errors and end with 2")
         ->group("Rules");
+    add("Rules", "--against", "POOL", texts_.against,
+        "with --check-config: say whom the judge of POOL would end if it had this config; nothing "
+        "is changed");
     for (const SettingInfo& info : kSettings) {
       add("Rules", "--" + with_dashes(info.name), info.placeholder,
           texts_.settings[static_cast<std::size_t>(info.id)],
@@ -288,6 +291,14 @@ class CommandLine {
     if (options.check_config && options.config_path.empty()) {
       return wrong_usage("unable to check the config: none is given; add --config FILE");
     }
+    if (!given("--against")) return {};
+    if (!options.check_config) {
+      return wrong_usage("unable to use --against: it belongs to --check-config; add that");
+    }
+    if (Result<> valid = check_pool_name(texts_.against); !valid) {
+      return wrong_usage(valid.error().text);
+    }
+    options.against = texts_.against;
     return {};
   }
 

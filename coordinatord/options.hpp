@@ -33,6 +33,7 @@ struct Options {
   int notify_fd = -1;  // -1: none
   bool stop_on_exit = false;
   bool check_config = false;
+  std::string against;  // with check_config: a pool that might get this config; empty: none
   std::string user;  // empty: stay who we are
 };
 

@@ -14,7 +14,7 @@
 #include <memory>
 #include <optional>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "policy/pressure.hpp"
 
 namespace modelpool::coordinator {

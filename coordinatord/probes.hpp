@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "probe/messages.hpp"
 #include "probe_program.hpp"
 #include "record.hpp"

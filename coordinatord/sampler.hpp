@@ -33,7 +33,7 @@
 #include "helper_program.hpp"
 #include "protocol/snapshot.hpp"
 #include "sample_text.hpp"
-#include "samples.hpp"
+#include "judge/samples.hpp"
 
 namespace modelpool::coordinator {
 

@@ -18,7 +18,7 @@
 #include <set>
 #include <vector>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "ending.hpp"
 #include "watch.hpp"
 

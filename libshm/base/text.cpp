@@ -84,4 +84,8 @@ std::string quote(std::string_view text) {
   return quoted;
 }
 
+std::string count_text(std::uint64_t count, std::string_view word) {
+  return std::to_string(count) + " " + std::string(word) + (count == 1 ? "" : "s");
+}
+
 }  // namespace modelpool

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -24,5 +25,7 @@ tl::unexpected<Error> unusable(std::string_view what, std::string_view text,
 std::string escape(std::string_view text);
 // Escaped, shortened and between double quotes: how a message repeats what it was given.
 std::string quote(std::string_view text);
+
+std::string count_text(std::uint64_t count, std::string_view word);  // "1 lease", "2 leases"
 
 }  // namespace modelpool

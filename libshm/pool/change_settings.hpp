@@ -15,6 +15,9 @@
 
 namespace modelpool {
 
+// What `poolctl set` gives, none twice.
+Result<std::vector<SettingEntry>> parse_changes(
+    const std::vector<std::pair<std::string, std::string>>& values, Origin origin);
 // Changes the pool's settings under the mutex, all or none, and lets everyone know.
 Result<> change_settings(const Segment& segment,
                          const std::vector<std::pair<std::string, std::string>>& values,

@@ -566,9 +566,8 @@ Result<const HalfWord*> Inside::wake_word(Pool& pool) {
 
 // --- Settings ------------------------------------------------------------------------------------
 
-Result<> change_settings(const Segment& segment,
-                         const std::vector<std::pair<std::string, std::string>>& values,
-                         Origin origin) {
+Result<std::vector<SettingEntry>> parse_changes(
+    const std::vector<std::pair<std::string, std::string>>& values, Origin origin) {
   std::vector<SettingEntry> parsed;
   for (const auto& [name, text] : values) {
     const SettingInfo* info = find_setting(name);
@@ -584,8 +583,16 @@ Result<> change_settings(const Segment& segment,
     }
     parsed.push_back(std::move(*entry));
   }
+  return parsed;
+}
+
+Result<> change_settings(const Segment& segment,
+                         const std::vector<std::pair<std::string, std::string>>& values,
+                         Origin origin) {
+  const auto parsed = parse_changes(values, origin);
+  if (!parsed) return fail(parsed.error());
   const auto edited = edit_settings(segment, kLockWaitMax_ns, [&](Settings& settings) {
-    for (const SettingEntry& entry : parsed) settings.pool.set(entry);
+    for (const SettingEntry& entry : *parsed) settings.pool.set(entry);
   });
   if (!edited) return edited;
   wake_everyone(segment);

@@ -1,6 +1,8 @@
 #include "segment/segment.hpp"
 
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <boost/interprocess/exceptions.hpp>
@@ -121,6 +123,21 @@ Result<std::shared_ptr<Segment>> Segment::adopt(Fd file, const std::string& home
   if (!header) return fail(header.error());
   if (auto ok = check_host(*header, home); !ok) return fail(ok.error());
   return map({std::move(file), Fd(), home, *header}, true);
+}
+
+Result<std::shared_ptr<Segment>> Segment::copy() const {
+  Fd file(memfd_create("modelpool-copy", MFD_CLOEXEC));
+  if (!file)
+    return fail_errno(errno, "copy " + escape(path_), shortage_advice(Needs::kDescriptor, errno));
+  for (std::uint64_t at = 0; at < header_.total_bytes;) {
+    const ssize_t written = write(file.get(), base_ + at, header_.total_bytes - at);
+    if (written < 0 && errno != EINTR) return fail_errno(errno, "copy " + escape(path_));
+    if (written > 0) at += static_cast<std::uint64_t>(written);
+  }
+  auto copied = map({std::move(file), Fd(), path_, header_}, true);
+  if (!copied) return copied;
+  if (auto ok = init_mutex((*copied)->lock()); !ok) return fail(ok.error());
+  return copied;
 }
 
 std::string Segment::uuid_text() const {

@@ -35,6 +35,8 @@ class Segment {
   static Result<> remove(std::string_view name, const std::string& dir) {
     return remove_pool(name, dir);
   }
+  // A writable copy that nobody else sees, to try changes on. Its mutex is free.
+  Result<std::shared_ptr<Segment>> copy() const;
   // One that has lost its name, for the coordinator that ends its backends.
   static Result<std::shared_ptr<Segment>> adopt(Fd file, const std::string& home);
 

@@ -21,7 +21,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "flags/flags.hpp"
 #include "measure.hpp"
 #include "operations.hpp"

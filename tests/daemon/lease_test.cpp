@@ -512,11 +512,20 @@ TEST_F(LeaseTest, P13OutOfDescriptorsItsLoadIsGivenBack) {
 }
 
 TEST_F(LeaseTest, AKilledBackendIsNamedWhenTheCommandEnds) {
-  start({"--busy-timeout", "150ms"});
+  start({"--busy-timeout", "150ms", "--on-overdue", "kill"});
   const Finished done = lease({"m", "--start", backend(), "--", "sh", "-c",
                                "while kill -0 $MODELPOOL_PID; do sleep 0.02; done; exit 5"});
   EXPECT_EQ(done.code, 5);
   EXPECT_THAT(done.err, AllOf(HasSubstr("its backend was stopped"), HasSubstr("busy")));
+}
+
+TEST_F(LeaseTest, ACommandThatTakesTooLongIsToldToEndAndTheBackendIsSpared) {
+  start({"--busy-timeout", "150ms", "--on-overdue", "cancel,1h,kill"});
+  const Finished done = lease({"m", "--start", backend(), "--", "sleep", "1000"});
+  EXPECT_EQ(done.code, 128 + SIGTERM);
+  EXPECT_THAT(done.err, AllOf(HasSubstr("COMMAND is told to end: busy_timeout 150ms passed")));
+  EXPECT_EQ(state("m"), "ready");
+  EXPECT_EQ(count_events("killed"), 0u);
 }
 
 TEST_F(LeaseTest, AKeepAliveIsAskedForWithTheLease) {

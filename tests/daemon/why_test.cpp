@@ -21,7 +21,7 @@ class WhyTest : public PoolTest {
 };
 
 TEST_F(WhyTest, OfOneThatMadeRoomItNamesForWhomAndWhoElseWasThereAndWhyTheyStayed) {
-  start({"--max-backends", "4"});
+  start({"--max-backends", "4", "--eviction", "lru"});
   RemoteWorker worker(scratch_);
   RemoteWorker holder(scratch_);
   for (const char* model : {"pinned", "used-later", "in-use"}) worker.load_idle(model);
@@ -53,6 +53,25 @@ TEST_F(WhyTest, OfOneThatMadeRoomItNamesForWhomAndWhoElseWasThereAndWhyTheyStaye
   EXPECT_THAT(others["used-later"], HasSubstr("it was used later, by "));
   EXPECT_EQ(others["in-use"], "it was in use, tag req-7");
   EXPECT_THAT(text, AllOf(HasSubstr("LOADED THEN, TOO"), HasSubstr("it is pinned")));
+}
+
+TEST_F(WhyTest, WhoseLossWouldHaveCostMoreIsNotSaidToHaveBeenUsedLater) {
+  start({"--max-backends", "2"});
+  RemoteWorker worker(scratch_);
+  ASSERT_EQ(worker.acquire("dear"), "ticket");
+  const std::uint64_t begun_ns = now_ns();
+  ASSERT_TRUE(eventually([&] { return now_ns() > begun_ns + kSecond_ns; }));
+  worker.spawn("dear");
+  worker.ready("dear");
+  worker.release("dear");
+  ASSERT_EQ(state("dear"), "ready");
+  worker.load_idle("cheap");
+  ASSERT_EQ(worker.acquire("next"), "ticket");
+  ASSERT_FALSE(wait_event("evicted", "cheap").is_null());
+  const auto json = poolctl_json(scratch_, {"why", "cheap"});
+  ASSERT_EQ(json["others"].size(), 1u) << json;
+  EXPECT_THAT(std::string(json["others"][0]["why"]),
+              HasSubstr("its loss was expected to cost more: its load takes 1"));
 }
 
 TEST_F(WhyTest, EachOtherReasonHasItsSentence) {

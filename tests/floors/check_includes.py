@@ -17,6 +17,8 @@ PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": 
           "modelpool": "bindings"}
 # Beside each other, above the library.
 PROGRAMS = ["coordinatord", "tools"]
+# Between: what the judge decides, which poolctl asks for as well.
+JUDGE = len(FLOORS)
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -27,6 +29,8 @@ def is_public(where):
 
 def floor_of(where):
     """The rank of a file, or None; of a program its name."""
+    if where.parts[:2] == ("coordinatord", "judge"):
+        return JUDGE
     if where.parts[0] in PROGRAMS:
         return where.parts[0]
     if is_public(where):

@@ -48,12 +48,27 @@ class Findings(unittest.TestCase):
                  "libshm/include/modelpool/pool.hpp: includes base/text.hpp")
 
     def test_the_library_includes_no_program(self):
-        self.one({"libshm/bindings/c/api.cpp": '#include "decide.hpp"\n',
-                  "coordinatord/decide.hpp": ""}, "includes decide.hpp")
+        self.one({"libshm/bindings/c/api.cpp": '#include "loop.hpp"\n',
+                  "coordinatord/loop.hpp": ""}, "includes loop.hpp")
 
     def test_a_program_includes_no_other(self):
-        self.one({"tools/poolctl/list.cpp": '#include "decide.hpp"\n',
-                  "coordinatord/decide.hpp": ""}, "includes decide.hpp")
+        self.one({"tools/poolctl/list.cpp": '#include "loop.hpp"\n',
+                  "coordinatord/loop.hpp": ""}, "includes loop.hpp")
+
+    def test_both_programs_include_the_judge(self):
+        judge = {"coordinatord/judge/decide.hpp": '#include "policy/rules.hpp"\n',
+                 "libshm/policy/rules.hpp": ""}
+        for program in ("coordinatord/loop.cpp", "tools/poolctl/explain.cpp"):
+            self.assertEqual(
+                self.findings({**judge, program: '#include "judge/decide.hpp"\n'}), [])
+
+    def test_the_judge_includes_no_program(self):
+        self.one({"coordinatord/judge/decide.cpp": '#include "loop.hpp"\n',
+                  "coordinatord/loop.hpp": ""}, "coordinatord/judge/decide.cpp: includes loop.hpp")
+
+    def test_the_library_does_not_include_the_judge(self):
+        self.one({"libshm/json/row_json.cpp": '#include "judge/decide.hpp"\n',
+                  "coordinatord/judge/decide.hpp": ""}, "includes judge/decide.hpp")
 
     def test_a_circle_is_found(self):
         self.one({"coordinatord/a.hpp": '#include "b.hpp"\n', "coordinatord/b.hpp": "",

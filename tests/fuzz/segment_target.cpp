@@ -14,7 +14,7 @@
 #include <string>
 
 #include "common.hpp"
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "pool/inside.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/check.hpp"

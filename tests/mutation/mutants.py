@@ -61,14 +61,26 @@ COVER = "libshm/policy/cover.cpp"
 VICTIMS = "libshm/policy/victims.cpp"
 ACQUISITION = "libshm/protocol/acquisition.cpp"
 ENFORCE = "coordinatord/enforce.cpp"
-DECIDE = "coordinatord/decide.cpp"
+DECIDE = "coordinatord/judge/decide.cpp"
 IMAGE = "libshm/segment/settings_image.cpp"
 BLOCK = "libshm/segment/settings_block.cpp"
 MEMBERS = "libshm/protocol/members.cpp"
-SETTLING = "coordinatord/settling.cpp"
+SETTLING = "coordinatord/judge/settling.cpp"
 HOST = "libshm/policy/pressure.cpp"
+SUPPOSE = "coordinatord/judge/suppose.cpp"
+
+WHAT_IF = ("daemon_tests", "--gtest_filter=WhatIfTest.*")
 
 MUTANTS = [
+    # --- What would happen (P11)
+    Mutant("who is on the way out is not named", SUPPOSE, "if (after == 0) add_draining(left, &found);", "",
+           [WHAT_IF]),
+    Mutant("who goes only after another is not named", SUPPOSE,
+           "if (left.backends.size() == before) return found;", "return found;", [WHAT_IF]),
+    Mutant("who waits keeps the need of the old settings", SUPPOSE,
+           "derive_needs(segment, **copy, &supposed.snapshot);", "", [WHAT_IF]),
+    Mutant("the copy's mutex is held by who held the pool's", "libshm/segment/segment.cpp",
+           "if (auto ok = init_mutex((*copied)->lock()); !ok) return fail(ok.error());", "", [UNIT]),
     # --- The deed after the look (P2, P4, P5, P6)
     Mutant("the deed rests on the look's last-used", ENFORCE,
            "fresh.last_used_ns = std::max(latest_use_ns(*segment_, b.ref.index), b.ready_ns);",

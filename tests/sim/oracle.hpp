@@ -23,7 +23,7 @@
 #include <utility>
 #include <vector>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "policy/order.hpp"
 #include "policy/placement.hpp"
 #include "policy/rules.hpp"

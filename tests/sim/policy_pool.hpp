@@ -15,7 +15,7 @@
 #include <queue>
 #include <vector>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "modelpool/settings.hpp"
 #include "trace.hpp"
 

@@ -10,8 +10,8 @@
 #include <random>
 
 #include "base/time.hpp"
-#include "decide.hpp"
-#include "settling.hpp"
+#include "judge/decide.hpp"
+#include "judge/settling.hpp"
 
 namespace modelpool::coordinator {
 namespace {

@@ -90,6 +90,56 @@ TEST(Simulation, LivesThroughEverythingItHasRulesFor) {
   }
 }
 
+// A server that computes answers no probe, and for some time after it.
+void answer_no_probe_beside_requests(const Snapshot& snapshot, Facts* facts) {
+  constexpr std::uint64_t kInterval_ns = 10 * kSecond_ns;
+  for (const BackendView& b : snapshot.backends) {
+    const bool was_used = b.in_flight > 0 || snapshot.now_ns < b.last_used_ns + kInterval_ns;
+    if (b.state.state != BackendState::kReady || !was_used) continue;
+    const std::uint64_t last_ns = b.in_flight > 0 ? snapshot.now_ns : b.last_used_ns - 1;
+    if (last_ns < 3 * kInterval_ns) continue;
+    facts->unanswered.push_back({b.ref,
+                                 {last_ns - 2 * kInterval_ns, last_ns - kInterval_ns, last_ns},
+                                 "no answer within 5s"});
+  }
+}
+
+struct Harm {
+  std::uint64_t asked = 0;
+  std::uint64_t ended = 0;  // for what a request or a probe did
+};
+Harm harm_of(const Workload& workload, std::uint64_t seed, std::uint64_t decisions) {
+  Harm harm;
+  World world(workload, seed, [&harm](const Snapshot& snapshot, Facts facts) {
+    answer_no_probe_beside_requests(snapshot, &facts);
+    Decision decision = coordinator::decide(snapshot, facts);
+    for (const Action& action : decision.actions) {
+      harm.asked += action.kind == ActionKind::kAskToEnd;
+      const bool ends = action.kind == ActionKind::kClose || action.kind == ActionKind::kCommit;
+      const Reason reason = action.stop.reason;
+      harm.ended += ends && (reason_row(reason).lease_rule != nullptr || reason == Reason::kWedged);
+    }
+    return decision;
+  });
+  world.run(100 * kYear_ns, decisions);
+  EXPECT_THAT(world.violations(), IsEmpty()) << workload.name << " " << seed;
+  EXPECT_GT(world.counters().leases, 1000u);
+  return harm;
+}
+
+// P2: prompts of ten minutes, a minute between two tokens, deaf while they compute.
+TEST(Simulation, P2WhatIsSlowButAliveIsNeverAskedToEndAndNeverKilled) {
+  for (std::uint64_t seed = 1; seed < 4; ++seed) {
+    const Harm harm = harm_of(workload("slow"), seed, 20'000);
+    EXPECT_EQ(harm.asked, 0u) << seed;
+    EXPECT_EQ(harm.ended, 0u) << seed;
+  }
+  Workload impatient = workload("slow");
+  impatient.settings.pool.set(Setting::kFirstByteTimeout, 300 * kSecond_ns);
+  const Harm harm = harm_of(impatient, 1, 20'000);
+  EXPECT_GT(harm.asked + harm.ended, 0u) << "or nothing took so long";
+}
+
 // --- A decide that is wrong on purpose -----------------------------------------------------------
 
 struct Broken {

@@ -133,6 +133,24 @@ Workload quiet() {
   return w;
 }
 
+// Whatever the limits on requests ask for is done, as late as they allow.
+Workload slow() {
+  Workload w = busy();
+  w.name = "slow";
+  w.settings.pool.set(Setting::kBusyTimeout, 2 * kHour_ns);
+  w.settings.pool.set(Setting::kStallTimeout, kMinute_ns);
+  w.settings.pool.set(Setting::kFirstByteTimeout, 11 * kMinute_ns);
+  w.settings.pool.set(Setting::kProbeFailures, 3);
+  w.between_requests = {kSecond_ns, 10 * kMinute_ns};
+  w.service = {kSecond_ns, kHour_ns};
+  w.first_progress = {kSecond_ns, 10 * kMinute_ns};
+  w.between_progress = {10 * kMillisecond_ns, 59 * kSecond_ns};
+  w.patience = {kMinute_ns, kHour_ns};
+  w.hangs = w.stalls = w.own_limit = 0;
+  w.between_crashes = w.between_settings = {};
+  return w;
+}
+
 }  // namespace
 
 const std::vector<Workload>& workloads() {
@@ -143,7 +161,8 @@ const std::vector<Workload>& workloads() {
                                           placed_fairly(),
                                           fair(WhenBusy::kDrain),
                                           fair(WhenBusy::kForce),
-                                          quiet()};
+                                          quiet(),
+                                          slow()};
   return kAll;
 }
 

@@ -32,7 +32,8 @@ struct Workload {
   std::uint32_t requests_most = 24;  // at once; who comes then goes away
   Span between_requests;
   Span service;
-  Span between_progress;  // of a request
+  Span first_progress;    // of a request, as long as it takes to read its prompt
+  Span between_progress;  // from then on; without the one before: from its start on
   Span patience;          // until a waiter's deadline
   double hangs = 0;       // a request that never ends
   double stalls = 0;      // one without any progress
@@ -69,7 +70,7 @@ struct Workload {
 // "busy": all that can happen, often; "lru": with the least recently used going first, at once;
 // "memory": bytes run short instead of places; "placed": bytes of two devices and loads at once,
 // and models share groups. "force", "drain", "placed-fairly": what P5 promises an end for.
-// "quiet": a small office; years pass quickly.
+// "quiet": a small office; years pass quickly. "slow": long prompts and slow streams, all alive.
 const std::vector<Workload>& workloads();
 const Workload& workload(std::string_view name);  // aborts if there is none
 

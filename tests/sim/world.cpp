@@ -368,7 +368,9 @@ void World::begin(Request& r, Slot& slot) {
   r.deaf = r.sequence % 4 == 0;
   if (!chance(workload_.hangs)) at(draw(workload_.service), What::kEnd, r.id, r.sequence);
   if (workload_.between_progress.most_ns != 0 && !chance(workload_.stalls)) {
-    at(draw(workload_.between_progress), What::kProgress, r.id, r.sequence);
+    const bool reads_first = workload_.first_progress.most_ns != 0;
+    at(draw(reads_first ? workload_.first_progress : workload_.between_progress), What::kProgress,
+       r.id, r.sequence);
   }
   if (r.limit_ns != 0 && truth_.now_ns + r.limit_ns < truth_.judge.horizon_ns) ring();
 }

@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "oracle.hpp"
 #include "policy/placement.hpp"
 #include "policy/values.hpp"

@@ -1,4 +1,4 @@
-#include "decide.hpp"
+#include "judge/decide.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

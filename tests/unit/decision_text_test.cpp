@@ -1,4 +1,4 @@
-#include "decision_text.hpp"
+#include "judge/decision_text.hpp"
 
 #include <gtest/gtest.h>
 #include <signal.h>

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/parallel.hpp"
 #include "segment/devices.hpp"

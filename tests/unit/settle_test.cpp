@@ -6,8 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "base/time.hpp"
-#include "decide.hpp"
-#include "settling.hpp"
+#include "judge/decide.hpp"
+#include "judge/settling.hpp"
 #include "support/pool.hpp"
 
 namespace modelpool::coordinator {

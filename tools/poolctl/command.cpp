@@ -168,7 +168,7 @@ int complain_not_run(const std::string& program, const NotRunnable& why) {
 }
 
 int run_command(const std::vector<std::string>& argv, const std::vector<std::string>& environment,
-                SignalInbox& inbox) {
+                SignalInbox& inbox, int asked_fd, const std::function<void()>& asked) {
   const std::vector<std::string> merged = merged_environment(environment);
   const std::vector<char*> argv_pointers = pointers(argv);
   const std::vector<char*> env_pointers = pointers(merged);
@@ -210,9 +210,13 @@ int run_command(const std::vector<std::string>& argv, const std::vector<std::str
     return kLeaseFailed;
   }
   for (;;) {
-    pollfd watched[] = {{ended.get(), POLLIN, 0}, {inbox.fd(), POLLIN, 0}};
-    if (poll(watched, 2, -1) < 0 && errno != EINTR) break;
+    pollfd watched[] = {{ended.get(), POLLIN, 0}, {inbox.fd(), POLLIN, 0}, {asked_fd, POLLIN, 0}};
+    if (poll(watched, 3, -1) < 0 && errno != EINTR) break;
     if (watched[0].revents != 0) break;
+    if (eventfd_t count; watched[2].revents != 0 && eventfd_read(asked_fd, &count) == 0) {
+      asked();
+      kill(child, SIGTERM);
+    }
     while (const auto taken = inbox.take()) {
       if (!has_it_already(*taken, child)) kill(child, taken->number);
     }

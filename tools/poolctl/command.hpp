@@ -13,6 +13,7 @@
 #include <signal.h>
 
 #include <cerrno>
+#include <functional>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -73,7 +74,8 @@ std::optional<NotRunnable> why_not_runnable(const std::string& program);
 int complain_not_run(const std::string& program, const NotRunnable& why);
 
 // Returns COMMAND's exit code, 128 + N when signal N killed it. `environment`: NAME=value, added.
+// COMMAND gets SIGTERM, and `asked` is called, when an eventfd that is not -1 becomes readable.
 int run_command(const std::vector<std::string>& argv, const std::vector<std::string>& environment,
-                SignalInbox& inbox);
+                SignalInbox& inbox, int asked_fd, const std::function<void()>& asked);
 
 }  // namespace modelpool::poolctl

@@ -103,14 +103,14 @@ CLI::Option* add_count(CLI::App* command, const std::string& name, std::uint64_t
   });
 }
 
-CLI::Option* add_model(CLI::App* command, std::string* into) {
+CLI::Option* add_model(CLI::App* command, std::string* into, bool is_required) {
   return add_checked(command, "MODEL", "", "Name of the model",
                      [=](const std::string& text) -> Result<> {
                        if (auto checked = check_model_name(text); !checked) return checked;
                        *into = text;
                        return {};
                      })
-      ->required();
+      ->required(is_required);
 }
 
 CLI::Option* add_file(CLI::App* command, std::string* into) {
@@ -148,6 +148,16 @@ void excludes(CLI::Option* option, CLI::Option* other) { option->excludes(other)
 void set_usage(CLI::App* command, const std::string& line) {
   command->formatter(std::make_shared<UsageFormatter>(line));
   command->get_formatter()->column_width(kHelpColumn);
+}
+
+std::pair<std::string, std::string> split_assignment(std::string_view verb,
+                                                     const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    throw BadArgument("unable to " + std::string(verb) + " \"" + escape(text) +
+                      "\": it is not KEY=VALUE; write it like idle-timeout=15m");
+  }
+  return {text.substr(0, equals), text.substr(equals + 1)};
 }
 
 void complain(std::string_view text) {
@@ -331,10 +341,6 @@ std::string age_text(std::uint64_t now, std::uint64_t stamp) {
 }
 
 std::string text_or_dash(std::string_view text) { return text.empty() ? "-" : escape(text); }
-
-std::string count_text(std::uint64_t count, std::string_view word) {
-  return std::to_string(count) + " " + std::string(word) + (count == 1 ? "" : "s");
-}
 
 namespace {
 

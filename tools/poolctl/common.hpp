@@ -68,7 +68,7 @@ CLI::Option* add_size(CLI::App* command, const std::string& name, std::uint64_t*
                       const std::string& help);
 CLI::Option* add_count(CLI::App* command, const std::string& name, std::uint64_t* into,
                        std::uint64_t max, const std::string& help);
-CLI::Option* add_model(CLI::App* command, std::string* into);
+CLI::Option* add_model(CLI::App* command, std::string* into, bool is_required = true);
 // --file PATH, for commands that only look.
 CLI::Option* add_file(CLI::App* command, std::string* into);
 CLI::Option* add_flag(CLI::App* command, const std::string& name, bool* into,
@@ -94,6 +94,10 @@ void set_usage(CLI::App* command, const std::string& line);
 struct BadArgument : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+// "KEY=VALUE", to be `verb`: set. Throws BadArgument.
+std::pair<std::string, std::string> split_assignment(std::string_view verb,
+                                                     const std::string& text);
 
 // Until the pool is there and, with --wait, a coordinator serves it. Without --wait only a pool
 // that is just being made is waited for, and by `for_judge` a coordinator that is just being
@@ -149,7 +153,6 @@ void print(std::string_view text);                                   // to stdou
 std::size_t terminal_width();                                        // 0: stdout is no terminal
 std::string age_text(std::uint64_t now, std::uint64_t stamp);        // "-" if the stamp is unknown
 std::string text_or_dash(std::string_view text);                     // escaped
-std::string count_text(std::uint64_t count, std::string_view word);  // "1 lease", "2 leases"
 
 class TextTable {
  public:

@@ -22,6 +22,7 @@
 #include "protocol/needs.hpp"
 #include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
+#include "what_if.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -841,40 +842,83 @@ void print_explanation(const Subject& subject, const std::string& hint) {
   print(table.text(width));
 }
 
+struct Options {
+  std::string file;
+  std::string model;
+  WhatIf what_if;
+};
+
+// One model in the pool as it is, or as it would be.
+Subject subject_of(const Options& options, const Seen& seen, JudgeState judge) {
+  const BackendView* const backend = seen.snapshot.find_model(options.model);
+  return {*seen.segment,
+          seen.snapshot,
+          options.model,
+          backend,
+          find_history(*seen.segment, options.model),
+          resolve_settings(*seen.segment, options.model,
+                           backend != nullptr ? &backend->overrides : nullptr),
+          judge,
+          !options.file.empty()};
+}
+
+int explain(const Context& context, const Options& options) {
+  if (options.model.empty() && options.what_if.values.empty()) {
+    complain("unable to explain: no model is named; add MODEL, or --what-if NAME=VALUE");
+    return kWrongUsage;
+  }
+  const auto seen = look(context, options.file);
+  if (!seen) return report(seen.error());
+  const JudgeState judge =
+      options.file.empty() ? look_at_judge(*seen->segment, now_ns()).state : JudgeState::kAnswers;
+  std::optional<Forecast> supposed;
+  if (!options.what_if.values.empty()) {
+    auto result = forecast(options.what_if, *seen);
+    if (!result) return report(result.error());
+    supposed = std::move(*result);
+  }
+  const Seen& shown = supposed ? supposed->then : *seen;
+  if (context.json) {
+    Json json =
+        options.model.empty() ? Json::object() : explain_json(subject_of(options, shown, judge));
+    if (supposed) json["what_if"] = forecast_json(options.what_if, *supposed);
+    print_json(json);
+    return kDone;
+  }
+  if (supposed) print_forecast(*supposed, find_judge_fault(*seen->segment, options.file));
+  if (supposed && !options.model.empty()) print("\n");
+  if (!options.model.empty()) {
+    print_explanation(subject_of(options, shown, judge),
+                      hint_at_model(seen->segment, options.model));
+  }
+  return kDone;
+}
+
 }  // namespace
 
 void add_explain(CLI::App& root, Context& context) {
-  struct Options {
-    std::string file;
-    std::string model;
-  };
   const auto options = std::make_shared<Options>();
-  CLI::App* command = add_command(
-      root, context, "explain",
-      "Which settings apply to a model, from where, and what they mean for it now",
-      "Works for models that are not loaded, too.\n\nExample:\n  poolctl explain llama-3-8b\n",
-      [&context, options] {
-        const auto seen = look(context, options->file);
-        if (!seen) return report(seen.error());
-        const BackendView* backend = seen->snapshot.find_model(options->model);
-        const Subject subject{*seen->segment,
-                              seen->snapshot,
-                              options->model,
-                              backend,
-                              find_history(*seen->segment, options->model),
-                              resolve_settings(*seen->segment, options->model,
-                                               backend != nullptr ? &backend->overrides : nullptr),
-                              options->file.empty() ? look_at_judge(*seen->segment, now_ns()).state
-                                                    : JudgeState::kAnswers,
-                              !options->file.empty()};
-        if (context.json) {
-          print_json(explain_json(subject));
-        } else {
-          print_explanation(subject, hint_at_model(seen->segment, options->model));
-        }
-        return kDone;
-      });
-  add_model(command, &options->model);
+  CLI::App* command =
+      add_command(root, context, "explain",
+                  "Which settings apply to a model, from where, and what they mean for it now",
+                  "Works for models that are not loaded, too. With --what-if it first says whom "
+                  "the judge would "
+                  "end\n"
+                  "now, and why, if settings of the pool were others, and then shows MODEL, if one "
+                  "is named, as "
+                  "it\n"
+                  "would be. Nothing is changed.\n\n"
+                  "Examples:\n"
+                  "  poolctl explain llama-3-8b\n"
+                  "  poolctl explain --what-if max_memory=40GiB,eviction=lru\n",
+                  [&context, options] { return explain(context, *options); });
+  add_model(command, &options->model, false);
+  add_texts(
+      command, "--what-if", "NAME=VALUE,...",
+      [options](const std::vector<std::string>& texts) {
+        for (const std::string& text : texts) options->what_if.add(text);
+      },
+      "Suppose that these settings of the pool hold, see poolctl set");
   add_file(command, &options->file);
 }
 

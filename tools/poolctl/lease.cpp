@@ -1,4 +1,6 @@
 // poolctl lease: run a command while it holds a lease, loading the model first if need be.
+#include <sys/eventfd.h>
+
 #include <algorithm>
 #include <array>
 
@@ -120,11 +122,15 @@ int lease(const Context& context, const Options& options, const std::vector<std:
   Loaded held;
   if (const int code = obtain(context, options, &plan, inbox, &held); code != 0) return code;
   const std::string pid = held.lease.pid() == 0 ? "" : std::to_string(held.lease.pid());
+  // Without it an overdue COMMAND costs the backend, and everybody else's requests there.
+  const Fd asked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (asked) static_cast<void>(held.lease.notify_cancel(asked.get()));
   const int code =
       run_command(command,
                   {"MODELPOOL_MODEL=" + options.model, "MODELPOOL_ADDRESS=" + held.lease.address(),
                    "MODELPOOL_PID=" + pid},
-                  inbox);
+                  inbox, asked.get(),
+                  [&held] { complain("COMMAND is told to end: " + held.lease.cancel_reason()); });
   if (auto lives = held.lease.progress(); !lives && lives.error().code == Errc::kLeaseLost)
     complain(lives.error().text);
   return code;
@@ -142,7 +148,12 @@ void add_lease(CLI::App& root, Context& context, const std::vector<std::string>&
       "Run COMMAND while holding a lease on MODEL, as flock(1) does with a lock",
       "Write COMMAND and its arguments after --. It finds MODELPOOL_MODEL, MODELPOOL_ADDRESS and\n"
       "MODELPOOL_PID (empty for an external backend) in its environment. SIGINT, SIGTERM, SIGHUP,\n"
-      "SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to it; it is killed if poolctl is killed.\n\n"
+      "SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to it; it is killed if poolctl is killed. When "
+      "the\n"
+      "request takes longer than the pool allows, COMMAND gets SIGTERM first; the backend is "
+      "killed "
+      "only\n"
+      "if that does not end it in time (on_overdue).\n\n"
       "With --start the model is loaded when nobody has: sh -c 'CMD', in a session of its own, "
       "with\n"
       "stdout and stderr appended to --log. A single command takes the shell's place; so it may\n"

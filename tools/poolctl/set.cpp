@@ -93,12 +93,7 @@ void add_set(CLI::App& root, Context& context) {
       command, "SETTING", "",  // CLI11 2.4 takes no "=" in a name
       [options](const std::vector<std::string>& texts) {
         for (const std::string& text : texts) {
-          const std::size_t equals = text.find('=');
-          if (equals == std::string::npos || equals == 0) {
-            throw BadArgument("unable to set \"" + escape(text) +
-                              "\": it is not KEY=VALUE; write it like idle-timeout=15m");
-          }
-          options->values.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+          options->values.push_back(split_assignment("set", text));
         }
       },
       "KEY=VALUE: settings to change");

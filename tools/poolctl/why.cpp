@@ -4,11 +4,14 @@
 
 #include "base/duration.hpp"
 #include "base/exit_words.hpp"
+#include "base/size.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
+#include "policy/order.hpp"
 #include "policy/rules.hpp"
 #include "protocol/events.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/outlook.hpp"
 
 namespace modelpool::poolctl {
 namespace {
@@ -211,8 +214,41 @@ std::string used_later(std::uint64_t use_ns, std::uint64_t than_ns) {
   return "it was used later, by " + format_age(age_ns(use_ns, than_ns));
 }
 
+Eviction eviction_of(const Subject& subject) {
+  return static_cast<Eviction>(settings_of(subject.snapshot).get(Setting::kEviction));
+}
+
+// What the pool's order, as it is now, says of one that stood idle between the decision and now.
+std::string by_order(const Subject& subject, const BackendView& b, const EventView& end) {
+  const Eviction by = eviction_of(subject);
+  if (!subject.history || by == Eviction::kLru) return "not known";
+  const LoadHistory& victim = *subject.history;
+  if (by == Eviction::kSize) {
+    if (b.size_bytes >= victim.size_bytes) return "not known";
+    return b.size_bytes == 0 ? "its size is not known"
+                             : "it is smaller: " + format_size(b.size_bytes) + ", not " +
+                                   format_size(victim.size_bytes);
+  }
+  // Ages as of the decision.
+  const std::uint64_t since_ns = age_ns(subject.wall_ns, decided_ns(end.data));
+  Resident then = resident_of(b);
+  then.in_flight = 0;
+  const Worth other = worth_of(then, subject.snapshot.now_ns - since_ns);
+  Resident gone;
+  gone.load_ns = victim.load_ns;
+  gone.interval_ns = victim.interval_ns;
+  const std::uint64_t idle_ns = end.data.age_ns == kNever_ns ? 0 : end.data.age_ns;
+  const Worth lost = worth_of(gone, idle_ns);  // last used at 0
+  if (!costs_less(lost, other)) return "not known";
+  return "its loss was expected to cost more: its load takes " + format_age(other.load_ns) +
+         ", wanted every " + format_age(other.wait_ns) + "; that of " + escape(subject.model) +
+         " " + format_age(lost.load_ns) + ", wanted every " + format_age(lost.wait_ns);
+}
+
 std::string why_not(const Subject& subject, const Neighbour& other, const EventView& end) {
-  const std::uint64_t victims_use_ns = last_use_ns(end.data);
+  // Its last use says nothing in the other orders.
+  const bool by_use = eviction_of(subject) == Eviction::kLru;
+  const std::uint64_t victims_use_ns = by_use ? last_use_ns(end.data) : 0;
   const std::uint64_t decided = decided_ns(end.data);
   if (victims_use_ns != 0 && other.loaded_ns > victims_use_ns)
     return "it was loaded later, by " + format_age(age_ns(other.loaded_ns, victims_use_ns));
@@ -234,7 +270,7 @@ std::string why_not(const Subject& subject, const Neighbour& other, const EventV
   const std::uint64_t use_ns = subject.wall_of(b->last_used_ns);
   if (use_ns == 0 || use_ns > decided || b->in_flight > 0) return "not known: it was used since";
   if (victims_use_ns != 0 && use_ns > victims_use_ns) return used_later(use_ns, victims_use_ns);
-  return "not known";
+  return by_order(subject, *b, end);
 }
 
 std::vector<Other> others_of(const Subject& subject, const EventView& end) {

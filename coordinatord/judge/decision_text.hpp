@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "decide.hpp"
+#include "judge/decide.hpp"
 
 namespace modelpool::coordinator {
 

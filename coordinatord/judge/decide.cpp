@@ -1,4 +1,4 @@
-#include "decide.hpp"
+#include "judge/decide.hpp"
 
 #include <algorithm>
 #include <optional>

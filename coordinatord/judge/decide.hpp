@@ -21,7 +21,7 @@
 #include "policy/values.hpp"
 #include "policy/victims.hpp"
 #include "protocol/snapshot.hpp"
-#include "settling.hpp"
+#include "judge/settling.hpp"
 
 namespace modelpool::coordinator {
 

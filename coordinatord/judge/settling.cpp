@@ -1,4 +1,4 @@
-#include "settling.hpp"
+#include "judge/settling.hpp"
 
 #include <algorithm>
 

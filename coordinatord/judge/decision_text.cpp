@@ -1,4 +1,4 @@
-#include "decision_text.hpp"
+#include "judge/decision_text.hpp"
 
 #include "base/duration.hpp"
 #include "base/text.hpp"

@@ -18,7 +18,7 @@
 
 #include "policy/settle.hpp"
 #include "protocol/snapshot.hpp"
-#include "sampler.hpp"
+#include "judge/samples.hpp"
 
 namespace modelpool::coordinator {
 
