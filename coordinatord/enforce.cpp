@@ -354,7 +354,8 @@ Changed Enforcer::commit(const Action& action, const BackendView& b, const Snaps
 
 // Several make room together: all are closed, all evidence is read again, and then all are stopped.
 // If one may not go, all are opened again: an eviction that lets nobody in is for nothing. Killed
-// in between, the next coordinator opens those that are still EVICTING.
+// in between, the next coordinator opens them again, or, if one is STOPPING already and the waiter
+// is still there, ends the others (decide.cpp).
 Changed Enforcer::end_together(std::size_t set, const Decision& decision,
                                const Snapshot& snapshot) {
   std::vector<std::pair<const Action*, const BackendView*>> members;
@@ -416,7 +417,10 @@ Changed Enforcer::stop(const StopRecord& why, const BackendView& b) {
     set_field(&stop.text, asked + (asked.empty() ? "" : "; ") + describe_process(b));
   }
   segment_->backend(b.ref.index).stop.publish(stop);
-  if (!commit_stop(*segment_, b.ref, epoch_)) return false;
+  // Of this coordinator, or of the one before it that was killed while it ended a set. Opened again
+  // since the leases were read, it is no longer closed by either.
+  const std::uint32_t closed_by = load_state(*segment_, b.ref.index).owner;
+  if (!commit_stop(*segment_, b.ref, closed_by)) return false;
   // Whoever waits for this model learns that it is being stopped.
   wake_waiters(*segment_, hash_name(b.model));
   return true;

@@ -320,9 +320,30 @@ class Judge {
     return 0;
   }
 
+  bool is_closed_by_us(const BackendView& b) const {
+    return b.state.owner == StateWord::owner_of_epoch(facts_.epoch);
+  }
+  // An earlier coordinator was killed while it ended a set: one of it is STOPPING, and the waiter
+  // they make room for is still there. Opened again this one may be used at once, and the other
+  // would have gone for nothing. So it is a drain of ours: make_places ends it, or opens it if
+  // others are to go.
+  bool is_left_of_a_set(const BackendView& b) const {
+    const std::uint64_t arrival = b.stop.for_arrival;
+    if (arrival == 0 || b.stop.generation != b.ref.generation) return false;
+    const auto is_asker = [&](const Waiting& one) { return one.arrival == arrival; };
+    const auto is_its_mate = [&](const BackendView& other) {
+      const bool has_gone =
+          other.state.state == BackendState::kStopping || other.state.state == BackendState::kGone;
+      return has_gone && other.stop.generation == other.ref.generation &&
+             other.stop.for_arrival == arrival;
+    };
+    return std::any_of(waiting_.begin(), waiting_.end(), is_asker) &&
+           std::any_of(s_.backends.begin(), s_.backends.end(), is_its_mate);
+  }
+
   // EVICTING: finish what was begun, or take it back.
   void judge_closed(const BackendView& b) {
-    if (b.state.owner != StateWord::owner_of_epoch(facts_.epoch)) {
+    if (!is_closed_by_us(b) && !is_left_of_a_set(b)) {
       act(ActionKind::kReopen, b);  // an earlier coordinator's, which did not get to the end
       takes_back_ = true;
       return;
@@ -610,8 +631,8 @@ class Judge {
     if (b.state.state == BackendState::kStopping) return b.overdue ? Role::kStays : Role::kLeaving;
     if (acted_[position(b)]) return ends_now(b) ? Role::kLeaving : Role::kStays;
     if (b.state.state == BackendState::kReady) return b.pinned() ? Role::kStays : Role::kCandidate;
-    const bool ours = b.state.owner == StateWord::owner_of_epoch(facts_.epoch);
-    if (b.state.state != BackendState::kEvicting || !ours) return Role::kStays;
+    if (b.state.state != BackendState::kEvicting) return Role::kStays;
+    if (!is_closed_by_us(b) && !is_left_of_a_set(b)) return Role::kStays;
     if (reason_row(b.stop.reason).makes_room) return b.pinned() ? Role::kStays : Role::kDraining;
     return b.in_flight == 0 ? Role::kLeaving : Role::kStays;
   }

@@ -27,9 +27,9 @@ class Deriving {
   void take_host(std::uint64_t expected_bytes) {
     std::uint64_t& host = derived_.need.bytes.host;
     host = peak_.host != 0 ? peak_.host : expected_bytes;
+    // What is known counts for a load from before there was a limit, too.
+    if (host == 0) host = settings_.get(Setting::kMemory);
     if (limits_.max_memory == 0 || host != 0) return;
-    host = settings_.get(Setting::kMemory);
-    if (host != 0) return;
     derived_.need.flags |= kNeedSizeUnknown;
     host = guess(largest_peak(segment_).host, limits_.max_memory);
   }

@@ -164,6 +164,7 @@ bool visit(Stage& stage, const Operation& operation, Places places, long place, 
   tally->places += reached;
   ++tally->kills;
   tally->recoveries += stage.mutex_owner_died();
+  if (operation.at_death) operation.at_death(stage);
   stage.start_judge();
   if (failure.empty() && operation.after) failure = operation.after(stage);
   const Stage::Aftermath found = stage.examine("fresh");

@@ -1,11 +1,16 @@
 #include "crash/operations.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <optional>
 #include <stdexcept>
@@ -14,6 +19,9 @@
 #include "base/model_log.hpp"
 #include "base/proc.hpp"
 #include "base/time.hpp"
+#include "sampler.hpp"
+#include "segment/devices.hpp"
+#include "segment/meters.hpp"
 
 namespace modelpool::test {
 namespace {
@@ -134,6 +142,63 @@ void load_on_device(Pool& pool, Forked::Child& child) {
   child.hear();
 }
 
+// Two that only together make room for a third.
+const std::array<std::string, 2> kMates{"mate-0", "mate-1"};
+const std::string kLarge = "large";
+
+void let_take(Pool& pool, const char* places, const char* all, const char* each) {
+  must(pool.set("max_backends", places));
+  must(pool.set("max_memory", all));
+  must(pool.set("memory", each));
+}
+void load_mates(Pool& pool, Forked::Child& child) {
+  let_take(pool, "4", "off", "off");
+  for (const std::string& model : kMates) {
+    LoadTicket ticket = ticket_for(pool, model);
+    must(ticket.spawn(kBackend));
+    ReadyOptions options;
+    options.size_bytes = 40 << 20;
+    auto lease = ticket.ready("of:" + model, options);
+    if (!lease) throw std::runtime_error(lease.error().text);
+    lease->release();
+  }
+  let_take(pool, "4", "100MiB", "90MiB");
+  child.say("loaded");
+  child.hear();
+}
+void stand_in_line_with_much(Pool& pool, Forked::Child& child) {
+  stand_in_line_for(kLarge, pool, child);
+}
+
+// Stands in line for a place on a device, and is granted that one.
+const std::string kDevice = "GPU-7";
+void stand_in_line_for_a_device(Pool& pool, Forked::Child& child) {
+  {
+    const auto lock = segment_of(pool).lock_structure();
+    register_device(segment_of(pool), *lock, kDevice);
+  }
+  must(pool.set("gpu_memory", kDevice + "=16GiB"));
+  must(pool.set("devices", "1"));
+  auto pending = pool.begin_acquire("behind", kPatience);
+  static_cast<void>(pending->poll());
+  child.say("in line");
+  child.hear();
+  auto polled = pending->poll();
+  for (; polled && !*polled; polled = pending->poll()) pending->wait();
+  const auto* const ticket = polled ? std::get_if<LoadTicket>(&**polled) : nullptr;
+  const bool is_there = ticket != nullptr && ticket->devices() == std::vector{kDevice};
+  child.say(!polled ? polled.error().text : is_there ? "granted" : "not on its device");
+  child.hear();
+}
+
+void load_measured(Pool& pool, Forked::Child& child) {
+  LoadTicket ticket = ticket_and_process(pool);
+  ticket.ready("127.0.0.1:1")->release();
+  must(pool.set("gpu_memory", "100%"));  // so that it is measured at once
+  child.say("loaded");
+  child.hear();
+}
+
 void start_loading(Pool& pool, Forked::Child& child) {
   const LoadTicket ticket = ticket_and_process(pool);
   child.say("loading");
@@ -219,6 +284,73 @@ std::string holder_was_told(Stage& stage) {
   const std::string said = stage.helper(0).hear();
   stage.dismiss();
   return said == "told" ? "" : "the holder of an overdue lease was " + said;
+}
+
+// What somebody else does who is not the victim.
+void let_do(const std::function<void()>& what) {
+  if (Forked([&](Forked::Child&) { what(); }).wait() != 0)
+    throw std::runtime_error("what was to be done meanwhile has failed");
+}
+
+// --- What is measured ----------------------------------------------------------------------------
+
+constexpr std::uint64_t kMeasured_bytes = 100 << 20;
+constexpr std::uint64_t kDeviceTotal_bytes = std::uint64_t{16} << 30;
+constexpr std::uint64_t kDeviceFree_bytes = std::uint64_t{6} << 30;
+
+std::string sampler_path(const Stage& stage) { return stage.segment_path() + ".sampler"; }
+
+// A program that measures the same each time.
+void write_sampler(const Stage& stage) {
+  std::ofstream(sampler_path(stage))
+      << "#!/bin/sh\nwhile read what one two rest; do case $what in\nmeasure) id=$one ;;\n"
+      << "backend) said=\"backend $one $two " << kMeasured_bytes << "\" ;;\n"
+      << "end) printf 'begin %s\\n%s\\nhost\\ndevice " << kDevice << ' ' << kDeviceTotal_bytes
+      << ' ' << kDeviceFree_bytes << " unknown\\nend %s\\n' $id \"$said\" $id ;;\nesac; done\n";
+  chmod(sampler_path(stage).c_str(), 0700);
+}
+
+// As the coordinator's loop does it: asks a program, and takes what it said.
+void measure(const Stage& stage, const std::function<void()>& asked) {
+  const auto segment = stage.map();
+  setenv("MODELPOOL_SAMPLE", sampler_path(stage).c_str(), 1);
+  coordinator::Sampler sampler(segment);
+  sampler.look_after(look(segment));
+  pollfd answer{sampler.take_new_fd(), POLLIN, 0};
+  if (answer.fd < 0 || poll(&answer, 1, 60'000) != 1) throw std::runtime_error("no sample");
+  asked();
+  sampler.take();
+  if (sampler.latest() == nullptr) throw std::runtime_error("the sample was not taken");
+}
+
+std::string unlike_measured(const Stage& stage) {
+  const Snapshot s = stage.look();
+  const BackendView* const b = find_model(s, kFresh);
+  if (b == nullptr) return "the backend that was measured has gone";
+  if (b->measured.host != kMeasured_bytes || b->peak.host != kMeasured_bytes) return "its size; ";
+  if (s.devices != std::vector{kDevice}) return "the devices; ";
+  const DeviceMemory memory = load_device_memory(stage.segment(), 0);
+  if (memory.total_bytes != kDeviceTotal_bytes || memory.free_bytes != kDeviceFree_bytes)
+    return "what its device has; ";
+  return s.coordinator.foreign.bytes.device[0] == kDeviceTotal_bytes - kDeviceFree_bytes
+             ? ""
+             : "what others take; ";
+}
+
+// Each number is the old or the new one, a peak is never below its measure, and what the next
+// coordinator measures stands there.
+std::string measured_anew(Stage& stage) {
+  const Snapshot s = stage.look();
+  const BackendView* const b = find_model(s, kFresh);
+  if (b == nullptr) return "the backend that was measured has gone";
+  for (const std::uint64_t bytes : {b->measured.host, b->peak.host}) {
+    if (bytes != 0 && bytes != kMeasured_bytes) return "a size that nobody measured";
+  }
+  if (b->measured.host > b->peak.host) return "a peak below what was measured";
+  if (s.devices.size() > 1) return "a device twice";
+  let_do([&] { measure(stage, [] {}); });
+  const std::string wrong = unlike_measured(stage);
+  return wrong.empty() ? "" : "not measured anew: " + wrong;
 }
 
 bool next_is_loading(Stage& stage) { return is_in(stage, "behind", BackendState::kReserved); }
@@ -530,6 +662,21 @@ std::vector<Operation> worker_operations() {
            },
        .before = write_output,
        .after = output_is_whole},
+      // What the coordinator does in its loop, without the rest of it: the program that measures
+      // would live under the filter for its calls.
+      {.name = "publish-sample",
+       .victim =
+           [](const Stage& stage) {
+             measure(stage, begins);
+             ends();
+           },
+       .before =
+           [](Stage& stage) {
+             write_sampler(stage);
+             stage.add_helper(load_measured);
+             stage.stop_judge();
+           },
+       .after = measured_anew},
   };
 }
 
@@ -585,6 +732,87 @@ void eventually_or_throw(const std::function<bool()>& condition, const char* wha
   if (!eventually(condition)) throw std::runtime_error(std::string("it never came to: ") + what);
 }
 
+// --- Sets ----------------------------------------------------------------------------------------
+
+// What a set of victims looked like when their judge died.
+struct Remains {
+  std::string half;  // the one that was closed and not stopped, while the other was stopped
+  std::uint64_t reopenings = 0;
+};
+
+std::uint64_t reopenings(const Stage& stage) {
+  std::uint64_t count = 0;
+  for (const MeterSeries& series : read_meters(stage.segment())) {
+    if (series.name == "modelpool_reopenings_total") count += series.value;
+  }
+  return count;
+}
+
+void note_remains(const Stage& stage, Remains* remains) {
+  *remains = {};
+  remains->reopenings = reopenings(stage);
+  for (const std::size_t i : {0u, 1u}) {
+    if (is_in(stage, kMates[i], BackendState::kStopping) &&
+        is_in(stage, kMates[1 - i], BackendState::kEvicting))
+      remains->half = kMates[1 - i];
+  }
+}
+
+// The large one is granted, and what was left of its set was not opened before it went.
+std::string set_has_gone_for(Stage& stage, const Remains& remains) {
+  std::string wrong = next_in_line_is_granted(stage);
+  if (!remains.half.empty() && reopenings(stage) != remains.reopenings)
+    wrong += remains.half + " was opened again, and the other had gone for it to go";
+  let_do([&] {
+    Pool pool = stage.attach();
+    let_take(pool, std::to_string(kLimit).c_str(), "off", "off");
+  });
+  return wrong;
+}
+
+// As a judge leaves it that is killed between the two stops of a set.
+void leave_half_a_set(Stage& stage) {
+  let_do([&] {
+    const auto segment = stage.map();
+    const Snapshot s = stage.look();
+    const auto epoch = static_cast<std::uint32_t>(s.coordinator.identity.epoch);
+    for (const std::string& model : kMates) {
+      const BackendView* const b = find_model(s, model);
+      StopRecord stop;
+      stop.generation = b->ref.generation;
+      stop.reason = Reason::kMemory;
+      stop.decided_ns = stop.stopping_ns = now_ns();
+      stop.for_arrival = s.waiters.at(0).arrival;
+      segment->backend(b->ref.index).stop.publish(stop);
+      if (!close_to_leases(*segment, b->ref, epoch)) throw std::runtime_error("it is not open");
+    }
+    commit_stop(*segment, find_model(s, kMates[0])->ref, epoch);
+  });
+}
+
+std::vector<Operation> set_operations() {
+  const auto remains = std::make_shared<Remains>();
+  Operation end{
+      .name = "end-set",
+      .victim = judge,
+      .before =
+          [](Stage& stage) {
+            stage.add_helper(load_mates);
+            stage.add_helper(stand_in_line_with_much);
+          },
+      .at_mark = [](Stage& stage) { stage.helper(1).say("go on"); },
+      .after = [=](Stage& stage) { return set_has_gone_for(stage, *remains); },
+      .at_death = [=](Stage& stage) { note_remains(stage, remains.get()); },
+      .is_over = [](Stage& stage) { return is_in(stage, kLarge, BackendState::kReserved); }};
+  Operation restart = end;
+  restart.name = "restart-set";
+  restart.before = [=](Stage& stage) {
+    end.before(stage);
+    leave_half_a_set(stage);
+  };
+  return {end, restart};
+}
+
 std::vector<Operation> judge_operations() {
   const auto load_and_stand_in_line = [](auto load) {
     return [load](Stage& stage) {
@@ -613,6 +841,17 @@ std::vector<Operation> judge_operations() {
       {.name = "grant",
        .victim = judge,
        .before = load_and_stand_in_line(load_idle(kBackend)),
+       .at_mark = let_next_wait,
+       .after = next_in_line_is_granted,
+       .is_over = next_is_loading},
+      // To whom room is made on a device that is told where.
+      {.name = "promise",
+       .victim = judge,
+       .before =
+           [](Stage& stage) {
+             stage.add_helper(load_idle(kBackend));
+             stage.add_helper(stand_in_line_for_a_device);
+           },
        .at_mark = let_next_wait,
        .after = next_in_line_is_granted,
        .is_over = next_is_loading},
@@ -777,6 +1016,16 @@ void ask_for_the_same(Pool& pool, Meeting& meeting) {
   }
 }
 
+// The victim may stand anywhere in being counted, with the mutex too: this one waits for it, and is
+// granted in the end (P6).
+void ask_for_a_counted_one(Pool& pool, Meeting& meeting) {
+  auto pending = pool.begin_acquire("resident", kPatience);
+  auto polled = pending->poll();
+  meeting.rest();
+  for (; polled && !*polled; polled = pending->poll()) pending->wait();
+  if (!polled) throw std::runtime_error(polled.error().text);
+}
+
 // It is being loaded: there is nothing to be had, or a lease (P4).
 void ask_while_loading(Pool& pool, Meeting& meeting) {
   auto pending = pool.begin_acquire(kFresh, kPatience);
@@ -826,6 +1075,7 @@ std::vector<Operation> standing_operations() {
       with(idle, "evict/use", use_once),
       with(find(judges, "drain"), "drain/ask", ask_during_drain),
       with(find(workers, "ticket"), "ticket/ask", ask_for_the_same),
+      with(find(workers, "counted-lease"), "counted-lease/ask", ask_for_a_counted_one),
       with(find(workers, "spawn"), "spawn/ask", ask_while_loading),
       with(find(workers, "ready"), "ready/ask", ask_while_loading),
       head,
@@ -838,7 +1088,7 @@ const std::vector<Operation>& operations() {
   static const std::vector<Operation> all = [] {
     std::vector<Operation> list;
     for (auto group : {lease_operations, worker_operations, child_operations, judge_operations,
-                       standing_operations}) {
+                       set_operations, standing_operations}) {
       for (Operation& operation : group()) list.push_back(std::move(operation));
     }
     return list;

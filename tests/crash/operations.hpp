@@ -33,10 +33,12 @@ struct Operation {
   // Runs in the victim. Between its two marks lies the operation; what comes before is in place.
   std::function<void(const Stage&)> victim;
   // The others' part: before there is a victim, while it waits at its first mark, and when it is
-  // dead. What the last returns is a failure if it is not empty.
+  // dead and a judge runs. What the last returns is a failure if it is not empty.
   std::function<void(Stage&)> before = nullptr;
   std::function<void(Stage&)> at_mark = nullptr;
   std::function<std::string(Stage&)> after = nullptr;
+  // Before there is a judge again.
+  std::function<void(Stage&)> at_death = nullptr;
   // The victim is the coordinator. It does not end by itself: asked whenever it is quiet, this says
   // whether the operation is over, and gives it what it waits for.
   std::function<bool(Stage&)> is_over = nullptr;

@@ -20,9 +20,12 @@ struct Site {
 bool is_explored(const void* word, Access access);
 std::uint64_t explored_load(const void* word, std::memory_order order, Site site);
 void explored_store(const void* word, std::uint64_t value, std::memory_order order, Site site);
-// A CAS, or an addition if `expected` is null. Returns whether it took place.
+// A CAS. Returns whether it took place.
 bool explored_change(const void* word, std::uint64_t* expected, std::uint64_t value,
                      std::memory_order order, Site site);
+// Returns what was there before.
+std::uint64_t explored_add(const void* word, std::uint64_t value, std::memory_order order,
+                           Site site);
 
 template <class T>
 class ExploredWord {
@@ -68,9 +71,12 @@ class ExploredWord {
                              const char* file = __builtin_FILE()) {
     return compare_exchange_strong(expected, value, order, function, file);
   }
-  T fetch_add(T value, std::memory_order order) {
-    is_explored(this, Access::kChange);
-    return raw_.fetch_add(value, order);
+  T fetch_add(T value, std::memory_order order, const char* function = __builtin_FUNCTION(),
+              const char* file = __builtin_FILE()) {
+    if (!is_explored(this, Access::kChange)) return raw_.fetch_add(value, order);
+    const auto before = static_cast<T>(explored_add(this, value, order, {function, file}));
+    raw_.store(static_cast<T>(before + value), std::memory_order_relaxed);
+    return before;
   }
 
  private:

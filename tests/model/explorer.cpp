@@ -130,6 +130,7 @@ class Machine {
   void store(const void* word, std::uint64_t value, std::memory_order order, Site site);
   bool change(const void* word, std::uint64_t* expected, std::uint64_t value,
               std::memory_order order, Site site);
+  std::uint64_t add(const void* word, std::uint64_t value, std::memory_order order, Site site);
   void run_current();
 
  private:
@@ -314,6 +315,17 @@ bool Machine::change(const void* word, std::uint64_t* expected, std::uint64_t va
   return true;
 }
 
+std::uint64_t Machine::add(const void* word, std::uint64_t value, std::memory_order order,
+                           Site site) {
+  const std::size_t w = index_of(word);
+  order = step(w, Access::kChange, order, site);
+  const std::size_t at = values_[w].size() - 1;
+  const std::uint64_t seen = read(w, at, order);
+  append(w, seen + value, values_[w][at].view, order);
+  note(w, "changes to", seen + value);
+  return seen;
+}
+
 }  // namespace
 
 bool is_explored(const void* word, Access access) {
@@ -328,6 +340,10 @@ void explored_store(const void* word, std::uint64_t value, std::memory_order ord
 bool explored_change(const void* word, std::uint64_t* expected, std::uint64_t value,
                      std::memory_order order, Site site) {
   return g_machine->change(word, expected, value, order, site);
+}
+std::uint64_t explored_add(const void* word, std::uint64_t value, std::memory_order order,
+                           Site site) {
+  return g_machine->add(word, value, order, site);
 }
 
 Exploration explore(const Scenario& scenario, const std::string& weakened, Orders orders) {

@@ -15,6 +15,7 @@
 #include "base/time.hpp"
 #include "explorer.hpp"
 #include "pool/inside.hpp"
+#include "protocol/cancel.hpp"
 #include "protocol/leases.hpp"
 #include "protocol/slots.hpp"
 #include "protocol/snapshot.hpp"
@@ -387,6 +388,89 @@ Scenario end_against_counted() {
             }}}};
 }
 
+// cancel_watch.cpp, serve(): the count, then what it stands for.
+struct HoldersLook {
+  std::uint32_t cancels = 0;
+  bool is_asked = false;
+
+  void look(const LeaseRef& lease) {
+    cancels = stage().segment().worker(0).cancels.load(std::memory_order_seq_cst);
+    is_asked = modelpool::is_asked(lease);
+  }
+};
+
+void clear_cancel_words(const LeaseName& before = {}, std::uint64_t at_ns = 0) {
+  LeaseRecord& record = stage().lease_record();
+  record.cancel_word.store(before.word, std::memory_order_seq_cst);
+  record.cancel_start_ns.store(before.start_ns, std::memory_order_seq_cst);
+  record.cancel_at_ns.store(at_ns, std::memory_order_seq_cst);
+}
+
+// The judge asks a holder for the end of his lease while he looks: he finds the ask, or a count
+// that moves on from what he saw, and does not sleep.
+Scenario ask_against_look() {
+  auto look = std::make_shared<HoldersLook>();
+  auto lease = std::make_shared<LeaseRef>();
+  WorkerRecord& row = stage().segment().worker(0);
+  const auto is_woken = [=, &row] {
+    return row.cancels.load(std::memory_order_seq_cst) != look->cancels;
+  };
+  return {"ask against the holder's look",
+          {{row.cancels, "cancels"},
+           {stage().lease_record().cancel_word, "cancel_word"},
+           {stage().lease_record().cancel_start_ns, "cancel_start"}},
+          [=] {
+            *look = {};
+            stage().make_ready();
+            clear_cancel_words();
+            *lease = stage().begin_now();
+          },
+          {[=] { ask_holder(stage().segment(), 0, lease->cell, name_of(*lease)); },
+           [=] { look->look(*lease); }},
+          [=] { return !look->is_asked && !is_woken(); },
+          [=] { end_lease(*lease); },
+          {{"found", [=] { return look->is_asked; }}, {"woken", is_woken}}};
+}
+
+// A lease is asked for whose word was asked for before, a wrap of its sequence ago: whoever finds
+// it asked finds no grace that began then.
+Scenario ask_against_grace() {
+  constexpr std::uint64_t kLongAgo_ns = 5;
+  struct Result {
+    bool cancelled = false;
+    std::uint64_t at_ns = 0;
+    LeaseRef lease;
+  };
+  auto result = std::make_shared<Result>();
+  LeaseRecord& record = stage().lease_record();
+  return {"ask against the grace of an earlier one",
+          {{record.cancel_word, "cancel_word"},
+           {record.cancel_start_ns, "cancel_start"},
+           {record.cancel_at_ns, "cancel_at"}},
+          [=] {
+            *result = {};
+            stage().make_ready();
+            result->lease = stage().begin_now();
+            const LeaseName own = name_of(result->lease);
+            clear_cancel_words({own.word, own.start_ns - 1}, kLongAgo_ns);
+          },
+          {[=] { ask_holder(stage().segment(), 0, result->lease.cell, name_of(result->lease)); },
+           [=] {
+             for (const LeaseView& lease : stage().look().leases) {
+               result->cancelled = lease.cancelled();
+               result->at_ns = lease.cancel_at_ns;
+             }
+           }},
+          [=] { return result->cancelled && result->at_ns == kLongAgo_ns; },
+          [=] {
+            end_lease(result->lease);
+            clear_cancel_words();
+          },
+          {{"not yet asked", [=] { return !result->cancelled; }},
+           {"no grace yet", [=] { return result->cancelled && result->at_ns == kNever_ns; }},
+           {"in its grace", [=] { return result->cancelled && result->at_ns != kNever_ns; }}}};
+}
+
 // A lease with a limit of its own begins while the coordinator decides when to look next: it is
 // planned for, or rings. `fresh`: it is the first of its row.
 Scenario begin_against_horizon(bool fresh) {
@@ -492,10 +576,11 @@ Scenario first_backend_against_horizon() {
 
 std::vector<Scenario> scenarios() {
   return {
-      begin_against_evict(),       first_begin_against_evict(),    ready_against_evict(),
-      end_against_idle_evict(),    clear_against_idle_evict(),     keep_alive_against_idle_evict(),
-      end_against_wanted(),        end_against_counted(),          begin_against_horizon(false),
-      begin_against_horizon(true), first_backend_against_horizon()};
+      begin_against_evict(),       first_begin_against_evict(),     ready_against_evict(),
+      end_against_idle_evict(),    clear_against_idle_evict(),      keep_alive_against_idle_evict(),
+      end_against_wanted(),        end_against_counted(),           begin_against_horizon(false),
+      begin_against_horizon(true), first_backend_against_horizon(), ask_against_look(),
+      ask_against_grace()};
 }
 
 // seq_cst accesses that could be weaker, and why. They cost nothing where they are.
@@ -504,6 +589,11 @@ const std::map<std::string, std::string>& stronger_than_needed() {
       {"find_free_row load row", "under the mutex; free rows are taken by nobody else"},
       {"attach_at_once store leases_high",
        "what a scan may read instead is the last owner's: higher, so it looks further"},
+      {"ask_holder store cancel_word", "its readers need what was stored before it, no more"},
+      {"ask_holder cas cancels", "it releases the words before it to the look that reads it"},
+      {"is_asked load cancel_word", "the count it follows, or the word itself, was acquired"},
+      {"look load cancels", "the words are read after it; a later ask changes it"},
+      {"read load cancel_word", "shown, or read again before a deed"},
       {"clear_worker_row cas lease", "it releases the stamp before it to the scan that reads it"},
       {"clear_worker_row load lease", "a CAS of the same word decides"},
       {"load_state load state",

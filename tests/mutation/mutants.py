@@ -28,6 +28,7 @@ SETTINGS = ("unit_tests", "--gtest_filter=Effective*:SettingsBlock*:ASettingOf*:
 PUBLISHED = ("process_tests", "--gtest_filter=PublishedSettings*")
 OUTPUT = ("unit_tests", "--gtest_filter=ModelLog*:PrintableLine*:ExitWords*:LastLines*")
 KEPT = ("process_tests", "--gtest_filter=OutputTest*")
+SETS = ("unit_tests", "--gtest_filter=HalfStoppedSet*:EvictionForRoom*:EvictionOfASet*")
 SETTLE = ("unit_tests", "--gtest_filter=Settle*:EnforcerSettles*")
 PRESSURE = ("unit_tests", "--gtest_filter=Pressure*:Available*:Evidence*")
 HOSTILE = ("fuzz_tests", "--gtest_filter=SettingsAtTheEdge*:HostileBytes*")
@@ -645,6 +646,51 @@ MUTANTS = [
            "    stop.baseline = found.baseline;", "    static_cast<void>(found);", [SETTLE]),
     Mutant("what settles is signalled", DECIDE, "    if (b.settling()) return judge_settling(b);\n", "",
            [SETTLE]),
+    # --- Sets of victims, and a judge that is killed between their stops
+    Mutant("a set goes though one of it may not", ENFORCE, "    if (may_go) {\n      stop(action->stop, *b);",
+           "    if (b != nullptr) {\n      stop(action->stop, *b);", [SETS]),
+    Mutant("the leases of a set are not read", ENFORCE, "may_go = may_go && !is_leased(*action, *b) && is_still",
+           "may_go = may_go && is_still", [SETS]),
+    Mutant("the evidence of a set is not read again", ENFORCE,
+           "!is_leased(*action, *b) && is_still_true(*action, *b, snapshot);\n  }\n  for",
+           "!is_leased(*action, *b);\n  }\n  for", [SETS]),
+    Mutant("a set goes though one has gone", ENFORCE,
+           "may_go && b != nullptr && (action->kind == ActionKind::kCommit || close_slot(*action, *b));",
+           "(action->kind == ActionKind::kCommit || close_slot(*action, *b) || may_go) && b != nullptr;", [SETS]),
+    Mutant("what is left of a set is opened again", DECIDE,
+           "    if (!is_closed_by_us(b) && !is_left_of_a_set(b)) {", "    if (!is_closed_by_us(b)) {", [SETS]),
+    Mutant("what is left of a set makes no room", DECIDE,
+           "    if (!is_closed_by_us(b) && !is_left_of_a_set(b)) return Role::kStays;",
+           "    if (!is_closed_by_us(b)) return Role::kStays;", [SETS]),
+    Mutant("what is left of a set goes for whoever waits", DECIDE,
+           "    return std::any_of(waiting_.begin(), waiting_.end(), is_asker) &&\n           std", "    return std",
+           [SETS]),
+    Mutant("a set of which nobody has gone", DECIDE, "      return has_gone && other.stop", "      return other.stop",
+           [SETS]),
+    Mutant("a set of the slot's life before", DECIDE,
+           "      return has_gone && other.stop.generation == other.ref.generation &&\n             ",
+           "      return has_gone &&\n             ", [SETS]),
+    Mutant("a set for the limit", DECIDE, "    if (arrival == 0 || b.stop.generation", "    if (b.stop.generation",
+           [SETS]),
+    Mutant("what another coordinator closed cannot be stopped", ENFORCE,
+           "  if (!commit_stop(*segment_, b.ref, closed_by)) return false;",
+           "  if (!commit_stop(*segment_, b.ref, 0 * closed_by + epoch_)) return false;", [SETS]),
+    Mutant("an ask's start does not release the time", WORDS,
+           "  record.cancel_start_ns.store(lease.start_ns, std::memory_order_release);",
+           "  record.cancel_start_ns.store(lease.start_ns, std::memory_order_relaxed);", [ORDERS]),
+    Mutant("an ask is counted before it is made", WORDS,
+           "  record.cancel_word.store(lease.word, std::memory_order_seq_cst);\n"
+           "  // Read now, and not before: the grace begins when he can know.\n"
+           "  record.cancel_at_ns.store(now_ns(), std::memory_order_release);\n"
+           "  WorkerRecord& worker = segment.worker(row);\n"
+           "  worker.cancels.fetch_add(1, std::memory_order_seq_cst);\n",
+           "  WorkerRecord& worker = segment.worker(row);\n"
+           "  worker.cancels.fetch_add(1, std::memory_order_seq_cst);\n"
+           "  record.cancel_word.store(lease.word, std::memory_order_seq_cst);\n"
+           "  record.cancel_at_ns.store(now_ns(), std::memory_order_release);\n", [ORDERS]),
+    Mutant("a size is known only where there is a limit", "libshm/protocol/needs.cpp",
+           "if (host == 0) host = settings_", "if (host == 0 && limits_.max_memory != 0) host = settings_",
+           [("unit_tests", "--gtest_filter=Refusal*")]),
     # --- Host pressure
     Mutant("pressure's evidence is not read again", RULES, "is_free_to_go(seen, fresh) && fresh.host_is_low;",
            "is_free_to_go(seen, fresh);", [PRESSURE]),

@@ -9,8 +9,8 @@
 // signal goes to DIR/backends.log with who sent it and whose requests were in flight.
 //
 // Every backend holds a lock on a place of its own in DIR/places for as long as a process of it
-// lives, and counts the places held when it starts. Nobody else starts meanwhile, so all it counts
-// were alive at one instant: exact, however short the excess.
+// lives, and writes down whose places are held when it starts. Nobody else starts meanwhile, so all
+// of these were alive at one instant: exact, however short the excess.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -61,13 +61,39 @@ bool take(const std::string& name, int* fd) {
   return flock(*fd, LOCK_EX | LOCK_NB) == 0;
 }
 
+// What a place says of who has it: when he asked, his model, the device that he was put on.
+struct Inmate {
+  std::string asked_ns;
+  std::string model;
+  std::string device;
+};
+
+std::string as_json(const std::vector<Inmate>& inmates) {
+  std::string list;
+  for (const Inmate& one : inmates) {
+    list += (list.empty() ? "[" : ",[") + ("\"" + one.model) + "\",\"" + one.device + "\"]";
+  }
+  return "[" + list + "]";
+}
+
+Inmate read_inmate(int fd) {
+  char text[128] = {};
+  char asked[32] = {};
+  char model[32] = {};
+  char device[32] = {};
+  static_cast<void>(!pread(fd, text, sizeof text - 1, 0));
+  static_cast<void>(std::sscanf(text, "%31s %31s %31s", asked, model, device));
+  return {asked, model, device};
+}
+
 void take_place(const std::string& asked_ns) {
   int door;
   take("door", &door);
   flock(door, LOCK_EX);
   int model;
   const bool twin = !take("model-" + g_model, &model);
-  int live = 1;
+  const char* const device = std::getenv("CUDA_VISIBLE_DEVICES");
+  std::vector<Inmate> live{{asked_ns, g_model, device == nullptr ? "" : device}};
   bool placed = false;
   std::string newest = asked_ns;  // decimal, equally long: of one boot
   for (int i = 0; i < kPlaces; ++i) {
@@ -76,18 +102,18 @@ void take_place(const std::string& asked_ns) {
     if (is_free && !placed) {
       placed = true;
       static_cast<void>(!ftruncate(fd, 0));
-      static_cast<void>(!pwrite(fd, asked_ns.data(), asked_ns.size(), 0));
+      const std::string own = asked_ns + " " + g_model + " " + live[0].device + "\n";
+      static_cast<void>(!pwrite(fd, own.data(), own.size(), 0));
       continue;  // kept, also by the children
     }
     if (!is_free) {
-      ++live;
-      char asked[32] = {};
-      static_cast<void>(!pread(fd, asked, sizeof asked - 1, 0));
-      if (std::strlen(asked) >= newest.size()) newest = std::max(newest, std::string(asked));
+      live.push_back(read_inmate(fd));
+      const std::string& asked = live.back().asked_ns;
+      if (asked.size() >= newest.size()) newest = std::max(newest, asked);
     }
     close(fd);
   }
-  write_log("start", ",\"live\":" + std::to_string(live) + ",\"asked\":" + newest +
+  write_log("start", ",\"live\":" + as_json(live) + ",\"asked\":" + newest +
                          ",\"twin\":" + (twin ? "true" : "false"));
   close(door);
 }
@@ -95,8 +121,9 @@ void take_place(const std::string& asked_ns) {
 struct Request {
   int fd = -1;
   pid_t worker = 0;
-  bool asked = false;        // for something; who only looks whether we listen does not
-  std::uint64_t due_ns = 0;  // 0: answered
+  bool asked = false;          // for something; who only looks whether we listen does not
+  std::uint64_t due_ns = 0;    // 0: answered
+  std::uint64_t asked_ns = 0;  // when its worker asked the pool for the lease
 };
 
 class Server {
@@ -128,6 +155,23 @@ class Server {
     return "[" + list + "]";
   }
 
+  // Those that are in flight together, and when the pool was asked for the newest of them.
+  void write_crowd() {
+    std::string list;
+    std::uint64_t newest_ns = 0;
+    int count = 0;
+    for (const Request& r : requests_) {
+      char byte;
+      const ssize_t got = recv(r.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+      if (!r.asked || got >= 0 || errno != EAGAIN) continue;
+      list += (list.empty() ? "" : ",") + std::to_string(r.worker);
+      newest_ns = std::max(newest_ns, r.asked_ns);
+      ++count;
+    }
+    if (count < 2) return;
+    write_log("crowd", ",\"asked\":" + std::to_string(newest_ns) + ",\"in_flight\":[" + list + "]");
+  }
+
   void add_to(std::vector<pollfd>* waits) const {
     if (listener_ >= 0) waits->push_back({listener_, POLLIN, 0});
     for (const Request& r : requests_) waits->push_back({r.fd, POLLIN, 0});
@@ -146,12 +190,15 @@ class Server {
 
   void serve() {
     accept_all();
+    bool is_new = false;
     for (Request& r : requests_) {
-      char text[32] = {};
+      char text[64] = {};
       const ssize_t got = recv(r.fd, text, sizeof text - 1, MSG_DONTWAIT);
       if (got > 0) {
-        r.asked = true;
-        r.due_ns = now_ns() + std::strtoull(text, nullptr, 10) * 1'000'000;
+        is_new = r.asked = true;
+        char* rest = nullptr;
+        r.due_ns = now_ns() + std::strtoull(text, &rest, 10) * 1'000'000;
+        r.asked_ns = std::strtoull(rest, nullptr, 10);
       }
       if (got == 0 || (got < 0 && errno != EAGAIN)) {
         close(r.fd);
@@ -162,6 +209,7 @@ class Server {
       }
     }
     std::erase_if(requests_, [](const Request& r) { return r.fd < 0; });
+    if (is_new) write_crowd();
   }
 
  private:

@@ -33,6 +33,7 @@ namespace {
 using namespace modelpool;  // NOLINT(google-build-using-namespace)
 
 constexpr int kModels = 12;
+constexpr std::uint64_t kSizeUnit_bytes = 100 << 20;
 constexpr int kThreads = 2;
 constexpr std::uint64_t kBeat_ns = 10 * kMillisecond_ns;
 constexpr std::uint64_t kLateMax_ns = 2 * kSecond_ns;
@@ -102,6 +103,11 @@ void reap_children() {
   std::erase_if(g_children, [](pid_t pid) { return waitpid(pid, nullptr, WNOHANG) != 0; });
 }
 
+// As the driver has it: what a model is declared to take.
+std::uint64_t size_of(const std::string& model) {
+  return (1 + std::stoul(model.substr(1)) % 3) * kSizeUnit_bytes;
+}
+
 // --- Requests ------------------------------------------------------------------------------------
 
 // A connected socket, or -errno.
@@ -139,7 +145,7 @@ class Requests {
     const std::string model = "m" + std::to_string(std::min(below(kModels), below(kModels)));
     AcquireOptions options;
     if (chance(2)) options.tag = "req-" + std::to_string(below(1000));
-    if (chance(30)) options.busy_timeout = std::chrono::milliseconds(200 + below(600));
+    if (chance(12)) options.busy_timeout = std::chrono::milliseconds(100 + below(500));
     options.may_load = !chance(10);
     options.cancellable = chance(2);  // and not all of these do end it when asked
     constexpr std::array<std::uint32_t, 6> kTimeouts_ms{0, 20, 200, 1000, 2000, 4000};
@@ -172,7 +178,7 @@ class Requests {
       return;
     }
     if (auto* lease = std::get_if<Lease>(&*granted)) {
-      serve(std::move(*lease));
+      serve(std::move(*lease), asked);
     } else {
       load(std::move(std::get<LoadTicket>(*granted)), asked);
     }
@@ -196,7 +202,7 @@ class Requests {
     }
   }
 
-  void serve(Lease lease) {
+  void serve(Lease lease, std::uint64_t asked) {
     g_counts.add("leases");
     const pid_t pid = lease.pid();
     const std::string model = lease.model();
@@ -204,18 +210,26 @@ class Requests {
     if (fd == -EAGAIN) return;  // its backlog is full: it is stopped
     if (fd < 0) return lost(model, pid, "connect");
     // Most are short; now and then one hangs, so that the busy rule has something to do.
-    const std::uint32_t hold_ms = chance(60) ? 2000 : chance(8) ? below(300) : below(30);
-    const std::string request = std::to_string(hold_ms) + "\n";
+    const std::uint32_t hold_ms = chance(40) ? 2000 : chance(8) ? below(300) : below(30);
+    const std::string request = std::to_string(hold_ms) + " " + std::to_string(asked) + "\n";
     bool alive = send(fd, request.data(), request.size(), MSG_NOSIGNAL) > 0;
     const bool streams = chance(2);
     const bool listens = !chance(4);
+    bool cancelled = false;
+    if (!chance(3)) {  // told by the library's thread, and only of what was asked
+      static_cast<void>(lease.on_cancel([&lease] {
+        g_counts.add("told");
+        if (!lease.cancelled()) write_log("told", "");
+      }));
+    }
     const std::uint64_t until = now_ns() + kPatience_ns;
     bool answered = false;
     while (alive && !answered && now_ns() < until) {
-      if (listens && lease.cancelled()) {
-        g_counts.add("cancelled");
-        break;
-      }
+      const bool is_cancelled = lease.cancelled();
+      if (cancelled && !is_cancelled) write_log("uncancelled", "");  // the words are never cleared
+      if (is_cancelled && !cancelled) g_counts.add("cancelled");
+      cancelled = is_cancelled;
+      if (listens && cancelled && chance(2)) break;
       pollfd wait{fd, POLLIN, 0};
       poll(&wait, 1, 50);
       char reply[8];
@@ -273,14 +287,14 @@ class Requests {
       return;
     }
     ReadyOptions options;
-    options.size_bytes = 1 << 20;
+    options.size_bytes = size_of(ticket.model());
     auto lease = ticket.ready("unix:" + path, options);
     if (!lease) {
       refused(lease.error());
       return;
     }
     g_counts.add("loads");
-    serve(std::move(*lease));
+    serve(std::move(*lease), asked);
   }
 
   // As an application that has its own way to start things. The backend waits until it is
@@ -292,6 +306,12 @@ class Requests {
     std::vector<char*> argv;
     for (std::string& arg : args) argv.push_back(arg.data());
     argv.push_back(nullptr);
+    std::string devices = "CUDA_VISIBLE_DEVICES=";  // as spawn would
+    for (const std::string& uuid : ticket.devices()) devices += uuid;
+    std::vector<char*> variables{devices.data()};
+    for (char** variable = environ; *variable != nullptr; ++variable)
+      variables.push_back(*variable);
+    variables.push_back(nullptr);
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
@@ -299,7 +319,8 @@ class Requests {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, gate[0], 0);
     pid_t pid = 0;
-    const int error = posix_spawn(&pid, argv[0], &actions, &attributes, argv.data(), environ);
+    const int error =
+        posix_spawn(&pid, argv[0], &actions, &attributes, argv.data(), variables.data());
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
     close(gate[0]);

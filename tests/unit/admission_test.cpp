@@ -607,4 +607,15 @@ TEST(Refusal, AFailedLoadAnswersAWaiterThatMissedItsEnd) {
   EXPECT_EQ(poll(slow), "load_failed");
 }
 
+// It counted as nothing until it was ready: two that did not fit were loaded side by side.
+TEST(Refusal, P3ALoadFromBeforeThereWasALimitCountsWithWhatItIsSaidToTake) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"memory", "60MiB"}});
+  const LoadTicket early = ticket_for(pool, "early");
+  ASSERT_TRUE(pool.set("max_memory", "100MiB"));
+  EXPECT_NE(refusal(pool, "late", seconds(0)).text, "");
+  ASSERT_TRUE(pool.set("max_memory", "120MiB"));
+  EXPECT_NO_THROW(ticket_for(pool, "late"));
+}
+
 }  // namespace

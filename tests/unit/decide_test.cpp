@@ -1311,6 +1311,69 @@ TEST_F(RoomTest, ARequestedEvictionThatWaitsForItsLeasesIsNoRoomYet) {
   EXPECT_THAT(actions(), ElementsAre("close a requested and hold", "close b lru and hold"));
 }
 
+// An earlier coordinator was killed between the two stops of a set.
+class HalfStoppedSet : public RoomTest {
+ protected:
+  HalfStoppedSet() {
+    go_by_use();
+    set(Setting::kMaxMemory, 150);
+    mate_.stop.for_arrival = left_.stop.for_arrival = kArrival;
+    mate_.stop.signalled_ns = kNow_ns;
+    for (BackendView* b : {&mate_, &left_, &other_}) b->declared.host = 50;
+    left_.last_used_ns = kNow_ns - 30 * kSecond_ns;
+    asker_.need.bytes.host = 100;
+  }
+
+  static constexpr std::uint64_t kArrival = 5;
+  BackendView& mate_ = stopping("mate");
+  BackendView& left_ = closed("left", Reason::kMemory, 0, kEpoch - 1);
+  BackendView& other_ = used("other", 20);
+  WaiterView& asker_ = waiter("asker", kArrival);
+};
+
+TEST_F(HalfStoppedSet, P10TheNextCoordinatorEndsWhatIsLeftOfItForTheSameWaiter) {
+  EXPECT_THAT(actions(), ElementsAre("commit left memory"));
+  EXPECT_EQ(decide().actions[0].stop.for_arrival, kArrival);
+  mate_.state.state = BackendState::kGone;
+  mate_.state.owner = StateWord::owner_of(kWorker);  // its slot is not free yet
+  mate_.holder = pack_worker(kWorker);
+  EXPECT_THAT(actions(), Contains("commit left memory"));
+}
+
+TEST_F(HalfStoppedSet, P5WhatIsLeftOfItIsOpenedWhenItsWaiterHasLeftOrNeedsItNoMore) {
+  asker_.arrival = kArrival + 1;
+  EXPECT_THAT(actions(), Contains("reopen left")) << "another one asks";
+  asker_.arrival = kArrival;
+  set(Setting::kMaxMemory, 250);
+  EXPECT_THAT(actions(), ElementsAre("reopen left")) << "there is room";
+  set(Setting::kMaxMemory, 150);
+  snapshot.waiters.clear();
+  EXPECT_THAT(actions(), ElementsAre("reopen left"));
+}
+
+TEST_F(HalfStoppedSet, P10WhatIsLeftOfNoSetIsOpenedAgain) {
+  mate_.stop.for_arrival = kArrival + 1;
+  EXPECT_THAT(actions(), Contains("reopen left")) << "the other went for somebody else";
+  mate_.stop.for_arrival = left_.stop.for_arrival = 0;
+  EXPECT_THAT(actions(), Contains("reopen left")) << "for the limit each goes by itself";
+  mate_.stop.for_arrival = left_.stop.for_arrival = kArrival;
+  mate_.state.state = BackendState::kReady;
+  EXPECT_THAT(actions(), Contains("reopen left")) << "nobody has gone for nothing";
+  mate_.state.state = BackendState::kStopping;
+  --mate_.stop.generation;
+  EXPECT_THAT(actions(), Contains("reopen left")) << "a record of the slot's life before";
+  ++mate_.stop.generation;
+  left_.control = kControlPinned;
+  EXPECT_THAT(actions(), Contains("reopen left"));
+}
+
+TEST_F(HalfStoppedSet, P2WhatIsLeftOfItAndStillLeasedWaitsForThatAndIsNotOpened) {
+  lease(left_, kSecond_ns);
+  lease(other_, kSecond_ns);
+  EXPECT_THAT(actions(), IsEmpty());
+  EXPECT_EQ(wanted() & std::uint64_t{1} << left_.ref.index, std::uint64_t{1} << left_.ref.index);
+}
+
 TEST_F(RoomTest, LoadsUnderWayAndUnreadyBackendsAreNoVictims) {
   set(Setting::kMaxBackends, 2);
   loading("a", BackendState::kReserved, kSecond_ns);

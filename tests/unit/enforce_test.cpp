@@ -6,6 +6,7 @@
 #include <signal.h>
 
 #include <memory>
+#include <optional>
 
 #include "base/time.hpp"
 #include "protocol/events.hpp"
@@ -92,6 +93,20 @@ TEST_F(EvictionForRoom, P5IsTakenBackIfThereIsRoomSinceTheLook) {
   EXPECT_EQ(state(old_.ref), BackendState::kReady);
 }
 
+// Half of a set was stopped when the coordinator before was killed; this is the other half.
+TEST_F(EvictionForRoom, P10WhatAnEarlierCoordinatorClosedEndsIfNobodyHasOpenedItSinceTheLook) {
+  constexpr std::uint32_t kEarlier = 9;
+  ASSERT_TRUE(close_to_leases(*segment_, old_.ref, kEarlier));
+  const Snapshot closed = look(pool_);
+  const Action end = about(ActionKind::kCommit, *closed.find_model("old"), Reason::kLru);
+  ASSERT_TRUE(reopen(*segment_, old_.ref, kEarlier));  // as a worker does that wants it
+  carry_out({end}, closed);
+  EXPECT_EQ(state(old_.ref), BackendState::kReady);
+  ASSERT_TRUE(close_to_leases(*segment_, old_.ref, kEarlier));
+  EXPECT_TRUE(carry_out({end}, closed));
+  EXPECT_EQ(state(old_.ref), BackendState::kStopping);
+}
+
 TEST_F(EvictionForRoom, P2OfAnIdleOneIsTakenBackIfSomebodyAskedForMoreTimeSinceTheLook) {
   set_keep_alive(*segment_, old_.ref, pack_keep_alive(0));
   const Snapshot before = look(pool_);
@@ -161,6 +176,55 @@ TEST_F(EvictionForRoom, ForALoadThatRanOutOfMemoryEndsTheCoolDownOfItsFirstFailu
 TEST_F(EvictionForRoom, P2OneThatAnswersAgainSinceTheLookIsNotWedged) {
   carry_out({about(ActionKind::kClose, old_, Reason::kWedged)}, seen_);
   EXPECT_EQ(state(old_.ref), BackendState::kReady) << "here nobody is probed, so nobody is silent";
+}
+
+// Two that only together make room for one who waits.
+class EvictionOfASet : public EnforcerTest {
+ protected:
+  EvictionOfASet() {
+    for (const char* model : {"a", "b"}) load_external(pool_, model).release();
+    waiting_.emplace(std::move(*pool_.begin_acquire("large", std::chrono::seconds(30))));
+    EXPECT_TRUE(waiting_->poll());
+    seen_ = look(pool_);
+  }
+  // The states of both after that, as a pair of words.
+  std::string evict() {
+    std::vector<Action> actions;
+    for (const char* model : {"a", "b"}) {
+      actions.push_back(about(ActionKind::kClose, *seen_.find_model(model), Reason::kLru));
+      actions.back().stop.for_arrival = seen_.waiters.at(0).arrival;
+      actions.back().set = 1;
+    }
+    EXPECT_TRUE(carry_out(actions, seen_));
+    return state_of(pool_, "a") + " " + state_of(pool_, "b");
+  }
+
+  std::optional<PendingAcquire> waiting_;
+  Snapshot seen_;
+};
+
+TEST_F(EvictionOfASet, EndsBothWhomNobodyUsed) { EXPECT_EQ(evict(), "stopping stopping"); }
+
+TEST_F(EvictionOfASet, P2EndsNoneIfOneIsLeasedSinceTheLook) {
+  const Lease lease = lease_on(pool_, "b");
+  EXPECT_EQ(evict(), "ready ready");
+}
+
+TEST_F(EvictionOfASet, P2EndsNoneIfOneWasPinnedSinceTheLook) {
+  ASSERT_TRUE(pool_.pin("b"));
+  EXPECT_EQ(evict(), "ready ready");
+}
+
+TEST_F(EvictionOfASet, EndsNoneIfOneHasGoneSinceTheLook) {
+  const BackendRef b = seen_.find_model("b")->ref;
+  ASSERT_TRUE(close_to_leases(*segment_, b, 1));
+  ASSERT_TRUE(commit_stop(*segment_, b, 1));
+  EXPECT_EQ(evict(), "ready stopping") << "it gives back what was missing, or some of it";
+}
+
+TEST_F(EvictionOfASet, P5EndsNoneIfTheWaiterHasLeftSinceTheLook) {
+  waiting_.reset();
+  EXPECT_EQ(evict(), "ready ready");
 }
 
 // One request that takes too long, whose holder can be asked.
