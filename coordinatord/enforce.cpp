@@ -8,6 +8,7 @@
 #include "base/proc.hpp"
 #include "base/text_values.hpp"
 #include "base/time.hpp"
+#include "judge/settling.hpp"
 #include "log.hpp"
 #include "policy/fit.hpp"
 #include "policy/line.hpp"
@@ -19,7 +20,6 @@
 #include "protocol/parallel.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
-#include "judge/settling.hpp"
 #include "trouble.hpp"
 
 namespace modelpool::coordinator {
@@ -288,7 +288,16 @@ void Enforcer::register_named_devices(const Snapshot& snapshot) {
   if (!missing.empty()) {
     const auto guard = lock_.lock("register devices");
     if (!guard) return;
-    for (const std::string& uuid : missing) register_device(*segment_, *guard, uuid);
+    for (std::string& uuid : missing) {
+      if (register_device(*segment_, *guard, uuid)) uuid.clear();
+    }
+  }
+  for (const std::string& uuid : missing) {
+    if (uuid.empty()) continue;
+    warn_of("devices", "the limit of device " + escape(uuid) + " is not applied: the pool knows " +
+                           std::to_string(kDevicesMax) +
+                           " devices already, those that were named by mistake among them; a new "
+                           "pool forgets them");
   }
   devices_of_ = snapshot.settings_generation;
   if (missing.empty()) return;
@@ -727,6 +736,7 @@ Changed Enforcer::finish(const BackendView& b) {
   record_end(b);
   note_when_ended(b);
   raise_baselines(b);
+  remember_size(b);
   if (!mark_gone(*segment_, b.ref)) return false;
   stopper_->forget(b.ref);
   wake_waiters(*segment_, hash_name(b.model));
@@ -742,6 +752,18 @@ void Enforcer::note_when_ended(const BackendView& b) {
   if (stop.generation != b.ref.generation || stop.ended_ns != 0) return;
   stop.ended_ns = now_ns();
   record.publish(stop);
+}
+
+// Of one that took too much, before its place is free: else who waits for the model would load it
+// again. If others hold the mutex now it is late (remember).
+void Enforcer::remember_size(const BackendView& b) {
+  if (b.stop.reason != Reason::kOverLimit || b.stop.generation != b.ref.generation) return;
+  const auto lock = lock_for(segment_->lock(), 0);
+  if (!lock) return;
+  LoadHistory history = find_history(*segment_, b.model).value_or(LoadHistory{});
+  history.peak = larger_of(larger_of(history.peak, b.peak), b.measured);
+  history.updated_ns = now_ns();
+  write_history(*segment_, *lock, b.model, history);
 }
 
 // What its life has shown, for the model's history. The slot is gone already: who waits for its

@@ -74,6 +74,7 @@ class Enforcer {
   void raise_baselines(const BackendView& gone);
   void settle_pins(const Snapshot& snapshot);
   void note_when_ended(const BackendView& b);
+  void remember_size(const BackendView& b);
   void remember(const BackendView& b);
   void write_ends();
   Changed free(const BackendView& b);

@@ -228,6 +228,7 @@ void Sampler::finish(const SampleAnswer& answer, const Asked& asked) {
 
 bool Sampler::register_devices(const SampleAnswer& answer) {
   std::optional<LockGuard> lock;
+  const SampleAnswer::Device* left_out = nullptr;
   for (const SampleAnswer::Device& device : answer.devices) {
     if (find_device(*segment_, device.uuid)) continue;
     if (!lock) {
@@ -235,7 +236,13 @@ bool Sampler::register_devices(const SampleAnswer& answer) {
       if (!locked) return false;
       lock.emplace(std::move(*locked));
     }
-    register_device(*segment_, *lock, device.uuid);
+    if (!register_device(*segment_, *lock, device.uuid)) left_out = &device;
+  }
+  lock.reset();
+  if (left_out != nullptr) {
+    say_once("devices", "device " + escape(left_out->uuid) + " is not looked at: the pool knows " +
+                            std::to_string(kDevicesMax) + " already, " +
+                            "those that were named by mistake among them; a new pool forgets them");
   }
   return true;
 }
@@ -271,6 +278,14 @@ void Sampler::publish(const Sample& sample, const Bytes& foreign) {
   for (const DeviceSample& device : sample.devices)
     store_device_memory(*segment_, device.device, {device.total_bytes, device.free_bytes});
   if (!sample.devices.empty()) {
+    // One that the answer lacks is gone: nothing is known of it any more.
+    for (std::uint32_t i = 0; i < kDevicesMax; ++i) {
+      const bool is_there =
+          std::any_of(sample.devices.begin(), sample.devices.end(),
+                      [i](const DeviceSample& device) { return device.device == i; });
+      if (!is_there && load_device_memory(*segment_, i).total_bytes != 0)
+        store_device_memory(*segment_, i, {});
+    }
     const ForeignUse last = segment_->coordinator().foreign.load();
     for (std::size_t i = 0; i < kDevicesMax; ++i)
       has_room |= foreign.device[i] < last.bytes.device[i];

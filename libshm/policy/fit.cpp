@@ -93,6 +93,21 @@ Amounts Room::missing_for(const Placement& placement) const {
   return amounts;
 }
 
+std::uint32_t Room::devices_with_room(const Waiting& waiter) const {
+  const DevicesAsked& asked = waiter.devices;
+  if (asked.which != 0) return devices_;
+  std::uint64_t least = UINT64_MAX;
+  for (std::size_t nth = 0; nth < asked.count; ++nth) least = std::min(least, asked.bytes[nth]);
+  Amounts takes;
+  std::uint32_t devices = 0;
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    takes.set_bytes(index_of_device(d), least);
+    const bool has_room = missing(index_of_device(d), takes[index_of_device(d)]) == 0;
+    devices |= static_cast<std::uint32_t>(has_room) << d;
+  }
+  return devices & devices_;
+}
+
 Amounts Room::missing_for(const Waiting& waiter) const {
   std::optional<Amounts> least;
   const auto sum = [](const Amounts& amounts) {
@@ -100,10 +115,13 @@ Amounts Room::missing_for(const Waiting& waiter) const {
     for (std::size_t i = index_of_device(0); i < kResourceCount; ++i) bytes += amounts[i];
     return bytes;
   };
-  for_each_placement(waiter, devices_, [&](const Placement& placement) {
+  const auto look = [&](const Placement& placement) {
     const Amounts missing = missing_for(placement);
     if (!least || sum(missing) < sum(*least)) least = missing;
-  });
+  };
+  // First where it may lack nothing: not all placements are tried where there are very many.
+  for_each_placement(waiter, devices_with_room(waiter), look);
+  for_each_placement(waiter, devices_, look);
   return least.value_or(missing_for(Placement{0, waiter.takes}));
 }
 
@@ -130,7 +148,7 @@ std::optional<Placement> Room::place(const Waiting& waiter) const {
     if (!best || left_beside(placement) < left_beside(*best)) best = placement;
   };
   if (waiter.promised != 0) try_on(placed_on(waiter, waiter.promised));
-  if (!best) for_each_placement(waiter, devices_, try_on);
+  if (!best) for_each_placement(waiter, devices_with_room(waiter), try_on);
   return best;
 }
 

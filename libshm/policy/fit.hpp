@@ -44,6 +44,8 @@ class Room {
  private:
   bool is_limited(std::size_t resource) const { return (limited_ >> resource & 1) != 0; }
   std::int64_t missing(std::size_t resource, std::int64_t takes) const;
+  // The devices on which the least that it takes of any would fit: where it fits, it is on these.
+  std::uint32_t devices_with_room(const Waiting& waiter) const;
   // Of these bytes those that are limited and only guessed, a bit each.
   std::uint32_t guessed_of(const Amounts& takes, bool size_known, bool device_size_known) const;
 

@@ -38,8 +38,8 @@ void for_each_placement(const Waiting& waiter, std::uint32_t known_devices, Visi
   const DevicesAsked& asked = waiter.devices;
   if (asked.count == 0) return visit(Placement{0, waiter.takes});
   if (asked.which != 0) {
-    if ((asked.which & ~known_devices) == 0) visit(placed_on(waiter, asked.which));
-    return;
+    // Named by its settings: they are in the table, whoever else knows them.
+    return visit(placed_on(waiter, asked.which));
   }
   const auto known = static_cast<std::uint32_t>(std::popcount(known_devices));
   if (asked.count > known) return;

@@ -25,7 +25,11 @@ struct Inside {
   static Result<Snapshot> snapshot(const Pool& pool);
   static Result<const HalfWord*> wake_word(Pool& pool);
   static Result<PendingAcquire> begin_acquire(Pool& pool, std::string_view model, Deadline deadline,
-                                              const AcquireOptions& options, bool wake_worker);
+                                              const AcquireOptions& options, bool wake_worker,
+                                              bool is_a_try = false);
+  template <bool is_a_try>
+  static Result<Grant> acquire(Pool& pool, std::string_view model, Deadline deadline,
+                               const AcquireOptions& options);
 };
 
 // The segment that has the pool's name, or had it last; usable after Pool::close, too.
@@ -44,6 +48,9 @@ inline Result<PendingAcquire> begin_acquire_with_wake(Pool& pool, std::string_vi
                                                       const AcquireOptions& options) {
   return Inside::begin_acquire(pool, model, deadline, options, true);
 }
+
+// Before a wait that others count: what is not loaded was not refused.
+Result<Grant> acquire_if_loaded(Pool& pool, std::string_view model, AcquireOptions options);
 
 // A lease as its acquire was to make it. What cannot be done of that is not done.
 Lease as_asked(Lease lease, bool cancellable, const std::function<void()>& on_cancel);

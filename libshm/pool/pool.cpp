@@ -377,9 +377,20 @@ Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
 
 Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
                             const AcquireOptions& options) {
-  if (!impl_) return closed("pool");
+  return Inside::acquire<false>(*this, model, deadline, options);
+}
+
+Result<Grant> acquire_if_loaded(Pool& pool, std::string_view model, AcquireOptions options) {
+  options.may_load = false;
+  return Inside::acquire<true>(pool, model, std::chrono::nanoseconds(0), options);
+}
+
+template <bool is_a_try>
+Result<Grant> Inside::acquire(Pool& pool, std::string_view model, Deadline deadline,
+                              const AcquireOptions& options) {
+  if (!pool.impl_) return closed("pool");
   const std::uint64_t hash = hash_name(model);
-  if (Worker* worker = impl_->present(); worker != nullptr) [[likely]] {
+  if (Worker* worker = pool.impl_->present(); worker != nullptr) [[likely]] {
     KnownModels* models = known_models();
     const BackendRef* known =
         models == nullptr ? nullptr : models->find(KnownModels::key(*worker, hash));
@@ -405,7 +416,7 @@ Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
       }
     }
   }
-  auto pending = begin_acquire(model, deadline, options);
+  auto pending = begin_acquire(pool, model, deadline, options, false, is_a_try);
   if (!pending) return fail(pending.error());
   const std::stop_callback on_stop(options.stop, [&pending] { pending->cancel(); });
   for (;;) {
@@ -437,13 +448,15 @@ Result<PendingAcquire> Pool::begin_acquire(std::string_view model, Deadline dead
 }
 
 Result<PendingAcquire> Inside::begin_acquire(Pool& pool, std::string_view model, Deadline deadline,
-                                             const AcquireOptions& options, bool wake_worker) {
+                                             const AcquireOptions& options, bool wake_worker,
+                                             bool is_a_try) {
   if (!pool.impl_) return closed("pool");
   if (auto ok = check_request(model, options); !ok) return fail(ok.error());
   auto worker = pool.impl_->attached();
   if (!worker) return fail(worker.error());
   AcquisitionOptions asked = pool.impl_->acquisition_options(deadline, options);
   asked.wake_worker = wake_worker;
+  asked.is_a_try = is_a_try;
   return PendingAcquire(std::make_unique<PendingAcquire::State>(
       pool.impl_, **worker, std::string(model), std::move(asked), options));
 }

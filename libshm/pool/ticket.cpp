@@ -428,6 +428,15 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
                            "unable to make " + escape(model_) +
                                " ready: a label is at most 31 bytes of printable UTF-8");
   }
+  for (const SettingEntry& entry : options.overrides.entries()) {
+    if (!is_known(entry.id) || !setting_info(entry.id).per_model) continue;
+    if (may_be_given_at_ready(setting_info(entry.id))) continue;
+    return modelpool::fail(Errc::kInvalid,
+                           "unable to make " + escape(model_) + " ready with " +
+                               std::string(setting_info(entry.id).name) +
+                               " of its own: that is decided for the model; put it into a "
+                               "[[model]] table");
+  }
   Worker& worker = *ref_->worker;
   const Segment& segment = worker.segment();
   const bool has_process = pid_ != 0 && !options.external;

@@ -129,6 +129,7 @@ Result<Granted> Acquisition::poll() {
 void Acquisition::note_answer(const Result<Granted>& result) {
   if (is_over_) return;
   is_over_ = true;
+  if (!result && options_.is_a_try) return;
   if (has_waited_) worker_.meters().observe(Meter::kWait, age_ns(now_ns(), begun_ns_));
   if (!result) {
     worker_.meters().add(Meter::kRefusals, kMeterOther,
@@ -158,10 +159,16 @@ void Acquisition::note_look() {
   if (add_ns(before, kAbsentAfter_ns) <= now) ring(segment_);
 }
 
-// What it takes was derived from settings that have changed since. Best effort at each look:
+Bytes Acquisition::known_peak() const {
+  const auto history = find_history(segment_, model_);
+  return history ? history->peak : Bytes();
+}
+
+// What it takes was derived from settings that have changed since, or another load of the model has
+// shown what it takes. Best effort at each look:
 // whoever cannot have the mutex now looks again within a second.
 void Acquisition::renew_need() {
-  if (settings_generation(segment_) == need_settings_) return;
+  if (settings_generation(segment_) == need_settings_ && known_peak() == need_peak_) return;
   if (!renew(limits_of(segment_))) return;
   const auto lock = lock_line();
   if (!lock) return;
@@ -434,7 +441,8 @@ Result<LockGuard> Acquisition::lock_line() const {
 // Not under the mutex.
 Result<> Acquisition::renew(const Limits& limits) {
   const std::uint64_t generation = settings_generation(segment_);
-  if (need_.settings == generation && need_.settings != 0) return {};
+  const Bytes peak = known_peak();
+  if (need_.settings == generation && need_.settings != 0 && peak == need_peak_) return {};
   DerivedNeed derived = derive_need(segment_, model_, options_.expected_bytes, limits);
   if (!derived.unknown_devices.empty()) {
     {
@@ -452,6 +460,7 @@ Result<> Acquisition::renew(const Limits& limits) {
   }
   need_ = derived.need;
   need_.settings = generation;
+  need_peak_ = peak;
   return {};
 }
 
@@ -573,6 +582,7 @@ Error Acquisition::size_refusal(const Limits& limits) const {
                                       "raise the pool's gpu_memory, or correct that of the model");
 }
 
+constexpr std::uint32_t kPinnedNamed = 4;
 Error Acquisition::pin_refusal(const Outlook& outlook) const {
   std::uint32_t pinned = 0;
   for (const Resident& resident : outlook.residents) pinned += resident.live() && resident.pinned();
@@ -580,9 +590,17 @@ Error Acquisition::pin_refusal(const Outlook& outlook) const {
   const std::string who = pinned == live ? "all " + std::to_string(live) + " backends are pinned"
                                          : std::to_string(pinned) + " of " + std::to_string(live) +
                                                " backends are pinned and leave too little";
+  std::string names;
+  std::uint32_t named = 0;
+  for (const Resident& resident : outlook.residents) {
+    if (!resident.live() || !resident.pinned() || named == kPinnedNamed) continue;
+    names +=
+        (named++ == 0 ? ": " : ", ") + escape(segment_.backend(resident.ref.index).model.load());
+  }
+  if (named < pinned) names += "...";
   return refusal(
       Errc::kAllPinned,
-      who + "; unpin one or raise " +
+      who + names + "; unpin one or raise " +
           (outlook.limits.max_memory == 0 && outlook.limits.devices == 0 ? "max_backends"
                                                                          : "the limits"));
 }

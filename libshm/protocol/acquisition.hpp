@@ -41,6 +41,7 @@ struct AcquisitionOptions {
   std::uint64_t coordinator_grace_ns = 10 * kSecond_ns;
   bool may_load = true;      // false: kNotLoaded instead of a ticket
   bool wake_worker = false;  // also bump the worker's wake word
+  bool is_a_try = false;     // another acquire follows if it comes to nothing: that one is counted
 };
 
 struct CountedAnswer;
@@ -85,6 +86,7 @@ class Acquisition {
   void note_look();
   void note_answer(const Result<Granted>& result);
   void count(AcquireOutcome outcome) const;
+  Bytes known_peak() const;              // what its history says that the model takes
   Result<> renew(const Limits& limits);  // its need
   Waiting as_waiting() const;
   void renew_need();
@@ -115,6 +117,7 @@ class Acquisition {
   bool is_over_ = false;             // answered, and counted
   bool is_counted_ = false;          // what it was granted is no hit that its thread counts
   Need need_;                        // of need_.settings; 0: not derived yet
+  Bytes need_peak_;                  // that need_ is derived from
   std::uint64_t need_settings_ = 0;  // generation of the settings its row's need is derived from
   std::optional<std::uint32_t> row_;
   std::uint32_t row_generation_ = 0;

@@ -87,12 +87,17 @@ void note_return(LoadHistory* history, std::uint64_t ready_ns) {
   history->interval_ns = smooth_interval(history->interval_ns, away_ns);
 }
 
-Bytes largest_peak(const Segment& segment) {
+Bytes largest_peak(const Segment& segment, const Bytes& at_most) {
   Bytes largest;
   for (std::uint32_t i = 0; i < segment.capacities().models; ++i) {
     const ModelRecord& record = segment.model(i);
     if (record.hash.load(std::memory_order_acquire) == 0) continue;
-    largest = larger_of(largest, record.history.load().peak);
+    Bytes peak = record.history.load().peak;
+    if (peak.host > at_most.host) peak.host = 0;
+    for (std::size_t d = 0; d < kDevicesMax; ++d) {
+      if (peak.device[d] > at_most.device[d]) peak.device[d] = 0;
+    }
+    largest = larger_of(largest, peak);
   }
   return largest;
 }

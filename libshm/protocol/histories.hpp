@@ -63,7 +63,7 @@ Result<LoadHistory> reset_failures(const Segment& segment, std::string_view mode
 void forget_failures(LoadHistory* history, std::uint64_t now);
 
 // The most that any model is known to have taken.
-Bytes largest_peak(const Segment& segment);
+Bytes largest_peak(const Segment& segment, const Bytes& at_most);
 
 // A backend that was ready is gone: what of its life is worth knowing for the next.
 struct BackendEnd {

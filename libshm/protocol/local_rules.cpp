@@ -36,14 +36,18 @@ void read_device_limits(const Segment& segment, std::string_view gpu_memory, Lim
   const ForeignUse foreign = segment.coordinator().foreign.load();
   for (std::uint32_t d = 0; d < uuids.size(); ++d) {
     if (uuids[d].empty()) continue;
-    limits->devices |= 1u << d;
+    // A row stays for ever, its device may not: it was a slip, or has vanished.
+    const std::uint64_t measured = device_bytes(segment, d);
+    bool is_there = measured != 0;
     DeviceLimit& limit = limits->device[d];
     limit.foreign = foreign.bytes.device[d];
-    if (!memory) continue;
-    if (memory->percent != 0) limit.bytes = part_of(device_bytes(segment, d), memory->percent);
-    for (const auto& [uuid, bytes] : memory->limits) {
-      if (uuid == uuids[d]) limit.bytes = bytes;
+    if (memory && memory->percent != 0) limit.bytes = part_of(measured, memory->percent);
+    for (const auto& [uuid, bytes] : memory.value_or(GpuMemory()).limits) {
+      if (uuid != uuids[d]) continue;
+      limit.bytes = bytes;
+      is_there = true;
     }
+    if (is_there) limits->devices |= 1u << d;
   }
 }
 

@@ -31,7 +31,7 @@ class Deriving {
     if (host == 0) host = settings_.get(Setting::kMemory);
     if (limits_.max_memory == 0 || host != 0) return;
     derived_.need.flags |= kNeedSizeUnknown;
-    host = guess(largest_peak(segment_).host, limits_.max_memory);
+    host = guess(largest_peak(segment_, believable()).host, limits_.max_memory);
   }
 
   void take_devices() {
@@ -69,7 +69,18 @@ class Deriving {
     }
     if (smallest == 0) return 0;
     derived_.need.flags |= kNeedDeviceSizeUnknown;
-    return guess(largest_of(largest_peak(segment_).device), smallest);
+    return guess(largest_of(largest_peak(segment_, believable()).device), smallest);
+  }
+
+  // More than there is was never taken: it was said.
+  Bytes believable() const {
+    Bytes most;
+    most.host = limits_.max_memory == 0 ? UINT64_MAX : limits_.max_memory;
+    for (std::size_t d = 0; d < kDevicesMax; ++d) {
+      const std::uint64_t limit = limits_.device[d].bytes;
+      most.device[d] = limit == 0 ? UINT64_MAX : limit;
+    }
+    return most;
   }
 
   static std::uint64_t guess(std::uint64_t largest_seen, std::uint64_t limit) {

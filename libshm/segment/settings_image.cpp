@@ -375,9 +375,9 @@ Result<SettingsImage> SettingsImage::make(const Settings& settings, std::size_t 
   if (auto built = builder.build(); !built) return fail(built.error());
   if (builder.words() > room_words) {
     return ImageBuilder::refuse(std::to_string(settings.rules.size()) + " rules take " +
-                                format_size(builder.words() * sizeof(Word)) +
+                                format_size_exactly(builder.words() * sizeof(Word)) +
                                 " and the pool has room for " +
-                                format_size(room_words * sizeof(Word)) +
+                                format_size_exactly(room_words * sizeof(Word)) +
                                 "; merge some into globs, or create the pool with more --rules");
   }
   return SettingsImage(builder.image(), builder.words());
@@ -415,7 +415,7 @@ Overrides unpack_given(const GivenSettings& packed) {
 
 constexpr auto kGivable =
     std::count_if(kSettings.begin(), kSettings.end(),
-                  [](const SettingInfo& info) { return info.per_model && !is_text(info.kind); });
+                  [](const SettingInfo& info) { return may_be_given_at_ready(info); });
 static_assert(kGivable <= static_cast<std::ptrdiff_t>(kGivenMax),
               "ready can give every setting of a model that is a number");
 

@@ -163,6 +163,19 @@ TEST_F(MeasureTest, P2OneThatAloneTakesMoreThanThereIsIsKilledAndRemembered) {
   EXPECT_TRUE(settles());
 }
 
+TEST_F(MeasureTest, WhoWaitsForOneThatTookTooMuchDoesNotLoadItAgain) {
+  start_with({"--max-memory", "100MiB", "--stop-grace", "1s", "--parallel", "1"});
+  RemoteWorker worker(scratch_);
+  RemoteWorker waiter(scratch_);
+  load_growing(worker, "m", "150MiB");
+  ASSERT_TRUE(wait_measured("m", 1));
+  waiter.begin_acquire("m");
+  ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
+  grow("m");
+  ASSERT_EQ(wait_event("killed", "m")["reason"], "over_limit");
+  EXPECT_EQ(waiter.hear(), "too_large");
+}
+
 TEST_F(MeasureTest, APinDoesNotSpareOneThatAloneTakesMoreThanThereIs) {
   start_with({"--max-memory", "100MiB"});
   RemoteWorker worker(scratch_);
@@ -414,6 +427,19 @@ TEST_F(DeviceTest, WhatABackendsProcessesTakeIsItsAndTheRestIsForeign) {
       eventually([&] { return number("m", "measured_device_bytes") == 1000 * kMiB_bytes; }));
   EXPECT_EQ(number("m", "peak_device_bytes"), 6100 * kMiB_bytes);
   EXPECT_THAT(poolctl(scratch_, {"status"}).out, HasSubstr("GPU-1"));
+}
+
+TEST_F(DeviceTest, OneThatHasVanishedIsNotMeasuredAnyMore) {
+  start_with_driver(device("GPU-1", 24, 500) + device("GPU-2", 8, 0));
+  RemoteWorker worker(scratch_);
+  worker.load_idle("m");
+  ASSERT_TRUE(wait_row("GPU-2", "total_bytes", 8 * 1024));
+  drive(device("GPU-1", 24, 600));
+  EXPECT_TRUE(eventually([&] { return row("GPU-2")["total_bytes"].is_null(); }));
+  EXPECT_TRUE(row("GPU-2")["measured_ms"].is_null());
+  EXPECT_TRUE(wait_row("GPU-1", "free_bytes", 24 * 1024 - 600));
+  drive(device("GPU-1", 24, 600) + device("GPU-2", 8, 0));
+  EXPECT_TRUE(wait_row("GPU-2", "total_bytes", 8 * 1024)) << "it is back";
 }
 
 TEST_F(DeviceTest, InAContainerABackendHasWhatItsDeviceRoseBy) {

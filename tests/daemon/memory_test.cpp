@@ -110,6 +110,15 @@ TEST_F(MemoryTest, OfUnknownSizeAModelTakesHalf) {
   EXPECT_THAT(worker.last_error(), HasSubstr("memory"));
 }
 
+TEST_F(MemoryTest, WhoIsPinnedIsNamed) {
+  start_with("100MiB");
+  RemoteWorker worker(scratch_);
+  worker.load_idle("f-80");
+  EXPECT_EQ(poolctl(scratch_, {"pin", "f-80"}).code, 0);
+  EXPECT_EQ(worker.acquire("a-30"), "all_pinned");
+  EXPECT_THAT(worker.last_error(), HasSubstr("all 1 backends are pinned: f-80; unpin"));
+}
+
 TEST_F(MemoryTest, OfTwoGuessesOneWaitsAndIsToldWhy) {
   start_with("100MiB");
   RemoteWorker worker(scratch_);

@@ -1,4 +1,8 @@
 // What is loaded together: groups, devices, loads at once (P3, P5).
+#include <signal.h>
+
+#include <set>
+
 #include "pool_test.hpp"
 
 namespace modelpool::test {
@@ -144,6 +148,25 @@ gpu_memory = "101MiB"
 match = "on-c"
 devices = ["GPU-c"]
 )";
+
+TEST_F(PlacementTest, ADeviceThatWasNamedByMistakeIsNotUsedAnyMore) {
+  const auto named = [](const std::string& uuid) {
+    return "[pool]\ngpu_memory = { GPU-a = \"100MiB\", " + uuid +
+           " = \"100MiB\" }\n[[model]]\nmatch = \"*\"\ndevices = 1\ngpu_memory = \"60MiB\"\n";
+  };
+  start_with(named("GPU-slip"));
+  ASSERT_TRUE(eventually([&] { return status()["devices"].size() == 2; }));
+  write_file(scratch_.path("pool.toml"), named("GPU-b"));
+  daemon_->program().signal(SIGHUP);
+  ASSERT_TRUE(eventually([&] { return status()["devices"].size() == 3; }));
+  RemoteWorker worker(scratch_);
+  const std::string first = visible_to(worker, "one");
+  const std::string second = visible_to(worker, "two");
+  EXPECT_EQ((std::set<std::string>{first, second}),
+            (std::set<std::string>{"GPU-a GPU-a\n", "GPU-b GPU-b\n"}));
+  visible_to(worker, "three");
+  EXPECT_EQ(count_events("evicted"), 1u) << "there is no third device";
+}
 
 TEST_F(PlacementTest, P3ABackendIsPutWhereItFitsAndToldSo) {
   start_with(kDevices);

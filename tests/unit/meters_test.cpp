@@ -238,6 +238,19 @@ TEST_F(Meters, CountEveryOutcomeOfAnAcquireOnce) {
 }
 
 // What clients make up does not use up the models that are told apart.
+// As C and Python do before they wait.
+TEST_F(Meters, CountNoRefusalForALookBeforeTheAcquireThatIsCounted) {
+  EXPECT_EQ(code_of(acquire_if_loaded(pool_, "m", {})), Errc::kNotLoaded);
+  EXPECT_EQ(value_of(*segment_, "modelpool_refusals_total", {{"error", "not_loaded"}}), 0u);
+  EXPECT_EQ(acquires(*segment_, "other", "refused"), 0u);
+  AcquireOptions options;
+  options.may_load = false;
+  EXPECT_EQ(code_of(pool_.acquire("m", std::chrono::seconds(0), options)), Errc::kNotLoaded);
+  EXPECT_EQ(acquires(*segment_, "other", "refused"), 1u);
+  load_external(pool_, "m").release();
+  EXPECT_TRUE(acquire_if_loaded(pool_, "m", {}));
+}
+
 TEST_F(Meters, GiveNoCellsToAModelThatNobodyWouldLoad) {
   AcquireOptions loaded_only;
   loaded_only.may_load = false;

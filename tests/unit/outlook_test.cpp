@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include "protocol/histories.hpp"
+#include "protocol/needs.hpp"
+#include "support/pool.hpp"
+
 namespace modelpool {
 namespace {
 
@@ -22,6 +26,24 @@ TEST(Sizes, TheLargestOfWhatWasSaidExpectedAndMeasuredCounts) {
   EXPECT_EQ(bytes_of(b), 80);
   EXPECT_TRUE(resident_of(b).size_known);
   EXPECT_EQ(resident_of(b).measured[Resource::kHostBytes], 70);
+}
+
+TEST(Sizes, WhatCannotHaveBeenTakenIsNoGuess) {
+  const test::Scratch scratch;
+  const auto segment = test::make_segment(scratch, {{"max_memory", "8GiB"}});
+  const auto guess = [&] {
+    return derive_need(*segment, "new", 0, limits_of(*segment)).need.bytes.host >> 30;
+  };
+  const auto remember = [&](const char* model, std::uint64_t gib) {
+    const auto lock = segment->lock_structure();
+    LoadHistory history;
+    history.peak.host = gib << 30;
+    write_history(*segment, *lock, model, history);
+  };
+  remember("liar", 1 << 20);
+  EXPECT_EQ(guess(), 4u);
+  remember("large", 6);
+  EXPECT_EQ(guess(), 6u);
 }
 
 TEST(Sizes, AGuessStandsUntilItWasMeasuredAfterItsLoad) {

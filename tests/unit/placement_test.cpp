@@ -72,7 +72,7 @@ TEST(Placements, AreAllChoicesOfSoManyDevices) {
   Waiting named = asks(1, 2, 5);
   named.devices.which = 0b1010;
   EXPECT_THAT(placements(named, 0b1011), ElementsAre(10u));
-  EXPECT_THAT(placements(named, 0b0011), IsEmpty()) << "one of them is not known";
+  EXPECT_THAT(placements(named, 0b0011), ElementsAre(10u)) << "its settings know them";
 }
 
 TEST(Placements, OfAnyTheSizesAreInTheirOrderOfNamedOnesByPosition) {
@@ -95,6 +95,26 @@ TEST(Devices, OneIsChosenThatItFitsMostTightly) {
   EXPECT_TRUE(is_too_large(asks(1, 1, 25), limits));
   EXPECT_TRUE(is_too_large(asks(1, 2, 20), limits));
   EXPECT_FALSE(is_too_large(asks(1, 1, 24), limits));
+}
+
+// C(16, 3) choices are more than are tried.
+TEST(Devices, OfSixteenThoseWithRoomAreFoundWhicheverTheyAre) {
+  Limits limits;
+  limits.devices = 0xffff;
+  std::vector<Resident> residents;
+  for (std::uint32_t d = 0; d < kDevicesMax; ++d) {
+    limits.device[d].bytes = 24;
+    if (d < 13) residents.push_back(on_device(d, d, 20));
+  }
+  for (Resident& resident : residents) resident.control = kControlPinned;
+  const Waiting three = asks(1, 3, 20);
+  EXPECT_EQ(devices_of(Room(limits, residents).place(three)), 0xe000u);
+  EXPECT_FALSE(is_blocked_by_pins(three, residents, limits));
+  EXPECT_FALSE(is_too_large(three, limits));
+  residents.push_back(on_device(13, 13, 20));
+  residents.back().control = kControlPinned;
+  EXPECT_FALSE(Room(limits, residents).fits(three));
+  EXPECT_TRUE(is_blocked_by_pins(three, residents, limits));
 }
 
 TEST(Devices, WithoutBytesTheOneWithFewestBackendsIsChosen) {

@@ -366,6 +366,26 @@ TEST(Duration, IsRoundedUpAndOfNoNumberIsNone) {
   static_assert(static_cast<std::uint64_t>(Duration::kMax_ns) == kDurationMax_ns);
 }
 
+TEST(P13BadInput, WhatIsDecidedForTheModelIsRefusedAtReady) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  for (const char* name : {"groups", "devices", "gpu_memory", "memory", "probe"}) {
+    ReadyOptions options;
+    options.external = true;
+    const SettingInfo& info = *find_setting(name);
+    const auto entry = parse_entry(info, info.id == Setting::kProbe     ? "tcp"
+                                         : info.id == Setting::kDevices ? "1"
+                                         : info.id == Setting::kGroups  ? "heavy"
+                                                                        : "1GiB");
+    ASSERT_TRUE(entry) << entry.error().text;
+    options.overrides.set(*entry);
+    const auto refused = ticket.ready("127.0.0.1:1", options);
+    EXPECT_EQ(code_of(refused), Errc::kInvalid) << name;
+    EXPECT_NE(text_of(refused).find(name), std::string::npos) << text_of(refused);
+  }
+}
+
 TEST(P13BadInput, TheLongestTimesAreWaitedForAndNegativeOnesRefused) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);

@@ -503,9 +503,7 @@ modelpool_code modelpool_acquire(modelpool_pool pool, const char* model, int64_t
       if (!held) return fail(held.error());
       PoolState& state = ***held;
       // A loaded model is found by what this thread remembers, without a place in line.
-      AcquireOptions only_loaded = asked->options;
-      only_loaded.may_load = false;
-      auto loaded = state.pool.acquire(asked->model, std::chrono::seconds(0), only_loaded);
+      auto loaded = acquire_if_loaded(state.pool, asked->model, asked->options);
       if (loaded) return give(std::move(*loaded), grant);
       auto begun = begin(pool, state, *asked);
       if (!begun) return fail(begun.error());

@@ -213,9 +213,7 @@ py::object acquire(PoolObject& self, const Request& request) {
   const std::shared_ptr<Pool>& open = self.pool;
   if (!open) raise_closed("pool");
   // A loaded model is leased at once, without letting the GIL go; this try takes no lock.
-  AcquireOptions loaded_only = request.options;
-  loaded_only.may_load = false;
-  auto grant = open->acquire(request.model, nanoseconds(0), loaded_only);
+  auto grant = acquire_if_loaded(*open, request.model, request.options);
   if (grant) [[likely]] {
     return to_object(std::move(*grant));
   }

@@ -135,6 +135,7 @@ class Lease {
   friend class Pool;
   friend class LoadTicket;
   friend class PendingAcquire;
+  friend struct Inside;
   explicit Lease(const LeaseRef& ref) : ref_(ref) {}
   Result<> check() const;
   Hidden<LeaseRef, 24> ref_;

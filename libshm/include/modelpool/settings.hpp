@@ -120,6 +120,12 @@ struct SettingInfo {
   std::string_view help;
 };
 
+// A loader may give it for the one backend that it makes ready: what is decided before a model is
+// loaded, and texts, belong to the model.
+constexpr bool may_be_given_at_ready(const SettingInfo& info) {
+  return info.per_model && !is_text(info.kind) && info.id != Setting::kMemory;
+}
+
 // A cool-down range travels as one word, so that a value is always 64 bits.
 constexpr std::uint64_t pack_cooldown(std::uint64_t first_ms, std::uint64_t longest_ms) {
   return first_ms << 32 | longest_ms;
@@ -228,7 +234,8 @@ inline constexpr std::array<SettingInfo, kSettingCount> kSettings = {{
      .needed = SettingClass::kJudge,
      .per_model = false,
      .placeholder = "DURATION",
-     .help = "evict nobody for a model before its first request has waited so long, or max_wait has passed"},
+     .help = "evict nobody for a model before its first request has waited so long, or max_wait "
+             "has passed"},
     {.id = Setting::kPriority,
      .name = "priority",
      .kind = SettingKind::kCount,
