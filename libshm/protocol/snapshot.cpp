@@ -378,9 +378,8 @@ const Snapshot& SnapshotReader::read() {
         lease.word = record.word.load(std::memory_order_seq_cst);
         if (lease.word == 0) break;
         lease.start_ns = record.start_ns.load(std::memory_order_acquire);
-        const std::uint64_t progress = record.progress_ns.load(std::memory_order_acquire);
-        lease.progress_ns = progress & ~kProgressed;
-        lease.progressed = (progress & kProgressed) != 0;
+        lease.progress_ns = record.progress_ns.load(std::memory_order_acquire);
+        lease.progressed = has_progressed(lease.start_ns, lease.progress_ns);
         lease.limit_ns = record.limit_ns.load(std::memory_order_acquire);
         lease.first_byte_limit_ns = record.first_byte_limit_ns.load(std::memory_order_acquire);
         lease.flags = record.flags.load(std::memory_order_acquire);

@@ -557,7 +557,7 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   // The owner's line, all that a request writes.
   Word word;
   Word start_ns;
-  Word progress_ns;  // a stamp; from the first progress on with kProgressed
+  Word progress_ns;  // the begin's stamp, later that of a progress with kProgressMark_ns added
   Word limit_ns;     // the request's own busy timeout; 0 = none
   SharedText<32> tag;
   // The other line is not touched on the hot path. First what the owner says of the lease, if
@@ -575,9 +575,12 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   Word cancel_word;
 };
 inline constexpr std::uint64_t kLeaseCancellable = 1;  // its holder can end it when asked
-// Of progress_ns: no time, but that it is of a progress and not of the begin. Both may lie in one
-// tick of the clock.
-inline constexpr std::uint64_t kProgressed = std::uint64_t{1} << 63;
+// What tells a progress from the begin where both lie in one tick of the clock. Those who do not know
+// of it read a time and write one: theirs is not told from the begin's within its tick.
+inline constexpr std::uint64_t kProgressMark_ns = 1;
+constexpr bool has_progressed(std::uint64_t start_ns, std::uint64_t progress_ns) {
+  return progress_ns != start_ns;
+}
 
 // Is this lease asked to end?
 constexpr bool is_cancelled(std::uint64_t word, std::uint64_t start_ns, std::uint64_t cancel_word,
