@@ -479,7 +479,7 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   SharedBytes expected;
   // Before READY.
   SharedBytes declared;
-  Word parallel;  // ParallelWord (protocol/parallel.hpp); later under the mutex
+  Word parallel;  // generation, requests at once, 0 = no limit; later under the mutex
   // The coordinator's. Of the generation in whose life they were written: cleared before RESERVED.
   alignas(kCacheLine_bytes) SharedBytes measured;
   SharedBytes peak;     // of `measured`, in this life
@@ -492,6 +492,9 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   Word alive_ticks;
   Published<LeftRecord> left;  // while STOPPING
   Published<KnownRecord> known;
+  // generation, which settings `parallel` is of; written with it (protocol/parallel.hpp). Where
+  // nothing was in the first programs of this layout: they write neither, and read `parallel`.
+  Word parallel_of;
 };
 
 enum class WaiterState : std::uint32_t { kFree = 0, kWaiting = 1 };
