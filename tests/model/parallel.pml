@@ -88,11 +88,10 @@ inline wake_all() {
   atomic { woken[0] = woken[0] || row[0]; woken[1] = woken[1] || row[1];
            woken[THIRD] = woken[THIRD] || row[THIRD]; woken[FOURTH] = woken[FOURTH] || row[FOURTH] }
 }
-/* note_parallel() */
+/* note_parallel(). Two stores in one step: nobody looks at a number of no settings. */
 #define NO_SETTINGS 9
 inline note(settings, requests) {
-  atomic { may_die; word_of = NO_SETTINGS };
-  atomic { may_die; word = requests };
+  atomic { may_die; word_of = NO_SETTINGS; word = requests };
   atomic { may_die; word_of = settings }
 }
 /* settle_counted(), with the mutex: reads the word, then the CAS. */
