@@ -16,6 +16,7 @@
 #include "explorer.hpp"
 #include "pool/inside.hpp"
 #include "protocol/leases.hpp"
+#include "protocol/parallel.hpp"
 #include "protocol/slots.hpp"
 #include "protocol/snapshot.hpp"
 #include "support/scratch.hpp"
@@ -466,6 +467,7 @@ Scenario first_backend_against_horizon() {
            auto lock = segment.lock_structure();
            if (!lock || !reserve(segment, *lock, worker.ref(), "llama", 1)) return;
          }
+         note_parallel(segment, kBackend, {});  // it counts no leases
          ReadyOptions external;
          external.external = true;
          {

@@ -503,8 +503,7 @@ class OldPrograms(unittest.TestCase):
         self.assertIn("reason 12", self.poolctl(OLD, "list"))
         for name in ("probe", "probe_interval", "probe_timeout", "probe_failures"):
             self.set(f"{name}={JUDGE[name][2]}")
-        self.set("stop_grace=1s")
-        old_judge = self.coordinator(OLD)
+        old_judge = self.coordinator(OLD, "--stop-grace", "1s")
         self.assertTrue(eventually(lambda: not is_running(pid)))
         self.assertTrue(eventually(lambda: self.state("m") is None))
         self.assertIn("reason 12", old_judge.log())
