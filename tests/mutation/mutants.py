@@ -514,8 +514,6 @@ MUTANTS = [
            "clear_dead_holders(segment_, found->ref, hash_)", "found->ref.generation == 0", [COUNTED]),
     Mutant("a number of other settings is believed", "libshm/protocol/parallel.cpp",
            "low_half(settings));", "low_half(settings & 0));", [COUNTED]),
-    Mutant("a number is in force while it is written", "libshm/protocol/parallel.cpp",
-           "  forget_parallel(segment, backend.index);\n", "", [COUNTED]),
     Mutant("whoever changes the setting puts no backend right", "libshm/protocol/settings_change.cpp",
            "    parallel.settle(segment, *lock);\n", "", [COUNTED]),
     Mutant("a backend is opened uncounted without the mutex", "libshm/protocol/slots.cpp",
