@@ -476,9 +476,8 @@ Fresh Enforcer::look_again(const StopRecord& why, const BackendView& b, const Sn
     const LeaseRecord& lease = segment_->lease(why.worker, why.lease);
     fresh.lease_word = lease.word.load(std::memory_order_seq_cst);
     fresh.start_ns = lease.start_ns.load(std::memory_order_acquire);
-    const std::uint64_t progress = lease.progress_ns.load(std::memory_order_acquire);
-    fresh.progress_ns = progress & ~kProgressed;
-    fresh.progressed = (progress & kProgressed) != 0;
+    fresh.progress_ns = lease.progress_ns.load(std::memory_order_acquire);
+    fresh.progressed = has_progressed(fresh.start_ns, fresh.progress_ns);
     // Stamps belong to the lease whose word stood there before and after them.
     if (lease.word.load(std::memory_order_seq_cst) != fresh.lease_word) fresh.lease_word = 0;
   }

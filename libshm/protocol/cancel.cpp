@@ -57,11 +57,10 @@ std::string why_asked(const LeaseRef& lease) {
   const BackendRecord& backend = segment.backend(lease.backend.index);
   const Overrides given = unpack_given(backend.given.load());
   const Effective settings = resolve_settings(segment, backend.model.load(), &given);
-  const std::uint64_t progress = record.progress_ns.load(std::memory_order_relaxed);
   LeaseInFlight own;
   own.start_ns = record.start_ns.load(std::memory_order_relaxed);
-  own.progress_ns = progress & ~kProgressed;
-  own.progressed = (progress & kProgressed) != 0;
+  own.progress_ns = record.progress_ns.load(std::memory_order_relaxed);
+  own.progressed = has_progressed(own.start_ns, own.progress_ns);
   own.limit_ns = record.limit_ns.load(std::memory_order_relaxed);
   const std::uint64_t asked_ns =
       std::min(record.cancel_at_ns.load(std::memory_order_acquire), now_ns());

@@ -276,7 +276,7 @@ void record_progress(const LeaseRef& lease) {
   Worker& worker = *lease.worker;
   // release: as in publish_lease
   worker.lease(lease.cell)
-      .progress_ns.store(stamp_now_ns() | kProgressed, std::memory_order_release);
+      .progress_ns.store(stamp_now_ns() + kProgressMark_ns, std::memory_order_release);
 }
 
 bool any_lease_names(const Segment& segment, BackendRef backend) {

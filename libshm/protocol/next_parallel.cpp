@@ -38,11 +38,7 @@ std::optional<std::uint32_t> NextParallel::number_of(const Segment& segment,
         backend.index < judged_.size() && judged_[backend.index].backend == backend;
     return is_judged ? std::optional<std::uint32_t>(judged_[backend.index].number) : std::nullopt;
   }
-  const ParallelWord word =
-      ParallelWord::unpack(segment.backend(backend.index).parallel.load(std::memory_order_acquire));
-  const bool was_known =
-      word.generation == backend.generation && word.settings == ParallelWord::tag_of(before_);
-  return was_known ? std::optional<std::uint32_t>(word.number) : std::nullopt;
+  return noted_parallel(segment, backend, before_);
 }
 
 void NextParallel::settle(const Segment& segment, const LockGuard& guard) const {
@@ -53,8 +49,8 @@ void NextParallel::settle(const Segment& segment, const LockGuard& guard) const 
     const BackendRef backend{i, state.generation};
     if (const auto number = number_of(segment, backend)) {
       note_parallel(segment, backend, {now, *number});
-    } else {  // whoever asks for a lease finds it out; release: as note_parallel
-      segment.backend(i).parallel.store(0, std::memory_order_release);
+    } else {  // whoever asks for a lease finds it out
+      forget_parallel(segment, i);
     }
     settle_counted(segment, backend, &guard);
   }

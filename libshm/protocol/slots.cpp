@@ -141,6 +141,7 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard
     record.expected.store(need.bytes);
     record.declared.store({});
     record.parallel.store(pack_half(generation, 0), std::memory_order_release);
+    record.parallel_of.store(0, std::memory_order_release);
     record.measured.store({});
     record.peak.store({});
     record.probe_failures.store(pack_half(generation, 0), std::memory_order_release);

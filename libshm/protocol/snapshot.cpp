@@ -8,7 +8,6 @@
 #include "policy/interval.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/local_rules.hpp"
-#include "protocol/parallel.hpp"
 #include "segment/devices.hpp"
 #include "segment/settings_block.hpp"
 
@@ -55,11 +54,6 @@ void read_backend(const BackendRecord& record, BackendView* view) {
 std::uint32_t value_in(const Word& word, std::uint32_t generation) {
   const std::uint64_t value = word.load(std::memory_order_acquire);
   return high_half(value) == generation ? low_half(value) : 0;
-}
-
-std::uint32_t parallel_in(const Word& word, std::uint32_t generation) {
-  const auto value = ParallelWord::unpack(word.load(std::memory_order_acquire));
-  return value.generation == generation ? value.number : 0;
 }
 
 // Bytes of the segment: what it names is clamped.
@@ -168,7 +162,7 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     }
     slot.control = load_control(segment, slot.ref);
     slot.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
-    slot.parallel = parallel_in(record.parallel, state.generation);
+    slot.parallel = value_in(record.parallel, state.generation);
     slot.keep_alive = value_in(record.keep_alive, state.generation);
     slot.probe_failures = value_in(record.probe_failures, state.generation);
     slot.permit_ms =
@@ -378,9 +372,8 @@ const Snapshot& SnapshotReader::read() {
         lease.word = record.word.load(std::memory_order_seq_cst);
         if (lease.word == 0) break;
         lease.start_ns = record.start_ns.load(std::memory_order_acquire);
-        const std::uint64_t progress = record.progress_ns.load(std::memory_order_acquire);
-        lease.progress_ns = progress & ~kProgressed;
-        lease.progressed = (progress & kProgressed) != 0;
+        lease.progress_ns = record.progress_ns.load(std::memory_order_acquire);
+        lease.progressed = has_progressed(lease.start_ns, lease.progress_ns);
         lease.limit_ns = record.limit_ns.load(std::memory_order_acquire);
         lease.first_byte_limit_ns = record.first_byte_limit_ns.load(std::memory_order_acquire);
         lease.flags = record.flags.load(std::memory_order_acquire);

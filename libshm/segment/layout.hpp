@@ -479,7 +479,7 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   SharedBytes expected;
   // Before READY.
   SharedBytes declared;
-  Word parallel;  // ParallelWord (protocol/parallel.hpp); later under the mutex
+  Word parallel;  // generation, requests at once, 0 = no limit; later under the mutex
   // The coordinator's. Of the generation in whose life they were written: cleared before RESERVED.
   alignas(kCacheLine_bytes) SharedBytes measured;
   SharedBytes peak;     // of `measured`, in this life
@@ -492,6 +492,9 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   Word alive_ticks;
   Published<LeftRecord> left;  // while STOPPING
   Published<KnownRecord> known;
+  // generation, which settings `parallel` is of; written with it (protocol/parallel.hpp). Where
+  // nothing was in the first programs of this layout: they write neither, and read `parallel`.
+  Word parallel_of;
 };
 
 enum class WaiterState : std::uint32_t { kFree = 0, kWaiting = 1 };
@@ -557,7 +560,7 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   // The owner's line, all that a request writes.
   Word word;
   Word start_ns;
-  Word progress_ns;  // a stamp; from the first progress on with kProgressed
+  Word progress_ns;  // the begin's stamp, later that of a progress with kProgressMark_ns added
   Word limit_ns;     // the request's own busy timeout; 0 = none
   SharedText<32> tag;
   // The other line is not touched on the hot path. First what the owner says of the lease, if
@@ -575,9 +578,12 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   Word cancel_word;
 };
 inline constexpr std::uint64_t kLeaseCancellable = 1;  // its holder can end it when asked
-// Of progress_ns: no time, but that it is of a progress and not of the begin. Both may lie in one
-// tick of the clock.
-inline constexpr std::uint64_t kProgressed = std::uint64_t{1} << 63;
+// What tells a progress from the begin where both lie in one tick of the clock. Those who do not know
+// of it read a time and write one: theirs is not told from the begin's within its tick.
+inline constexpr std::uint64_t kProgressMark_ns = 1;
+constexpr bool has_progressed(std::uint64_t start_ns, std::uint64_t progress_ns) {
+  return progress_ns != start_ns;
+}
 
 // Is this lease asked to end?
 constexpr bool is_cancelled(std::uint64_t word, std::uint64_t start_ns, std::uint64_t cancel_word,

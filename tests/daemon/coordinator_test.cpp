@@ -11,6 +11,7 @@
 
 #include "base/proc.hpp"
 #include "pool_test.hpp"
+#include "protocol/settings_change.hpp"
 #include "segment/settings_block.hpp"
 #include "support/pool.hpp"
 
@@ -348,6 +349,18 @@ TEST_F(NewerSettings, ThatOnlyOthersMustKnowAreServedAndShown) {
   EXPECT_TRUE(eventually([&] { return status()["max_backends"] == 2; }));
   EXPECT_THAT(poolctl(scratch_, {"set"}).out, HasSubstr("setting 40 (max_power)"));
   EXPECT_TRUE(daemon().program().running());
+}
+
+TEST_F(NewerSettings, ThatARuleGivesAreShownToo) {
+  start();
+  const Pool pool = attach(scratch_);
+  const auto changed = edit_settings(segment_of(pool), kLockWaitMax_ns, [](Settings& settings) {
+    settings.foreign.push_back({kPower, "max_power", false, true});
+    settings.rules.emplace_back().pattern = "big-*";
+    settings.rules.back().overrides.set(kPower, 1, {OriginKind::kSet, 0});
+  });
+  ASSERT_TRUE(changed);
+  EXPECT_THAT(poolctl(scratch_, {"set"}).out, HasSubstr("setting 40 (max_power)"));
 }
 
 // As a newer coordinator left it that was killed while it stopped a backend.

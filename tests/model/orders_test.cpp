@@ -17,6 +17,7 @@
 #include "pool/inside.hpp"
 #include "protocol/cancel.hpp"
 #include "protocol/leases.hpp"
+#include "protocol/parallel.hpp"
 #include "protocol/slots.hpp"
 #include "protocol/snapshot.hpp"
 #include "support/scratch.hpp"
@@ -550,6 +551,7 @@ Scenario first_backend_against_horizon() {
            auto lock = segment.lock_structure();
            if (!lock || !reserve(segment, *lock, worker.ref(), "llama", 1)) return;
          }
+         note_parallel(segment, kBackend, {});  // it counts no leases
          ReadyOptions external;
          external.external = true;
          {

@@ -38,7 +38,7 @@ mtype = { PLAIN, COUNTED, CLOSED }
 /* --- The segment ------------------------------------------------------------------------------- */
 byte generation = 0; byte number[3];       /* the settings: a number in each publication */
 mtype state = PLAIN;                       /* BackendRecord::state: READY, READY with kCounted, EVICTING */
-byte word_of = 0; byte word = 0;           /* BackendRecord::parallel: of which settings, and the number */
+byte word_of = 0; byte word = 0;           /* BackendRecord::parallel_of, which settings, and parallel, the number */
 bool lease[WORKERS]; bool row[WORKERS]; byte arrival[WORKERS]; bool woken[WORKERS];
 byte next_arrival = 1;
 byte mutex = 0;                            /* robust */
@@ -87,6 +87,12 @@ inline wake_first() {
 inline wake_all() {
   atomic { woken[0] = woken[0] || row[0]; woken[1] = woken[1] || row[1];
            woken[THIRD] = woken[THIRD] || row[THIRD]; woken[FOURTH] = woken[FOURTH] || row[FOURTH] }
+}
+/* note_parallel(). Two stores in one step: nobody looks at a number of no settings. */
+#define NO_SETTINGS 9
+inline note(settings, requests) {
+  atomic { may_die; word_of = NO_SETTINGS; word = requests };
+  atomic { may_die; word_of = settings }
 }
 /* settle_counted(), with the mutex: reads the word, then the CAS. */
 inline settle(must, changed) {
@@ -150,9 +156,10 @@ look:
      atomic { may_die;
               if
               :: IS_KNOWN -> n = word
-              :: !IS_KNOWN && resolved && r_of == generation -> word_of = r_of; word = r; n = r
+              :: !IS_KNOWN && resolved && r_of == generation -> n = 98
               :: !IS_KNOWN && !(resolved && r_of == generation) -> n = 99
               fi };
+     if :: n == 98 -> note(r_of, r); n = r :: else fi;
      if
      :: n != 99 -> settle(must, changed); atomic { may_die; s = state }
      :: else
@@ -266,7 +273,7 @@ proctype Tool() {
      atomic { may_die; _changes--; _limit = 0; mine = generation + 1;
               number[mine] = (number[generation] == FIRST -> NEXT : FIRST); generation = mine };
 #ifndef NOBODY_SETTLES
-     atomic { may_die; word = number[mine]; word_of = mine };              /* NextParallel::settle() */
+     note(mine, number[mine]);                                             /* NextParallel::settle() */
 #ifdef SETTLES_AFTER_HOLD
      atomic { may_die; mutex = 0; if :: generation == mine -> _limit = number[mine] :: else fi };
 #endif
@@ -304,7 +311,7 @@ end_looks: do
 #else
      if
      :: atomic { mutex == 0 -> may_die; mutex = JUDGE };
-        atomic { may_die; if :: seen == generation -> word = n; word_of = seen :: else fi };
+        if :: atomic { seen == generation -> may_die }; note(seen, n) :: atomic { seen != generation -> may_die } fi;
         settle(must, changed);
         atomic { may_die; mutex = 0 }
      :: atomic { mutex != 0 -> may_die;

@@ -135,11 +135,19 @@ TEST_F(CancelWords, AProgressIsMarkedEvenInTheTickOfTheBegin) {
   const LeaseView seen = look(pool_).leases.at(0);
   EXPECT_TRUE(seen.progressed);
   EXPECT_GE(seen.progress_ns, seen.start_ns);
-  EXPECT_LE(seen.progress_ns, now_ns()) << "the mark is no time";
+  EXPECT_LE(seen.progress_ns, now_ns()) << "those who do not know the mark read a time";
   end_lease(lease);
   const LeaseRef next = begin();
   EXPECT_FALSE(look(pool_).leases.at(0).progressed) << "of the lease before";
   end_lease(next);
+}
+
+// Of a worker of before first_byte_timeout: its streams are not killed for want of a first byte.
+TEST_F(CancelWords, AProgressWithoutTheMarkIsKnownByItsTime) {
+  const LeaseRef lease = begin();
+  record(lease).progress_ns.store(record(lease).start_ns.load() + kSecond_ns);
+  EXPECT_TRUE(look(pool_).leases.at(0).progressed);
+  end_lease(lease);
 }
 
 // --- Telling holders -----------------------------------------------------------------------------

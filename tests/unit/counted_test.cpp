@@ -267,6 +267,48 @@ TEST_F(Counted, ANumberOfEarlierSettingsGrantsNothing) {
             BeginResult::kNotReady);
 }
 
+// Workers of before the setting count by it.
+TEST_F(Counted, TheNumberStandsInItsWordAsItIs) {
+  const auto word = [&] {
+    return segment_->backend(backend().index).parallel.load(std::memory_order_acquire);
+  };
+  take_at_once(3);
+  EXPECT_EQ(word(), pack_half(backend().generation, 3));
+  ASSERT_TRUE(pool_.set("idle_timeout", "1h"));
+  EXPECT_EQ(word(), pack_half(backend().generation, 3));
+  take_at_once(0);
+  EXPECT_EQ(word(), pack_half(backend().generation, 0));
+}
+
+// As whoever noted it left it that was killed between the two stores.
+TEST_F(Counted, ANumberOfNoSettingsIsFoundOutAnew) {
+  take_at_once(1);
+  BackendRecord& record = segment_->backend(backend().index);
+  record.parallel.store(pack_half(backend().generation, 9), std::memory_order_release);
+  forget_parallel(*segment_, backend().index);
+  EXPECT_EQ(known_parallel(*segment_, backend()), std::nullopt);
+  const Lease lease = lease_on(pool_, "m", std::chrono::seconds(0));
+  EXPECT_EQ(known_parallel(*segment_, backend()), 1u);
+  EXPECT_EQ(refused_at_once(), Errc::kTimeout);
+}
+
+// Readers without the mutex see no number beside settings that it is not of.
+TEST_F(Counted, ANumberThatIsJustWrittenIsOfNoSettings) {
+  constexpr std::uint64_t kSettings = 100;  // not those in force
+  const BackendRef ref = backend();
+  std::jthread writer([&](const std::stop_token& stop) {
+    for (std::uint32_t i = 0; !stop.stop_requested(); ++i)
+      note_parallel(*segment_, ref, {kSettings + i % 2, i % 2});
+  });
+  int wrong = 0;
+  for (std::uint32_t known = 0, i = 0; known < 100'000; ++i) {
+    const auto number = noted_parallel(*segment_, ref, kSettings + i % 2);
+    known += number.has_value();
+    wrong += number.has_value() && *number != i % 2;
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
 TEST_F(Counted, WhoeverAsksFindsOutWhatTheSettingsSayNow) {
   take_at_once(1);
   const Lease lease = lease_on(pool_, "m");

@@ -35,6 +35,10 @@ int show(const Context& context, const Options& options) {
   for (const SettingEntry& entry : settings.pool.entries()) {
     if (!is_known(entry.id)) unknown |= bit_of(entry.id);
   }
+  // Those that only rules give: who must know them is told.
+  for (const ForeignSetting& setting : settings.foreign) {
+    if (setting.needed_by_judge || setting.needed_by_workers) unknown |= bit_of(setting.id);
+  }
   if (unknown != 0) {
     print("\nThe pool also has " + settings_text(unknown, settings) +
           ", which this program does not know\n");
@@ -42,11 +46,36 @@ int show(const Context& context, const Options& options) {
   return kDone;
 }
 
+// The changed settings that are in use now and that the coordinator had to know, and does not.
+std::string names_unknown_to_judge(const Segment& segment, const Options& options) {
+  std::uint64_t known = 0;
+  // acquire: before its epoch
+  for (const Word& bits : segment.coordinator().features)
+    known |= bits.load(std::memory_order_acquire);
+  const PoolSettings settings = read_pool_settings(segment);
+  std::string names;
+  for (const auto& [name, value] : options.values) {
+    const SettingInfo* const info = find_setting(name);
+    if (info == nullptr || info->needed == SettingClass::kCompat) continue;
+    const bool is_in_use = is_text(info->kind) ? !settings.text(info->id).empty()
+                                               : settings.get(info->id) != info->default_value;
+    if (!is_in_use || (known & bit_of(info->id)) != 0) continue;
+    names += (names.empty() ? "" : ", ") + std::string(info->name);
+  }
+  return names;
+}
+
 int change(const Context& context, const Options& options) {
   const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
   if (!segment) return report(segment.error());
+  const JudgeView judge = look_at_judge(**segment, now_ns());
   if (auto changed = change_settings(**segment, options.values, {OriginKind::kSet, 0}); !changed) {
     return report(changed.error());
+  }
+  const std::string unknown = names_unknown_to_judge(**segment, options);
+  if (judge.state == JudgeState::kAnswers && !unknown.empty()) {
+    complain("the coordinator, pid " + std::to_string(judge.identity.process.pid) +
+             ", does not know " + unknown + " and leaves; start a newer coordinatord");
   }
   const std::uint32_t live = count_live(**segment);
   const std::uint64_t limit = pool_setting(**segment, Setting::kMaxBackends);
