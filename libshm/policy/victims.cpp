@@ -105,6 +105,7 @@ class RoomMaker {
       for (const std::size_t i : *forced) is_forced_[i] = true;
       victims.insert(victims.end(), forced->begin(), forced->end());
       end_together(victims, &head);
+      if (!victims.empty()) plan_.sets.push_back({head.first.arrival, std::move(victims)});
     }
     // Who falls idle goes instead of one that is still being drained.
     for (const std::size_t i : able) {
