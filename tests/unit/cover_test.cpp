@@ -103,13 +103,19 @@ struct Tried {
 Tried random_case(std::mt19937_64& chance, std::size_t most) {
   Tried tried;
   const std::size_t count = 1 + chance() % most;
+  const std::uint32_t devices =
+      chance() % 2 == 0 ? 0 : 1 + static_cast<std::uint32_t>(chance() % 3);
   for (std::uint32_t i = 0; i < count; ++i) {
     Resident r = resident(i, 1 + chance() % 80, 1 + chance() % 1000);
     r.in_flight = chance() % 4 == 0;
     r.priority = chance() % 3;
+    for (std::uint32_t d = 0; d < devices; ++d)
+      r.holds.set_bytes(index_of_device(d), chance() % 2 == 0 ? 0 : chance() % 80);
     tried.residents.push_back(r);
   }
-  tried.missing = Amounts(chance() % 3, chance() % 160);
+  tried.missing = Amounts(chance() % 3, devices == 0 ? chance() % 160 : chance() % 20);
+  for (std::uint32_t d = 0; d < devices; ++d)
+    tried.missing.set_bytes(index_of_device(d), chance() % 2 == 0 ? 0 : chance() % 100);
   return tried;
 }
 Amounts given(const std::vector<Resident>& residents, const std::vector<std::uint32_t>& set) {
@@ -118,7 +124,10 @@ Amounts given(const std::vector<Resident>& residents, const std::vector<std::uin
   return sum;
 }
 bool suffices(const Amounts& given, const Amounts& missing) {
-  return given[0] >= missing[0] && given[1] >= missing[1];
+  for (std::size_t i = 0; i < kResourceCount; ++i) {
+    if (given[i] < missing[i]) return false;
+  }
+  return true;
 }
 
 // With a million cases by hand: MODELPOOL_COVER_CASES.
