@@ -107,10 +107,13 @@ void measure_room(Report& report, std::size_t samples) {
     std::vector<double> times_us;
     for (std::size_t i = 0; i < samples; ++i) {
       const FullPool pool(crowd, i);
-      use(pool.make());
-      const std::uint64_t begin_ns = now_ns();
-      use(pool.make());
-      times_us.push_back(static_cast<double>(now_ns() - begin_ns) / 1000.0);
+      std::uint64_t least_ns = kNever_ns;
+      for (int again = 0; again < 5; ++again) {
+        const std::uint64_t begin_ns = now_ns();
+        use(pool.make());
+        least_ns = std::min(least_ns, now_ns() - begin_ns);
+      }
+      times_us.push_back(static_cast<double>(least_ns) / 1000.0);
     }
     report.add("make_room/" + crowd.text(), std::move(times_us));
   }

@@ -5,7 +5,8 @@
 
 namespace modelpool::bench {
 
-// Adds make_room/RESIDENTSxDEVICESxHEADS, each sample a pool of its own.
+// Adds make_room/RESIDENTSxDEVICESxHEADS: each sample is a pool of its own, and the fastest of five
+// looks at it, so that the samples differ by what is in the pool and not by what else runs.
 void measure_room(Report& report, std::size_t samples);
 
 }  // namespace modelpool::bench
