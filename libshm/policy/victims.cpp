@@ -187,6 +187,7 @@ class RoomMaker {
   // Those that may go for this head now and give back something that is missing.
   std::vector<std::size_t> choices_for(const Head* head, const Amounts& missing) {
     std::vector<std::size_t> able;
+    able.reserve(in_order_.size());
     const std::uint32_t runs_short = which(missing);
     for (const std::size_t i : in_order_) {
       if (goes_[i] || (holds_which_[i] & runs_short) == 0) continue;
