@@ -71,8 +71,8 @@ TEST(PolicyPool, BytesAreALimitLikePlaces) {
 
 // For 2 it suffices that 1 goes, though 0 was used before it.
 TEST(PolicyPool, NobodyGoesWhoIsNotNeededUnlessNobodyIsToBeSpared) {
-  const auto trace = parse_trace(
-      "k 0\nm 10 2 4 0\nm 10 40 4 0\nm 10 30 4 0\n0 0 1\n20 1 1\n60 2 1\n100 0 1\n");
+  const auto trace =
+      parse_trace("k 0\nm 10 2 4 0\nm 10 40 4 0\nm 10 30 4 0\n0 0 1\n20 1 1\n60 2 1\n100 0 1\n");
   ASSERT_TRUE(trace);
   PoolSettings settings;
   settings.pool.set(Setting::kEviction, static_cast<std::uint64_t>(Eviction::kLru));
