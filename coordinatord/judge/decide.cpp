@@ -513,6 +513,11 @@ class Judge {
     for (const RoomPromise& promise : plan.promises) {
       if (!is_promised(promise)) decision_.promises.push_back(promise);
     }
+    for (const RoomSet& set : plan.sets) {
+      RoomMade& room = decision_.rooms.emplace_back();
+      room.for_arrival = set.for_arrival;
+      for (const std::size_t i : set.holdings) room.go.push_back(s_.backends[positions[i]].ref);
+    }
     for (const RoomStep& step : plan.steps) {
       const BackendView& b = s_.backends[positions[step.holding]];
       switch (step.kind) {

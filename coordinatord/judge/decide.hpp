@@ -102,11 +102,18 @@ struct Action {
   std::uint32_t waiter_generation = 0;
 };
 
+// All who go so that one model can be loaded, also those that stay open until others have drained.
+struct RoomMade {
+  std::uint64_t for_arrival = 0;
+  std::vector<BackendRef> go;
+};
+
 struct Decision {
   std::vector<Action> actions;
   std::uint64_t wake_ns = kNever_ns;  // the next time something may be due
   std::uint64_t wanted = 0;           // CoordinatorRecord::wanted
   std::vector<RoomPromise> promises;  // to be written into rows of the line
+  std::vector<RoomMade> rooms;        // by arrival
 };
 
 Decision decide(const Snapshot& snapshot, const Facts& facts);

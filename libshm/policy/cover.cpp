@@ -1,191 +1,217 @@
 #include "policy/cover.hpp"
 
 #include <functional>
-#include <numeric>
 #include <tuple>
 
 namespace modelpool {
 namespace {
 
-__extension__ using Wide = unsigned __int128;
-
-// What one costs, as a number that can be summed: seconds of load per second, in fixed point.
-Wide cost_of(const Resident& resident, std::uint64_t now_ns) {
-  const Worth worth = worth_of(resident, now_ns);  // both between 2^19 and 2^56
-  return (Wide{worth.load_ns} << 56) / worth.wait_ns + 1;
+// Behind those that are equal.
+template <class Priorities>
+auto place_of(std::uint64_t priority, Priorities& priorities) {
+  return std::upper_bound(priorities.begin(), priorities.end(), priority, std::greater<>());
 }
 
-struct Sum {
-  std::size_t busy = 0;
-  std::size_t to_close = 0;
-  std::vector<std::uint64_t> priorities;  // from the highest
-  Wide cost = 0;
-  std::size_t count = 0;
+}  // namespace
 
-  void add(const Choice& choice, Wide costs) {
-    busy += choice.resident.in_flight > 0;
-    to_close += choice.is_open_and_busy;
-    priorities.push_back(choice.resident.priority);
-    cost += costs;
-    ++count;
-  }
-  void sort() { std::sort(priorities.begin(), priorities.end(), std::greater<>()); }
-  bool less_than(const Sum& other) const {
-    return std::tie(busy, to_close, priorities, cost, count) <
-           std::tie(other.busy, other.to_close, other.priorities, other.cost, other.count);
-  }
-};
+Choice::Choice(const Resident& one, bool open_and_busy, std::uint64_t now_ns)
+    : resident(one), is_open_and_busy(open_and_busy) {
+  const Worth worth = worth_of(one, now_ns);  // both between 2^19 and 2^56
+  cost = (Cost{worth.load_ns} << 56) / worth.wait_ns + 1;
+}
 
-bool covers(const Amounts& given, const Amounts& missing) {
+void CoverCost::add(const Choice& choice) {
+  busy_ += choice.resident.in_flight > 0;
+  to_close_ += choice.is_open_and_busy;
+  const std::uint64_t priority = choice.resident.priority;
+  if (priority > lowest_priority_) priorities_.insert(place_of(priority, priorities_), priority);
+  cost_ += choice.cost;
+  ++count_;
+}
+
+void CoverCost::remove(const Choice& choice) {
+  busy_ -= choice.resident.in_flight > 0;
+  to_close_ -= choice.is_open_and_busy;
+  const std::uint64_t priority = choice.resident.priority;
+  if (priority > lowest_priority_) priorities_.erase(place_of(priority, priorities_) - 1);
+  cost_ -= choice.cost;
+  --count_;
+}
+
+bool CoverCost::less_than(const CoverCost& other) const {
+  return std::tie(busy_, to_close_, priorities_, cost_, count_) <
+         std::tie(other.busy_, other.to_close_, other.priorities_, other.cost_, other.count_);
+}
+
+void CoverSearch::begin(const Amounts& missing) {
+  resources_.clear();
+  missing_.clear();
   for (std::size_t i = 0; i < kResourceCount; ++i) {
-    if (missing[i] > 0 && given[i] < missing[i]) return false;
+    if (missing[i] <= 0) continue;
+    resources_.push_back(i);
+    missing_.push_back(missing[i]);
+  }
+  left_ = missing_;
+  const std::size_t width = left_.size();
+  gives_.resize(positions_.size() * width);
+  rest_.assign((positions_.size() + 1) * width, 0);
+  for (std::size_t i = positions_.size(); i > 0; --i) {
+    const Amounts& holds = choice(i - 1).resident.holds;
+    for (std::size_t k = 0; k < width; ++k) {
+      const std::size_t at = (i - 1) * width + k;
+      gives_[at] = std::min(holds[resources_[k]], missing_[k]);
+      rest_[at] = std::min(rest_[at + width] + gives_[at], 32 * Amounts::kMost);  // as Amounts
+    }
+  }
+}
+
+std::optional<std::vector<std::size_t>> CoverSearch::find(std::span<const std::size_t> positions,
+                                                          const Amounts& missing) {
+  positions_ = positions;
+  begin(missing);
+  if (!rest_suffices(0)) return std::nullopt;
+  lowest_priority_ = lowest_priority(positions);
+  best_.reset();
+  take_if_better(first_by_order());
+  // Nobody costs less than the first, if that is idle.
+  const bool is_first_alone = best_->size() == 1 && best_->front() == 0 && !is_busy(0);
+  if (order_.by == Eviction::kCost && !is_first_alone) {
+    take_if_better(first_by_density());
+    chosen_.clear();
+    chosen_cost_ = CoverCost(lowest_priority_);
+    explore(0);
+  }
+  for (std::size_t& member : *best_) member = positions[member];
+  return std::move(best_);
+}
+
+void CoverSearch::go(std::size_t i) {
+  for (std::size_t k = 0; k < left_.size(); ++k) left_[k] -= gives(i, k);
+}
+void CoverSearch::stay(std::size_t i) {
+  for (std::size_t k = 0; k < left_.size(); ++k) left_[k] += gives(i, k);
+}
+
+bool CoverSearch::suffices() const {
+  return std::all_of(left_.begin(), left_.end(), [](std::int64_t left) { return left <= 0; });
+}
+bool CoverSearch::rest_suffices(std::size_t from) const {
+  for (std::size_t k = 0; k < left_.size(); ++k) {
+    if (rest_[from * left_.size() + k] < left_[k]) return false;
   }
   return true;
 }
 
-class Search {
- public:
-  Search(std::span<const Choice> choices, const Amounts& missing, const Order& order,
-         std::size_t* budget)
-      : choices_(choices), missing_(missing), order_(order), budget_(*budget) {
-    for (const Choice& choice : choices_) costs_.push_back(cost_of(choice.resident, order.now_ns));
-    // What those from here on give back, at most.
-    rest_.resize(choices_.size() + 1);
-    for (std::size_t i = choices_.size(); i > 0; --i)
-      rest_[i - 1] = rest_[i] + choices_[i - 1].resident.holds;
+CoverSearch::Set CoverSearch::first_by_order() {
+  Set set;
+  for (std::size_t i = 0; !suffices(); ++i) {
+    set.push_back(i);
+    go(i);
   }
-
-  std::optional<std::vector<std::size_t>> run() {
-    if (!covers(rest_[0], missing_)) return std::nullopt;
-    std::vector<std::size_t> by_order(choices_.size());
-    std::iota(by_order.begin(), by_order.end(), std::size_t{0});
-    take_if_better(first_that_cover(by_order));
-    if (order_.by != Eviction::kCost) return best_;
-    take_if_better(first_that_cover(by_density()));
-    std::vector<std::size_t> chosen;
-    explore(0, Amounts(), &chosen);
-    return best_;
-  }
-
- private:
-  std::vector<std::size_t> first_that_cover(const std::vector<std::size_t>& in_order) const {
-    std::vector<std::size_t> set;
-    Amounts given;
-    for (const std::size_t i : in_order) {
-      if (covers(given, missing_)) break;
-      set.push_back(i);
-      given += choices_[i].resident.holds;
-    }
-    return spared(std::move(set));
-  }
-
-  // The last first: whoever is not needed stays.
-  std::vector<std::size_t> spared(std::vector<std::size_t> set) const {
-    Amounts given;
-    for (const std::size_t i : set) given += choices_[i].resident.holds;
-    for (std::size_t at = set.size(); at > 0; --at) {
-      const Amounts without = given - choices_[set[at - 1]].resident.holds;
-      if (!covers(without, missing_)) continue;
-      given = without;
-      set.erase(set.begin() + static_cast<std::ptrdiff_t>(at - 1));
-    }
-    return set;
-  }
-
-  // Cost for each part of what is missing that one gives back.
-  std::vector<std::size_t> by_density() const {
-    std::vector<std::size_t> all(choices_.size());
-    std::iota(all.begin(), all.end(), std::size_t{0});
-    const auto useful = [&](std::size_t i) {
-      std::uint64_t sum = 1;  // in 2^16ths of what is missing
-      for (std::size_t r = 0; r < kResourceCount; ++r) {
-        if (missing_[r] <= 0) continue;
-        const Wide part = static_cast<Wide>(std::min(choices_[i].resident.holds[r], missing_[r]));
-        sum += static_cast<std::uint64_t>((part << 16) / static_cast<Wide>(missing_[r]));
-      }
-      return sum;
-    };
-    std::stable_sort(all.begin(), all.end(), [&](std::size_t a, std::size_t b) {
-      const bool a_is_busy = choices_[a].resident.in_flight > 0;
-      const bool b_is_busy = choices_[b].resident.in_flight > 0;
-      if (a_is_busy != b_is_busy) return b_is_busy;
-      return costs_[a] / useful(a) < costs_[b] / useful(b);
-    });
-    return all;
-  }
-
-  Sum sum_of(const std::vector<std::size_t>& set) const {
-    Sum sum;
-    for (const std::size_t i : set) sum.add(choices_[i], costs_[i]);
-    sum.sort();
-    return sum;
-  }
-
-  void take_if_better(std::vector<std::size_t> set) {
-    const Sum sum = sum_of(set);
-    if (best_ && !sum.less_than(best_sum_)) return;
-    best_ = std::move(set);
-    best_sum_ = sum;
-  }
-
-  // Each set that begins with `chosen`, in the order of the choices.
-  void explore(std::size_t from, const Amounts& given, std::vector<std::size_t>* chosen) {
-    if (budget_ == 0) return;
-    --budget_;
-    if (covers(given, missing_)) return take_if_better(spared(*chosen));
-    if (from == choices_.size() || !covers(given + rest_[from], missing_)) return;
-    // One more makes no set cheaper, but for its priorities.
-    const Sum so_far = sum_of(*chosen);
-    if (so_far.busy > best_sum_.busy) return;
-    if (so_far.busy == best_sum_.busy && so_far.to_close > best_sum_.to_close) return;
-    chosen->push_back(from);
-    explore(from + 1, given + choices_[from].resident.holds, chosen);
-    chosen->pop_back();
-    explore(from + 1, given, chosen);
-  }
-
-  std::span<const Choice> choices_;
-  const Amounts& missing_;
-  const Order& order_;
-  std::size_t& budget_;
-  std::vector<Wide> costs_;
-  std::vector<Amounts> rest_;
-  std::optional<std::vector<std::size_t>> best_;
-  Sum best_sum_;
-};
-
-}  // namespace
-
-std::optional<std::vector<std::size_t>> cheapest_cover(std::span<const Choice> choices,
-                                                       const Amounts& missing, const Order& order,
-                                                       std::size_t* budget) {
-  return Search(choices, missing, order, budget).run();
+  set = spared(std::move(set));
+  left_ = missing_;
+  return set;
 }
 
-bool costs_less(std::span<const Choice> a, std::span<const Choice> b, const Order& order) {
-  if (order.by != Eviction::kCost) {
-    // By use and by size it is the last of each that counts.
-    const auto last_of = [&](std::span<const Choice> set) -> const Choice* {
-      const Choice* last = nullptr;
-      for (const Choice& one : set) {
-        if (last == nullptr || order.goes_before(last->resident, one.resident)) last = &one;
-      }
-      return last;
-    };
-    const Choice* const last_a = last_of(a);
-    const Choice* const last_b = last_of(b);
-    if (last_a == nullptr || last_b == nullptr) return last_a == nullptr && last_b != nullptr;
-    if (last_a->resident.ref != last_b->resident.ref)
-      return order.goes_before(last_a->resident, last_b->resident);
-    return a.size() < b.size();
+// By cost for each part of what is missing that one gives back. In floating point, by divisions
+// alone, which are the same everywhere: it only finds a set, what that costs is said exactly.
+CoverSearch::Set CoverSearch::first_by_density() {
+  by_density_.clear();
+  for (std::size_t i = 0; i < positions_.size(); ++i) {
+    double useful = 1e-9;
+    for (std::size_t k = 0; k < missing_.size(); ++k)
+      useful += static_cast<double>(gives(i, k)) / static_cast<double>(missing_[k]);
+    by_density_.push_back({is_busy(i), static_cast<double>(choice(i).cost) / useful, i});
   }
-  const auto sum_of = [&](std::span<const Choice> set) {
-    Sum sum;
-    for (const Choice& one : set) sum.add(one, cost_of(one.resident, order.now_ns));
-    sum.sort();
-    return sum;
+  const auto goes_after = std::greater<>();  // the heap's first is the one that goes first
+  std::make_heap(by_density_.begin(), by_density_.end(), goes_after);
+  Set set;
+  while (!suffices()) {
+    std::pop_heap(by_density_.begin(), by_density_.end(), goes_after);
+    set.push_back(std::get<std::size_t>(by_density_.back()));
+    by_density_.pop_back();
+    go(set.back());
+  }
+  set = spared(std::move(set));
+  std::sort(set.begin(), set.end());
+  left_ = missing_;
+  return set;
+}
+
+// Less those that are not needed, the last first. REQUIRES: they are those who are chosen.
+CoverSearch::Set CoverSearch::spared(Set set) {
+  for (std::size_t at = set.size(); at > 0; --at) {
+    const std::size_t i = set[at - 1];
+    stay(i);
+    if (suffices()) {
+      set.erase(set.begin() + static_cast<std::ptrdiff_t>(at - 1));
+    } else {
+      go(i);
+    }
+  }
+  return set;
+}
+
+void CoverSearch::take_if_better(Set set) {
+  CoverCost cost(lowest_priority_);
+  for (const std::size_t i : set) cost.add(choice(i));
+  if (best_ && !cost.less_than(best_cost_)) return;
+  best_ = std::move(set);
+  best_cost_ = std::move(cost);
+}
+
+// Each set that begins with those chosen, in the order of the choices.
+void CoverSearch::explore(std::size_t from) {
+  if (budget_ == 0) return;
+  --budget_;
+  if (!chosen_cost_.less_than(best_cost_)) return;
+  if (suffices()) {
+    const std::vector<std::int64_t> before = left_;
+    take_if_better(spared(chosen_));
+    left_ = before;
+    return;
+  }
+  if (from == positions_.size() || !rest_suffices(from)) return;
+  chosen_.push_back(from);
+  chosen_cost_.add(choice(from));
+  go(from);
+  explore(from + 1);
+  stay(from);
+  chosen_cost_.remove(choice(from));
+  chosen_.pop_back();
+  explore(from + 1);
+}
+
+std::uint64_t CoverSearch::lowest_priority(std::span<const std::size_t> positions) const {
+  std::uint64_t lowest = UINT64_MAX;
+  for (const std::size_t i : positions) lowest = std::min(lowest, all_[i].resident.priority);
+  return lowest;
+}
+
+CoverCost CoverSearch::cost_of(std::span<const std::size_t> positions, std::uint64_t lowest) const {
+  CoverCost cost(lowest);
+  for (const std::size_t i : positions) cost.add(all_[i]);
+  return cost;
+}
+
+bool CoverSearch::costs_less(std::span<const std::size_t> a, std::span<const std::size_t> b) const {
+  if (order_.by == Eviction::kCost) {
+    const std::uint64_t lowest = std::min(lowest_priority(a), lowest_priority(b));
+    return cost_of(a, lowest).less_than(cost_of(b, lowest));
+  }
+  // By use and by size it is the last of each that counts.
+  const auto last_of = [&](std::span<const std::size_t> set) -> const Resident* {
+    const Resident* last = nullptr;
+    for (const std::size_t i : set) {
+      if (last == nullptr || order_.goes_before(*last, all_[i].resident)) last = &all_[i].resident;
+    }
+    return last;
   };
-  return sum_of(a).less_than(sum_of(b));
+  const Resident* const last_a = last_of(a);
+  const Resident* const last_b = last_of(b);
+  if (last_a == nullptr || last_b == nullptr) return last_a == nullptr && last_b != nullptr;
+  if (last_a->ref != last_b->ref) return order_.goes_before(*last_a, *last_b);
+  return a.size() < b.size();
 }
 
 }  // namespace modelpool

@@ -139,6 +139,10 @@ std::int64_t Room::left_beside(const Placement& placement) const {
 }
 
 std::optional<Placement> Room::place(const Waiting& waiter) const {
+  // What it takes wherever it is put need not be looked at for each placement.
+  for (std::size_t i = 0; i < index_of_device(0); ++i) {
+    if (missing(i, waiter.takes[i]) > 0) return std::nullopt;
+  }
   std::optional<Placement> best;
   const auto try_on = [&](const Placement& placement) {
     const std::uint32_t guessed =

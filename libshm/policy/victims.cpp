@@ -19,12 +19,19 @@ class RoomMaker {
         is_forced_(holdings.size()) {}
 
   RoomPlan plan() {
+    for (const Holding& holding : holdings_) {
+      if (holding.role != Holding::Role::kLeaving) room_.take(holding.resident);
+    }
+    if (nobody_has_to_go()) return {};
     for (std::size_t i = 0; i < holdings_.size(); ++i) {
-      if (holdings_[i].role != Holding::Role::kLeaving) room_.take(holdings_[i].resident);
       const bool may_go = holdings_[i].role == Holding::Role::kDraining ||
                           holdings_[i].role == Holding::Role::kCandidate;
       if (may_go) in_order_.push_back(i);
+      all_choices_.emplace_back(holdings_[i].resident, is_busy(i) && !is_draining(i),
+                                rules_.order.now_ns);
+      holds_which_.push_back(which(holdings_[i].resident.holds));
     }
+    search_.emplace(all_choices_, rules_.order, kCoverBudget);
     std::sort(in_order_.begin(), in_order_.end(), [this](std::size_t a, std::size_t b) {
       const bool a_drains = is_drained_in_use(a);
       const bool b_drains = is_drained_in_use(b);
@@ -44,6 +51,14 @@ class RoomMaker {
   bool is_busy(std::size_t i) const { return holdings_[i].resident.in_flight > 0; }
   bool is_drained_in_use(std::size_t i) const { return is_draining(i) && is_busy(i); }
 
+  // Nobody waits, the limits are kept, no drain is to be finished, and no group to be parted.
+  bool nobody_has_to_go() const {
+    return heads_.empty() && room_.excess() == Amounts() &&
+           std::none_of(holdings_.begin(), holdings_.end(), [](const Holding& holding) {
+             return holding.role == Holding::Role::kDraining || !holding.resident.groups.empty();
+           });
+  }
+
   RoomStep& add(RoomStep::Kind kind, std::size_t holding) {
     RoomStep step;
     step.kind = kind;
@@ -56,7 +71,7 @@ class RoomMaker {
   void go_down_to_limit(const Amounts& excess) {
     missing_ = excess;
     std::vector<std::size_t> all = choices_for(nullptr, excess);
-    end_together(cover(all, excess).value_or(all), nullptr);
+    end_together(search_->find(all, excess).value_or(all), nullptr);
   }
 
   // Models of one group that live together, since the settings have changed: all but one go.
@@ -83,6 +98,7 @@ class RoomMaker {
   // those behind it, also while it waits.
   void make_room_for(const Head& head) {
     if (is_too_large(head.first, rules_.limits)) return;
+    may_close_for_head_.assign(holdings_.size(), std::nullopt);
     const std::optional<Placement> placement = clear_for(head);
     if (!placement) return room_.take(head.first);
     room_.take(head.first, *placement);
@@ -99,16 +115,17 @@ class RoomMaker {
     for (const std::size_t i : *forced) room.give_back(holdings_[i].resident);
     std::optional<Placement> best = room.place(head.first);
     std::vector<std::size_t> victims;
-    std::vector<std::size_t> able;
+    std::vector<bool> able(holdings_.size());
     if (!best) best = cheapest_placement(head, room, *forced, &victims, &able);
     if (best) {
       for (const std::size_t i : *forced) is_forced_[i] = true;
       victims.insert(victims.end(), forced->begin(), forced->end());
       end_together(victims, &head);
+      if (!victims.empty()) plan_.sets.push_back({head.first.arrival, std::move(victims)});
     }
     // Who falls idle goes instead of one that is still being drained.
-    for (const std::size_t i : able) {
-      if (is_busy(i)) plan_.awaited_ends.push_back(i);
+    for (std::size_t i = 0; i < able.size(); ++i) {
+      if (able[i] && is_busy(i)) plan_.awaited_ends.push_back(i);
     }
     return best;
   }
@@ -128,8 +145,8 @@ class RoomMaker {
     if (head.first.groups.empty()) return forced;
     for (std::size_t i = 0; i < holdings_.size(); ++i) {
       if (goes_[i] || !excludes(i, head.first.groups)) continue;
-      const bool may_go =
-          is_draining(i) || (holdings_[i].role == Holding::Role::kCandidate && may_close(i, &head));
+      const bool may_go = is_draining(i) || (holdings_[i].role == Holding::Role::kCandidate &&
+                                             may_close_for(i, head));
       if (!may_go) return std::nullopt;
       forced.push_back(i);
     }
@@ -140,7 +157,7 @@ class RoomMaker {
   std::optional<Placement> cheapest_placement(const Head& head, const Room& room,
                                               const std::vector<std::size_t>& forced,
                                               std::vector<std::size_t>* victims,
-                                              std::vector<std::size_t>* able) {
+                                              std::vector<bool>* able) {
     std::optional<Placement> best;
     for_each_placement(head.first, rules_.limits.devices, [&](const Placement& placement) {
       const Amounts missing = room.missing_for(placement);
@@ -148,14 +165,16 @@ class RoomMaker {
         return;  // it lacks nothing, but guesses a size as another load does
       missing_ = missing;
       std::vector<std::size_t> all = choices_for(&head, missing);
-      std::erase_if(all, [&](std::size_t i) {
-        return std::find(forced.begin(), forced.end(), i) != forced.end();
-      });
-      able->insert(able->end(), all.begin(), all.end());
-      const auto set = cover(all, missing);
+      if (!forced.empty()) {
+        std::erase_if(all, [&](std::size_t i) {
+          return std::find(forced.begin(), forced.end(), i) != forced.end();
+        });
+      }
+      for (const std::size_t i : all) (*able)[i] = true;
+      const auto set = search_->find(all, missing);
       if (!set) return;
       const bool is_better =
-          !best || costs_less(choices(*set), choices(*victims), rules_.order) ||
+          !best || search_->costs_less(*set, *victims) ||
           (*set == *victims && room.left_beside(placement) < room.left_beside(*best));
       if (!is_better) return;
       best = placement;
@@ -168,10 +187,15 @@ class RoomMaker {
   // Those that may go for this head now and give back something that is missing.
   std::vector<std::size_t> choices_for(const Head* head, const Amounts& missing) {
     std::vector<std::size_t> able;
+    able.reserve(in_order_.size());
+    const std::uint32_t runs_short = which(missing);
     for (const std::size_t i : in_order_) {
-      if (goes_[i] || !gives_some(i, missing)) continue;
+      if (goes_[i] || (holds_which_[i] & runs_short) == 0) continue;
       if (head == nullptr && missing[Resource::kPlaces] == 0 && is_just_loaded(i)) continue;
-      if (is_draining(i) || may_close(i, head)) able.push_back(i);
+      const auto may_go = [&] {
+        return head == nullptr ? may_close(i, nullptr) : may_close_for(i, *head);
+      };
+      if (is_draining(i) || may_go()) able.push_back(i);
     }
     return able;
   }
@@ -186,27 +210,11 @@ class RoomMaker {
     return !alarm_.passed_or_wakes(add_ns(resident.ready_ns, kJustLoaded_ns));
   }
 
-  bool gives_some(std::size_t i, const Amounts& missing) const {
-    for (std::size_t r = 0; r < kResourceCount; ++r) {
-      if (missing[r] > 0 && holdings_[i].resident.holds[r] > 0) return true;
-    }
-    return false;
-  }
-
-  std::vector<Choice> choices(const std::vector<std::size_t>& all) const {
-    std::vector<Choice> choices;
-    for (const std::size_t i : all)
-      choices.push_back({holdings_[i].resident, is_busy(i) && !is_draining(i)});
-    return choices;
-  }
-
-  std::optional<std::vector<std::size_t>> cover(const std::vector<std::size_t>& all,
-                                                const Amounts& missing) {
-    auto set = cheapest_cover(choices(all), missing, rules_.order, &budget_);
-    if (set) {
-      for (std::size_t& position : *set) position = all[position];
-    }
-    return set;
+  // Of which resources it is more than none: a bit for each.
+  static std::uint32_t which(const Amounts& amounts) {
+    std::uint32_t bits = 0;
+    for (std::size_t r = 0; r < kResourceCount; ++r) bits |= (amounts[r] > 0 ? 1u : 0u) << r;
+    return bits;
   }
 
   // All or none, where there are several: those in use are drained first, and the idle ones stay
@@ -279,6 +287,13 @@ class RoomMaker {
     for (const Head& head : heads_) alarm_.wake_at(present_until_ns(head.first));
   }
 
+  // The head that is looked at, wherever it is to be put.
+  bool may_close_for(std::size_t i, const Head& head) {
+    std::optional<bool>& may = may_close_for_head_[i];
+    if (!may) may = may_close(i, &head);
+    return *may;
+  }
+
   bool may_close(std::size_t i, const Head* head) {
     const Holding& holding = holdings_[i];
     if (head != nullptr && holding.awaited_arrival < head->first.arrival) {
@@ -319,9 +334,12 @@ class RoomMaker {
   Room room_;        // once what is leaving has gone
   Amounts missing_;  // at the head that is looked at
   std::vector<bool> goes_;
-  std::vector<bool> is_forced_;        // its group is in the way, whatever runs short
-  std::vector<std::size_t> in_order_;  // those that may go: positions
-  std::size_t budget_ = kCoverBudget;
+  std::vector<bool> is_forced_;             // its group is in the way, whatever runs short
+  std::vector<std::size_t> in_order_;       // those that may go: positions
+  std::vector<Choice> all_choices_;         // by position, as the next
+  std::vector<std::uint32_t> holds_which_;  // of the resources, a bit each
+  std::optional<CoverSearch> search_;
+  std::vector<std::optional<bool>> may_close_for_head_;  // by position, where it was asked
   std::size_t sets_ = 0;
   RoomPlan plan_;
 };

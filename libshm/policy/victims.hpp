@@ -47,6 +47,12 @@ struct RoomStep {
   std::size_t set = 0;            // those of one number end all or none; 0: it ends alone
 };
 
+// All who go for one head, also those that stay open until others have drained.
+struct RoomSet {
+  std::uint64_t for_arrival = 0;
+  std::vector<std::size_t> holdings;  // their positions
+};
+
 // Where a head is to go that asked for devices: it takes them if they fit when it looks.
 struct RoomPromise {
   std::uint32_t row = 0;
@@ -56,6 +62,7 @@ struct RoomPromise {
 
 struct RoomPlan {
   std::vector<RoomStep> steps;
+  std::vector<RoomSet> sets;
   std::vector<RoomPromise> promises;
   std::vector<std::size_t> awaited_ends;  // holdings whose next end of a lease is worth a ring
 };

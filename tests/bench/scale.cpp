@@ -26,6 +26,7 @@
 #include "measure.hpp"
 #include "operations.hpp"
 #include "pool/change_settings.hpp"
+#include "room.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool::bench {
@@ -316,6 +317,8 @@ int run(unsigned rounds, unsigned seconds, bool quick) {
     FilledPool filled({16, 8, 16}, capacities_for({1024, 1024, 256}));
     measure_scan(report, "scan_in_large_segment/16x8x16", filled, rounds);
   }
+  std::cerr << "scale: making room" << std::endl;
+  measure_room(report, quick ? 50 : 1000);
   std::cerr << "scale: settings of 4096 models" << std::endl;
   measure_settings(report);
   std::cerr << "scale: snapshots under churn, start of a coordinator" << std::endl;

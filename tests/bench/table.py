@@ -101,6 +101,11 @@ def targets():
     for size, limit_us in (("16x8x16", 20), ("128x128x16", 1000)):
         at_most(limit_us, f"scan + decide, {size}",
                 lambda m, size=size: m.microseconds("scale", f"scan/{size}"), "{:.1f} us")  # fmt: skip
+    for crowd, limit_us in (("64x8x64", 2000), ("8x8x8", 50)):
+        at_most(limit_us, f"making room, residents x devices x heads: {crowd}",
+                lambda m, crowd=crowd: m.microseconds("scale", f"make_room/{crowd}"), "{:.1f} us")  # fmt: skip
+    at_most(5, "making room without a waiter, 64 residents",
+            lambda m: m.get("scale", "make_room/64x8x0"), "{:.2f} us")  # fmt: skip
     at_most(1000, "settings of 4096 models: publication, under the mutex",
             lambda m: m.microseconds("scale", "settings_publish/4096"), "{:.0f} us")  # fmt: skip
     at_most(0, "idle coordinator: wake-ups in 10 s",

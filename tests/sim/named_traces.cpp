@@ -66,8 +66,9 @@ class Maker {
       model(std::exp(uniform(std::log(least_load), std::log(longest_load))));
     }
   }
-  void model(double load, std::uint32_t parallel = kParallel) {
-    trace_.models.push_back({ns(load), 1'000'000'000, parallel, false});
+  void memory(double gigabytes) { trace_.memory_bytes = bytes(gigabytes); }
+  void model(double load, std::uint32_t parallel = kParallel, double gigabytes = 1) {
+    trace_.models.push_back({ns(load), bytes(gigabytes), parallel, false});
   }
   void set_load(std::size_t model, double load) { trace_.models[model].load_ns = ns(load); }
   void request(double at, std::uint32_t model, double service) {
@@ -107,6 +108,9 @@ class Maker {
  private:
   static std::uint64_t ns(double seconds) {
     return static_cast<std::uint64_t>(std::llround(seconds * 1e9));
+  }
+  static std::uint64_t bytes(double gigabytes) {
+    return static_cast<std::uint64_t>(std::llround(gigabytes * 1e9));
   }
 
   std::mt19937_64 random_;
@@ -308,6 +312,49 @@ void busy5(Maker& m) {
   });
 }
 
+// --- Memory is what runs short -------------------------------------------------------------------
+
+// Talks with models that take so many gigabytes, and a load of that much at 0.8 to 3 of them a
+// second.
+void talks_in_memory(Maker& m, double gigabytes, const std::vector<double>& sizes) {
+  m.memory(gigabytes);
+  for (const double size : sizes) m.model(2 + size / m.uniform(0.8, 3), kParallel, size);
+  const Weights weights = zipf(sizes.size(), 0.9);
+  std::vector<std::uint32_t> order(sizes.size());
+  for (std::uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[m.one_of(i)]);
+  m.every(150, 2 * kDay, [&](double at) { m.talk(at, order[m.weighted(weights)], 5, 15, 6); });
+}
+
+void mem(Maker& m, std::size_t models, double gigabytes) {
+  std::vector<double> sizes;
+  for (std::size_t i = 0; i < models; ++i) sizes.push_back(std::exp(m.uniform(0, std::log(80))));
+  talks_in_memory(m, gigabytes, sizes);
+}
+
+// A third of them so large that only one goes in with others.
+void membig(Maker& m) {
+  std::vector<double> sizes;
+  for (int i = 0; i < 12; ++i) sizes.push_back(i % 3 == 0 ? m.uniform(60, 80) : m.uniform(2, 20));
+  talks_in_memory(m, 128, sizes);
+}
+
+// Embedding and reranker are small; of two chat models only one fits beside them.
+void memtrio(Maker& m) {
+  m.memory(48);
+  const std::pair<double, double> models[] = {{35, 38}, {2, 0.6}, {3, 1.3}, {28, 30}};
+  for (const auto& [load, gigabytes] : models) m.model(load, kParallel, gigabytes);
+  for (int i = 0; i < 3; ++i) {
+    TraceSession& user = m.session(m.uniform(0, 100));
+    for (int question = 0; question < 400; ++question) {
+      Maker::step(user, {{1, 0.1}}, 0.05);
+      if (m.chance(0.7)) Maker::step(user, {{2, 0.3}}, 0.05);
+      const std::uint32_t chat = m.chance(0.75) ? 0 : 3;
+      Maker::step(user, {{chat, m.service(8)}}, m.exponential(90));
+    }
+  }
+}
+
 // --- Any mixture, for the search for bad cases ---------------------------------------------------
 
 void ask_in_a_style(Maker& m, std::uint32_t model, double load, double until) {
@@ -415,6 +462,10 @@ constexpr Named kNamed[] = {
     {"swap1", [](Maker& m) { swap(m, 25); }},
     {"swapo", [](Maker& m) { swap(m, 6); }},
     {"busy5", busy5},
+    {"mem12", [](Maker& m) { mem(m, 12, 96); }},
+    {"mem20", [](Maker& m) { mem(m, 20, 160); }},
+    {"membig", membig},
+    {"memtrio", memtrio},
     {"behind", behind},
     {"rand", mixture},
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "base/time.hpp"
@@ -37,7 +38,7 @@ PolicyPool::PolicyPool(const Trace& trace, const PoolSettings& settings, std::ui
     BackendView& view = slots_[i].view;
     view.ref = {i, 0};
     view.model = std::to_string(i);
-    view.expected.host = trace.models[i].size_bytes;
+    view.expected.host = view.size_bytes = trace.models[i].size_bytes;
     view.process.pid = static_cast<pid_t>(5000 + i);
     view.effective = effective;
   }
@@ -312,13 +313,90 @@ void PolicyPool::decide() {
     changed = take_free_places();
     coordinator::Facts facts;
     facts.epoch = kEpoch;
-    const coordinator::Decision decision = coordinator::decide(look(), facts);
+    const Snapshot seen = look();
+    const coordinator::Decision decision = coordinator::decide(seen, facts);
+    check_sets(seen, decision);
     for (const Action& action : decision.actions) changed |= carry_out(action);
+    for (const coordinator::RoomMade& room : decision.rooms) {
+      if (spares_) break;
+      for (const std::size_t model : idle_before(seen, room)) {
+        if (slots_[model].view.state.state != BackendState::kReady) continue;
+        stop(model);
+        changed = true;
+      }
+    }
     if (!changed && decision.wake_ns < next_look_ns_) {
       next_look_ns_ = decision.wake_ns;
       at(next_look_ns_, What::kLook, 0);
     }
   }
+}
+
+// Who goes for a model suffices, and would not without any one of them: by an account of its own,
+// of places and bytes once what is leaving has gone.
+void PolicyPool::check_sets(const Snapshot& seen, const coordinator::Decision& decision) {
+  if (decision.rooms.empty()) return;
+  struct Left {
+    std::int64_t places, bytes;
+  };
+  const Limits limits = limits_of(seen);
+  const auto size_of = [&](std::size_t model) {
+    return static_cast<std::int64_t>(trace_.models[model].size_bytes);
+  };
+  Left left{limits.max_backends, static_cast<std::int64_t>(limits.max_memory)};
+  for (const BackendView& backend : seen.backends) {
+    if (backend.state.state == BackendState::kStopping) continue;
+    left.places -= 1;
+    left.bytes -= size_of(backend.ref.index);
+  }
+  std::vector<bool> looked_at(slots_.size());
+  for (const WaiterView& waiter : seen.waiters) {
+    const bool is_in_line = slots_[waiter.row].view.state.state == BackendState::kFree;
+    const std::int64_t size = size_of(waiter.row);
+    const bool is_too_large =
+        limits.max_memory != 0 && size > static_cast<std::int64_t>(limits.max_memory);
+    if (!is_in_line || is_too_large || looked_at[waiter.row]) continue;
+    if (waiter.deadline_ns <= now_ns_) continue;  // the next one may stand there
+    looked_at[waiter.row] = true;
+    const auto fits_with = [&](std::int64_t places, std::int64_t bytes) {
+      return (limits.max_backends == 0 || left.places + places >= 1) &&
+             (limits.max_memory == 0 || left.bytes + bytes >= size);
+    };
+    for (const coordinator::RoomMade& room : decision.rooms) {
+      if (room.for_arrival != waiter.arrival) continue;
+      const auto places = static_cast<std::int64_t>(room.go.size());
+      std::int64_t bytes = 0;
+      for (const BackendRef& backend : room.go) bytes += size_of(backend.index);
+      const bool is_minimal =
+          std::none_of(room.go.begin(), room.go.end(), [&](const BackendRef& backend) {
+            return fits_with(places - 1, bytes - size_of(backend.index));
+          });
+      ++figures_.sets;
+      figures_.wasted += !is_minimal || !fits_with(places, bytes);
+      left.places += places;
+      left.bytes += bytes;
+    }
+    left.places -= 1;
+    left.bytes -= size;
+  }
+}
+
+// Those that the order puts before the last who goes.
+std::vector<std::size_t> PolicyPool::idle_before(const Snapshot& seen,
+                                                 const coordinator::RoomMade& room) const {
+  const Order order = room_rules(seen, now_ns_).order;
+  std::optional<Resident> last;
+  for (const BackendRef& backend : room.go) {
+    const Resident resident = resident_of(*seen.find(backend));
+    if (!last || order.goes_before(*last, resident)) last = resident;
+  }
+  std::vector<std::size_t> before;
+  for (const BackendView& backend : seen.backends) {
+    const bool is_idle = backend.state.state == BackendState::kReady && backend.in_flight == 0;
+    if (is_idle && order.goes_before(resident_of(backend), *last))
+      before.push_back(backend.ref.index);
+  }
+  return before;
 }
 
 bool PolicyPool::carry_out(const Action& action) {

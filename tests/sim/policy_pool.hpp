@@ -29,6 +29,8 @@ struct PolicyFigures {
   std::uint64_t rare_requests = 0;  // those for rare models,
   std::uint64_t rare_timeouts = 0;  // and of them those whose patience ended
   std::uint64_t load_ns = 0;        // of all loads
+  std::uint64_t sets = 0;    // of backends that were to go for a model, looked at in each decision;
+  std::uint64_t wasted = 0;  // and of them those too small, or with one that could have been spared
   // From its arrival until a request was served, or gave up.
   double mean_wait_ns = 0;
   std::uint64_t p99_wait_ns = 0;
@@ -42,6 +44,9 @@ class PolicyPool {
   PolicyPool(const Trace& trace, const PoolSettings& settings, std::uint64_t patience_ns);
   // What the rules believe of a model's load time is off by a factor of exp(N(0, by)).
   void doubt_load_times(double by, std::uint64_t seed);
+  // As rules that spare nobody: one after the other goes, by the order, until it fits. What others
+  // are compared with.
+  void spare_nobody() { spares_ = false; }
 
   PolicyFigures run();
 
@@ -108,6 +113,9 @@ class PolicyPool {
   void decide();
   bool take_free_places();
   bool carry_out(const coordinator::Action& action);
+  void check_sets(const Snapshot& seen, const coordinator::Decision& decision);
+  std::vector<std::size_t> idle_before(const Snapshot& seen,
+                                       const coordinator::RoomMade& room) const;
   std::uint64_t interval_ns(const Slot& slot) const;
   void see_waiters(std::uint32_t model, Snapshot* seen) const;
   Snapshot look() const;
@@ -116,6 +124,7 @@ class PolicyPool {
   const Trace& trace_;
   const std::uint64_t patience_ns_;
   Snapshot empty_;  // the settings and the worker
+  bool spares_ = true;
   std::vector<Slot> slots_;
   std::vector<Request> requests_;
   std::vector<Progress> sessions_;

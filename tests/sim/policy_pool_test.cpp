@@ -69,6 +69,24 @@ TEST(PolicyPool, BytesAreALimitLikePlaces) {
   EXPECT_EQ(serve(trace, kNever_ns, {{Setting::kMaxMemory, 64'000'000'000}}).loads, 4u);
 }
 
+// For 2 it suffices that 1 goes, though 0 was used before it.
+TEST(PolicyPool, NobodyGoesWhoIsNotNeededUnlessNobodyIsToBeSpared) {
+  const auto trace =
+      parse_trace("k 0\nm 10 2 4 0\nm 10 40 4 0\nm 10 30 4 0\n0 0 1\n20 1 1\n60 2 1\n100 0 1\n");
+  ASSERT_TRUE(trace);
+  PoolSettings settings;
+  settings.pool.set(Setting::kEviction, static_cast<std::uint64_t>(Eviction::kLru));
+  settings.pool.set(Setting::kMaxMemory, 48'000'000'000);
+  PolicyPool spares(*trace, settings, kNever_ns);
+  const PolicyFigures figures = spares.run();
+  EXPECT_EQ(figures.loads, 3u);
+  EXPECT_EQ(figures.sets, 1u);
+  EXPECT_EQ(figures.wasted, 0u);
+  PolicyPool spares_nobody(*trace, settings, kNever_ns);
+  spares_nobody.spare_nobody();
+  EXPECT_EQ(spares_nobody.run().loads, 4u);
+}
+
 // 0 takes five times as long to load as 1, and is wanted as often.
 TEST(PolicyPool, TheOneWhoseLossCostsLeastGoes) {
   const std::string trace =
@@ -135,7 +153,10 @@ TEST(NamedTraces, AreTheSameEachTimeAndServedToTheLast) {
     ASSERT_TRUE(trace);
     PoolSettings settings;
     settings.pool.set(Setting::kMaxBackends, trace->places);
+    settings.pool.set(Setting::kMaxMemory, trace->memory_bytes);
     const PolicyFigures figures = PolicyPool(*trace, settings, kNever_ns).run();
+    EXPECT_GT(figures.sets, 0u);
+    EXPECT_EQ(figures.wasted, 0u) << "of the sets of those who go";
     const PolicyFigures again = PolicyPool(*make_trace(name, 7), settings, kNever_ns).run();
     EXPECT_EQ(figures.loads, again.loads);
     EXPECT_EQ(figures.mean_wait_ns, again.mean_wait_ns);

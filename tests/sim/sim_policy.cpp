@@ -1,7 +1,7 @@
 // Compares rules: runs a trace through the real ones in virtual time and prints one JSON line.
 //
 //   sim_policy --trace FILE | --workload NAME [--seed N] [--set NAME=VALUE]... [--patience D]
-//     [--doubt X]
+//     [--doubt X] [--spare-nobody] [--least]
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +9,7 @@
 #include "base/time.hpp"
 #include "flags/flags.hpp"
 #include "named_traces.hpp"
+#include "offline.hpp"
 #include "policy_pool.hpp"
 
 namespace modelpool::sim {
@@ -47,7 +48,7 @@ int run(int argc, char** argv) {
         given.push_back(text);
         return set(text, &scratch);
       },
-      "a setting of the pool; max-backends is the trace's k");
+      "a setting of the pool; max-backends and max-memory are the trace's");
   flags.take(
       "--patience", "DURATION",
       [&patience_ns](const std::string& text) -> Result<> {
@@ -58,6 +59,13 @@ int run(int argc, char** argv) {
       },
       "how long a request waits for its model [off]");
   flags.add("--doubt", "X", &doubt, "load times are known only up to a factor of exp(N(0, X)) [0]");
+  bool spares_nobody = false;
+  flags.add("--spare-nobody", "", &spares_nobody,
+            "one after the other goes until it fits, needed or not, as rules before these did");
+  bool least = false;
+  flags.add("--least", "", &least,
+            "also the fewest loads and the least load_s of who knows all requests and serves them "
+            "in their order");
   if (const auto code = flags.parse_or_end(argc, argv)) return *code;
   if (path.empty() == name.empty()) {
     std::fprintf(stderr, "sim_policy: give either --trace FILE or --workload NAME\n");
@@ -70,10 +78,12 @@ int run(int argc, char** argv) {
   }
   PoolSettings settings;
   settings.pool.set(Setting::kMaxBackends, trace->places);
+  settings.pool.set(Setting::kMaxMemory, trace->memory_bytes);
   settings.pool.set(Setting::kLoadTimeout, 0);
   for (const std::string& text : given) static_cast<void>(set(text, &settings));
   PolicyPool pool(*trace, settings, patience_ns);
   pool.doubt_load_times(doubt, seed);
+  if (spares_nobody) pool.spare_nobody();
   const PolicyFigures figures = pool.run();
   nlohmann::ordered_json line{{"requests", figures.requests},
                               {"loads", figures.loads},
@@ -87,6 +97,15 @@ int run(int argc, char** argv) {
     line["rare_timeouts"] = figures.rare_timeouts;
   }
   if (figures.cut > 0) line["cut"] = figures.cut;
+  if (trace->memory_bytes > 0) {
+    line["sets"] = figures.sets;
+    line["wasted"] = figures.wasted;
+  }
+  if (least) {
+    const LeastLoads bound = least_loads(*trace);
+    line["least_loads"] = bound.loads;
+    line["least_load_s"] = seconds(static_cast<double>(bound.load_ns));
+  }
   std::printf("%s\n", line.dump().c_str());
   return 0;
 }

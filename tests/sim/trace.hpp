@@ -46,7 +46,8 @@ struct TraceSession {
 };
 
 struct Trace {
-  std::uint32_t places = 0;  // 0 = no limit
+  std::uint32_t places = 0;        // 0 = no limit
+  std::uint64_t memory_bytes = 0;  // 0 = no limit. Not in files
   std::vector<TraceModel> models;
   std::vector<TraceRequest> requests;
   std::vector<TraceSession> sessions;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <random>
 
 #include "policy/victims.hpp"
@@ -35,9 +36,11 @@ std::vector<std::uint32_t> cover(std::vector<Resident> residents, const Amounts&
   std::sort(residents.begin(), residents.end(),
             [&](const Resident& a, const Resident& b) { return order.goes_before(a, b); });
   std::vector<Choice> choices;
-  for (const Resident& r : residents) choices.push_back({r, r.in_flight > 0});
+  for (const Resident& r : residents) choices.emplace_back(r, r.in_flight > 0, kNow_ns);
+  std::vector<std::size_t> positions(choices.size());
+  std::iota(positions.begin(), positions.end(), std::size_t{0});
   std::vector<std::uint32_t> slots;
-  if (const auto set = cheapest_cover(choices, missing, order, &budget)) {
+  if (const auto set = CoverSearch(choices, order, budget).find(positions, missing)) {
     for (const std::size_t i : *set) slots.push_back(choices[i].resident.ref.index);
   }
   return slots;
@@ -87,6 +90,23 @@ TEST(Cover, LowerPrioritiesGoBeforeWhatIsCheaper) {
   EXPECT_THAT(cover({dear, kept}, bytes(20)), UnorderedElementsAre(0));
 }
 
+// Of one priority, as all have that were given none.
+TEST(Cover, SeveralThatCostLessTogetherGoBeforeOneThatIsDearer) {
+  for (const std::uint64_t priority : {0u, 50u}) {
+    std::vector<Resident> all{resident(0, 20, 9000), resident(1, 10, 100), resident(2, 10, 100)};
+    for (Resident& one : all) one.priority = priority;
+    EXPECT_THAT(cover(all, bytes(20)), UnorderedElementsAre(1, 2)) << priority;
+  }
+}
+
+TEST(Cover, OneGoesBeforeTwoOfTheSamePriorityWhereThatIsNotTheLowest) {
+  std::vector<Resident> all{resident(0, 20, 9000), resident(1, 10, 100), resident(2, 10, 100),
+                            resident(3, 5, 9000)};
+  for (Resident& one : all) one.priority = 50;
+  all.back().priority = 0;
+  EXPECT_THAT(cover(all, bytes(20)), UnorderedElementsAre(0));
+}
+
 TEST(Cover, ByUseTheOldestGoUntilItFitsAndWhoIsNotNeededStays) {
   Resident old = resident(0, 2, 1);
   old.last_used_ns -= 100 * kSecond_ns;
@@ -103,13 +123,19 @@ struct Tried {
 Tried random_case(std::mt19937_64& chance, std::size_t most) {
   Tried tried;
   const std::size_t count = 1 + chance() % most;
+  const std::uint32_t devices =
+      chance() % 2 == 0 ? 0 : 1 + static_cast<std::uint32_t>(chance() % 3);
   for (std::uint32_t i = 0; i < count; ++i) {
     Resident r = resident(i, 1 + chance() % 80, 1 + chance() % 1000);
     r.in_flight = chance() % 4 == 0;
     r.priority = chance() % 3;
+    for (std::uint32_t d = 0; d < devices; ++d)
+      r.holds.set_bytes(index_of_device(d), chance() % 2 == 0 ? 0 : chance() % 80);
     tried.residents.push_back(r);
   }
-  tried.missing = Amounts(chance() % 3, chance() % 160);
+  tried.missing = Amounts(chance() % 3, devices == 0 ? chance() % 160 : chance() % 20);
+  for (std::uint32_t d = 0; d < devices; ++d)
+    tried.missing.set_bytes(index_of_device(d), chance() % 2 == 0 ? 0 : chance() % 100);
   return tried;
 }
 Amounts given(const std::vector<Resident>& residents, const std::vector<std::uint32_t>& set) {
@@ -118,7 +144,10 @@ Amounts given(const std::vector<Resident>& residents, const std::vector<std::uin
   return sum;
 }
 bool suffices(const Amounts& given, const Amounts& missing) {
-  return given[0] >= missing[0] && given[1] >= missing[1];
+  for (std::size_t i = 0; i < kResourceCount; ++i) {
+    if (given[i] < missing[i]) return false;
+  }
+  return true;
 }
 
 // With a million cases by hand: MODELPOOL_COVER_CASES.
@@ -130,14 +159,16 @@ TEST(Cover, UpToTenChoicesItIsTheCheapestOfAllSets) {
     const Tried tried = random_case(chance, n % 20 == 0 ? 10 : 6);
     const auto set = cover(tried.residents, tried.missing);
     using Key = std::tuple<int, std::vector<std::uint64_t>, std::uint64_t, std::size_t>;
+    std::uint64_t lowest = UINT64_MAX;
+    for (const Resident& r : tried.residents) lowest = std::min(lowest, r.priority);
     const auto key = [&](const std::vector<std::uint32_t>& members) {
       int busy = 0;
-      std::vector<std::uint64_t> priorities;
+      std::vector<std::uint64_t> priorities;  // above the lowest
       std::uint64_t cost = 0;
       for (const std::uint32_t i : members) {
         const Resident& r = tried.residents[i];
         busy += r.in_flight > 0;
-        priorities.push_back(r.priority);
+        if (r.priority > lowest) priorities.push_back(r.priority);
         cost += r.load_ns / kMillisecond_ns;
       }
       std::sort(priorities.rbegin(), priorities.rend());
@@ -158,6 +189,14 @@ TEST(Cover, UpToTenChoicesItIsTheCheapestOfAllSets) {
       ASSERT_EQ(key(set), *best) << "case " << n;
     }
   }
+}
+
+TEST(Cover, BeyondTheBudgetTheBetterOfTwoGreedySetsIsTaken) {
+  const std::vector<Resident> dear_to_spare{resident(0, 1, 50), resident(1, 16, 1000)};
+  EXPECT_THAT(cover(dear_to_spare, bytes(16), Eviction::kCost, 0), UnorderedElementsAre(1));
+  const std::vector<Resident> two_for_one{resident(0, 6, 1000), resident(1, 6, 1100),
+                                          resident(2, 10, 1500)};
+  EXPECT_THAT(cover(two_for_one, bytes(10), Eviction::kCost, 0), UnorderedElementsAre(2));
 }
 
 TEST(Cover, BeyondTheBudgetNobodyCouldBeSparedEither) {
