@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/time.hpp"
-#include "decide.hpp"
+#include "judge/decide.hpp"
 #include "policy/fit.hpp"
 #include "policy/pressure.hpp"
 #include "protocol/outlook.hpp"
