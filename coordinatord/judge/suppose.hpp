@@ -43,7 +43,7 @@ std::vector<Consequence> find_consequences(const Snapshot& snapshot, const HostP
 
 // Is it its end, as soon as its leases allow?
 bool is_an_end(const Action& action);
-// "it would be evicted", "it would be killed", "it would be closed until its 2 leases have ended, then evicted"
+// "it would be evicted", "it would be closed until 2 leases have ended, then evicted"
 std::string consequence_text(const Action& action, const Snapshot& snapshot);
 // "memory: room for llama, asked for by process 81"
 std::string cause_text(const Action& action);
