@@ -4,15 +4,15 @@
 // A backend whose settings give a number counts its leases: READY has the flag kCounted
 // (counted.hpp). BackendRecord::parallel has the number, parallel_of the generation of the settings
 // it is of; a number of other settings than those in force is not believed but found out anew.
-// Workers that do not know the setting count by the number alone (DESIGN, Programs of two versions),
-// so it stands there as it is.
+// Workers that do not know the setting count by the number alone (DESIGN, Programs of two
+// versions), so it stands there as it is.
 //
 // Safety: any thread. resolve_parallel allocates: not under the mutex.
 //
 // Crash: whoever changes the settings is killed between their publication and the flags: backends
 // that did not count begin to at the judge's next scan. Everyone else leaves flags that are set
-// without need; whoever asks for a lease next takes them away. While a number is written it is of no
-// settings.
+// without need; whoever asks for a lease next takes them away. While a number is written it is of
+// no settings.
 //
 // Invariants:
 //  1. READY is entered with the flag, unless the mutex is held and the word, of the settings in

@@ -578,8 +578,8 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   Word cancel_word;
 };
 inline constexpr std::uint64_t kLeaseCancellable = 1;  // its holder can end it when asked
-// What tells a progress from the begin where both lie in one tick of the clock. Those who do not know
-// of it read a time and write one: theirs is not told from the begin's within its tick.
+// What tells a progress from the begin where both lie in one tick of the clock. Those who do not
+// know of it read a time and write one: theirs is not told from the begin's within its tick.
 inline constexpr std::uint64_t kProgressMark_ns = 1;
 constexpr bool has_progressed(std::uint64_t start_ns, std::uint64_t progress_ns) {
   return progress_ns != start_ns;
