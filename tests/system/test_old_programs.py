@@ -199,8 +199,9 @@ class OldPrograms(unittest.TestCase):
         return pid
 
     def end_backends(self):
+        # Without a coordinator it ends with 1, and says who they are all the same.
         done = self.run_poolctl(NEW, "-o", "json", "status")
-        if done.returncode != 0:
+        if not done.stdout:
             return
         for pid in processes_with(f"MODELPOOL_BACKEND={json.loads(done.stdout)['uuid']}"):
             try:
