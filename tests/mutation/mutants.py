@@ -273,7 +273,7 @@ MUTANTS = [
     Mutant("the first set is taken", COVER, "if (best_ && !cost.less_than(best_cost_)) return;", "if (best_) return;",
            [UNIT]),
     Mutant("one who gives nothing that is missing goes", VICTIMS, "if (goes_[i] || (holds_which_[i] & runs_short) == 0) continue;",
-           "if (goes_[i]) continue;", [UNIT]),
+           "if (goes_[i] || runs_short == 0) continue;", [UNIT]),
     Mutant("mates go before the last has drained", VICTIMS, "      if (waits_for_others) return;\n", "", [UNIT]),
     Mutant("waiters of the dead are counted", DECIDE,
            "if (!owner_is_dead(w.owner)) waiting_.push_back", "waiting_.push_back", [UNIT, LINE]),

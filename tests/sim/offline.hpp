@@ -3,10 +3,10 @@
 // services take no time.
 //
 // Between two requests to a model its backend is kept, or it is loaded again. Kept ones take a
-// place each, and the model that is asked for takes one: so the costs that are saved are the
-// heaviest set of gaps of which at most k - 1 cover any request. That is a flow of k - 1 units
-// along the requests, which passes a gap by skipping what it covers; its cheapest one is exact, for loads
-// (Belady) and for load times.
+// place each, and the model that is asked for takes one: so what is saved is the heaviest set of
+// gaps of which at most k - 1 cover any request. That is a flow of k - 1 units along the requests,
+// which passes a gap by skipping what it covers; its cheapest one is exact, for loads (Belady) and
+// for load times.
 //
 // Safety: pure function; allocates.
 //

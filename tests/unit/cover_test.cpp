@@ -355,6 +355,8 @@ TEST(RoomForBytes, OnlyThoseGoThatGiveBackWhatIsMissing) {
   pool.add(0, 1);
   pool.add(60, 9000);
   EXPECT_THAT(pool.steps({Pool::head(1, 10)}), ElementsAre("close 1"));
+  pool.holdings[0].resident.in_flight = 1;
+  EXPECT_THAT(pool.plan({Pool::head(1, 10)}).awaited_ends, IsEmpty()) << "nor is their end awaited";
 }
 
 TEST(RoomForBytes, WhatIsLeavingAndWhatEarlierHeadsArePromisedCount) {
