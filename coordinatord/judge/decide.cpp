@@ -329,7 +329,7 @@ class Judge {
   // others are to go.
   bool is_left_of_a_set(const BackendView& b) const {
     const std::uint64_t arrival = b.stop.for_arrival;
-    if (arrival == 0 || b.stop.generation != b.ref.generation) return false;
+    if (b.stop.generation != b.ref.generation) return false;
     const auto is_asker = [&](const Waiting& one) { return one.arrival == arrival; };
     const auto is_its_mate = [&](const BackendView& other) {
       const bool has_gone =

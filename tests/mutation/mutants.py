@@ -674,8 +674,6 @@ MUTANTS = [
     Mutant("a set of the slot's life before", DECIDE,
            "      return has_gone && other.stop.generation == other.ref.generation &&\n             ",
            "      return has_gone &&\n             ", [SETS]),
-    Mutant("a set for the limit", DECIDE, "    if (arrival == 0 || b.stop.generation", "    if (b.stop.generation",
-           [SETS]),
     Mutant("what another coordinator closed cannot be stopped", ENFORCE,
            "  if (!commit_stop(*segment_, b.ref, closed_by)) return false;",
            "  if (!commit_stop(*segment_, b.ref, 0 * closed_by + epoch_)) return false;", [SETS]),

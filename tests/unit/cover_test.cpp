@@ -287,6 +287,10 @@ TEST(RoomForBytes, ThoseInUseAreDrainedFirstAndTheIdleStayOpenMeanwhile) {
   EXPECT_THAT(pool.steps({head}), IsEmpty()) << "it drains on";
   pool.holdings[0].resident.in_flight = 0;
   EXPECT_THAT(pool.steps({head}), UnorderedElementsAre("close 1 of 1", "commit 0 of 1"));
+  idle.role = Holding::Role::kDraining;
+  idle.closed_ns = kNow_ns;
+  idle.resident.in_flight = 1;
+  EXPECT_THAT(pool.steps({head}), IsEmpty()) << "who has drained waits for the last";
 }
 
 // Rule 8: over the limit after measuring.
@@ -357,6 +361,15 @@ TEST(RoomForBytes, OnlyThoseGoThatGiveBackWhatIsMissing) {
   EXPECT_THAT(pool.steps({Pool::head(1, 10)}), ElementsAre("close 1"));
   pool.holdings[0].resident.in_flight = 1;
   EXPECT_THAT(pool.plan({Pool::head(1, 10)}).awaited_ends, IsEmpty()) << "nor is their end awaited";
+}
+
+TEST(RoomForBytes, AboveALimitThatCannotBeMetOnlyThoseGoThatGiveBackSome) {
+  Pool pool;
+  pool.rules.limits = {0, 64};
+  pool.add(80, 10).role = Holding::Role::kStays;
+  pool.add(10, 10);
+  pool.add(0, 1);
+  EXPECT_THAT(pool.steps({}), ElementsAre("close 1"));
 }
 
 TEST(RoomForBytes, WhatIsLeavingAndWhatEarlierHeadsArePromisedCount) {

@@ -117,6 +117,15 @@ TEST(Devices, OfSixteenThoseWithRoomAreFoundWhicheverTheyAre) {
   EXPECT_TRUE(is_blocked_by_pins(three, residents, limits));
 }
 
+// Who is behind may have the other device.
+TEST(Devices, WhatIsPromisedIsTakenThereAlsoBeforeThereIsRoom) {
+  Room room(two_devices(24, 16), std::vector{on_device(0, 0, 24)});
+  Waiting first = asks(1, 1, 10);
+  first.promised = 1;
+  room.take(first);
+  EXPECT_EQ(devices_of(room.place(asks(2, 1, 16))), 2u);
+}
+
 TEST(Devices, WithoutBytesTheOneWithFewestBackendsIsChosen) {
   Limits limits;
   limits.devices = 3;
