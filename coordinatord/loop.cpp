@@ -25,12 +25,12 @@
 #include "children.hpp"
 #include "config.hpp"
 #include "judge/decision_text.hpp"
+#include "judge/settling.hpp"
 #include "log.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/settings_change.hpp"
 #include "segment/judge.hpp"
 #include "segment/lost.hpp"
-#include "judge/settling.hpp"
 #include "succession.hpp"
 #include "trouble.hpp"
 

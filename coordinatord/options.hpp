@@ -34,7 +34,7 @@ struct Options {
   bool stop_on_exit = false;
   bool check_config = false;
   std::string against;  // with check_config: a pool that might get this config; empty: none
-  std::string user;  // empty: stay who we are
+  std::string user;     // empty: stay who we are
 };
 
 struct ParseOutcome {

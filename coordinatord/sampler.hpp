@@ -31,9 +31,9 @@
 #include "base/kinds.hpp"
 #include "base/need.hpp"
 #include "helper_program.hpp"
+#include "judge/samples.hpp"
 #include "protocol/snapshot.hpp"
 #include "sample_text.hpp"
-#include "judge/samples.hpp"
 
 namespace modelpool::coordinator {
 

@@ -18,8 +18,8 @@
 #include <set>
 #include <vector>
 
-#include "judge/decide.hpp"
 #include "ending.hpp"
+#include "judge/decide.hpp"
 #include "watch.hpp"
 
 namespace modelpool::coordinator {

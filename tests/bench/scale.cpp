@@ -21,8 +21,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "judge/decide.hpp"
 #include "flags/flags.hpp"
+#include "judge/decide.hpp"
 #include "measure.hpp"
 #include "operations.hpp"
 #include "pool/change_settings.hpp"

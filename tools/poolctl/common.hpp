@@ -149,10 +149,10 @@ std::string_view liveness_text(Liveness liveness);  // "alive", "dead", "unknown
 
 // --- Printing ------------------------------------------------------------------------------------
 
-void print(std::string_view text);                                   // to stdout
-std::size_t terminal_width();                                        // 0: stdout is no terminal
-std::string age_text(std::uint64_t now, std::uint64_t stamp);        // "-" if the stamp is unknown
-std::string text_or_dash(std::string_view text);                     // escaped
+void print(std::string_view text);                             // to stdout
+std::size_t terminal_width();                                  // 0: stdout is no terminal
+std::string age_text(std::uint64_t now, std::uint64_t stamp);  // "-" if the stamp is unknown
+std::string text_or_dash(std::string_view text);               // escaped
 
 class TextTable {
  public:
