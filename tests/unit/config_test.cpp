@@ -411,10 +411,10 @@ TEST_F(ConfigTest, TheSummaryShowsEveryValueAndWhereItCameFrom) {
       load("[pool]\nmax_backends = 2\n[[model]]\nmatch = \"a*\"\nidle_timeout = \"5m\"\n", flags);
   ASSERT_TRUE(settings) << settings.error().text;
   const std::string summary = config_summary(*settings);
-  EXPECT_THAT(summary, HasSubstr("  max_backends    2            line 2\n"));
-  EXPECT_THAT(summary, HasSubstr("  max_waiters     7            flag\n"));
-  EXPECT_THAT(summary, HasSubstr("  busy_timeout    off          default\n"));
-  EXPECT_THAT(summary, HasSubstr("[[model]] \"a*\"\n  idle_timeout    5m           line 5\n"));
+  EXPECT_THAT(summary, HasSubstr("  max_backends        2            line 2\n"));
+  EXPECT_THAT(summary, HasSubstr("  max_waiters         7            flag\n"));
+  EXPECT_THAT(summary, HasSubstr("  busy_timeout        off          default\n"));
+  EXPECT_THAT(summary, HasSubstr("[[model]] \"a*\"\n  idle_timeout        5m           line 5\n"));
 }
 
 }  // namespace
