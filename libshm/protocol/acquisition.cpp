@@ -561,9 +561,8 @@ std::string Acquisition::lack_text(const Outlook& outlook, const Waiting& self) 
   if (missing[Resource::kPlaces] == 0) {
     return outlook.room().fits(self)
                ? "models whose first request came earlier are to have what is free"
-               : "its size is a guess, and so is that of a model that is loaded: one such load at "
-                 "a "
-                 "time; give it `memory` (and gpu_memory)";
+               : "its size is a guess, and so is that of one that is being loaded: one such load "
+                 "at a time; give it `memory` (and gpu_memory)";
   }
   return "no place is free (" + std::to_string(count_live(outlook.residents)) + " of " +
          std::to_string(outlook.limits.max_backends) + " in use)";

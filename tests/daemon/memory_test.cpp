@@ -121,8 +121,9 @@ TEST_F(MemoryTest, WhoIsPinnedIsNamed) {
 
 TEST_F(MemoryTest, OfTwoGuessesOneWaitsAndIsToldWhy) {
   start_with("100MiB");
+  RemoteWorker loader(scratch_);
   RemoteWorker worker(scratch_);
-  worker.load_idle("unknown");
+  ASSERT_EQ(loader.acquire("unknown"), "ticket");
   EXPECT_EQ(worker.acquire("another", 0), "timeout");
   EXPECT_THAT(worker.last_error(), HasSubstr("its size is a guess"));
 }

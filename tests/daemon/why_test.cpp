@@ -90,9 +90,9 @@ TEST_F(WhyTest, GroupsAndPrioritiesExplainWhatTheOrderDoesNot) {
   ASSERT_EQ(worker.acquire("next"), "ticket");
   const std::string gone = wait_event("evicted", "heavy-2").is_null() ? "third" : "heavy-2";
   std::map<std::string, std::string> others;
-  for (const auto& other : poolctl_json(scratch_, {"why", gone})["others"])
-    others[other["model"]] = other["why"];
-  EXPECT_EQ(others["first"], "its priority is higher: 90, not 50");
+  const nlohmann::json answer = poolctl_json(scratch_, {"why", gone});
+  for (const auto& other : answer["others"]) others[other["model"]] = other["why"];
+  EXPECT_EQ(others["first"], "its priority is higher: 90, not 50") << answer;
 }
 
 TEST_F(WhyTest, EachOtherReasonHasItsSentence) {
