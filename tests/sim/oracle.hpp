@@ -140,6 +140,7 @@ class Oracle {
   const std::vector<std::string>& violations() const { return violations_; }
 
  private:
+  bool is_left_of_a_set(const Slot& slot) const;
   struct Subject {
     Resident resident;
     const Effective* settings = nullptr;
