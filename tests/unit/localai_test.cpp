@@ -449,7 +449,8 @@ std::size_t evicted_for_a_foreign_hog(std::size_t models) {
     const std::uint64_t now_ns = kNow_ns + second * kSecond_ns;
     const PressureStep step = judge_pressure(pressure, {now_ns, kGigabyte, 8 * kGigabyte});
     pressure = step.next;
-    row.pool.host_is_low = step.may_evict;
+    if (!step.may_evict) continue;
+    row.pool.host_is_low = true;
     const std::vector<std::string> gone = outcome(row);
     evicted += gone.size();
     if (gone.empty()) continue;
