@@ -167,13 +167,13 @@ TEST_F(LeaseTest, InterruptedWhileItLoadsItLeavesTheLoadToWhoWaits) {
 TEST_F(LeaseTest, P4PastItsOwnTimeoutItLoadsOnForThoseWhoWait) {
   start();
   RemoteWorker waiter(scratch_);
-  Program loader(argv({"m", "--start", backend("--load-time 1500ms"), "--ready", "http:/health",
-                       "--timeout", "500ms", "--", "echo", "ran"}));
+  Program loader(argv({"m", "--start", backend("--load-time 5s"), "--ready", "http:/health",
+                       "--timeout", "2s", "--", "echo", "ran"}));
   ASSERT_TRUE(wait_state("m", "starting"));
   waiter.begin_acquire("m");
   EXPECT_EQ(waiter.hear(), "lease");
   EXPECT_EQ(loader.wait(), 124);
-  EXPECT_THAT(loader.err(), AllOf(HasSubstr("within 500ms"), HasSubstr("for those who wait")));
+  EXPECT_THAT(loader.err(), AllOf(HasSubstr("within 2s"), HasSubstr("for those who wait")));
   EXPECT_EQ(loader.out(), "") << "its own time was over";
   EXPECT_EQ(count_events("loaded", "m"), 1u);
   EXPECT_EQ(entry("m")["in_flight"], 1);
@@ -183,9 +183,9 @@ TEST_F(LeaseTest, P4WhenNobodyWaitsAnyLongerItEndsTheLoad) {
   start({"--load-cooldown", "1h..1h"});
   RemoteWorker waiter(scratch_);
   Program loader(
-      argv({"m", "--start", backend("--load-time 1h"), "--timeout", "300ms", "--", "true"}));
+      argv({"m", "--start", backend("--load-time 1h"), "--timeout", "2s", "--", "true"}));
   ASSERT_TRUE(wait_state("m", "starting"));
-  waiter.begin_acquire("m", 1500);
+  waiter.begin_acquire("m", 5000);
   EXPECT_EQ(waiter.hear(), "timeout");
   EXPECT_EQ(loader.wait(), 124);
   EXPECT_TRUE(eventually([&] { return processes_with_environment(token()).empty(); }));

@@ -386,7 +386,7 @@ TEST_F(Counted, NeverMoreAtOnceWhoeverAsksAndHowOften) {
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&] {
       Pool own = make_pool(scratch_);
-      for (int i = 0; i < 300; ++i) {
+      for (int i = 0; i < 100; ++i) {
         const Lease lease = lease_on(own, "m");
         const int now = ++in_flight;
         for (int seen = most.load(); seen < now && !most.compare_exchange_weak(seen, now);) {
