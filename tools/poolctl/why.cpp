@@ -47,6 +47,11 @@ struct Subject {
   }
 };
 
+// The wall clock's time when the other one stood there: some time has passed since that look.
+std::uint64_t wall_clock_at(std::uint64_t stamp_ns) {
+  return wall_clock_ns() - age_ns(now_ns(), stamp_ns);
+}
+
 bool is_of(const EventView& event, const std::string& model) {
   return field_text(event.data.model) == model;
 }
@@ -445,7 +450,7 @@ void add_why(CLI::App& root, Context& context) {
                               options->model,
                               read_events(*seen->segment, 1),
                               find_history(*seen->segment, options->model),
-                              options->file.empty() ? wall_clock_ns() : 0};
+                              options->file.empty() ? wall_clock_at(seen->snapshot.now_ns) : 0};
         const Answer answer = answer_of(subject);
         if (context.json) {
           print_json(answer_json(subject, answer));
