@@ -162,7 +162,9 @@ struct ReadyOptions {
   bool any_listener = false;
   std::string label{};            // at most 31 bytes; modelpool does not interpret it
   std::uint64_t device_mask = 0;  // nor this
-  Overrides overrides{};          // most specific of all settings
+  // Most specific of all settings. Errors: kInvalid for groups, devices, gpu_memory, memory and
+  // others that are texts: these are decided for the model, before it is loaded.
+  Overrides overrides{};
 };
 
 // The exclusive right to start the backend of one model (P4). Used up by ready(), fail() or
