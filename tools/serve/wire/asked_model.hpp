@@ -1,0 +1,46 @@
+// Which model a request is for: by path (/m/NAME/...), query (?model=), a JSON body's "model" at the
+// top level or a multipart field. Named twice or differently: 400.
+//
+// Safety: pure functions of bytes that a stranger sent.
+//
+// Errors: 400 with the reason (no model named, twice, differently, no JSON, UTF-16, a BOM), 415 for
+// a coded body.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "wire/message.hpp"
+
+namespace modelpool::serve {
+
+// What the head says, before the body has come.
+struct NamedByHead {
+  std::optional<std::string> model;  // by path or query, decoded
+  bool by_path = false;
+  std::string target;                // for the backend: without /m/NAME
+};
+Checked<NamedByHead> model_in_head(const http::header<true>& head);
+
+struct AskedModel {
+  std::string name;
+  // Where its value stands in the body, quotes included (JSON) or bare (multipart), so that an alias
+  // can be replaced; 0 and 0: not in the body.
+  std::size_t value_at = 0;
+  std::size_t value_bytes = 0;
+  bool is_json_value = false;
+  bool streams = false;  // JSON "stream": true
+};
+// With the body whole; `body` may be a mapped file.
+Checked<AskedModel> find_asked_model(const http::header<true>& head, const NamedByHead& named,
+                                     std::string_view body);
+// The value that stands there for another model, as it is written: JSON quoted, or bare.
+std::string written_model(const AskedModel& asked, std::string_view name);
+
+// May a loading comment go before its answer? POST to */chat/completions, */completions,
+// */responses with "stream": true.
+bool takes_comments(const http::header<true>& head, const AskedModel& asked);
+
+}  // namespace modelpool::serve
