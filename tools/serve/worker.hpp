@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "balance.hpp"
 #include "config/door.hpp"
 #include "fd.hpp"
 
@@ -35,6 +36,8 @@ struct WorkerStart {
   // memfd of the new config's text (path and models as write_door says). Its end: the master has
   // gone, and the worker goes on.
   Fd control;
+  std::shared_ptr<Balance> balance;  // made before the fork; null: none
+  unsigned index = 0;                // of this worker in it
 };
 
 // Serves until it is told to finish and has. SIGTERM to a worker is the same as `retire`, with
