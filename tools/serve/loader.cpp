@@ -90,8 +90,12 @@ struct Loader::Plan {
   std::string socket_path;  // empty: none
 };
 
-Loader::Loader(Loop& loop, Pool& pool, std::string sockets_dir)
-    : loop_(loop), pool_(pool), sockets_dir_(std::move(sockets_dir)), threads_(kThreads) {}
+Loader::Loader(Loop& loop, Pool& pool, std::string sockets_dir, std::uint64_t open_files)
+    : loop_(loop),
+      pool_(pool),
+      sockets_dir_(std::move(sockets_dir)),
+      open_files_(open_files),
+      threads_(kThreads) {}
 
 void Loader::stop() {
   threads_.join();
@@ -155,6 +159,7 @@ Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config:
     for (const auto& [name, value] : model->env) options.env.push_back(name + "=" + value);
     options.cwd = model->cwd;
     options.output = model->log;
+    options.open_files = open_files_;
     const auto spawned = co_await apart([&] { return ticket.spawn(plan->argv, options); });
     if (!spawned && spawned.error().code == Errc::kTicketLost)
       co_return modelpool::fail(spawned.error());

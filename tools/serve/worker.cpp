@@ -1,5 +1,6 @@
 #include "worker.hpp"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include <unordered_set>
 
 #include "connection.hpp"
+#include "control.hpp"
 #include "meeting.hpp"
 #include "service.hpp"
 
@@ -48,7 +50,7 @@ class Worker {
   Worker(Loop& loop, WorkerStart& start, Pool& pool, std::string sockets_dir)
       : loop_(loop),
         start_(start),
-        loader_(loop, pool, std::move(sockets_dir)),
+        loader_(loop, pool, std::move(sockets_dir), start.backend_files),
         places_(loop, pool, loader_),
         upstreams_(loop.get_executor()),
         service_{loop, pool, places_, upstreams_, nullptr, {}, false} {}
@@ -217,15 +219,19 @@ Task<> Worker::follow_signals() {
 
 Task<> Worker::follow_master() {
   Descriptor master(loop_.get_executor(), dup(start_.control.get()));
-  tell_ready(start_.control.get());
+  say(start_.control, kSaysReady);
   for (;;) {
     const auto [error] = co_await master.async_wait(Descriptor::wait_read, kTask);
     if (error) co_return;
-    const auto message = read_control(start_.control.get());
-    if (!message) co_return;  // it has gone; we go on
-    if (message->door == nullptr) continue;
-    if (auto ok = put_in_force(message->door); !ok) complain(ok.error().text);
+    auto message = receive_control(start_.control);
+    if (std::holds_alternative<MasterGone>(message)) break;
+    if (auto* door = std::get_if<config::Door>(&message)) {
+      auto ok = put_in_force(std::make_shared<const config::Door>(std::move(*door)));
+      if (!ok) complain(ok.error().text);
+      say(start_.control, kSaysDoor);
+    }
   }
+  finish_takeover(start_);
 }
 
 Task<> Worker::tick() {
