@@ -51,7 +51,8 @@ Json as_json(const AccessLine& line) {
 // key=value, as the JSON has them; a value with a blank or a quote in quotes.
 std::string as_text(const AccessLine& line) {
   std::string text;
-  for (const auto& [key, value] : as_json(line).items()) {
+  const Json json = as_json(line);
+  for (const auto& [key, value] : json.items()) {
     if (value.is_null()) continue;
     std::string shown = value.dump(-1, ' ', true, Json::error_handler_t::replace);
     const bool is_plain = value.is_string() && shown.size() > 2 &&

@@ -63,7 +63,7 @@ Result<std::shared_ptr<const InForce>> InForce::make(
     }
     for (const std::string& name : door->serve.hosts) gate.rules.host_names.push_back(name);
     gate.rules.cors_origins = door->serve.cors_origins;
-    gate.rules.keys = &made->keys;
+    if (!made->keys.empty()) gate.rules.keys = &made->keys;
     auto tls = tls_of(listener);
     if (!tls) return fail(tls.error());
     gate.tls = std::move(*tls);
