@@ -147,8 +147,8 @@ TEST_F(ExitWords, SayHowItEndedAndItsLastLinesInWhateverProcess) {
     const Lease own = lease_on(mine, "m");
     parent.say("leased");
     parent.hear();
-    EXPECT_TRUE(says([&] { return own.exit_words(); },
-                     "exit status 3; its last lines: out of ideas"));
+    EXPECT_TRUE(
+        says([&] { return own.exit_words(); }, "exit status 3; its last lines: out of ideas"));
   });
   ASSERT_EQ(another.hear(), "leased");
   ASSERT_EQ(kill(lease.pid(), SIGTERM), 0);
@@ -217,7 +217,8 @@ TEST(RowsAsJson, AreTheTextThatPoolctlPrints) {
   EXPECT_EQ(without_times(to_json(seen.waiters)) + "\n", printed("waiters"));
   EXPECT_EQ(without_times(to_json(seen.workers)) + "\n", printed("workers"));
   std::string lines;
-  for (const EventRow& row : pool.events().value()) lines += to_json(row) + "\n";
+  const std::vector<EventRow> rows = pool.events().value();
+  for (const EventRow& row : rows) lines += to_json(row) + "\n";
   EXPECT_EQ(without_times(lines), printed("events"));
   EXPECT_EQ(to_json(std::vector<LeaseRow>(), JsonLayout::kLine), "[]");
   const std::string status = to_json(seen.status);
