@@ -169,6 +169,8 @@ template <>
 constexpr std::size_t kFirst_bytes<modelpool_acquire_options> = offsetof(modelpool_acquire_options,
                                                                          cancellable);
 template <>
+constexpr std::size_t kFirst_bytes<modelpool_lease_info> = offsetof(modelpool_lease_info, slot);
+template <>
 constexpr std::size_t kFirst_bytes<modelpool_ready_options> = offsetof(modelpool_ready_options,
                                                                        any_listener);
 
@@ -209,7 +211,7 @@ template <class T>
 Result<> write_answer(T* to, const T& value, const char* name) {
   if (auto ok = required_pointer(to, name); !ok) return ok;
   const std::size_t bytes = to->struct_bytes;
-  if (auto ok = check_size(bytes, sizeof(T), name); !ok) return ok;
+  if (auto ok = check_size(bytes, kFirst_bytes<T>, name); !ok) return ok;
   write_row(to, bytes, value);
   to->struct_bytes = bytes;  // the caller's: it may be used again
   return {};
@@ -554,7 +556,22 @@ modelpool_code modelpool_lease_get(modelpool_lease lease, modelpool_lease_info* 
     answer.pid = held->pid();
     write_text(answer.model, held->model());
     write_text(answer.address, held->address());
+    answer.slot = held->backend().slot;
+    answer.generation = held->backend().generation;
     return write_answer(info, answer, "modelpool_lease_info");
+  });
+}
+
+modelpool_code modelpool_exit_words(modelpool_lease lease, char* words, size_t words_bytes,
+                                    modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    if (auto ok = required_pointer(words, "words"); !ok) return ok;
+    if (words_bytes == 0) return invalid("unable to write words: words_bytes is 0");
+    words[0] = 0;
+    const auto held = g_leases.pin(lease.id);
+    if (!held) return closed("lease");
+    c::write_text(words, words_bytes, held->exit_words());
+    return {};
   });
 }
 
