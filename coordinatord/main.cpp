@@ -13,7 +13,7 @@
 #include "base/journal.hpp"
 #include "base/program.hpp"
 #include "base/text.hpp"
-#include "config.hpp"
+#include "config/pool_file.hpp"
 #include "judge/suppose.hpp"
 #include "log.hpp"
 #include "loop.hpp"
@@ -101,7 +101,7 @@ int check_config(const Options& options, const Settings& settings) {
     effect = std::move(*found);
   }
   std::printf("%s: ok\n%s%s", options.config_path.c_str(),
-              config_summary(settings, options.capacities).c_str(), effect.c_str());
+              config::config_summary(settings, options.capacities).c_str(), effect.c_str());
   return kExitDone;
 }
 
@@ -123,10 +123,10 @@ int run(int argc, char** argv) {
     if (auto ok = execute_older_coordinator(options, argv); !ok)
       return complain(ok.error(), exit_code(ok.error()));
   }
-  GivenCapacities of_config;
-  const auto settings = load_config(options.config_path, options.flags, &of_config);
+  config::GivenCapacities of_config;
+  const auto settings = config::load_config(options.config_path, options.flags, &of_config);
   if (!settings) return complain(settings.error(), kExitUsage);
-  for (const CapacityInfo& info : kCapacities) {
+  for (const config::CapacityInfo& info : config::kCapacities) {
     if (of_config.has(info) && !options.capacities.has(info)) {
       options.capacities.set(info, of_config.values.*info.member);
     }

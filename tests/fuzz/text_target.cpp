@@ -13,7 +13,7 @@
 #include "base/number.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
-#include "config.hpp"
+#include "config/pool_file.hpp"
 #include "modelpool/settings.hpp"
 #include "targets.hpp"
 
@@ -41,7 +41,7 @@ bool config(Bytes bytes) {
   static const int file = memfd_create("config", MFD_CLOEXEC);
   static const std::string path = "/proc/self/fd/" + std::to_string(file);
   if (ftruncate(file, 0) != 0 || pwrite(file, bytes.data(), bytes.size(), 0) < 0) return false;
-  const auto settings = coordinator::load_config(path, Overrides{});
+  const auto settings = config::load_config(path, Overrides{});
   if (!settings) {
     const std::string& text = settings.error().text;
     hold(!text.empty(), "a refusal says why");
@@ -53,7 +53,7 @@ bool config(Bytes bytes) {
     const std::uint64_t value = settings->get(info.id);
     hold(clamp_setting(info, value) == value, "a value that was read is in its range");
   }
-  hold(!coordinator::config_summary(*settings).empty(), "a config has a summary");
+  hold(!config::config_summary(*settings).empty(), "a config has a summary");
   return true;
 }
 

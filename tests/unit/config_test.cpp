@@ -1,4 +1,4 @@
-#include "config.hpp"
+#include "config/pool_file.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@
 #include "base/time.hpp"
 #include "support/pool.hpp"
 
-namespace modelpool::coordinator {
+namespace modelpool::config {
 namespace {
 
 using test::effective_of;
@@ -418,4 +418,4 @@ TEST_F(ConfigTest, TheSummaryShowsEveryValueAndWhereItCameFrom) {
 }
 
 }  // namespace
-}  // namespace modelpool::coordinator
+}  // namespace modelpool::config

@@ -20,7 +20,7 @@
 #include "modelpool/settings.hpp"
 #include "segment/layout.hpp"
 
-namespace modelpool::coordinator {
+namespace modelpool::config {
 
 inline constexpr std::size_t kConfigMax_bytes = 4 << 20;  // some 1000 bytes for each of 4096 models
 
@@ -66,4 +66,4 @@ Result<Settings> load_config(const std::string& path, const Overrides& flags,
 // the capacities that were given.
 std::string config_summary(const Settings& settings, const GivenCapacities& capacities = {});
 
-}  // namespace modelpool::coordinator
+}  // namespace modelpool::config

@@ -1,4 +1,4 @@
-#include "config.hpp"
+#include "config/pool_file.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -17,9 +17,9 @@
 #include "base/nearest.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
-#include "config_check.hpp"
+#include "config/check.hpp"
 
-namespace modelpool::coordinator {
+namespace modelpool::config {
 namespace {
 
 constexpr std::size_t kProblemsMax = 20;  // told at once
@@ -600,4 +600,4 @@ std::string config_summary(const Settings& settings, const GivenCapacities& capa
   return text;
 }
 
-}  // namespace modelpool::coordinator
+}  // namespace modelpool::config
