@@ -779,11 +779,12 @@ std::string Loop::still_running() const {
 
 void Loop::reload() {
   notifier_.reloading();
-  auto settings = config::load_config(options_.config_path, options_.flags);
-  if (!settings) {
-    spdlog::error("{}; the settings in force stay", settings.error().text);
+  auto file =
+      config::load_pool_file(options_.config_path, options_.flags, config::Variables::kLeft);
+  if (!file) {
+    spdlog::error("{}; the settings in force stay", file.error().text);
   } else {
-    pending_ = std::make_unique<Settings>(std::move(*settings));
+    pending_ = std::make_unique<Settings>(std::move(file->settings));
     pending_since_ = read_pool_settings(*segment_);
     publish_pending();
     spdlog::info("config read again");

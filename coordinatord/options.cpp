@@ -147,8 +147,8 @@ class CommandLine {
         "where its segment lies [MODELPOOL_DIR, else /run/modelpool, else /dev/shm/modelpool-UID]");
 
     add("Rules", "--config", "FILE", texts_.config,
-        "TOML: [pool] and [[model]] tables with the settings below, [capacity]; read at start and "
-        "on SIGHUP [none]");
+        "TOML: [pool], [[model]] and [models.NAME] tables with the settings below, [capacity]; "
+        "read at start and on SIGHUP [none]");
     app_.add_flag(
             "--check-config", checks_config_,
             "only read the config: print what holds and end with 0, or its errors and end with 2")

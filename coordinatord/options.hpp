@@ -8,7 +8,7 @@
 
 #include <string>
 
-#include "config/pool_file.hpp"
+#include "config/capacities.hpp"
 #include "log.hpp"
 #include "modelpool/result.hpp"
 #include "modelpool/settings.hpp"
