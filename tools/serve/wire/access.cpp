@@ -133,9 +133,11 @@ Checked<> check_host(const http::header<true>& head, const AccessRules& rules) {
   if (rules.is_unix || !has(head, "Host")) return {};
   const auto field = only(head, "Host");
   const std::string_view name = field ? host_name(*field) : std::string_view();
-  if (same_word(name, "localhost") || read_ip(name)) return {};
+  if (read_ip(name)) return {};
+  const bool is_name = !name.empty() && field->front() != '[';
+  if (is_name && same_word(name, "localhost")) return {};
   for (const std::string& known : rules.host_names) {
-    if (!name.empty() && same_word(host_name(known), name)) return {};
+    if (is_name && same_word(host_name(known), name)) return {};
   }
   return refuse(421, "misdirected_request",
                 "unable to serve the host \"" + std::string(name.substr(0, 255)) +
