@@ -78,12 +78,12 @@ Result<> CoordinatorWatch::start() {
   while (state_ != State::kWatching) {
     step();
     if (state_ == State::kPausing) {
-      const std::string why =
-          exit_code_ == 0 ? "see what is logged above"
-                          : "coordinatord ended with exit status " + std::to_string(exit_code_) +
-                                "; it says above why";
-      return fail(Errc::kNoCoordinator, "unable to start a coordinator for pool " + name_ + ": " +
-                                            why);
+      const std::string why = exit_code_ == 0
+                                  ? "see what is logged above"
+                                  : "coordinatord ended with exit status " +
+                                        std::to_string(exit_code_) + "; it says above why";
+      return fail(Errc::kNoCoordinator,
+                  "unable to start a coordinator for pool " + name_ + ": " + why);
     }
     if (state_ != State::kStarting) continue;
     pollfd one{fd(), POLLIN, 0};
@@ -94,9 +94,7 @@ Result<> CoordinatorWatch::start() {
 }
 
 int CoordinatorWatch::fd() const {
-  return state_ == State::kWatching   ? pidfd_.get()
-         : state_ == State::kStarting ? ready_.get()
-                                      : -1;
+  return state_ == State::kWatching ? pidfd_.get() : state_ == State::kStarting ? ready_.get() : -1;
 }
 
 std::uint64_t CoordinatorWatch::due_ns() const {

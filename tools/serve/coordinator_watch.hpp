@@ -45,7 +45,7 @@ class CoordinatorWatch {
   bool is_own() const { return pid() != 0 && pid_ == own_; }           // this process started it
   bool runs_with(const std::string& config_path) const;
   void signal(int number) const;
-  void forget();  // in a forked child, which has copies of all this
+  void forget();                                // in a forked child, which has copies of all this
   int exit_code() const { return exit_code_; }  // of the last one of ours that ended; 0: none
 
  private:

@@ -113,8 +113,7 @@ Result<> set_access(const std::string& path, const config::Listener& listener) {
   if (!listener.group.empty()) {
     const group* found = getgrnam(listener.group.c_str());
     if (found == nullptr) {
-      return cannot_listen(listener.address, "there is no group " +
-                                                 config::quoted(listener.group) +
+      return cannot_listen(listener.address, "there is no group " + config::quoted(listener.group) +
                                                  "; name one of this host");
     }
     if (chown(path.c_str(), static_cast<uid_t>(-1), found->gr_gid) != 0)
@@ -163,11 +162,10 @@ Result<Fd> open_listener(const config::Listener& listener) {
 // Taken by the text that it was asked for, or else by what it is bound to.
 Fd take_present(const config::Listener& listener, std::vector<OpenSocket>& present) {
   const auto endpoint = endpoint_of(listener.address);
-  const auto found =
-      std::find_if(present.begin(), present.end(), [&](const OpenSocket& one) {
-        return one.address == listener.address ||
-               (endpoint && endpoint_of(one.fd) == std::optional<Endpoint>(*endpoint));
-      });
+  const auto found = std::find_if(present.begin(), present.end(), [&](const OpenSocket& one) {
+    return one.address == listener.address ||
+           (endpoint && endpoint_of(one.fd) == std::optional<Endpoint>(*endpoint));
+  });
   if (found == present.end()) return {};
   Fd fd = std::move(found->fd);
   present.erase(found);

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -20,26 +21,28 @@ namespace modelpool::serve {
 namespace {
 
 constexpr std::uint64_t kSecond = 1'000 * kMillisecond_ns;
-constexpr std::uint64_t kKillAfter_ns = 5 * kSecond;    // past shutdown_timeout
-constexpr std::uint64_t kChangeMax_ns = 10 * kSecond;   // for workers to take a new config
-constexpr std::uint64_t kEndMax_ns = 60 * kSecond;      // for models to be gone (--on-exit stop)
-constexpr std::uint64_t kFilesPerConnection = 2;        // the client's and the backend's
+constexpr std::uint64_t kKillAfter_ns = 5 * kSecond;   // past shutdown_timeout
+constexpr std::uint64_t kChangeMax_ns = 10 * kSecond;  // for workers to take a new config
+constexpr std::uint64_t kEndMax_ns = 60 * kSecond;     // for models to be gone (--on-exit stop)
+constexpr std::uint64_t kFilesPerConnection = 2;       // the client's and the backend's
 constexpr std::uint64_t kFilesBeside = 1024;
 constexpr int kLookEvery_ms = 50;
 
-void raise_open_files(std::uint32_t connections) {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  const rlim_t wanted = kFilesPerConnection * connections + kFilesBeside;
-  if (limit.rlim_cur >= wanted) return;
-  limit.rlim_cur = std::min(limit.rlim_max, wanted);
+rlim_t wanted_files(std::uint32_t connections) {
+  return kFilesPerConnection * connections + kFilesBeside;
+}
+
+void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
+  if (limit.rlim_max >= wanted_files(connections)) return;
+  spdlog::warn(
+      "a worker may open {} files, too few for {} connections; raise the limit (ulimit -Hn, "
+      "LimitNOFILE=) to {}, or set max_connections lower",
+      limit.rlim_max, connections, wanted_files(connections));
+}
+
+void raise_open_files(std::uint32_t connections, rlimit limit) {
+  limit.rlim_cur = std::clamp(wanted_files(connections), limit.rlim_cur, limit.rlim_max);
   setrlimit(RLIMIT_NOFILE, &limit);
-  if (limit.rlim_cur < wanted) {
-    spdlog::warn(
-        "only {} files may be open, too few for {} connections; raise the limit (ulimit -Hn, "
-        "LimitNOFILE=) to {}, or set max_connections lower",
-        limit.rlim_cur, connections, wanted);
-  }
 }
 
 bool have_same_sockets(const config::Door& a, const config::Door& b) {
@@ -84,9 +87,10 @@ Result<> Master::open() {
     spdlog::info("the socket at {} is not needed, and is closed", unused.address);
   }
   if (auto started = coordinator_.start(); !started) {
-    for (const OpenListener& listener : current_->listeners) remove(listener);
+    for (const OpenListener& listener : current_->listeners) close_for_all(listener);
     return started;
   }
+  warn_of_few_files(source_.door->serve.max_connections, files_);
   // A pool that was made just now.
   if (!lock_) return meet(present);
   return {};
@@ -127,14 +131,14 @@ Result<std::unique_ptr<Master::Generation>> Master::make_generation(
       Generation{std::move(*listeners), std::move(ends), Workers(0, {})});
   Generation* const generation = made.get();
   made->workers =
-      Workers(worker_count(*source_.door), [this, generation](Fd control) {
-        return serve(*generation, std::move(control));
+      Workers(worker_count(*source_.door), [this, generation](std::uint32_t index, Fd control) {
+        return serve(*generation, index, std::move(control));
       });
   return made;
 }
 
 // In the forked worker, which has copies of all that is here: it keeps what it needs.
-int Master::serve(Generation& generation, Fd control) {
+int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   lock_.reset();
   signals_.reset();
   coordinator_.forget();
@@ -148,8 +152,10 @@ int Master::serve(Generation& generation, Fd control) {
   start.older = std::move(older_);
   if (&generation == next_.get()) start.older.push_back(std::move(current_->retire));
   start.control = std::move(control);
+  start.balance = generation.workers.balance();
+  start.index = index;
   start.backend_files = files_.rlim_cur;
-  raise_open_files(start.door->serve.max_connections);
+  raise_open_files(start.door->serve.max_connections, files_);
   // Descriptors of the other generations.
   if (&generation != current_.get()) current_.reset();
   if (&generation != next_.get()) next_.reset();
@@ -165,7 +171,7 @@ int Master::run() {
     if (current_->workers.is_hopeless() && !is_serving_) {
       spdlog::error("unable to serve: every worker ended, the last one with {}; it says above why",
                     current_->workers.last_end());
-      for (const OpenListener& listener : current_->listeners) remove(listener);
+      for (const OpenListener& listener : current_->listeners) close_for_all(listener);
       return kExitFinding;
     }
     wait();
@@ -245,15 +251,16 @@ void Master::on_progress() {
       const bool stays = std::any_of(
           next_->listeners.begin(), next_->listeners.end(),
           [&](const OpenListener& now) { return now.where.address == old.where.address; });
-      if (!stays) remove(old);
+      if (!stays) close_for_all(old);
     }
     leave(std::move(current_));
     current_ = std::move(next_);
     announce();
   } else if (next_ && next_->workers.is_hopeless()) {
-    spdlog::error("no worker serves with the new config, the last one ended with {}; the old ones "
-                  "go on",
-                  next_->workers.last_end());
+    spdlog::error(
+        "no worker serves with the new config, the last one ended with {}; the old ones "
+        "go on",
+        next_->workers.last_end());
     next_.reset();
     announce();
   }
@@ -293,7 +300,9 @@ void Master::log_state() const {
   spdlog::info("pid {}: {}; coordinator {}", getpid(), status_text(),
                coordinator_.pid() == 0 ? "none" : "pid " + std::to_string(coordinator_.pid()));
   for (const Generation* one : generations()) {
-    const char* const role = one == current_.get() ? "" : one == next_.get() ? ", new" : ", leaving";
+    const char* const role = one == current_.get() ? ""
+                             : one == next_.get()  ? ", new"
+                                                   : ", leaving";
     for (const Workers::One& worker : one->workers.all()) {
       if (worker.pid == 0) continue;
       spdlog::info("worker pid {}: {}{}, for {} s", worker.pid,
@@ -379,11 +388,14 @@ void Master::leave(std::unique_ptr<Generation> generation) {
   leaving_.push_back(std::move(generation));
 }
 
-// The file of a socket, unless others have it, too: those whose place was to be taken, or systemd.
-void Master::remove(const OpenListener& listener) const {
+// Nobody listens there any more, workers that finish neither: unless those whose place was to be
+// taken go on there, or it is systemd's own.
+void Master::close_for_all(const OpenListener& listener) const {
   const bool is_of_systemd = std::find(of_systemd_.begin(), of_systemd_.end(),
                                        listener.where.address) != of_systemd_.end();
-  if (older_.empty() && !is_of_systemd) remove_file(listener);
+  if (!older_.empty() || is_of_systemd) return;
+  shutdown(listener.fd.get(), SHUT_RDWR);
+  remove_file(listener);
 }
 
 void Master::stop() {
@@ -394,9 +406,10 @@ void Master::stop() {
   for (Generation* one : generations()) {
     one->workers.start_no_more();
     one->workers.signal(SIGTERM);
-    for (const OpenListener& listener : one->listeners) remove(listener);
+    for (const OpenListener& listener : one->listeners) close_for_all(listener);
     one->listeners.clear();
   }
+  if (older_.empty()) shutdown(meeting_.get(), SHUT_RDWR);
   meeting_.reset();
 }
 

@@ -41,7 +41,7 @@ class Master {
   Result<> open();
   Result<> meet(std::vector<OpenSocket>& present);
   Result<std::unique_ptr<Generation>> make_generation(std::vector<OpenSocket>& present);
-  int serve(Generation& generation, Fd control);
+  int serve(Generation& generation, std::uint32_t index, Fd control);
 
   void wait();
   void take_signals_in();
@@ -56,7 +56,7 @@ class Master {
   void end_changed_models();
 
   void leave(std::unique_ptr<Generation> generation);
-  void remove(const OpenListener& listener) const;
+  void close_for_all(const OpenListener& listener) const;
   void stop();
   void stop_at_once();
   void end_everything();
@@ -73,7 +73,7 @@ class Master {
   Fd lock_;
   Fd meeting_;
   std::vector<std::string> of_systemd_;  // addresses whose sockets are its own
-  std::vector<Fd> older_;  // those that serve until ours do
+  std::vector<Fd> older_;                // those that serve until ours do
 
   std::unique_ptr<Generation> current_;
   std::unique_ptr<Generation> next_;  // until all of them are ready

@@ -111,42 +111,51 @@ std::string absolute(const std::string& path) {
 }
 
 void add_flags(CLI::App& app, Options& options) {
-  add(app, "--config", "FILE", "a file",
+  add(
+      app, "--config", "FILE", "a file",
       [&](const std::string& text) { options.config_path = absolute(text); },
       "Read the pool's config from this file");
-  add(app, "--models-dir", "DIR", "a directory",
+  add(
+      app, "--models-dir", "DIR", "a directory",
       [&](const std::string& text) { options.models_dir = absolute(text); },
       "Serve each *.gguf file below DIR");
-  add(app, "--server", "PROGRAM", "a program",
+  add(
+      app, "--server", "PROGRAM", "a program",
       [&](const std::string& text) { options.server = text; },
-      "What loads the models of --models-dir (llama-server); gets -m FILE --host H --port N");
-  add(app, "--pool", "NAME", "a name", [&](const std::string& text) { options.pool = text; },
+      "What loads the models of --models-dir (llama-server)");
+  add(
+      app, "--pool", "NAME", "a name", [&](const std::string& text) { options.pool = text; },
       "Name of the pool (default)");
-  add(app, "--dir", "DIR", "a directory", [&](const std::string& text) { options.dir = text; },
+  add(
+      app, "--dir", "DIR", "a directory", [&](const std::string& text) { options.dir = text; },
       "Directory of the pool's segment");
-  add(app, "--listen", "ADDRESS", "an address",
+  add(
+      app, "--listen", "ADDRESS", "an address",
       [&](const std::string& text) { options.listen.push_back(text); },
-      "Listen here, and not where the config says (127.0.0.1:8080); may be repeated")
+      "Listen here (127.0.0.1:8080); may be repeated")
       ->trigger_on_parse();
-  add(app, "--workers", "N", "a number",
+  add(
+      app, "--workers", "N", "a number",
       [&](const std::string& text) {
-        options.workers =
-            one_of("--workers", text, parse_workers(text), "a number from 1 to 256");
+        options.workers = one_of("--workers", text, parse_workers(text), "a number from 1 to 256");
       },
       "Processes that serve (one a core, at least 2)");
-  add(app, "--on-exit", "leave|stop", "leave or stop",
+  add(
+      app, "--on-exit", "leave|stop", "leave or stop",
       [&](const std::string& text) {
         options.stop_on_exit = one_of("--on-exit", text, parse_on_exit(text), "leave or stop");
       },
-      "stop: end models, and a coordinator that it started, when told to stop (leave)");
+      "What becomes of models and coordinator at the end (leave)");
   app.add_flag("--check-config", options.check_config, "Check config and models, and exit");
-  add(app, "--log-level", "LEVEL", "a level",
+  add(
+      app, "--log-level", "LEVEL", "a level",
       [&](const std::string& text) {
         options.log_level = one_of("--log-level", text, config::parse_log_level(text),
                                    "trace, debug, info, warn or error");
       },
       "trace, debug, info, warn or error (info)");
-  add(app, "--log-format", "text|json", "text or json",
+  add(
+      app, "--log-format", "text|json", "text or json",
       [&](const std::string& text) {
         options.log_format =
             one_of("--log-format", text, config::parse_log_format(text), "text or json");

@@ -27,17 +27,17 @@ constexpr const char* kDefaultListener = "127.0.0.1:8080";
 constexpr std::uint32_t kWorkersLeast = 2;
 constexpr std::uint32_t kTableMax = 65'536;
 
-// Enough for two generations of workers, with all connections on one of them.
+// Enough for two generations of workers, of which one may have half as much again as its part.
 std::vector<std::string> capacity_flags(const config::Door& door) {
   const Capacities least;
   const std::uint32_t workers = worker_count(door);
-  const std::uint32_t connections = door.serve.max_connections;
+  const std::uint32_t leases = door.serve.max_connections / workers * 3 / 2;
   const auto waiters = static_cast<std::uint32_t>(
       std::min<std::uint64_t>(kTableMax, std::uint64_t{2} * workers * door.models.size()));
   const auto flag = [](std::uint32_t value, std::uint32_t least_value) {
     return std::to_string(std::clamp(value, least_value, kTableMax));
   };
-  return {"--leases",  flag(connections, least.leases),
+  return {"--leases",  flag(leases, least.leases),
           "--waiters", flag(waiters, least.waiters),
           "--workers", flag(2 * workers + 8, least.workers)};
 }
@@ -52,9 +52,9 @@ std::vector<std::string> memory_flags() {
 
 void add_log_flags(const Options& options, std::vector<std::string>& flags) {
   constexpr const char* kLevels[] = {"trace", "debug", "info", "warn", "error"};
-  flags.insert(flags.end(), {"--log-level", kLevels[static_cast<int>(options.log_level)],
-                             "--log-format",
-                             options.log_format == config::LogFormat::kJson ? "json" : "text"});
+  flags.insert(flags.end(),
+               {"--log-level", kLevels[static_cast<int>(options.log_level)], "--log-format",
+                options.log_format == config::LogFormat::kJson ? "json" : "text"});
 }
 
 }  // namespace
@@ -119,8 +119,8 @@ std::vector<std::string> changed_models(const Source& before, const Source& afte
 
 std::string summary(const Options& options, const Source& source) {
   const config::Door& door = *source.door;
-  std::string text = (options.config_path.empty() ? options.models_dir : options.config_path) +
-                     ": ok\n";
+  std::string text =
+      (options.config_path.empty() ? options.models_dir : options.config_path) + ": ok\n";
   for (const config::Listener& listener : door.serve.listeners)
     text += "listen " + listener.address + "\n";
   text += "workers " + std::to_string(worker_count(door)) + "\n";

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "balance.hpp"
 #include "config/door.hpp"
 #include "fd.hpp"
 
@@ -39,12 +40,14 @@ struct WorkerStart {
   // once a new config is in force. To it: that config. Its end: the master has gone;
   // finish_takeover, and the worker goes on.
   Fd control;
+  std::shared_ptr<Balance> balance;  // made before the fork; null: none
+  unsigned index = 0;                // of this worker in it
   std::uint64_t backend_files = 0;  // SpawnOptions::open_files: what poolserve was started with
 };
 
 // Serves until it is told to finish and has. `retire` is to accept nothing more, and to end when
-// all has been answered (drain_timeout_serve). SIGTERM is to close the listening sockets and that
-// of the meeting, too: nobody takes over (shutdown_timeout).
+// all has been answered (drain_timeout_serve); SIGTERM the same with shutdown_timeout. The sockets
+// stay open until then: a poolserve that comes may have them from here.
 int run_worker(WorkerStart start);
 
 }  // namespace modelpool::serve

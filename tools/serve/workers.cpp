@@ -45,7 +45,8 @@ Result<> Workers::start(One& one) {
     leave_signals_to_master();
     ours.reset();
     for (One& other : all_) other.control.reset();
-    const int code = serve_(std::move(theirs));
+    const auto index = static_cast<std::uint32_t>(&one - all_.data());
+    const int code = serve_(index, std::move(theirs));
     std::fflush(nullptr);
     _exit(code);
   }
@@ -75,6 +76,7 @@ bool Workers::ended(pid_t pid, int status) {
   if (was_steady) one->backoff.reset();
   one->start_ns = was_steady ? now : now + one->backoff.next();
   one->pid = 0;
+  balance_->set(static_cast<unsigned>(one - all_.begin()), 0);
   one->control.reset();
   one->is_ready = one->owes_door = false;
   if (starts_) {

@@ -12,9 +12,11 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "balance.hpp"
 #include "clock.hpp"
 #include "config/door.hpp"
 #include "fd.hpp"
@@ -33,10 +35,11 @@ class Workers {
     bool is_ready = false;
     bool owes_door = false;  // has not yet said that the new config is in force
   };
-  // Runs in the forked child, and returns its exit code.
-  using Serve = std::function<int(Fd control)>;
+  // Runs in the forked child, with its place among all, and returns its exit code.
+  using Serve = std::function<int(std::uint32_t index, Fd control)>;
 
-  Workers(std::uint32_t count, Serve serve) : all_(count), serve_(std::move(serve)) {}
+  Workers(std::uint32_t count, Serve serve)
+      : all_(count), serve_(std::move(serve)), balance_(std::make_shared<Balance>(count)) {}
 
   void start_due();
   std::uint64_t due_ns() const;
@@ -48,6 +51,7 @@ class Workers {
   void signal(int number) const;
   void start_no_more() { starts_ = false; }
 
+  const std::shared_ptr<Balance>& balance() const { return balance_; }
   const std::vector<One>& all() const { return all_; }
   bool all_ready() const;
   bool owe_door() const;
@@ -61,6 +65,7 @@ class Workers {
 
   std::vector<One> all_;
   Serve serve_;
+  std::shared_ptr<Balance> balance_;
   bool starts_ = true;
   bool was_ready_ = false;
   std::string last_end_;
