@@ -13,7 +13,8 @@
 #include "base/number.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
-#include "config.hpp"
+#include "config/pool_file.hpp"
+#include "config/summary.hpp"
 #include "modelpool/settings.hpp"
 #include "targets.hpp"
 
@@ -41,19 +42,21 @@ bool config(Bytes bytes) {
   static const int file = memfd_create("config", MFD_CLOEXEC);
   static const std::string path = "/proc/self/fd/" + std::to_string(file);
   if (ftruncate(file, 0) != 0 || pwrite(file, bytes.data(), bytes.size(), 0) < 0) return false;
-  const auto settings = coordinator::load_config(path, Overrides{});
-  if (!settings) {
-    const std::string& text = settings.error().text;
+  const auto file_read = config::load_pool_file(path);
+  if (!file_read) {
+    const std::string& text = file_read.error().text;
     hold(!text.empty(), "a refusal says why");
     hold(std::count(text.begin(), text.end(), '\n') <= 20, "a refusal has an end");
     return false;
   }
+  const Settings* const settings = &file_read->settings;
   hold(settings->config_hash != 0, "a config has a hash");
   for (const SettingInfo& info : kSettings) {
     const std::uint64_t value = settings->get(info.id);
     hold(clamp_setting(info, value) == value, "a value that was read is in its range");
   }
-  hold(!coordinator::config_summary(*settings).empty(), "a config has a summary");
+  hold(!config::config_summary(*settings, file_read->capacities, file_read->door).empty(),
+       "a config has a summary");
   return true;
 }
 
