@@ -164,6 +164,8 @@ struct SpawnOptions {
   // BackendRow::log_missing says why.
   std::string output{};        // stdout and stderr
   std::string error_output{};  // another one for stderr; empty: as stdout
+  // Its soft limit of open files (ulimit -Sn): for a server that has raised its own. 0: as that is.
+  std::uint64_t open_files = 0;
 };
 
 struct ReadyOptions {
