@@ -34,12 +34,14 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def children_of(pid):
+def workers_of(pid):
+    """The workers that a master started."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            if int(stat[1]) == pid and stat[0] != "Z":
+            is_worker = b"poolserve: worker" in (entry / "cmdline").read_bytes()
+            if int(stat[1]) == pid and is_worker:
                 found.append(int(entry.name))
     return found
 
@@ -80,8 +82,8 @@ class DoorTest(unittest.TestCase):
             f"{serve}\n{models}\n{more}\n"
         )
 
-    def start(self, *, flags=(), wait=True, env=None, **config):
-        if not flags or "--config" not in flags:
+    def start(self, *, flags=(), wait=True, env=None, keep_config=False, **config):
+        if not keep_config:
             self.write_config(**config)
         log = open(f"{self.dir}/poolserve.log", "ab")
         master = subprocess.Popen(
@@ -104,7 +106,7 @@ class DoorTest(unittest.TestCase):
             return self.get("/livez").status == 200
 
     def end_all(self):
-        everyone = [pid for master in self.masters for pid in children_of(master.pid)]
+        everyone = [pid for master in self.masters for pid in workers_of(master.pid)]
         for master in self.masters:
             master.kill()
             master.wait()
@@ -119,7 +121,7 @@ class DoorTest(unittest.TestCase):
                 os.kill(pid, signal.SIGKILL)
 
     def workers(self):
-        return children_of(self.masters[-1].pid) if self.masters else []
+        return workers_of(self.masters[-1].pid) if self.masters else []
 
     # --- Asking ---
 

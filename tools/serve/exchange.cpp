@@ -1,5 +1,9 @@
 #include "exchange.hpp"
 
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <array>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -19,9 +23,12 @@ using std::chrono::seconds;
 constexpr milliseconds kFirstComment{500};
 constexpr seconds kNextComment{10};
 constexpr seconds kProgress{1};
-// How long the pool may take to see that a backend has died.
+// How long a process may take to end after its connections, and the pool to see it.
+constexpr milliseconds kDeath{50};
 constexpr milliseconds kDeathSeen{2'000};
 constexpr milliseconds kLook{10};
+constexpr int kSendsMax = 2;
+constexpr int kLooksMax = 3;  // where none was accepted
 constexpr std::size_t kRefusalMax_bytes = 16 * 1024;
 
 std::int64_t ms_since(TimePoint then) {
@@ -59,7 +66,7 @@ Exchange::Exchange(Service& service, Client& client, Asked& asked, AccessLine& l
 Task<bool> Exchange::run() {
   keep_open_ = asked_.reader.keeps_open() && !service_.is_finishing;
   line_.model = asked_.model->name;
-  for (bool is_first = true;; is_first = false) {
+  for (;;) {
     const TimePoint from = Clock::now();
     auto place = co_await get_place();
     line_.wait_ms = std::max<std::int64_t>(line_.wait_ms, 0) + ms_since(from);
@@ -72,7 +79,7 @@ Task<bool> Exchange::run() {
       break;
     }
     lease_ = std::move(**place);
-    const Outcome outcome = co_await forward(is_first);
+    const Outcome outcome = co_await forward();
     lease_.release();
     if (outcome == Outcome::kDone) break;
     if (outcome == Outcome::kBroken) co_return false;
@@ -130,13 +137,14 @@ std::uint64_t Exchange::learned_load_ms() const {
 
 // --- To the backend ------------------------------------------------------------------------------
 
-Task<Exchange::Outcome> Exchange::forward(bool may_look_again) {
+Task<Exchange::Outcome> Exchange::forward() {
   backend_ = lease_.backend();
   const std::string address = lease_.address();
   line_.backend = std::to_string(backend_.slot) + "." + std::to_string(backend_.generation);
   in_.clear();
   was_sent_ = has_connected_ = false;
   end_ = client_.has_left() ? End::kClientLeft : End::kNone;
+  ++looks_;
   upstream_ = service_.upstreams.take(backend_);
   was_reused_ = upstream_.has_value();
   if (!upstream_) {
@@ -146,6 +154,7 @@ Task<Exchange::Outcome> Exchange::forward(bool may_look_again) {
   Outcome outcome = Outcome::kBroken;
   if (upstream_) {
     has_connected_ = true;
+    ++sends_;
     client_.on_left = [this] { abort(End::kClientLeft); };
     is_sending_ = true;
     asio::co_spawn(service_.loop, send_request(request_text(address)), asio::detached);
@@ -162,12 +171,10 @@ Task<Exchange::Outcome> Exchange::forward(bool may_look_again) {
     co_return outcome;
   }
   if (end_ == End::kNone || end_ == End::kBackend) {
-    const bool may_repeat = may_look_again && !got_bytes_ && !asked_.goes_on();
-    // One that was reused had ended before: another may do. One that is new had its chance, unless
-    // its life is over.
-    if (may_repeat && has_connected_ && was_reused_) co_return Outcome::kLookAgain;
+    const bool may_repeat =
+        looks_ < kLooksMax && sends_ < kSendsMax && !got_bytes_ && !asked_.goes_on();
     const bool is_over = co_await life_is_over();
-    if (may_repeat && (is_over || !has_connected_)) co_return Outcome::kLookAgain;
+    if (may_repeat && (is_over || was_reused_ || !has_connected_)) co_return Outcome::kLookAgain;
   }
   co_await tell(co_await what_happened(has_connected_));
   co_return Outcome::kDone;
@@ -395,14 +402,19 @@ Task<Refusal> Exchange::what_happened(bool was_connected) {
   co_return refuse(502, "backend_failed", std::move(text)).value();
 }
 
-// Has the pool seen that the backend is no more? It may need a moment.
+// Is the backend no more? Its connections end a moment before its process does, and the pool sees
+// that a moment later.
 Task<bool> Exchange::life_is_over() {
-  for (const TimePoint until = Clock::now() + kDeathSeen; Clock::now() < until;) {
+  const Fd process(static_cast<int>(syscall(SYS_pidfd_open, lease_.pid(), 0)));
+  const TimePoint began = Clock::now();
+  for (;;) {
     const auto progress = lease_.progress();
     if (!progress && progress.error().code == Errc::kLeaseLost) co_return true;
+    pollfd end{process.get(), POLLIN, 0};
+    const bool has_ended = process ? ::poll(&end, 1, 0) == 1 : lease_.pid() > 0;
+    if (Clock::now() - began > (has_ended ? kDeathSeen : kDeath)) co_return false;
     co_await pause(service_.loop.get_executor(), kLook);
   }
-  co_return false;
 }
 
 void Exchange::abort(End end) {

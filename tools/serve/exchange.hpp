@@ -1,7 +1,7 @@
 // One request at its model: a place, the backend's answer, and what goes wrong on the way.
 //
-// Nothing is sent to a backend again once a byte of an answer came, and nothing twice otherwise but
-// where the backend cannot have served it: it did not accept, or its life is over.
+// A request is sent again, once, if no byte of an answer came and its backend did not accept, had
+// ended the connection that was kept, or its life is over.
 //
 // Safety: the loop's thread. While run() waits, tick() and the client's end reach it.
 //
@@ -60,7 +60,7 @@ class Exchange {
   enum class Outcome { kDone, kLookAgain, kBroken };
 
   Task<std::optional<Result<Lease>>> get_place();
-  Task<Outcome> forward(bool may_look_again);
+  Task<Outcome> forward();
   Task<> send_request(std::string head);
   Task<bool> send_rest();
   Task<Outcome> relay(AnswerReader& reader);
@@ -94,6 +94,8 @@ class Exchange {
   std::string out_;  // room for what is decoded
   std::string unsent_head_;
   Framing framing_ = Framing::kNone;  // to the client
+  int looks_ = 0;  // at backends
+  int sends_ = 0;  // of the request, or of a part of it
   bool was_reused_ = false;
   bool has_connected_ = false;
   bool got_bytes_ = false;  // of an answer
