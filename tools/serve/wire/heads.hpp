@@ -49,7 +49,8 @@ struct AnswerChanges {
   Framing framing = Framing::kNone;  // to the client: kNone, kLength, kChunked or kUntilClose
   std::uint64_t content_length = 0;
   bool keep_open = false;  // never with kUntilClose
-  // X-Modelpool-Model and its like, Access-Control-*, X-Request-Id; each replaces the backend's own.
+  // X-Modelpool-Model and its like, Access-Control-*, X-Request-Id; each replaces the backend's own,
+  // but for Vary, which adds to it.
   std::vector<std::pair<std::string, std::string>> fields;
   std::string upgrade = {};  // with status 101: the protocol
 };
