@@ -27,6 +27,7 @@ PACKAGES = {
     ("package", "CLI11"): "libcli11-dev",
     ("package", "GTest"): "libgmock-dev",
     ("package", "nlohmann_json"): "nlohmann-json3-dev",
+    ("package", "OpenSSL"): "libssl-dev",
     ("package", "PkgConfig"): "pkg-config",
     ("package", "Python3"): "python3",
     ("package", "spdlog"): "libspdlog-dev",

@@ -150,6 +150,7 @@ TEST(Streams, IsTrueOnlyWhereItIsSaidOnce) {
   };
   EXPECT_TRUE(streams(R"(,"stream":true)"));
   EXPECT_TRUE(streams(R"(,"str\u0065am": true )"));
+  EXPECT_TRUE(streams(R"(,"stream":true,"x":{"stream":false})"));
   EXPECT_FALSE(streams(""));
   EXPECT_FALSE(streams(R"(,"stream":false)"));
   EXPECT_FALSE(streams(R"(,"stream":"true")"));

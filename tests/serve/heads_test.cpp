@@ -182,6 +182,13 @@ TEST(AnswerHead, IsRebuilt) {
       "X-Request-Id: id\r\nContent-Length: 3\r\n\r\n");
 }
 
+TEST(AnswerHead, VariesAsBothSay) {
+  AnswerChanges changes;
+  changes.fields = {{"Vary", "Origin"}};
+  const auto answer = answer_to("HTTP/1.1 200 OK\nVary: Accept\n");
+  EXPECT_EQ(values(answer_head(answer, changes), "Vary"), "Accept\nOrigin\n");
+}
+
 TEST(AnswerHead, HasADate) {
   const std::string date = values(answer_head(answer_to("HTTP/1.1 200 OK\n"), {}), "Date");
   ASSERT_EQ(date.size(), std::string("Sun, 06 Nov 1994 08:49:37 GMT\n").size()) << date;

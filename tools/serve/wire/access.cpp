@@ -109,7 +109,7 @@ const Key* find_key(std::string_view offered, const std::vector<Key>& keys) {
   return found;
 }
 
-tl::unexpected<Refusal> no_key(std::string reason) {
+tl::unexpected<Refusal> no_key(const std::string& reason) {
   auto refusal = refuse(401, "invalid_api_key", "unable to serve the request: " + reason);
   refusal.value().wants_key = true;
   return refusal;

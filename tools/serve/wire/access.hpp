@@ -1,5 +1,5 @@
-// Who may ask: keys, the Origin of a page, the Host that was meant (DNS rebinding), proxies that are
-// believed.
+// Who may ask: keys, the Origin of a page, the Host that was meant (DNS rebinding), and which
+// proxies are believed.
 //
 // Safety: pure, but read_keys, which reads a file. Keys are compared as SHA-256, all of them each
 // time; none is kept or logged.
@@ -26,7 +26,7 @@ struct Key {
   bool may_steer = false;
   std::string name;  // for the access log; empty: none
 };
-// Lines of `KEY [use|steer] [name]`; # begins a comment. The file must be 0600 or stricter and ours,
+// Lines of `KEY [use|steer] [name]`; # begins a comment. The file must be 0600 or stricter, ours,
 // and have at least one key.
 Result<std::vector<Key>> read_keys(const std::string& path);
 
@@ -44,9 +44,9 @@ struct Admitted {
   const Key* key = nullptr;  // null: none was needed or given
   std::string allow_origin;  // for Access-Control-Allow-Origin, with Vary; empty: none
 };
-// Host first, then the key, then the Origin. OPTIONS, which browsers send without a key, needs none:
-// the door answers it itself. An HTTP/1.0 request without Host is none of a browser's and passes.
-// Where no keys are configured what a request carries as one is the backend's business.
+// Host first, then the key, then the Origin. OPTIONS, which browsers send without a key, needs
+// none: the door answers it itself. An HTTP/1.0 request without Host is none of a browser's and
+// passes. Where no keys are configured what a request carries as one is the backend's business.
 Checked<Admitted> admit(const http::header<true>& head, const AccessRules& rules);
 // The door's own answer to OPTIONS: the fields of a preflight's answer.
 std::vector<std::pair<std::string, std::string>> preflight_fields(const http::header<true>& head,

@@ -204,7 +204,9 @@ Framing framing_for(int client_version, Framing of_backend) {
 std::string answer_head(const http::header<false>& head, const AnswerChanges& changes) {
   const std::vector<std::string> named = named_by_connection(head);
   std::vector<std::string> ours;
-  for (const auto& [name, value] : changes.fields) ours.push_back(folded(name));
+  for (const auto& [name, value] : changes.fields) {
+    if (folded(name) != "vary") ours.push_back(folded(name));  // it adds up
+  }
   std::sort(ours.begin(), ours.end());
 
   const Framing framing = changes.framing == Framing::kChunked

@@ -5,9 +5,9 @@
 // Errors: none.
 //
 // Invariants:
-//  1. Hop-by-hop fields, those that Connection names, Trailer, TE, Expect, Proxy-* and X-Modelpool-*
-//     of a sender go no further, however they are spelled (a _ counts as a -: CGI and WSGI read both
-//     as one); framing is the door's own.
+//  1. Hop-by-hop fields, those that Connection names, Trailer, TE, Expect, Proxy-* and
+//     X-Modelpool-* of a sender go no further, however they are spelled (a _ counts as a -: CGI and
+//     WSGI read both as one); framing is the door's own.
 //  2. What Connection names removes nothing that the door sets.
 //  3. No value, wherever it comes from, ends its line.
 #pragma once
@@ -40,8 +40,8 @@ struct RequestChanges {
 std::string request_head(const http::header<true>& head, const RequestChanges& changes,
                          bool key_was_ours);
 
-// How the body of an answer goes on to a client of this version: what has no length as chunks, or to
-// HTTP/1.0 until the end of the connection.
+// How the body of an answer goes on to a client of this version: what has no length as chunks, or
+// to HTTP/1.0 until the end of the connection.
 Framing framing_for(int client_version, Framing of_backend);
 
 struct AnswerChanges {
@@ -49,7 +49,8 @@ struct AnswerChanges {
   Framing framing = Framing::kNone;  // to the client: kNone, kLength, kChunked or kUntilClose
   std::uint64_t content_length = 0;
   bool keep_open = false;  // never with kUntilClose
-  // X-Modelpool-Model and its like, Access-Control-*, X-Request-Id; each replaces the backend's own.
+  // X-Modelpool-Model and its like, Access-Control-*, X-Request-Id; each replaces the backend's
+  // own, but for Vary, which adds to it.
   std::vector<std::pair<std::string, std::string>> fields;
   std::string upgrade = {};  // with status 101: the protocol
 };

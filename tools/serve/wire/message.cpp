@@ -41,7 +41,7 @@ bool is_host(std::string_view text) {
 }  // namespace
 
 template <bool is_request>
-tl::unexpected<Refusal> MessageReader<is_request>::bad(std::string reason, int status,
+tl::unexpected<Refusal> MessageReader<is_request>::bad(const std::string& reason, int status,
                                                        const char* code) {
   at_ = At::kRefused;
   auto refusal = is_request

@@ -42,7 +42,8 @@ enum class Framing {
 // 1xx (no body: whole with its head) the answer itself. 101 is whole too; what follows it is not
 // HTTP.
 //
-// An HTTP/1.0 request may lack Host (RFC 9112, 3.2); one with an absolute target gets it from there.
+// An HTTP/1.0 request may lack Host (RFC 9112, 3.2); one with an absolute target gets it from
+// there.
 template <bool is_request>
 class MessageReader {
  public:
@@ -96,7 +97,7 @@ class MessageReader {
     kRefused,
   };
 
-  tl::unexpected<Refusal> bad(std::string reason, int status = 400,
+  tl::unexpected<Refusal> bad(const std::string& reason, int status = 400,
                               const char* code = "bad_request");
   Checked<std::size_t> find_end(std::string_view bytes);
   Checked<> parse(std::string_view head);

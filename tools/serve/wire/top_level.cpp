@@ -230,10 +230,8 @@ class Scanner {
         if (!escape()) return false;
         skip_plain();
       } else if (static_cast<unsigned char>(c) >= 0x80) {
-        const std::size_t bytes = utf8_character(body_.substr(at_));
-        if (bytes == 0) return false;
-        at_ += bytes;
-        if (at_ < body_.size() && static_cast<unsigned char>(body_[at_]) < 0x80) skip_plain();
+        if (!characters()) return false;
+        skip_plain();
       } else if (static_cast<unsigned char>(c) < 0x20) {
         return false;
       } else {
@@ -241,6 +239,23 @@ class Scanner {
       }
     }
     return false;
+  }
+
+  // What is not ASCII, as far as it goes.
+  bool characters() {
+    const auto byte = [this](std::size_t at) { return static_cast<unsigned char>(body_[at]); };
+    while (at_ < body_.size() && byte(at_) >= 0x80) {
+      // Three bytes that no exception is about: most of what there is.
+      if (body_.size() - at_ > 2 && byte(at_) > 0xe0 && byte(at_) < 0xed &&
+          (byte(at_ + 1) & 0xc0) == 0x80 && (byte(at_ + 2) & 0xc0) == 0x80) {
+        at_ += 3;
+        continue;
+      }
+      const std::size_t bytes = utf8_character(body_.substr(at_, 4));
+      if (bytes == 0) return false;
+      at_ += bytes;
+    }
+    return true;
   }
 
   bool escape() {
