@@ -398,8 +398,8 @@ class Pool {
                               const AcquireOptions& options = {});
   // A descriptor for an event loop, one for all PendingAcquires of this Pool in this process, begun
   // before or after: readable when any of them may say something new, is due (a deadline, a second
-  // gone by, the mutex is to be tried again) or was never polled. Then read 8 bytes from it and poll
-  // all, or those that were woken (was_woken) and those whose deadline or second is over.
+  // gone by, the mutex is to be tried again) or was never polled. Then read 8 bytes from it and
+  // poll all, or those that were woken (was_woken) and those whose deadline or second is over.
   // Nonblocking, close-on-exec, and the Pool's: it is closed soon after Pool::close. The first call
   // starts a thread, one for any number of waits, which takes no signals and sleeps while nobody
   // waits. A child of fork asks for its own. Errors: kSystem.
