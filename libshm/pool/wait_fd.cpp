@@ -76,8 +76,8 @@ void WaitFd::set(Wait wait, std::uint64_t due_ns) {
 }
 
 void WaitFd::kick() {
-  // Counted before the bump: one that the thread takes for a waker's costs a look, and no waker's is
-  // taken for ours once both are there.
+  // Counted before the bump: one that the thread takes for a waker's costs a look, and no waker's
+  // is taken for ours once both are there.
   kicks_.fetch_add(1, std::memory_order_seq_cst);
   HalfWord& word = *wake_word_.load(std::memory_order_acquire);
   word.fetch_add(1, std::memory_order_seq_cst);

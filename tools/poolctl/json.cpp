@@ -2,8 +2,6 @@
 
 namespace modelpool::poolctl {
 
-void print_json(const Json& json) {
-  print(json_page(json) + "\n");
-}
+void print_json(const Json& json) { print(json_page(json) + "\n"); }
 
 }  // namespace modelpool::poolctl

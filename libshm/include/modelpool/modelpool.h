@@ -307,8 +307,9 @@ MODELPOOL_API modelpool_code modelpool_lease_get(modelpool_lease lease, modelpoo
 MODELPOOL_API modelpool_code modelpool_progress(modelpool_lease lease, modelpool_error* error);
 
 /* How the backend's process ended and the last that it wrote, for a request that was lost with it:
- * "exit status 1; its last lines: ...", cut to words_bytes; "" if it runs, or if nothing is known of
- * its end. Whoever reaped it may say how a moment later than its connections break. Reads files. */
+ * "exit status 1; its last lines: ...", cut to words_bytes; "" if it runs, or if nothing is known
+ * of its end. Whoever reaped it may say how a moment later than its connections break. Reads
+ * files. */
 MODELPOOL_API modelpool_code modelpool_exit_words(modelpool_lease lease, char* words,
                                                   size_t words_bytes, modelpool_error* error);
 

@@ -390,20 +390,21 @@ class Pool {
                         const AcquireOptions& options = {});
   Result<PendingAcquire> begin_acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
                                        const AcquireOptions& options = {});
-  // For event loops: as acquire, at once or as a wait that is to be polled. The mutex is only tried,
-  // here and by the polls of that wait: one that finds it taken is due again soon (0.25 ms, then ever
-  // later, 64 ms), and stands in line only once it had it, behind who came meanwhile. Blocks for nothing
-  // but to attach anew, in a child of fork and where the pool lost its name. `stop` is acquire's
-  // alone. Errors: those of acquire.
+  // For event loops: as acquire, at once or as a wait that is to be polled. The mutex is only
+  // tried, here and by the polls of that wait: one that finds it taken is due again soon (0.25 ms,
+  // then ever later, 64 ms), and stands in line only once it had it, behind who came meanwhile.
+  // Blocks for nothing but to attach anew, in a child of fork and where the pool lost its name.
+  // `stop` is acquire's alone. Errors: those of acquire; a mutex that is taken at the deadline is
+  // kTimeout.
   Result<Attempt> try_acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
                               const AcquireOptions& options = {});
   // A descriptor for an event loop, one for all PendingAcquires of this Pool in this process, begun
   // before or after: readable when any of them may say something new, is due (a deadline, a second
-  // gone by, the mutex is to be tried again) or was never polled. Then read 8 bytes from it and poll
-  // those that were woken (was_woken), or all. Nonblocking, close-on-exec, and the Pool's: it is
-  // closed soon after Pool::close. The first call starts a thread, one for any number of waits,
-  // which takes no signals and sleeps while nobody waits. A child of fork asks for its own. Errors:
-  // kSystem.
+  // gone by, the mutex is to be tried again) or was never polled. Then read 8 bytes from it and
+  // poll all, or those that were woken (was_woken) and those whose deadline or second is over.
+  // Nonblocking, close-on-exec, and the Pool's: it is closed soon after Pool::close. The first call
+  // starts a thread, one for any number of waits, which takes no signals and sleeps while nobody
+  // waits. A child of fork asks for its own. Errors: kSystem.
   Result<int> wait_fd();
 
   // The model's backend was used now, without a request in flight. Errors: kNotLoaded.
