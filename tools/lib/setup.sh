@@ -7,7 +7,7 @@
 readonly build_packages=(  # libmodelpool, coordinatord, poolctl and the demo
   g++ cmake ninja-build pkg-config
   libboost-dev libcli11-dev libcpp-httplib-dev libexpected-dev
-  libspdlog-dev libssl-dev libsystemd-dev libtomlplusplus-dev nlohmann-json3-dev
+  libspdlog-dev libssl-dev libsystemd-dev libtomlplusplus-dev libyaml-cpp-dev nlohmann-json3-dev
 )
 # shellcheck disable=SC2034
 readonly test_packages=(  # the Python package and the tests, beside those
