@@ -82,7 +82,7 @@ models:
   "gpt-oss:120b":
     macros: { ctx: 16384 }
     cmd: |
-      # a comment
+      # ${server} and ${nothing}
       ${server}
       --model ${env.IMPORT_TEST_DIR}/a.gguf ${args}
       --name 'x ${MODEL_ID}'
@@ -161,6 +161,13 @@ groups:
   EXPECT_EQ(fate("groups.one"), "carried");
   EXPECT_THAT(fate("groups.together"), HasSubstr("may be loaded together"));
   EXPECT_EQ(file.settings.get(Setting::kMaxBackends), 0u);
+}
+
+TEST_F(ImportTest, AMatrixOfLlamaSwapLoadsOneAtATimeUntilMoreIsSaid) {
+  const config::PoolFile file =
+      import(make("swap.yml", "models: { a: { cmd: 's ${PORT}' } }\nmatrix: { vars: { x: a } }\n"));
+  EXPECT_EQ(file.settings.get(Setting::kMaxBackends), 1u);
+  EXPECT_THAT(fate("matrix"), HasSubstr("one at a time"));
 }
 
 TEST_F(ImportTest, AModelThatSomethingIsMissingOfIsAComment) {

@@ -24,6 +24,16 @@ std::string seconds(const YAML::Node& node) {
   return is_number ? text + "s" : "";
 }
 
+std::string without_comments(const std::string& text) {
+  std::istringstream lines(text);
+  std::string all;
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t first = line.find_first_not_of(" \t");
+    if (first != std::string::npos && line[first] != '#') all += line + "\n";
+  }
+  return all;
+}
+
 // Replaces ${NAME}. What it does not know stays, and is noted.
 class Expander {
  public:
@@ -80,8 +90,7 @@ class SwapReader {
     if (const YAML::Node ttl = root["globalTTL"]; ttl.IsDefined()) ttl_.reset(ttl);
     for (const auto& entry : root) read_key(scalar(entry.first), entry.second);
     const YAML::Node groups = root["groups"];
-    if (root["matrix"].IsDefined()) return {};
-    if (groups.IsDefined() && groups.IsMap()) {
+    if (groups.IsDefined() && groups.IsMap() && !root["matrix"].IsDefined()) {
       read_groups(groups);
     } else {
       draft_.pool.emplace_back("max_backends", "1");  // without groups one at a time is loaded
@@ -120,7 +129,9 @@ class SwapReader {
     } else if (key == "logLevel") {
       draft_.leave(key, "it is a flag, --log-level");
     } else if (key == "matrix") {
-      draft_.leave(key, "which models fit together is said by memory, gpu_memory and groups");
+      draft_.leave(key,
+                   "which models fit together is said by memory, gpu_memory and groups; until then "
+                   "max_backends = 1 loads one at a time");
     } else if (key == "peers") {
       draft_.leave(key, "other hosts are not served from here");
     } else {
@@ -161,7 +172,8 @@ class SwapReader {
   // Why the key is not carried over, or "".
   std::string read_key_of_model(const std::string& key, const YAML::Node& value, Expander& expander,
                                 DraftModel& model) {
-    if (key == "cmd") return read_command(expander.expand(scalar(value), false), model);
+    if (key == "cmd")
+      return read_command(expander.expand(without_comments(scalar(value)), false), model);
     if (key == "proxy") return read_proxy(expander.expand(scalar(value), false), model);
     if (key == "checkEndpoint") {
       const std::string path = expander.expand(scalar(value), false);
@@ -192,14 +204,7 @@ class SwapReader {
   }
 
   static std::string read_command(const std::string& text, DraftModel& model) {
-    std::istringstream lines(text);
-    std::string command;
-    for (std::string line; std::getline(lines, line);) {
-      const std::size_t first = line.find_first_not_of(" \t");
-      if (first == std::string::npos || line[first] == '#') continue;
-      command += line + "\n";
-    }
-    auto words = config::split_words(command);
+    auto words = config::split_words(without_comments(text));
     if (!words || words->empty()) {
       model.is_usable = false;
       return words ? "it is empty" : words.error().text;
