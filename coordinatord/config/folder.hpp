@@ -1,13 +1,13 @@
 // Models of a folder: every *.gguf in it and in its subfolders, started with llama-server.
 //
 // A model is called as its file without ".gguf". Shards (NAME-00001-of-00005.gguf) are one model,
-// called NAME and loaded by the first. Files mmproj*.gguf are none: the only one of a folder is given
-// to each model in it.
+// called NAME and loaded by the first. Files mmproj*.gguf are none: the only one of a folder is
+// given to each model in it.
 //
 // Safety: reads directories; no shared state.
 //
-// Errors: kInvalid, naming the files: two of one name, a shard that is missing, no model at all, too
-// many. kSystem if a folder cannot be read. kInvalid if the program is not found.
+// Errors: kInvalid, naming the files: two of one name, a shard that is missing, no model at all,
+// too many; or that the program is not found. kSystem if a folder cannot be read.
 #pragma once
 
 #include <cstddef>

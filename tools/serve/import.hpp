@@ -21,8 +21,8 @@ struct Imported {
   std::string report() const;  // a line for each that is not carried over, and how many are
 };
 
-// By what lies at the path: a folder is LocalAI's, *.ini a preset, *.yaml llama-swap's or a model of
-// LocalAI's.
+// By what lies at the path: a folder is LocalAI's, *.ini a preset, *.yaml llama-swap's or a model
+// of LocalAI's.
 Result<Imported> import_config(const std::string& path);
 
 }  // namespace modelpool::serve
