@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "config/folder.hpp"
+#include "config/models_folder.hpp"
 #include "support/pool.hpp"
 #include "support/scratch.hpp"
 

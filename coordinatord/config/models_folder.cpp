@@ -1,4 +1,4 @@
-#include "config/folder.hpp"
+#include "config/models_folder.hpp"
 
 #include <unistd.h>
 
