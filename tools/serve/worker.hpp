@@ -9,10 +9,12 @@
 // Errors: run_worker returns an exit code, after a message on stderr.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "balance.hpp"
 #include "config/door.hpp"
 #include "fd.hpp"
 
@@ -31,14 +33,21 @@ struct WorkerStart {
   std::vector<OpenListener> listeners;
   Fd meeting;  // NAME.door, listening: a poolserve that comes later is answered here
   Fd retire;   // an eventfd that is never read by workers: readable = finish, empty = serve
-  // SOCK_SEQPACKET to the master. From the worker: "ready" once it accepts. To it: "door" with a
-  // memfd of the new config's text (path and models as write_door says). Its end: the master has
-  // gone, and the worker goes on.
+  // The same of those who served before, as long as they may not have been told: handed on in a
+  // meeting; finish_takeover (meeting.hpp) tells them.
+  std::vector<Fd> older;
+  // SOCK_SEQPACKET to the master (control.hpp). From the worker: "ready" once it accepts, "door"
+  // once a new config is in force. To it: that config. Its end: the master has gone;
+  // finish_takeover, and the worker goes on.
   Fd control;
+  std::shared_ptr<Balance> balance;  // made before the fork; null: none
+  unsigned index = 0;                // of this worker in it
+  std::uint64_t backend_files = 0;   // SpawnOptions::open_files: what poolserve was started with
 };
 
-// Serves until it is told to finish and has. SIGTERM to a worker is the same as `retire`, with
-// shutdown_timeout.
+// Serves until it is told to finish and has. `retire` is to accept nothing more, and to end when
+// all has been answered (drain_timeout_serve); SIGTERM the same with shutdown_timeout. The sockets
+// stay open until then: a poolserve that comes may have them from here.
 int run_worker(WorkerStart start);
 
 }  // namespace modelpool::serve
