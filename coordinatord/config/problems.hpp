@@ -11,6 +11,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -24,7 +25,9 @@ struct Position {
   std::uint32_t line = 0;  // 0: no place in the file
   std::uint32_t column = 0;
 
-  auto operator<=>(const Position&) const = default;
+  bool operator<(const Position& other) const {
+    return std::tie(line, column) < std::tie(other.line, other.column);
+  }
 };
 
 class Problems {
