@@ -2,8 +2,7 @@
 #include <cstdio>
 #include <utility>
 
-#include "base/journal.hpp"
-#include "base/program.hpp"
+#include "config/program.hpp"
 #include "master.hpp"
 #include "title.hpp"
 
