@@ -127,7 +127,7 @@ class SocketActivation(DoorTest):
             self.write_config(listen=(address, f"unix:{path}"))
             door = self.start(
                 command=[
-                    "sh", "-c", f'exec 3<&{tcp.fileno()} 4<&{unix.fileno()}; '
+                    "bash", "-c", f'exec 3<&{tcp.fileno()} 4<&{unix.fileno()}; '
                     'LISTEN_FDS=2 LISTEN_PID=$$ exec "$@"', "sh",
                 ],
                 pass_fds=(tcp.fileno(), unix.fileno()),

@@ -250,7 +250,7 @@ void Master::on_progress() {
     for (const OpenListener& old : current_->listeners) {
       const bool stays = std::any_of(
           next_->listeners.begin(), next_->listeners.end(),
-          [&](const OpenListener& now) { return now.where.address == old.where.address; });
+          [&](const OpenListener& now) { return bound_to(now) == bound_to(old); });
       if (!stays) close_for_all(old);
     }
     leave(std::move(current_));
