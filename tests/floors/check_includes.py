@@ -14,7 +14,7 @@ FLOORS = ["base", "segment", "policy", "protocol", "rows", "pool", "json", "bind
 # What applications include, all in one folder, where nothing private is included: the floor from
 # which on the library does, too. (Options of a pool are those of protocols.)
 PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": "protocol",
-          "modelpool": "bindings"}
+          "json": "json", "modelpool": "bindings"}
 # Beside each other, above the library.
 PROGRAMS = ["coordinatord", "tools"]
 # Beside each other, between: what the judge decides, which poolctl asks for as well, and the pool's

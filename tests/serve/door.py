@@ -1,207 +1,188 @@
-"""poolserve under test: started in a directory of its own; all that it started is gone at the end.
-
-Workers and coordinator outlive the first process by design, so they are found by a mark in their
-environment, by a watcher that also sees the test itself die.
-"""
+"""A poolserve of the test's own, its pool and its odd backends; all gone when the test ends."""
 
 import contextlib
 import http.client
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
-import threading
 import time
 import unittest
 
-import modelpool
-from support import DIES_WITH_US, PATIENCE_S, POOLCTL, eventually, processes_with
-
 POOLSERVE = os.environ["MODELPOOL_POOLSERVE"]
-COORDINATORD = os.environ["MODELPOOL_COORDINATORD"]
-WATCHER = """
-cat >/dev/null
-for process in /proc/[0-9]*; do
-  grep -qs -- "$0" "$process/environ" && kill -KILL "${process#/proc/}"
-done
-"""
+POOLCTL = os.environ["MODELPOOL_POOLCTL"]
+HERE = pathlib.Path(__file__).parent
+# Of a wait whose end the test is sure of: the machine may be slow.
+PATIENCE_S = 60
 
 
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("localhost", timeout=PATIENCE_S)
-        self._path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE_S)
-        self.sock.connect(self._path)
+def eventually(condition):
+    """Waits until condition() is true and returns it; what it is after PATIENCE_S otherwise."""
+    until = time.monotonic() + PATIENCE_S
+    while not (found := condition()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
 
 
-def ask(address, path="/livez"):
-    """The status of an answer from "127.0.0.1:80" or "unix:/path"."""
-    if address.startswith("unix:"):
-        connection = UnixConnection(address[5:])
-    else:
-        host, port = address.rsplit(":", 1)
-        connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
-    with contextlib.closing(connection):
-        connection.request("GET", path, headers={"Connection": "close"})
-        return connection.getresponse().status
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
 
 
-def status_of(pid):
-    """A process's fields of /proc/PID/status; empty if it is gone."""
-    with contextlib.suppress(OSError):
-        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
-        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-    return {}
+def children_of(pid):
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(stat[1]) == pid and stat[0] != "Z":
+                found.append(int(entry.name))
+    return found
 
 
-def lives(pid):
-    return status_of(pid).get("State", "Z")[0] not in "ZX"
-
-
-def title(pid):
-    with contextlib.suppress(OSError):
-        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().strip(b"\0").decode()
-    return ""
-
-
-class Asking(threading.Thread):
-    """A client that asks again and again, each time on a connection of its own."""
-
-    def __init__(self, address):
-        super().__init__()
-        self.answers, self.failures = 0, []
-        self._address, self._stop_event = address, threading.Event()
-        self.start()
-
-    def run(self):
-        while not self._stop_event.is_set():
-            try:
-                ask(self._address)
-                self.answers += 1
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(repr(error))
-
-    def wait_for_more(self, count):
-        wanted = self.answers + count
-        if not eventually(lambda: self.answers >= wanted or self.failures):
-            raise AssertionError(f"{self.answers} of {wanted} answers")
-
-    def stop(self):
-        self._stop_event.set()
-        self.join()
-
-
-class Door:
-    """One poolserve."""
-
-    def __init__(self, test, *arguments, command=(), **options):
-        self._log = pathlib.Path(test.dir, "poolserve.log")
-        before = self._log.stat().st_size if self._log.exists() else 0
-        self._before = before
-        environment = {**os.environ, "DOOR_TEST": test.mark, **options.pop("env", {})}
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*DIES_WITH_US, *command, POOLSERVE, "--dir", test.dir, *arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **options,
-            )  # fmt: skip
-        test.doors.append(self)
+class Reply:
+    def __init__(self, status, fields, body):
+        self.status, self.fields, self.body = status, fields, body
 
     @property
-    def pid(self):
-        return self.process.pid
+    def json(self):
+        return json.loads(self.body)
 
-    def log(self):
-        return self._log.read_bytes()[self._before :].decode()
-
-    def wait_for_log(self, text, count=1):
-        found = eventually(
-            lambda: self.log().count(text) >= count or self.process.poll() is not None
-        )
-        if not found or self.log().count(text) < count:
-            raise AssertionError(f"no {text!r} in: {self.log()}")
-        return self
-
-    def wait_until_serving(self, count=1):
-        self.wait_for_log("serving pool default: ", count)
-        line = re.findall(r"serving pool default: \d+ models on (.*), \d+ workers", self.log())[-1]
-        self.addresses = line.split(" ")
-        return self
-
-    def workers(self):
-        """PIDs of its children that serve."""
-        found = []
-        for entry in pathlib.Path("/proc").iterdir():
-            if entry.name.isdigit() and status_of(entry.name).get("PPid") == str(self.pid):
-                if title(entry.name) == "poolserve: worker" and lives(entry.name):
-                    found.append(int(entry.name))
-        return sorted(found)
-
-    def signal(self, number):
-        self.process.send_signal(number)
-
-    def wait(self):
-        return self.process.wait(PATIENCE_S)
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+    @property
+    def message(self):
+        return self.json["error"]["message"]
 
 
 class DoorTest(unittest.TestCase):
-    """A scratch directory, and self.config with two workers at a free port of loopback."""
+    """self.start(...) writes a config and starts a door; then self.get, self.post, self.ctl."""
 
     def setUp(self):
-        self.mark = f"door-{os.getpid()}-{time.monotonic_ns()}"
-        self.doors = []
-        self.dir = tempfile.mkdtemp(prefix=f"modelpool-test-{os.getpid()}-", dir="/dev/shm")
+        self.dir = tempfile.mkdtemp(prefix=f"modelpool-door-{os.getpid()}-", dir="/dev/shm")
         self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
-        self.watcher = subprocess.Popen(
-            ["sh", "-c", WATCHER, f"DOOR_TEST={self.mark}"], stdin=subprocess.PIPE
-        )
-        self.addCleanup(self.end_everything)
-        self.config = pathlib.Path(self.dir, "pool.toml")
-        self.write_config()
+        self.log = f"{self.dir}/backends.log"
+        self.port = free_port()
+        self.config = f"{self.dir}/pool.toml"
+        self.masters = []
+        self.addCleanup(self.end_all)
 
-    def end_everything(self):
-        for door in self.doors:
-            door.kill()
-        self.watcher.stdin.close()
-        self.watcher.wait()
-        assert eventually(lambda: not any(lives(p) for p in processes_with(self.mark)))
+    def model(self, name, flags="", more=""):
+        command = f"{sys.executable} {HERE}/odd_backend.py {{port}} {name} {self.log} {flags}"
+        return f'[models."{name}"]\ncommand = "{command}"\n{more}\n'
 
-    def write_config(self, listen=("127.0.0.1:0",), models=("tiny",), serve="", rest=""):
-        text = f"[serve]\nlisten = {json.dumps(list(listen))}\nworkers = 2\n{serve}\n"
-        for name in models:
-            text += f'[models."{name}"]\ncommand = "sleep 600 {{port}}"\n{rest}\n'
-        self.config.write_text(text)
-
-    def start(self, *arguments, **options):
-        return self.launch(*arguments, **options).wait_until_serving()
-
-    def launch(self, *arguments, **options):
-        return Door(self, "--config", str(self.config), *arguments, **options)
-
-    def attach(self):
-        pool = modelpool.Pool(dir=self.dir, create=False)
-        self.addCleanup(pool.close)
-        return pool
-
-    def poolctl(self, *arguments):
-        return subprocess.run(
-            [POOLCTL, "--dir", self.dir, *arguments], capture_output=True, text=True
+    def write_config(self, models=None, pool="max_backends = 2", serve="", more=""):
+        models = models if models is not None else self.model("a") + self.model("b")
+        pathlib.Path(self.config).write_text(
+            f'[pool]\n{pool}\n[serve]\nlisten = ["127.0.0.1:{self.port}"]\nworkers = 2\n'
+            f"{serve}\n{models}\n{more}\n"
         )
 
-    def coordinator(self):
-        """Of the pool: {"alive", "pid"...}."""
-        done = self.poolctl("-o", "json", "--wait", "0s", "status")
-        return json.loads(done.stdout)["coordinator"] if done.stdout else {"alive": False}
+    def start(self, *, flags=(), wait=True, env=None, **config):
+        if not flags or "--config" not in flags:
+            self.write_config(**config)
+        master = subprocess.Popen(
+            [POOLSERVE, "--config", self.config, "--dir", self.dir, *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=open(f"{self.dir}/poolserve.log", "ab"),
+            env=os.environ | {"XDG_STATE_HOME": f"{self.dir}/state"} | (env or {}),
+        )
+        self.masters.append(master)
+        if wait and not eventually(self.answers):
+            self.fail(f"no answer: {self.said()}")
+        return master
+
+    def said(self):
+        return pathlib.Path(f"{self.dir}/poolserve.log").read_text(errors="replace")[-6000:]
+
+    def answers(self):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.get("/livez").status == 200
+
+    def end_all(self):
+        everyone = [pid for master in self.masters for pid in children_of(master.pid)]
+        for master in self.masters:
+            master.kill()
+            master.wait()
+        # The pool's other processes: all that have its directory in their command line.
+        subprocess.run([POOLCTL, "--dir", self.dir, "remove", "--stop"], capture_output=True)
+        for entry in pathlib.Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if self.dir.encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+                    everyone.append(int(entry.name))
+        for pid in everyone:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def workers(self):
+        return children_of(self.masters[-1].pid) if self.masters else []
+
+    # --- Asking ---
+
+    def request(self, method, path, body=None, fields=None, timeout=PATIENCE_S):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body, fields or {})
+            response = connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path, **options):
+        return self.request("GET", path, **options)
+
+    def post(self, path, body, **options):
+        text = body if isinstance(body, (bytes, str)) else json.dumps(body)
+        return self.request("POST", path, text, **options)
+
+    def socket(self):
+        talk = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+        self.addCleanup(talk.close)
+        return talk
+
+    def ctl(self, *argv):
+        done = subprocess.run(
+            [POOLCTL, "--dir", self.dir, "-o", "json", *argv], capture_output=True, text=True
+        )
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def seen(self):
+        """What the backends were asked, as they noted it."""
+        with contextlib.suppress(OSError):
+            return pathlib.Path(self.log).read_text().splitlines()
+        return []
+
+    def leases(self):
+        return self.ctl("leases") or []
+
+    def backends(self):
+        return {row["model"]: row for row in self.ctl("list") or []}
+
+
+def read_answer(talk):
+    """(head, body) of one answer with a length, or all until the end."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        some = talk.recv(65536)
+        if not some:
+            return data, b""
+        data += some
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    count = int(length[0].split(b":")[1]) if length else None
+    while count is None or len(body) < count:
+        some = talk.recv(65536)
+        if not some:
+            break
+        body += some
+    return head, body
+
+
+def read_all(talk):
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while some := talk.recv(65536):
+            data += some
+    return data

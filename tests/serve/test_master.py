@@ -10,7 +10,7 @@ import stat
 import subprocess
 import unittest
 
-from door import Asking, COORDINATORD, DIES_WITH_US, DoorTest, ask, lives, status_of, title
+from poolserve import Asking, COORDINATORD, DIES_WITH_US, DoorTest, ask, lives, status_of, title
 from support import PATIENCE_S, eventually, processes_with
 
 

@@ -42,7 +42,7 @@ struct WorkerStart {
   Fd control;
   std::shared_ptr<Balance> balance;  // made before the fork; null: none
   unsigned index = 0;                // of this worker in it
-  std::uint64_t backend_files = 0;  // SpawnOptions::open_files: what poolserve was started with
+  std::uint64_t backend_files = 0;   // SpawnOptions::open_files: what poolserve was started with
 };
 
 // Serves until it is told to finish and has. `retire` is to accept nothing more, and to end when

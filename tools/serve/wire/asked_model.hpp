@@ -1,5 +1,11 @@
 // Which model a request is for: by path (/m/NAME/...), query (?model=), a JSON body's "model" at the
-// top level or a multipart field. Named twice or differently: 400.
+// top level or a multipart field. Named twice in one place or differently in two: 400.
+//
+// NAME is one segment of the path, percent-encoded: /m/Qwen%2FQwen3/v1/... In the query + is a blank.
+//
+// A body is JSON where Content-Type says so. A body of another type, or of none, that begins with {
+// counts as JSON too, because curl -d calls all it sends a form; where it is no JSON after all,
+// path or query may name the model alone.
 //
 // Safety: pure functions of bytes that a stranger sent.
 //
@@ -16,11 +22,13 @@
 
 namespace modelpool::serve {
 
+inline constexpr std::size_t kNameMax_bytes = 255;  // as the pool has it
+
 // What the head says, before the body has come.
 struct NamedByHead {
   std::optional<std::string> model;  // by path or query, decoded
   bool by_path = false;
-  std::string target;                // for the backend: without /m/NAME
+  std::string target;  // for the backend: without /m/NAME
 };
 Checked<NamedByHead> model_in_head(const http::header<true>& head);
 
