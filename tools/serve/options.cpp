@@ -209,7 +209,7 @@ Result<ParseOutcome> parse_command_line(int argc, const char* const* argv) {
     return wrong_usage(
         "unable to serve: no models are given; add --config FILE or --models-dir DIR");
   }
-  if (!options.server.empty() && options.models_dir.empty()) {
+  if (app.count("--server") != 0 && options.models_dir.empty()) {
     return wrong_usage("unable to use --server: it belongs to --models-dir; add that");
   }
   return outcome;

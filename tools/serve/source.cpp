@@ -5,6 +5,7 @@
 
 #include "config/around.hpp"
 #include "config/effective.hpp"
+#include "config/folder.hpp"
 #include "config/listen.hpp"
 #include "config/pool_file.hpp"
 #include "config/summary.hpp"
@@ -44,8 +45,11 @@ std::vector<std::string> memory_flags() {
           std::to_string(total / 16)};
 }
 
-// Those of the folder; a name that the file has, too, would be two models.
-Result<> add_models_of(const Options&, config::Door&) { return {}; }
+Result<> add_models_of(const Options& options, config::Door& door) {
+  auto found = config::find_models(options.models_dir, {options.server});
+  if (!found) return fail(found.error());
+  return config::add_models(std::move(*found), door);
+}
 
 void add_log_flags(const Options& options, std::vector<std::string>& flags) {
   constexpr const char* kLevels[] = {"trace", "debug", "info", "warn", "error"};
