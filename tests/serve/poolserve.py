@@ -191,6 +191,11 @@ class DoorTest(unittest.TestCase):
     def launch(self, *arguments, **options):
         return Door(self, "--config", str(self.config), *arguments, **options)
 
+    def command_of_coordinator(self):
+        """What poolserve started it with."""
+        commands = [title(pid).split("\0") for pid in processes_with(self.mark)]
+        return next(command for command in commands if command[0] == "coordinatord")
+
     def attach(self):
         pool = modelpool.Pool(dir=self.dir, create=False)
         self.addCleanup(pool.close)

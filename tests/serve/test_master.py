@@ -2,16 +2,18 @@
 """poolserve's first process: sockets, workers, the coordinator, a new config, the end."""
 
 import contextlib
+import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import stat
 import subprocess
 import unittest
 
-from poolserve import Asking, COORDINATORD, DIES_WITH_US, DoorTest, ask, lives, status_of, title
-from support import PATIENCE_S, eventually, processes_with
+from poolserve import COORDINATORD, Asking, Door, DoorTest, ask, lives, status_of, title
+from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
 
 
 class Start(DoorTest):
@@ -24,6 +26,9 @@ class Start(DoorTest):
         self.assertEqual(
             stat.S_IMODE(os.stat(f"{self.dir}/default.door").st_mode), 0o600
         )
+        door.signal(signal.SIGUSR1)
+        for pid in door.workers():
+            door.wait_for_log(f"worker pid {pid}: serves")
         # The coordinator belongs to nobody's terminal.
         self.assertEqual(os.getsid(self.coordinator()["pid"]), self.coordinator()["pid"])
 
@@ -67,9 +72,51 @@ class Start(DoorTest):
     def test_tables_of_a_new_pool_have_room_for_all_connections(self):
         self.write_config(serve="max_connections = 4000")
         self.start()
-        commands = [title(pid) for pid in processes_with(self.mark)]
-        command = next(c for c in commands if c.startswith("coordinatord")).split("\0")
+        command = self.command_of_coordinator()
         self.assertEqual(command[command.index("--leases") + 1], "3000")
+        self.assertNotIn("--max-memory", command)
+
+    def test_what_capacity_says_goes_before(self):
+        with self.config.open("a") as config:
+            config.write("[capacity]\nleases = 2000\n")
+        self.start()
+        self.assertNotIn("--leases", self.command_of_coordinator())
+
+    def test_a_folder_of_models_needs_no_config(self):
+        folder = pathlib.Path(self.dir, "models")
+        folder.mkdir()
+        for name in ("one", "two"):
+            folder.joinpath(f"{name}.gguf").touch()
+        arguments = ["--models-dir", str(folder), "--server", "true"]
+        door = Door(self, *arguments, "--listen", "127.0.0.1:0", "--workers", "2")
+        door.wait_for_log("serving pool default: 2 models on 127.0.0.1:")
+        self.assertIn("--max-memory", self.command_of_coordinator())
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        # With a config that names more of them.
+        door = self.launch(*arguments).wait_for_log("serving pool default: 3 models on")
+
+    def test_a_model_of_both_is_refused(self):
+        pathlib.Path(self.dir, "tiny.gguf").touch()
+        door = self.launch("--models-dir", self.dir, "--server", "true")
+        self.assertEqual(door.wait(), 2)
+        self.assertIn("tiny", door.log())
+
+    def test_wrong_usage_is_explained(self):
+        for arguments, said in (
+            ([], "no models are given; add --config FILE or --models-dir DIR"),
+            (["--config", "x", "--workers", "0"], "a number from 1 to 256"),
+            (["--config", "x", "--on-exit", "die"], "leave or stop"),
+            (["--config", "x", "--pool", "a/b"], "a name is up to 64"),
+            (["--config", "x", "--server", "y"], "it belongs to --models-dir"),
+            (["--confog", "x"], "see poolserve --help"),
+            (["--config", f"{self.dir}/none"], "none"),
+        ):
+            with self.subTest(arguments):
+                door = Door(self, *arguments)
+                self.assertEqual(door.wait(), 1 if said == "none" else 2)
+                self.assertIn(said, door.log())
+                self.assertIn("poolserve: unable to", door.log())
 
 
 class UnixSockets(DoorTest):
@@ -154,6 +201,36 @@ class Notification(DoorTest):
             self.assertIn(b"READY=1", supervisor.recv(4096))
             door.signal(signal.SIGTERM)
             self.assertIn(b"STOPPING=1", supervisor.recv(4096))
+
+
+class Backends(DoorTest):
+    def test_they_inherit_nothing_of_the_door_s(self):
+        seen = pathlib.Path(self.dir, "seen")
+        script = f"(env; ulimit -Sn; ls -l /proc/self/fd) > {seen}.new; mv {seen}.new {seen}"
+        self.config.write_text(
+            '[serve]\nlisten = ["127.0.0.1:0"]\nworkers = 2\n[models.tiny]\n'
+            f'command = ["sh", "-c", "{script}; exec sleep 600 {{port}}"]\n'
+        )
+        limit = f"ulimit -Sn 333; exec \"$@\""
+        door = self.start(
+            command=["sh", "-c", limit, "sh"], env={"NOTIFY_SOCKET": f"{self.dir}/none"}
+        )
+        host, port = door.addresses[0].rsplit(":", 1)
+        body = json.dumps({"model": "tiny", "messages": []})
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(
+                f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                f"application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            self.assertTrue(eventually(seen.exists))
+        text = seen.read_text()
+        self.assertIn("MODELPOOL_BACKEND=", text)
+        self.assertNotIn("NOTIFY_SOCKET", text)
+        self.assertIn("\n333\n", text)
+        self.assertNotIn("socket:", text)
+        # A worker itself has room for what max_connections needs.
+        limits = pathlib.Path(f"/proc/{door.workers()[0]}/limits").read_text()
+        self.assertGreater(int(re.search(r"Max open files +(\d+)", limits)[1]), 333)
 
 
 class Deaths(DoorTest):

@@ -145,6 +145,7 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   lock_.reset();
   signals_.reset();
   coordinator_.forget();
+  forget_supervisor();
   WorkerStart start;
   start.pool = options_.pool;
   start.dir = options_.dir;
