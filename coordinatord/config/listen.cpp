@@ -8,6 +8,7 @@
 
 #include "base/number.hpp"
 #include "base/text.hpp"
+#include "config/problems.hpp"
 
 namespace modelpool::config {
 namespace {
@@ -94,10 +95,7 @@ std::vector<ListenerProblem> find_listener_problems(const Serve& serve) {
     };
     auto parsed = parse_listen(listener.address);
     if (!parsed) {
-      std::string reason = parsed.error().text;
-      constexpr std::string_view kUnable = "unable to ";
-      if (reason.starts_with(kUnable)) reason.replace(0, kUnable.size(), "cannot ");
-      add(std::move(reason));
+      add(as_reason(parsed.error().text));
       continue;
     }
     for (const auto& [other, address] : seen) {

@@ -33,6 +33,7 @@ PACKAGES = {
     ("package", "Threads"): "g++",
     ("package", "tl-expected"): "libexpected-dev",
     ("package", "tomlplusplus"): "libtomlplusplus-dev",
+    ("package", "yaml-cpp"): "libyaml-cpp-dev",
     ("module", "cpp-httplib"): "libcpp-httplib-dev",
     ("module", "hiredis"): "libhiredis-dev",
     ("module", "libsystemd"): "libsystemd-dev",

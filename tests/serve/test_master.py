@@ -12,7 +12,9 @@ import stat
 import subprocess
 import unittest
 
-from poolserve import COORDINATORD, Asking, Door, DoorTest, ask, lives, status_of, title
+from poolserve import (
+    COORDINATORD, POOLSERVE, Asking, Door, DoorTest, ask, lives, status_of, title,
+)  # fmt: skip
 from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
 
 
@@ -68,6 +70,19 @@ class Start(DoorTest):
         self.assertIn(f"{self.config}: ok", door.log())
         self.assertIn("tiny", door.log())
         self.assertFalse(os.path.exists(f"{self.dir}/default"))
+
+    def test_a_file_of_another_server_is_imported(self):
+        source = pathlib.Path(self.dir, "swap.yaml")
+        source.write_text("models:\n  tiny:\n    cmd: llama-server --port ${PORT}\n    ttl: 60\n")
+        done = subprocess.run([POOLSERVE, "import", source], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.config.write_text(done.stdout)
+        door = self.launch("--check-config")
+        self.assertEqual(door.wait(), 0)
+        self.assertIn("tiny", door.log())
+        missing = subprocess.run([POOLSERVE, "import", "/no.yaml"], capture_output=True, text=True)
+        self.assertNotEqual(missing.returncode, 0)
+        self.assertIn("unable to import", missing.stderr)
 
     def test_tables_of_a_new_pool_have_room_for_all_connections(self):
         self.write_config(serve="max_connections = 4000")
