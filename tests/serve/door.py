@@ -83,12 +83,14 @@ class DoorTest(unittest.TestCase):
     def start(self, *, flags=(), wait=True, env=None, **config):
         if not flags or "--config" not in flags:
             self.write_config(**config)
+        log = open(f"{self.dir}/poolserve.log", "ab")
         master = subprocess.Popen(
             [POOLSERVE, "--config", self.config, "--dir", self.dir, *flags],
             stdout=subprocess.DEVNULL,
-            stderr=open(f"{self.dir}/poolserve.log", "ab"),
+            stderr=log,
             env=os.environ | {"XDG_STATE_HOME": f"{self.dir}/state"} | (env or {}),
         )
+        log.close()
         self.masters.append(master)
         if wait and not eventually(self.answers):
             self.fail(f"no answer: {self.said()}")

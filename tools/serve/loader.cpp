@@ -194,8 +194,10 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
   std::optional<Result<Lease>> result;
   for (milliseconds length = kFirstPause; !result; length = std::min(length * 3 / 2, kLongestPause)) {
     if (has_ended) {
-      result = co_await failed(
-          ticket, model, "it ended before it was ready" + (another.empty() ? "" : "; " + another));
+      // Named: GCC 12 destroys temporaries of a condition twice where they wait.
+      std::string reason = "it ended before it was ready";
+      if (!another.empty()) reason += "; " + another;
+      result = co_await failed(ticket, model, std::move(reason));
     } else if (co_await probe(executor, model.ready, plan.address) == Health::kReady &&
                !has_ended) {
       ReadyOptions options;
