@@ -82,7 +82,7 @@ class Start(DoorTest):
         self.assertIn("tiny", door.log())
         missing = subprocess.run([POOLSERVE, "import", "/no.yaml"], capture_output=True, text=True)
         self.assertNotEqual(missing.returncode, 0)
-        self.assertIn("unable to import", missing.stderr)
+        self.assertIn("poolserve: unable to read /no.yaml", missing.stderr)
 
     def test_tables_of_a_new_pool_have_room_for_all_connections(self):
         self.write_config(serve="max_connections = 4000")
