@@ -1,4 +1,5 @@
-// One worker: an event loop that accepts from the shared sockets and serves. It outlives its master.
+// One worker: an event loop that accepts from the shared sockets and serves. It outlives its
+// master.
 //
 // Safety: one thread runs the loop; spawning and publishing a backend, which may wait, are on one
 // more. run_worker is called in a forked child without threads.
