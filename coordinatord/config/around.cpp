@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "base/available.hpp"
 #include "base/proc.hpp"
 #include "base/sockets.hpp"
 #include "base/text.hpp"
@@ -72,7 +71,5 @@ std::uint64_t total_memory_bytes() {
   struct sysinfo info {};
   return sysinfo(&info) == 0 ? std::uint64_t{info.totalram} * info.mem_unit : 0;
 }
-
-std::uint64_t available_memory_bytes() { return read_available_bytes().value_or(0); }
 
 }  // namespace modelpool::config

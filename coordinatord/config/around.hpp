@@ -26,7 +26,6 @@ std::string who_listens(const std::string& address);
 std::vector<std::string> command_line_of(pid_t pid);
 std::string folder_of(pid_t pid);  // its working directory
 
-std::uint64_t total_memory_bytes();
-std::uint64_t available_memory_bytes();  // of the host, or of its cgroup if that has less
+std::uint64_t total_memory_bytes();  // of the host
 
 }  // namespace modelpool::config

@@ -95,8 +95,8 @@ class LineFormatter final : public spdlog::formatter {
 };
 
 // Standard error, as far as somebody reads it: a logger that has stopped, a terminal after Ctrl-S
-// or a journal that hangs must not stop the program. The descriptor itself stays blocking, it is not
-// only ours.
+// or a journal that hangs must not stop the program. The descriptor itself stays blocking: it is
+// not only ours.
 class PatientSink final : public spdlog::sinks::base_sink<std::mutex> {
  protected:
   void sink_it_(const spdlog::details::log_msg& message) override {

@@ -4,10 +4,11 @@ warm."""
 import json
 import os
 import signal
+import subprocess
 import threading
 import unittest
 
-from door import DoorTest, workers_of, eventually, read_all
+from door import POOLCTL, DoorTest, workers_of, eventually, read_all
 
 
 class Deaths(DoorTest):
@@ -20,8 +21,8 @@ class Deaths(DoorTest):
         return talk
 
     def loads(self):
-        events = self.ctl("events") or []
-        return sum(event["kind"] == "loaded" for event in events)
+        done = subprocess.run([POOLCTL, "--dir", self.dir, "-o", "json", "events"], capture_output=True)
+        return sum(json.loads(line)["kind"] == "loaded" for line in done.stdout.splitlines())
 
     def test_a_worker_that_is_killed_cuts_its_own_streams_and_no_model_gets_cold(self):
         self.start(models=self.model("a"), serve="")

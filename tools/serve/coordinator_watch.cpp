@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "config/around.hpp"
+#include "notify.hpp"
 #include "signals.hpp"
 #include "wait_status.hpp"
 
@@ -36,8 +37,7 @@ bool is_readable(const Fd& fd) {
                                      const Fd& ready, const rlimit& files) {
   setsid();
   reset_signals();
-  // Those of systemd are the door's own.
-  for (const char* name : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}) unsetenv(name);
+  forget_supervisor();
   setrlimit(RLIMIT_NOFILE, &files);
   const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
   dup2(null, STDIN_FILENO);

@@ -15,7 +15,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Serve, listeners, workers, keys_file, hosts, 
                                    bodies_memory_bytes, bodies_disk_bytes, body_dir,
                                    header_timeout_ns, keepalive_timeout_ns, client_timeout_ns,
                                    queue_timeout_ns, request_timeout_ns, shutdown_timeout_ns,
-                                   drain_timeout_serve_ns)
+                                   drain_timeout_serve_ns, tunnel_idle_ns)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Door, serve, models)
 
 }  // namespace modelpool::config

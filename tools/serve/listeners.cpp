@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,6 +15,7 @@
 #include <optional>
 
 #include "config/around.hpp"
+#include "config/listen.hpp"
 
 namespace modelpool::serve {
 namespace {
@@ -54,29 +54,24 @@ Result<Endpoint> endpoint_of_path(const std::string& path) {
   return endpoint;
 }
 
-Result<Endpoint> endpoint_of(const std::string& address) {
-  if (is_unix(address)) return endpoint_of_path(path_of(address));
-  const std::size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
-  if (colon == std::string::npos || host.empty()) {
-    return cannot_listen(address,
-                         "it is no address; write 127.0.0.1:8080, [::1]:8080 or unix:/path");
-  }
-  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int error =
-          getaddrinfo(host.c_str(), address.substr(colon + 1).c_str(), &hints, &found);
-      error != 0) {
-    return cannot_listen(address, std::string(gai_strerror(error)) +
-                                      "; write 127.0.0.1:8080, [::1]:8080 or unix:/path");
-  }
+Result<Endpoint> endpoint_of(const std::string& text) {
+  const auto parsed = config::parse_listen(text);
+  if (!parsed) return fail(parsed.error());
+  if (!parsed->unix_path.empty()) return endpoint_of_path(parsed->unix_path);
   Endpoint endpoint;
-  endpoint.bytes = found->ai_addrlen;
-  std::memcpy(&endpoint.address, found->ai_addr, found->ai_addrlen);
-  freeaddrinfo(found);
+  if (parsed->is_v6) {
+    auto& address = reinterpret_cast<sockaddr_in6&>(endpoint.address);
+    address.sin6_family = AF_INET6;
+    address.sin6_port = htons(parsed->port);
+    inet_pton(AF_INET6, parsed->host.c_str(), &address.sin6_addr);
+    endpoint.bytes = sizeof address;
+  } else {
+    auto& address = reinterpret_cast<sockaddr_in&>(endpoint.address);
+    address.sin_family = AF_INET;
+    address.sin_port = htons(parsed->port);
+    inet_pton(AF_INET, parsed->host.c_str(), &address.sin_addr);
+    endpoint.bytes = sizeof address;
+  }
   return endpoint;
 }
 

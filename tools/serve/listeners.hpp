@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "modelpool/result.hpp"
-#include "worker.hpp"
+#include "worker_start.hpp"
 
 namespace modelpool::serve {
 

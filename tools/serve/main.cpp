@@ -1,9 +1,10 @@
 // poolserve: the front door of a pool of models.
 #include <cstdio>
+#include <string>
 #include <utility>
 
-#include "base/journal.hpp"
-#include "base/program.hpp"
+#include "config/program.hpp"
+#include "import.hpp"
 #include "master.hpp"
 #include "title.hpp"
 
@@ -18,6 +19,14 @@ int complain(const Error& error) {
   return exit_code_of(error);
 }
 
+int import(const std::string& path) {
+  const auto imported = import_config(path);
+  if (!imported) return complain(imported.error());
+  std::fputs(imported->text.c_str(), stdout);
+  std::fputs(imported->report().c_str(), stderr);
+  return kExitDone;
+}
+
 int run(int argc, char** argv) {
   auto parsed = parse_command_line(argc, argv);
   if (!parsed) return complain(parsed.error());
@@ -26,6 +35,7 @@ int run(int argc, char** argv) {
     return kExitDone;
   }
   Options& options = parsed->options;
+  if (!options.import_path.empty()) return import(options.import_path);
   config::set_up_log("poolserve", options.log_level, options.log_format);
   auto source = load_source(options);
   if (!source) return complain(source.error());

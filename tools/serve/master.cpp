@@ -16,6 +16,7 @@
 #include "notify.hpp"
 #include "signals.hpp"
 #include "title.hpp"
+#include "worker.hpp"
 
 namespace modelpool::serve {
 namespace {
@@ -83,8 +84,10 @@ Result<> Master::open() {
   auto made = make_generation(present);
   if (!made) return fail(made.error());
   current_ = std::move(*made);
+  if (!older_.empty()) set_access_of(*current_);  // of sockets that were open already
   for (const OpenSocket& unused : present) {
-    spdlog::info("the socket at {} is not needed, and is closed", unused.address);
+    spdlog::warn("the socket at {} is closed: the config names no such address ([serve] listen)",
+                 unused.address);
   }
   if (auto started = coordinator_.start(); !started) {
     for (const OpenListener& listener : current_->listeners) close_for_all(listener);
@@ -142,6 +145,7 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   lock_.reset();
   signals_.reset();
   coordinator_.forget();
+  forget_supervisor();
   WorkerStart start;
   start.pool = options_.pool;
   start.dir = options_.dir;
@@ -248,13 +252,14 @@ void Master::on_progress() {
   if (next_ && next_->workers.all_ready()) {
     // Their sockets are kept open by the new ones, or nobody is to listen there any more.
     for (const OpenListener& old : current_->listeners) {
-      const bool stays = std::any_of(
-          next_->listeners.begin(), next_->listeners.end(),
-          [&](const OpenListener& now) { return now.where.address == old.where.address; });
+      const bool stays =
+          std::any_of(next_->listeners.begin(), next_->listeners.end(),
+                      [&](const OpenListener& now) { return bound_to(now) == bound_to(old); });
       if (!stays) close_for_all(old);
     }
     leave(std::move(current_));
     current_ = std::move(next_);
+    set_access_of(*current_);
     announce();
   } else if (next_ && next_->workers.is_hopeless()) {
     spdlog::error(
@@ -342,8 +347,8 @@ void Master::apply(Source source) {
         return one.address == listener.where.address;
       });
       listener.where = *now;
-      if (auto set = set_access(listener.where); !set) spdlog::error("{}", set.error().text);
     }
+    set_access_of(*current_);
     current_->workers.send_door(*source_.door);
     announce();
   }
@@ -388,12 +393,21 @@ void Master::leave(std::unique_ptr<Generation> generation) {
   leaving_.push_back(std::move(generation));
 }
 
+bool Master::is_of_systemd(const OpenListener& listener) const {
+  return std::find(of_systemd_.begin(), of_systemd_.end(), bound_to(listener)) != of_systemd_.end();
+}
+
+void Master::set_access_of(const Generation& generation) const {
+  for (const OpenListener& listener : generation.listeners) {
+    if (is_of_systemd(listener)) continue;
+    if (auto set = set_access(listener.where); !set) spdlog::error("{}", set.error().text);
+  }
+}
+
 // Nobody listens there any more, workers that finish neither: unless those whose place was to be
 // taken go on there, or it is systemd's own.
 void Master::close_for_all(const OpenListener& listener) const {
-  const bool is_of_systemd = std::find(of_systemd_.begin(), of_systemd_.end(),
-                                       listener.where.address) != of_systemd_.end();
-  if (!older_.empty() || is_of_systemd) return;
+  if (!older_.empty() || is_of_systemd(listener)) return;
   shutdown(listener.fd.get(), SHUT_RDWR);
   remove_file(listener);
 }

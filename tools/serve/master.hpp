@@ -56,6 +56,8 @@ class Master {
   void end_changed_models();
 
   void leave(std::unique_ptr<Generation> generation);
+  bool is_of_systemd(const OpenListener& listener) const;
+  void set_access_of(const Generation& generation) const;
   void close_for_all(const OpenListener& listener) const;
   void stop();
   void stop_at_once();

@@ -2,6 +2,8 @@
 
 #include <systemd/sd-daemon.h>
 
+#include <cstdlib>
+
 #include "clock.hpp"
 
 namespace modelpool::serve {
@@ -15,5 +17,9 @@ void notify_reloading() {
 }
 
 void notify_stopping() { sd_notify(0, "STOPPING=1\nSTATUS=finishing requests"); }
+
+void forget_supervisor() {
+  for (const char* name : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}) unsetenv(name);
+}
 
 }  // namespace modelpool::serve

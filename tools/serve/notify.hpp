@@ -13,4 +13,7 @@ void notify_ready(const std::string& status);
 void notify_reloading();
 void notify_stopping();
 
+// In a child, whose own children must not speak for us.
+void forget_supervisor();
+
 }  // namespace modelpool::serve

@@ -30,7 +30,7 @@ of both.
 
 Where no coordinator serves the pool, poolserve starts one, from its own folder or PATH, and
 starts it again when it dies; a coordinator that others start is left to them. It gets the same
---config. With none it may use 7/8 of the memory that is there (--max-memory), and evicts idle
+--config. With none it may use 7/8 of the host's memory (--max-memory), and evicts idle
 models while less than 1/16 is left (--min-available).
 
 Addresses are 127.0.0.1:8080, [::1]:8080 or unix:/run/pool.sock. Sockets of systemd (LISTEN_FDS)
@@ -209,7 +209,7 @@ Result<ParseOutcome> parse_command_line(int argc, const char* const* argv) {
     return wrong_usage(
         "unable to serve: no models are given; add --config FILE or --models-dir DIR");
   }
-  if (!options.server.empty() && options.models_dir.empty()) {
+  if (app.count("--server") != 0 && options.models_dir.empty()) {
     return wrong_usage("unable to use --server: it belongs to --models-dir; add that");
   }
   return outcome;

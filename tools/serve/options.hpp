@@ -22,12 +22,12 @@ inline constexpr int kExitNoPool = 3;   // the pool, or its directory, cannot be
 
 struct Options {
   std::string pool = "default";
-  std::string dir;                  // empty: the library looks for it
-  std::string config_path;          // absolute; empty: none
-  std::string models_dir;           // absolute; empty: none
-  std::string server;               // what loads a model of that folder; empty: llama-server
-  std::vector<std::string> listen;  // empty: as the config says
-  std::uint32_t workers = 0;        // 0: as the config says
+  std::string dir;                      // empty: the library looks for it
+  std::string config_path;              // absolute; empty: none
+  std::string models_dir;               // absolute; empty: none
+  std::string server = "llama-server";  // what loads a model of that folder
+  std::vector<std::string> listen;      // empty: as the config says
+  std::uint32_t workers = 0;            // 0: as the config says
   bool stop_on_exit = false;
   bool check_config = false;
   std::string import_path;  // of `poolserve import`; empty: serve

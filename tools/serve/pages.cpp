@@ -80,6 +80,8 @@ OwnAnswer health(Pool& pool) {
 
 }  // namespace
 
+bool is_probe(std::string_view path) { return path == "/livez" || path == "/health"; }
+
 std::optional<OwnAnswer> own_page(std::string_view path, const config::Door& door, Pool& pool) {
   if (path == "/livez") return page({{"status", "ok"}});
   if (path == "/health") return health(pool);

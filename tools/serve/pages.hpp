@@ -14,6 +14,8 @@
 
 namespace modelpool::serve {
 
+// One that tells only whether the door is well.
+bool is_probe(std::string_view path);
 // The answer to that path (without its query), if it is one of the door's own.
 std::optional<OwnAnswer> own_page(std::string_view path, const config::Door& door, Pool& pool);
 

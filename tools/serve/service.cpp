@@ -64,6 +64,8 @@ Result<std::shared_ptr<const InForce>> InForce::make(
     for (const std::string& name : door->serve.hosts) gate.rules.host_names.push_back(name);
     gate.rules.cors_origins = door->serve.cors_origins;
     if (!made->keys.empty()) gate.rules.keys = &made->keys;
+    gate.of_probes = gate.rules;
+    gate.of_probes.auth = config::Auth::kNone;
     auto tls = tls_of(listener);
     if (!tls) return fail(tls.error());
     gate.tls = std::move(*tls);

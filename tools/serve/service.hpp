@@ -24,6 +24,7 @@ namespace modelpool::serve {
 // What the config says of one listener.
 struct Gate {
   AccessRules rules;
+  AccessRules of_probes;                    // the same, without keys
   std::shared_ptr<asio::ssl::context> tls;  // null: none
 };
 

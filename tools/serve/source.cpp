@@ -1,45 +1,40 @@
 #include "source.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <thread>
 
 #include "config/around.hpp"
 #include "config/effective.hpp"
-#if __has_include("config/pool_file.hpp")
+#include "config/folder.hpp"
+#include "config/listen.hpp"
 #include "config/pool_file.hpp"
-#define HAVE_FILE 1
-#else
-#define HAVE_FILE 0
-#endif
-#if __has_include("config/models_folder.hpp")
-#include "config/models_folder.hpp"
-#define HAVE_FOLDER 1
-#else
-#define HAVE_FOLDER 0
-#endif
+#include "config/summary.hpp"
 
 namespace modelpool::serve {
 namespace {
 
 constexpr const char* kDefaultListener = "127.0.0.1:8080";
 constexpr std::uint32_t kWorkersLeast = 2;
-constexpr std::uint32_t kTableMax = 65'536;
+constexpr std::uint32_t kWorkersBeside = 16;  // poolserve's master, and other programs
 
-// Enough for two generations of workers, of which one may have half as much again as its part.
-std::vector<std::string> capacity_flags(const config::Door& door) {
-  const Capacities least;
+// Tables of a pool that is made by this: enough for two generations of workers, of which one may
+// have half as much again as its part. What [capacity] says goes before.
+std::vector<std::string> capacity_flags(const config::Door& door,
+                                        const config::GivenCapacities& given) {
   const std::uint32_t workers = worker_count(door);
-  const std::uint32_t leases = door.serve.max_connections / workers * 3 / 2;
-  const auto waiters = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(kTableMax, std::uint64_t{2} * workers * door.models.size()));
-  const auto flag = [](std::uint32_t value, std::uint32_t least_value) {
-    return std::to_string(std::clamp(value, least_value, kTableMax));
-  };
-  return {"--leases",  flag(leases, least.leases),
-          "--waiters", flag(waiters, least.waiters),
-          "--workers", flag(2 * workers + 8, least.workers)};
+  const std::uint64_t leases = std::uint64_t{door.serve.max_connections} * 3 / 2 / workers;
+  const std::uint64_t waiters = std::uint64_t{2} * workers * door.models.size();
+  const std::pair<const char*, std::uint64_t> wanted[] = {
+      {"leases", leases}, {"waiters", waiters}, {"workers", 2 * workers + kWorkersBeside}};
+  std::vector<std::string> flags;
+  for (const auto& [name, value] : wanted) {
+    const config::CapacityInfo& info = *config::find_capacity(name);
+    if (given.has(info)) continue;
+    const std::uint64_t least = Capacities().*info.member;
+    flags.insert(flags.end(),
+                 {"--" + std::string(name), std::to_string(std::clamp(value, least, info.max))});
+  }
+  return flags;
 }
 
 // Without a config nobody said how much may be used: what is there, but for some.
@@ -48,6 +43,12 @@ std::vector<std::string> memory_flags() {
   if (total == 0) return {};
   return {"--max-memory", std::to_string(total / 8 * 7), "--min-available",
           std::to_string(total / 16)};
+}
+
+Result<> add_models_of(const Options& options, config::Door& door) {
+  auto found = config::find_models(options.models_dir, {options.server});
+  if (!found) return fail(found.error());
+  return config::add_models(std::move(*found), door);
 }
 
 void add_log_flags(const Options& options, std::vector<std::string>& flags) {
@@ -60,35 +61,30 @@ void add_log_flags(const Options& options, std::vector<std::string>& flags) {
 }  // namespace
 
 Result<Source> load_source(const Options& options) {
-  Source source;
-  config::Door door;
-#if HAVE_FILE
-  config::GivenCapacities capacities;
-  if (!options.config_path.empty()) {
-    auto file = config::load_pool_file(options.config_path);
-    if (!file) return fail(file.error());
-    door = std::move(file->door);
-    source.settings = std::move(file->settings);
-    capacities = file->capacities;
+  auto file = config::load_pool_file(options.config_path);
+  if (!file) return fail(file.error());
+  config::Door& door = file->door;
+  if (!options.models_dir.empty()) {
+    if (auto added = add_models_of(options, door); !added) return fail(added.error());
   }
-#endif
   if (!options.listen.empty()) {
     door.serve.listeners.clear();
-    for (const std::string& address : options.listen) {
-      config::Listener listener;
-      listener.address = address;
-      door.serve.listeners.push_back(std::move(listener));
-    }
+    for (const std::string& address : options.listen)
+      door.serve.listeners.emplace_back().address = address;
   }
   if (door.serve.listeners.empty()) door.serve.listeners.emplace_back().address = kDefaultListener;
+  if (auto ok = config::check_listeners(door.serve); !ok) return fail(ok.error());
   if (options.workers != 0) door.serve.workers = options.workers;
-  std::sort(door.models.begin(), door.models.end(),
-            [](const config::Model& a, const config::Model& b) { return a.name < b.name; });
-  if (!options.config_path.empty()) source.coordinator = {"--config", options.config_path};
-  if (options.config_path.empty()) source.coordinator = memory_flags();
-  const std::vector<std::string> tables = capacity_flags(door);
+
+  Source source;
+  source.coordinator = options.config_path.empty()
+                           ? memory_flags()
+                           : std::vector<std::string>{"--config", options.config_path};
+  const std::vector<std::string> tables = capacity_flags(door, file->capacities);
   source.coordinator.insert(source.coordinator.end(), tables.begin(), tables.end());
   add_log_flags(options, source.coordinator);
+  source.settings = std::move(file->settings);
+  source.capacities = file->capacities;
   source.door = std::make_shared<const config::Door>(std::move(door));
   return source;
 }
@@ -118,18 +114,8 @@ std::vector<std::string> changed_models(const Source& before, const Source& afte
 }
 
 std::string summary(const Options& options, const Source& source) {
-  const config::Door& door = *source.door;
-  std::string text =
-      (options.config_path.empty() ? options.models_dir : options.config_path) + ": ok\n";
-  for (const config::Listener& listener : door.serve.listeners)
-    text += "listen " + listener.address + "\n";
-  text += "workers " + std::to_string(worker_count(door)) + "\n";
-  for (const config::Model& model : door.models) {
-    text += "model " + config::quoted(model.name);
-    for (const std::string& alias : model.aliases) text += ", " + config::quoted(alias);
-    text += "\n";
-  }
-  return text;
+  return (options.config_path.empty() ? options.models_dir : options.config_path) + ": ok\n" +
+         config::config_summary(source.settings, source.capacities, *source.door);
 }
 
 }  // namespace modelpool::serve

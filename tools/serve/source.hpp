@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "config/capacities.hpp"
 #include "config/door.hpp"
 #include "modelpool/settings.hpp"
 #include "options.hpp"
@@ -18,6 +19,7 @@ namespace modelpool::serve {
 struct Source {
   std::shared_ptr<const config::Door> door;
   Settings settings;  // of the file
+  config::GivenCapacities capacities;
   // What a coordinator is started with, but for pool and directory.
   std::vector<std::string> coordinator;
 };

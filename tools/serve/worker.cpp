@@ -28,7 +28,7 @@ using Descriptor = asio::posix::basic_stream_descriptor<Executor>;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
-constexpr milliseconds kHeldBack{5};      // between two looks of a worker that is ahead
+constexpr milliseconds kHeldBack{5};        // between two looks of a worker that is ahead
 constexpr milliseconds kNoDescriptor{100};  // after an accept that failed for want of one
 
 void complain(const std::string& text) { std::fprintf(stderr, "poolserve: %s\n", text.c_str()); }

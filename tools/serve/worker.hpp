@@ -1,4 +1,5 @@
-// One worker: an event loop that accepts from the shared sockets and serves. It outlives its master.
+// One worker: an event loop that accepts from the shared sockets and serves. It outlives its
+// master.
 //
 // Safety: one thread runs the loop; spawning and publishing a backend, which may wait, are on one
 // more. run_worker is called in a forked child without threads.
@@ -9,41 +10,9 @@
 // Errors: run_worker returns an exit code, after a message on stderr.
 #pragma once
 
-#include <cstdint>
-#include <memory>
-#include <string>
-#include <vector>
-
-#include "balance.hpp"
-#include "config/door.hpp"
-#include "fd.hpp"
+#include "worker_start.hpp"
 
 namespace modelpool::serve {
-
-// A listening socket, and what the config says of it.
-struct OpenListener {
-  config::Listener where;
-  Fd fd;
-};
-
-struct WorkerStart {
-  std::string pool;
-  std::string dir;  // empty: the library looks for it
-  std::shared_ptr<const config::Door> door;
-  std::vector<OpenListener> listeners;
-  Fd meeting;  // NAME.door, listening: a poolserve that comes later is answered here
-  Fd retire;   // an eventfd that is never read by workers: readable = finish, empty = serve
-  // The same of those who served before, as long as they may not have been told: handed on in a
-  // meeting; finish_takeover (meeting.hpp) tells them.
-  std::vector<Fd> older;
-  // SOCK_SEQPACKET to the master (control.hpp). From the worker: "ready" once it accepts, "door"
-  // once a new config is in force. To it: that config. Its end: the master has gone;
-  // finish_takeover, and the worker goes on.
-  Fd control;
-  std::shared_ptr<Balance> balance;  // made before the fork; null: none
-  unsigned index = 0;                // of this worker in it
-  std::uint64_t backend_files = 0;   // SpawnOptions::open_files: what poolserve was started with
-};
 
 // Serves until it is told to finish and has. `retire` is to accept nothing more, and to end when
 // all has been answered (drain_timeout_serve); SIGTERM the same with shutdown_timeout. The sockets

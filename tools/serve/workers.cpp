@@ -23,8 +23,11 @@ constexpr std::uint64_t kSteady_ns = 1'000 * kMillisecond_ns;
 
 void Workers::start_due() {
   if (!starts_) return;
+  // While none has ever served, what fails is not tried again before the others have, too.
+  const bool only_new = !was_ready_;
   for (One& one : all_) {
     if (one.pid != 0 || clock_ns() < one.start_ns) continue;
+    if (only_new && one.started_ns != 0) continue;
     if (auto started = start(one); !started) {
       one.start_ns = clock_ns() + one.backoff.next();
       spdlog::error("{}", started.error().text);
@@ -60,7 +63,8 @@ Result<> Workers::start(One& one) {
 std::uint64_t Workers::due_ns() const {
   std::uint64_t due = kNever_ns;
   for (const One& one : all_) {
-    if (one.pid == 0 && starts_) due = std::min(due, one.start_ns);
+    const bool may_start = was_ready_ || one.started_ns == 0;
+    if (one.pid == 0 && starts_ && may_start) due = std::min(due, one.start_ns);
   }
   return due;
 }
@@ -72,7 +76,7 @@ bool Workers::ended(pid_t pid, int status) {
   hear();
   last_end_ = how_ended(status);
   const std::uint64_t now = clock_ns();
-  const bool was_steady = now - one->started_ns >= kSteady_ns;
+  const bool was_steady = one->is_ready && now - one->started_ns >= kSteady_ns;
   if (was_steady) one->backoff.reset();
   one->start_ns = was_steady ? now : now + one->backoff.next();
   one->pid = 0;
