@@ -184,19 +184,31 @@ std::string token(std::string_view prompt, std::size_t index) {
 }
 
 struct Completion {
+  bool is_chat = false;
   std::string prompt;
   std::uint64_t tokens = 16;
   std::uint64_t duration_ms = 0;
   bool stream = false;
 };
 
-Result<Completion> read_completion(const std::string& body) {
+// What the last message says; nothing where that is no text.
+std::string last_message(const nlohmann::json& json) {
+  const auto messages = json.find("messages");
+  if (messages == json.end() || !messages->is_array() || messages->empty()) return {};
+  const nlohmann::json& last = messages->back();
+  const bool is_text = last.is_object() && last.contains("content") && last["content"].is_string();
+  return is_text ? last["content"].get<std::string>() : std::string();
+}
+
+Result<Completion> read_completion(const std::string& body, bool is_chat) {
   const auto wrong = [](const std::string& reason) {
     return fail(Errc::kInvalid, "unable to read the request: " + reason);
   };
   const nlohmann::json json = nlohmann::json::parse(body, nullptr, false);
   if (!json.is_object()) return wrong("a JSON object was expected");
   Completion completion;
+  completion.is_chat = is_chat;
+  if (is_chat) completion.prompt = last_message(json);
   const auto read_number = [&json](const char* key, std::uint64_t max, std::uint64_t& to) {
     const auto found = json.find(key);
     if (found == json.end()) return true;
@@ -221,11 +233,24 @@ Result<Completion> read_completion(const std::string& body) {
   return completion;
 }
 
-nlohmann::ordered_json completion_json(const Options& options, const std::string& text,
-                                       const char* finish_reason) {
-  nlohmann::ordered_json choice{{"index", 0}, {"text", text}};
+// In OpenAI's shape: of a completion, of a chat, or of a piece of a chat that is streamed.
+nlohmann::ordered_json completion_json(const Options& options, const Completion& completion,
+                                       const std::string& text, const char* finish_reason) {
+  nlohmann::ordered_json choice{{"index", 0}};
+  if (!completion.is_chat) {
+    choice["text"] = text;
+  } else if (completion.stream) {
+    choice["delta"] = {{"content", text}};
+  } else {
+    choice["message"] = {{"role", "assistant"}, {"content", text}};
+  }
   choice["finish_reason"] = finish_reason == nullptr ? nlohmann::ordered_json() : finish_reason;
-  return {{"object", "text_completion"},
+  const char* const object = !completion.is_chat ? "text_completion"
+                             : completion.stream ? "chat.completion.chunk"
+                                                 : "chat.completion";
+  return {{"id", "demo-" + std::to_string(getpid())},
+          {"object", object},
+          {"created", 0},
           {"model", options.name},
           {"pid", getpid()},
           {"choices", nlohmann::ordered_json::array({choice})}};
@@ -250,27 +275,27 @@ void stream_completion(const Options& options, const Completion& completion,
         };
         if (wanted.tokens == 0 || stream->next == wanted.tokens) {
           if (wanted.tokens == 0) sleep_ns(wanted.duration_ms * kMillisecond_ns);
-          write(completion_json(options, "", "length").dump());
+          write(completion_json(options, wanted, "", "length").dump());
           write("[DONE]");
           sink.done();
           return true;
         }
         sleep_ns(wanted.duration_ms * kMillisecond_ns / wanted.tokens);
-        return write(
-            completion_json(options, token(wanted.prompt, stream->next++), nullptr).dump());
+        const std::string text = token(wanted.prompt, stream->next++);
+        return write(completion_json(options, wanted, text, nullptr).dump());
       });
 }
 
-void complete(const Options& options, const httplib::Request& request,
+void complete(const Options& options, bool is_chat, const httplib::Request& request,
               httplib::Response& response) {
-  const Result<Completion> completion = read_completion(request.body);
+  const Result<Completion> completion = read_completion(request.body, is_chat);
   if (!completion) return refuse(response, completion.error().text);
   if (completion->stream) return stream_completion(options, *completion, response);
   const InService counted;
   sleep_ns(completion->duration_ms * kMillisecond_ns);
   std::string text;
   for (std::uint64_t i = 0; i < completion->tokens; ++i) text += token(completion->prompt, i);
-  nlohmann::ordered_json json = completion_json(options, text, "length");
+  nlohmann::ordered_json json = completion_json(options, *completion, text, "length");
   json["usage"] = {{"completion_tokens", completion->tokens}};
   response.set_content(json.dump(), "application/json");
 }
@@ -295,10 +320,12 @@ void add_endpoints(httplib::Server& server, const Options& options) {
   server.Get("/crash", [&options](const httplib::Request&, httplib::Response&) {
     end(options, kExitFailed);
   });
-  server.Post("/v1/completions",
-              [&options](const httplib::Request& request, httplib::Response& response) {
-                complete(options, request, response);
-              });
+  for (const bool is_chat : {false, true}) {
+    server.Post(is_chat ? "/v1/chat/completions" : "/v1/completions",
+                [&options, is_chat](const httplib::Request& request, httplib::Response& response) {
+                  complete(options, is_chat, request, response);
+                });
+  }
 }
 
 // Where it listens, or why it cannot.
@@ -369,7 +396,7 @@ Result<Options> read_options(int argc, char** argv, std::string& help) {
   Flags flags(
       "A small HTTP model server on 127.0.0.1 or a Unix socket, for modelpool's demo and tests.\n"
       "GET /health, /slow?ms=N, /hang, /crash; POST /v1/completions {prompt, max_tokens, ms, "
-      "stream}.",
+      "stream},\n/v1/chat/completions {messages, ...}.",
       "demo_backend");
   flags.add("--port", "N", &options.port, "on 127.0.0.1; 0 takes a free one and prints it");
   flags.add("--unix", "PATH", &options.unix_path, "listen on this socket instead");

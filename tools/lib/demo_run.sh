@@ -14,8 +14,13 @@ readonly patience_s=20  # for one condition, on a loaded machine
 
 # --- What has to be seen -------------------------------------------------------------------------
 
-readonly shows=(sharing drain idle hang worker_death coordinator_death limit consistent)
+readonly shows=(url door_worker door_master door_reload
+  sharing drain idle hang worker_death coordinator_death limit consistent)
 declare -rA title=(
+  [url]="poolserve loaded models at one URL"
+  [door_worker]="its worker, killed, cut only its own"
+  [door_master]="its master, killed, cut nothing"
+  [door_reload]="a new config ended only what changed"
   [sharing]="loads are shared between workers"
   [drain]="an LRU eviction waited for a lease"
   [idle]="idle backends were evicted"
@@ -119,6 +124,17 @@ show_events() {
   done
 }
 
+# In the background, for the pool that poolctl shows.
+follow_events() {
+  rm -f "$dir/follow"
+  mkfifo "$dir/follow"
+  : >"$dir/events"
+  show_events <"$dir/follow" &
+  shower=$!
+  "${poolctl[@]}" -o json events --follow >"$dir/follow" &
+  follower=$!
+}
+
 # --- Processes -----------------------------------------------------------------------------------
 
 # In the background not through the function, but ${poolctl[@]}: then $! is poolctl itself.
@@ -178,8 +194,9 @@ clean_up() {
     kill -KILL "${pids[@]}" 2>/dev/null
     wait "${pids[@]}" 2>/dev/null
   fi
-  if [[ -n $uuid ]]; then
-    for environ in $(backend_environs /proc/[0-9]*/environ); do
+  # Backends, and what poolserve started: they have inherited this.
+  if [[ -n $dir ]]; then
+    for environ in $(grep -lsxzF "MODELPOOL_DEMO=$dir" /proc/[0-9]*/environ); do
       environ=${environ#/proc/}
       kill -KILL "${environ%/environ}" 2>/dev/null
     done
@@ -235,6 +252,8 @@ count() { cat "${logs[@]}" | grep -cE "$1" || :; }  # lines of the workers' logs
 pairs() { cat "${logs[@]}" | grep -oE '^[A-Z] answered [a-z]+' | sort -u | wc -l; }
 has_pairs() { (($(pairs) >= $1)); }
 has_answers() { (($(count ' answered ') >= $1)); }
+
+. tools/lib/demo_door.sh
 
 # --- Scenes --------------------------------------------------------------------------------------
 
@@ -471,7 +490,7 @@ summarise() {
 
 show_logs() {
   local log
-  for log in coordinatord backends poolctl; do
+  for log in poolserve streams coordinatord backends poolctl; do
     if [[ ! -s $dir/$log.log ]]; then continue; fi
     printf '\nthe end of %s.log:\n' "$log"
     tail -n 25 "$dir/$log.log"
@@ -480,10 +499,10 @@ show_logs() {
 
 # --- The demo ------------------------------------------------------------------------------------
 
-dir='' poolctl=() logs=() uuid='' coordinator='' observer='' event='' from=1
+dir='' poolctl=() logs=() uuid='' coordinator='' observer='' follower='' shower='' event='' from=1
 declare -A worker=()
 
-for program in coordinatord poolctl demo_worker demo_backend; do
+for program in coordinatord poolctl poolserve demo_worker demo_backend; do
   [[ -x ${BIN:?is to name the directory of the programs}/$program ]] ||
     fail "$BIN/$program is missing; run tools/demo, which builds it"
 done
@@ -493,13 +512,21 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 dir=$(mktemp -d /dev/shm/modelpool-demo.XXXXXX)
 mkdir -m 700 "$dir/pool"
-mkdir "$dir/names"
+mkdir "$dir/names" "$dir/streams"
+export MODELPOOL_DEMO=$dir
 export XDG_STATE_HOME=$dir/state  # what backends write is kept there
-poolctl=("$BIN/poolctl" --pool "$pool" --dir "$dir/pool")
 logs=("$dir/A.log" "$dir/B.log" "$dir/C.log")
-touch "$dir/events" "${logs[@]}"
+touch "$dir/poolserve.log" "${logs[@]}"
 SECONDS=0
 
+poolctl=("$BIN/poolctl" --pool door --dir "$dir/pool")
+one_url
+kill_door_worker
+kill_door_master
+reload_door
+end_door
+
+poolctl=("$BIN/poolctl" --pool "$pool" --dir "$dir/pool")
 heading "coordinatord --max-backends $max_backends --busy-timeout $busy_timeout --idle-timeout $idle_timeout"
 start_coordinator
 if ! until_true coordinator_is_alive; then
@@ -508,9 +535,7 @@ fi
 uuid=$(field "$(ctl -o json status | tr -d ' \n')" uuid)
 observe &
 observer=$!
-mkfifo "$dir/follow"
-show_events <"$dir/follow" &
-"${poolctl[@]}" -o json events --follow >"$dir/follow" &
+follow_events
 
 share_loads
 drain_for_room
