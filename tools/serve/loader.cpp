@@ -39,6 +39,9 @@ bool mentions(const config::Model& model, std::string_view what) {
   for (const std::string& word : model.command) {
     if (word.find(what) != std::string::npos) return true;
   }
+  for (const auto& [name, value] : model.env) {
+    if (value.find(what) != std::string::npos) return true;
+  }
   return false;
 }
 
@@ -86,8 +89,15 @@ Task<Health> probe(Executor executor, const config::ReadyCheck& check, std::stri
 
 struct Loader::Plan {
   std::vector<std::string> argv;
+  std::vector<std::string> env;
   std::string address;
   std::string socket_path;  // empty: none
+
+  void fill(std::string_view what, const std::string& with) {
+    for (std::string& word : argv) word = replaced(std::move(word), what, with);
+    for (std::string& word : env) word = replaced(std::move(word), what, with);
+    address = replaced(std::move(address), what, with);
+  }
 };
 
 Loader::Loader(Loop& loop, Pool& pool, std::string sockets_dir, std::uint64_t open_files)
@@ -117,22 +127,20 @@ Task<std::invoke_result_t<Call>> Loader::apart(Call call) {
 Result<Loader::Plan> Loader::plan_for(const config::Model& model) {
   Plan plan;
   plan.argv = model.command;
+  for (const auto& [name, value] : model.env) plan.env.push_back(name + "=" + value);
   plan.address = model.address;
   if (mentions(model, kPort)) {
     const auto port = free_port();
     if (!port) return fail(port.error());
     const std::string digits = std::to_string(*port);
-    for (std::string& word : plan.argv) word = replaced(std::move(word), kPort, digits);
-    plan.address = plan.address.empty() ? "127.0.0.1:" + digits
-                                        : replaced(std::move(plan.address), kPort, digits);
+    plan.fill(kPort, digits);
+    if (plan.address.empty()) plan.address = "127.0.0.1:" + digits;
   }
   if (mentions(model, kSocket)) {
     plan.socket_path = sockets_dir_ + "/backend-" + std::to_string(getpid()) + "-" +
                        std::to_string(++sockets_) + ".sock";
-    for (std::string& word : plan.argv) word = replaced(std::move(word), kSocket, plan.socket_path);
-    plan.address = plan.address.empty()
-                       ? "unix:" + plan.socket_path
-                       : replaced(std::move(plan.address), kSocket, plan.socket_path);
+    plan.fill(kSocket, plan.socket_path);
+    if (plan.address.empty()) plan.address = "unix:" + plan.socket_path;
     unlink(plan.socket_path.c_str());
   }
   return plan;
@@ -156,7 +164,7 @@ Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config:
   }
   if (!plan->argv.empty()) {
     SpawnOptions options;
-    for (const auto& [name, value] : model->env) options.env.push_back(name + "=" + value);
+    options.env = plan->env;
     options.cwd = model->cwd;
     options.output = model->log;
     options.open_files = open_files_;
