@@ -5,7 +5,7 @@
 
 #include "config/around.hpp"
 #include "config/effective.hpp"
-#include "config/folder.hpp"
+#include "config/models_folder.hpp"
 #include "config/listen.hpp"
 #include "config/pool_file.hpp"
 #include "config/summary.hpp"
