@@ -47,9 +47,12 @@ PACKAGES = {
     ("shebang", "bash"): ESSENTIAL,
     ("shebang", "python3"): "python3",
     ("shebang", "sh"): ESSENTIAL,
+    ("import", "aiohttp"): "python3-aiohttp",
     ("import", "gunicorn"): "gunicorn",
     ("import", "h11"): "uvicorn",  # by its dependencies
+    ("import", "httpx"): "python3-httpx",
     ("import", "matplotlib"): "python3-matplotlib",
+    ("import", "requests"): "python3-requests",
 }
 OURS = {"modelpool", "columns"}  # find_package, import; tools/lib/columns.py
 # CMake lists that no command but bench turns on.

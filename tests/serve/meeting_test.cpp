@@ -1,5 +1,5 @@
 // The meeting of a poolserve with those who serve already, and what a master tells its workers.
-#include "meeting.hpp"
+#include "between/meeting.hpp"
 
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -10,7 +10,7 @@
 #include <string>
 #include <thread>
 
-#include "control.hpp"
+#include "between/control.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::serve {

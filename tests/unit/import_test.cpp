@@ -1,4 +1,4 @@
-#include "import.hpp"
+#include "import/import.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

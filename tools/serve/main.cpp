@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "config/program.hpp"
-#include "import.hpp"
-#include "master.hpp"
-#include "title.hpp"
+#include "import/import.hpp"
+#include "master/master.hpp"
+#include "master/title.hpp"
 
 namespace {
 

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <iterator>
 
-#include "fd.hpp"
+#include "between/fd.hpp"
 #include "wire/tokens.hpp"
 
 namespace modelpool::serve {
