@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Sourced by demo_run.sh: what poolserve does, on a pool of its own. One URL, requests that stream,
 # and kills in the middle of them.
+# shellcheck disable=SC2154  # variables of demo_run.sh
 
 readonly door_workers=4 streams_at_once=16 stream_ms=3000
 readonly prompt='models that no kill makes cold'

@@ -166,6 +166,9 @@ reap() { wait "$1" 2>/dev/null; }
 # The processes of this pool's backends: files /proc/PID/environ.
 backend_environs() { grep -lsz "^MODELPOOL_BACKEND=$uuid/" "$@" || :; }
 
+# All processes of the demo: backends and what poolserve started have inherited this.
+own_environs() { grep -lsxzF "MODELPOOL_DEMO=$dir" /proc/[0-9]*/environ || :; }
+
 # Independent of the pool: counts backend processes from outside, all the time. A scan takes a
 # while, so of what it found only those count as there at once that live when it is over.
 observe() {
@@ -194,9 +197,8 @@ clean_up() {
     kill -KILL "${pids[@]}" 2>/dev/null
     wait "${pids[@]}" 2>/dev/null
   fi
-  # Backends, and what poolserve started: they have inherited this.
   if [[ -n $dir ]]; then
-    for environ in $(grep -lsxzF "MODELPOOL_DEMO=$dir" /proc/[0-9]*/environ); do
+    for environ in $(own_environs); do
       environ=${environ#/proc/}
       kill -KILL "${environ%/environ}" 2>/dev/null
     done
