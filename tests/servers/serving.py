@@ -191,10 +191,10 @@ class ServerTest(PoolTest):
 
     def setUp(self):
         super().setUp()
-        self.models_toml = pathlib.Path(self.dir, "models.toml")
+        self.pool_toml = pathlib.Path(self.dir, "pool.toml")
         command = [sys.executable, str(EXAMPLES / "fake_model.py"), "--port", "{port}"]
         command += ["--load-time", "0.1", "--max-lifetime", "180"]
-        self.models_toml.write_text(
+        self.pool_toml.write_text(
             "".join(f"[models.{m}]\ncommand = {json.dumps(command)}\n" for m in self.models)
         )
         self.observer = Observer(self.poolctl("status")["uuid"])
@@ -202,7 +202,7 @@ class ServerTest(PoolTest):
 
     def serve(self, argv, **environment):
         port = modelpool.free_port()
-        variables = {"MODELPOOL_DIR": self.dir, "MODELS_TOML": str(self.models_toml), **environment}
+        variables = {"MODELPOOL_DIR": self.dir, "POOL_TOML": str(self.pool_toml), **environment}
         path = os.environ["PYTHONPATH"] + os.pathsep + str(EXAMPLES)
         server = Server(
             [argument.replace("{port}", str(port)) for argument in argv],

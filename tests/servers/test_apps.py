@@ -21,11 +21,13 @@ class Applications(ServerTest):
 
     def setUp(self):
         super().setUp()
-        toml = self.models_toml.read_text()
+        toml = self.pool_toml.read_text()
         toml += '[models.broken]\ncommand = ["false"]\n'
         toml += '[models.absent]\ncommand = ["/nowhere/llama-server"]\n'
-        self.models_toml.write_text(toml.replace("\ncommand", "\nwait_timeout = 0.05\ncommand"))
-        os.environ.update(MODELPOOL_DIR=self.dir, MODELS_TOML=str(self.models_toml))
+        self.pool_toml.write_text(toml)
+        self.addCleanup(setattr, models, "WAIT", models.WAIT)
+        models.WAIT = 0.05
+        os.environ.update(MODELPOOL_DIR=self.dir, POOL_TOML=str(self.pool_toml))
         self.callers = []
         for name, caller in (("wsgi_app", call_wsgi), ("asgi_app", call_asgi)):
             sys.modules.pop(name, None)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import unittest
 
 from realmodel.tiny_gguf import write_tiny_gguf
@@ -24,6 +25,7 @@ from test_servers import GUNICORN, UVICORN
 
 # Holds node_modules and a copy of llama_backend.mjs, which finds them beside itself.
 NODE_DIR = pathlib.Path(os.environ["MODELPOOL_NODE_DIR"])
+POOLSERVE = os.environ["MODELPOOL_POOLSERVE"]
 PACKAGES = ["node-llama-cpp@3.22.1", "@node-llama-cpp/linux-x64@3.22.1"]
 INSTALL_TIMEOUT_S = 180
 SKIPPED = 77
@@ -128,10 +130,10 @@ class RealModels(ServerTest):
             self.sizes[model] = write_tiny_gguf(file, model, layers)
             command = ["node", str(NODE_DIR / "llama_backend.mjs"), file, "{port}"]
             tables.append(
-                f'[models."{model}"]\ncommand = {json.dumps(command)}\nwait_timeout = 50\n'
-                f'size_bytes = {self.sizes[model]}\nlog = "{self.dir}/{model}.log"\n'
+                f'[models."{model}"]\ncommand = {json.dumps(command)}\n'
+                f'log = "{self.dir}/{model}.log"\n'
             )
-        self.models_toml.write_text("".join(tables))
+        self.pool_toml.write_text("".join(tables))
         self.watch = Watch(self.poolctl("status")["uuid"], self.dir)
         self.addCleanup(self.watch.stop)
 
@@ -153,6 +155,45 @@ class RealModels(ServerTest):
         self.check_progress_of_a_stream(server)
         self.check_end(server)
 
+    def test_poolserve(self):
+        """Two models, one place, one URL; a worker is killed in the middle of a stream."""
+        self.pool.set(max_backends=1)
+        config = ["--config", str(self.pool_toml), "--workers", "2"]
+        began = time.monotonic()
+        server = self.serve([POOLSERVE, *config, "--listen", "127.0.0.1:{port}"])
+        connection, response = open_chat(server.port, "small-1", stream=True)
+        line = response.readline()
+        while line.startswith(b":"):  # it is being loaded
+            line = response.readline()
+        self.assertIn(b"delta", line)
+        print(f"start to first token: {time.monotonic() - began:.1f} s", file=sys.stderr)
+        response.read()
+        connection.close()
+        self.ask(server, "large-1")
+        self.assertEqual(set(self.backend_pids()), {"large-1"})
+        self.check_progress_of_a_stream(server)
+        self.check_killed_worker_of_the_door(server)
+        self.assertEqual(self.counts("loaded"), {"small-1": 1, "large-1": 1})
+        self.assertEqual((self.watch.most, self.watch.most_files), (1, 1))
+        before = self.backend_pids()
+        server.stop()
+        self.assertEqual(self.backend_pids(), before)
+
+    def check_killed_worker_of_the_door(self, server):
+        """Its stream is cut; the model stays, and answers the next request."""
+        connection, response = open_chat(
+            server.port, "large-1", tag="cut", stream=True, max_tokens=450
+        )
+        response.readline()
+        (lease,) = [row for row in self.pool.leases() if row["tag"] == "cut"]
+        os.kill(lease["worker_pid"], signal.SIGKILL)
+        rest = b""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            rest = response.read()
+        connection.close()
+        self.assertNotIn(b"[DONE]", rest)
+        self.ask(server, "large-1")
+
     def check_one_load_of_each(self, server):
         """From cold, every worker is asked at once; each model is loaded once."""
         self.ask_all(server, self.models[1:3] * CLIENTS)
@@ -164,7 +205,6 @@ class RealModels(ServerTest):
         self.assertEqual(set(listed), set(self.models[1:3]))
         resident = {}
         for model, row in listed.items():
-            self.assertEqual(row["size_bytes"], self.sizes[model])
             resident[model] = self.watch.resident_bytes_of(row["pid"])
             self.assertGreater(resident[model], self.sizes[model])
         small, large = self.models[1:3]
@@ -251,7 +291,8 @@ class RealModels(ServerTest):
         """A stream, whole, from the model that was asked for: its name is read from its file."""
         reply = chat(server.port, model, stream=True, max_tokens=16)
         self.assertEqual(reply.status, 200, (reply.body, self.said_by(model), self.log()))
-        events = reply.body.decode().split("\n\n")
+        said = re.sub(r"^:.*\n", "", reply.body.decode(), flags=re.MULTILINE)  # signs of life
+        events = said.split("\n\n")
         self.assertEqual(events[-2:], ["data: [DONE]", ""])
         answered = [json.loads(event.removeprefix("data: "))["model"] for event in events[:-2]]
         self.assertEqual(answered, [model] * 16)

@@ -96,13 +96,9 @@ class Reply:
 
 async def proxy(model, path, kind, body, tag, reply):
     async with POOL.lease_async(
-        model.name,
-        load=model.load,
-        timeout=model.wait_timeout,
-        tag=tag,
-        busy_timeout=model.busy_timeout,
+        model.name, load=model.load, timeout=models.WAIT, tag=tag
     ) as lease:
-        async for event in exchange(lease.address, path, kind, body, model.silence_timeout):
+        async for event in exchange(lease.address, path, kind, body):
             lease.progress()
             if isinstance(event, h11.Response):
                 kept = (b"content-type", b"content-length")
@@ -113,7 +109,7 @@ async def proxy(model, path, kind, body, tag, reply):
         await reply.body(b"", more=False)
 
 
-async def exchange(address, path, kind, body, silence_timeout):
+async def exchange(address, path, kind, body):
     """POSTs to the backend; yields h11's Response, then its Data as they come."""
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -131,8 +127,7 @@ async def exchange(address, path, kind, body, silence_timeout):
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
-                received = await asyncio.wait_for(reader.read(65536), silence_timeout)
-                connection.receive_data(received)
+                connection.receive_data(await reader.read(65536))
             elif isinstance(event, (h11.Response, h11.Data)):
                 yield event
             elif isinstance(event, h11.EndOfMessage):

@@ -1,4 +1,4 @@
-"""What the example servers share: models.toml, how a model is loaded, what an error answers."""
+"""What the example servers share: pool.toml, how a model is loaded, what an error answers."""
 
 import dataclasses
 import http.client
@@ -7,47 +7,51 @@ import math
 import os
 import pathlib
 import re
+import shlex
 import tomllib
 
 import modelpool
 
 HERE = pathlib.Path(__file__).parent
 PATHS = ("/v1/chat/completions", "/v1/audio/transcriptions")
+WAIT = "50s"  # for a place, or for somebody else's load
 FORM_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]*)\r\n')
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One table of models.toml."""
+    """How a model is started, by its table in pool.toml. What limits it is coordinatord's."""
 
     name: str
     command: list[str]
-    ready: str = "/health"
-    load_timeout: float = 120.0
-    wait_timeout: float = 30.0
-    busy_timeout: str | None = None
-    silence_timeout: float = 300.0
-    size_bytes: int | None = None
+    ready: str = "http:/health"
+    cwd: pathlib.Path | None = None
     log: str | None = None
-    any_listener: bool = False
 
     def load(self, ticket):
-        """For Pool.lease: starts the backend and returns its lease when it answers."""
+        """For Pool.lease: starts the backend and returns its address when it answers."""
         port = modelpool.free_port()
-        command = [argument.replace("{port}", str(port)) for argument in self.command]
-        ticket.spawn(command, cwd=HERE, stdout=self.log)
-        proxied = {"any_listener": self.any_listener}
-        address = ticket.wait_ready(
-            f"127.0.0.1:{port}", f"http:{self.ready}", timeout=self.load_timeout, **proxied
-        )
-        return ticket.ready(address, size_bytes=self.size_bytes, **proxied)
+        command = [word.replace("{port}", str(port)) for word in self.command]
+        ticket.spawn(command, cwd=self.cwd, stdout=self.log)
+        return ticket.wait_ready(f"127.0.0.1:{port}", self.ready)
 
 
 def read_models(path=None):
-    path = path or os.environ.get("MODELS_TOML") or HERE / "models.toml"
+    path = pathlib.Path(path or os.environ.get("POOL_TOML") or HERE / "pool.toml").resolve()
     with open(path, "rb") as file:
         tables = tomllib.load(file)["models"]
-    return {name: Model(name=name, **table) for name, table in tables.items()}
+    return {name: read_model(name, table, path.parent) for name, table in tables.items()}
+
+
+def read_model(name, table, folder):
+    command = table["command"]
+    return Model(
+        name,
+        shlex.split(command) if isinstance(command, str) else command,
+        table.get("ready", "GET /health").replace("GET ", "http:"),
+        folder / table["cwd"] if "cwd" in table else None,
+        table.get("log"),
+    )
 
 
 class Refused(Exception):

@@ -43,17 +43,9 @@ class Answer:
     def __init__(self, model, path, kind, body, tag):
         with contextlib.ExitStack() as stack:
             self._lease = stack.enter_context(
-                POOL.lease(
-                    model.name,
-                    load=model.load,
-                    timeout=model.wait_timeout,
-                    tag=tag,
-                    busy_timeout=model.busy_timeout,
-                )
+                POOL.lease(model.name, load=model.load, timeout=models.WAIT, tag=tag)
             )
-            connection = http.client.HTTPConnection(
-                self._lease.address, timeout=model.silence_timeout
-            )
+            connection = http.client.HTTPConnection(self._lease.address)
             stack.callback(connection.close)
             connection.request("POST", path, body, {"Content-Type": kind})
             self._response = connection.getresponse()

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Under their names, a stand-in for llama-server, vllm, whisper-server and docker.
+"""Under their names, a stand-in for llama-server, vllm and whisper-server.
 
 Takes the flags that these projects document, no others, and is ready in their manner: llama-server
 answers 503 until it is, the others do not listen before. It tells its log what it was asked.
@@ -10,7 +10,6 @@ import http.server
 import json
 import os
 import pathlib
-import re
 import signal
 import sys
 import threading
@@ -27,14 +26,6 @@ LOOKS_WHILE_LOADING = 3
 def main():
     name = pathlib.Path(sys.argv[0]).name
     arguments = sys.argv[1:]
-    if name == "docker":
-        if arguments[0] == "rm":
-            sys.exit(1)  # Error: No such container
-        publish = arguments[arguments.index("--publish") + 1]
-        port = re.fullmatch(r"127\.0\.0\.1:(\d+):8080", publish)[1]
-        image = next(i for i, argument in enumerate(arguments) if argument.startswith("ghcr.io/"))
-        name = "llama-server"
-        arguments = [*arguments[image + 1 :], "--port", port]
     parser = argparse.ArgumentParser(prog=name, allow_abbrev=False)
     for flag in FLAGS[name].split():
         parser.add_argument(flag)
