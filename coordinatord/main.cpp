@@ -10,10 +10,12 @@
 #include <cstdio>
 #include <string>
 
+#include "base/available.hpp"
 #include "base/journal.hpp"
 #include "base/program.hpp"
 #include "base/text.hpp"
 #include "config.hpp"
+#include "judge/host_limit.hpp"
 #include "judge/suppose.hpp"
 #include "log.hpp"
 #include "loop.hpp"
@@ -100,6 +102,9 @@ int check_config(const Options& options, const Settings& settings) {
     if (!found) return complain(found.error(), exit_code(found.error()));
     effect = std::move(*found);
   }
+  // No error: one file may serve hosts of several sizes.
+  const auto fault = find_host_fault(settings.get(Setting::kMinAvailable), read_total_bytes());
+  if (fault) std::fprintf(stderr, "coordinatord: %s\n", fault->c_str());
   std::printf("%s: ok\n%s%s", options.config_path.c_str(),
               config_summary(settings, options.capacities).c_str(), effect.c_str());
   return kExitDone;
