@@ -117,8 +117,7 @@ Verdict explain_admission(const Subject& subject) {
   if (!keeper.empty()) taken += ", and " + keeper + " shares a group with it";
   if (lacks_devices(self, limits)) taken += ", and it asks for devices that are not known";
   std::vector<Waiting> waiting = all_waiting(snapshot);
-  std::vector<Waiting> heads(waiting.size());
-  heads.resize(find_heads(waiting, there, subject.now(), heads));
+  const std::vector<Waiting> heads = find_heads(waiting, there, subject.now());
   const std::uint64_t model = hash_name(subject.model);
   const auto in_line = std::find_if(heads.begin(), heads.end(),
                                     [model](const Waiting& head) { return head.model == model; });

@@ -16,8 +16,7 @@ namespace {
 std::optional<Head> head_without_place(const Snapshot& snapshot) {
   const std::vector<Resident> there = live_residents(snapshot);
   std::vector<Waiting> waiting = all_waiting(snapshot);
-  std::vector<Waiting> heads(waiting.size());
-  heads.resize(find_heads(waiting, there, snapshot.now_ns, heads));
+  const std::vector<Waiting> heads = find_heads(waiting, there, snapshot.now_ns);
   Room room(limits_of(snapshot), there);
   for (const Waiting& head : heads) {
     if (!room.fits(head) || is_kept_out(head, there))
