@@ -11,8 +11,8 @@
 
 namespace modelpool::coordinator {
 
-// "min_available is 64GiB, but this host ..."; nullopt: it can be kept. 0 is no limit. `total_bytes`
-// is what base/available.hpp reads.
+// "min_available is 64GiB, but this host ..."; nullopt: it can be kept. 0 is no limit.
+// `total_bytes` is what base/available.hpp reads.
 std::optional<std::string> find_host_fault(std::uint64_t min_available,
                                            std::optional<std::uint64_t> total_bytes);
 
