@@ -23,7 +23,7 @@
 #include "base/time.hpp"
 #include "base/user.hpp"
 #include "children.hpp"
-#include "config.hpp"
+#include "config/pool_file.hpp"
 #include "judge/decision_text.hpp"
 #include "judge/settling.hpp"
 #include "log.hpp"
@@ -374,7 +374,7 @@ void Loop::apply(const Settings& settings, const PoolSettings& found) {
 
 // The creator of the pool fixes them: what is asked for afterwards would be ignored in silence.
 void Loop::warn_of_other_capacities() const {
-  for (const CapacityInfo& info : kCapacities) {
+  for (const config::CapacityInfo& info : config::kCapacities) {
     const std::uint32_t wanted = options_.capacities.values.*info.member;
     const std::uint32_t found = segment_->capacities().*info.member;
     if (!options_.capacities.has(info) || found == wanted) continue;
@@ -780,11 +780,12 @@ std::string Loop::still_running() const {
 
 void Loop::reload() {
   notifier_.reloading();
-  auto settings = load_config(options_.config_path, options_.flags);
-  if (!settings) {
-    spdlog::error("{}; the settings in force stay", settings.error().text);
+  auto file =
+      config::load_pool_file(options_.config_path, options_.flags, config::Variables::kLeft);
+  if (!file) {
+    spdlog::error("{}; the settings in force stay", file.error().text);
   } else {
-    pending_ = std::make_unique<Settings>(std::move(*settings));
+    pending_ = std::make_unique<Settings>(std::move(file->settings));
     pending_since_ = read_pool_settings(*segment_);
     publish_pending();
     spdlog::info("config read again");

@@ -14,7 +14,8 @@
 #include "base/journal.hpp"
 #include "base/program.hpp"
 #include "base/text.hpp"
-#include "config.hpp"
+#include "config/pool_file.hpp"
+#include "config/summary.hpp"
 #include "judge/host_limit.hpp"
 #include "judge/suppose.hpp"
 #include "log.hpp"
@@ -92,7 +93,8 @@ Result<std::string> effect_on_pool(const Options& options, const Settings& setti
   return text;
 }
 
-int check_config(const Options& options, const Settings& settings) {
+int check_config(const Options& options, const config::PoolFile& file) {
+  const Settings& settings = file.settings;
   const auto fits =
       SettingsImage::make(settings, settings_copy_bytes(options.capacities.values) / sizeof(Word));
   if (!fits) return complain(fits.error(), kExitUsage);
@@ -106,7 +108,8 @@ int check_config(const Options& options, const Settings& settings) {
   const auto fault = find_host_fault(settings.get(Setting::kMinAvailable), read_total_bytes());
   if (fault) std::fprintf(stderr, "coordinatord: %s\n", fault->c_str());
   std::printf("%s: ok\n%s%s", options.config_path.c_str(),
-              config_summary(settings, options.capacities).c_str(), effect.c_str());
+              config::config_summary(settings, options.capacities, file.door).c_str(),
+              effect.c_str());
   return kExitDone;
 }
 
@@ -128,15 +131,15 @@ int run(int argc, char** argv) {
     if (auto ok = execute_older_coordinator(options, argv); !ok)
       return complain(ok.error(), exit_code(ok.error()));
   }
-  GivenCapacities of_config;
-  const auto settings = load_config(options.config_path, options.flags, &of_config);
-  if (!settings) return complain(settings.error(), kExitUsage);
-  for (const CapacityInfo& info : kCapacities) {
-    if (of_config.has(info) && !options.capacities.has(info)) {
-      options.capacities.set(info, of_config.values.*info.member);
+  const auto file =
+      config::load_pool_file(options.config_path, options.flags, config::Variables::kLeft);
+  if (!file) return complain(file.error(), kExitUsage);
+  for (const config::CapacityInfo& info : config::kCapacities) {
+    if (file->capacities.has(info) && !options.capacities.has(info)) {
+      options.capacities.set(info, file->capacities.values.*info.member);
     }
   }
-  if (options.check_config) return check_config(options, *settings);
+  if (options.check_config) return check_config(options, *file);
   // A pidfd for each worker and backend.
   rlimit descriptors{};
   if (getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
@@ -146,7 +149,7 @@ int run(int argc, char** argv) {
   take_priority();  // before there are threads: they have their creator's
   auto notifier = Notifier::make(options.notify_fd);
   if (!notifier) return complain(notifier.error(), kExitUsage);
-  auto loop = Loop::make(options, *settings, std::move(*notifier));
+  auto loop = Loop::make(options, file->settings, std::move(*notifier));
   if (!loop) return complain(loop.error(), exit_code(loop.error()));
   return (*loop)->run();
 }

@@ -96,7 +96,7 @@ std::string with_dashes(std::string_view name) {
   return text;
 }
 
-std::string flag_of(const CapacityInfo& info) { return "--" + std::string(info.name); }
+std::string flag_of(const config::CapacityInfo& info) { return "--" + std::string(info.name); }
 
 tl::unexpected<Error> wrong_usage(std::string text) {
   return fail(Errc::kInvalid, std::move(text) + "; see coordinatord --help");
@@ -147,8 +147,8 @@ class CommandLine {
         "where its segment lies [MODELPOOL_DIR, else /run/modelpool, else /dev/shm/modelpool-UID]");
 
     add("Rules", "--config", "FILE", texts_.config,
-        "TOML: [pool] and [[model]] tables with the settings below, [capacity]; read at start and "
-        "on SIGHUP [none]");
+        "TOML: [pool], [[model]] and [models.NAME] tables with the settings below, [capacity]; "
+        "read at start and on SIGHUP [none]");
     app_.add_flag(
             "--check-config", checks_config_,
             "only read the config: print what holds and end with 0, or its errors and end with 2")
@@ -172,8 +172,8 @@ class CommandLine {
     add("Service", "--log-format", "text|json", texts_.log_format,
         "lines for people, or one JSON object a line; on stderr [text]");
 
-    for (std::size_t i = 0; i < kCapacities.size(); ++i) {
-      const CapacityInfo& info = kCapacities[i];
+    for (std::size_t i = 0; i < config::kCapacities.size(); ++i) {
+      const config::CapacityInfo& info = config::kCapacities[i];
       add("Capacity (only when the pool is created)", flag_of(info), "N", capacities_[i],
           std::string(info.help) + ", 1 to " + std::to_string(info.max) + " [" +
               std::to_string(Capacities{}.*info.member) + "]");
@@ -248,8 +248,8 @@ class CommandLine {
       if (!entry) return wrong_usage(entry.error().text);
       options.flags.set(std::move(*entry));
     }
-    for (std::size_t i = 0; i < kCapacities.size(); ++i) {
-      const CapacityInfo& info = kCapacities[i];
+    for (std::size_t i = 0; i < config::kCapacities.size(); ++i) {
+      const config::CapacityInfo& info = config::kCapacities[i];
       const std::string flag = flag_of(info);
       if (!given(flag.c_str())) continue;
       const Result<std::uint64_t> value = parse_count(capacities_[i], info.max);
@@ -333,7 +333,7 @@ class CommandLine {
 
   CLI::App app_{kDescription, "coordinatord"};
   Texts texts_;
-  std::array<std::string, kCapacities.size()> capacities_;
+  std::array<std::string, config::kCapacities.size()> capacities_;
   bool checks_config_ = false;
   std::vector<std::string> names_;
 };

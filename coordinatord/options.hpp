@@ -8,7 +8,7 @@
 
 #include <string>
 
-#include "config.hpp"
+#include "config/capacities.hpp"
 #include "log.hpp"
 #include "modelpool/result.hpp"
 #include "modelpool/settings.hpp"
@@ -24,10 +24,10 @@ inline constexpr int kExitNoPool = 3;
 
 struct Options {
   std::string pool = "default";
-  std::string dir;             // empty: the library looks for it
-  std::string config_path;     // empty: none
-  Overrides flags;             // one flag per setting; origin kFlag
-  GivenCapacities capacities;  // of a pool that is created
+  std::string dir;                     // empty: the library looks for it
+  std::string config_path;             // empty: none
+  Overrides flags;                     // one flag per setting; origin kFlag
+  config::GivenCapacities capacities;  // of a pool that is created
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;
   int notify_fd = -1;  // -1: none

@@ -3,7 +3,7 @@
 //
 // Safety: plain values.
 //
-// Errors: those of load_config.
+// Errors: none.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +72,7 @@ inline constexpr std::uint64_t kSecond_ns = 1'000'000'000;
 
 // The [serve] table; times in nanoseconds, 0 is off.
 struct Serve {
-  std::vector<Listener> listeners;  // none given: 127.0.0.1:8080
+  std::vector<Listener> listeners;  // none: the file names none; then 127.0.0.1:8080
   std::uint32_t workers = 0;        // 0: one a core, at least 2
   std::string keys_file;            // empty: no keys
   std::vector<std::string> hosts;   // further names that a Host field may have
@@ -84,9 +84,9 @@ struct Serve {
   std::uint32_t max_connections = 10'000;    // of all workers together
   std::uint64_t body_memory_bytes = 1 << 20;
   std::uint64_t body_limit_bytes = 64 << 20;
-  std::uint64_t bodies_memory_bytes = 256 << 20;         // of a process
+  std::uint64_t bodies_memory_bytes = 256 << 20;             // of a process
   std::uint64_t bodies_disk_bytes = std::uint64_t{4} << 30;  // of a process
-  std::string body_dir = "/var/tmp";                     // where unlinked files go
+  std::string body_dir = "/var/tmp";                         // where unlinked files go
   std::uint64_t header_timeout_ns = 10 * kSecond_ns;
   std::uint64_t keepalive_timeout_ns = 75 * kSecond_ns;  // between requests of a connection
   std::uint64_t client_timeout_ns = 60 * kSecond_ns;     // without a byte taken or sent by it
@@ -94,6 +94,7 @@ struct Serve {
   std::uint64_t request_timeout_ns = 0;
   std::uint64_t shutdown_timeout_ns = 30 * kSecond_ns;
   std::uint64_t drain_timeout_serve_ns = 3600 * kSecond_ns;
+  std::uint64_t tunnel_idle_ns = 600 * kSecond_ns;  // a websocket without a byte either way
 
   bool operator==(const Serve&) const = default;
 };

@@ -108,6 +108,10 @@ std::string json_line(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string json_page(const Json& json) {
+  return json.dump(2, ' ', false, Json::error_handler_t::replace);
+}
+
 Json status_json(const Segment& segment, const Snapshot& snapshot) {
   return row_json(status_row(segment, snapshot));
 }

@@ -35,8 +35,9 @@ Json rows_json(const std::vector<Row>& rows) {
   return json;
 }
 
-// On one line, without its end.
+// On one line, or on several; without the end of the last.
 std::string json_line(const Json& json);
+std::string json_page(const Json& json);
 
 Json status_json(const Segment& segment, const Snapshot& snapshot);
 Json backend_json(const Snapshot& snapshot, const BackendView& backend);

@@ -24,12 +24,20 @@ struct Inside {
   static const Segment& segment(const Pool& pool);
   static Result<Snapshot> snapshot(const Pool& pool);
   static Result<const HalfWord*> wake_word(Pool& pool);
+  // As of AcquisitionOptions.
+  struct Begin {
+    bool wake_worker = false;
+    bool is_a_try = false;
+    bool only_tries = false;
+  };
   static Result<PendingAcquire> begin_acquire(Pool& pool, std::string_view model, Deadline deadline,
-                                              const AcquireOptions& options, bool wake_worker,
-                                              bool is_a_try = false);
-  template <bool is_a_try>
-  static Result<Grant> acquire(Pool& pool, std::string_view model, Deadline deadline,
-                               const AcquireOptions& options);
+                                              const AcquireOptions& options, Begin how);
+  template <class Answer, bool is_a_try>
+  static Result<Answer> acquire(Pool& pool, std::string_view model, Deadline deadline,
+                                const AcquireOptions& options);
+  static Result<Grant> wait_for(Pool& pool, std::string_view model, Deadline deadline,
+                                const AcquireOptions& options, bool is_a_try);
+  static void remember(std::uint64_t hash, const Lease& lease);
 };
 
 // The segment that has the pool's name, or had it last; usable after Pool::close, too.
@@ -41,13 +49,8 @@ inline const Segment& segment_of(const Pool& pool) { return Inside::segment(pool
 inline Result<Snapshot> look_inside(const Pool& pool) { return Inside::snapshot(pool); }
 
 // For one helper thread that serves many waits: the word of this process's row that wakers bump for
-// the waits begun with the second.
+// waits that others poll.
 inline Result<const HalfWord*> wake_word_of(Pool& pool) { return Inside::wake_word(pool); }
-inline Result<PendingAcquire> begin_acquire_with_wake(Pool& pool, std::string_view model,
-                                                      Deadline deadline,
-                                                      const AcquireOptions& options) {
-  return Inside::begin_acquire(pool, model, deadline, options, true);
-}
 
 // Before a wait that others count: what is not loaded was not refused.
 Result<Grant> acquire_if_loaded(Pool& pool, std::string_view model, AcquireOptions options);

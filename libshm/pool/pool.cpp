@@ -11,6 +11,8 @@
 #include "pool/change_settings.hpp"
 #include "pool/inside.hpp"
 #include "pool/known_models.hpp"
+#include "pool/wait_fd.hpp"
+#include "protocol/exit_report.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/pins.hpp"
 #include "protocol/settings_change.hpp"
@@ -77,6 +79,8 @@ struct Pool::Impl {
   // again.
   std::atomic<Worker*> worker{nullptr};
   std::atomic<bool> closed{false};
+  std::atomic<WaitFd*> waits{nullptr};                // of this process, or of one that forked it
+  std::vector<std::shared_ptr<WaitFd>> kept_waits{};  // under the mutex: waits out may name them
   // Under the mutex: when the name is looked up again, and why the last time was in vain.
   std::uint64_t next_move_ns = 0;
   std::uint64_t move_pause_ns = 0;
@@ -101,6 +105,23 @@ struct Pool::Impl {
     if (!(*result)->owned()) result = adopt(Worker::attach((*result)->shared_segment()));
     pthread_mutex_unlock(&guard->mutex());
     return result;
+  }
+  // The waits of this process, of whose worker rows this is one.
+  WaitFd& own_waits(const Worker& own) {
+    // acquire: pairs with the release below, which published it
+    WaitFd* found = waits.load(std::memory_order_acquire);
+    if (found != nullptr && found->owned()) return *found;
+    auto made = std::make_shared<WaitFd>(own);
+    pthread_mutex_lock(&guard->mutex());
+    found = waits.load(std::memory_order_relaxed);
+    if (found == nullptr || !found->owned()) {
+      found = made.get();
+      found->watch(*latest());
+      kept_waits.push_back(std::move(made));
+      waits.store(found, std::memory_order_release);
+    }
+    pthread_mutex_unlock(&guard->mutex());
+    return *found;
   }
   // Is this process where the pool's PIDs mean something? A child may be in another namespace.
   Result<> check_usable() const {
@@ -176,7 +197,10 @@ struct Pool::Impl {
 
  private:
   Result<Worker*> adopt(Result<Worker*> made) {
-    if (made) worker.store(*made, std::memory_order_release);
+    if (!made) return made;
+    worker.store(*made, std::memory_order_release);
+    if (WaitFd* found = waits.load(std::memory_order_acquire); found != nullptr && found->owned())
+      found->watch(**made);
     return made;
   }
   Result<Worker*> attach_successor(Worker& current);
@@ -227,10 +251,27 @@ struct PendingAcquire::State {
         model_(std::move(name)),
         asked_(std::move(options)),
         given_(given) {
+    if (asked_.wake_worker) {
+      waits_ = &pool_->own_waits(first);
+      // One that was never polled is due. Of a try the first poll follows at once.
+      wait_ = waits_->add(asked_.only_tries ? now_ns() + kLookEvery_ns : 0);
+    }
     begin(first);
   }
+  ~State() {
+    if (waits_ != nullptr && waits_->owned()) waits_->remove(wait_);
+  }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
 
   Result<std::optional<Grant>> poll() {
+    auto polled = look();
+    if (waits_ != nullptr && waits_->owned())
+      waits_->set_due(wait_, polled && !*polled ? due_ns() : kNever_ns);
+    return polled;
+  }
+
+  Result<std::optional<Grant>> look() {
     for (;;) {
       // Read the word, then look: cancel bumps it.
       seen_wake_ = between_wake_.load(std::memory_order_seq_cst);
@@ -283,9 +324,15 @@ struct PendingAcquire::State {
     if (Acquisition* now = current_.load(std::memory_order_seq_cst); now != nullptr) now->cancel();
     between_wake_.fetch_add(1, std::memory_order_seq_cst);
     futex_wake_all(between_wake_);
+    if (waits_ != nullptr && waits_->owned()) waits_->call(wait_);
   }
 
  private:
+  std::uint64_t due_ns() const {
+    if (const Acquisition* now = current_.load(std::memory_order_relaxed); now != nullptr)
+      return now->due_ns();
+    return std::min(now_ns() + kMovePauseMin_ns, asked_.deadline_ns);
+  }
   void begin(Worker& in) {
     worker_ = &in;
     begun_.push_back(std::make_unique<Acquisition>(in, model_, asked_));
@@ -313,6 +360,8 @@ struct PendingAcquire::State {
       begun_;                                   // cancel() may be in an earlier one: all are kept
   std::atomic<Acquisition*> current_{nullptr};  // nullptr: between two pools
   std::atomic<bool> cancelled_{false};
+  WaitFd* waits_ = nullptr;  // kept by the pool
+  WaitFd::Wait wait_;
   HalfWord between_wake_{0};
   std::uint32_t seen_wake_ = 0;
 };
@@ -349,6 +398,9 @@ Pool::~Pool() { close(); }
 
 void Pool::close() {
   if (!impl_ || impl_->closed.exchange(true)) return;
+  if (WaitFd* found = impl_->waits.load(std::memory_order_acquire);
+      found != nullptr && found->owned())
+    found->stop();
   impl_->latest()->close();
 }
 
@@ -377,17 +429,22 @@ Result<Pool> Pool::attach(std::string_view name, const PoolOptions& options) {
 
 Result<Grant> Pool::acquire(std::string_view model, Deadline deadline,
                             const AcquireOptions& options) {
-  return Inside::acquire<false>(*this, model, deadline, options);
+  return Inside::acquire<Grant, false>(*this, model, deadline, options);
+}
+
+Result<Attempt> Pool::try_acquire(std::string_view model, Deadline deadline,
+                                  const AcquireOptions& options) {
+  return Inside::acquire<Attempt, false>(*this, model, deadline, options);
 }
 
 Result<Grant> acquire_if_loaded(Pool& pool, std::string_view model, AcquireOptions options) {
   options.may_load = false;
-  return Inside::acquire<true>(pool, model, std::chrono::nanoseconds(0), options);
+  return Inside::acquire<Grant, true>(pool, model, std::chrono::nanoseconds(0), options);
 }
 
-template <bool is_a_try>
-Result<Grant> Inside::acquire(Pool& pool, std::string_view model, Deadline deadline,
-                              const AcquireOptions& options) {
+template <class Answer, bool is_a_try>
+Result<Answer> Inside::acquire(Pool& pool, std::string_view model, Deadline deadline,
+                               const AcquireOptions& options) {
   if (!pool.impl_) return closed("pool");
   const std::uint64_t hash = hash_name(model);
   if (Worker* worker = pool.impl_->present(); worker != nullptr) [[likely]] {
@@ -408,55 +465,79 @@ Result<Grant> Inside::acquire(Pool& pool, std::string_view model, Deadline deadl
                       options.tag, &lease) == BeginResult::kGranted) {
         if (record.model.equals(model)) [[likely]] {
           if (!options.cancellable && !options.on_cancel) [[likely]] {
-            return Grant(Lease(lease));
+            return Answer(Lease(lease));
           }
-          return Grant(as_asked(Lease(lease), options.cancellable, options.on_cancel));
+          return Answer(as_asked(Lease(lease), options.cancellable, options.on_cancel));
         }
         withdraw_lease(lease);
       }
     }
   }
-  auto pending = begin_acquire(pool, model, deadline, options, false, is_a_try);
+  if constexpr (std::is_same_v<Answer, Attempt>) {
+    auto pending = begin_acquire(pool, model, deadline, options, {true, false, true});
+    if (!pending) return fail(pending.error());
+    auto polled = pending->poll();
+    if (!polled) return fail(polled.error());
+    if (!*polled) return Answer(std::move(*pending));
+    if (auto* lease = std::get_if<Lease>(&**polled)) remember(hash, *lease);
+    return std::visit([](auto& granted) { return Answer(std::move(granted)); }, **polled);
+  } else {
+    return wait_for(pool, model, deadline, options, is_a_try);
+  }
+}
+
+Result<Grant> Inside::wait_for(Pool& pool, std::string_view model, Deadline deadline,
+                               const AcquireOptions& options, bool is_a_try) {
+  auto pending = begin_acquire(pool, model, deadline, options, {false, is_a_try, false});
   if (!pending) return fail(pending.error());
   const std::stop_callback on_stop(options.stop, [&pending] { pending->cancel(); });
   for (;;) {
     auto polled = pending->poll();
     if (!polled) return fail(polled.error());
     if (polled->has_value()) {
-      if (auto* lease = std::get_if<Lease>(&**polled)) {
-        if (KnownModels* models = known_models()) {
-          const Worker& worker = *lease->ref_->worker;
-          const BackendRef backend = lease->ref_->backend;
-          const std::uint64_t key = KnownModels::key(worker, hash);
-          // One that counts its leases grants none in passing: a try would be counted by others.
-          if (load_state(worker.segment(), backend.index).owner == StateWord::kCounted) {
-            models->forget(key);
-          } else {
-            models->put(key, backend);
-          }
-        }
-      }
+      if (auto* lease = std::get_if<Lease>(&**polled)) remember(hash_name(model), *lease);
       return std::move(**polled);
     }
     pending->wait();
   }
 }
 
+void Inside::remember(std::uint64_t hash, const Lease& lease) {
+  KnownModels* models = known_models();
+  if (models == nullptr) return;
+  const Worker& worker = *lease.ref_->worker;
+  const BackendRef backend = lease.ref_->backend;
+  const std::uint64_t key = KnownModels::key(worker, hash);
+  // One that counts its leases grants none in passing: a try would be counted by others.
+  if (load_state(worker.segment(), backend.index).owner == StateWord::kCounted) {
+    models->forget(key);
+  } else {
+    models->put(key, backend);
+  }
+}
+
 Result<PendingAcquire> Pool::begin_acquire(std::string_view model, Deadline deadline,
                                            const AcquireOptions& options) {
-  return Inside::begin_acquire(*this, model, deadline, options, false);
+  return Inside::begin_acquire(*this, model, deadline, options, {true, false, false});
+}
+
+Result<int> Pool::wait_fd() {
+  if (!impl_) return closed("pool");
+  auto worker = impl_->attached();
+  if (!worker) return fail(worker.error());
+  return impl_->own_waits(**worker).open();
 }
 
 Result<PendingAcquire> Inside::begin_acquire(Pool& pool, std::string_view model, Deadline deadline,
-                                             const AcquireOptions& options, bool wake_worker,
-                                             bool is_a_try) {
+                                             const AcquireOptions& options, Begin how) {
   if (!pool.impl_) return closed("pool");
   if (auto ok = check_request(model, options); !ok) return fail(ok.error());
   auto worker = pool.impl_->attached();
   if (!worker) return fail(worker.error());
   AcquisitionOptions asked = pool.impl_->acquisition_options(deadline, options);
-  asked.wake_worker = wake_worker;
-  asked.is_a_try = is_a_try;
+  asked.wake_worker = how.wake_worker;
+  asked.is_a_try = how.is_a_try;
+  asked.only_tries = how.only_tries;
   return PendingAcquire(std::make_unique<PendingAcquire::State>(
       pool.impl_, **worker, std::string(model), std::move(asked), options));
 }
@@ -546,6 +627,27 @@ Result<PoolSnapshot> Pool::snapshot() {
   auto seen = look_inside(*this);
   if (!seen) return fail(seen.error());
   return pool_snapshot(impl_->segment(), *seen);
+}
+
+Result<ModelLook> Pool::look(std::string_view model) {
+  if (!impl_) return closed("pool");
+  if (auto ok = check_model_name(model); !ok) return fail(ok.error());
+  if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
+  impl_->follow_name();
+  return model_look(impl_->segment(), model);
+}
+
+Result<std::string> Pool::exit_words(BackendId backend) {
+  if (!impl_) return closed("pool");
+  if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
+  return shown(exit_report(impl_->segment(), {backend.slot, backend.generation}));
+}
+
+Result<Capacities> Pool::capacities() {
+  if (!impl_) return closed("pool");
+  if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
+  impl_->follow_name();
+  return impl_->segment().capacities();
 }
 
 Result<std::vector<EventRow>> Pool::events(std::uint64_t first) {

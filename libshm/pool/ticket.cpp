@@ -13,11 +13,13 @@
 #include "pool/inside.hpp"
 #include "protocol/cancel_watch.hpp"
 #include "protocol/device_environment.hpp"
+#include "protocol/exit_report.hpp"
 #include "protocol/histories.hpp"
 #include "protocol/kept_output.hpp"
 #include "protocol/parallel.hpp"
 #include "protocol/registering.hpp"
 #include "protocol/spawn.hpp"
+#include "rows/rows.hpp"
 #include "segment/devices.hpp"
 #include "segment/lost.hpp"
 #include "segment/settings_block.hpp"
@@ -198,6 +200,15 @@ Result<> Lease::progress() {
   }
   return fail(Errc::kLeaseLost,
               "unable to go on with the lease on " + escape(record.model.load()) + ": " + why);
+}
+
+BackendId Lease::backend() const {
+  if (ref_->worker == nullptr) return {};
+  return {ref_->backend.index, ref_->backend.generation};
+}
+
+std::string Lease::exit_words() const {
+  return check() ? shown(exit_report(ref_->worker->segment(), ref_->backend)) : std::string();
 }
 
 Result<> Lease::check() const {

@@ -24,6 +24,9 @@ namespace {
 // again does not begin anew with each try (policy/turns.hpp).
 constexpr std::uint64_t kReturnsWithin_ns = 2 * kSecond_ns;
 constexpr int kLooksMax = 16;  // at settings and models that come while it looks
+// Between two tries of a mutex that is not waited for: held for a moment, or by a stopped process.
+constexpr std::uint64_t kTryPauseMin_ns = 250'000;
+constexpr std::uint32_t kTryDoublingsMax = 8;  // 64 ms
 
 // Is the worker that holds this ticket proved dead?
 bool holder_died(const Segment& segment, BackendRef ref) {
@@ -113,7 +116,7 @@ Result<Granted> Acquisition::poll() {
       note_look();
       renew_need();
     }
-    auto result = look();
+    auto result = look_or_try_again();
     const bool pending = result && std::holds_alternative<Pending>(*result);
     if (!pending) {
       note_answer(result);
@@ -123,6 +126,21 @@ Result<Granted> Acquisition::poll() {
     if (was_in_line || !row_) return result;
     // The row was published just now: what happened before that woke nobody. Look again.
   }
+}
+
+// A mutex that was only tried and is taken answers nothing: that is no error before the deadline.
+Result<Granted> Acquisition::look_or_try_again() {
+  auto result = look();
+  const std::uint64_t now = now_ns();
+  due_ns_ = now + kLookEvery_ns;
+  if (result || !options_.only_tries || result.error().code != Errc::kBusy) {
+    tries_in_vain_ = 0;
+    return result;
+  }
+  if (now >= options_.deadline_ns)
+    return fail(refusal(Errc::kTimeout, "timed out: " + result.error().text));
+  due_ns_ = now + (kTryPauseMin_ns << std::min(tries_in_vain_++, kTryDoublingsMax));
+  return Granted{Pending{}};
 }
 
 // What came of it goes to the meters. A ticket has come to nothing yet: its end is counted.
@@ -183,13 +201,15 @@ void Acquisition::publish_need(const LockGuard&) {
 void Acquisition::wait(std::uint64_t at_most_ns) {
   const HalfWord& word = *wake_word_.load(std::memory_order_relaxed);
   const std::uint64_t until =
-      std::min(now_ns() + std::min(at_most_ns, kLookEvery_ns), options_.deadline_ns);
+      std::min(add_ns(now_ns(), std::min(at_most_ns, kLookEvery_ns)), due_ns());
   futex_wait(word, seen_wake_, until);
 }
 
 bool Acquisition::was_woken() const {
   // seq_cst: with the bump of whoever changed something before it
-  return wake_word_.load(std::memory_order_relaxed)->load(std::memory_order_seq_cst) != seen_wake_;
+  return wake_word_.load(std::memory_order_relaxed)->load(std::memory_order_seq_cst) !=
+             seen_wake_ ||
+         (tries_in_vain_ != 0 && now_ns() >= due_ns_);
 }
 
 void Acquisition::cancel() {
@@ -434,6 +454,7 @@ Result<Granted> Acquisition::keep_waiting(std::uint64_t now, bool needs_coordina
 
 // A stopped holder holds nobody up for longer than they would wait.
 Result<LockGuard> Acquisition::lock_line() const {
+  if (options_.only_tries) return lock_for(segment_.lock(), 0);
   const std::uint64_t left_ns = age_ns(options_.deadline_ns, now_ns());
   return lock_for(segment_.lock(), std::clamp(left_ns, kLockWaitMin_ns, kLockWaitMax_ns));
 }

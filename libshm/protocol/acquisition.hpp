@@ -4,6 +4,10 @@
 // owner waits on the wake word it read before (blocking callers through wait(), others through
 // their worker's wake word).
 //
+// One that only tries the mutex (AcquisitionOptions::only_tries) and finds it taken has done
+// nothing yet: it is pending, tries again at due_ns(), and is not in the line before it had the
+// mutex once. Whoever joined meanwhile came before it; the first in line takes places as ever.
+//
 // Safety: one thread at a time per Acquisition. In a forked child it does nothing.
 //
 // Crash: a dead waiter's row is cleared by the coordinator; without one those behind it pass it
@@ -20,6 +24,7 @@
 // kClosed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -42,6 +47,7 @@ struct AcquisitionOptions {
   bool may_load = true;      // false: kNotLoaded instead of a ticket
   bool wake_worker = false;  // also bump the worker's wake word
   bool is_a_try = false;     // another acquire follows if it comes to nothing: that one is counted
+  bool only_tries = false;   // never waits for the mutex
 };
 
 struct CountedAnswer;
@@ -66,6 +72,8 @@ class Acquisition {
   void wait(std::uint64_t at_most_ns = kLookEvery_ns);
   // Has somebody woken it since the last poll began? If not, a poll is due after a slice.
   bool was_woken() const;
+  // When the next poll is due if nobody wakes it.
+  std::uint64_t due_ns() const { return std::min(due_ns_, options_.deadline_ns); }
   // From any thread: makes the current or next wait return and poll say kCancelled.
   void cancel();
 
@@ -79,6 +87,7 @@ class Acquisition {
   };
 
   Result<Granted> look();
+  Result<Granted> look_or_try_again();
   Result<Granted> look_at_backend(const FoundBackend& found, std::uint64_t now);
   Result<Granted> ask_for_place(std::uint64_t now, int attempt = 0);
   Result<Granted> keep_waiting(std::uint64_t now, bool needs_coordinator,
@@ -123,6 +132,8 @@ class Acquisition {
   std::uint32_t row_generation_ = 0;
   std::uint64_t arrival_ = kNever_ns;
   std::optional<BackendRef> awaited_;
+  std::uint64_t due_ns_ = 0;
+  std::uint32_t tries_in_vain_ = 0;  // of the mutex, in a row
   std::uint32_t seen_wake_ = 0;
   HalfWord own_wake_{0};  // waited on while there is no row
   std::atomic<HalfWord*> wake_word_{&own_wake_};

@@ -64,6 +64,36 @@ LeftRecord read_left(const BackendRecord& record, std::uint32_t generation) {
   return left;
 }
 
+// The parts that move while the state stays, and nothing yet of what is derived. Its `ref`, `state`
+// and payload are known.
+void read_what_moves(const Segment& segment, BackendView* view) {
+  const BackendRecord& record = segment.backend(view->ref.index);
+  view->control = load_control(segment, view->ref);
+  view->exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
+  view->parallel = value_in(record.parallel, view->ref.generation);
+  view->keep_alive = value_in(record.keep_alive, view->ref.generation);
+  view->probe_failures = value_in(record.probe_failures, view->ref.generation);
+  view->permit_ms =
+      PermitWord::deadline_of(record.permit.load(std::memory_order_acquire), view->ref.generation);
+  view->measured = record.measured.load();
+  view->peak = record.peak.load();
+  view->stop = record.stop.load();
+  if (view->stop.generation != view->ref.generation) view->stop = StopRecord{};
+  view->noted = record.noted.load(std::memory_order_acquire);
+  view->drain_failed_ns = record.drain_failed_ns.load(std::memory_order_acquire);
+  view->alive_ticks = record.alive_ticks.load(std::memory_order_acquire);
+  view->left = LeftRecord{};
+  if (view->state.state == BackendState::kStopping)
+    view->left = read_left(record, view->ref.generation);
+  view->overdue = view->state.state == BackendState::kStopping &&
+                  record.model_hash.load(std::memory_order_acquire) == kHashOverdue;
+  view->damaged = !StateWord::is_known(record.state.load(std::memory_order_seq_cst));
+  view->in_flight = 0;
+  view->oldest_start_ns = kNever_ns;
+  view->newest_start_ns = 0;
+  view->last_used_ns = view->ready_ns;
+}
+
 }  // namespace
 
 struct SnapshotReader::Cache {
@@ -160,30 +190,7 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
           std::make_shared<const Effective>(resolve_settings(segment, slot.model, &slot.overrides));
       slot.groups = group_hashes(slot.effective->text(Setting::kGroups));
     }
-    slot.control = load_control(segment, slot.ref);
-    slot.exit_status = low_half(record.exit_status.load(std::memory_order_acquire));
-    slot.parallel = value_in(record.parallel, state.generation);
-    slot.keep_alive = value_in(record.keep_alive, state.generation);
-    slot.probe_failures = value_in(record.probe_failures, state.generation);
-    slot.permit_ms =
-        PermitWord::deadline_of(record.permit.load(std::memory_order_acquire), state.generation);
-    slot.measured = record.measured.load();
-    slot.peak = record.peak.load();
-    slot.stop = record.stop.load();
-    if (slot.stop.generation != slot.ref.generation) slot.stop = StopRecord{};
-    slot.noted = record.noted.load(std::memory_order_acquire);
-    slot.drain_failed_ns = record.drain_failed_ns.load(std::memory_order_acquire);
-    slot.alive_ticks = record.alive_ticks.load(std::memory_order_acquire);
-    slot.left = LeftRecord{};
-    if (slot.state.state == BackendState::kStopping)
-      slot.left = read_left(record, state.generation);
-    slot.overdue = slot.state.state == BackendState::kStopping &&
-                   record.model_hash.load(std::memory_order_acquire) == kHashOverdue;
-    slot.damaged = !StateWord::is_known(record.state.load(std::memory_order_seq_cst));
-    slot.in_flight = 0;
-    slot.oldest_start_ns = kNever_ns;
-    slot.newest_start_ns = 0;
-    slot.last_used_ns = slot.ready_ns;
+    read_what_moves(segment, &slot);
     position[i] = static_cast<std::int32_t>(s.backends.size());
     s.backends.push_back(slot);
     if (slot.damaged) s.damage.push_back(slot_name(i) + ": in no known state");
@@ -460,6 +467,80 @@ std::uint32_t Snapshot::max_backends() const {
 
 std::uint32_t Snapshot::keep() const {
   return settings ? static_cast<std::uint32_t>(settings->get(Setting::kKeep)) : 0;
+}
+
+namespace {
+
+// What the workers' rows say of it: when it was used, how often, and by whom it is now.
+void read_uses(const Segment& segment, BackendView* view) {
+  struct Use {
+    std::uint64_t stamp_ns;
+    std::uint64_t interval_ns;
+  };
+  std::vector<Use> uses;
+  const auto read_use = [&](std::uint32_t row) {
+    const UsedCell& cell = segment.used_cell(row, view->ref.index);
+    const std::uint64_t stamp = cell.stamp_ns.load(std::memory_order_seq_cst);
+    view->last_used_ns = std::max(view->last_used_ns, stamp);
+    // relaxed: advisory
+    const std::uint64_t interval = cell.interval.load(std::memory_order_relaxed);
+    if (high_half(interval) == view->ref.generation && low_half(interval) != 0)
+      uses.push_back({stamp, low_half(interval) * kMillisecond_ns});
+  };
+  for (std::uint32_t w = 0; w < segment.workers_reached(); ++w) {
+    const WorkerRecord& row = segment.worker(w);
+    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
+    if (state == 0) continue;
+    read_use(w);
+    if (low_half(state) == 0) continue;
+    const std::uint32_t high =
+        std::min(row.leases_high.load(std::memory_order_seq_cst), segment.capacities().leases);
+    for (std::uint32_t c = 0; c < high; ++c) {
+      const LeaseRecord& record = segment.lease(w, c);
+      const std::uint64_t word = record.word.load(std::memory_order_seq_cst);
+      const LeaseWord lease = LeaseWord::unpack(word);
+      if (lease.generation != view->ref.generation || lease.backend != view->ref.index) continue;
+      const std::uint64_t start_ns = record.start_ns.load(std::memory_order_acquire);
+      ++view->in_flight;
+      // Another lease by now: its start is its own.
+      if (record.word.load(std::memory_order_seq_cst) != word) continue;
+      view->oldest_start_ns = std::min(view->oldest_start_ns, start_ns);
+      view->newest_start_ns = std::max(view->newest_start_ns, start_ns);
+    }
+  }
+  read_use(static_cast<std::uint32_t>(segment.coordinator_row()));
+  PoolInterval interval;
+  for (const Use& use : uses)
+    interval.add(use.interval_ns, age_ns(view->last_used_ns, use.stamp_ns));
+  view->interval_ns = interval.interval_ns();
+}
+
+}  // namespace
+
+Snapshot look_at_model(const Segment& segment, std::string_view model) {
+  Snapshot s;
+  s.now_ns = now_ns();
+  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+    const auto found = find_backend(segment, model);
+    if (!found) return s;
+    BackendView view;
+    view.ref = found->ref;
+    view.state = found->state;
+    read_backend(segment.backend(view.ref.index), &view);
+    if (load_state(segment, view.ref.index) != view.state)
+      continue;  // its payload may be another's
+    view.effective =
+        std::make_shared<const Effective>(resolve_settings(segment, view.model, &view.overrides));
+    read_what_moves(segment, &view);
+    read_uses(segment, &view);
+    if (view.interval_ns == 0) {
+      const auto history = find_history(segment, model);
+      view.interval_ns = history ? history->interval_ns : 0;
+    }
+    s.backends.push_back(std::move(view));
+    return s;
+  }
+  return s;
 }
 
 std::vector<HistoryView> read_histories(const Segment& segment) {

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "policy/values.hpp"
@@ -197,6 +198,10 @@ class SnapshotReader {
   std::shared_ptr<const Segment> segment_;
   std::unique_ptr<Cache> cache_;
 };
+
+// The live backend of one model as a snapshot has it, in a snapshot of nothing else (but for its
+// groups, and who waits); without a backend if there is none. Reads its slot, and words of others.
+Snapshot look_at_model(const Segment& segment, std::string_view model);
 
 struct HistoryView {
   std::string model;

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -99,6 +100,7 @@ struct Child {
   char* const* argv;
   char* const* envp;
   const char* const* programs;  // candidates in the order of PATH, null-terminated
+  rlimit open_files;            // 0: as they are
 };
 
 struct KernelSigaction {
@@ -144,6 +146,9 @@ MODELPOOL_IN_CHILD int run_child(void* argument) {
     if (error != 0) failed = Handshake::kFailedCwd;
   }
   raw_syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+  if (child.open_files.rlim_max != 0) {
+    raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, address_of(&child.open_files), 0);
+  }
 
   while (*gate == 0) raw_syscall(SYS_futex, address_of(&child.handshake->gate), FUTEX_WAIT, 0, 0);
 
@@ -221,6 +226,13 @@ std::vector<Pointer> pointers(const std::vector<std::string>& strings) {
   for (const std::string& s : strings) result.push_back(const_cast<Pointer>(s.c_str()));
   result.push_back(nullptr);
   return result;
+}
+
+rlimit open_files_of(const SpawnOptions& options) {
+  rlimit limit{};
+  if (options.open_files == 0 || getrlimit(RLIMIT_NOFILE, &limit) != 0) return {};
+  limit.rlim_cur = std::min<rlim_t>(options.open_files, limit.rlim_max);
+  return limit;
 }
 
 // Above the descriptors that the child will move it to.
@@ -405,7 +417,8 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
                    launch->cwd.empty() ? nullptr : launch->cwd.c_str(),
                    launch->argv_pointers.data(),
                    launch->env_pointers.data(),
-                   launch->program_pointers.data()};
+                   launch->program_pointers.data(),
+                   open_files_of(options)};
   launch->stack = mmap(nullptr, kChildStack_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (launch->stack == MAP_FAILED)

@@ -7,6 +7,7 @@
 #include "base/time.hpp"
 #include "base/user.hpp"
 #include "modelpool/settings.hpp"
+#include "protocol/histories.hpp"
 #include "segment/meters.hpp"
 
 namespace modelpool {
@@ -257,6 +258,23 @@ std::vector<EventRow> event_rows(const Segment& segment, std::uint64_t first) {
     rows.push_back(event_row(event.sequence, event.data));
   }
   return rows;
+}
+
+ModelLook model_look(const Segment& segment, std::string_view model) {
+  const Snapshot s = look_at_model(segment, model);
+  ModelLook look;
+  if (!s.backends.empty()) look.backend = backend_row(s, s.backends.front());
+  if (const auto history = find_history(segment, model))
+    look.history = model_row(s.now_ns, model, *history);
+  const std::uint64_t hash = hash_name(model);
+  for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
+    const WaiterRecord& row = segment.waiter(i);
+    const std::uint64_t state = row.state.load(std::memory_order_seq_cst);
+    look.waiting += low_half(state) == static_cast<std::uint32_t>(WaiterState::kWaiting) &&
+                    row.model_hash.load(std::memory_order_acquire) == hash &&
+                    row.model.equals(model);
+  }
+  return look;
 }
 
 PoolSnapshot pool_snapshot(const Segment& segment, const Snapshot& snapshot) {

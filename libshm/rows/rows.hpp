@@ -55,6 +55,8 @@ std::vector<DeviceRow> device_rows(const Snapshot& snapshot);
 std::vector<ModelRow> model_rows(const Segment& segment, const Snapshot& snapshot);
 std::vector<EventRow> event_rows(const Segment& segment, std::uint64_t first);
 
+// Of one model, without a look at all else. Takes no lock.
+ModelLook model_look(const Segment& segment, std::string_view model);
 PoolSnapshot pool_snapshot(const Segment& segment, const Snapshot& snapshot);
 
 std::string shown(std::string_view text);  // as it is if it is printable UTF-8, else escaped

@@ -71,6 +71,11 @@ std::vector<Call> lease_calls() {
   return {
       {"lease_get", [](auto id, auto* e) { return modelpool_lease_get({id}, &info, e); }},
       {"progress", [](auto id, auto* e) { return modelpool_progress({id}, e); }},
+      {"exit_words",
+       [](auto id, auto* e) {
+         char words[8];
+         return modelpool_exit_words({id}, words, sizeof words, e);
+       }},
       {"cancelled",
        [](auto id, auto* e) {
          int cancelled = 0;
@@ -210,6 +215,7 @@ TEST_F(BadInput, AnEmptyDirectoryIsNotTheDefaultOne) {
 TEST_F(BadInput, NullIsNamed) {
   const modelpool_ticket ticket = ticket_on(pool_, "m");
   int* const no_fd = nullptr;
+  char info_words[8];
   refused(modelpool_attach("default", nullptr, nullptr, &error_), "pool");
   refused(modelpool_acquire(pool_, nullptr, 0, nullptr, &grant_, &error_), "model");
   refused(modelpool_acquire(pool_, "m", 0, nullptr, nullptr, &error_), "grant");
@@ -217,6 +223,8 @@ TEST_F(BadInput, NullIsNamed) {
   refused(modelpool_begin(pool_, "m", 0, nullptr, nullptr, &error_), "wait");
   refused(modelpool_poll(wait_, nullptr, &error_), "grant");
   refused(modelpool_wait_fd(pool_, no_fd, &error_), "fd");
+  refused(modelpool_exit_words(lease_, nullptr, 8, &error_), "words");
+  refused(modelpool_exit_words(lease_, info_words, 0, &error_), "words_bytes");
   refused(modelpool_spawn(ticket, nullptr, nullptr, nullptr, &error_), "argv");
   refused(modelpool_ready(ticket, nullptr, nullptr, &lease_, &error_), "address");
   refused(modelpool_ready(ticket, "a:1", nullptr, nullptr, &error_), "lease");

@@ -65,12 +65,14 @@ AT(modelpool_grant, reserved, 4);
 AT(modelpool_grant, lease, 8);
 AT(modelpool_grant, ticket, 16);
 
-SIZE(modelpool_lease_info, 464);
+SIZE(modelpool_lease_info, 472);
 AT(modelpool_lease_info, struct_bytes, 0);
 AT(modelpool_lease_info, pid, 8);
 AT(modelpool_lease_info, reserved, 12);
 AT(modelpool_lease_info, model, 16);
 AT(modelpool_lease_info, address, 208);
+AT(modelpool_lease_info, slot, 464);
+AT(modelpool_lease_info, generation, 468);
 
 SIZE(modelpool_ticket_info, 1744);
 AT(modelpool_ticket_info, struct_bytes, 0);

@@ -95,6 +95,8 @@ TEST(CInterface, LoadsServesAndEvictsARealBackend) {
   EXPECT_EQ(listed[0].pid, pid);
   EXPECT_EQ(listed[0].size_bytes, 1 << 20);
   EXPECT_EQ(listed[0].in_flight, 1u);
+  EXPECT_EQ(listed[0].slot, info.slot);
+  EXPECT_EQ(listed[0].generation, info.generation);
   EXPECT_EQ(listed[0].idle_ms, MODELPOOL_UNKNOWN);
   EXPECT_EQ(listed[0].owner_pid, getpid());
   EXPECT_NE(poolctl(scratch, {"explain", "llama"}).out.find("7m"), std::string::npos);
@@ -432,6 +434,42 @@ TEST(CInterface, RowsCarryEveryFactOfThePoolctlTables) {
   EXPECT_GE(row.stop_stopping_ms, 0);
   EXPECT_GE(row.stop_decided_ms, row.stop_stopping_ms);
   EXPECT_EQ(row.stop_killed_ms, MODELPOOL_UNKNOWN);
+}
+
+// Built with the header of the first release.
+TEST(CInterface, AnOlderCallerIsToldOfItsLeaseWhatItKnows) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  const modelpool_lease lease = load_external(pool, "m");
+  modelpool_lease_info info = MODELPOOL_LEASE_INFO_INIT;
+  info.struct_bytes = offsetof(modelpool_lease_info, slot);
+  info.generation = 77;
+  ASSERT_EQ(modelpool_lease_get(lease, &info, nullptr), MODELPOOL_OK);
+  EXPECT_STREQ(info.model, "m");
+  EXPECT_EQ(info.generation, 77u);
+}
+
+TEST(CInterface, ALeaseTellsHowItsBackendEnded) {
+  const Scratch scratch;
+  const CPool pool(scratch);
+  const modelpool_ticket ticket = ticket_on(pool, "m");
+  const char* const argv[] = {"sleep", "60", nullptr};
+  std::int32_t pid = 0;
+  modelpool_error error;
+  ASSERT_EQ(modelpool_spawn(ticket, argv, nullptr, &pid, &error), MODELPOOL_OK) << error.text;
+  modelpool_lease lease;
+  ASSERT_EQ(modelpool_ready(ticket, "unix:/m", nullptr, &lease, &error), MODELPOOL_OK)
+      << error.text;
+  char words[64] = "?";
+  EXPECT_EQ(modelpool_exit_words(lease, words, sizeof words, &error), MODELPOOL_OK);
+  EXPECT_STREQ(words, "") << "it runs";
+  ASSERT_EQ(kill(pid, SIGKILL), 0);
+  EXPECT_TRUE(eventually([&] {
+    EXPECT_EQ(modelpool_exit_words(lease, words, sizeof words, &error), MODELPOOL_OK);
+    return std::string(words) == "signal SIGKILL";
+  })) << words;
+  EXPECT_EQ(modelpool_exit_words(lease, words, 7, &error), MODELPOOL_OK);
+  EXPECT_STREQ(words, "signal") << "cut";
 }
 
 TEST(CInterface, AListLargerThanItsArrayIsCountedWhole) {

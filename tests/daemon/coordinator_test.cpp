@@ -215,6 +215,22 @@ TEST_F(CoordinatorTest, P10WhatPoolctlSetChangedSurvivesARestartWithTheSameConfi
       << "the new config wins";
 }
 
+TEST_F(CoordinatorTest, ARuleUnderAModelOfTheDoorIsInForceAndReloaded) {
+  const std::string config = scratch_.path("pool.toml");
+  const std::string rest =
+      "[serve]\nlisten = \"127.0.0.1:1\"\n"
+      "[models.\"Qwen/Qwen3[8B]:Q4\"]\ncommand = \"s {port}\"\n"
+      "env = { TOKEN = \"${NOT_IN_THIS_ENVIRONMENT}\" }\n";
+  write_file(config, "[[model]]\nmatch = \"*\"\nidle_timeout = \"1h\"\n" + rest +
+                         "idle_timeout = \"15m\"\n");
+  start({"--config", config});
+  const auto explain = [this] { return poolctl(scratch_, {"explain", "Qwen/Qwen3[8B]:Q4"}).out; };
+  EXPECT_THAT(explain(), ::testing::ContainsRegex("idle_timeout +15m +.*pool.toml:9"));
+  write_file(config, rest + "idle_timeout = \"20m\"\n");
+  daemon().program().signal(SIGHUP);
+  EXPECT_TRUE(eventually([&] { return explain().find("20m") != std::string::npos; })) << explain();
+}
+
 // The config waits for the mutex; it overwrote what was set meanwhile.
 TEST_F(CoordinatorTest, WhatIsSetWhileACoordinatorStartsIsNewerThanItsConfig) {
   start({"--max-backends", "4", "--idle-timeout", "1h"});

@@ -168,7 +168,7 @@ TEST_P(LostNameBy, AWaitThatIsPolledGoesOnInTheNextPool) {
   ASSERT_TRUE(pool);
   ASSERT_EQ(load(*pool, "a"), "loaded");
   GetParam().lose(dir_, scratch_.path("aside"));
-  auto pending = begin_acquire_with_wake(*pool, "b", std::chrono::seconds(30), {});
+  auto pending = pool->begin_acquire("b", std::chrono::seconds(30));
   ASSERT_TRUE(pending);
   std::string answer;
   EXPECT_TRUE(eventually([&] {

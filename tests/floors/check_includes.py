@@ -14,11 +14,15 @@ FLOORS = ["base", "segment", "policy", "protocol", "rows", "pool", "json", "bind
 # What applications include, all in one folder, where nothing private is included: the floor from
 # which on the library does, too. (Options of a pool are those of protocols.)
 PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": "protocol",
-          "modelpool": "bindings"}
+          "json": "json", "modelpool": "bindings"}
 # Beside each other, above the library.
 PROGRAMS = ["coordinatord", "tools"]
-# Between: what the judge decides, which poolctl asks for as well.
-JUDGE = len(FLOORS)
+# Beside each other, between: what the judge decides, which poolctl asks for as well, and the pool's
+# file, which poolserve reads as well.
+BETWEEN = [("coordinatord", "judge"), ("coordinatord", "config")]
+
+# The first user of the library: held to its public headers, and the pool's file.
+USER = ("tools", "serve")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -28,9 +32,9 @@ def is_public(where):
 
 
 def floor_of(where):
-    """The rank of a file, or None; of a program its name."""
-    if where.parts[:2] == ("coordinatord", "judge"):
-        return JUDGE
+    """The rank of a file, or None; of a program its name, of a folder between its two."""
+    if where.parts[:2] in BETWEEN:
+        return where.parts[:2]
     if where.parts[0] in PROGRAMS:
         return where.parts[0]
     if is_public(where):
@@ -41,15 +45,23 @@ def floor_of(where):
 
 
 def may_include(mine, other):
+    if mine == other:
+        return True
     if isinstance(mine, str):
-        return other == mine or not isinstance(other, str)
-    return not isinstance(other, str) and other <= mine
+        return not isinstance(other, str)
+    if isinstance(mine, tuple):
+        return isinstance(other, int)
+    return isinstance(other, int) and other <= mine
+
+
+def may_user_include(other):
+    return other.parts[:2] in (USER, ("coordinatord", "config")) or is_public(other)
 
 
 def resolve(root, path, included):
     """The file of ours that an #include in `path` names, or None."""
     for folder in (path.parent, root / "libshm/include", root / "libshm", root / "libshm/bindings",
-                   root / "coordinatord", root / "tools"):
+                   root / "coordinatord", root / "tools", root / "tools/serve"):
         candidate = (folder / included).resolve()
         if candidate.is_file() and candidate.is_relative_to(root):
             return candidate
@@ -97,6 +109,8 @@ def check(root):
             other = header.relative_to(root)
             if is_public(where) and not is_public(other):
                 findings.append(f"{where}: includes {included}, which is not installed")
+            elif where.parts[:2] == USER and not may_user_include(other):
+                findings.append(f"{where}: includes {included}, which applications do not have")
             elif not may_include(mine, floor_of(other)):
                 findings.append(f"{where}: includes {included}, which stands above or beside it")
             if (included_unit := str(other.with_suffix(""))) != unit:

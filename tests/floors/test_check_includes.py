@@ -70,6 +70,26 @@ class Findings(unittest.TestCase):
         self.one({"libshm/json/row_json.cpp": '#include "judge/decide.hpp"\n',
                   "coordinatord/judge/decide.hpp": ""}, "includes judge/decide.hpp")
 
+    def test_the_judge_and_the_config_stand_beside_each_other(self):
+        self.one({"coordinatord/judge/decide.cpp": '#include "config/pool_file.hpp"\n',
+                  "coordinatord/config/pool_file.hpp": ""},
+                 "coordinatord/judge/decide.cpp: includes config/pool_file.hpp")
+        self.one({"coordinatord/config/door.hpp": '#include "loop.hpp"\n',
+                  "coordinatord/loop.hpp": ""}, "coordinatord/config/door.hpp: includes loop.hpp")
+        self.assertEqual(self.findings({
+            "coordinatord/config/door.hpp": "",
+            "coordinatord/config/pool_file.hpp": '#include "config/door.hpp"\n',
+            "tools/serve/worker.hpp": '#include "config/pool_file.hpp"\n',
+        }), [])
+
+    def test_poolserve_is_held_to_public_headers(self):
+        public = {"libshm/include/modelpool/pool.hpp": "", "libshm/base/text.hpp": "",
+                  "tools/serve/wire/heads.hpp": '#include "wire/message.hpp"\n',
+                  "tools/serve/wire/message.hpp": "#include <modelpool/pool.hpp>\n"}
+        self.assertEqual(self.findings(public), [])
+        self.one({**public, "tools/serve/main.cpp": '#include "base/text.hpp"\n'},
+                 "tools/serve/main.cpp: includes base/text.hpp, which applications do not have")
+
     def test_a_circle_is_found(self):
         self.one({"coordinatord/a.hpp": '#include "b.hpp"\n', "coordinatord/b.hpp": "",
                   "coordinatord/b.cpp": '#include "a.hpp"\n'},

@@ -20,7 +20,8 @@ struct Target {
 
 const std::vector<Target> kTargets{{"segment", segment, 2 + 12 * sizeof(Patch), 1'500},
                                    {"config", config, 200, 2'000},
-                                   {"text", text, 64, 20'000}};
+                                   {"text", text, 64, 20'000},
+                                   {"wire", wire, 64, 20'000}};
 
 class Fuzz : public ::testing::TestWithParam<Target> {};
 

@@ -20,6 +20,10 @@ bool segment(Bytes bytes);
 bool config(Bytes bytes);
 // Durations, sizes, counts, names, globs, settings, signals. True: it is one of these.
 bool text(Bytes bytes);
+// What poolserve reads of a stranger: the first byte chooses requests, answers, JSON, forms or
+// targets, the second how they are cut into pieces and the rest of the facts. True: it was
+// accepted.
+bool wire(Bytes bytes);
 
 // The input of `segment`: a byte that chooses the command, one of facts, then patches.
 struct Patch {

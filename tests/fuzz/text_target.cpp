@@ -13,7 +13,11 @@
 #include "base/number.hpp"
 #include "base/size.hpp"
 #include "base/text.hpp"
-#include "config.hpp"
+#include "config/listen.hpp"
+#include "config/pool_file.hpp"
+#include "config/summary.hpp"
+#include "config/words.hpp"
+#include "import/sources.hpp"
 #include "modelpool/settings.hpp"
 #include "targets.hpp"
 
@@ -41,19 +45,23 @@ bool config(Bytes bytes) {
   static const int file = memfd_create("config", MFD_CLOEXEC);
   static const std::string path = "/proc/self/fd/" + std::to_string(file);
   if (ftruncate(file, 0) != 0 || pwrite(file, bytes.data(), bytes.size(), 0) < 0) return false;
-  const auto settings = coordinator::load_config(path, Overrides{});
-  if (!settings) {
-    const std::string& text = settings.error().text;
+  const auto file_read = config::load_pool_file(path);
+  if (!file_read) {
+    const std::string& text = file_read.error().text;
     hold(!text.empty(), "a refusal says why");
     hold(std::count(text.begin(), text.end(), '\n') <= 20, "a refusal has an end");
     return false;
   }
+  const Settings* const settings = &file_read->settings;
   hold(settings->config_hash != 0, "a config has a hash");
   for (const SettingInfo& info : kSettings) {
     const std::uint64_t value = settings->get(info.id);
     hold(clamp_setting(info, value) == value, "a value that was read is in its range");
   }
-  hold(!coordinator::config_summary(*settings).empty(), "a config has a summary");
+  std::string again = file_read->text;
+  hold(config::read_pool_file(path, again).has_value(), "the text of a file is read as the file");
+  hold(!config::config_summary(*settings, file_read->capacities, file_read->door).empty(),
+       "a config has a summary");
   return true;
 }
 
@@ -97,6 +105,25 @@ bool text(Bytes bytes) {
   check(check_tag(whole));
   hold(is_printable_utf8(escape(whole)), "escape makes it printable");
   hold(is_printable_utf8(quote(whole)), "quote makes it printable");
+  if (const auto words = config::split_words(whole)) {
+    std::string quoted;
+    for (const std::string& word : *words) quoted += config::quote_word(word) + " ";
+    const auto again = config::split_words(quoted);
+    hold(again && *again == *words, "quote_word is read back");
+  }
+  check(config::parse_listen(whole));
+  // Only what has a parser of ours: the YAML of other sources has not.
+  if (const auto draft = serve::read_preset("x", std::string(whole))) {
+    is_any = true;
+    const auto file = config::read_pool_file("x", draft->text("x"), {}, config::Variables::kLeft);
+    std::string line(whole);
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    if (!file && is_printable_utf8(line)) {
+      hold(file.error().text.find("Error while parsing") == std::string::npos,
+           "what is written of a preset is TOML");
+    }
+  }
+
   check(check_glob(first));
   static_cast<void>(glob_matches(first, second));
   if (!first.empty() && first.find_first_of("*?[]\\") == first.npos) {

@@ -18,20 +18,23 @@ import sys
 import tempfile
 
 ESSENTIAL = "essential"  # of every Debian
+BOOST = "Boost"  # libboost-dev, or another version where Debian's default is too old
 
 # What is looked for, by kind and name -> the package that brings it.
 PACKAGES = {
     ("package", "benchmark"): "libbenchmark-dev",
-    ("package", "Boost"): "libboost-dev",
+    ("package", "Boost"): BOOST,
     ("package", "CLI11"): "libcli11-dev",
     ("package", "GTest"): "libgmock-dev",
     ("package", "nlohmann_json"): "nlohmann-json3-dev",
+    ("package", "OpenSSL"): "libssl-dev",
     ("package", "PkgConfig"): "pkg-config",
     ("package", "Python3"): "python3",
     ("package", "spdlog"): "libspdlog-dev",
     ("package", "Threads"): "g++",
     ("package", "tl-expected"): "libexpected-dev",
     ("package", "tomlplusplus"): "libtomlplusplus-dev",
+    ("package", "yaml-cpp"): "libyaml-cpp-dev",
     ("module", "cpp-httplib"): "libcpp-httplib-dev",
     ("module", "hiredis"): "libhiredis-dev",
     ("module", "libsystemd"): "libsystemd-dev",
@@ -112,7 +115,11 @@ def lists(source):
         text=True,
         check=True,
     )
-    return {line.split()[0]: set(line.split()[1:]) for line in printed.stdout.splitlines()}
+    found = {}
+    for line in printed.stdout.splitlines():
+        name, *packages = line.split()
+        found[name] = {re.sub(r"libboost[\d.]*-dev", BOOST, package) for package in packages}
+    return found
 
 
 def installed_by(source, command, of):

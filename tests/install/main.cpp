@@ -1,4 +1,5 @@
 #include <iostream>
+#include <modelpool/json.hpp>
 #include <modelpool/pool.hpp>
 
 int main(int, char** argv) {
@@ -14,5 +15,6 @@ int main(int, char** argv) {
     std::cerr << (seen ? "unexpected rows" : seen.error().text) << '\n';
     return 1;
   }
+  if (modelpool::to_json(seen->status).find("\"pool\": \"client\"") == std::string::npos) return 1;
   std::cout << "attached, limit " << pool->limit().value_or(0) << '\n';
 }

@@ -69,6 +69,8 @@ SETTLING = "coordinatord/judge/settling.cpp"
 HOST = "libshm/policy/pressure.cpp"
 SUPPOSE = "coordinatord/judge/suppose.cpp"
 
+LOOPS = ("process_tests", "--gtest_filter=EventLoop.*")
+EXIT_WORDS = ("process_tests", "--gtest_filter=ExitWords.*")
 WHAT_IF = ("daemon_tests", "--gtest_filter=WhatIfTest.*")
 
 MUTANTS = [
@@ -444,6 +446,22 @@ MUTANTS = [
            """  if (!reopen(*segment_, b.ref, now.owner)) return false;
   wake_waiters(*segment_, hash_name(b.model));""",
            "  if (!reopen(*segment_, b.ref, now.owner)) return false;", [WAKES]),
+    # --- Event loops (P5), and how a backend ended (P11)
+    Mutant("a mutex that is to be tried is waited for", ACQUISITION,
+           "  if (options_.only_tries) return lock_for(segment_.lock(), 0);\n", "", [LOOPS]),
+    Mutant("a mutex that is taken is tried all the time", ACQUISITION,
+           "std::min(tries_in_vain_++, kTryDoublingsMax)", "std::min(tries_in_vain_ = 1, kTryDoublingsMax)",
+           [LOOPS]),
+    Mutant("a wake tells no event loop", "libshm/pool/wait_fd.cpp",
+           "(is_told && found.any)", "(is_told && !found.any)", [LOOPS]),
+    Mutant("a wake that means no wait tells an event loop", "libshm/pool/wait_fd.cpp",
+           "found.is_due || (is_told && found.any)", "found.is_due || is_told", [LOOPS]),
+    Mutant("event loops hear no wakes of the next pool", "libshm/pool/pool.cpp",
+           "      found->watch(**made);\n", "      static_cast<void>(found);\n", [LOOPS]),
+    Mutant("the last lines of a next life", "libshm/protocol/exit_report.cpp",
+           "next && next->ref != ref", "next && next->ref == ref", [EXIT_WORDS]),
+    Mutant("the end of another life", "libshm/protocol/exit_report.cpp",
+           "e.generation == ref.generation && ", "", [EXIT_WORDS]),
     # --- Names, words and counts of format 3 (P6)
     Mutant("twelve bits of a worker's generation", "libshm/segment/words.hpp",
            "return pack_half(worker.generation, worker.index + 1);",
@@ -546,7 +564,7 @@ MUTANTS = [
            "  note_parallel(segment, ref_->backend, resolve_parallel(segment, model_, options.overrides));\n",
            "", [COUNTED]),
     Mutant("a try on a counted backend is published", "libshm/pool/pool.cpp",
-           "            models->forget(key);\n", "            models->put(key, backend);\n", [COUNTED]),
+           "    models->forget(key);\n", "    models->put(key, backend);\n", [COUNTED]),
     Mutant("a judge that leaves numbers as they are", ENFORCE,
            "if (known && b.counted() == (*known != 0 || b.permit_ms != 0)) continue;",
            "if (!known || b.live()) continue;",

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -123,6 +124,21 @@ TEST(Spawn, KeepsErrorsApartIfAsked) {
 }
 
 // A worker that closed its own 0 to 2, as daemons do.
+TEST(Spawn, OpenFilesAreAsTheOptionsSay) {
+  const Orphans orphans;
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  SpawnOptions options;
+  options.output = scratch.path("log");
+  options.open_files = 77;
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "ulimit -Sn; exec sleep 600"}, options));
+  EXPECT_TRUE(eventually([&] { return read_file(options.output) == "77\n"; }));
+  rlimit ours{};
+  getrlimit(RLIMIT_NOFILE, &ours);
+  EXPECT_NE(ours.rlim_cur, 77u);
+}
+
 TEST(Spawn, WorksWithoutStandardDescriptorsOfItsOwn) {
   const Orphans orphans;
   const Scratch scratch;

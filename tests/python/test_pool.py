@@ -125,6 +125,15 @@ class Loading(PoolTest):
         self.assertIn("it does not answer; its last lines: no such weights", str(raised.exception))
         self.assertIn("logs org/m` has more", str(raised.exception))
 
+    def test_a_lease_tells_how_its_backend_ended(self):
+        ticket = self.pool.acquire("m")
+        ticket.spawn(["sleep", "60"])
+        lease = ticket.ready("unix:/m")
+        self.assertIsNone(lease.exit_words)
+        os.kill(lease.pid, signal.SIGKILL)
+        self.assertTrue(eventually(lambda: lease.exit_words == "signal SIGKILL"), lease.exit_words)
+        lease.release()
+
     def test_spawn_takes_an_environment_a_directory_and_files(self):
         directory = pathlib.Path(self.dir)
         ticket = self.pool.acquire("m")

@@ -130,7 +130,7 @@ TEST(Acquire, BumpsTheWorkersWordToo) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);
   LoadTicket ticket = ticket_for(pool, "m");
-  auto pending = begin_acquire_with_wake(pool, "m", seconds(600), {});
+  auto pending = pool.begin_acquire("m", seconds(600));
   ASSERT_TRUE(pending);
   ASSERT_EQ(poll(*pending), "pending");
   const HalfWord& word = **wake_word_of(pool);

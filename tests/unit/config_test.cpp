@@ -1,5 +1,3 @@
-#include "config.hpp"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -13,9 +11,12 @@
 #include <vector>
 
 #include "base/time.hpp"
+#include "config/files.hpp"
+#include "config/pool_file.hpp"
+#include "config/summary.hpp"
 #include "support/pool.hpp"
 
-namespace modelpool::coordinator {
+namespace modelpool::config {
 namespace {
 
 using test::effective_of;
@@ -23,6 +24,12 @@ using test::effective_of;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
+
+Result<Settings> load_config(const std::string& path, const Overrides& flags) {
+  auto file = load_pool_file(path, flags);
+  if (!file) return fail(file.error());
+  return std::move(file->settings);
+}
 
 class ConfigTest : public ::testing::Test {
  protected:
@@ -133,12 +140,15 @@ TEST_F(ConfigTest, P13AnUnknownSettingIsNamedWithItsPlaceAndTheNearestOne) {
 
 TEST_F(ConfigTest, P13AnUnknownTableIsNamedWithItsPlace) {
   EXPECT_THAT(error_of("[pol]\n"), EndsWith("unknown table \"pol\"; did you mean pool?"));
-  EXPECT_THAT(error_of("[[models]]\nmatch = \"a\"\n"),
-              EndsWith("unknown table \"models\"; did you mean model?"));
+  EXPECT_THAT(
+      error_of("[[models]]\nmatch = \"a\"\n"),
+      EndsWith("models is given as a list; write each model as [models.\"NAME\"], or each rule as "
+               "[[model]]"));
   EXPECT_EQ(error_of("models = 3\n"),
             ":1:1: models stands outside of a table; write [capacity] above it");
   EXPECT_THAT(error_of("zebra = 3\n"), HasSubstr("unknown key \"zebra\""));
-  EXPECT_THAT(error_of("[zebra]\n"), EndsWith("; there are [pool], [[model]] and [capacity]"));
+  EXPECT_THAT(error_of("[zebra]\n"),
+              EndsWith("; there are [pool], [[model]], [capacity], [serve] and [models.\"NAME\"]"));
   EXPECT_EQ(error_of("max_backends = 2\n"),
             ":1:1: max_backends stands outside of a table; write [pool] above it");
   EXPECT_THAT(error_of("[model]\nmatch = \"a\"\n"), HasSubstr("write each rule as [[model]]"));
@@ -344,16 +354,16 @@ TEST_F(ConfigTest, P13AValueWithoutQuotesSaysWhatToWrite) {
 }
 
 TEST_F(ConfigTest, CapacitiesAreReadAndThoseNotGivenKeepTheirDefaults) {
-  GivenCapacities capacities;
   write("[capacity]\nbackends = 8\nwaiters = 16\n[pool]\nmax_backends = 2\n");
-  const auto settings = load_config(path_.string(), {}, &capacities);
-  ASSERT_TRUE(settings) << settings.error().text;
+  const auto file = load_pool_file(path_.string());
+  ASSERT_TRUE(file) << file.error().text;
+  const GivenCapacities& capacities = file->capacities;
   EXPECT_EQ(capacities.values.backends, 8u);
   EXPECT_EQ(capacities.values.waiters, 16u);
   EXPECT_EQ(capacities.values.workers, Capacities{}.workers);
   EXPECT_TRUE(capacities.has(*find_capacity("backends")));
   EXPECT_FALSE(capacities.has(*find_capacity("workers")));
-  EXPECT_THAT(config_summary(*settings, capacities), HasSubstr("  waiters 16\n"));
+  EXPECT_THAT(config_summary(file->settings, file->capacities), HasSubstr("  waiters 16\n"));
 }
 
 TEST_F(ConfigTest, P13ACapacityOutOfRangeOrUnknownIsRefused) {
@@ -418,4 +428,4 @@ TEST_F(ConfigTest, TheSummaryShowsEveryValueAndWhereItCameFrom) {
 }
 
 }  // namespace
-}  // namespace modelpool::coordinator
+}  // namespace modelpool::config

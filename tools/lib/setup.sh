@@ -2,12 +2,17 @@
 # Sourced by tools/check, tools/demo and tools/bench: from a bare Debian and a checkout to built
 # programs.
 
+# The door's coroutines need Boost 1.81: newer than the default of Debian 12.
+boost=libboost-dev
+if grep -qx 'VERSION_ID="12"' /etc/os-release 2>/dev/null; then boost=libboost1.81-dev; fi
+readonly boost
+
 # tests/install/check_packages.py compares these lists with what is configured and run.
 # shellcheck disable=SC2034  # used by those who source this
 readonly build_packages=(  # libmodelpool, coordinatord, poolctl and the demo
   g++ cmake ninja-build pkg-config
-  libboost-dev libcli11-dev libcpp-httplib-dev libexpected-dev
-  libspdlog-dev libssl-dev libsystemd-dev libtomlplusplus-dev nlohmann-json3-dev
+  "$boost" libcli11-dev libcpp-httplib-dev libexpected-dev
+  libspdlog-dev libssl-dev libsystemd-dev libtomlplusplus-dev libyaml-cpp-dev nlohmann-json3-dev
 )
 # shellcheck disable=SC2034
 readonly test_packages=(  # the Python package and the tests, beside those
@@ -20,6 +25,8 @@ readonly system_packages=(debootstrap)  # the tests with label system, beside th
 # shellcheck disable=SC2034
 readonly bench_packages=(  # what is measured beside the pool, and the drawing
   libbenchmark-dev libgmock-dev libgtest-dev libhiredis-dev python3 python3-matplotlib
+  # What matplotlib needs of these is either of two; the others would bring Debian's older Boost.
+  python3-defcon python3-munkres
   gunicorn patch php8.2-fpm redis-server uwsgi-core uwsgi-plugin-python3 valgrind
 )
 

@@ -2,8 +2,6 @@
 
 namespace modelpool::poolctl {
 
-void print_json(const Json& json) {
-  print(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-}
+void print_json(const Json& json) { print(json_page(json) + "\n"); }
 
 }  // namespace modelpool::poolctl

@@ -351,6 +351,16 @@ int stop_in_child(const Context& context, const NamedFile& named, std::uint64_t 
   return WIFEXITED(status) ? WEXITSTATUS(status) : kUnusable;
 }
 
+// What a poolserve left beside the pool. One that lives holds the lock, and keeps both.
+void remove_door(const std::string& pool_path) {
+  const std::string door = pool_path + ".door";
+  const std::string lock_path = door + ".lock";
+  const Fd lock(open(lock_path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  if (!lock || flock(lock.get(), LOCK_EX | LOCK_NB) != 0) return;
+  unlink(door.c_str());
+  unlink(lock_path.c_str());
+}
+
 int remove(const Context& context, const Options& options) {
   const std::uint64_t until = add_ns(now_ns(), options.timeout_ns);
   // Held open: what is stopped is what is removed, not a pool that takes its name meanwhile.
@@ -361,7 +371,10 @@ int remove(const Context& context, const Options& options) {
   }
   const auto removed =
       remove_pool(context.pool, context.dir, {&*named, options.stop, options.container_ended});
-  if (removed) return kDone;
+  if (removed) {
+    remove_door(named->path);
+    return kDone;
+  }
   if (removed.error().code != Errc::kBusy) return report(removed.error());
   if (const auto seen = look(context, "")) {
     std::string users = who_is_in(*seen->segment, seen->snapshot);

@@ -1,4 +1,5 @@
-// One worker: an event loop that accepts from the shared sockets and serves. It outlives its master.
+// One worker: an event loop that accepts from the shared sockets and serves. It outlives its
+// master.
 //
 // Safety: one thread runs the loop; spawning and publishing a backend, which may wait, are on one
 // more. run_worker is called in a forked child without threads.
@@ -9,36 +10,13 @@
 // Errors: run_worker returns an exit code, after a message on stderr.
 #pragma once
 
-#include <memory>
-#include <string>
-#include <vector>
-
-#include "config/door.hpp"
-#include "fd.hpp"
+#include "worker_start.hpp"
 
 namespace modelpool::serve {
 
-// A listening socket, and what the config says of it.
-struct OpenListener {
-  config::Listener where;
-  Fd fd;
-};
-
-struct WorkerStart {
-  std::string pool;
-  std::string dir;  // empty: the library looks for it
-  std::shared_ptr<const config::Door> door;
-  std::vector<OpenListener> listeners;
-  Fd meeting;  // NAME.door, listening: a poolserve that comes later is answered here
-  Fd retire;   // an eventfd that is never read by workers: readable = finish, empty = serve
-  // SOCK_SEQPACKET to the master. From the worker: "ready" once it accepts. To it: "door" with a
-  // memfd of the new config's text (path and models as write_door says). Its end: the master has
-  // gone, and the worker goes on.
-  Fd control;
-};
-
-// Serves until it is told to finish and has. SIGTERM to a worker is the same as `retire`, with
-// shutdown_timeout.
+// Serves until it is told to finish and has. `retire` is to accept nothing more, and to end when
+// all has been answered (drain_timeout_serve); SIGTERM the same with shutdown_timeout. The sockets
+// stay open until then: a poolserve that comes may have them from here.
 int run_worker(WorkerStart start);
 
 }  // namespace modelpool::serve

@@ -21,7 +21,6 @@
 #include "modelpool/modelpool.h"
 #include "rows.hpp"
 #include "segment/settings_block.hpp"
-#include "wait_fd.hpp"
 
 namespace modelpool::c {
 namespace {
@@ -37,31 +36,14 @@ constexpr auto kTimeoutMax_ms = static_cast<std::int64_t>(kDurationMax_ns / kMil
 
 struct PoolState {
   explicit PoolState(Pool attached) : pool(std::move(attached)) {}
-  PoolState(const PoolState&) = delete;
-  PoolState& operator=(const PoolState&) = delete;
-  ~PoolState() {
-    if (WaitFd* const own = own_wait_fd()) own->stop();
-  }
-  // The one made in this process: after fork the parent's is of no use.
-  WaitFd* own_wait_fd() const {
-    WaitFd* const found = wait_fd.load(std::memory_order_acquire);
-    return found != nullptr && wait_fd_process.load(std::memory_order_relaxed) == this_process()
-               ? found
-               : nullptr;
-  }
-
   Pool pool;
-  std::atomic<WaitFd*> wait_fd{nullptr};
-  std::atomic<std::uint64_t> wait_fd_process{0};
-  std::shared_ptr<WaitFd> wait_fd_kept;  // written in turns
 };
 
 struct WaitState {
-  WaitState(PendingAcquire begun, std::uint64_t of_pool, std::uint64_t until_ns)
-      : pending(std::move(begun)), pool(of_pool), deadline_ns(until_ns) {}
+  WaitState(PendingAcquire begun, std::uint64_t of_pool)
+      : pending(std::move(begun)), pool(of_pool) {}
   PendingAcquire pending;
   const std::uint64_t pool;
-  const std::uint64_t deadline_ns;
   std::atomic<bool> detached{false};
 };
 
@@ -87,14 +69,6 @@ Result<> make_turns() {
   return {};
 }
 pthread_mutex_t& turns() { return g_turns.load(std::memory_order_acquire)->mutex(); }
-
-class Turn {
- public:
-  Turn() { pthread_mutex_lock(&turns()); }
-  ~Turn() { pthread_mutex_unlock(&turns()); }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-};
 
 // --- Answers -------------------------------------------------------------------------------------
 
@@ -195,6 +169,8 @@ template <>
 constexpr std::size_t kFirst_bytes<modelpool_acquire_options> = offsetof(modelpool_acquire_options,
                                                                          cancellable);
 template <>
+constexpr std::size_t kFirst_bytes<modelpool_lease_info> = offsetof(modelpool_lease_info, slot);
+template <>
 constexpr std::size_t kFirst_bytes<modelpool_ready_options> = offsetof(modelpool_ready_options,
                                                                        any_listener);
 
@@ -235,7 +211,7 @@ template <class T>
 Result<> write_answer(T* to, const T& value, const char* name) {
   if (auto ok = required_pointer(to, name); !ok) return ok;
   const std::size_t bytes = to->struct_bytes;
-  if (auto ok = check_size(bytes, sizeof(T), name); !ok) return ok;
+  if (auto ok = check_size(bytes, kFirst_bytes<T>, name); !ok) return ok;
   write_row(to, bytes, value);
   to->struct_bytes = bytes;  // the caller's: it may be used again
   return {};
@@ -356,10 +332,9 @@ Result<> give(Grant granted, modelpool_grant* out) {
 }
 
 Result<std::uint64_t> begin(modelpool_pool pool, PoolState& state, const Asked& asked) {
-  auto pending = begin_acquire_with_wake(state.pool, asked.model, asked.deadline, asked.options);
+  auto pending = state.pool.begin_acquire(asked.model, asked.deadline, asked.options);
   if (!pending) return fail(pending.error());
-  const std::uint64_t id = g_waits.open(
-      std::make_unique<WaitState>(std::move(*pending), pool.id, asked.deadline.at_ns()));
+  const std::uint64_t id = g_waits.open(std::make_unique<WaitState>(std::move(*pending), pool.id));
   if (id == 0) return fail(out_of_handles().error());
   // Opened first: detach, which closes the pool and then looks for waits, meets this one or is met.
   if (!g_pools.is_open(pool.id)) {
@@ -532,10 +507,6 @@ modelpool_code modelpool_begin(modelpool_pool pool, const char* model, int64_t t
     auto begun = begin(pool, ***held, *asked);
     if (!begun) return fail(begun.error());
     wait->id = *begun;
-    // Its deadline may be the next one.
-    if (WaitFd* const own = (**held)->own_wait_fd()) {
-      if (const auto word = wake_word_of((**held)->pool)) own->kick(**word);
-    }
     return {};
   });
 }
@@ -567,28 +538,9 @@ modelpool_code modelpool_wait_fd(modelpool_pool pool, int* fd, modelpool_error* 
     *fd = -1;
     auto held = hold(pool);
     if (!held) return fail(held.error());
-    PoolState& state = ***held;
-    auto word = wake_word_of(state.pool);
-    if (!word) return fail(word.error());
-    const Turn turn;
-    if (state.own_wait_fd() == nullptr) {
-      auto started = WaitFd::start(**word, [id = pool.id] {
-        WaitsAhead outlook;
-        const std::uint64_t now = now_ns();
-        g_waits.for_each([&](std::uint64_t, const std::unique_ptr<WaitState>& wait) {
-          if (wait->pool != id) return;
-          outlook.any = true;
-          if (wait->deadline_ns > now)
-            outlook.deadline_ns = std::min(outlook.deadline_ns, wait->deadline_ns);
-        });
-        return outlook;
-      });
-      if (!started) return fail(started.error());
-      state.wait_fd_kept = std::move(*started);
-      state.wait_fd_process.store(this_process(), std::memory_order_relaxed);
-      state.wait_fd.store(state.wait_fd_kept.get(), std::memory_order_release);
-    }
-    *fd = state.own_wait_fd()->fd();
+    const auto opened = (**held)->pool.wait_fd();
+    if (!opened) return fail(opened.error());
+    *fd = *opened;
     return {};
   });
 }
@@ -604,7 +556,22 @@ modelpool_code modelpool_lease_get(modelpool_lease lease, modelpool_lease_info* 
     answer.pid = held->pid();
     write_text(answer.model, held->model());
     write_text(answer.address, held->address());
+    answer.slot = held->backend().slot;
+    answer.generation = held->backend().generation;
     return write_answer(info, answer, "modelpool_lease_info");
+  });
+}
+
+modelpool_code modelpool_exit_words(modelpool_lease lease, char* words, size_t words_bytes,
+                                    modelpool_error* error) {
+  return answer(error, [&]() -> Result<> {
+    if (auto ok = required_pointer(words, "words"); !ok) return ok;
+    if (words_bytes == 0) return invalid("unable to write words: words_bytes is 0");
+    words[0] = 0;
+    const auto held = g_leases.pin(lease.id);
+    if (!held) return closed("lease");
+    c::write_text(words, words_bytes, held->exit_words());
+    return {};
   });
 }
 

@@ -569,6 +569,24 @@ func (l *Lease) Address() string { return C.GoString(&l.on().address[0]) }
 // Pid is the backend's; 0 for an external one.
 func (l *Lease) Pid() int { return int(l.on().pid) }
 
+// Backend names the backend it is on, and no other, as Backend.Slot and Generation do; zeros if it
+// was first asked for after Release.
+func (l *Lease) Backend() (slot int, generation uint32) {
+	return int(l.on().slot), uint32(l.on().generation)
+}
+
+// ExitWords is how the backend's process ended and the last it wrote: "exit status 1; its last
+// lines: ...". "" if it runs, if nothing is known of its end, and after Release. Reads files.
+func (l *Lease) ExitWords() string {
+	g := l.get()
+	defer runtime.KeepAlive(g)
+	var words [2048]C.char
+	if C.modelpool_exit_words(g.handle, &words[0], C.size_t(len(words)), nil) != C.MODELPOOL_OK {
+		return ""
+	}
+	return C.GoString(&words[0])
+}
+
 // Progress says that the request is getting on: restarts its stall_timeout. For every chunk of a
 // stream. Errors: ErrLeaseLost: its backend was stopped; the text says why. ErrClosed after
 // Release.

@@ -795,3 +795,34 @@ func TestWaitReadySeesAnswersAndTheEndOfTheProcess(t *testing.T) {
 	slow.Fail("the test is over")
 	expect(t, slow.WaitReady(context.Background(), address, "tcp"), modelpool.ErrClosed)
 }
+
+func TestALeaseNamesItsBackendAndTellsHowThatEnded(t *testing.T) {
+	pool := attached(t, scratch(t))
+	_, ticket, err := pool.Acquire(context.Background(), "m", modelpool.Options{})
+	if err != nil || ticket == nil {
+		t.Fatal(err)
+	}
+	if err := ticket.Spawn([]string{"sleep", "60"}, modelpool.SpawnOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	lease, err := ticket.Ready("unix:/m", modelpool.ReadyOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := pool.Backends()
+	slot, generation := lease.Backend()
+	if err != nil || len(rows) != 1 || rows[0].Slot != slot || rows[0].Generation != generation {
+		t.Fatalf("%d.%d is not the backend of %v (%v)", slot, generation, rows, err)
+	}
+	if words := lease.ExitWords(); words != "" {
+		t.Fatalf("it runs, but %q", words)
+	}
+	if err := syscall.Kill(lease.Pid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its end is told", func() bool { return lease.ExitWords() == "signal SIGKILL" })
+	lease.Release()
+	if words := lease.ExitWords(); words != "" {
+		t.Fatalf("released, but %q", words)
+	}
+}

@@ -86,6 +86,17 @@ PyObject* get_cancel_reason(PyObject* self, void*) {
   return text(reason);
 }
 
+PyObject* get_exit_words(PyObject* self, void*) {
+  const Lease* lease = held(self);
+  if (lease == nullptr) return nullptr;
+  std::string words;
+  Py_BEGIN_ALLOW_THREADS;
+  words = lease->exit_words();
+  Py_END_ALLOW_THREADS;
+  if (words.empty()) Py_RETURN_NONE;
+  return text(words);
+}
+
 PyObject* set_cancellable(PyObject* self, PyObject*) {
   Lease* lease = held(self);
   return lease == nullptr ? nullptr : none_or_raise(lease->set_cancellable());
@@ -158,6 +169,10 @@ PyGetSetDef g_getters[] = {
     {"cancel_reason", get_cancel_reason, nullptr,
      "Why, and what happens otherwise: \"busy_timeout 30s passed; if it goes on, its backend is "
      "killed 10s after that, and all requests there are lost\". None if it was not asked.",
+     nullptr},
+    {"exit_words", get_exit_words, nullptr,
+     "How the backend's process ended and the last it wrote: \"exit status 1; its last lines: "
+     "...\". None if it runs, or if nothing is known of its end.",
      nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 

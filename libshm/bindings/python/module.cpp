@@ -377,7 +377,7 @@ py::object begin(PoolObject& self, const InboxObject& inbox, const py::object& m
   const std::uint64_t end_ns = end_of(request.timeout);
   auto answer = [&]() -> Result<std::optional<Grant>> {
     const ReleasedGil released;
-    auto pending = begin_acquire_with_wake(*pool, request.model, at(end_ns), request.options);
+    auto pending = pool->begin_acquire(request.model, at(end_ns), request.options);
     if (!pending) return fail(pending.error());
     return waits->begin(id, std::move(*pending), end_ns, inbox.inbox);
   }();

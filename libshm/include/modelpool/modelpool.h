@@ -291,11 +291,11 @@ typedef struct modelpool_lease_info {
   int32_t reserved;
   char model[MODELPOOL_MODEL_BYTES];
   char address[MODELPOOL_ADDRESS_BYTES];
+  uint32_t slot; /* with generation, names its backend and no other; the same as in lists */
+  uint32_t generation;
 } modelpool_lease_info;
-#define MODELPOOL_LEASE_INFO_INIT                  \
-  {                                                \
-    sizeof(modelpool_lease_info), 0, 0, {0}, { 0 } \
-  }
+#define MODELPOOL_LEASE_INFO_INIT \
+  { sizeof(modelpool_lease_info), 0, 0, {0}, {0}, 0, 0 }
 
 /* What the lease is on; the same for as long as it is held. info->struct_bytes must be set. */
 MODELPOOL_API modelpool_code modelpool_lease_get(modelpool_lease lease, modelpool_lease_info* info,
@@ -305,6 +305,13 @@ MODELPOOL_API modelpool_code modelpool_lease_get(modelpool_lease lease, modelpoo
  * Errors: LEASE_LOST: its backend was stopped; the text says why. The lease is still to be
  * released. */
 MODELPOOL_API modelpool_code modelpool_progress(modelpool_lease lease, modelpool_error* error);
+
+/* How the backend's process ended and the last that it wrote, for a request that was lost with it:
+ * "exit status 1; its last lines: ...", cut to words_bytes; "" if it runs, or if nothing is known
+ * of its end. Whoever reaped it may say how a moment later than its connections break. Reads
+ * files. */
+MODELPOOL_API modelpool_code modelpool_exit_words(modelpool_lease lease, char* words,
+                                                  size_t words_bytes, modelpool_error* error);
 
 /* When a request breaks busy_timeout, stall_timeout or first_byte_timeout, and its holder has said
  * that it can end it (acquire's cancellable, or notify_cancel), the coordinator asks for that, and

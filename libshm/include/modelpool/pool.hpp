@@ -12,8 +12,8 @@
 // Safety: a Pool may be used by any number of threads at once; a Lease or LoadTicket by one at a
 // time, and may move between threads. Nothing is async-signal-safe. After fork, what the child
 // inherited is inert (destroying a Lease there ends nothing) and its Pool attaches anew on first
-// use. The library starts no thread but one per spawned backend, to reap it, and keeps no
-// descriptor a daemonising server would miss.
+// use. The library starts no thread but one per spawned backend, to reap it, one for on_cancel and
+// one for wait_fd, and keeps no descriptor a daemonising server would miss but that one.
 //
 // Crash: whatever a worker held when it died, the coordinator clears (P6); backends it loaded stay.
 // When the pool loses its name (its file or directory was removed, moved or covered) its backends
@@ -89,6 +89,14 @@ class Hidden {
   alignas(void*) std::byte bytes_[kBytes] = {};
 };
 
+// One life of one backend, and no other: BackendRow::slot and generation. A generation of 0: none.
+struct BackendId {
+  std::uint32_t slot = 0;
+  std::uint32_t generation = 0;
+
+  bool operator==(const BackendId&) const = default;
+};
+
 // A request in flight. While it exists its backend is not evicted (P2). Ends on destruction.
 class Lease {
  public:
@@ -100,6 +108,12 @@ class Lease {
   std::string model() const;
   std::string address() const;
   pid_t pid() const;  // 0 for an external backend
+  // The same for as long as it is held, after fork too; none once released. Loads of own memory.
+  BackendId backend() const;
+  // How the backend's process ended and the last it wrote: "exit status 1; its last lines: ...".
+  // Whoever reaped it may say how a moment later than its connections break. Empty if it runs, if
+  // nothing is known of its end, or once released. Reads files.
+  std::string exit_words() const;
   // The request is getting on: restarts its stall_timeout. Errors: kLeaseLost if its backend was
   // stopped, kClosed if released or inherited through fork.
   Result<> progress();
@@ -150,6 +164,8 @@ struct SpawnOptions {
   // BackendRow::log_missing says why.
   std::string output{};        // stdout and stderr
   std::string error_output{};  // another one for stderr; empty: as stdout
+  // Its soft limit of open files (ulimit -Sn): for a server that has raised its own. 0: as that is.
+  std::uint64_t open_files = 0;
 };
 
 struct ReadyOptions {
@@ -341,7 +357,8 @@ class PendingAcquire {
   // Blocks until a poll may say something new, a signal came, or the time is over; at most a
   // second.
   void wait(Duration at_most = std::chrono::seconds(1));
-  // Was it woken since the last poll? If not, the next poll is due within a second.
+  // Was it woken since the last poll, or is it time to try the mutex again? If not, the next poll
+  // is due at the deadline, or after a second.
   bool was_woken() const;
   void cancel();  // from any thread
 
@@ -352,6 +369,9 @@ class PendingAcquire {
   explicit PendingAcquire(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// Of a try: what acquire gives, or the wait that it would have been.
+using Attempt = std::variant<Lease, LoadTicket, PendingAcquire>;
 
 class Pool {
  public:
@@ -370,6 +390,22 @@ class Pool {
                         const AcquireOptions& options = {});
   Result<PendingAcquire> begin_acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
                                        const AcquireOptions& options = {});
+  // For event loops: as acquire, at once or as a wait that is to be polled. The mutex is only
+  // tried, here and by the polls of that wait: one that finds it taken is due again soon (0.25 ms,
+  // then ever later, 64 ms), and stands in line only once it had it, behind who came meanwhile.
+  // Blocks for nothing but to attach anew, in a child of fork and where the pool lost its name.
+  // `stop` is acquire's alone. Errors: those of acquire; a mutex that is taken at the deadline is
+  // kTimeout.
+  Result<Attempt> try_acquire(std::string_view model, Deadline deadline = kDefaultTimeout,
+                              const AcquireOptions& options = {});
+  // A descriptor for an event loop, one for all PendingAcquires of this Pool in this process, begun
+  // before or after: readable when any of them may say something new, is due (a deadline, a second
+  // gone by, the mutex is to be tried again) or was never polled. Then read 8 bytes from it and
+  // poll all, or those that were woken (was_woken) and those whose deadline or second is over.
+  // Nonblocking, close-on-exec, and the Pool's: it is closed soon after Pool::close. The first call
+  // starts a thread, one for any number of waits, which takes no signals and sleeps while nobody
+  // waits. A child of fork asks for its own. Errors: kSystem.
+  Result<int> wait_fd();
 
   // The model's backend was used now, without a request in flight. Errors: kNotLoaded.
   Result<> touch(std::string_view model);
@@ -392,6 +428,13 @@ class Pool {
 
   // Takes no lock and counts as no use. Errors: kClosed.
   Result<PoolSnapshot> snapshot();
+  // One model, without a look at all else: how far its load is, how long the last one took, how
+  // many wait. Takes no lock and counts as no use, either. Errors: kInvalid.
+  Result<ModelLook> look(std::string_view model);
+  // As Lease::exit_words, also after the lease; for as long as the pool remembers the end.
+  Result<std::string> exit_words(BackendId backend);
+  // How many leases a worker has room for, and how many may wait, as the pool was made.
+  Result<Capacities> capacities();
   // The coordinator's decisions from number `first` on, oldest first, as far as the pool remembers.
   // To follow, ask again from the last seq + 1. Errors: kClosed.
   Result<std::vector<EventRow>> events(std::uint64_t first = 1);

@@ -229,6 +229,13 @@ struct StatusRow {
   std::vector<DeviceRow> devices;
 };
 
+// What is known of one model.
+struct ModelLook {
+  std::optional<BackendRow> backend;  // its live one
+  std::optional<ModelRow> history;
+  std::uint64_t waiting = 0;  // acquires, of all workers
+};
+
 struct PoolSnapshot {
   StatusRow status;
   std::vector<BackendRow> backends;  // the live ones, by slot

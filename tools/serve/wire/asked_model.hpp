@@ -1,5 +1,12 @@
-// Which model a request is for: by path (/m/NAME/...), query (?model=), a JSON body's "model" at the
-// top level or a multipart field. Named twice or differently: 400.
+// Which model a request is for: by path (/m/NAME/...), query (?model=), a JSON body's "model" at
+// the top level or a multipart field. Named twice in one place or differently in two: 400.
+//
+// NAME is one segment of the path, percent-encoded: /m/Qwen%2FQwen3/v1/... In the query + is
+// a blank.
+//
+// A body is JSON where Content-Type says so. A body of another type, or of none, that begins with {
+// counts as JSON too, because curl -d calls all it sends a form; where it is no JSON after all,
+// path or query may name the model alone.
 //
 // Safety: pure functions of bytes that a stranger sent.
 //
@@ -16,18 +23,20 @@
 
 namespace modelpool::serve {
 
+inline constexpr std::size_t kNameMax_bytes = 255;  // as the pool has it
+
 // What the head says, before the body has come.
 struct NamedByHead {
   std::optional<std::string> model;  // by path or query, decoded
   bool by_path = false;
-  std::string target;                // for the backend: without /m/NAME
+  std::string target;  // for the backend: without /m/NAME
 };
 Checked<NamedByHead> model_in_head(const http::header<true>& head);
 
 struct AskedModel {
   std::string name;
-  // Where its value stands in the body, quotes included (JSON) or bare (multipart), so that an alias
-  // can be replaced; 0 and 0: not in the body.
+  // Where its value stands in the body, quotes included (JSON) or bare (multipart), so that an
+  // alias can be replaced; 0 and 0: not in the body.
   std::size_t value_at = 0;
   std::size_t value_bytes = 0;
   bool is_json_value = false;

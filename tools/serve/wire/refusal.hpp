@@ -6,20 +6,19 @@
 #pragma once
 
 #include <string>
-#include <utility>
-
 #include <tl/expected.hpp>
+#include <utility>
 
 namespace modelpool::serve {
 
 struct Refusal {
   int status = 400;
   std::string type = "invalid_request_error";
-  std::string code;     // a word for programs: "model_not_found"; empty: null
-  std::string message;  // for people
-  unsigned retry_after_s = 0;       // 0: not said
-  bool close = false;               // nothing of this connection can be believed any more
-  bool wants_key = false;           // with WWW-Authenticate
+  std::string code;            // a word for programs: "model_not_found"; empty: null
+  std::string message;         // for people
+  unsigned retry_after_s = 0;  // 0: not said
+  bool close = false;          // nothing of this connection can be believed any more
+  bool wants_key = false;      // with WWW-Authenticate
 };
 
 template <class T = void>

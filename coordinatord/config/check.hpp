@@ -9,9 +9,9 @@
 
 #include "modelpool/settings.hpp"
 
-namespace modelpool::coordinator {
+namespace modelpool::config {
 
 // Only models that are named in full are looked at: whom a glob means is not known.
 Result<> check_together(const std::string& path, const Settings& settings);
 
-}  // namespace modelpool::coordinator
+}  // namespace modelpool::config

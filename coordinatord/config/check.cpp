@@ -1,4 +1,4 @@
-#include "config_check.hpp"
+#include "config/check.hpp"
 
 #include <algorithm>
 #include <optional>
@@ -10,7 +10,7 @@
 #include "base/text.hpp"
 #include "base/text_values.hpp"
 
-namespace modelpool::coordinator {
+namespace modelpool::config {
 namespace {
 
 // A model that a rule names in full, with all that the pool and the rules say of it.
@@ -188,4 +188,4 @@ Result<> check_together(const std::string& path, const Settings& settings) {
   return Check(path, settings).run();
 }
 
-}  // namespace modelpool::coordinator
+}  // namespace modelpool::config

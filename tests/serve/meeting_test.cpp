@@ -1,0 +1,161 @@
+// The meeting of a poolserve with those who serve already, and what a master tells its workers.
+#include "meeting.hpp"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+#include <thread>
+
+#include "control.hpp"
+#include "support/scratch.hpp"
+
+namespace modelpool::serve {
+namespace {
+
+Fd eventfd_of_ours() { return Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+
+bool is_readable(const Fd& fd) {
+  pollfd one{fd.get(), POLLIN, 0};
+  return poll(&one, 1, 0) == 1;
+}
+
+class Meeting : public ::testing::Test {
+ protected:
+  Meeting() {
+    auto meeting = open_meeting(door_);
+    EXPECT_TRUE(meeting);
+    worker_.meeting = std::move(*meeting);
+    worker_.retire = eventfd_of_ours();
+    worker_.older.push_back(eventfd_of_ours());
+    std::vector<OpenSocket> none;
+    config::Listener listener;
+    listener.address = "127.0.0.1:0";
+    auto open = open_listeners({listener}, none);
+    EXPECT_TRUE(open);
+    worker_.listeners = std::move(*open);
+  }
+
+  const test::Scratch scratch_;
+  const std::string door_ = scratch_.path("default.door");
+  WorkerStart worker_;
+};
+
+TEST_F(Meeting, ANewcomerGetsSocketsAndWhatRetiresThoseBefore) {
+  std::thread answers([&] {
+    pollfd one{worker_.meeting.get(), POLLIN, 0};
+    poll(&one, 1, -1);
+    const Fd newcomer(accept(worker_.meeting.get(), nullptr, nullptr));
+    one = {newcomer.get(), POLLIN, 0};
+    poll(&one, 1, -1);
+    answer_meeting(newcomer.get(), worker_);
+  });
+  auto taken = take_over(door_);
+  answers.join();
+  ASSERT_TRUE(taken) << taken.error().text;
+  ASSERT_TRUE(*taken);
+  EXPECT_EQ((*taken)->from, getpid());
+  ASSERT_EQ((*taken)->listeners.size(), 1u);
+  EXPECT_EQ((*taken)->listeners[0].address, "127.0.0.1:0");
+  const OpenListener same{worker_.listeners[0].where, std::move((*taken)->listeners[0].fd)};
+  EXPECT_EQ(bound_to(same), bound_to(worker_.listeners[0]));
+  ASSERT_EQ((*taken)->retire.size(), 2u);
+  for (const Fd& one : (*taken)->retire) retire(one);
+  EXPECT_TRUE(is_readable(worker_.retire));
+  EXPECT_TRUE(is_readable(worker_.older[0]));
+  EXPECT_TRUE((*taken)->meeting);
+}
+
+TEST_F(Meeting, WithNobodyIsNothingToTake) {
+  worker_.meeting.reset();  // its file stays
+  EXPECT_EQ(access(door_.c_str(), F_OK), 0);
+  const auto stale = take_over(door_);
+  ASSERT_TRUE(stale) << stale.error().text;
+  EXPECT_FALSE(*stale);
+  EXPECT_TRUE(open_meeting(door_));
+  const auto none = take_over(scratch_.path("none.door"));
+  ASSERT_TRUE(none);
+  EXPECT_FALSE(*none);
+}
+
+TEST_F(Meeting, AWorkerWhoseMasterDiedRetiresThoseBefore) {
+  EXPECT_FALSE(is_readable(worker_.older[0]));
+  finish_takeover(worker_);
+  EXPECT_TRUE(is_readable(worker_.older[0]));
+  EXPECT_FALSE(is_readable(worker_.retire));
+}
+
+TEST_F(Meeting, OnlyAQuestionIsAnswered) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+  const Fd asks(ends[0]);
+  const Fd answers(ends[1]);
+  ASSERT_EQ(send(asks.get(), "give 1", 6, 0), 6);
+  answer_meeting(answers.get(), worker_);
+  EXPECT_FALSE(is_readable(asks));
+}
+
+// Every field that there is, none as by default.
+config::Door some_door() {
+  config::Door door;
+  config::Serve& serve = door.serve;
+  serve.listeners = {{"unix:/x", config::Auth::kKeys, 0660, "g", "cert", "key", "ca", 3}};
+  serve.workers = 5;
+  serve.keys_file = "/keys";
+  serve.hosts = {"h"};
+  serve.cors_origins = {"o"};
+  serve.trusted_proxies = {"10.0.0.0/8"};
+  serve.loading_comments = false;
+  serve.access_log = "-";
+  serve.access_log_json = true;
+  serve.max_connections = 6;
+  serve.body_memory_bytes = 7;
+  serve.body_limit_bytes = 8;
+  serve.bodies_memory_bytes = 9;
+  serve.bodies_disk_bytes = 10;
+  serve.body_dir = "/b";
+  serve.header_timeout_ns = 11;
+  serve.keepalive_timeout_ns = 12;
+  serve.client_timeout_ns = 13;
+  serve.queue_timeout_ns = 14;
+  serve.request_timeout_ns = 15;
+  serve.shutdown_timeout_ns = 16;
+  serve.drain_timeout_serve_ns = 17;
+  serve.tunnel_idle_ns = 18;
+  config::Model model;
+  model.name = "m \xff";
+  model.aliases = {"a"};
+  model.command = {"c", "{port}"};
+  model.address = "127.0.0.1:{port}";
+  model.ready = {config::ReadyCheck::Kind::kHttp, "/up"};
+  model.env = {{"K", "v"}};
+  model.cwd = "/c";
+  model.log = "/l";
+  model.weights = "/w";
+  model.backend_key = "secret";
+  model.size_bytes = 19;
+  model.line = 20;
+  door.models = {model};
+  return door;
+}
+
+TEST(Control, ANewConfigArrivesWhole) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+  Fd master(ends[0]);
+  const Fd worker(ends[1]);
+  EXPECT_TRUE(std::holds_alternative<NothingSaid>(receive_control(worker)));
+  const config::Door door = some_door();
+  ASSERT_TRUE(send_door(master, door));
+  const auto got = receive_control(worker);
+  ASSERT_TRUE(std::holds_alternative<config::Door>(got));
+  EXPECT_EQ(std::get<config::Door>(got), door);
+  master.reset();
+  EXPECT_TRUE(std::holds_alternative<MasterGone>(receive_control(worker)));
+}
+
+}  // namespace
+}  // namespace modelpool::serve

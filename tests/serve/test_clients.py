@@ -1,0 +1,151 @@
+"""Clients that nobody here wrote: curl, requests, httpx, aiohttp, ab, and OpenAI's own for Node."""
+
+import asyncio
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import unittest
+
+from door import DoorTest, eventually
+
+NODE_DIR = os.environ.get("MODELPOOL_NODE_DIR", "")
+OPENAI = "openai@7.59.0"
+
+ASK = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+
+
+class Clients(DoorTest):
+    def setUp(self):
+        super().setUp()
+        self.start(models=self.model("a", "--load 2") + self.model("b", "--load 2"))
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def test_curl(self):
+        done = subprocess.run(
+            ["curl", "-sSN", "--fail", f"{self.url}/v1/chat/completions", "-d",
+             json.dumps(ASK | {"stream": True})],
+            capture_output=True, text=True, check=True,
+        )
+        self.assertTrue(done.stdout.startswith(": loading"))
+        self.assertTrue(done.stdout.endswith("data: [DONE]\n\n"))
+        big = pathlib.Path(self.dir, "big")
+        big.write_bytes(b"z" * (3 << 20))
+        done = subprocess.run(  # with Expect: 100-continue
+            ["curl", "-sS", "--fail", f"{self.url}/m/a/x", "--data-binary", f"@{big}"],
+            capture_output=True, text=True, check=True,
+        )
+        self.assertEqual(json.loads(done.stdout)["body"], 3 << 20)
+        done = subprocess.run(
+            ["curl", "-sS", "--fail", f"{self.url}/v1/audio", "-F", "model=a", "-F", f"file=@{big}"],
+            capture_output=True, text=True, check=True,
+        )
+        self.assertEqual(json.loads(done.stdout)["name"], "a")
+
+    def test_requests(self):
+        import requests
+
+        with requests.Session() as session:
+            for _ in range(3):
+                reply = session.post(f"{self.url}/v1/chat/completions", json=ASK)
+                self.assertEqual(reply.json()["choices"][0]["message"]["content"], "word " * 4)
+            stream = session.post(
+                f"{self.url}/v1/chat/completions", json=ASK | {"stream": True}, stream=True
+            )
+            lines = [line for line in stream.iter_lines() if line]
+            self.assertEqual(lines[-1], b"data: [DONE]")
+            files = {"file": ("x.wav", b"q" * 100_000)}
+            reply = session.post(f"{self.url}/v1/audio", files=files, data={"model": "a"})
+            self.assertEqual(reply.json()["name"], "a")
+
+    def test_httpx(self):
+        import httpx
+
+        with httpx.Client(timeout=60) as client:
+            reply = client.post(f"{self.url}/v1/chat/completions", json=ASK)
+            self.assertEqual(reply.status_code, 200)
+            with client.stream(
+                "POST", f"{self.url}/v1/chat/completions", json=ASK | {"stream": True}
+            ) as stream:
+                self.assertEqual([line for line in stream.iter_lines() if line.strip()][-1].strip(),
+                                 "data: [DONE]")
+
+    def test_aiohttp(self):
+        import aiohttp
+
+        async def ask():
+            async with aiohttp.ClientSession() as session:
+                async def one(model):
+                    async with session.post(
+                        f"{self.url}/v1/chat/completions", json=ASK | {"model": model, "stream": True}
+                    ) as reply:
+                        return (await reply.read()).endswith(b"data: [DONE]\n\n")
+
+                return await asyncio.gather(*(one("ab"[i % 2]) for i in range(20)))
+
+        self.assertEqual(asyncio.run(ask()), [True] * 20)
+
+    def test_ab(self):
+        self.post("/m/a/x", "")
+        done = subprocess.run(
+            ["ab", "-q", "-k", "-n", "500", "-c", "20", f"{self.url}/m/a/x"],
+            capture_output=True, text=True, check=True,
+        )
+        self.assertIn("Complete requests:      500", done.stdout)
+        self.assertIn("Failed requests:        0", done.stdout)
+
+    def test_openai_for_node(self):
+        folder = pathlib.Path(NODE_DIR or self.dir, "openai")
+        if not (folder / "node_modules/openai").is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            got = shutil.which("npm") and subprocess.run(
+                ["npm", "install", "--omit=optional", "--no-fund", "--no-audit", OPENAI],
+                cwd=folder, capture_output=True, timeout=300,
+            ).returncode == 0
+            if not got:
+                self.skipTest("npm has no openai package for us")
+        (folder / "ask.mjs").write_text(NODE)
+        done = subprocess.run(
+            ["node", "ask.mjs", f"{self.url}/v1"], cwd=folder, capture_output=True, text=True, timeout=120
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual(json.loads(done.stdout.splitlines()[-1]),
+                         {"plain": "word word word word ", "stream": "w0 w1 w2 w3 ", "aborted": True,
+                          "missing": 404, "models": ["a", "b"]})
+        self.assertTrue(eventually(lambda: not self.leases()))
+
+
+NODE = """
+import OpenAI from "openai";
+const client = new OpenAI({baseURL: process.argv[2], apiKey: "none", maxRetries: 2});
+const messages = [{role: "user", content: "hi"}];
+const said = {};
+let text = "";
+for await (const chunk of await client.chat.completions.create(
+    {model: "a", messages, max_tokens: 4, stream: true})) {
+  text += chunk.choices[0]?.delta?.content ?? "";
+}
+said.stream = text;
+const plain = await client.chat.completions.create({model: "b", messages, max_tokens: 4});
+said.plain = plain.choices[0].message.content;
+const long = await client.chat.completions.create(
+    {model: "a", messages, max_tokens: 10000, stream: true, pause: 0.02});
+said.aborted = false;
+for await (const chunk of long) {
+  long.controller.abort();
+  said.aborted = true;
+  break;
+}
+try {
+  await client.chat.completions.create({model: "none", messages});
+} catch (error) {
+  said.missing = error.status;
+}
+said.models = (await client.models.list()).data.map((one) => one.id);
+console.log(JSON.stringify({plain: said.plain, stream: said.stream, aborted: said.aborted,
+                            missing: said.missing, models: said.models}));
+"""
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,460 @@
+#!/usr/bin/env python3
+"""poolserve's first process: sockets, workers, the coordinator, a new config, the end."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import stat
+import subprocess
+import unittest
+
+from poolserve import (
+    COORDINATORD, POOLSERVE, Asking, Door, DoorTest, ask, lives, status_of, title,
+)  # fmt: skip
+from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
+
+
+class Start(DoorTest):
+    def test_it_serves_and_starts_a_coordinator(self):
+        door = self.start()
+        self.assertTrue(ask(door.addresses[0]))
+        self.assertEqual(len(door.workers()), 2)
+        self.assertEqual(title(door.pid), "poolserve: master")
+        self.assertTrue(self.coordinator()["alive"])
+        self.assertEqual(
+            stat.S_IMODE(os.stat(f"{self.dir}/default.door").st_mode), 0o600
+        )
+        door.signal(signal.SIGUSR1)
+        for pid in door.workers():
+            door.wait_for_log(f"worker pid {pid}: serves")
+        # The coordinator belongs to nobody's terminal.
+        self.assertEqual(os.getsid(self.coordinator()["pid"]), self.coordinator()["pid"])
+
+    def test_an_address_in_use_is_refused_before_anything_starts(self):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            door = self.launch("--listen", f"127.0.0.1:{port}")
+            self.assertEqual(door.wait(), 1)
+        self.assertIn(f"unable to listen on 127.0.0.1:{port}: it is taken by", door.log())
+        self.assertIn(f"(pid {os.getpid()})", door.log())
+        self.assertFalse(os.path.exists(f"{self.dir}/default"))
+
+    def test_a_second_one_is_refused_with_the_pid_of_the_first(self):
+        first = self.start()
+        second = self.launch()
+        self.assertEqual(second.wait(), 1)
+        self.assertIn(f"poolserve (pid {first.pid}) serves it", second.log())
+        self.assertTrue(ask(first.addresses[0]))
+
+    def test_all_workers_dying_at_the_start_is_an_error(self):
+        # One row, which the first process has: no worker can attach.
+        with self.config.open("a") as config:
+            config.write("[capacity]\nworkers = 1\n")
+        door = self.launch()
+        self.assertEqual(door.wait(), 1)
+        self.assertIn("every worker ended", door.log())
+
+    def test_a_bad_config_is_wrong_usage(self):
+        self.config.write_text("[serve]\nlistne = []\n")
+        door = self.launch()
+        self.assertEqual(door.wait(), 2)
+        self.assertIn("pool.toml:2", door.log())
+
+    def test_check_config_says_what_would_be_served(self):
+        door = self.launch("--check-config")
+        self.assertEqual(door.wait(), 0)
+        self.assertIn(f"{self.config}: ok", door.log())
+        self.assertIn("tiny", door.log())
+        self.assertFalse(os.path.exists(f"{self.dir}/default"))
+
+    def test_a_file_of_another_server_is_imported(self):
+        source = pathlib.Path(self.dir, "swap.yaml")
+        source.write_text("models:\n  tiny:\n    cmd: llama-server --port ${PORT}\n    ttl: 60\n")
+        done = subprocess.run([POOLSERVE, "import", source], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.config.write_text(done.stdout)
+        door = self.launch("--check-config")
+        self.assertEqual(door.wait(), 0)
+        self.assertIn("tiny", door.log())
+        missing = subprocess.run([POOLSERVE, "import", "/no.yaml"], capture_output=True, text=True)
+        self.assertNotEqual(missing.returncode, 0)
+        self.assertIn("poolserve: unable to read /no.yaml", missing.stderr)
+
+    def test_tables_of_a_new_pool_have_room_for_all_connections(self):
+        self.write_config(serve="max_connections = 4000")
+        self.start()
+        command = self.command_of_coordinator()
+        self.assertEqual(command[command.index("--leases") + 1], "3000")
+        self.assertNotIn("--max-memory", command)
+
+    def test_what_capacity_says_goes_before(self):
+        with self.config.open("a") as config:
+            config.write("[capacity]\nleases = 2000\n")
+        self.start()
+        self.assertNotIn("--leases", self.command_of_coordinator())
+
+    def test_a_folder_of_models_needs_no_config(self):
+        folder = pathlib.Path(self.dir, "models")
+        folder.mkdir()
+        for name in ("one", "two"):
+            folder.joinpath(f"{name}.gguf").touch()
+        arguments = ["--models-dir", str(folder), "--server", "true"]
+        door = Door(self, *arguments, "--listen", "127.0.0.1:0", "--workers", "2")
+        door.wait_for_log("serving pool default: 2 models on 127.0.0.1:")
+        self.assertIn("--max-memory", self.command_of_coordinator())
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        # With a config that names more of them.
+        door = self.launch(*arguments).wait_for_log("serving pool default: 3 models on")
+
+    def test_a_model_of_both_is_refused(self):
+        pathlib.Path(self.dir, "tiny.gguf").touch()
+        door = self.launch("--models-dir", self.dir, "--server", "true")
+        self.assertEqual(door.wait(), 2)
+        self.assertIn("tiny", door.log())
+
+    def test_wrong_usage_is_explained(self):
+        for arguments, said in (
+            ([], "no models are given; add --config FILE or --models-dir DIR"),
+            (["--config", "x", "--workers", "0"], "a number from 1 to 256"),
+            (["--config", "x", "--on-exit", "die"], "leave or stop"),
+            (["--config", "x", "--pool", "a/b"], "a name is up to 64"),
+            (["--config", "x", "--server", "y"], "it belongs to --models-dir"),
+            (["--confog", "x"], "see poolserve --help"),
+            (["--config", f"{self.dir}/none"], "none"),
+        ):
+            with self.subTest(arguments):
+                door = Door(self, *arguments)
+                self.assertEqual(door.wait(), 1 if said == "none" else 2)
+                self.assertIn(said, door.log())
+                self.assertIn("poolserve: unable to", door.log())
+
+
+class UnixSockets(DoorTest):
+    def setUp(self):
+        super().setUp()
+        self.path = f"{self.dir}/x.sock"
+        self.address = f"unix:{self.path}"
+
+    def write_listener(self, mode):
+        self.config.write_text(
+            f'[serve]\nworkers = 2\n[[serve.listener]]\naddress = "{self.address}"\n'
+            f'mode = "{mode}"\n[models.tiny]\ncommand = "sleep 600 {{port}}"\n'
+        )
+
+    def test_it_has_its_mode_and_is_removed_at_the_end(self):
+        self.write_listener("0660")
+        door = self.start()
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o660)
+        self.assertTrue(ask(self.address))
+        self.write_listener("0600")
+        door.signal(signal.SIGHUP)
+        door.wait_until_serving(2)
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o600)
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        self.assertFalse(os.path.exists(self.path))
+
+    def test_a_stale_one_is_replaced_and_a_live_one_is_not(self):
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(self.path)
+        self.write_listener("0600")
+        door = self.start()
+        self.assertTrue(ask(self.address))
+        other = self.launch("--pool", "other", "--listen", self.address)
+        self.assertEqual(other.wait(), 1)
+        self.assertIn(f"unable to listen on {self.address}: it is taken by", other.log())
+        self.assertTrue(ask(self.address))
+        self.assertIsNone(door.process.poll())
+
+    def test_a_file_is_never_replaced(self):
+        pathlib.Path(self.path).write_text("mine")
+        door = self.launch("--listen", self.address)
+        self.assertEqual(door.wait(), 1)
+        self.assertIn("a file that is no socket is there", door.log())
+        self.assertEqual(pathlib.Path(self.path).read_text(), "mine")
+
+
+class SocketActivation(DoorTest):
+    def test_sockets_of_systemd_are_used_and_stay(self):
+        path = f"{self.dir}/x.sock"
+        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(path)
+            unix.listen()
+            address = f"127.0.0.1:{tcp.getsockname()[1]}"
+            self.write_config(listen=(address, f"unix:{path}"))
+            door = self.start(
+                command=[
+                    "bash", "-c", f'exec 3<&{tcp.fileno()} 4<&{unix.fileno()}; '
+                    'LISTEN_FDS=2 LISTEN_PID=$$ exec "$@"', "sh",
+                ],
+                pass_fds=(tcp.fileno(), unix.fileno()),
+            )  # fmt: skip
+            self.assertEqual(door.addresses, [address, f"unix:{path}"])
+            for one in door.addresses:
+                self.assertTrue(ask(one))
+            door.signal(signal.SIGTERM)
+            self.assertEqual(door.wait(), 0)
+            # They are systemd's: who connects now waits for the next poolserve.
+            socket.create_connection(tcp.getsockname()).close()
+            self.assertTrue(os.path.exists(path))
+
+
+class Notification(DoorTest):
+    def test_systemd_is_told(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+            supervisor.bind(f"{self.dir}/notify")
+            supervisor.settimeout(PATIENCE_S)
+            door = self.start(env={"NOTIFY_SOCKET": f"{self.dir}/notify"})
+            self.assertIn(b"READY=1\nSTATUS=1 models on 127.0.0.1:", supervisor.recv(4096))
+            door.signal(signal.SIGHUP)
+            self.assertRegex(supervisor.recv(4096), rb"^RELOADING=1\nMONOTONIC_USEC=\d+$")
+            self.assertIn(b"READY=1", supervisor.recv(4096))
+            door.signal(signal.SIGTERM)
+            self.assertIn(b"STOPPING=1", supervisor.recv(4096))
+
+
+class Backends(DoorTest):
+    def test_they_inherit_nothing_of_the_door_s(self):
+        seen = pathlib.Path(self.dir, "seen")
+        script = f"(env; ulimit -Sn; ls -l /proc/self/fd) > {seen}.new; mv {seen}.new {seen}"
+        self.config.write_text(
+            '[serve]\nlisten = ["127.0.0.1:0"]\nworkers = 2\n[models.tiny]\n'
+            f'command = ["sh", "-c", "{script}; exec sleep 600 {{port}}"]\n'
+        )
+        limit = f"ulimit -Sn 333; exec \"$@\""
+        door = self.start(
+            command=["sh", "-c", limit, "sh"], env={"NOTIFY_SOCKET": f"{self.dir}/none"}
+        )
+        host, port = door.addresses[0].rsplit(":", 1)
+        body = json.dumps({"model": "tiny", "messages": []})
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(
+                f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                f"application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            self.assertTrue(eventually(seen.exists))
+        text = seen.read_text()
+        self.assertIn("MODELPOOL_BACKEND=", text)
+        self.assertNotIn("NOTIFY_SOCKET", text)
+        self.assertIn("\n333\n", text)
+        self.assertNotIn("socket:", text)
+        # A worker itself has room for what max_connections needs.
+        limits = pathlib.Path(f"/proc/{door.workers()[0]}/limits").read_text()
+        self.assertGreater(int(re.search(r"Max open files +(\d+)", limits)[1]), 333)
+
+
+class Deaths(DoorTest):
+    def test_a_killed_worker_is_replaced(self):
+        door = self.start()
+        before = door.workers()
+        os.kill(before[0], signal.SIGKILL)
+        self.assertTrue(eventually(lambda: len(set(door.workers()) - set(before)) == 1))
+        self.assertIn(before[1], door.workers())
+        self.assertTrue(ask(door.addresses[0]))
+
+    def test_workers_outlive_the_master_and_the_next_one_takes_over(self):
+        first = self.start()
+        address = first.addresses[0]
+        old = first.workers()
+        asking = Asking(address)
+        self.addCleanup(asking.stop)
+        asking.wait_for_more(5)
+        first.kill()
+        asking.wait_for_more(5)
+        self.assertTrue(all(lives(pid) for pid in old))
+        second = self.start()
+        self.assertEqual(second.addresses, [address])
+        self.assertTrue(eventually(lambda: not any(lives(pid) for pid in old)))
+        asking.wait_for_more(5)
+        self.assertEqual(len(second.workers()), 2)
+        # Again, from those that took over.
+        second.kill()
+        third = self.start()
+        asking.wait_for_more(5)
+        self.assertEqual(third.addresses, [address])
+        asking.stop()
+        self.assertEqual(asking.failures, [])
+
+    def test_when_all_are_killed_the_next_one_binds_anew(self):
+        first = self.start()
+        workers = first.workers()
+        first.kill()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        second = self.start()
+        self.assertTrue(ask(second.addresses[0]))
+
+    def test_a_terminal_s_interrupt_is_the_master_s_to_act_on(self):
+        door = self.start(start_new_session=True)
+        workers = door.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGHUP)
+        self.assertTrue(ask(door.addresses[0]))
+        self.assertEqual(door.workers(), workers)
+        os.killpg(door.pid, signal.SIGINT)
+        self.assertEqual(door.wait(), 0)
+        self.assertFalse(any(lives(pid) for pid in workers))
+
+
+class Coordinator(DoorTest):
+    def test_it_is_started_again_when_it_dies(self):
+        self.start()
+        first = self.coordinator()["pid"]
+        os.kill(first, signal.SIGKILL)
+        self.assertTrue(
+            eventually(lambda: self.coordinator()["alive"] and self.coordinator()["pid"] != first)
+        )
+
+    def test_one_that_others_start_is_left_to_them(self):
+        other = subprocess.Popen(
+            [*DIES_WITH_US, COORDINATORD, "--dir", self.dir], stderr=subprocess.DEVNULL
+        )
+        self.addCleanup(other.wait)
+        self.addCleanup(other.kill)
+        self.assertTrue(eventually(lambda: self.coordinator()["alive"]))
+        door = self.start("--on-exit", "stop")
+        self.assertEqual(self.coordinator()["pid"], other.pid)
+        self.assertNotIn("started", door.log())
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        self.assertTrue(self.coordinator()["alive"])
+
+    def test_one_that_cannot_start_ends_the_door(self):
+        pathlib.Path(self.dir, "default").write_text("no pool")
+        door = self.launch()
+        self.assertEqual(door.wait(), 3)
+        self.assertIn("unable to", door.log())
+
+
+class Reload(DoorTest):
+    def test_a_new_config_is_in_force_and_a_bad_one_refused(self):
+        door = self.start()
+        workers = door.workers()
+        self.write_config(models=("tiny", "other"))
+        door.signal(signal.SIGHUP)
+        door.wait_for_log("serving pool default: 2 models")
+        self.config.write_text("[serve]\nlistne = []\n")
+        door.signal(signal.SIGHUP)
+        door.wait_for_log("the config is refused, and the old one kept")
+        self.assertIn("pool.toml:2", door.log())
+        door.wait_for_log("serving pool default: 2 models", 2)
+        self.assertEqual(door.workers(), workers)
+        self.assertTrue(ask(door.addresses[0]))
+
+    def test_sockets_come_and_go_and_no_connection_is_refused(self):
+        door = self.start()
+        stays = door.addresses[0]
+        self.write_config(listen=(stays, f"unix:{self.dir}/new.sock"))
+        asking = Asking(stays)
+        self.addCleanup(asking.stop)
+        door.signal(signal.SIGHUP)
+        door.wait_until_serving(2)
+        self.assertTrue(ask(f"unix:{self.dir}/new.sock"))
+        asking.wait_for_more(5)
+        self.write_config(listen=(stays,))
+        door.signal(signal.SIGHUP)
+        door.wait_until_serving(3)
+        self.assertFalse(os.path.exists(f"{self.dir}/new.sock"))
+        asking.wait_for_more(5)
+        asking.stop()
+        self.assertEqual(asking.failures, [])
+
+    def test_models_that_start_in_another_way_are_ended(self):
+        self.write_config(models=("tiny", "kept"))
+        door = self.start()
+        pool = self.attach()
+        for number, model in enumerate(("tiny", "kept")):
+            pool.acquire(model).ready(f"127.0.0.1:{number + 1}", external=True).release()
+        text = self.config.read_text()
+        self.config.write_text(text.replace("sleep 600", "sleep 601", 1))
+        door.signal(signal.SIGHUP)
+        self.assertTrue(eventually(lambda: [b["model"] for b in pool.backends()] == ["kept"]))
+
+    def test_the_coordinator_reads_it_too(self):
+        door = self.start()
+        text = self.config.read_text()
+        self.config.write_text(f"[pool]\nmax_backends = 7\n{text}")
+        door.signal(signal.SIGHUP)
+        pool = self.attach()
+        self.assertTrue(eventually(lambda: pool.limit == 7))
+
+
+class End(DoorTest):
+    def test_sigterm_leaves_the_coordinator(self):
+        door = self.start()
+        workers = door.workers()
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        self.assertFalse(any(lives(pid) for pid in workers))
+        self.assertTrue(self.coordinator()["alive"])
+        with self.assertRaises(ConnectionRefusedError):
+            ask(door.addresses[0])
+
+    def test_on_exit_stop_ends_models_and_coordinator(self):
+        door = self.start("--on-exit", "stop")
+        pool = self.attach()
+        ticket = pool.acquire("tiny")
+        ticket.spawn(["sleep", "600"])
+        pid = ticket.pid
+        ticket.ready("127.0.0.1:1").release()
+        other = pool.acquire("not of the config").ready("127.0.0.1:2", external=True)
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        self.assertFalse(lives(pid))
+        self.assertEqual([b["model"] for b in pool.backends()], ["not of the config"])
+        other.release()
+        self.assertFalse(self.coordinator()["alive"])
+
+    def test_the_pool_is_removed_whole(self):
+        door = self.start()
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        done = self.poolctl("remove", "--stop")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        left = set(os.listdir(self.dir)) - {"pool.toml", "poolserve.log"}
+        self.assertEqual(left, set())
+
+
+class FirstProcess(DoorTest):
+    def test_it_reaps_everybody_s_orphans(self):
+        inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if subprocess.run([*inside, "true"], capture_output=True).returncode != 0:
+            self.skipTest("no PID namespace can be made here")
+        door = self.launch(
+            command=[
+                *inside, "sh", "-c", '(sleep 0.1 &) ; (sleep 0.2 &) ; exec "$@"', "sh",
+            ]
+        ).wait_until_serving()  # fmt: skip
+        self.assertTrue(ask(door.addresses[0]))
+
+        def zombies():
+            return [p for p in os.listdir("/proc") if p.isdigit()
+                    and status_of(p).get("State", "")[:1] == "Z"
+                    and status_of(p).get("Name") in ("sleep", "poolserve")]  # fmt: skip
+
+        master = next(p for p in processes_with(self.mark) if title(p) == "poolserve: master")
+        workers = [p for p in processes_with(self.mark) if title(p) == "poolserve: worker"]
+        os.kill(workers[0], signal.SIGKILL)
+        self.assertTrue(eventually(lambda: not lives(workers[0])))
+        self.assertTrue(
+            eventually(
+                lambda: not any(
+                    status_of(p).get("PPid") == str(master) for p in zombies()
+                )
+            )
+        )
+        self.assertTrue(ask(door.addresses[0]))
+        os.kill(master, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            door.process.wait(PATIENCE_S)
+        self.assertIsNotNone(door.process.poll())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,205 @@
+"""Bodies, models by every way of naming them, errors in OpenAI's shape, connections kept."""
+
+import json
+import os
+import unittest
+
+from door import DoorTest, eventually, read_all, read_answer
+
+
+class Requests(DoorTest):
+    def setUp(self):
+        super().setUp()
+        models = self.model("a", more='aliases = ["gpt-4o", "ein/zwei:Q4"]') + self.model("b")
+        self.start(models=models, serve='body_memory = "64KiB"\nbody_limit = "1MiB"')
+
+    def test_models_and_health(self):
+        listed = self.get("/v1/models").json
+        self.assertEqual(listed["object"], "list")
+        self.assertEqual([one["id"] for one in listed["data"]], ["a", "b"])
+        self.assertEqual(listed["data"][0]["state"], "unloaded")
+        self.post("/m/a/x", "")
+        self.assertEqual(self.get("/v1/models/a").json["state"], "ready")
+        self.assertEqual(self.get("/v1/models/nothing").status, 404)
+        self.assertEqual(self.get("/livez").status, 200)
+        self.assertTrue(eventually(lambda: self.get("/health").status == 200))
+        self.assertEqual(self.get("/nothing").status, 404)
+        head = self.request("HEAD", "/v1/models")
+        self.assertEqual((head.status, head.body), (200, b""))
+
+    def test_the_model_is_named_by_body_query_path_and_form(self):
+        form = (
+            '--X\r\nContent-Disposition: form-data; name="file"; filename="model"\r\n\r\nmodel\r\n'
+            '--X\r\nContent-Disposition: form-data; name="model"\r\n\r\ngpt-4o\r\n--X--\r\n'
+        )
+        for path, body, fields, target in (
+            ("/v1/x", '{"x":{"model":"b"},"model":"a"}', {}, "/v1/x"),
+            ("/v1/x", '{"mod\\u0065l":"\\u0061"}', {}, "/v1/x"),
+            ("/v1/x?model=a&y=1", "nothing", {}, "/v1/x?model=a&y=1"),
+            ("/m/a/v1/x?y=1", "nothing", {}, "/v1/x?y=1"),
+            ("/m/ein%2Fzwei%3AQ4/v1/x", "nothing", {}, "/v1/x"),
+            ("/v1/audio", form, {"Content-Type": "multipart/form-data; boundary=X"}, "/v1/audio"),
+        ):
+            with self.subTest(path=path, body=body):
+                reply = self.post(path, body, fields=fields)
+                self.assertEqual(reply.status, 200, reply.body)
+                self.assertEqual(reply.json["name"], "a")
+                self.assertEqual(reply.json["target"], target)
+                self.assertEqual(reply.fields["X-Modelpool-Model"], "a")
+
+    def test_an_aliass_value_is_replaced_and_nothing_else(self):
+        body = ' {"x": "gpt-4o", "model" :  "gpt-4o" ,"y":"\\u00e9"} '
+        self.assertEqual(self.post("/v1/x", body).json["body"], body.replace('"gpt-4o" ,', '"a" ,'))
+        body = '{"model":"a",  "z": 1e5}'
+        self.assertEqual(self.post("/v1/x", body).json["body"], body)
+
+    def test_errors(self):
+        for path, body, fields, status, words in (
+            ("/v1/x", '{"messages":[]}', {}, 400, "model"),
+            ("/v1/x", '{"model":"a","model":"b"}', {}, 400, "model"),
+            ("/v1/x?model=b", '{"model":"a"}', {}, 400, "model"),
+            ("/v1/x", '{"model":7}', {}, 400, "model"),
+            ("/v1/x", '{"model":"a"', {}, 400, "JSON"),
+            ("/v1/x", '\ufeff{"model":"a"}', {}, 400, ""),
+            ("/v1/x", '{"model":"a"}'.encode("utf-16"), {}, 400, ""),
+            ("/v1/x", '{"model":"gpt-4"}', {}, 404, "gpt-4o"),
+            ("/v1/x", '{"model":"a"}', {"Content-Encoding": "gzip"}, 415, ""),
+            ("/v1/x", "x" * (2 << 20), {}, 413, "body_limit"),
+            ("/v1/x", '{"model":"a"}', {"Expect": "more"}, 417, ""),
+        ):
+            with self.subTest(body=body[:40]):
+                if isinstance(body, str):
+                    body = body.encode()
+                reply = self.post(path, body, fields=fields)
+                self.assertEqual(reply.status, status, reply.body)
+                self.assertIn(words, reply.message)
+                self.assertEqual(
+                    set(reply.json["error"]), {"message", "type", "code", "param"}
+                )
+        # Coded, but named elsewhere: passed on as it is.
+        coded = self.post("/m/a/x", b"\x1f\x8b", fields={"Content-Encoding": "gzip"})
+        self.assertEqual(coded.json["fields"]["content-encoding"], "gzip")
+
+    def test_bodies_of_any_size_arrive_whole(self):
+        for size in (0, 1, 16383, 16384, 65536, 200_000, 1_000_000):
+            with self.subTest(size):
+                text = os.urandom(size // 2).hex().encode() if size > 1 else b"x" * size
+                reply = self.post("/v1/x?model=a", text)
+                self.assertEqual(reply.status, 200, reply.body)
+                said = reply.json["body"]
+                self.assertEqual(said if isinstance(said, int) else said.encode(),
+                                 len(text) if isinstance(said, int) else text)
+        answer = self.post("/m/a/big?3000000", "")
+        self.assertEqual(len(answer.body), 3_000_000)
+
+    def test_a_larger_body_is_passed_on_as_it_comes(self):
+        self.post("/m/a/x", "")
+        large = b"y" * (3 << 20)
+        self.assertEqual(self.post("/m/a/x", large).json["body"], len(large))
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for i in range(0, len(large), 100_000):
+            piece = large[i : i + 100_000]
+            talk.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+        talk.sendall(b"0\r\n\r\n")
+        self.assertEqual(json.loads(read_answer(talk)[1])["body"], len(large))
+
+    def test_chunks_and_expect(self):
+        talk = self.socket()
+        talk.sendall(
+            b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            b"Content-Length: 13\r\n\r\n"
+        )
+        self.assertEqual(talk.recv(100), b"HTTP/1.1 100 Continue\r\n\r\n")
+        talk.sendall(b'{"model":"a"}')
+        self.assertIn(b" 200 ", read_answer(talk)[0])
+        # One that is too long hears so before it is sent.
+        talk.sendall(
+            b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            b"Content-Length: 99999999\r\n\r\n"
+        )
+        self.assertIn(b" 413 ", read_answer(talk)[0])
+
+    def test_requests_behind_each_other(self):
+        one = b'POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n{"model":"a"}'
+        talk = self.socket()
+        talk.sendall(one * 3 + one.replace(b"localhost\r\n", b"localhost\r\nConnection: close\r\n"))
+        answers = read_all(talk)
+        self.assertEqual(answers.count(b"HTTP/1.1 200 OK"), 4)
+
+    def test_old_clients_and_old_backends(self):
+        talk = self.socket()
+        talk.sendall(b"GET /m/a/stream?2,0 HTTP/1.0\r\n\r\n")
+        answer = read_all(talk)
+        self.assertNotIn(b"chunked", answer.lower())
+        self.assertTrue(answer.endswith(b"data: [DONE]\n\n"), answer)
+        reply = self.post("/m/a/until-close", "")
+        self.assertEqual(reply.body, b"until the end")
+
+    def test_an_early_answer_is_passed_on(self):
+        self.assertEqual(self.post("/m/a/early", b"x" * 300_000).status, 403)
+
+    def test_the_tag_is_the_request_id(self):
+        talk = self.socket()
+        talk.sendall(
+            b"POST /m/a/wait?2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+            b"X-Request-Id: 123e4567-e89b-12d3-a456-426614174000\r\n\r\n"
+        )
+        self.assertTrue(eventually(self.leases))
+        self.assertEqual(self.leases()[0]["tag"], "123e4567e89b12d3a45642661417400")
+        self.assertIn(b"X-Request-Id: 123e4567-e89b-12d3-a456-426614174000", read_answer(talk)[0])
+
+
+class Loading(DoorTest):
+    def test_failures_say_why(self):
+        broken = '[models."none"]\ncommand = "/no/such/program --port {port}"\n'
+        ends = '[models."ends"]\ncommand = ["sh", "-c", "echo it is broken >&2; exit 7", "{port}"]\n'
+        self.start(models=broken + ends + self.model("a"))
+        for name, words in (("none", "/no/such/program"), ("ends", "it is broken")):
+            with self.subTest(name):
+                reply = self.post("/v1/x", {"model": name})
+                self.assertEqual(reply.status, 503)
+                self.assertIn(words, reply.message)
+                again = self.post("/v1/x", {"model": name})
+                self.assertEqual(again.json["error"]["code"], "cooling_down")
+                self.assertGreater(int(again.fields["Retry-After"]), 0)
+        self.assertEqual(self.post("/v1/x", {"model": "a"}).status, 200)
+
+    def test_what_ready_means(self):
+        models = (
+            self.model("knows-it-not", "--health 404")
+            + self.model("by-tcp", more='ready = "tcp"')
+            + self.model("by-path", more='ready = "GET /health"')
+        )
+        self.start(models=models, pool="max_backends = 3")
+        for name in ("knows-it-not", "by-tcp", "by-path"):
+            self.assertEqual(self.post("/v1/x", {"model": name}).status, 200)
+
+    def test_one_load_serves_all_who_wait(self):
+        self.start(models=self.model("a", "--load 1"))
+        talks = [self.socket() for _ in range(20)]
+        for talk in talks:
+            talk.sendall(b"POST /m/a/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        pids = {json.loads(read_answer(talk)[1])["pid"] for talk in talks}
+        self.assertEqual(len(pids), 1)
+
+    def test_room_is_made(self):
+        self.start(models="".join(self.model(name) for name in "abc"))
+        for name in "abcabc":
+            self.assertEqual(self.post("/v1/x", {"model": name}).json["name"], name)
+        self.assertLessEqual(len(self.backends()), 2)
+
+    def test_no_place_in_time(self):
+        self.start(
+            models=self.model("a") + self.model("b"),
+            pool='max_backends = 1\nwhen_busy = "wait"',
+            serve='queue_timeout = "1s"',
+        )
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/wait?30 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        self.assertTrue(eventually(self.leases))
+        self.assertEqual(self.post("/v1/x", {"model": "b"}).status, 504)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,156 @@
+"""Signs of life, pressure both ways, clients that leave or dawdle, and leases that are cancelled."""
+
+import json
+import socket
+import time
+import unittest
+
+from door import DoorTest, eventually, read_all, read_answer
+
+CHAT = b'{"model":"%s","stream":true,"messages":[],"max_tokens":%d,"pause":%s}'
+
+
+def chat(model=b"a", words=3, pause=b"0", path=b"/v1/chat/completions", more=b""):
+    body = CHAT % (model, words, pause)
+    return (
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n" % (path, more, len(body))
+        + body
+    )
+
+
+class Streams(DoorTest):
+    def test_signs_of_life_while_a_model_loads(self):
+        self.start(models=self.model("a", "--load 2") + self.model("bad", "--load 2 --exit-after 1"))
+        talk = self.socket()
+        talk.sendall(chat(more=b"Connection: close\r\n"))
+        whole = read_all(talk)
+        head, _, rest = whole.partition(b"\r\n\r\n")
+        self.assertIn(b"Content-Type: text/event-stream", head)
+        lines = [line for line in rest.replace(b"\r\n", b"\n").split(b"\n") if line[:1] in b":d" and line]
+        self.assertRegex(lines[0], rb"^: loading, \d+ s")
+        self.assertEqual(whole.count(b"data: {"), 3)
+        self.assertTrue(whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"))
+        # A plain request waits without.
+        self.assertEqual(self.post("/v1/chat/completions", {"model": "a", "messages": []}).status, 200)
+
+    def test_a_failure_behind_a_sign_of_life_is_an_event_and_a_cut(self):
+        model = '[models."bad"]\ncommand = ["sh", "-c", "sleep 2; echo no memory; exit 7", "{port}"]\n'
+        self.start(models=model)
+        talk = self.socket()
+        talk.sendall(chat(b"bad"))
+        whole = read_all(talk)
+        self.assertIn(b"no memory", whole)
+        self.assertEqual(whole.count(b'data: {"error":'), 1)
+        self.assertFalse(whole.endswith(b"0\r\n\r\n"))
+
+    def test_loading_off_sends_nothing_before_the_answer(self):
+        self.start(models=self.model("a", "--load 2"), serve='loading = "off"')
+        talk = self.socket()
+        talk.sendall(chat(more=b"Connection: close\r\n"))
+        self.assertNotIn(b": loading", read_all(talk))
+
+    def test_a_client_that_leaves_ends_its_wait_and_its_request(self):
+        self.start(models=self.model("a", "--load 3") + self.model("b"))
+        talk = self.socket()
+        talk.sendall(chat())
+        self.assertTrue(eventually(lambda: self.backends().get("a")))
+        talk.close()
+        # The load goes on for whoever comes next; no request is begun.
+        self.assertTrue(eventually(lambda: self.backends().get("a", {}).get("state") == "ready"))
+        self.assertTrue(eventually(lambda: not self.leases()))
+        self.assertEqual([line for line in self.seen() if "chat" in line], [])
+        talk = self.socket()
+        talk.sendall(chat(words=1000, pause=b"0.05"))
+        self.assertTrue(talk.recv(4096))
+        self.assertTrue(eventually(self.leases))
+        talk.close()
+        self.assertTrue(eventually(lambda: not self.leases()))
+        self.assertEqual(self.backends()["a"]["state"], "ready")
+
+    def test_a_slow_client_is_no_stalled_backend(self):
+        self.start(
+            models=self.model("a"),
+            pool='max_backends = 1\nstall_timeout = "2s"\non_overdue = "kill"',
+        )
+        self.post("/m/a/x", "")
+        pid = self.backends()["a"]["pid"]
+        talk = socket.create_connection(("127.0.0.1", self.port))
+        self.addCleanup(talk.close)
+        talk.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        talk.sendall(b"POST /m/a/big?20000000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            self.assertTrue(talk.recv(1))
+            time.sleep(0.1)
+        self.assertEqual(self.backends()["a"]["pid"], pid)
+        self.assertEqual(len(self.leases()), 1)
+
+    def test_a_client_that_takes_nothing_is_closed_and_the_backend_lives(self):
+        self.start(models=self.model("a"), serve='client_timeout = "1s"')
+        self.post("/m/a/x", "")
+        pid = self.backends()["a"]["pid"]
+        talk = socket.create_connection(("127.0.0.1", self.port))
+        self.addCleanup(talk.close)
+        talk.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        talk.sendall(b"POST /m/a/big?50000000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        self.assertTrue(eventually(self.leases))
+        self.assertTrue(eventually(lambda: not self.leases()))
+        self.assertEqual(self.backends()["a"]["pid"], pid)
+
+    def test_slow_heads_and_half_bodies_are_closed(self):
+        self.start(models=self.model("a"), serve='header_timeout = "1s"\nclient_timeout = "1s"')
+        slow = self.socket()
+        slow.sendall(b"POST /m/a/x HTTP/1.1\r\nHost: loc")
+        self.assertIn(b" 408 ", read_all(slow))
+        half = self.socket()
+        half.sendall(b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n{")
+        self.assertIn(b" 408 ", read_all(half))
+        self.assertEqual(self.seen(), [])
+
+    def test_a_lease_that_is_asked_to_end_tells_its_client_why(self):
+        self.start(
+            models=self.model("a"), pool='max_backends = 1\nbusy_timeout = "1s"'
+        )
+        self.post("/m/a/x", "")
+        pid = self.backends()["a"]["pid"]
+        reply = self.post("/m/a/wait?60", "")
+        self.assertEqual(reply.status, 503)
+        self.assertIn("busy_timeout", reply.message)
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/stream?1000,0.1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        whole = read_all(talk)
+        self.assertIn(b"busy_timeout", whole)
+        self.assertFalse(whole.endswith(b"0\r\n\r\n"))
+        self.assertEqual(self.backends()["a"]["pid"], pid)
+
+    def test_request_timeout(self):
+        self.start(models=self.model("a"), serve='request_timeout = "1s"')
+        self.post("/m/a/x", "")
+        self.assertEqual(self.post("/m/a/wait?60", "").status, 504)
+        self.assertTrue(eventually(lambda: not self.leases()))
+
+    def test_many_idle_connections_hold_nobody_up(self):
+        self.start(models=self.model("a"))
+        idle = [self.socket() for _ in range(500)]
+        self.assertEqual(self.post("/v1/x", {"model": "a"}).status, 200)
+        for talk in idle[::50]:
+            talk.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.assertIn(b" 200 ", read_answer(talk)[0])
+
+    def test_streams_are_passed_on_as_they_come(self):
+        self.start(models=self.model("a"))
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/stream?3,0.5 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        data, pieces = b"", 0
+        while b"[DONE]" not in data:
+            data += talk.recv(65536)
+            pieces += 1
+        self.assertGreaterEqual(pieces, 3)
+        self.assertEqual(
+            [json.loads(line[6:])["n"] for line in data.splitlines() if line.startswith(b"data: {")],
+            [0, 1, 2],
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,150 @@
+#include "client.hpp"
+
+#include <array>
+#include <boost/asio/buffer.hpp>
+
+namespace modelpool::serve {
+namespace {
+
+constexpr std::size_t kLingerMax_bytes = 1 << 20;
+constexpr std::chrono::seconds kLinger{2};
+
+// Of the loop's one thread: read into, then copied, so that an idle connection holds no buffer.
+std::array<char, kPipe_bytes>& scratch() {
+  static thread_local std::array<char, kPipe_bytes> bytes;
+  return bytes;
+}
+
+// What is left of some pieces, as they are written.
+class Pieces {
+ public:
+  explicit Pieces(std::array<std::string_view, 3> pieces) : pieces_(pieces) {}
+  bool empty() const { return pieces_[0].empty() && pieces_[1].empty() && pieces_[2].empty(); }
+  std::array<asio::const_buffer, 3> buffers() const {
+    return {asio::buffer(pieces_[0]), asio::buffer(pieces_[1]), asio::buffer(pieces_[2])};
+  }
+  void consume(std::size_t bytes) {
+    for (std::string_view& piece : pieces_) {
+      const std::size_t some = std::min(bytes, piece.size());
+      piece.remove_prefix(some);
+      bytes -= some;
+    }
+  }
+
+ private:
+  std::array<std::string_view, 3> pieces_;
+};
+
+}  // namespace
+
+Client::Client(Socket socket, std::shared_ptr<asio::ssl::context> tls)
+    : wake(socket.get_executor()), context_(std::move(tls)), socket_(std::move(socket)) {
+  error_code ignored;
+  socket_.non_blocking(true, ignored);
+  if (context_) tls_.emplace(socket_, *context_);
+}
+
+Task<bool> Client::handshake() {
+  if (!tls_) co_return true;
+  const auto [error] = co_await tls_->async_handshake(asio::ssl::stream_base::server, kTask);
+  if (error) has_left_ = true;
+  co_return !error;
+}
+
+void Client::take(std::size_t bytes) {
+  begin_ += bytes;
+  if (begin_ < in_.size()) return;
+  begin_ = 0;
+  if (in_.capacity() > 1024) {
+    std::string().swap(in_);
+  } else {
+    in_.clear();
+  }
+}
+
+void Client::read(std::size_t limit) {
+  limit_ = limit;
+  if (is_reading_ || has_left_ || input().size() >= limit_) return;
+  is_reading_ = true;
+  auto self = shared_from_this();
+  if (tls_) {
+    if (!tls_in_) tls_in_ = std::make_unique<std::array<char, kPipe_bytes>>();
+    tls_->async_read_some(asio::buffer(*tls_in_), [self](error_code error, std::size_t bytes) {
+      if (bytes > 0) self->in_.append(self->tls_in_->data(), bytes);
+      self->took_in(error, bytes);
+    });
+  } else {
+    socket_.async_wait(Socket::wait_read, [self](error_code error) { self->read_now(error); });
+  }
+}
+
+void Client::read_now(error_code error) {
+  std::size_t bytes = 0;
+  if (!error) {
+    bytes = socket_.read_some(asio::buffer(scratch()), error);
+    in_.append(scratch().data(), bytes);
+    if (error == asio::error::would_block) error = {};
+  }
+  took_in(error, bytes);
+}
+
+void Client::took_in(error_code error, std::size_t bytes) {
+  is_reading_ = false;
+  if (bytes > 0) last_input_ = Clock::now();
+  if (error) has_left_ = true;
+  if (has_left_) {
+    if (on_left) std::exchange(on_left, nullptr)();
+  } else {
+    read(limit_);
+  }
+  listener->notify();
+}
+
+Task<bool> Client::write(std::string_view first, std::string_view second,
+                         std::string_view third) {
+  Pieces left({first, second, third});
+  while (!left.empty() && !has_left_) {
+    error_code error;
+    std::size_t bytes = 0;
+    if (tls_) {
+      blocked_since_ = Clock::now();
+      std::tie(error, bytes) = co_await tls_->async_write_some(left.buffers(), kTask);
+    } else {
+      bytes = socket_.write_some(left.buffers(), error);
+      if (error == asio::error::would_block) {
+        if (!blocked_since_) blocked_since_ = Clock::now();
+        std::tie(error) = co_await socket_.async_wait(Socket::wait_write, kTask);
+        bytes = 0;
+      }
+    }
+    if (bytes > 0) blocked_since_.reset();
+    if (error) has_left_ = true;
+    left.consume(bytes);
+  }
+  blocked_since_.reset();
+  co_return left.empty() && !has_left_;
+}
+
+void Client::abort() {
+  has_left_ = true;
+  error_code ignored;
+  socket_.close(ignored);
+  listener->notify();
+}
+
+Task<> Client::linger() {
+  if (has_left_) co_return;
+  const Limit limit(socket_, kLinger);
+  if (tls_) static_cast<void>(co_await tls_->async_shutdown(kTask));
+  error_code ignored;
+  socket_.shutdown(Socket::shutdown_send, ignored);
+  for (std::size_t seen = 0; !tls_ && !has_left_ && seen < kLingerMax_bytes;) {
+    seen += input().size();
+    take(input().size());
+    read(kPipe_bytes);
+    co_await wake.wait();
+  }
+  abort();
+}
+
+}  // namespace modelpool::serve

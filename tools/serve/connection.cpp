@@ -1,0 +1,256 @@
+#include "connection.hpp"
+
+#include <utility>
+
+#include "pages.hpp"
+#include "refusals.hpp"
+
+namespace modelpool::serve {
+namespace {
+
+using std::chrono::nanoseconds;
+
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+
+Refusal too_large(std::uint64_t limit) {
+  auto refusal = refuse(413, "body_too_large",
+                        "the body is larger than body_limit, " + std::to_string(limit >> 20) +
+                            " MiB; name the model in the path (/m/NAME/...) or query, and it is "
+                            "passed on as it comes")
+                     .value();
+  refusal.close = true;
+  return refusal;
+}
+
+}  // namespace
+
+Connection::Connection(Service& service, std::size_t gate, std::shared_ptr<Client> client,
+                       std::string address)
+    : service_(service),
+      gate_(gate),
+      client_(std::move(client)),
+      address_(std::move(address)),
+      now_(service.now),
+      began_(Clock::now()) {}
+
+Task<> Connection::run() {
+  const auto self = shared_from_this();
+  if (!co_await client_->handshake()) co_return;
+  for (bool goes_on = true; goes_on;) {
+    reader_.emplace();
+    if (!co_await next_head()) break;
+    goes_on = co_await serve() && !client_->has_left();
+    line_.total_ms = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began_)
+                         .count();
+    now_->log.write(line_);
+  }
+  phase_ = Phase::kServing;  // nothing is overdue any more
+  co_await client_->linger();
+}
+
+// Until a whole head has come. False: the connection is at its end.
+Task<bool> Connection::next_head() {
+  phase_ = client_->input().empty() ? Phase::kIdle : Phase::kHead;
+  began_ = Clock::now();
+  is_overdue_ = false;
+  for (;;) {
+    if (phase_ == Phase::kIdle && !client_->input().empty()) {
+      phase_ = Phase::kHead;
+      began_ = Clock::now();
+    }
+    const auto head = reader_->read_head(client_->input());
+    if (!head) {
+      begin_line();
+      co_await refuse_with(head.error());
+      now_->log.write(line_);
+      co_return false;
+    }
+    if (*head > 0) {
+      client_->take(*head);
+      co_return true;
+    }
+    if (client_->has_left() || (phase_ == Phase::kIdle && is_overdue_)) co_return false;
+    if (is_overdue_) {
+      begin_line();
+      Refusal late = refuse(408, "timeout", "the head did not come within header_timeout").value();
+      late.close = true;
+      co_await refuse_with(late);
+      now_->log.write(line_);
+      co_return false;
+    }
+    client_->read(kHeadMax_bytes + kPipe_bytes);
+    co_await client_->wake.wait();
+  }
+}
+
+void Connection::begin_line() {
+  line_ = {};
+  line_.client = address_.empty() ? "unix" : address_;
+  line_.request_id = id_;
+}
+
+std::string Connection::path() const {
+  const std::string_view target = reader_->head().target();
+  return std::string(target.substr(0, target.find('?')));
+}
+
+Task<bool> Connection::serve() {
+  now_ = service_.now;
+  phase_ = Phase::kServing;
+  const auto& head = reader_->head();
+  id_ = request_id_of(head);
+  fields_.clear();
+  begin_line();
+  line_.method = std::string(head.method_string());
+  line_.path = path();
+  // Who asks whether the door is well has no key: a supervisor, a balancer.
+  const Gate& gate = now_->gates[gate_];
+  const AccessRules& rules = is_probe(line_.path) ? gate.of_probes : gate.rules;
+  auto admitted = admit(head, rules);
+  if (admitted && !admitted->allow_origin.empty()) {
+    fields_.emplace_back("Access-Control-Allow-Origin", admitted->allow_origin);
+    fields_.emplace_back("Vary", "Origin");
+  }
+  if (!admitted) co_return co_await refuse_with(admitted.error());
+  if (admitted->key != nullptr) line_.key = admitted->key->name;
+  if (head.method() == http::verb::options) {
+    OwnAnswer preflight{204, "", "", preflight_fields(head, rules)};
+    co_return co_await answer(preflight);
+  }
+  auto named = model_in_head(head);
+  if (!named) co_return co_await refuse_with(named.error());
+  if (auto page = own_answer_to(*named)) co_return co_await answer(*page);
+  co_return co_await forward(*admitted, std::move(*named));
+}
+
+std::optional<OwnAnswer> Connection::own_answer_to(const NamedByHead& named) const {
+  if (named.by_path) return std::nullopt;
+  const auto method = reader_->head().method();
+  if (method != http::verb::get && method != http::verb::head) return std::nullopt;
+  if (auto page = own_page(path(), *now_->door, service_.pool)) return page;
+  if (named.model || reader_->framing() != Framing::kNone) return std::nullopt;
+  return answer_of(refuse(404, "not_found",
+                          "there is nothing at " + path() +
+                              "; POST a request with a \"model\" to /v1/chat/completions and its "
+                              "like, or ask /m/NAME/...; GET /v1/models lists the models")
+                       .value());
+}
+
+Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named) {
+  const config::Serve& config = now_->door->serve;
+  const bool may_stream = named.model.has_value();
+  if (!may_stream && reader_->framing() == Framing::kLength &&
+      reader_->length() > config.body_limit_bytes)
+    co_return co_await refuse_with(too_large(config.body_limit_bytes));
+  if (reader_->expects_continue() && !co_await client_->write(kContinue)) co_return false;
+  Body body(config, service_.held);
+  if (auto received = co_await receive(body, may_stream); !received)
+    co_return co_await refuse_with(received.error());
+  if (client_->has_left() && !reader_->is_whole()) co_return false;
+  auto asked = find_asked_model(reader_->head(), named, body.whole());
+  if (!asked) co_return co_await refuse_with(asked.error());
+  const auto found = now_->models.find(asked->name);
+  if (found == now_->models.end())
+    co_return co_await refuse_with(no_such_model(asked->name, *now_->door));
+  Asked request{*reader_, std::move(named), std::move(*asked), found->second, body, id_, address_,
+                false, admitted.key != nullptr, fields_, began_};
+  request.client_is_trusted =
+      !address_.empty() && is_trusted(address_, config.trusted_proxies);
+  Exchange exchange(service_, *client_, request, line_);
+  exchange_ = &exchange;
+  const bool goes_on = co_await exchange.run();
+  exchange_ = nullptr;
+  co_return goes_on && reader_->is_whole();
+}
+
+// The whole body; or, where the model is known already, as much of it as is kept.
+Task<Checked<>> Connection::receive(Body& body, bool may_stream) {
+  const config::Serve& config = now_->door->serve;
+  phase_ = Phase::kBody;
+  std::string room(kPipe_bytes, '\0');
+  while (!reader_->is_whole()) {
+    const auto taken = reader_->read_body(client_->input(), room);
+    if (!taken) co_return tl::unexpected<Refusal>(taken.error());
+    client_->take(taken->in);
+    line_.in_bytes += taken->out;
+    if (auto ok = body.append(std::string_view(room).substr(0, taken->out)); !ok) {
+      Refusal refusal = ok.error();
+      refusal.close = true;
+      co_return tl::unexpected<Refusal>(std::move(refusal));
+    }
+    if (body.size() > config.body_limit_bytes) {
+      if (!may_stream) co_return tl::unexpected<Refusal>(too_large(config.body_limit_bytes));
+      break;
+    }
+    if (taken->in > 0 || reader_->is_whole()) continue;
+    if (client_->has_left()) break;
+    if (is_overdue_) {
+      Refusal late =
+          refuse(408, "timeout", "no byte of the body came within client_timeout").value();
+      late.close = true;
+      co_return tl::unexpected<Refusal>(std::move(late));
+    }
+    client_->read(kPipe_bytes);
+    co_await client_->wake.wait();
+  }
+  phase_ = Phase::kServing;
+  co_return body.finish();
+}
+
+Task<bool> Connection::answer(const OwnAnswer& own, bool may_go_on) {
+  // What is left of a body that nobody looks at cannot be told from a next request.
+  const bool goes_on = may_go_on && reader_->keeps_open() && !service_.is_finishing &&
+                       (reader_->is_whole() || reader_->framing() == Framing::kNone);
+  AnswerChanges changes;
+  changes.client_version = static_cast<int>(reader_->head().version());
+  changes.keep_open = goes_on;
+  changes.fields = fields_;
+  if (!id_.empty()) changes.fields.emplace_back("X-Request-Id", id_);
+  line_.status = own.status;
+  const bool sent = co_await client_->write(
+      own_answer(own, changes, reader_->head().method() == http::verb::head));
+  line_.out_bytes += own.body.size();
+  co_return sent && goes_on;
+}
+
+Task<bool> Connection::refuse_with(const Refusal& refusal) {
+  line_.end = refusal.message;
+  co_return co_await answer(answer_of(refusal), !refusal.close);
+}
+
+void Connection::end_if_idle() {
+  if (phase_ != Phase::kIdle) return;
+  is_overdue_ = true;
+  client_->wake.notify();
+}
+
+void Connection::tick(TimePoint now) {
+  const config::Serve& config = now_->door->serve;
+  std::uint64_t limit_ns = 0;
+  TimePoint since = began_;
+  switch (phase_) {
+    case Phase::kHandshake:
+    case Phase::kHead:
+      limit_ns = config.header_timeout_ns;
+      break;
+    case Phase::kIdle:
+      limit_ns = config.keepalive_timeout_ns;
+      break;
+    case Phase::kBody:
+      limit_ns = config.client_timeout_ns;
+      since = std::max(began_, client_->last_input());
+      break;
+    case Phase::kServing:
+      if (exchange_ != nullptr) exchange_->tick(now);
+      break;
+  }
+  const auto blocked = client_->blocked_since();
+  if (exchange_ == nullptr && blocked && now - *blocked >= nanoseconds(config.client_timeout_ns))
+    client_->abort();
+  if (limit_ns == 0 || now - since < nanoseconds(limit_ns)) return;
+  is_overdue_ = true;
+  if (phase_ == Phase::kHandshake) client_->abort();
+  client_->wake.notify();
+}
+
+}  // namespace modelpool::serve

@@ -1,0 +1,468 @@
+#include "exchange.hpp"
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/write.hpp>
+#include <utility>
+
+#include "refusals.hpp"
+
+namespace modelpool::serve {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+using std::chrono::seconds;
+
+constexpr milliseconds kFirstComment{500};
+constexpr seconds kNextComment{10};
+constexpr seconds kProgress{1};
+// How long a process may take to end after its connections, and the pool to see it.
+constexpr milliseconds kDeath{50};
+constexpr milliseconds kDeathSeen{2'000};
+constexpr milliseconds kLook{10};
+constexpr int kSendsMax = 2;
+constexpr int kLooksMax = 3;  // where none was accepted
+constexpr std::size_t kRefusalMax_bytes = 16 * 1024;
+
+std::int64_t ms_since(TimePoint then) {
+  return std::chrono::duration_cast<milliseconds>(Clock::now() - then).count();
+}
+
+bool is_event_stream(const http::header<false>& head) {
+  return std::string_view(head[http::field::content_type]).starts_with("text/event-stream");
+}
+
+TimePoint earlier(TimePoint began, std::uint64_t a_ns, std::uint64_t b_ns) {
+  TimePoint first = TimePoint::max();
+  for (const std::uint64_t ns : {a_ns, b_ns}) {
+    if (ns != 0) first = std::min(first, began + nanoseconds(ns));
+  }
+  return first;
+}
+
+}  // namespace
+
+Exchange::Exchange(Service& service, Client& client, Asked& asked, AccessLine& line)
+    : service_(service),
+      client_(client),
+      asked_(asked),
+      line_(line),
+      config_(service.now->door->serve),
+      deadline_(earlier(asked.began, config_.queue_timeout_ns, config_.request_timeout_ns)),
+      sender_wake_(service.loop.get_executor()) {
+  if (config_.loading_comments && takes_comments(asked.reader.head(), asked.asked))
+    next_comment_ = asked.began + kFirstComment;
+  if (asked.asked.value_bytes > 0 && asked.asked.name != asked.model->name)
+    substituted_ = written_model(asked.asked, asked.model->name);
+}
+
+Task<bool> Exchange::run() {
+  keep_open_ = asked_.reader.keeps_open() && !service_.is_finishing;
+  line_.model = asked_.model->name;
+  for (;;) {
+    const TimePoint from = Clock::now();
+    auto place = co_await get_place();
+    line_.wait_ms = std::max<std::int64_t>(line_.wait_ms, 0) + ms_since(from);
+    if (!place) {
+      line_.end = "the client left";
+      co_return false;
+    }
+    if (!*place) {
+      co_await tell(refusal_of(place->error(), learned_load_ms()));
+      break;
+    }
+    lease_ = std::move(**place);
+    const Outcome outcome = co_await forward();
+    lease_.release();
+    if (outcome == Outcome::kDone) break;
+    if (outcome == Outcome::kBroken) co_return false;
+  }
+  co_return keep_open_ && !client_.has_left();
+}
+
+// --- The place -----------------------------------------------------------------------------------
+
+Task<std::optional<Result<Lease>>> Exchange::get_place() {
+  Places::Asker asker(service_.places, asked_.model, tag_of(asked_.id), deadline_, client_.wake);
+  while (!asker.answer()) {
+    client_.read(kPipe_bytes);
+    if (client_.has_left()) co_return std::nullopt;
+    if (next_comment_ && Clock::now() >= *next_comment_) {
+      co_await comment();
+    } else {
+      co_await client_.wake.wait();
+    }
+  }
+  co_return std::move(*asker.answer());
+}
+
+Task<> Exchange::comment() {
+  next_comment_ = Clock::now() + kNextComment;
+  if (!head_is_out_ && unsent_head_.empty()) {
+    http::header<false> head;
+    head.version(11);
+    head.result(http::status::ok);
+    head.set(http::field::content_type, "text/event-stream");
+    head.set(http::field::cache_control, "no-cache");
+    framing_ = client_version() == 10 ? Framing::kUntilClose : Framing::kChunked;
+    unsent_head_ = answer_head(head, changes(framing_));
+    line_.status = 200;
+    is_events_ = true;
+  }
+  std::string text = ": waiting for a place, " + std::to_string(ms_since(asked_.began) / 1000) +
+                     " s\n";
+  if (const auto seen = service_.pool.look(asked_.model->name); seen && seen->backend) {
+    const BackendRow& backend = *seen->backend;
+    if (backend.state == "reserved" || backend.state == "starting") {
+      text = ": loading, " + std::to_string(backend.reserved_ms.value_or(0) / 1000) + " s";
+      if (seen->history && seen->history->load_ms)
+        text += " of about " + std::to_string((*seen->history->load_ms + 999) / 1000) + " s";
+      text += "\n";
+    }
+  }
+  co_await send(text, false);
+}
+
+std::uint64_t Exchange::learned_load_ms() const {
+  const auto seen = service_.pool.look(asked_.model->name);
+  return seen && seen->history ? seen->history->load_ms.value_or(0) : 0;
+}
+
+// --- To the backend ------------------------------------------------------------------------------
+
+Task<Exchange::Outcome> Exchange::forward() {
+  backend_ = lease_.backend();
+  const std::string address = lease_.address();
+  line_.backend = std::to_string(backend_.slot) + "." + std::to_string(backend_.generation);
+  in_.clear();
+  was_sent_ = has_connected_ = false;
+  end_ = client_.has_left() ? End::kClientLeft : End::kNone;
+  ++looks_;
+  upstream_ = service_.upstreams.take(backend_);
+  was_reused_ = upstream_.has_value();
+  if (!upstream_) {
+    error_code error;
+    std::tie(error, upstream_) = co_await connect_to(service_.loop.get_executor(), address);
+  }
+  Outcome outcome = Outcome::kBroken;
+  if (upstream_) {
+    has_connected_ = true;
+    ++sends_;
+    client_.on_left = [this] { abort(End::kClientLeft); };
+    is_sending_ = true;
+    asio::co_spawn(service_.loop, send_request(request_text(address)), asio::detached);
+    if (!asked_.goes_on()) client_.read(kPipe_bytes);
+    AnswerReader reader(asked_.reader.head().method_string());
+    outcome = co_await relay(reader);
+    client_.on_left = nullptr;
+    if (is_sending_) abort(End::kBackend);
+    while (is_sending_) co_await client_.wake.wait();
+    upstream_.reset();
+  }
+  if (outcome != Outcome::kBroken || end_ == End::kClientLeft || end_ == End::kClientSlow) {
+    if (outcome == Outcome::kBroken) line_.end = "the client left";
+    co_return outcome;
+  }
+  if (end_ == End::kNone || end_ == End::kBackend) {
+    const bool may_repeat =
+        looks_ < kLooksMax && sends_ < kSendsMax && !got_bytes_ && !asked_.goes_on();
+    const bool is_over = co_await life_is_over();
+    if (may_repeat && (is_over || was_reused_ || !has_connected_)) co_return Outcome::kLookAgain;
+  }
+  co_await tell(co_await what_happened(has_connected_));
+  co_return Outcome::kDone;
+}
+
+std::string Exchange::request_text(const std::string& address) const {
+  RequestChanges to;
+  to.target = asked_.named.target;
+  to.host = address.starts_with("unix:") ? "localhost" : address;
+  if (asked_.goes_on()) {
+    to.chunked = asked_.reader.framing() == Framing::kChunked;
+    if (!to.chunked) to.content_length = asked_.reader.length();
+  } else if (asked_.reader.framing() != Framing::kNone) {
+    to.content_length = asked_.body.size() - (substituted_.empty() ? 0 : asked_.asked.value_bytes) +
+                        substituted_.size();
+  }
+  to.client = asked_.client;
+  to.client_is_trusted = asked_.client_is_trusted;
+  to.was_tls = client_.is_tls();
+  to.request_id = asked_.id;
+  to.backend_key = asked_.model->backend_key;
+  return request_head(asked_.reader.head(), to, asked_.key_was_ours);
+}
+
+Task<> Exchange::send_request(std::string head) {
+  const std::string_view body = asked_.body.whole();
+  std::array<asio::const_buffer, 4> pieces = {asio::buffer(head), asio::buffer(body)};
+  std::string size_line;
+  if (asked_.goes_on() && asked_.reader.framing() == Framing::kChunked && !body.empty()) {
+    size_line = chunk_size_line(body.size());
+    pieces = {asio::buffer(head), asio::buffer(size_line), asio::buffer(body),
+              asio::buffer(std::string_view("\r\n"))};
+  } else if (!substituted_.empty()) {
+    pieces = {asio::buffer(head), asio::buffer(body.substr(0, asked_.asked.value_at)),
+              asio::buffer(substituted_),
+              asio::buffer(body.substr(asked_.asked.value_at + asked_.asked.value_bytes))};
+  }
+  const auto [error, bytes] = co_await asio::async_write(*upstream_, pieces, kTask);
+  was_sent_ = !error;
+  if (!error && asked_.goes_on()) was_sent_ = co_await send_rest();
+  is_sending_ = false;
+  client_.wake.notify();
+}
+
+// What still comes of the body, piece by piece.
+Task<bool> Exchange::send_rest() {
+  const bool is_chunked = asked_.reader.framing() == Framing::kChunked;
+  std::string room(kPipe_bytes, '\0');
+  client_.listener = &sender_wake_;
+  bool ok = true;
+  while (ok && !asked_.reader.is_whole() && end_ == End::kNone) {
+    const auto taken = asked_.reader.read_body(client_.input(), room);
+    if (!taken) {
+      ok = false;
+      break;
+    }
+    client_.take(taken->in);
+    line_.in_bytes += taken->out;
+    const bool is_whole = asked_.reader.is_whole();
+    if (taken->out > 0 || (is_whole && is_chunked)) {
+      const std::string size_line =
+          is_chunked && taken->out > 0 ? chunk_size_line(taken->out) : std::string();
+      const std::string_view after = !is_chunked              ? ""
+                                     : taken->out == 0        ? kLastChunk
+                                     : is_whole               ? "\r\n0\r\n\r\n"
+                                                              : "\r\n";
+      const std::array<asio::const_buffer, 3> pieces = {
+          asio::buffer(size_line), asio::buffer(room.data(), taken->out), asio::buffer(after)};
+      const auto [error, bytes] = co_await asio::async_write(*upstream_, pieces, kTask);
+      ok = !error;
+      static_cast<void>(lease_.progress());
+    } else if (taken->in == 0) {
+      client_.read(kPipe_bytes);
+      if (client_.has_left()) {
+        abort(End::kClientLeft);
+        ok = false;
+        break;
+      }
+      co_await sender_wake_.wait();
+    }
+  }
+  client_.listener = &client_.wake;
+  if (ok && asked_.reader.is_whole()) client_.read(kPipe_bytes);
+  co_return ok && asked_.reader.is_whole();
+}
+
+// --- From the backend ----------------------------------------------------------------------------
+
+Task<Exchange::Outcome> Exchange::relay(AnswerReader& reader) {
+  std::array<char, 4096> small;
+  for (;;) {
+    auto head = reader.read_head(in_);
+    if (!head) co_return Outcome::kBroken;
+    if (*head > 0) {
+      in_.erase(0, *head);
+      // Interim answers are the backend's own affair.
+      if (reader.head().result_int() / 100 != 1) break;
+      reader = AnswerReader(asked_.reader.head().method_string());
+      continue;
+    }
+    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(small), kTask);
+    if (bytes > 0) {
+      got_bytes_ = true;
+      in_.append(small.data(), bytes);
+      static_cast<void>(lease_.progress());
+    }
+    if (error) co_return Outcome::kBroken;
+  }
+  if (line_.first_byte_ms < 0) line_.first_byte_ms = ms_since(asked_.began);
+  if (is_events_ && (reader.head().result() != http::status::ok || !is_event_stream(reader.head()))) {
+    co_await tell_refusal_of_backend(reader);
+    co_return Outcome::kDone;
+  }
+  if (!is_events_) begin_answer(reader);
+  co_return co_await relay_body(reader);
+}
+
+void Exchange::begin_answer(const AnswerReader& reader) {
+  framing_ = reader.framing();
+  if (framing_ == Framing::kChunked || framing_ == Framing::kUntilClose)
+    framing_ = client_version() == 10 ? Framing::kUntilClose : Framing::kChunked;
+  AnswerChanges to = changes(framing_);
+  to.content_length = reader.length();
+  unsent_head_ = answer_head(reader.head(), to);
+  line_.status = static_cast<int>(reader.head().result_int());
+  is_events_ = is_event_stream(reader.head());
+}
+
+Task<Exchange::Outcome> Exchange::relay_body(AnswerReader& reader) {
+  out_.resize(kPipe_bytes);
+  for (;;) {
+    std::size_t used = 0;
+    while (used < in_.size() || !unsent_head_.empty() || reader.is_whole()) {
+      const auto taken = reader.read_body(std::string_view(in_).substr(used), out_);
+      if (!taken) co_return Outcome::kBroken;
+      used += taken->in;
+      const bool is_last = reader.is_whole();
+      if (is_last) {
+        // The backend has done its part, whatever the client takes its time for.
+        if (reader.keeps_open() && was_sent_ && !is_sending_ && used == in_.size())
+          service_.upstreams.give_back(backend_, std::move(*upstream_));
+        lease_.release();
+      }
+      if (!co_await send(std::string_view(out_).substr(0, taken->out), is_last)) {
+        abort(End::kClientLeft);
+        co_return Outcome::kBroken;
+      }
+      if (is_last) co_return Outcome::kDone;
+      if (taken->in == 0 && taken->out == 0) break;
+    }
+    in_.resize(kPipe_bytes);
+    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(in_), kTask);
+    in_.resize(bytes);
+    static_cast<void>(lease_.progress());
+    if (error && !reader.end_of_input()) co_return Outcome::kBroken;
+  }
+}
+
+Task<bool> Exchange::send(std::string_view piece, bool is_last) {
+  const bool is_chunked = framing_ == Framing::kChunked;
+  std::string before = std::exchange(unsent_head_, {});
+  if (is_chunked && !piece.empty()) before += chunk_size_line(piece.size());
+  std::string_view after;
+  if (is_chunked) {
+    after = piece.empty() ? (is_last ? kLastChunk : "") : is_last ? "\r\n0\r\n\r\n" : "\r\n";
+  }
+  if (!piece.empty()) at_line_start_ = piece.back() == '\n';
+  head_is_out_ = true;
+  line_.out_bytes += piece.size();
+  if (framing_ == Framing::kUntilClose) keep_open_ = false;
+  co_return co_await client_.write(before, piece, after);
+}
+
+// --- What went wrong -----------------------------------------------------------------------------
+
+// Its answer cannot follow a head that is out: as an event, with what it said.
+Task<> Exchange::tell_refusal_of_backend(AnswerReader& reader) {
+  std::string said;
+  std::string room(4096, '\0');
+  while (said.size() < kRefusalMax_bytes && !reader.is_whole()) {
+    const auto taken = reader.read_body(in_, room);
+    if (!taken) break;
+    in_.erase(0, taken->in);
+    said.append(room, 0, taken->out);
+    if (taken->in > 0 || taken->out > 0) continue;
+    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(room), kTask);
+    in_.append(room, 0, bytes);
+    if (error) break;
+  }
+  const unsigned status = reader.head().result_int();
+  co_await tell(refuse(static_cast<int>(status), "backend_refused",
+                       "the backend answered " + std::to_string(status) + ": " + said)
+                    .value());
+}
+
+Task<> Exchange::tell(const Refusal& refusal) {
+  line_.end = refusal.message;
+  if (!head_is_out_) {
+    line_.status = refusal.status;
+    if (refusal.close || asked_.goes_on()) keep_open_ = false;
+    co_await client_.write(
+        own_answer(answer_of(refusal), changes(Framing::kLength),
+                   asked_.reader.head().method() == http::verb::head));
+    co_return;
+  }
+  keep_open_ = false;
+  if (is_events_ && at_line_start_) co_await send("data: " + error_json(refusal) + "\n\n", false);
+}
+
+Task<Refusal> Exchange::what_happened(bool was_connected) {
+  const std::string& model = asked_.model->name;
+  if (end_ == End::kCancelled)
+    co_return refuse(503, "cancelled", "the request was ended: " + lease_.cancel_reason()).value();
+  if (end_ == End::kOverdue)
+    co_return refuse(504, "timeout", "the request took longer than request_timeout").value();
+  const std::string words = lease_.exit_words();
+  std::string text = "the backend of " + model;
+  if (!words.empty()) {
+    text += " ended: " + words;
+  } else if (!was_connected) {
+    text += " accepts no connection";
+  } else {
+    text += got_bytes_ ? " broke off its answer" : " closed the connection without an answer";
+  }
+  co_return refuse(502, "backend_failed", std::move(text)).value();
+}
+
+// Is the backend no more? Its connections end a moment before its process does, and the pool sees
+// that a moment later.
+Task<bool> Exchange::life_is_over() {
+  const Fd process(static_cast<int>(syscall(SYS_pidfd_open, lease_.pid(), 0)));
+  const TimePoint began = Clock::now();
+  for (;;) {
+    const auto progress = lease_.progress();
+    if (!progress && progress.error().code == Errc::kLeaseLost) co_return true;
+    pollfd end{process.get(), POLLIN, 0};
+    const bool has_ended = process ? ::poll(&end, 1, 0) == 1 : lease_.pid() > 0;
+    if (Clock::now() - began > (has_ended ? kDeathSeen : kDeath)) co_return false;
+    co_await pause(service_.loop.get_executor(), kLook);
+  }
+}
+
+void Exchange::abort(End end) {
+  if (end_ == End::kNone) end_ = end;
+  error_code ignored;
+  if (upstream_) upstream_->close(ignored);
+  sender_wake_.notify();
+}
+
+void Exchange::tick(TimePoint now) {
+  if (!lease_) {
+    if (next_comment_ && now >= *next_comment_) client_.wake.notify();
+  } else {
+    if (lease_.cancelled()) abort(End::kCancelled);
+    if (config_.request_timeout_ns != 0 &&
+        now >= asked_.began + nanoseconds(config_.request_timeout_ns))
+      abort(End::kOverdue);
+  }
+  const auto blocked = client_.blocked_since();
+  if (!blocked) return;
+  if (lease_ && now >= next_progress_) {
+    next_progress_ = now + kProgress;
+    static_cast<void>(lease_.progress());
+  }
+  if (now - *blocked >= nanoseconds(config_.client_timeout_ns)) {
+    line_.end = "the client took no byte for client_timeout";
+    abort(End::kClientSlow);
+    client_.abort();
+  }
+}
+
+AnswerChanges Exchange::changes(Framing framing) const {
+  AnswerChanges to;
+  to.client_version = client_version();
+  to.framing = framing;
+  to.keep_open = keep_open_ && framing != Framing::kUntilClose;
+  to.fields = asked_.fields;
+  to.fields.emplace_back("X-Request-Id", asked_.id);
+  to.fields.emplace_back("X-Modelpool-Model", asked_.model->name);
+  if (lease_) {
+    to.fields.emplace_back("X-Modelpool-Wait-Ms", std::to_string(line_.wait_ms));
+    to.fields.emplace_back("X-Modelpool-Backend", line_.backend);
+  }
+  return to;
+}
+
+int Exchange::client_version() const {
+  return static_cast<int>(asked_.reader.head().version());
+}
+
+}  // namespace modelpool::serve

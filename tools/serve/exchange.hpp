@@ -1,0 +1,113 @@
+// One request at its model: a place, the backend's answer, and what goes wrong on the way.
+//
+// A request is sent again, once, if no byte of an answer came and its backend did not accept, had
+// ended the connection that was kept, or its life is over.
+//
+// Safety: the loop's thread. While run() waits, tick() and the client's end reach it.
+//
+// Crash: the lease ends with the worker (P6).
+//
+// Errors: told to the client: as an answer, or once a head was sent as an event, or by an end that
+// is no end of the message.
+#pragma once
+
+#include <boost/beast/http/message.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "access_log.hpp"
+#include "body.hpp"
+#include "client.hpp"
+#include "service.hpp"
+#include "wire/asked_model.hpp"
+#include "wire/heads.hpp"
+#include "wire/message.hpp"
+
+namespace modelpool::serve {
+
+// A request as it was received.
+struct Asked {
+  RequestReader& reader;
+  NamedByHead named;
+  AskedModel asked;
+  std::shared_ptr<const config::Model> model;
+  Body& body;
+  std::string id;
+  std::string client;  // its address; empty: a Unix socket
+  bool client_is_trusted = false;
+  bool key_was_ours = false;
+  std::vector<std::pair<std::string, std::string>> fields;  // of every answer to it
+  TimePoint began = Clock::now();
+
+  // More of it comes while it is forwarded.
+  bool goes_on() const { return !reader.is_whole(); }
+};
+
+class Exchange {
+ public:
+  Exchange(Service& service, Client& client, Asked& asked, AccessLine& line);
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
+
+  Task<bool> run();  // may another request follow on the connection?
+  void tick(TimePoint now);
+
+ private:
+  enum class End { kNone, kClientLeft, kClientSlow, kCancelled, kOverdue, kBackend };
+  enum class Outcome { kDone, kLookAgain, kBroken };
+
+  Task<std::optional<Result<Lease>>> get_place();
+  Task<Outcome> forward();
+  Task<> send_request(std::string head);
+  Task<bool> send_rest();
+  Task<Outcome> relay(AnswerReader& reader);
+  Task<Outcome> relay_body(AnswerReader& reader);
+  Task<> tell_refusal_of_backend(AnswerReader& reader);
+  void begin_answer(const AnswerReader& reader);
+  Task<bool> send(std::string_view piece, bool is_last);
+  Task<> comment();
+  Task<> tell(const Refusal& refusal);
+  Task<Refusal> what_happened(bool was_connected);
+  Task<bool> life_is_over();
+  void abort(End end);
+  std::string request_text(const std::string& address) const;
+  AnswerChanges changes(Framing framing) const;
+  int client_version() const;
+  std::uint64_t learned_load_ms() const;
+
+  Service& service_;
+  Client& client_;
+  Asked& asked_;
+  AccessLine& line_;
+  const config::Serve& config_;
+  TimePoint deadline_;  // of the place
+  std::optional<TimePoint> next_comment_;
+  TimePoint next_progress_;
+
+  Lease lease_;
+  BackendId backend_;
+  std::optional<Socket> upstream_;
+  std::string in_;   // of the backend, not read yet
+  std::string out_;  // room for what is decoded
+  std::string unsent_head_;
+  Framing framing_ = Framing::kNone;  // to the client
+  int looks_ = 0;  // at backends
+  int sends_ = 0;  // of the request, or of a part of it
+  bool was_reused_ = false;
+  bool has_connected_ = false;
+  bool got_bytes_ = false;  // of an answer
+  bool is_sending_ = false;
+  bool was_sent_ = false;
+  bool head_is_out_ = false;
+  bool is_events_ = false;    // the answer is a stream of events
+  bool at_line_start_ = true;
+  bool keep_open_ = false;
+  std::string substituted_;  // the body's model, where an alias is replaced
+  Wake sender_wake_;
+  End end_ = End::kNone;
+};
+
+}  // namespace modelpool::serve

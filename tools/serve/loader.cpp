@@ -1,0 +1,235 @@
+#include "loader.hpp"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/posix/basic_stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/write.hpp>
+#include <optional>
+#include <utility>
+
+#include "upstream.hpp"
+#include "wire/message.hpp"
+
+namespace modelpool::serve {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr std::size_t kThreads = 4;  // loads at once whose start may wait
+constexpr milliseconds kFirstPause{20};
+constexpr milliseconds kLongestPause{500};
+constexpr milliseconds kProbe{5'000};
+// A server that is not the pool's to start answers at once, or is not there.
+constexpr std::chrono::seconds kExternal{10};
+constexpr std::string_view kPort = "{port}";
+constexpr std::string_view kSocket = "{socket}";
+
+std::string replaced(std::string text, std::string_view what, const std::string& with) {
+  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += with.size())
+    text.replace(at, what.size(), with);
+  return text;
+}
+
+bool mentions(const config::Model& model, std::string_view what) {
+  if (model.address.find(what) != std::string::npos) return true;
+  for (const std::string& word : model.command) {
+    if (word.find(what) != std::string::npos) return true;
+  }
+  return false;
+}
+
+enum class Health { kReady, kNotYet };
+
+// What an answer of GET /health means where nothing was said: one that does not know it is ready
+// once it listens.
+Health health_of(const config::ReadyCheck& check, std::optional<unsigned> status) {
+  if (check.kind == config::ReadyCheck::Kind::kHttp)
+    return status && *status / 100 == 2 ? Health::kReady : Health::kNotYet;
+  if (!status) return Health::kReady;  // it listens, and does not speak HTTP
+  const bool knows_it = *status != 404 && *status != 405 && *status != 501;
+  return !knows_it || *status / 100 == 2 ? Health::kReady : Health::kNotYet;
+}
+
+// The status of an answer to GET; nothing if it is none of HTTP.
+Task<std::optional<unsigned>> ask(Socket& socket, std::string path) {
+  const std::string question =
+      "GET " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  const auto [unsent, sent] = co_await asio::async_write(socket, asio::buffer(question), kTask);
+  if (unsent) co_return std::nullopt;
+  AnswerReader reader("GET");
+  std::string bytes;
+  std::array<char, 4096> room;
+  for (;;) {
+    const auto [error, some] = co_await socket.async_read_some(asio::buffer(room), kTask);
+    bytes.append(room.data(), some);
+    const auto head = reader.read_head(bytes);
+    if (!head || (error && *head == 0)) co_return std::nullopt;
+    if (*head > 0) co_return reader.head().result_int();
+  }
+}
+
+Task<Health> probe(Executor executor, const config::ReadyCheck& check, std::string address) {
+  auto [error, socket] = co_await connect_to(executor, address);
+  if (error || !socket) co_return Health::kNotYet;
+  if (check.kind == config::ReadyCheck::Kind::kTcp) co_return Health::kReady;
+  const Limit limit(*socket, kProbe);
+  const std::string path = check.kind == config::ReadyCheck::Kind::kHttp ? check.path : "/health";
+  const auto status = co_await ask(*socket, path);
+  co_return limit.is_over() ? Health::kNotYet : health_of(check, status);
+}
+
+}  // namespace
+
+struct Loader::Plan {
+  std::vector<std::string> argv;
+  std::string address;
+  std::string socket_path;  // empty: none
+};
+
+Loader::Loader(Loop& loop, Pool& pool, std::string sockets_dir, std::uint64_t open_files)
+    : loop_(loop),
+      pool_(pool),
+      sockets_dir_(std::move(sockets_dir)),
+      open_files_(open_files),
+      threads_(kThreads) {}
+
+void Loader::stop() {
+  threads_.join();
+}
+
+template <class Call>
+Task<std::invoke_result_t<Call>> Loader::apart(Call call) {
+  std::optional<std::invoke_result_t<Call>> result;
+  Wake done(loop_.get_executor());
+  auto work = asio::make_work_guard(loop_);
+  asio::post(threads_, [&] {
+    result.emplace(call());
+    asio::post(loop_, [&] { done.notify(); });
+  });
+  co_await done.wait();
+  co_return std::move(*result);
+}
+
+Result<Loader::Plan> Loader::plan_for(const config::Model& model) {
+  Plan plan;
+  plan.argv = model.command;
+  plan.address = model.address;
+  if (mentions(model, kPort)) {
+    const auto port = free_port();
+    if (!port) return fail(port.error());
+    const std::string digits = std::to_string(*port);
+    for (std::string& word : plan.argv) word = replaced(std::move(word), kPort, digits);
+    plan.address = plan.address.empty() ? "127.0.0.1:" + digits
+                                        : replaced(std::move(plan.address), kPort, digits);
+  }
+  if (mentions(model, kSocket)) {
+    plan.socket_path = sockets_dir_ + "/backend-" + std::to_string(getpid()) + "-" +
+                       std::to_string(++sockets_) + ".sock";
+    for (std::string& word : plan.argv) word = replaced(std::move(word), kSocket, plan.socket_path);
+    plan.address = plan.address.empty()
+                       ? "unix:" + plan.socket_path
+                       : replaced(std::move(plan.address), kSocket, plan.socket_path);
+    unlink(plan.socket_path.c_str());
+  }
+  return plan;
+}
+
+void Loader::load(LoadTicket ticket, std::shared_ptr<const config::Model> model, Done done) {
+  asio::co_spawn(
+      loop_,
+      [](Loader* self, LoadTicket taken, std::shared_ptr<const config::Model> of,
+         Done then) -> Task<> {
+        then(co_await self->run(std::move(taken), std::move(of)));
+      }(this, std::move(ticket), std::move(model), std::move(done)),
+      asio::detached);
+}
+
+Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config::Model> model) {
+  auto plan = plan_for(*model);
+  if (!plan) {
+    static_cast<void>(co_await apart([&] { return ticket.give_back(); }));
+    co_return modelpool::fail(plan.error());
+  }
+  if (!plan->argv.empty()) {
+    SpawnOptions options;
+    for (const auto& [name, value] : model->env) options.env.push_back(name + "=" + value);
+    options.cwd = model->cwd;
+    options.output = model->log;
+    options.open_files = open_files_;
+    const auto spawned = co_await apart([&] { return ticket.spawn(plan->argv, options); });
+    if (!spawned && spawned.error().code == Errc::kTicketLost)
+      co_return modelpool::fail(spawned.error());
+    if (!spawned) co_return co_await failed(ticket, *model, spawned.error().text);
+  }
+  co_return co_await wait_until_ready(ticket, *model, *plan);
+}
+
+Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::Model& model,
+                                             const Plan& plan) {
+  const bool is_external = plan.argv.empty();
+  const auto executor = loop_.get_executor();
+  bool has_ended = false;
+  bool is_watched = false;
+  Timer between(executor);  // two questions
+  asio::posix::basic_stream_descriptor<Executor> process(executor);
+  if (!is_external) {
+    const int fd = static_cast<int>(syscall(SYS_pidfd_open, ticket.pid(), 0));
+    has_ended = fd < 0;
+    if (fd >= 0) {
+      process.assign(fd);
+      is_watched = true;
+      process.async_wait(process.wait_read, [&](error_code error) {
+        is_watched = false;
+        has_ended = !error;
+        between.cancel();
+      });
+    }
+  }
+  const TimePoint began = Clock::now();
+  std::string another;  // why an answer did not count
+  std::optional<Result<Lease>> result;
+  for (milliseconds length = kFirstPause; !result; length = std::min(length * 3 / 2, kLongestPause)) {
+    if (has_ended) {
+      // Named: GCC 12 destroys temporaries of a condition twice where they wait.
+      std::string reason = "it ended before it was ready";
+      if (!another.empty()) reason += "; " + another;
+      result = co_await failed(ticket, model, std::move(reason));
+    } else if (co_await probe(executor, model.ready, plan.address) == Health::kReady &&
+               !has_ended) {
+      ReadyOptions options;
+      options.external = is_external;
+      auto ready = co_await apart([&] { return ticket.ready(plan.address, options); });
+      if (ready || ready.error().code == Errc::kTicketLost) {
+        result.emplace(std::move(ready));
+      } else {
+        another = ready.error().text;
+      }
+    } else if (is_external && Clock::now() - began > kExternal) {
+      result = co_await failed(ticket, model, "nothing answers at " + plan.address);
+    }
+    if (result || has_ended) continue;
+    between.expires_after(length);
+    co_await between.async_wait(kTask);
+  }
+  // Its handler looks at what lies here.
+  process.cancel();
+  between.expires_at(TimePoint::max());
+  while (is_watched) co_await between.async_wait(kTask);
+  co_return std::move(*result);
+}
+
+Task<Result<Lease>> Loader::failed(LoadTicket& ticket, const config::Model& model,
+                                   std::string reason) {
+  const auto told = co_await apart([&] { return ticket.fail(reason); });
+  if (!told && told.error().code == Errc::kTicketLost) co_return modelpool::fail(told.error());
+  // The pool adds how it ended, and the last it wrote.
+  if (const auto seen = pool_.look(model.name); seen && seen->history)
+    reason = seen->history->last_error.empty() ? reason : seen->history->last_error;
+  co_return modelpool::fail(Errc::kLoadFailed, "unable to load " + model.name + ": " + reason);
+}
+
+}  // namespace modelpool::serve

@@ -1,0 +1,471 @@
+#include "master.hpp"
+
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+
+#include "config/around.hpp"
+#include "meeting.hpp"
+#include "notify.hpp"
+#include "signals.hpp"
+#include "title.hpp"
+#include "worker.hpp"
+
+namespace modelpool::serve {
+namespace {
+
+constexpr std::uint64_t kSecond = 1'000 * kMillisecond_ns;
+constexpr std::uint64_t kKillAfter_ns = 5 * kSecond;   // past shutdown_timeout
+constexpr std::uint64_t kChangeMax_ns = 10 * kSecond;  // for workers to take a new config
+constexpr std::uint64_t kEndMax_ns = 60 * kSecond;     // for models to be gone (--on-exit stop)
+constexpr std::uint64_t kFilesPerConnection = 2;       // the client's and the backend's
+constexpr std::uint64_t kFilesBeside = 1024;
+constexpr int kLookEvery_ms = 50;
+
+rlim_t wanted_files(std::uint32_t connections) {
+  return kFilesPerConnection * connections + kFilesBeside;
+}
+
+void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
+  if (limit.rlim_max >= wanted_files(connections)) return;
+  spdlog::warn(
+      "a worker may open {} files, too few for {} connections; raise the limit (ulimit -Hn, "
+      "LimitNOFILE=) to {}, or set max_connections lower",
+      limit.rlim_max, connections, wanted_files(connections));
+}
+
+void raise_open_files(std::uint32_t connections, rlimit limit) {
+  limit.rlim_cur = std::clamp(wanted_files(connections), limit.rlim_cur, limit.rlim_max);
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+bool have_same_sockets(const config::Door& a, const config::Door& b) {
+  return std::equal(a.serve.listeners.begin(), a.serve.listeners.end(), b.serve.listeners.begin(),
+                    b.serve.listeners.end(),
+                    [](const config::Listener& one, const config::Listener& other) {
+                      return one.address == other.address;
+                    });
+}
+
+}  // namespace
+
+Master::Master(Options options, Source source, rlimit files)
+    : options_(std::move(options)),
+      source_(std::move(source)),
+      files_(files),
+      coordinator_(options_.pool, options_.dir, source_.coordinator, files) {}
+
+Result<std::unique_ptr<Master>> Master::make(Options options, Source source) {
+  rlimit files{};
+  getrlimit(RLIMIT_NOFILE, &files);
+  std::unique_ptr<Master> master(new Master(std::move(options), std::move(source), files));
+  if (auto opened = master->open(); !opened) return fail(opened.error());
+  return master;
+}
+
+// --- Start ---------------------------------------------------------------------------------------
+
+// What can be refused comes before anything is started.
+Result<> Master::open() {
+  auto signals = take_signals();
+  if (!signals) return fail(signals.error());
+  signals_ = std::move(*signals);
+  std::vector<OpenSocket> present = sockets_of_systemd();
+  for (const OpenSocket& one : present) of_systemd_.push_back(one.address);
+  if (auto looked = coordinator_.look(); !looked) return looked;
+  if (auto met = meet(present); !met) return met;
+  auto made = make_generation(present);
+  if (!made) return fail(made.error());
+  current_ = std::move(*made);
+  if (!older_.empty()) set_access_of(*current_);  // of sockets that were open already
+  for (const OpenSocket& unused : present) {
+    spdlog::warn("the socket at {} is closed: the config names no such address ([serve] listen)",
+                 unused.address);
+  }
+  if (auto started = coordinator_.start(); !started) {
+    for (const OpenListener& listener : current_->listeners) close_for_all(listener);
+    return started;
+  }
+  warn_of_few_files(source_.door->serve.max_connections, files_);
+  // A pool that was made just now.
+  if (!lock_) return meet(present);
+  return {};
+}
+
+// Takes the place of those who serve the pool, if there is a pool.
+Result<> Master::meet(std::vector<OpenSocket>& present) {
+  if (coordinator_.pool() == nullptr) return {};
+  const auto seen = coordinator_.pool()->snapshot();
+  if (!seen) return fail(seen.error());
+  const std::string door = door_path(seen->status.path);
+  auto lock = lock_door(door);
+  if (!lock) return fail(lock.error());
+  auto taken = take_over(door);
+  if (!taken) return fail(taken.error());
+  if (*taken) {
+    spdlog::info("taking over from the workers of a poolserve that has ended (worker pid {})",
+                 (*taken)->from);
+    older_ = std::move((*taken)->retire);
+    meeting_ = std::move((*taken)->meeting);
+    for (OpenSocket& one : (*taken)->listeners) present.push_back(std::move(one));
+  } else {
+    auto meeting = open_meeting(door);
+    if (!meeting) return fail(meeting.error());
+    meeting_ = std::move(*meeting);
+  }
+  lock_ = std::move(*lock);
+  return {};
+}
+
+Result<std::unique_ptr<Master::Generation>> Master::make_generation(
+    std::vector<OpenSocket>& present) {
+  auto listeners = open_listeners(source_.door->serve.listeners, present);
+  if (!listeners) return fail(listeners.error());
+  Fd ends(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!ends) return fail_errno(errno, "start workers");
+  auto made = std::make_unique<Generation>(
+      Generation{std::move(*listeners), std::move(ends), Workers(0, {})});
+  Generation* const generation = made.get();
+  made->workers =
+      Workers(worker_count(*source_.door), [this, generation](std::uint32_t index, Fd control) {
+        return serve(*generation, index, std::move(control));
+      });
+  return made;
+}
+
+// In the forked worker, which has copies of all that is here: it keeps what it needs.
+int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
+  lock_.reset();
+  signals_.reset();
+  coordinator_.forget();
+  forget_supervisor();
+  WorkerStart start;
+  start.pool = options_.pool;
+  start.dir = options_.dir;
+  start.door = source_.door;
+  start.listeners = std::move(generation.listeners);
+  start.meeting = std::move(meeting_);
+  start.retire = std::move(generation.retire);
+  start.older = std::move(older_);
+  if (&generation == next_.get()) start.older.push_back(std::move(current_->retire));
+  start.control = std::move(control);
+  start.balance = generation.workers.balance();
+  start.index = index;
+  start.backend_files = files_.rlim_cur;
+  raise_open_files(start.door->serve.max_connections, files_);
+  // Descriptors of the other generations.
+  if (&generation != current_.get()) current_.reset();
+  if (&generation != next_.get()) next_.reset();
+  leaving_.clear();
+  return run_worker(std::move(start));
+}
+
+// --- The loop ------------------------------------------------------------------------------------
+
+int Master::run() {
+  for (;;) {
+    for (Generation* one : generations()) one->workers.start_due();
+    if (current_->workers.is_hopeless() && !is_serving_) {
+      spdlog::error("unable to serve: every worker ended, the last one with {}; it says above why",
+                    current_->workers.last_end());
+      for (const OpenListener& listener : current_->listeners) close_for_all(listener);
+      return kExitFinding;
+    }
+    wait();
+    take_signals_in();
+    coordinator_.step();
+    on_progress();
+    if (stops_) {
+      const auto all = generations();
+      if (std::none_of(all.begin(), all.end(),
+                       [](const Generation* one) { return one->workers.any_alive(); })) {
+        break;
+      }
+      if (clock_ns() >= kill_ns_) stop_at_once();
+    }
+  }
+  if (options_.stop_on_exit) end_everything();
+  spdlog::info("stopped");
+  return exit_code_;
+}
+
+std::uint64_t Master::due_ns() const {
+  std::uint64_t due = std::min({coordinator_.due_ns(), kill_ns_, change_due_ns_});
+  for (const Generation* one : generations()) due = std::min(due, one->workers.due_ns());
+  return due;
+}
+
+void Master::wait() {
+  std::vector<pollfd> waited = {{signals_.get(), POLLIN, 0}, {coordinator_.fd(), POLLIN, 0}};
+  for (const Generation* one : generations()) {
+    for (const Workers::One& worker : one->workers.all()) {
+      if (worker.control) waited.push_back({worker.control.get(), POLLIN, 0});
+    }
+  }
+  poll(waited.data(), waited.size(), poll_timeout_ms(due_ns()));
+}
+
+void Master::take_signals_in() {
+  while (const int number = next_signal(signals_)) {
+    switch (number) {
+      case SIGCHLD:
+        reap();
+        break;
+      case SIGHUP:
+        if (!stops_) reload();
+        break;
+      case SIGUSR1:
+        log_state();
+        break;
+      default:
+        if (stops_) {
+          stop_at_once();
+        } else {
+          stop();
+        }
+    }
+  }
+}
+
+// All of them: as the first process of a container it gets everybody's orphans.
+void Master::reap() {
+  int status = 0;
+  for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+    if (coordinator_.ended(pid, status)) continue;
+    for (Generation* one : generations()) {
+      if (one->workers.ended(pid, status)) break;
+    }
+  }
+}
+
+void Master::on_progress() {
+  for (Generation* one : generations()) one->workers.hear();
+  std::erase_if(leaving_, [](const auto& one) { return !one->workers.any_alive(); });
+  if (!is_serving_ && current_->workers.all_ready() && !stops_) begin_to_serve();
+  if (next_ && next_->workers.all_ready()) {
+    // Their sockets are kept open by the new ones, or nobody is to listen there any more.
+    for (const OpenListener& old : current_->listeners) {
+      const bool stays =
+          std::any_of(next_->listeners.begin(), next_->listeners.end(),
+                      [&](const OpenListener& now) { return bound_to(now) == bound_to(old); });
+      if (!stays) close_for_all(old);
+    }
+    leave(std::move(current_));
+    current_ = std::move(next_);
+    set_access_of(*current_);
+    announce();
+  } else if (next_ && next_->workers.is_hopeless()) {
+    spdlog::error(
+        "no worker serves with the new config, the last one ended with {}; the old ones "
+        "go on",
+        next_->workers.last_end());
+    next_.reset();
+    announce();
+  }
+  if (change_due_ns_ != kNever_ns && !next_ &&
+      (!current_->workers.owe_door() || clock_ns() >= change_due_ns_)) {
+    end_changed_models();
+  }
+}
+
+void Master::begin_to_serve() {
+  is_serving_ = true;
+  for (const Fd& older : older_) retire(older);
+  older_.clear();
+  announce();
+}
+
+void Master::announce() {
+  const std::string text = status_text();
+  spdlog::info("serving pool {}: {}", options_.pool, text);
+  notify_ready(text);
+}
+
+std::string Master::status_text() const {
+  std::string text = std::to_string(source_.door->models.size()) + " models on";
+  for (const OpenListener& listener : current_->listeners) text += " " + bound_to(listener);
+  return text + ", " + std::to_string(current_->workers.all().size()) + " workers";
+}
+
+std::vector<Master::Generation*> Master::generations() const {
+  std::vector<Generation*> all = {current_.get()};
+  if (next_) all.push_back(next_.get());
+  for (const auto& one : leaving_) all.push_back(one.get());
+  return all;
+}
+
+void Master::log_state() const {
+  spdlog::info("pid {}: {}; coordinator {}", getpid(), status_text(),
+               coordinator_.pid() == 0 ? "none" : "pid " + std::to_string(coordinator_.pid()));
+  for (const Generation* one : generations()) {
+    const char* const role = one == current_.get() ? ""
+                             : one == next_.get()  ? ", new"
+                                                   : ", leaving";
+    for (const Workers::One& worker : one->workers.all()) {
+      if (worker.pid == 0) continue;
+      spdlog::info("worker pid {}: {}{}, for {} s", worker.pid,
+                   worker.is_ready ? "serves" : "starts", role,
+                   (clock_ns() - worker.started_ns) / kSecond);
+    }
+  }
+}
+
+// --- A new config --------------------------------------------------------------------------------
+
+void Master::reload() {
+  notify_reloading();
+  auto source = load_source(options_);
+  if (!source) {
+    spdlog::error("the config is refused, and the old one kept:\n{}", source.error().text);
+    return announce();
+  }
+  apply(std::move(*source));
+}
+
+void Master::apply(Source source) {
+  const Source before = std::exchange(source_, std::move(source));
+  const std::vector<std::string> changed = changed_models(before, source_);
+  for (const std::string& model : changed) {
+    if (std::find(changed_.begin(), changed_.end(), model) == changed_.end())
+      changed_.push_back(model);
+  }
+  if (next_) leave(std::move(next_));
+  if (!have_same_sockets(*before.door, *source_.door) ||
+      worker_count(*before.door) != worker_count(*source_.door)) {
+    renew();
+  } else {
+    for (OpenListener& listener : current_->listeners) {
+      const auto& wanted = source_.door->serve.listeners;
+      const auto now = std::find_if(wanted.begin(), wanted.end(), [&](const auto& one) {
+        return one.address == listener.where.address;
+      });
+      listener.where = *now;
+    }
+    set_access_of(*current_);
+    current_->workers.send_door(*source_.door);
+    announce();
+  }
+  change_due_ns_ = clock_ns() + kChangeMax_ns;
+  if (coordinator_.runs_with(options_.config_path)) coordinator_.signal(SIGHUP);
+}
+
+// Other sockets, or another number of workers: new ones, then the old ones finish.
+void Master::renew() {
+  std::vector<OpenSocket> present;
+  for (const OpenListener& listener : current_->listeners)
+    present.push_back({listener.where.address, duplicate(listener.fd)});
+  auto made = make_generation(present);
+  if (!made) {
+    spdlog::error("{}; the old sockets and workers stay", made.error().text);
+    current_->workers.send_door(*source_.door);
+    return announce();
+  }
+  next_ = std::move(*made);
+}
+
+void Master::end_changed_models() {
+  change_due_ns_ = kNever_ns;
+  for (const std::string& model : std::exchange(changed_, {})) {
+    if (coordinator_.pool() == nullptr) break;
+    const auto asked = coordinator_.pool()->evict(model);
+    if (asked) {
+      spdlog::info("{} is to be started in another way, or not any more: it ends when idle",
+                   config::quoted(model));
+    } else if (asked.error().code != Errc::kNotLoaded) {
+      spdlog::warn("{}", asked.error().text);
+    }
+  }
+}
+
+// --- The end -------------------------------------------------------------------------------------
+
+void Master::leave(std::unique_ptr<Generation> generation) {
+  generation->workers.start_no_more();
+  retire(generation->retire);
+  generation->listeners.clear();
+  leaving_.push_back(std::move(generation));
+}
+
+bool Master::is_of_systemd(const OpenListener& listener) const {
+  return std::find(of_systemd_.begin(), of_systemd_.end(), bound_to(listener)) != of_systemd_.end();
+}
+
+void Master::set_access_of(const Generation& generation) const {
+  for (const OpenListener& listener : generation.listeners) {
+    if (is_of_systemd(listener)) continue;
+    if (auto set = set_access(listener.where); !set) spdlog::error("{}", set.error().text);
+  }
+}
+
+// Nobody listens there any more, workers that finish neither: unless those whose place was to be
+// taken go on there, or it is systemd's own.
+void Master::close_for_all(const OpenListener& listener) const {
+  if (!older_.empty() || is_of_systemd(listener)) return;
+  shutdown(listener.fd.get(), SHUT_RDWR);
+  remove_file(listener);
+}
+
+void Master::stop() {
+  spdlog::info("stopping; a second signal stops at once");
+  notify_stopping();
+  stops_ = true;
+  kill_ns_ = clock_ns() + source_.door->serve.shutdown_timeout_ns + kKillAfter_ns;
+  for (Generation* one : generations()) {
+    one->workers.start_no_more();
+    one->workers.signal(SIGTERM);
+    for (const OpenListener& listener : one->listeners) close_for_all(listener);
+    one->listeners.clear();
+  }
+  if (older_.empty()) shutdown(meeting_.get(), SHUT_RDWR);
+  meeting_.reset();
+}
+
+void Master::stop_at_once() {
+  exit_code_ = kExitFinding;
+  kill_ns_ = kNever_ns;
+  for (Generation* one : generations()) one->workers.signal(SIGKILL);
+}
+
+// Models that this config names, then the coordinator if it is ours.
+void Master::end_everything() {
+  Pool* const pool = coordinator_.pool();
+  if (pool == nullptr || coordinator_.pid() == 0) return;
+  const std::uint64_t until = clock_ns() + kEndMax_ns;
+  const auto& models = source_.door->models;
+  const auto any_loaded = [&] {
+    const auto seen = pool->snapshot();
+    return seen && std::any_of(seen->backends.begin(), seen->backends.end(), [&](const auto& one) {
+             return std::any_of(models.begin(), models.end(), [&](const config::Model& model) {
+               return model.name == one.model;
+             });
+           });
+  };
+  for (const config::Model& model : models) static_cast<void>(pool->evict(model.name));
+  while (any_loaded() && clock_ns() < until) poll(nullptr, 0, kLookEvery_ms);
+  if (!coordinator_.is_own()) return;
+  coordinator_.signal(SIGTERM);
+  pollfd ended{coordinator_.fd(), POLLIN, 0};
+  poll(&ended, 1, poll_timeout_ms(until));
+}
+
+int exit_code_of(const Error& error) {
+  switch (error.code) {
+    case Errc::kInvalid:
+      return kExitUsage;
+    case Errc::kBusy:
+    case Errc::kSystem:
+    case Errc::kNoCoordinator:
+      return kExitFinding;
+    default:
+      return kExitNoPool;
+  }
+}
+
+}  // namespace modelpool::serve

@@ -1,0 +1,94 @@
+// The first process of poolserve: it opens the sockets, keeps workers and a coordinator running,
+// reads the config again and ends them. It serves nothing itself.
+//
+// Safety: one thread, which waits in one poll; workers are plain forks of it.
+//
+// Crash: workers, coordinator and models go on. The next poolserve takes their place (meeting.hpp).
+//
+// Errors: of make(), with the exit code that exit_code_of says; later they are logged.
+#pragma once
+
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator_watch.hpp"
+#include "listeners.hpp"
+#include "options.hpp"
+#include "source.hpp"
+#include "workers.hpp"
+
+namespace modelpool::serve {
+
+class Master {
+ public:
+  static Result<std::unique_ptr<Master>> make(Options options, Source source);
+  int run();
+
+ private:
+  // Those that accept from one set of sockets.
+  struct Generation {
+    std::vector<OpenListener> listeners;
+    Fd retire;
+    Workers workers;
+  };
+
+  Master(Options options, Source source, rlimit files);
+  Result<> open();
+  Result<> meet(std::vector<OpenSocket>& present);
+  Result<std::unique_ptr<Generation>> make_generation(std::vector<OpenSocket>& present);
+  int serve(Generation& generation, std::uint32_t index, Fd control);
+
+  void wait();
+  void take_signals_in();
+  void reap();
+  void on_progress();
+  void begin_to_serve();
+  void announce();
+
+  void reload();
+  void apply(Source source);
+  void renew();
+  void end_changed_models();
+
+  void leave(std::unique_ptr<Generation> generation);
+  bool is_of_systemd(const OpenListener& listener) const;
+  void set_access_of(const Generation& generation) const;
+  void close_for_all(const OpenListener& listener) const;
+  void stop();
+  void stop_at_once();
+  void end_everything();
+  std::vector<Generation*> generations() const;
+  std::string status_text() const;
+  void log_state() const;
+  std::uint64_t due_ns() const;
+
+  Options options_;
+  Source source_;
+  rlimit files_;  // as they were at the start
+  CoordinatorWatch coordinator_;
+  Fd signals_;
+  Fd lock_;
+  Fd meeting_;
+  std::vector<std::string> of_systemd_;  // addresses whose sockets are its own
+  std::vector<Fd> older_;                // those that serve until ours do
+
+  std::unique_ptr<Generation> current_;
+  std::unique_ptr<Generation> next_;  // until all of them are ready
+  std::vector<std::unique_ptr<Generation>> leaving_;
+
+  std::vector<std::string> changed_;  // models to end once all workers know
+  std::uint64_t change_due_ns_ = kNever_ns;
+  bool is_serving_ = false;
+  bool stops_ = false;
+  std::uint64_t kill_ns_ = kNever_ns;
+  int exit_code_ = kExitDone;
+};
+
+int exit_code_of(const Error& error);
+
+}  // namespace modelpool::serve

@@ -1,0 +1,85 @@
+// Who waits for which model in this process: one wait in the pool for each model, whose lease goes
+// to the first of those who ask here; the next ones take theirs at once or wait on.
+//
+// Safety: the loop's thread.
+//
+// Crash: the wait's row is cleared by the coordinator; a ticket is lost and the next waiter, in any
+// worker, loads the model (P4, P6).
+//
+// Errors: those of Pool::acquire, to each who asks; kTimeout at its own deadline.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "config/door.hpp"
+#include "io.hpp"
+#include "loader.hpp"
+#include "modelpool/pool.hpp"
+
+namespace modelpool::serve {
+
+class Places {
+ public:
+  // One request that wants in. It may be destroyed at any time.
+  class Asker {
+   public:
+    Asker(Places& places, std::shared_ptr<const config::Model> model, std::string tag,
+          TimePoint deadline, Wake& wake);
+    Asker(const Asker&) = delete;
+    Asker& operator=(const Asker&) = delete;
+    ~Asker();
+    // Empty: it still waits; `wake` tells when to look again.
+    std::optional<Result<Lease>>& answer() { return answer_; }
+
+   private:
+    friend class Places;
+    Places& places_;
+    std::shared_ptr<const config::Model> model_;
+    std::string tag_;
+    TimePoint deadline_;
+    TimePoint since_ = Clock::now();
+    Wake& wake_;
+    std::optional<Result<Lease>> answer_;
+  };
+
+  Places(Loop& loop, Pool& pool, Loader& loader) : loop_(loop), pool_(pool), loader_(loader) {}
+  // Follows the pool's wait descriptor until the loop ends. Errors: kSystem.
+  Result<> start();
+  void tick(TimePoint now);  // answers those whose time is over
+  std::size_t loads() const { return loads_; }
+
+ private:
+  struct Queue {
+    std::shared_ptr<const config::Model> model;
+    std::deque<Asker*> askers;
+    std::optional<PendingAcquire> pending;
+    std::string tag;  // of that wait
+    bool is_loading = false;
+  };
+
+  void ask(Asker& asker);
+  void leave(Asker& asker);
+  void look();
+  // Gives out what there is; forgets the queue when nobody is left in it.
+  void advance(const std::string& name);
+  bool step(Queue& queue);  // is there more to do at once?
+  void begin_load(Queue& queue, LoadTicket ticket);
+  void loaded(const std::string& name, Result<Lease> lease);
+  void give(Queue& queue, Lease lease);
+  static void answer(Asker& asker, Result<Lease> result);
+  static void answer_all(Queue& queue, const Error& error);
+  AcquireOptions options_of(const Asker& asker) const;
+  Task<> follow(int fd);
+
+  Loop& loop_;
+  Pool& pool_;
+  Loader& loader_;
+  std::unordered_map<std::string, Queue> queues_;
+  std::size_t loads_ = 0;
+};
+
+}  // namespace modelpool::serve

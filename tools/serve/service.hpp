@@ -1,0 +1,54 @@
+// What the connections of a worker share.
+//
+// Safety: the loop's thread.
+//
+// Errors: those of what is read again.
+#pragma once
+
+#include <boost/asio/ssl/context.hpp>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "access_log.hpp"
+#include "body.hpp"
+#include "config/door.hpp"
+#include "io.hpp"
+#include "places.hpp"
+#include "upstream.hpp"
+#include "wire/access.hpp"
+
+namespace modelpool::serve {
+
+// What the config says of one listener.
+struct Gate {
+  AccessRules rules;
+  AccessRules of_probes;                    // the same, without keys
+  std::shared_ptr<asio::ssl::context> tls;  // null: none
+};
+
+// What is in force: replaced as a whole when the config is read again; a request keeps its own.
+struct InForce {
+  std::shared_ptr<const config::Door> door;
+  std::vector<Key> keys;
+  std::vector<Gate> gates;  // by listener
+  std::unordered_map<std::string, std::shared_ptr<const config::Model>> models;  // aliases too
+  AccessLog log;
+
+  // Errors: kInvalid, kPermission, kSystem: keys, certificates, the log.
+  static Result<std::shared_ptr<const InForce>> make(
+      std::shared_ptr<const config::Door> door, const std::vector<config::Listener>& listeners);
+};
+
+struct Service {
+  Loop& loop;
+  Pool& pool;
+  Places& places;
+  Upstreams& upstreams;
+  std::shared_ptr<const InForce> now;
+  BodyBudget held;
+  bool is_finishing = false;  // each connection gets one more answer
+};
+
+}  // namespace modelpool::serve

@@ -1,0 +1,121 @@
+#include "source.hpp"
+
+#include <algorithm>
+#include <thread>
+
+#include "config/around.hpp"
+#include "config/effective.hpp"
+#include "config/folder.hpp"
+#include "config/listen.hpp"
+#include "config/pool_file.hpp"
+#include "config/summary.hpp"
+
+namespace modelpool::serve {
+namespace {
+
+constexpr const char* kDefaultListener = "127.0.0.1:8080";
+constexpr std::uint32_t kWorkersLeast = 2;
+constexpr std::uint32_t kWorkersBeside = 16;  // poolserve's master, and other programs
+
+// Tables of a pool that is made by this: enough for two generations of workers, of which one may
+// have half as much again as its part. What [capacity] says goes before.
+std::vector<std::string> capacity_flags(const config::Door& door,
+                                        const config::GivenCapacities& given) {
+  const std::uint32_t workers = worker_count(door);
+  const std::uint64_t leases = std::uint64_t{door.serve.max_connections} * 3 / 2 / workers;
+  const std::uint64_t waiters = std::uint64_t{2} * workers * door.models.size();
+  const std::pair<const char*, std::uint64_t> wanted[] = {
+      {"leases", leases}, {"waiters", waiters}, {"workers", 2 * workers + kWorkersBeside}};
+  std::vector<std::string> flags;
+  for (const auto& [name, value] : wanted) {
+    const config::CapacityInfo& info = *config::find_capacity(name);
+    if (given.has(info)) continue;
+    const std::uint64_t least = Capacities().*info.member;
+    flags.insert(flags.end(),
+                 {"--" + std::string(name), std::to_string(std::clamp(value, least, info.max))});
+  }
+  return flags;
+}
+
+// Without a config nobody said how much may be used: what is there, but for some.
+std::vector<std::string> memory_flags() {
+  const std::uint64_t total = config::total_memory_bytes();
+  if (total == 0) return {};
+  return {"--max-memory", std::to_string(total / 8 * 7), "--min-available",
+          std::to_string(total / 16)};
+}
+
+Result<> add_models_of(const Options& options, config::Door& door) {
+  auto found = config::find_models(options.models_dir, {options.server});
+  if (!found) return fail(found.error());
+  return config::add_models(std::move(*found), door);
+}
+
+void add_log_flags(const Options& options, std::vector<std::string>& flags) {
+  constexpr const char* kLevels[] = {"trace", "debug", "info", "warn", "error"};
+  flags.insert(flags.end(),
+               {"--log-level", kLevels[static_cast<int>(options.log_level)], "--log-format",
+                options.log_format == config::LogFormat::kJson ? "json" : "text"});
+}
+
+}  // namespace
+
+Result<Source> load_source(const Options& options) {
+  auto file = config::load_pool_file(options.config_path);
+  if (!file) return fail(file.error());
+  config::Door& door = file->door;
+  if (!options.models_dir.empty()) {
+    if (auto added = add_models_of(options, door); !added) return fail(added.error());
+  }
+  if (!options.listen.empty()) {
+    door.serve.listeners.clear();
+    for (const std::string& address : options.listen)
+      door.serve.listeners.emplace_back().address = address;
+  }
+  if (door.serve.listeners.empty()) door.serve.listeners.emplace_back().address = kDefaultListener;
+  if (auto ok = config::check_listeners(door.serve); !ok) return fail(ok.error());
+  if (options.workers != 0) door.serve.workers = options.workers;
+
+  Source source;
+  source.coordinator = options.config_path.empty()
+                           ? memory_flags()
+                           : std::vector<std::string>{"--config", options.config_path};
+  const std::vector<std::string> tables = capacity_flags(door, file->capacities);
+  source.coordinator.insert(source.coordinator.end(), tables.begin(), tables.end());
+  add_log_flags(options, source.coordinator);
+  source.settings = std::move(file->settings);
+  source.capacities = file->capacities;
+  source.door = std::make_shared<const config::Door>(std::move(door));
+  return source;
+}
+
+std::uint32_t worker_count(const config::Door& door) {
+  if (door.serve.workers != 0) return door.serve.workers;
+  return std::max(kWorkersLeast, std::thread::hardware_concurrency());
+}
+
+std::vector<std::string> changed_models(const Source& before, const Source& after) {
+  const auto devices = [](const Source& source, const std::string& model) {
+    return config::effective_text(source.settings, model, Setting::kDevices);
+  };
+  std::vector<std::string> changed;
+  for (const config::Model& old : before.door->models) {
+    const auto& models = after.door->models;
+    const auto now = std::find_if(models.begin(), models.end(), [&](const config::Model& model) {
+      return model.name == old.name;
+    });
+    if (now == models.end() || now->command != old.command || now->env != old.env ||
+        now->cwd != old.cwd || now->address != old.address ||
+        devices(before, old.name) != devices(after, old.name)) {
+      changed.push_back(old.name);
+    }
+  }
+  return changed;
+}
+
+std::string summary(const Options& options, const Source& source) {
+  return (options.config_path.empty() ? options.models_dir : options.config_path) + ": ok\n" +
+         config::config_summary(source.settings, source.capacities, *source.door);
+}
+
+}  // namespace modelpool::serve

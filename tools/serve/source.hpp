@@ -1,0 +1,37 @@
+// What poolserve is to serve: config file, models folder and flags together.
+//
+// Safety: one thread.
+//
+// Errors: those of load_pool_file, and of find_models; kInvalid where a model is in both.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config/capacities.hpp"
+#include "config/door.hpp"
+#include "modelpool/settings.hpp"
+#include "options.hpp"
+
+namespace modelpool::serve {
+
+struct Source {
+  std::shared_ptr<const config::Door> door;
+  Settings settings;  // of the file
+  config::GivenCapacities capacities;
+  // What a coordinator is started with, but for pool and directory.
+  std::vector<std::string> coordinator;
+};
+
+Result<Source> load_source(const Options& options);
+
+std::uint32_t worker_count(const config::Door& door);
+
+// Models that have to be started anew: they would be in another way now, or not at all.
+std::vector<std::string> changed_models(const Source& before, const Source& after);
+
+// "FILE: ok", and what would be served.
+std::string summary(const Options& options, const Source& source);
+
+}  // namespace modelpool::serve

@@ -1,0 +1,273 @@
+#include "worker.hpp"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/posix/basic_stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <unordered_set>
+
+#include "connection.hpp"
+#include "control.hpp"
+#include "meeting.hpp"
+#include "service.hpp"
+
+namespace modelpool::serve {
+namespace {
+
+using Descriptor = asio::posix::basic_stream_descriptor<Executor>;
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+
+constexpr milliseconds kHeldBack{5};        // between two looks of a worker that is ahead
+constexpr milliseconds kNoDescriptor{100};  // after an accept that failed for want of one
+
+void complain(const std::string& text) { std::fprintf(stderr, "poolserve: %s\n", text.c_str()); }
+
+// "10.0.0.7" of whoever connected; empty: a Unix socket.
+std::string address_of(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &length) != 0) return {};
+  if (storage.ss_family != AF_INET && storage.ss_family != AF_INET6) return {};
+  asio::ip::tcp::endpoint endpoint;
+  std::memcpy(endpoint.data(), &storage, length);
+  endpoint.resize(length);
+  return endpoint.address().to_string();
+}
+
+class Worker {
+ public:
+  Worker(Loop& loop, WorkerStart& start, Pool& pool, std::string sockets_dir)
+      : loop_(loop),
+        start_(start),
+        loader_(loop, pool, std::move(sockets_dir), start.backend_files),
+        places_(loop, pool, loader_),
+        upstreams_(loop.get_executor()),
+        service_{loop, pool, places_, upstreams_, nullptr, {}, false} {}
+
+  Result<> begin();
+  void end() { loader_.stop(); }
+
+ private:
+  Task<> accept_from(std::size_t gate);
+  Task<> meet();
+  Task<> follow_retire();
+  Task<> follow_master();
+  Task<> follow_signals();
+  Task<> tick();
+  void take(std::size_t gate, Fd fd);
+  void finish(std::uint64_t within_ns);
+  void go_on();
+  void count();
+  Result<> put_in_force(std::shared_ptr<const config::Door> door);
+  template <class T>
+  void spawn(Task<T> task) {
+    asio::co_spawn(loop_, std::move(task), asio::detached);
+  }
+
+  Loop& loop_;
+  WorkerStart& start_;
+  Loader loader_;
+  Places places_;
+  Upstreams upstreams_;
+  Service service_;
+  std::unordered_set<Connection*> connections_;
+  std::optional<TimePoint> end_by_;  // set: finishing
+};
+
+Result<> Worker::put_in_force(std::shared_ptr<const config::Door> door) {
+  std::vector<config::Listener> listeners;
+  for (const OpenListener& listener : start_.listeners) listeners.push_back(listener.where);
+  // What the file says now of a listener that stays.
+  for (config::Listener& one : listeners) {
+    for (const config::Listener& given : door->serve.listeners) {
+      if (given.address == one.address) one = given;
+    }
+  }
+  auto made = InForce::make(std::move(door), listeners);
+  if (!made) return fail(made.error());
+  service_.now = std::move(*made);
+  return {};
+}
+
+Result<> Worker::begin() {
+  if (auto ok = put_in_force(start_.door); !ok) return ok;
+  if (auto ok = places_.start(); !ok) return ok;
+  for (std::size_t gate = 0; gate < start_.listeners.size(); ++gate) spawn(accept_from(gate));
+  if (start_.meeting) spawn(meet());
+  if (start_.retire) spawn(follow_retire());
+  if (start_.control) spawn(follow_master());
+  spawn(follow_signals());
+  spawn(tick());
+  return {};
+}
+
+// --- Accepting -----------------------------------------------------------------------------------
+
+void Worker::count() {
+  if (start_.balance != nullptr)
+    start_.balance->set(start_.index, static_cast<std::uint32_t>(connections_.size()));
+}
+
+Task<> Worker::accept_from(std::size_t gate) {
+  const int fd = start_.listeners[gate].fd.get();
+  Descriptor listener(loop_.get_executor(), dup(fd));
+  for (;;) {
+    const auto [error] = co_await listener.async_wait(Descriptor::wait_read, kTask);
+    if (error) co_return;
+    while (end_by_) co_await pause(loop_.get_executor(), kTick);
+    const auto mine = static_cast<std::uint32_t>(connections_.size());
+    const Balance* balance = start_.balance.get();
+    const bool is_full =
+        (balance == nullptr ? mine : balance->sum()) >= service_.now->door->serve.max_connections;
+    if (is_full || (balance != nullptr && balance->is_ahead(mine))) {
+      co_await pause(loop_.get_executor(), kHeldBack);
+      if (is_full) continue;
+    }
+    Fd accepted(accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (accepted) {
+      take(gate, std::move(accepted));
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+      co_await pause(loop_.get_executor(), kNoDescriptor);
+    }
+    // One a turn: others of this loop, and other workers, come between.
+    co_await asio::post(loop_.get_executor(), kTask);
+  }
+}
+
+void Worker::take(std::size_t gate, Fd fd) {
+  const std::string address = address_of(fd.get());
+  Socket socket(loop_.get_executor());
+  sockaddr_storage local{};
+  socklen_t length = sizeof local;
+  getsockname(fd.get(), reinterpret_cast<sockaddr*>(&local), &length);
+  error_code error;
+  socket.assign(asio::generic::stream_protocol(local.ss_family, 0), fd.get(), error);
+  if (error) return;
+  static_cast<void>(fd.release());
+  if (!address.empty()) socket.set_option(asio::ip::tcp::no_delay(true), error);
+  auto client = std::make_shared<Client>(std::move(socket), service_.now->gates[gate].tls);
+  auto connection = std::make_shared<Connection>(service_, gate, std::move(client), address);
+  connections_.insert(connection.get());
+  count();
+  asio::co_spawn(loop_, connection->run(), [this, connection](std::exception_ptr thrown) {
+    connections_.erase(connection.get());
+    count();
+    if (thrown) complain("a connection was dropped for want of memory");
+  });
+}
+
+// A poolserve that comes later asks here for the sockets.
+Task<> Worker::meet() {
+  Descriptor door(loop_.get_executor(), dup(start_.meeting.get()));
+  for (;;) {
+    const auto [error] = co_await door.async_wait(Descriptor::wait_read, kTask);
+    if (error) co_return;
+    while (end_by_) co_await pause(loop_.get_executor(), kTick);
+    const Fd accepted(
+        accept4(start_.meeting.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!accepted) continue;
+    Descriptor newcomer(loop_.get_executor(), dup(accepted.get()));
+    const auto [gone] = co_await newcomer.async_wait(Descriptor::wait_read, kTask);
+    if (!gone) answer_meeting(accepted.get(), start_);
+  }
+}
+
+// --- Ending --------------------------------------------------------------------------------------
+
+void Worker::finish(std::uint64_t within_ns) {
+  const TimePoint until = within_ns == 0 ? TimePoint::max() : Clock::now() + nanoseconds(within_ns);
+  end_by_ = std::min(end_by_.value_or(TimePoint::max()), until);
+  service_.is_finishing = true;
+}
+
+void Worker::go_on() {
+  end_by_.reset();
+  service_.is_finishing = false;
+}
+
+// Its level is what counts: whoever wrote it may take it back.
+Task<> Worker::follow_retire() {
+  for (bool was_raised = false;; co_await pause(loop_.get_executor(), kTick)) {
+    pollfd retire{start_.retire.get(), POLLIN, 0};
+    const bool is_raised = ::poll(&retire, 1, 0) == 1;
+    if (is_raised && !was_raised) finish(service_.now->door->serve.drain_timeout_serve_ns);
+    if (!is_raised && was_raised) go_on();
+    was_raised = is_raised;
+  }
+}
+
+Task<> Worker::follow_signals() {
+  asio::basic_signal_set<Executor> signals(loop_.get_executor(), SIGTERM);
+  for (;;) {
+    const auto [error, number] = co_await signals.async_wait(kTask);
+    if (error) co_return;
+    finish(service_.now->door->serve.shutdown_timeout_ns);
+    for (Connection* connection : connections_) connection->end_if_idle();
+  }
+}
+
+Task<> Worker::follow_master() {
+  Descriptor master(loop_.get_executor(), dup(start_.control.get()));
+  say(start_.control, kSaysReady);
+  for (;;) {
+    const auto [error] = co_await master.async_wait(Descriptor::wait_read, kTask);
+    if (error) co_return;
+    auto message = receive_control(start_.control);
+    if (std::holds_alternative<MasterGone>(message)) break;
+    if (auto* door = std::get_if<config::Door>(&message)) {
+      auto ok = put_in_force(std::make_shared<const config::Door>(std::move(*door)));
+      if (!ok) complain(ok.error().text);
+      say(start_.control, kSaysDoor);
+    }
+  }
+  finish_takeover(start_);
+}
+
+Task<> Worker::tick() {
+  for (;;) {
+    co_await pause(loop_.get_executor(), kTick);
+    const TimePoint now = Clock::now();
+    for (Connection* connection : connections_) connection->tick(now);
+    places_.tick(now);
+    upstreams_.close_old(now);
+    const bool is_done = connections_.empty() && places_.loads() == 0;
+    if (end_by_ && (is_done || now >= *end_by_)) loop_.stop();
+  }
+}
+
+int fail_with(const Error& error) {
+  complain(error.text);
+  return 1;
+}
+
+}  // namespace
+
+int run_worker(WorkerStart start) {
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);  // of the terminal: the master is told, and tells
+  signal(SIGINT, SIG_IGN);
+  auto pool = Pool::attach(start.pool, {.dir = start.dir, .create = false});
+  if (!pool) return fail_with(pool.error());
+  const auto seen = pool->snapshot();
+  if (!seen) return fail_with(seen.error());
+  const std::string& path = seen->status.path;
+  Loop loop(1);
+  Worker worker(loop, start, *pool, path.substr(0, path.rfind('/')));
+  if (auto begun = worker.begin(); !begun) return fail_with(begun.error());
+  loop.run();
+  worker.end();
+  return 0;
+}
+
+}  // namespace modelpool::serve

@@ -1,0 +1,44 @@
+// What a worker is started with: all that its master made before the fork.
+//
+// Safety: plain values; one thread.
+//
+// Errors: none.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "balance.hpp"
+#include "config/door.hpp"
+#include "fd.hpp"
+
+namespace modelpool::serve {
+
+// A listening socket, and what the config says of it.
+struct OpenListener {
+  config::Listener where;
+  Fd fd;
+};
+
+struct WorkerStart {
+  std::string pool;
+  std::string dir;  // empty: the library looks for it
+  std::shared_ptr<const config::Door> door;
+  std::vector<OpenListener> listeners;
+  Fd meeting;  // NAME.door, listening: a poolserve that comes later is answered here
+  Fd retire;   // an eventfd that is never read by workers: readable = finish, empty = serve
+  // The same of those who served before, as long as they may not have been told: handed on in a
+  // meeting; finish_takeover (meeting.hpp) tells them.
+  std::vector<Fd> older;
+  // SOCK_SEQPACKET to the master (control.hpp). From the worker: "ready" once it accepts, "door"
+  // once a new config is in force. To it: that config. Its end: the master has gone;
+  // finish_takeover, and the worker goes on.
+  Fd control;
+  std::shared_ptr<Balance> balance;  // made before the fork; null: none
+  unsigned index = 0;                // of this worker in it
+  std::uint64_t backend_files = 0;   // SpawnOptions::open_files: what poolserve was started with
+};
+
+}  // namespace modelpool::serve

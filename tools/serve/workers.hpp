@@ -1,0 +1,74 @@
+// One generation of workers: forked by the master, started again when they die, told of a new
+// config. They accept from the same sockets and end by the same `retire`.
+//
+// Safety: one thread.
+//
+// Crash: of a worker, another takes its place, at once or, if it lived less than a second, after a
+// pause. Of the master, they go on.
+//
+// Errors: kSystem where none can be forked; it is tried again.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "balance.hpp"
+#include "clock.hpp"
+#include "config/door.hpp"
+#include "fd.hpp"
+#include "modelpool/result.hpp"
+
+namespace modelpool::serve {
+
+class Workers {
+ public:
+  struct One {
+    pid_t pid = 0;  // 0: to be started at start_ns
+    Fd control;
+    std::uint64_t started_ns = 0;
+    std::uint64_t start_ns = 0;
+    Backoff backoff;
+    bool is_ready = false;
+    bool owes_door = false;  // has not yet said that the new config is in force
+  };
+  // Runs in the forked child, with its place among all, and returns its exit code.
+  using Serve = std::function<int(std::uint32_t index, Fd control)>;
+
+  Workers(std::uint32_t count, Serve serve)
+      : all_(count), serve_(std::move(serve)), balance_(std::make_shared<Balance>(count)) {}
+
+  void start_due();
+  std::uint64_t due_ns() const;
+  // A child ended; false: it is none of these.
+  bool ended(pid_t pid, int status);
+  // Reads what they say; true: something changed.
+  bool hear();
+  void send_door(const config::Door& door);
+  void signal(int number) const;
+  void start_no_more() { starts_ = false; }
+
+  const std::shared_ptr<Balance>& balance() const { return balance_; }
+  const std::vector<One>& all() const { return all_; }
+  bool all_ready() const;
+  bool owe_door() const;
+  bool any_alive() const;
+  // None lives and none ever was ready: how the last one ended.
+  bool is_hopeless() const { return !was_ready_ && !last_end_.empty() && !any_alive(); }
+  const std::string& last_end() const { return last_end_; }
+
+ private:
+  Result<> start(One& one);
+
+  std::vector<One> all_;
+  Serve serve_;
+  std::shared_ptr<Balance> balance_;
+  bool starts_ = true;
+  bool was_ready_ = false;
+  std::string last_end_;
+};
+
+}  // namespace modelpool::serve
