@@ -223,7 +223,8 @@ Loop::Loop(const Options& options, Notifier notifier, std::shared_ptr<Segment> s
       lock_(segment_),
       reader_(segment_),
       recorder_(segment_),
-      pressure_(segment_, [] { return read_available_bytes(); }),
+      pressure_(
+          segment_, [] { return read_available_bytes(); }, [] { return read_total_bytes(); }),
       again_ns_(kAgain_ns) {}
 
 Result<std::unique_ptr<Loop>> Loop::make(const Options& options, const Settings& settings,

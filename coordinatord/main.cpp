@@ -10,11 +10,13 @@
 #include <cstdio>
 #include <string>
 
+#include "base/available.hpp"
 #include "base/journal.hpp"
 #include "base/program.hpp"
 #include "base/text.hpp"
 #include "config/pool_file.hpp"
 #include "config/summary.hpp"
+#include "judge/host_limit.hpp"
 #include "judge/suppose.hpp"
 #include "log.hpp"
 #include "loop.hpp"
@@ -102,6 +104,9 @@ int check_config(const Options& options, const config::PoolFile& file) {
     if (!found) return complain(found.error(), exit_code(found.error()));
     effect = std::move(*found);
   }
+  // No error: one file may serve hosts of several sizes.
+  const auto fault = find_host_fault(settings.get(Setting::kMinAvailable), read_total_bytes());
+  if (fault) std::fprintf(stderr, "coordinatord: %s\n", fault->c_str());
   std::printf("%s: ok\n%s%s", options.config_path.c_str(),
               config::config_summary(settings, options.capacities, file.door).c_str(),
               effect.c_str());

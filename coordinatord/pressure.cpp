@@ -7,6 +7,7 @@
 #include "base/duration.hpp"
 #include "base/size.hpp"
 #include "base/time.hpp"
+#include "judge/host_limit.hpp"
 #include "segment/settings_block.hpp"
 #include "trouble.hpp"
 
@@ -27,8 +28,8 @@ std::uint64_t host_bytes_of(const BackendView& b) {
 
 }  // namespace
 
-PressureWatch::PressureWatch(std::shared_ptr<Segment> segment, Read read)
-    : segment_(std::move(segment)), read_(std::move(read)) {
+PressureWatch::PressureWatch(std::shared_ptr<Segment> segment, Read available, Read total)
+    : segment_(std::move(segment)), available_(std::move(available)), total_(std::move(total)) {
   const CoordinatorRecord& record = segment_->coordinator();
   pressure_.until_ns = std::min(record.pressure_until_ns.load(std::memory_order_acquire),
                                 add_ns(now_ns(), kPressurePauseMax_ns));
@@ -63,7 +64,10 @@ void PressureWatch::follow_victim(const Snapshot& snapshot) {
 
 HostPressure PressureWatch::look(const Snapshot& snapshot) {
   const std::uint64_t min_bytes = min_available_of(snapshot);
-  if (min_bytes != min_bytes_) look_ns_ = 0;
+  if (min_bytes != min_bytes_) {
+    look_ns_ = 0;
+    if (const auto fault = find_host_fault(min_bytes, total_())) spdlog::warn("{}", *fault);
+  }
   min_bytes_ = min_bytes;
   HostPressure host;
   host.min_bytes = min_bytes;
@@ -76,7 +80,7 @@ HostPressure PressureWatch::look(const Snapshot& snapshot) {
   const bool is_idle = snapshot.ready() == 0 && !pressure_.trial;
   host.look_ns = is_idle ? kNever_ns : look_ns_;
   if (is_idle || snapshot.now_ns < look_ns_) return host;
-  const std::optional<std::uint64_t> available = read_();
+  const std::optional<std::uint64_t> available = available_();
   if (!available) {
     warn_of("memory", "unable to read how much memory is left: min_available is not enforced");
     host.look_ns = look_ns_ = add_ns(snapshot.now_ns, kPressurePause_ns);
@@ -108,7 +112,7 @@ void PressureWatch::follow(const Decision& decision, const Snapshot& snapshot) {
 
 bool PressureWatch::is_low() const {
   const std::uint64_t min_bytes = pool_setting(*segment_, Setting::kMinAvailable);
-  const std::optional<std::uint64_t> available = min_bytes == 0 ? std::nullopt : read_();
+  const std::optional<std::uint64_t> available = min_bytes == 0 ? std::nullopt : available_();
   return available && modelpool::is_low(*available, min_bytes, true);
 }
 

@@ -21,8 +21,8 @@ namespace modelpool::coordinator {
 
 class PressureWatch {
  public:
-  using Read = std::function<std::optional<std::uint64_t>()>;  // available bytes
-  explicit PressureWatch(std::shared_ptr<Segment> segment, Read read);
+  using Read = std::function<std::optional<std::uint64_t>()>;  // bytes
+  PressureWatch(std::shared_ptr<Segment> segment, Read available, Read total);
 
   // Before a decision. Measures if that is due.
   HostPressure look(const Snapshot& snapshot);
@@ -36,7 +36,8 @@ class PressureWatch {
   void store(const Pressure& pressure);
 
   std::shared_ptr<Segment> segment_;
-  Read read_;
+  Read available_;
+  Read total_;
   Pressure pressure_;
   BackendRef victim_;  // of the trial
   std::uint64_t look_ns_ = 0;

@@ -62,6 +62,7 @@ struct Model {
   std::string log;                                       // empty: the pool's log_dir
   std::string weights;                                   // the file or folder they lie in
   std::string backend_key;                               // sent to the backend; empty: none
+  bool preload = false;                                  // loaded at the start, in order of lines
   std::uint64_t size_bytes = 0;  // of its weights, where they were found in a folder; 0: unknown
   std::uint32_t line = 0;
 

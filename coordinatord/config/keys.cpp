@@ -31,6 +31,7 @@ bool takes_text(std::string_view key) {
   if (const SettingInfo* const info = find_setting(key)) {
     return info->kind != SettingKind::kCount && info->kind != SettingKind::kSwitch;
   }
+  if (key == kPreload) return false;
   return key == "match" || has_name(kServeSizes, key) || has_name(kServeTimes, key) ||
          has_name(kServeLists, key) || contains(kServeOthers, key) ||
          contains(kListenerKeys, key) || contains(kTlsKeys, key) || contains(kModelKeys, key);

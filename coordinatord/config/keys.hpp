@@ -69,8 +69,11 @@ inline constexpr std::array<std::string_view, 8> kServeOthers = {
 inline constexpr std::array<std::string_view, 5> kListenerKeys = {"address", "auth", "tls", "mode",
                                                                   "group"};
 inline constexpr std::array<std::string_view, 3> kTlsKeys = {"cert", "key", "client_ca"};
-inline constexpr std::array<std::string_view, 9> kModelKeys = {
-    "command", "ready", "address", "aliases", "env", "cwd", "log", "weights", "backend_key"};
+inline constexpr std::array<std::string_view, 10> kModelKeys = {
+    "command", "ready", "address", "aliases", "env",
+    "cwd",     "log",   "weights", "preload", "backend_key"};
+
+inline constexpr std::string_view kPreload = "preload";
 
 std::vector<std::string_view> serve_keys();  // all of [serve]
 

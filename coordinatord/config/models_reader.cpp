@@ -116,6 +116,11 @@ class ModelReader {
         read_path(member, "\"/var/log/tiny.log\"", model.log);
       } else if (member.key == "weights") {
         read_path(member, "\"tiny.gguf\"", model.weights);
+      } else if (member.key == kPreload) {
+        if (!member.value.is(Node::Kind::kBoolean))
+          problems_.add(member.value.at, "preload is " + std::string(kind_name(member.value)) +
+                                             "; write true or false, without quotes");
+        model.preload = member.value.truth;
       } else if (member.key == "backend_key") {
         if (auto key = secrets_.read(member, problems_)) model.backend_key = std::move(*key);
         if (model.backend_key.find_first_of("\r\n") != std::string::npos)

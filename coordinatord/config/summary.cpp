@@ -122,6 +122,7 @@ void append_model(std::string& text, const Model& model) {
   append_pair(text, "cwd", model.cwd);
   append_pair(text, "log", model.log);
   append_pair(text, "weights", model.weights);
+  append_pair(text, kPreload, model.preload ? "true" : "");
   append_pair(text, "backend_key", model.backend_key.empty() ? "" : kMask);
 }
 

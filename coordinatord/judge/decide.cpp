@@ -31,8 +31,7 @@ class Judge {
     for (const WaiterView& w : s_.waiters) {
       if (!owner_is_dead(w.owner)) waiting_.push_back(waiting_of(w));
     }
-    heads_.resize(waiting_.size());
-    heads_.resize(find_heads(waiting_, residents_, now_, heads_));
+    heads_ = find_heads(waiting_, residents_, now_);
   }
 
   Decision decide() {

@@ -27,6 +27,7 @@ using Code = int;
 constexpr Code kSuccess = 0;
 constexpr Code kUninitialized = 1;
 constexpr Code kGpuIsLost = 15;
+constexpr unsigned kMigIsOn = 1;
 constexpr std::uint64_t kNotAvailable = UINT64_MAX;
 
 struct Memory {
@@ -50,6 +51,22 @@ using GetHandle = Code (*)(unsigned, Handle*);
 using GetUuid = Code (*)(Handle, char*, unsigned);
 using GetMemory = Code (*)(Handle, Memory*);
 using GetProcesses = Code (*)(Handle, unsigned*, Process*);
+using GetMigMode = Code (*)(Handle, unsigned* current, unsigned* pending);
+using GetMigCount = Code (*)(Handle, unsigned*);
+using GetMigHandle = Code (*)(Handle, unsigned, Handle*);
+
+// A device or, of one in MIG mode, an instance.
+struct Part {
+  Handle handle = nullptr;
+  std::string name;  // "device 0", "instance 2 of device 0"
+};
+
+bool is_possible(const Device& device) {
+  return !device.uuid.empty() && is_printable_utf8(device.uuid) &&
+         device.uuid.find(' ') == std::string::npos &&
+         device.total_bytes <= coordinator::kSampleSizeMax_bytes &&
+         device.free_bytes <= device.total_bytes;
+}
 
 }  // namespace
 
@@ -65,6 +82,9 @@ struct Nvml::Library {
   GetMemory get_memory = nullptr;
   GetProcesses get_compute = nullptr;
   GetProcesses get_graphics = nullptr;
+  GetMigMode get_mig_mode = nullptr;
+  GetMigCount get_mig_count = nullptr;
+  GetMigHandle get_mig_handle = nullptr;
 
   ~Library() {
     if (is_initialized) shutdown();
@@ -84,6 +104,8 @@ struct Nvml::Library {
   }
   // The compute and graphics processes of a device, each once. False: that cannot be read.
   bool add_processes(Handle handle, Device* device) const;
+  // Where programs can run: on a device, but in MIG mode on its instances alone.
+  std::vector<Part> parts_of(const Part& device) const;
 };
 
 Nvml::Nvml() = default;
@@ -116,6 +138,24 @@ bool Nvml::Library::add_processes(Handle handle, Device* device) const {
   return is_told;
 }
 
+std::vector<Part> Nvml::Library::parts_of(const Part& device) const {
+  unsigned mode = 0;
+  unsigned next_mode = 0;
+  const bool is_parted =
+      get_mig_mode != nullptr && get_mig_count != nullptr && get_mig_handle != nullptr &&
+      get_mig_mode(device.handle, &mode, &next_mode) == kSuccess && mode == kMigIsOn;
+  if (!is_parted) return {device};
+  std::vector<Part> parts;
+  unsigned count = 0;
+  if (get_mig_count(device.handle, &count) != kSuccess) return parts;
+  for (unsigned i = 0; i < std::min<unsigned>(count, kDevicesMax); ++i) {
+    Part part{nullptr, "instance " + std::to_string(i) + " of " + device.name};
+    // So many there may be: there is none at the others.
+    if (get_mig_handle(device.handle, i, &part.handle) == kSuccess) parts.push_back(part);
+  }
+  return parts;
+}
+
 bool Nvml::load(Notes* notes) {
   if (library_) return true;
   if (now_ns() < try_again_ns_) return false;
@@ -138,6 +178,9 @@ bool Nvml::load(Notes* notes) {
                                         "nvmlDeviceGetComputeRunningProcesses_v2"});
   library->find(&library->get_graphics, {"nvmlDeviceGetGraphicsRunningProcesses_v3",
                                          "nvmlDeviceGetGraphicsRunningProcesses_v2"});
+  library->find(&library->get_mig_mode, {"nvmlDeviceGetMigMode"});
+  library->find(&library->get_mig_count, {"nvmlDeviceGetMaxMigDeviceCount"});
+  library->find(&library->get_mig_handle, {"nvmlDeviceGetMigDeviceHandleByIndex"});
   if (const Code code = library->init(); code != kSuccess) {
     notes->emplace_back("nvml", "NVML does not start: " + library->text_of(code));
     return false;
@@ -156,42 +199,52 @@ void Nvml::measure(const std::vector<pid_t>& of_backends, std::vector<Device>* d
     library_.reset();
     return;
   }
-  static const bool sees_all = own_namespace("pid") == std::uint64_t{0xEFFFFFFC};
   bool is_lost = false;
+  const auto complain = [&](const Part& part, Code code) {
+    notes->emplace_back("nvml-device", part.name + " cannot be read: " + library_->text_of(code));
+    is_lost |= code == kUninitialized || code == kGpuIsLost;
+  };
   for (unsigned i = 0; i < std::min<unsigned>(count, kDevicesMax); ++i) {
-    Device device;
-    Handle handle = nullptr;
-    std::array<char, 96> uuid{};
-    Memory memory;
-    Code code = library_->get_handle(i, &handle);
-    if (code == kSuccess) code = library_->get_uuid(handle, uuid.data(), uuid.size() - 1);
-    if (code == kSuccess) code = library_->get_memory(handle, &memory);
-    const std::string where = "device " + std::to_string(i);
-    if (code != kSuccess) {
-      notes->emplace_back("nvml-device", where + " cannot be read: " + library_->text_of(code));
-      is_lost |= code == kUninitialized || code == kGpuIsLost;
+    Part whole{nullptr, "device " + std::to_string(i)};
+    if (const Code code = library_->get_handle(i, &whole.handle); code != kSuccess) {
+      complain(whole, code);
       continue;
     }
-    device.uuid = uuid.data();
-    device.total_bytes = memory.total;
-    device.free_bytes = memory.free;
-    const bool is_named = !device.uuid.empty() && is_printable_utf8(device.uuid) &&
-                          device.uuid.find(' ') == std::string::npos;
-    if (!is_named || memory.total > coordinator::kSampleSizeMax_bytes ||
-        memory.free > memory.total) {
-      notes->emplace_back("nvml-device", where + " says what no device has");
-      continue;
+    for (const Part& part : library_->parts_of(whole)) {
+      Device device;
+      if (const Code code = read(part.handle, &device); code != kSuccess) {
+        complain(part, code);
+      } else if (!is_possible(device)) {
+        notes->emplace_back("nvml-device", part.name + " says what no device has");
+      } else {
+        find_processes(part.handle, of_backends, &device);
+        devices->push_back(std::move(device));
+      }
     }
-    const bool is_told = library_->add_processes(handle, &device);
-    bool& is_proved = is_proved_[device.uuid];
-    is_proved |= knows_processes(device, of_backends, sees_all);
-    device.knows_processes = is_told && is_proved;
-    if (!device.knows_processes) device.processes.clear();
-    devices->push_back(std::move(device));
   }
   if (!is_lost) return;
   library_.reset();
   try_again_ns_ = now_ns() + kStartAgain_ns;
+}
+
+int Nvml::read(void* handle, Device* device) const {
+  std::array<char, 96> uuid{};
+  Memory memory;
+  Code code = library_->get_uuid(handle, uuid.data(), uuid.size() - 1);
+  if (code == kSuccess) code = library_->get_memory(handle, &memory);
+  device->uuid = uuid.data();
+  device->total_bytes = memory.total;
+  device->free_bytes = memory.free;
+  return code;
+}
+
+void Nvml::find_processes(void* handle, const std::vector<pid_t>& of_backends, Device* device) {
+  static const bool sees_all = own_namespace("pid") == std::uint64_t{0xEFFFFFFC};
+  const bool is_told = library_->add_processes(handle, device);
+  bool& is_proved = is_proved_[device->uuid];
+  is_proved |= knows_processes(*device, of_backends, sees_all);
+  device->knows_processes = is_told && is_proved;
+  if (!device->knows_processes) device->processes.clear();
 }
 
 bool knows_processes(const Device& device, const std::vector<pid_t>& of_backends,

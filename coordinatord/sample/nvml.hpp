@@ -1,5 +1,5 @@
 // NVIDIA's devices, as its management library tells: libnvidia-ml.so.1, loaded while this runs. A
-// host without it has none.
+// host without it has none. A device in MIG mode is its instances, by their own UUIDs.
 //
 // Safety: one thread. Any call may take for ever, also after SIGKILL: nobody waits for this
 // program.
@@ -30,6 +30,8 @@ class Nvml {
  private:
   struct Library;
   bool load(Notes* notes);
+  int read(void* handle, Device* device) const;  // NVML's code
+  void find_processes(void* handle, const std::vector<pid_t>& of_backends, Device* device);
 
   std::unique_ptr<Library> library_;
   std::map<std::string, bool> is_proved_;  // by UUID: it names processes by the numbers used here

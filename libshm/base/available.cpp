@@ -94,6 +94,10 @@ std::optional<std::string> find_cgroup(const std::string& cgroups, const Names& 
   return std::nullopt;
 }
 
+std::uint64_t limit_of(const std::string& directory, const Names& names) {
+  return read_number(directory + "/" + names.limit).value_or(kNone);
+}
+
 std::uint64_t left_of(const std::string& directory, const Names& names) {
   const auto limit = read_number(directory + "/" + names.limit);
   const auto usage = read_number(directory + "/" + names.usage);
@@ -104,8 +108,10 @@ std::uint64_t left_of(const std::string& directory, const Names& names) {
   return std::min(*limit, left + std::min(pages, *usage));
 }
 
-// Of this process's cgroup and all above it, up to where its tree is mounted.
-std::uint64_t left_of_cgroups(const std::string& root, const Names& names) {
+// Of this process's cgroup and all above it, up to where its tree is mounted: what bytes_of says of
+// the one that has least.
+using BytesOf = std::uint64_t(const std::string& directory, const Names& names);
+std::uint64_t least_of_cgroups(const std::string& root, const Names& names, BytesOf bytes_of) {
   const auto mount = find_mount(read(root + own_proc_path("mountinfo")), names);
   auto path = find_cgroup(read(root + own_proc_path("cgroup")), names);
   if (!mount || !path || path->starts_with("/..")) return kNone;
@@ -114,19 +120,30 @@ std::uint64_t left_of_cgroups(const std::string& root, const Names& names) {
   std::uint64_t least = kNone;
   for (;;) {
     while (!path->empty() && path->back() == '/') path->pop_back();
-    least = std::min(least, left_of(root + mount->point + *path, names));
+    least = std::min(least, bytes_of(root + mount->point + *path, names));
     if (path->empty()) return least;
     path->erase(path->rfind('/') == std::string::npos ? 0 : path->rfind('/'));
   }
 }
 
+// What the host says in this line of its own, or a cgroup if that has less.
+std::optional<std::uint64_t> read_least(const std::string& root, std::string_view line,
+                                        BytesOf bytes_of) {
+  const auto host_kib = find_value(read(root + host_memory_path()), line);
+  if (!host_kib) return std::nullopt;
+  const std::uint64_t host = *host_kib > kNone / 1024 ? kNone : *host_kib * 1024;
+  return std::min(
+      {host, least_of_cgroups(root, kV2, bytes_of), least_of_cgroups(root, kV1, bytes_of)});
+}
+
 }  // namespace
 
 std::optional<std::uint64_t> read_available_bytes(const std::string& root) {
-  const auto host_kib = find_value(read(root + host_memory_path()), "MemAvailable:");
-  if (!host_kib) return std::nullopt;
-  const std::uint64_t host = *host_kib > kNone / 1024 ? kNone : *host_kib * 1024;
-  return std::min({host, left_of_cgroups(root, kV2), left_of_cgroups(root, kV1)});
+  return read_least(root, "MemAvailable:", left_of);
+}
+
+std::optional<std::uint64_t> read_total_bytes(const std::string& root) {
+  return read_least(root, "MemTotal:", limit_of);
 }
 
 }  // namespace modelpool

@@ -1,4 +1,4 @@
-// How much memory this process's host has left, or its cgroup if that has less.
+// How much memory this process's host has, and has left, or its cgroup if that has less.
 //
 // Safety: no shared state; any thread. Reads some small files.
 //
@@ -16,5 +16,7 @@ namespace modelpool {
 // left of it, and the file pages that the kernel takes back first. The least of all. `root` stands
 // before every path, for tests.
 std::optional<std::uint64_t> read_available_bytes(const std::string& root = {});
+// MemTotal, or the least limit of these cgroups.
+std::optional<std::uint64_t> read_total_bytes(const std::string& root = {});
 
 }  // namespace modelpool

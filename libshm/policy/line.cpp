@@ -9,24 +9,44 @@ bool is_served(std::span<const Resident> residents, std::uint64_t model) {
   });
 }
 
+// A set of hashes, its size a power of two, of which half is never used. True: it is new.
+bool insert(std::span<std::uint64_t> set, std::uint64_t hash) {
+  constexpr std::uint64_t kFree = 0;
+  if (hash == kFree) hash = 1;
+  for (std::size_t i = hash;; ++i) {
+    std::uint64_t& cell = set[i & (set.size() - 1)];
+    if (cell == hash) return false;
+    if (cell != kFree) continue;
+    cell = hash;
+    return true;
+  }
+}
+
 }  // namespace
 
 std::size_t find_heads(std::span<Waiting> waiting, std::span<const Resident> residents,
-                       std::uint64_t now_ns, std::span<Waiting> heads) {
+                       std::uint64_t now_ns, std::span<Waiting> heads,
+                       std::span<std::uint64_t> seen) {
+  const auto models = seen.first(seen_for(waiting.size()));
+  std::fill(models.begin(), models.end(), 0);
   std::sort(waiting.begin(), waiting.end(),
             [](const Waiting& a, const Waiting& b) { return a.arrival < b.arrival; });
   std::size_t count = 0;
   for (const Waiting& waiter : waiting) {
     if (count == heads.size()) break;
     if (!is_present(waiter, now_ns)) continue;
-    const auto earlier = heads.first(count);
-    const bool is_behind = std::any_of(earlier.begin(), earlier.end(), [&](const Waiting& head) {
-      return head.model == waiter.model;
-    });
-    if (is_behind || is_served(residents, waiter.model)) continue;
+    if (!insert(models, waiter.model) || is_served(residents, waiter.model)) continue;
     heads[count++] = waiter;
   }
   return count;
+}
+
+std::vector<Waiting> find_heads(std::span<Waiting> waiting, std::span<const Resident> residents,
+                                std::uint64_t now_ns) {
+  std::vector<Waiting> heads(waiting.size());
+  std::vector<std::uint64_t> seen(seen_for(waiting.size()));
+  heads.resize(find_heads(waiting, residents, now_ns, heads, seen));
+  return heads;
 }
 
 const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t model,
@@ -39,15 +59,14 @@ const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t 
 
 std::optional<Placement> find_turn(std::span<const Waiting> heads, const Waiting& one, Room room,
                                    std::span<const Resident> residents) {
-  if (is_kept_out(one, residents)) return std::nullopt;
-  std::size_t before = 0;
+  // What does not fit now does so even less behind others: most who wait need not go down the line.
+  if (is_kept_out(one, residents) || !room.fits(one)) return std::nullopt;
   for (const Waiting& head : heads) {
     if (head.model == one.model || head.arrival > one.arrival) break;
     if (share_a_group(head.groups, one.groups)) return std::nullopt;
     room.take(head);
-    ++before;
   }
-  return before < kLineWidth ? room.place(one) : std::nullopt;
+  return room.place(one);
 }
 
 }  // namespace modelpool

@@ -9,7 +9,9 @@
 // it protects no backend.
 #pragma once
 
+#include <bit>
 #include <span>
+#include <vector>
 
 #include "policy/fit.hpp"
 
@@ -28,16 +30,19 @@ constexpr std::uint64_t present_until_ns(const Waiting& waiter) {
 }
 
 // The first waiter of each model in line, by arrival, as many as `heads` has room for. Returns how
-// many there are. Sorts `waiting` by arrival.
+// many there are. Sorts `waiting` by arrival. `seen` is room to remember models: at least
+// seen_for(waiting.size()) words, whatever they hold.
+constexpr std::size_t seen_for(std::size_t waiting) { return std::bit_ceil(2 * waiting + 1); }
 std::size_t find_heads(std::span<Waiting> waiting, std::span<const Resident> residents,
-                       std::uint64_t now_ns, std::span<Waiting> heads);
+                       std::uint64_t now_ns, std::span<Waiting> heads,
+                       std::span<std::uint64_t> seen);
+// The same, all of them; allocates.
+std::vector<Waiting> find_heads(std::span<Waiting> waiting, std::span<const Resident> residents,
+                                std::uint64_t now_ns);
 
 // The earliest waiter for a backend that serves this model, or null. REQUIRES: `waiting` is sorted.
 const Waiting* first_waiter_for(std::span<const Waiting> waiting, std::uint64_t model,
                                 std::uint64_t now_ns);
-
-// At most this many models of the line are looked at: those behind are woken as these are served.
-inline constexpr std::uint32_t kLineWidth = 64;
 
 // May this one take what it needs, when so much is free and those before it are to have theirs, and
 // where? Its arrival is kNever_ns before it stands in line.

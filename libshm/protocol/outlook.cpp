@@ -1,7 +1,5 @@
 #include "protocol/outlook.hpp"
 
-#include <array>
-
 #include "policy/fit.hpp"
 #include "protocol/local_rules.hpp"
 #include "protocol/slots.hpp"
@@ -13,7 +11,8 @@ namespace {
 struct Scratch {
   std::vector<Resident> residents;
   std::vector<Waiting> waiting;
-  std::array<Waiting, kLineWidth> heads;
+  std::vector<Waiting> heads;
+  std::vector<std::uint64_t> seen;  // by find_heads
   LocalRules rules;
 };
 Scratch& scratch() {
@@ -132,6 +131,8 @@ void read_waiting(const Segment& segment, std::vector<Waiting>* waiting) {
 void prepare_outlook(const Segment& segment, std::string_view model) {
   scratch().residents.reserve(segment.capacities().backends);
   scratch().waiting.reserve(segment.capacities().waiters);
+  scratch().heads.reserve(segment.capacities().waiters);
+  scratch().seen.resize(seen_for(segment.capacities().waiters));
   scratch().rules.prepare(segment, model);
 }
 
@@ -162,7 +163,8 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
       outlook.is_complete && s.rules.has_groups() ? &s.rules : nullptr;
   read_residents(segment, with_sizes, with_groups, &s.residents, &outlook.is_complete);
   read_waiting(segment, &s.waiting);
-  const std::size_t heads = find_heads(s.waiting, s.residents, now_ns, s.heads);
+  s.heads.resize(s.waiting.size());  // allocates nothing: the row is one of so many
+  const std::size_t heads = find_heads(s.waiting, s.residents, now_ns, s.heads, s.seen);
   outlook.residents = s.residents;
   for (Waiting& head : std::span(s.heads).first(heads)) {
     const WaiterRecord& row = segment.waiter(head.row);

@@ -9,7 +9,9 @@
 namespace modelpool::test {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using namespace std::chrono_literals;  // NOLINT: literals
 
 class LimitTest : public PoolTest {
@@ -346,13 +348,35 @@ TEST_F(LimitTest, P3ALimitBelowTwoBusyBackendsIsReachedWhenTheirLeasesEnd) {
   other.load("b");
   const Finished lowered = poolctl(scratch_, {"set", "max-backends=1"});
   EXPECT_EQ(lowered.code, 0);
-  EXPECT_THAT(lowered.err, HasSubstr("2 backends are live, 1 may be"));
+  EXPECT_THAT(lowered.err, AllOf(HasSubstr("2 backends are live, 1 may be"),
+                                 HasSubstr("the coordinator makes room")));
   ASSERT_TRUE(wait_state("a", "evicting"));
   EXPECT_EQ(worker.progress("a"), "ok");
   EXPECT_EQ(state("b"), "ready");
   worker.release("a");
   EXPECT_TRUE(wait_state("a", ""));
   EXPECT_EQ(other.progress("b"), "ok");
+}
+
+// It promised that room is made, which pinned backends never do.
+TEST_F(LimitTest, WhoseLimitIsExceededByPinnedBackendsAloneHearsTheirNames) {
+  start({"--max-backends", "3", "--eviction", "lru"});
+  RemoteWorker worker(scratch_);
+  for (const char* model : {"kept-1", "kept-2"}) worker.load_idle(model);
+  worker.load("other");
+  for (const char* model : {"kept-1", "kept-2"})
+    EXPECT_EQ(poolctl(scratch_, {"pin", model}).code, 0);
+  const Finished enough = poolctl(scratch_, {"set", "max-backends=2"});
+  EXPECT_THAT(enough.err, AllOf(HasSubstr("3 backends are live, 2 may be"),
+                                HasSubstr("the coordinator makes room")));
+  worker.release("other");
+  EXPECT_TRUE(wait_state("other", ""));
+  const Finished lowered = poolctl(scratch_, {"set", "max-backends=1"});
+  EXPECT_EQ(lowered.code, 0);
+  EXPECT_THAT(lowered.err, AllOf(HasSubstr("2 backends are live, 1 may be"),
+                                 HasSubstr("stay: kept-1, kept-2; unpin")));
+  EXPECT_THAT(lowered.err, Not(HasSubstr("makes room")));
+  EXPECT_THAT(lowered.err, Not(HasSubstr("other")));
 }
 
 // --- Single flight, cool-down --------------------------------------------------------------------

@@ -388,8 +388,8 @@ class DeviceTest : public MeasureTest {
     std::rename(scratch_.path("nvml.new").c_str(), scratch_.path("nvml").c_str());
   }
   static std::string device(const std::string& uuid, std::uint64_t total_gib,
-                            std::uint64_t used_mib) {
-    return "device " + uuid + " " + std::to_string(total_gib * kGiB_bytes) + " " +
+                            std::uint64_t used_mib, const std::string& what = "device ") {
+    return what + uuid + " " + std::to_string(total_gib * kGiB_bytes) + " " +
            std::to_string(used_mib * kMiB_bytes) + "\n";
   }
   static std::string process(const std::string& how, pid_t pid, std::uint64_t mib) {
@@ -440,6 +440,23 @@ TEST_F(DeviceTest, OneThatHasVanishedIsNotMeasuredAnyMore) {
   EXPECT_TRUE(wait_row("GPU-1", "free_bytes", 24 * 1024 - 600));
   drive(device("GPU-1", 24, 600) + device("GPU-2", 8, 0));
   EXPECT_TRUE(wait_row("GPU-2", "total_bytes", 8 * 1024)) << "it is back";
+}
+
+TEST_F(DeviceTest, OfADeviceInMigModeEachInstanceIsADevice) {
+  const auto driver = [](const std::string& processes) {
+    return device("GPU-1", 40, 300) + device("MIG-a", 20, 100, "instance ") +
+           device("MIG-b", 10, 50, "instance ") + processes + device("GPU-2", 24, 500);
+  };
+  start_with_driver(driver(""));
+  RemoteWorker worker(scratch_);
+  const pid_t pid = worker.load_idle("m");
+  ASSERT_TRUE(wait_row("MIG-a", "total_bytes", 20 * 1024));
+  EXPECT_TRUE(wait_row("MIG-b", "free_bytes", 10 * 1024 - 50));
+  EXPECT_TRUE(wait_row("GPU-2", "total_bytes", 24 * 1024));
+  EXPECT_TRUE(row("GPU-1").is_null()) << "nothing runs on it but on its instances";
+  drive(driver(process("process", pid, 4000)));
+  EXPECT_TRUE(wait_row("MIG-b", "pool_bytes", 4000));
+  EXPECT_TRUE(wait_row("MIG-a", "pool_bytes", 0));
 }
 
 TEST_F(DeviceTest, InAContainerABackendHasWhatItsDeviceRoseBy) {

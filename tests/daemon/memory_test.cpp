@@ -133,6 +133,21 @@ TEST_F(MemoryTest, ASmallModelPassesABigOneOnlyIfItTakesNothingOfIts) {
   EXPECT_EQ(big.hear(), "ticket");
 }
 
+TEST_F(MemoryTest, ALimitBelowWhatPinnedOnesTakeNamesThem) {
+  start_with("100MiB");
+  RemoteWorker worker(scratch_);
+  worker.load("a-30");
+  worker.load_idle("d-40");
+  EXPECT_EQ(poolctl(scratch_, {"pin", "d-40"}).code, 0);
+  const Finished lowered = poolctl(scratch_, {"set", "max-memory=35MiB"});
+  EXPECT_EQ(lowered.code, 0);
+  EXPECT_THAT(lowered.err, AllOf(HasSubstr("backends take 70MiB of memory, max_memory is 35MiB"),
+                                 HasSubstr("stay: d-40; unpin")));
+  worker.release("a-30");
+  EXPECT_TRUE(wait_state("a-30", "")) << "all others go";
+  EXPECT_EQ(state("d-40"), "ready");
+}
+
 TEST_F(MemoryTest, ACheckOfTheConfigSaysWhatCanNeverBeLoaded) {
   const std::string path = scratch_.path("pool.toml");
   write_file(path,

@@ -206,6 +206,19 @@ TEST_F(PlacementTest, WhatFitsOnNoDeviceIsRefusedAtOnce) {
   EXPECT_EQ(visible_to(worker, "on-c"), "GPU-c GPU-c\n") << "one without a limit";
 }
 
+TEST_F(PlacementTest, ALimitBelowWhatAPinnedOneHasOfADeviceNamesIt) {
+  start_with(kDevices);
+  RemoteWorker worker(scratch_);
+  EXPECT_EQ(poolctl(scratch_, {"set", "gpu-memory=GPU-a=200MiB,GPU-b=100MiB"}).err, "");
+  EXPECT_EQ(visible_to(worker, "huge"), "GPU-a GPU-a\n");
+  EXPECT_EQ(poolctl(scratch_, {"pin", "huge"}).code, 0);
+  const Finished lowered = poolctl(scratch_, {"set", "gpu-memory=GPU-a=90MiB,GPU-b=100MiB"});
+  EXPECT_EQ(lowered.code, 0);
+  EXPECT_THAT(lowered.err, HasSubstr("backends take 101MiB of GPU-a, gpu_memory lets them have "
+                                     "90MiB: those that are pinned"));
+  EXPECT_THAT(lowered.err, HasSubstr("stay: huge; unpin"));
+}
+
 TEST_F(PlacementTest, P3SoManyLoadsAtOnce) {
   start_with("", {"--max-loads", "1"});
   RemoteWorker first(scratch_);

@@ -67,5 +67,26 @@ TEST_F(PressureTest, WithEnoughMemoryLeftNobodyGoes) {
   EXPECT_EQ(state("m"), "ready");
 }
 
+// One idle backend after the other went, and nobody had said why that would never end.
+TEST_F(PressureTest, ALimitAboveAllThatTheHostHasIsSaidWhereverItIsSet) {
+  const auto is_said = AllOf(HasSubstr("min_available is 1000TiB, but this host"),
+                             HasSubstr("in all"), HasSubstr("set min_available lower"));
+  start_with("1000TiB");
+  EXPECT_TRUE(eventually([&] { return daemon().log().find("1000TiB") != std::string::npos; }));
+  EXPECT_THAT(daemon().log(), is_said);
+  const Finished lowered = poolctl(scratch_, {"set", "min-available=1KiB"});
+  EXPECT_EQ(lowered.err, "");
+  const Finished raised = poolctl(scratch_, {"set", "min-available=1000TiB"});
+  EXPECT_EQ(raised.code, 0);
+  EXPECT_THAT(raised.err, is_said);
+  EXPECT_EQ(poolctl(scratch_, {"set", "idle-timeout=1h"}).err, "") << "it changes nothing of that";
+
+  const std::string path = scratch_.path("other.toml");
+  write_file(path, "[pool]\nmin_available = \"1000TiB\"\n");
+  const Finished checked = run({MODELPOOL_COORDINATORD, "--check-config", "--config", path});
+  EXPECT_EQ(checked.code, 0) << "one file may serve hosts of several sizes";
+  EXPECT_THAT(checked.err, is_said);
+}
+
 }  // namespace
 }  // namespace modelpool::test

@@ -1,6 +1,7 @@
 // A libnvidia-ml.so.1 for tests. At each question it reads the file that FAKE_NVML names:
 //
 //   device UUID TOTAL USED        bytes; USED by nobody who is named
+//   instance UUID TOTAL USED      of the device before, which is in MIG mode then
 //   process PID BYTES [MS]        of the device before: named and counted while it lives, counted
 //                                 for MS longer (memory that a driver gives back late)
 //   hidden PID BYTES [MS]         the same, but never named: as in a container
@@ -39,6 +40,7 @@ struct Device {
   unsigned long long total = 0;
   unsigned long long used = 0;
   std::vector<Process> processes;
+  bool is_instance = false;  // of the last that is none
 };
 struct Told {
   std::vector<Device> devices;
@@ -55,8 +57,9 @@ Told read_file() {
     std::istringstream words(line);
     std::string what;
     words >> what;
-    if (what == "device") {
+    if (what == "device" || (what == "instance" && !told.devices.empty())) {
       Device device;
+      device.is_instance = what == "instance";
       words >> device.uuid >> device.total >> device.used;
       told.devices.push_back(device);
     } else if ((what == "process" || what == "hidden" || what == "says") && !told.devices.empty()) {
@@ -102,6 +105,8 @@ int answer(const char* call, const Told& told) {
   return fails == told.fails.end() ? 0 : fails->second;
 }
 
+// Handles count devices and instances alike.
+void* handle_of(std::size_t position) { return reinterpret_cast<void*>(position + 1); }
 const Device* device_of(const Told& told, void* handle) {
   const auto number = reinterpret_cast<std::uintptr_t>(handle);
   return number >= 1 && number <= told.devices.size() ? &told.devices[number - 1] : nullptr;
@@ -127,13 +132,46 @@ const char* nvmlErrorString(int code) { return code == 15 ? "GPU is lost" : "som
 
 int nvmlDeviceGetCount_v2(unsigned* count) {
   const Told told = read_file();
-  *count = static_cast<unsigned>(told.devices.size());
+  *count = 0;
+  for (const Device& device : told.devices) *count += !device.is_instance;
   return answer("count", told);
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** handle) {
-  *handle = reinterpret_cast<void*>(static_cast<std::uintptr_t>(index) + 1);
-  return answer("handle", read_file());
+  const Told told = read_file();
+  for (std::size_t at = 0; at < told.devices.size(); ++at) {
+    if (told.devices[at].is_instance || index-- != 0) continue;
+    *handle = handle_of(at);
+    return answer("handle", told);
+  }
+  return 2;
+}
+
+int nvmlDeviceGetMigMode(void* handle, unsigned* current, unsigned* pending) {
+  const Told told = read_file();
+  const Device* device = device_of(told, handle);
+  if (device == nullptr) return 2;
+  const bool is_last = device == &told.devices.back();
+  *current = *pending = !is_last && (device + 1)->is_instance;
+  return 0;
+}
+
+// As many as there may be; there are fewer.
+int nvmlDeviceGetMaxMigDeviceCount(void*, unsigned* count) {
+  *count = 7;
+  return 0;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void* handle, unsigned index, void** instance) {
+  const Told told = read_file();
+  const Device* device = device_of(told, handle);
+  if (device == nullptr) return 2;
+  const auto at = static_cast<std::size_t>(device - told.devices.data()) + 1 + index;
+  for (std::size_t i = at - index; i <= at; ++i) {
+    if (i >= told.devices.size() || !told.devices[i].is_instance) return 6;
+  }
+  *instance = handle_of(at);
+  return 0;
 }
 
 int nvmlDeviceGetUUID(void* handle, char* uuid, unsigned size) {

@@ -135,6 +135,7 @@ config::Door some_door() {
   model.cwd = "/c";
   model.log = "/l";
   model.weights = "/w";
+  model.preload = true;
   model.backend_key = "secret";
   model.size_bytes = 19;
   model.line = 20;

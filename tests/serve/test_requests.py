@@ -189,6 +189,17 @@ class Loading(DoorTest):
             self.assertEqual(self.post("/v1/x", {"model": name}).json["name"], name)
         self.assertLessEqual(len(self.backends()), 2)
 
+    def test_models_are_loaded_at_the_start_in_order(self):
+        models = "".join(self.model(name, more=more) for name, more in
+                         (("b", "preload = true"), ("a", "preload = true"), ("c", "")))
+        self.start(models=models, pool="max_backends = 3")
+        self.assertTrue(eventually(
+            lambda: [row["state"] for row in self.backends().values()] == ["ready", "ready"]))
+        rows = self.backends()
+        self.assertEqual(rows.keys(), {"a", "b"})
+        self.assertGreater(rows["b"]["ready_ms"], rows["a"]["ready_ms"])
+        self.assertTrue(eventually(lambda: not self.leases()))
+
     def test_no_place_in_time(self):
         self.start(
             models=self.model("a") + self.model("b"),

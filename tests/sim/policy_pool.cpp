@@ -294,8 +294,7 @@ bool PolicyPool::take_free_places() {
   for (const BackendView& backend : seen.backends) residents.push_back(resident_of(backend));
   std::vector<Waiting> waiting;
   for (const WaiterView& waiter : seen.waiters) waiting.push_back(waiting_of(waiter));
-  std::vector<Waiting> heads(waiting.size());
-  heads.resize(find_heads(waiting, residents, now_ns_, heads));
+  const std::vector<Waiting> heads = find_heads(waiting, residents, now_ns_);
   Room room(limits_of(seen), residents);
   bool any = false;
   for (const Waiting& head : heads) {

@@ -301,9 +301,7 @@ std::vector<Waiting> World::heads(const std::vector<Resident>& residents) const 
     if (r.arrival == 0) continue;
     waiting.push_back(waiting_of(r));
   }
-  std::vector<Waiting> heads(waiting.size());
-  heads.resize(find_heads(waiting, residents, truth_.now_ns, heads));
-  return heads;
+  return find_heads(waiting, residents, truth_.now_ns);
 }
 
 void World::keep_waiting(Request& r, bool needs_judge) {

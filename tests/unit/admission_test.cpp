@@ -12,6 +12,7 @@
 #include "base/proc.hpp"
 #include "protocol/acquisition.hpp"
 #include "protocol/histories.hpp"
+#include "protocol/settings_change.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
 
@@ -76,6 +77,23 @@ TEST(Acquire, GivesATicketForAModelThatNobodyHasAndALeaseOnOneThatIsLoaded) {
   const Lease lease = lease_on(pool, "m", seconds(0));
   EXPECT_EQ(look(pool).find_model("m")->in_flight, 2u);
   EXPECT_EQ(look(pool).waiters.size(), 0u);
+}
+
+// Behind 64 models it waited until one of those was served.
+TEST(Acquire, P5PassesManyThatWaitForADeviceIfItTakesNone) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"gpu_memory", "GPU-a=24GiB"}});
+  ASSERT_TRUE(edit_settings(segment_of(pool), kSecond_ns, [](Settings& settings) {
+    settings.rules = {{"gpu-*", {}}};
+    settings.rules[0].overrides.set({Setting::kDevices, {}, 0, "GPU-a", true});
+    settings.rules[0].overrides.set({Setting::kGpuMemory, {}, 0, "20GiB", true});
+  }));
+  const Lease holder = load_external(pool, "gpu-0");
+  std::vector<PendingAcquire> behind;
+  for (int i = 1; i <= 70; ++i) behind.push_back(waiting(pool, "gpu-" + std::to_string(i)));
+  const LoadTicket ticket = ticket_for(pool, "host", seconds(0));
+  EXPECT_EQ(ticket.model(), "host");
+  EXPECT_EQ(poll(behind.front()), "pending");
 }
 
 TEST(Acquire, WaitsForALoadThatIsUnderWay) {

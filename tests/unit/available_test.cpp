@@ -34,6 +34,7 @@ class Available : public ::testing::Test {
   }
   std::string root() const { return scratch_.path("root"); }
   std::uint64_t available() const { return read_available_bytes(root()).value_or(12345678); }
+  std::uint64_t total() const { return read_total_bytes(root()).value_or(12345678); }
 
   test::Scratch scratch_;
 };
@@ -86,13 +87,26 @@ TEST_F(Available, OfVersion1TheTightestToo) {
   };
   limit("/sys/fs/cgroup/memory/a/b", "9223372036854771712");
   EXPECT_EQ(available(), 8192u) << "no limit";
+  EXPECT_EQ(total(), 16384u);
   limit("/sys/fs/cgroup/memory/a", "2000");
   EXPECT_EQ(available(), 1050u);
+  EXPECT_EQ(total(), 2000u);
+}
+
+TEST_F(Available, InAllThereIsWhatTheHostHasOrTheTightestLimit) {
+  EXPECT_EQ(total(), 16384u);
+  version_2("/a/b");
+  limit_2("/sys/fs/cgroup/a/b", "max", "100");
+  EXPECT_EQ(total(), 16384u);
+  limit_2("/sys/fs/cgroup/a", "5000", "1000", "200");
+  EXPECT_EQ(total(), 5000u);
 }
 
 TEST_F(Available, NothingWhereTheHostDoesNotSay) {
   file("/proc/meminfo", "MemTotal: 16 kB\n");
   EXPECT_EQ(read_available_bytes(root()), std::nullopt);
+  file("/proc/meminfo", "MemAvailable: 8 kB\n");
+  EXPECT_EQ(read_total_bytes(root()), std::nullopt);
   EXPECT_EQ(read_available_bytes(scratch_.path("nowhere")), std::nullopt);
 }
 

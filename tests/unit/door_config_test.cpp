@@ -305,7 +305,7 @@ TEST_F(DoorConfigTest, EveryKeyOfAModelIsRead) {
       "ready = \"tcp\"\naliases = [\"gpt 4\", \"ü\"]\n"
       "env = { HF_TOKEN = \"x-${DOOR_CONFIG_TEST}\", KEY = { file = \"secret\" }, "
       "N = 3 }\n"
-      "cwd = \"work\"\nlog = \"/var/log/q.log\"\nweights = \"/m/q.gguf\"\n"
+      "cwd = \"work\"\nlog = \"/var/log/q.log\"\nweights = \"/m/q.gguf\"\npreload = true\n"
       "backend_key = { file = \"secret\" }\n"
       "address = \"unix:{socket}\"\n");
   unsetenv("DOOR_CONFIG_TEST");
@@ -321,6 +321,7 @@ TEST_F(DoorConfigTest, EveryKeyOfAModelIsRead) {
   EXPECT_EQ(model.cwd, scratch_.dir() + "/work");
   EXPECT_EQ(model.log, "/var/log/q.log");
   EXPECT_EQ(model.weights, "/m/q.gguf");
+  EXPECT_TRUE(model.preload);
   EXPECT_EQ(model.backend_key, "s3cret");
   EXPECT_EQ(model.address, "unix:{socket}");
 }

@@ -165,6 +165,24 @@ TEST(Devices, WhatIsPromisedIsTakenFirstAndKeptFreeFromThoseBehind) {
   EXPECT_TRUE(find_turn(unplaced, asks(2, 0, 0), Room(limits, full), full)) << "it needs none";
 }
 
+// Behind 64 models nobody was looked at, whatever those lacked.
+TEST(Devices, P5WhoTakesNothingThatOthersLackPassesHoweverManyTheyAre) {
+  Limits limits = two_devices(24, 24);
+  const std::vector<Resident> full{on_device(0, 0, 20), on_device(1, 1, 20)};
+  std::vector<Waiting> line;
+  for (std::uint64_t arrival = 1; arrival <= 100; ++arrival) line.push_back(asks(arrival, 1, 20));
+  const auto turn = [&](const Waiting& one) {
+    return has_turn(line, one, Room(limits, full), full);
+  };
+  EXPECT_TRUE(turn(asks(200, 0, 0))) << "it takes no device";
+  EXPECT_FALSE(turn(asks(200, 1, 1)));
+  EXPECT_FALSE(turn(line[99]));
+  limits.max_backends = 102;
+  EXPECT_FALSE(turn(asks(200, 0, 0))) << "a hundred places are theirs";
+  limits.max_backends = 103;
+  EXPECT_TRUE(turn(asks(200, 0, 0)));
+}
+
 TEST(Devices, OneGuessOfASizeAtATimeOnEach) {
   const Limits limits = two_devices(24, 24);
   Resident loading = on_device(0, 0, 12);

@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
 #include <vector>
 
 #include "policy/fit.hpp"
@@ -14,6 +18,7 @@ namespace modelpool {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 using ::testing::IsEmpty;
 
 constexpr std::uint64_t kNow_ns = 1'000'000 * kSecond_ns;
@@ -547,7 +552,8 @@ Resident resident(std::uint64_t model, BackendState state = BackendState::kReady
 std::vector<std::uint64_t> heads(std::vector<Waiting> waiting, std::vector<Resident> residents = {},
                                  std::size_t most = 64) {
   std::vector<Waiting> found(most);
-  found.resize(find_heads(waiting, residents, kNow_ns, found));
+  std::vector<std::uint64_t> seen(seen_for(waiting.size()), 12345);
+  found.resize(find_heads(waiting, residents, kNow_ns, found, seen));
   std::vector<std::uint64_t> arrivals;
   for (const Waiting& head : found) arrivals.push_back(head.arrival);
   return arrivals;
@@ -556,6 +562,23 @@ std::vector<std::uint64_t> heads(std::vector<Waiting> waiting, std::vector<Resid
 TEST(Line, P5AModelStandsWhereItsFirstWaiterCame) {
   EXPECT_THAT(heads({waiter(3, 1), waiter(1, 2), waiter(2, 1)}), ElementsAre(1, 2));
   EXPECT_THAT(heads({waiter(3, 1), waiter(1, 2), waiter(2, 1)}, {}, 1), ElementsAre(1));
+}
+
+TEST(Line, P5OfManyModelsEachStandsOnce) {
+  std::mt19937_64 chance(7);
+  std::vector<Waiting> waiting;
+  std::map<std::uint64_t, std::uint64_t> first;  // of each model: its arrival
+  for (std::uint64_t arrival = 1; arrival <= 600; ++arrival) {
+    const std::uint64_t model = chance() % 400 << 48;  // hashes that differ in high bits alone
+    waiting.push_back(waiter(arrival, model));
+    if (model != 0) first.emplace(model, arrival);
+  }
+  std::set<std::uint64_t> expected;
+  for (const auto& [model, arrival] : first) expected.insert(arrival);
+  std::shuffle(waiting.begin(), waiting.end(), chance);
+  EXPECT_THAT(heads(waiting, {resident(0)}, waiting.size()), ElementsAreArray(expected));
+  const std::vector<Waiting> all = find_heads(waiting, std::vector{resident(0)}, kNow_ns);
+  EXPECT_EQ(all.size(), expected.size());
 }
 
 TEST(Line, AModelThatIsServedIsNotInLineUnlessItsBackendDoesNotDie) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/time.hpp"
+#include "judge/host_limit.hpp"
 #include "policy/pressure.hpp"
 #include "policy/rules.hpp"
 #include "support/pool.hpp"
@@ -45,6 +46,17 @@ TEST(PressureRule, WithoutALimitNothingIsMeasured) {
   EXPECT_FALSE(step.may_evict);
   EXPECT_EQ(step.look_ns, kNever_ns);
   EXPECT_EQ(step.next.pause_ns, 0u);
+}
+
+TEST(PressureRule, ALimitThatTheHostCannotKeepIsNamedBesideWhatItHas) {
+  const auto fault = find_host_fault(2048, 1024);
+  ASSERT_TRUE(fault);
+  EXPECT_THAT(*fault, ::testing::AllOf(::testing::HasSubstr("min_available is 2KiB"),
+                                       ::testing::HasSubstr("has only 1KiB in all")));
+  EXPECT_TRUE(find_host_fault(1024, 1024)) << "never is all of it left";
+  EXPECT_FALSE(find_host_fault(1023, 1024));
+  EXPECT_FALSE(find_host_fault(0, 0)) << "no limit";
+  EXPECT_FALSE(find_host_fault(2048, std::nullopt)) << "it is not known";
 }
 
 Pressure on_trial(std::uint64_t held, std::uint64_t gone_ns, std::uint64_t pause_ns = 0) {
@@ -179,10 +191,13 @@ TEST(Evidence, P2WhoGoesForTheHostMustBeUnusedSinceAndTheHostStillShort) {
 class PressureWatchTest : public ::testing::Test {
  protected:
   PressureWatch watch() {
-    return PressureWatch(shared_segment_of(pool_), [this] {
-      ++reads_;
-      return available_;
-    });
+    return PressureWatch(
+        shared_segment_of(pool_),
+        [this] {
+          ++reads_;
+          return available_;
+        },
+        [] { return std::nullopt; });
   }
   // One look and its decision, at that time. True: somebody goes.
   bool scan(PressureWatch& watch, std::uint64_t now_ns) {

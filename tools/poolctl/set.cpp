@@ -1,6 +1,13 @@
 // poolctl set: the pool's settings, shown or changed.
+#include <algorithm>
+
+#include "base/available.hpp"
+#include "base/size.hpp"
 #include "json.hpp"
+#include "judge/host_limit.hpp"
+#include "policy/fit.hpp"
 #include "pool/change_settings.hpp"
+#include "protocol/outlook.hpp"
 #include "segment/settings_block.hpp"
 
 namespace modelpool::poolctl {
@@ -65,6 +72,75 @@ std::string names_unknown_to_judge(const Segment& segment, const Options& option
   return names;
 }
 
+// A limit of the pool that its backends exceed now.
+struct Exceeded {
+  std::size_t resource;  // of Amounts
+  std::string text;      // "2 backends are live, 1 may be"
+  std::string meanwhile;
+};
+
+std::vector<Exceeded> find_exceeded(const Snapshot& snapshot, const Limits& limits) {
+  const std::vector<Resident> all = residents_of(snapshot);
+  const Amounts excess = Room(limits, all).excess();
+  Amounts held;
+  for (const Resident& resident : all) {
+    if (resident.live()) held += resident.holds;
+  }
+  std::vector<Exceeded> exceeded;
+  const auto add = [&](std::size_t resource, const std::string& text, const std::string& what) {
+    if (excess[resource] == 0) return;
+    exceeded.push_back({resource, text, "nothing" + what + " is loaded meanwhile"});
+  };
+  const auto bytes = [&held](std::size_t resource) {
+    return "backends take " + format_size(static_cast<std::uint64_t>(held[resource])) + " of ";
+  };
+  constexpr std::size_t kHost = index_of(Resource::kHostBytes);
+  add(index_of(Resource::kPlaces),
+      std::to_string(count_live(all)) + " backends are live, " +
+          std::to_string(limits.max_backends) + " may be",
+      "");
+  add(kHost, bytes(kHost) + "memory, max_memory is " + format_size(limits.max_memory),
+      " that takes memory");
+  for (std::uint32_t d = 0; d < std::min(kDevicesMax, snapshot.devices.size()); ++d) {
+    const std::string uuid = escape(snapshot.devices[d]);
+    add(index_of_device(d),
+        bytes(index_of_device(d)) + uuid + ", gpu_memory lets them have " +
+            format_size(limits.device[d].bytes),
+        " that takes memory of " + uuid);
+  }
+  return exceeded;
+}
+
+// "a, b": pinned backends that by themselves exceed this limit; "" if they do not.
+std::string pinned_above(const Snapshot& snapshot, const Limits& limits, std::size_t resource) {
+  std::vector<Resident> pinned;
+  std::string names;
+  for (const BackendView& backend : snapshot.backends) {
+    const Resident resident = resident_of(backend);
+    const bool stays = resident.live() && resident.state != BackendState::kStopping;
+    if (!stays || !resident.pinned() || resident.holds[resource] == 0) continue;
+    pinned.push_back(resident);
+    names += (names.empty() ? "" : ", ") + escape(backend.model);
+  }
+  return Room(limits, pinned).excess()[resource] == 0 ? "" : names;
+}
+
+// What the settings ask for and cannot have, or not at once.
+void warn_of_limits(const std::shared_ptr<const Segment>& segment) {
+  const Snapshot snapshot = SnapshotReader(segment).read();
+  const Limits limits = limits_of(snapshot);
+  const auto fault = find_judge_fault(*segment, "");
+  for (const Exceeded& one : find_exceeded(snapshot, limits)) {
+    const std::string pinned = pinned_above(snapshot, limits, one.resource);
+    const std::string who =
+        !pinned.empty() ? "those that are pinned exceed that by themselves, and stay: " + pinned +
+                              "; unpin some or raise the limit"
+        : fault ? "nobody makes room, for " + *fault
+                : "the coordinator makes room without cutting leases";
+    complain(one.text + ": " + who + "; " + one.meanwhile);
+  }
+}
+
 int change(const Context& context, const Options& options) {
   const auto segment = Segment::attach(context.pool, {context.dir, false, {}, nullptr});
   if (!segment) return report(segment.error());
@@ -77,15 +153,16 @@ int change(const Context& context, const Options& options) {
     complain("the coordinator, pid " + std::to_string(judge.identity.process.pid) +
              ", does not know " + unknown + " and leaves; start a newer coordinatord");
   }
-  const std::uint32_t live = count_live(**segment);
-  const std::uint64_t limit = pool_setting(**segment, Setting::kMaxBackends);
-  if (limit != 0 && live > limit) {
-    const auto fault = find_judge_fault(**segment, "");
-    complain(std::to_string(live) + " backends are live, " + std::to_string(limit) + " may be: " +
-             (fault ? "nobody makes room, for " + *fault + "; nothing is loaded meanwhile"
-                    : "the coordinator makes room without cutting leases, nothing is loaded "
-                      "meanwhile"));
-  }
+  warn_of_limits(*segment);
+  const bool changes_host =
+      std::any_of(options.values.begin(), options.values.end(), [](const auto& change) {
+        const SettingInfo* const info = find_setting(change.first);
+        return info != nullptr && info->id == Setting::kMinAvailable;
+      });
+  const std::uint64_t min_available = pool_setting(**segment, Setting::kMinAvailable);
+  if (const auto host = coordinator::find_host_fault(min_available, read_total_bytes());
+      host && changes_host)
+    complain(*host);
   return kDone;
 }
 

@@ -38,6 +38,7 @@ struct WorkerStart {
   Fd control;
   std::shared_ptr<Balance> balance;  // made before the fork; null: none
   unsigned index = 0;                // of this worker in it
+  bool preloads = false;             // it loads the models whose config says preload
   std::uint64_t backend_files = 0;   // SpawnOptions::open_files: what poolserve was started with
 };
 

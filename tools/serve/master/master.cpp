@@ -158,6 +158,8 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   start.control = std::move(control);
   start.balance = generation.workers.balance();
   start.index = index;
+  // Once: what was loaded then and is no longer was evicted for a reason.
+  start.preloads = index == 0 && !is_serving_ && start.older.empty();
   start.backend_files = files_.rlim_cur;
   raise_open_files(start.door->serve.max_connections, files_);
   // Descriptors of the other generations.

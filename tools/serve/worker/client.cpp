@@ -1,5 +1,8 @@
 #include "worker/client.hpp"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 #include <array>
 #include <boost/asio/buffer.hpp>
 
@@ -122,6 +125,16 @@ Task<bool> Client::write(std::string_view first, std::string_view second, std::s
   }
   blocked_since_.reset();
   co_return left.empty() && !has_left_;
+}
+
+// What the kernel still holds shrinks when the client reads, long before it takes more of ours.
+std::optional<TimePoint> Client::blocked_since() {
+  int queued = 0;
+  if (blocked_since_ && ioctl(socket_.native_handle(), SIOCOUTQ, &queued) == 0) {
+    if (queued < queued_bytes_) blocked_since_ = Clock::now();
+    queued_bytes_ = queued;
+  }
+  return blocked_since_;
 }
 
 void Client::abort() {

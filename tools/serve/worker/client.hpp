@@ -40,8 +40,8 @@ class Client : public std::enable_shared_from_this<Client> {
   // All of it, or false: it has left. Gathered into one write where the kernel takes it.
   Task<bool> write(std::string_view first, std::string_view second = {},
                    std::string_view third = {});
-  // Since when a write waits for the client to take bytes.
-  std::optional<TimePoint> blocked_since() const { return blocked_since_; }
+  // Since when a write waits and the client has taken no byte.
+  std::optional<TimePoint> blocked_since();
   TimePoint last_input() const { return last_input_; }
 
   void abort();  // nothing more is read or written
@@ -67,6 +67,7 @@ class Client : public std::enable_shared_from_this<Client> {
   bool is_reading_ = false;
   bool has_left_ = false;
   std::optional<TimePoint> blocked_since_;
+  int queued_bytes_ = 0;  // in the kernel, at the last look
   TimePoint last_input_ = Clock::now();
 };
 

@@ -245,7 +245,8 @@ void Connection::tick(TimePoint now) {
       break;
   }
   const auto blocked = client_->blocked_since();
-  if (exchange_ == nullptr && blocked && now - *blocked >= nanoseconds(config.client_timeout_ns))
+  if (exchange_ == nullptr && blocked && config.client_timeout_ns != 0 &&
+      now - *blocked >= nanoseconds(config.client_timeout_ns))
     client_->abort();
   if (limit_ns == 0 || now - since < nanoseconds(limit_ns)) return;
   is_overdue_ = true;

@@ -55,6 +55,7 @@ Exchange::Exchange(Service& service, Client& client, Asked& asked, AccessLine& l
       asked_(asked),
       line_(line),
       config_(service.now->door->serve),
+      streams_(!asked.reader.is_whole()),
       deadline_(earlier(asked.began, config_.queue_timeout_ns, config_.request_timeout_ns)),
       sender_wake_(service.loop.get_executor()) {
   if (config_.loading_comments && takes_comments(asked.reader.head(), asked.asked))
@@ -152,13 +153,13 @@ Task<Exchange::Outcome> Exchange::forward() {
     std::tie(error, upstream_) = co_await connect_to(service_.loop.get_executor(), address);
   }
   Outcome outcome = Outcome::kBroken;
-  if (upstream_) {
+  if (upstream_ && end_ == End::kNone) {
     has_connected_ = true;
     ++sends_;
     client_.on_left = [this] { abort(End::kClientLeft); };
     is_sending_ = true;
     asio::co_spawn(service_.loop, send_request(request_text(address)), asio::detached);
-    if (!asked_.goes_on()) client_.read(kPipe_bytes);
+    if (!streams_) client_.read(kPipe_bytes);
     AnswerReader reader(asked_.reader.head().method_string());
     outcome = co_await relay(reader);
     client_.on_left = nullptr;
@@ -171,8 +172,7 @@ Task<Exchange::Outcome> Exchange::forward() {
     co_return outcome;
   }
   if (end_ == End::kNone || end_ == End::kBackend) {
-    const bool may_repeat =
-        looks_ < kLooksMax && sends_ < kSendsMax && !got_bytes_ && !asked_.goes_on();
+    const bool may_repeat = looks_ < kLooksMax && sends_ < kSendsMax && !got_bytes_ && !streams_;
     const bool is_over = co_await life_is_over();
     if (may_repeat && (is_over || was_reused_ || !has_connected_)) co_return Outcome::kLookAgain;
   }
@@ -184,7 +184,7 @@ std::string Exchange::request_text(const std::string& address) const {
   RequestChanges to;
   to.target = asked_.named.target;
   to.host = address.starts_with("unix:") ? "localhost" : address;
-  if (asked_.goes_on()) {
+  if (streams_) {
     to.chunked = asked_.reader.framing() == Framing::kChunked;
     if (!to.chunked) to.content_length = asked_.reader.length();
   } else if (asked_.reader.framing() != Framing::kNone) {
@@ -203,7 +203,7 @@ Task<> Exchange::send_request(std::string head) {
   const std::string_view body = asked_.body.whole();
   std::array<asio::const_buffer, 4> pieces = {asio::buffer(head), asio::buffer(body)};
   std::string size_line;
-  if (asked_.goes_on() && asked_.reader.framing() == Framing::kChunked && !body.empty()) {
+  if (streams_ && asked_.reader.framing() == Framing::kChunked && !body.empty()) {
     size_line = chunk_size_line(body.size());
     pieces = {asio::buffer(head), asio::buffer(size_line), asio::buffer(body),
               asio::buffer(std::string_view("\r\n"))};
@@ -214,7 +214,7 @@ Task<> Exchange::send_request(std::string head) {
   }
   const auto [error, bytes] = co_await asio::async_write(*upstream_, pieces, kTask);
   was_sent_ = !error;
-  if (!error && asked_.goes_on()) was_sent_ = co_await send_rest();
+  if (!error && streams_) was_sent_ = co_await send_rest();
   is_sending_ = false;
   client_.wake.notify();
 }
@@ -375,7 +375,7 @@ Task<> Exchange::tell(const Refusal& refusal) {
   line_.end = refusal.message;
   if (!head_is_out_) {
     line_.status = refusal.status;
-    if (refusal.close || asked_.goes_on()) keep_open_ = false;
+    if (refusal.close || !asked_.reader.is_whole()) keep_open_ = false;
     co_await client_.write(own_answer(answer_of(refusal), changes(Framing::kLength),
                                       asked_.reader.head().method() == http::verb::head));
     co_return;
@@ -435,11 +435,13 @@ void Exchange::tick(TimePoint now) {
   }
   const auto blocked = client_.blocked_since();
   if (!blocked) return;
+  // It takes no bytes, so it cannot be told; and the backend is not to wait for it.
+  if (end_ == End::kCancelled || end_ == End::kOverdue) client_.abort();
   if (lease_ && now >= next_progress_) {
     next_progress_ = now + kProgress;
     static_cast<void>(lease_.progress());
   }
-  if (now - *blocked >= nanoseconds(config_.client_timeout_ns)) {
+  if (config_.client_timeout_ns != 0 && now - *blocked >= nanoseconds(config_.client_timeout_ns)) {
     line_.end = "the client took no byte for client_timeout";
     abort(End::kClientSlow);
     client_.abort();

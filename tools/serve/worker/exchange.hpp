@@ -41,9 +41,6 @@ struct Asked {
   bool key_was_ours = false;
   std::vector<std::pair<std::string, std::string>> fields;  // of every answer to it
   TimePoint began = Clock::now();
-
-  // More of it comes while it is forwarded.
-  bool goes_on() const { return !reader.is_whole(); }
 };
 
 class Exchange {
@@ -83,6 +80,7 @@ class Exchange {
   Asked& asked_;
   AccessLine& line_;
   const config::Serve& config_;
+  const bool streams_;  // the request's body comes while it is forwarded, and cannot be repeated
   TimePoint deadline_;  // of the place
   std::optional<TimePoint> next_comment_;
   TimePoint next_progress_;

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -14,7 +15,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <tuple>
 #include <unordered_set>
+#include <vector>
 
 #include "between/control.hpp"
 #include "between/meeting.hpp"
@@ -65,6 +68,7 @@ class Worker {
   Task<> follow_retire();
   Task<> follow_master();
   Task<> follow_signals();
+  Task<> preload();
   Task<> tick();
   void take(std::size_t gate, Fd fd);
   void finish(std::uint64_t within_ns);
@@ -109,6 +113,7 @@ Result<> Worker::begin() {
   if (start_.retire) spawn(follow_retire());
   if (start_.control) spawn(follow_master());
   spawn(follow_signals());
+  if (start_.preloads) spawn(preload());
   spawn(tick());
   return {};
 }
@@ -167,6 +172,25 @@ void Worker::take(std::size_t gate, Fd fd) {
     count();
     if (thrown) complain("a connection was dropped for want of memory");
   });
+}
+
+// One after the other: the first may need what the second would take.
+Task<> Worker::preload() {
+  const auto door = service_.now->door;
+  std::vector<const config::Model*> wanted;
+  for (const config::Model& model : door->models) {
+    if (model.preload) wanted.push_back(&model);
+  }
+  std::sort(wanted.begin(), wanted.end(), [](const config::Model* a, const config::Model* b) {
+    return std::tie(a->line, a->name) < std::tie(b->line, b->name);
+  });
+  for (const config::Model* model : wanted) {
+    Wake wake(loop_.get_executor());
+    Places::Asker asker(places_, std::shared_ptr<const config::Model>(door, model), "preload",
+                        TimePoint::max(), wake);
+    while (!asker.answer()) co_await wake.wait();
+    if (!*asker.answer()) complain(asker.answer()->error().text);
+  }
 }
 
 // A poolserve that comes later asks here for the sockets.
@@ -270,7 +294,10 @@ int run_worker(WorkerStart start) {
   if (auto begun = worker.begin(); !begun) return fail_with(begun.error());
   loop.run();
   worker.end();
-  return 0;
+  // Coroutines that were cut still refer to what would be destroyed here.
+  pool->close();
+  std::fflush(nullptr);
+  _exit(0);
 }
 
 }  // namespace modelpool::serve
