@@ -600,7 +600,7 @@ const std::map<std::string, std::string>& stronger_than_needed() {
       {"clear_worker_row load lease", "a CAS of the same word decides"},
       {"load_state load state",
        "looked at before a CAS that decides, or twice with what was read in between"},
-      {"read_backends load state", "shown, or looked at before a CAS that decides"},
+      {"read_what_moves load state", "shown, or looked at before a CAS that decides"},
   };
   return kList;
 }

@@ -47,7 +47,7 @@ Result<> send_door(const Fd& control, const config::Door& door) {
 std::variant<NothingSaid, MasterGone, config::Door> receive_control(const Fd& control) {
   const auto message = receive_message(control.get());
   if (!message) {
-    if (errno == EAGAIN || errno == EINTR) return NothingSaid{};
+    if (errno == EAGAIN || errno == EINTR || errno == EMSGSIZE) return NothingSaid{};
     return MasterGone{};
   }
   if (message->text.empty()) return MasterGone{};

@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include <cerrno>
 #include <cstring>
 
 namespace modelpool::serve {
@@ -55,7 +56,10 @@ std::optional<Message> receive_message(int socket) {
       received.fds.emplace_back(fd);
     }
   }
-  if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) return std::nullopt;
+  if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0) {
+    errno = EMSGSIZE;  // or no descriptor was free for what came with it
+    return std::nullopt;
+  }
   return received;
 }
 

@@ -20,7 +20,7 @@
 namespace modelpool::serve {
 namespace {
 
-constexpr std::uint64_t kSteady_ns = 30'000 * kMillisecond_ns;  // who ran so long is well
+constexpr std::uint64_t kServed_ns = 1'000 * kMillisecond_ns;
 constexpr std::uint64_t kStartMax_ns = 60'000 * kMillisecond_ns;
 constexpr int kNotifyFd = 3;
 constexpr const char* kProgram = "coordinatord";
@@ -110,7 +110,8 @@ void CoordinatorWatch::step() {
       return;
     case State::kWatching:
       if (!is_readable(pidfd_)) return;
-      if (clock_ns() - since_ns_ >= kSteady_ns) backoff_.reset();
+      // It served: what ended it need not end the next one. One that ends at once is given time.
+      if (clock_ns() - since_ns_ >= kServed_ns) backoff_.reset();
       return pause("coordinatord (pid " + std::to_string(pid_) + ") has ended");
     case State::kStarting: {
       if (!is_readable(ready_)) {

@@ -36,7 +36,12 @@ std::optional<Sha256> sha256_of(std::string_view text) {
 }
 
 std::optional<IpBytes> read_ip(std::string_view text) {
-  const std::string address(text.substr(0, text.find('%')));  // without a zone
+  // A zone is of an IPv6 address alone, and has no dot: else it is a name.
+  const std::size_t zone = text.find('%');
+  if (zone != std::string_view::npos &&
+      (text.find(':') == std::string_view::npos || text.find('.', zone) != std::string_view::npos))
+    return std::nullopt;
+  const std::string address(text.substr(0, zone));
   IpBytes ip{};
   if (inet_pton(AF_INET6, address.c_str(), ip.data()) == 1) return ip;
   if (inet_pton(AF_INET, address.c_str(), ip.data() + 12) != 1) return std::nullopt;

@@ -53,6 +53,8 @@ Task<bool> Connection::next_head() {
   phase_ = client_->input().empty() ? Phase::kIdle : Phase::kHead;
   began_ = Clock::now();
   is_overdue_ = false;
+  id_.clear();
+  fields_.clear();
   for (;;) {
     if (phase_ == Phase::kIdle && !client_->input().empty()) {
       phase_ = Phase::kHead;
@@ -69,7 +71,8 @@ Task<bool> Connection::next_head() {
       client_->take(*head);
       co_return true;
     }
-    if (client_->has_left() || (phase_ == Phase::kIdle && is_overdue_)) co_return false;
+    const bool is_over = is_overdue_ || service_.ends_idle;
+    if (client_->has_left() || (phase_ == Phase::kIdle && is_over)) co_return false;
     if (is_overdue_) {
       begin_line();
       Refusal late = refuse(408, "timeout", "the head did not come within header_timeout").value();
@@ -105,7 +108,7 @@ Task<bool> Connection::serve() {
   line_.path = path();
   // Who asks whether the door is well has no key: a supervisor, a balancer.
   const Gate& gate = now_->gates[gate_];
-  const AccessRules& rules = is_probe(line_.path) ? gate.of_probes : gate.rules;
+  const AccessRules& rules = asks_whether_well() ? gate.of_probes : gate.rules;
   auto admitted = admit(head, rules);
   if (admitted && !admitted->allow_origin.empty()) {
     fields_.emplace_back("Access-Control-Allow-Origin", admitted->allow_origin);
@@ -123,10 +126,18 @@ Task<bool> Connection::serve() {
   co_return co_await forward(*admitted, std::move(*named));
 }
 
+bool Connection::is_look() const {
+  const auto method = reader_->head().method();
+  return method == http::verb::get || method == http::verb::head;
+}
+
+bool Connection::asks_whether_well() const { return is_look() && is_probe(path()); }
+
 std::optional<OwnAnswer> Connection::own_answer_to(const NamedByHead& named) const {
   if (named.by_path) return std::nullopt;
-  const auto method = reader_->head().method();
-  if (method != http::verb::get && method != http::verb::head) return std::nullopt;
+  if (is_probe(path()) && !is_look())
+    return answer_of(refuse(405, "method_not_allowed", path() + " is only looked at: GET").value());
+  if (!is_look()) return std::nullopt;
   if (auto page = own_page(path(), *now_->door, service_.pool)) return page;
   if (named.model || reader_->framing() != Framing::kNone) return std::nullopt;
   return answer_of(refuse(404, "not_found",
@@ -147,7 +158,10 @@ Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named) {
   if (auto received = co_await receive(body, may_stream); !received)
     co_return co_await refuse_with(received.error());
   if (client_->has_left() && !reader_->is_whole()) co_return false;
-  auto asked = find_asked_model(reader_->head(), named, body.whole());
+  // Of a body that is not here yet nothing can be said: its head named the model.
+  auto asked = reader_->is_whole()
+                   ? find_asked_model(reader_->head(), named, body.whole())
+                   : Checked<AskedModel>(AskedModel{*named.model, 0, 0, false, false});
   if (!asked) co_return co_await refuse_with(asked.error());
   const auto found = now_->models.find(asked->name);
   if (found == now_->models.end())
@@ -156,7 +170,7 @@ Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named) {
       *reader_, std::move(named),        std::move(*asked), found->second, body, id_, address_,
       false,    admitted.key != nullptr, fields_,           began_};
   request.client_is_trusted = !address_.empty() && is_trusted(address_, config.trusted_proxies);
-  Exchange exchange(service_, *client_, request, line_);
+  Exchange exchange(service_, *now_, *client_, request, line_);
   exchange_ = &exchange;
   const bool goes_on = co_await exchange.run();
   exchange_ = nullptr;
@@ -167,13 +181,13 @@ Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named) {
 Task<Checked<>> Connection::receive(Body& body, bool may_stream) {
   const config::Serve& config = now_->door->serve;
   phase_ = Phase::kBody;
-  std::string room(kPipe_bytes, '\0');
   while (!reader_->is_whole()) {
+    Scratch& room = scratch_decoded();
     const auto taken = reader_->read_body(client_->input(), room);
     if (!taken) co_return tl::unexpected<Refusal>(taken.error());
     client_->take(taken->in);
     line_.in_bytes += taken->out;
-    if (auto ok = body.append(std::string_view(room).substr(0, taken->out)); !ok) {
+    if (auto ok = body.append({room.data(), taken->out}); !ok) {
       Refusal refusal = ok.error();
       refusal.close = true;
       co_return tl::unexpected<Refusal>(std::move(refusal));

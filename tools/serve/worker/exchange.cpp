@@ -1,6 +1,7 @@
 #include "worker/exchange.hpp"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ constexpr milliseconds kDeathSeen{2'000};
 constexpr milliseconds kLook{10};
 constexpr int kSendsMax = 2;
 constexpr int kLooksMax = 3;  // where none was accepted
+constexpr int kInterimMax = 16;
 constexpr std::size_t kRefusalMax_bytes = 16 * 1024;
 
 std::int64_t ms_since(TimePoint then) {
@@ -37,6 +39,17 @@ std::int64_t ms_since(TimePoint then) {
 
 bool is_event_stream(const http::header<false>& head) {
   return std::string_view(head[http::field::content_type]).starts_with("text/event-stream");
+}
+
+// Nothing for a server that is not the pool's, and for one that has gone.
+Fd process_of(const Lease& lease) {
+  return lease.pid() > 0 ? Fd(static_cast<int>(syscall(SYS_pidfd_open, lease.pid(), 0))) : Fd();
+}
+
+bool has_ended(const Fd& process, const Lease& lease) {
+  pollfd end{process.get(), POLLIN, 0};
+  if (process) return ::poll(&end, 1, 0) == 1;
+  return lease.pid() > 0 && kill(lease.pid(), 0) != 0;
 }
 
 TimePoint earlier(TimePoint began, std::uint64_t a_ns, std::uint64_t b_ns) {
@@ -49,18 +62,19 @@ TimePoint earlier(TimePoint began, std::uint64_t a_ns, std::uint64_t b_ns) {
 
 }  // namespace
 
-Exchange::Exchange(Service& service, Client& client, Asked& asked, AccessLine& line)
+Exchange::Exchange(Service& service, const InForce& now, Client& client, Asked& asked,
+                   AccessLine& line)
     : service_(service),
       client_(client),
       asked_(asked),
       line_(line),
-      config_(service.now->door->serve),
+      config_(now.door->serve),
       streams_(!asked.reader.is_whole()),
       deadline_(earlier(asked.began, config_.queue_timeout_ns, config_.request_timeout_ns)),
       sender_wake_(service.loop.get_executor()) {
   if (config_.loading_comments && takes_comments(asked.reader.head(), asked.asked))
     next_comment_ = asked.began + kFirstComment;
-  if (asked.asked.value_bytes > 0 && asked.asked.name != asked.model->name)
+  if (!streams_ && asked.asked.value_bytes > 0 && asked.asked.name != asked.model->name)
     substituted_ = written_model(asked.asked, asked.model->name);
 }
 
@@ -146,27 +160,30 @@ Task<Exchange::Outcome> Exchange::forward() {
   was_sent_ = has_connected_ = false;
   end_ = client_.has_left() ? End::kClientLeft : End::kNone;
   ++looks_;
+  client_.on_left = [this] { abort(End::kClientLeft); };
+  if (!streams_) client_.read(kPipe_bytes);
   upstream_ = service_.upstreams.take(backend_);
   was_reused_ = upstream_.has_value();
   if (!upstream_) {
+    const Fd process = process_of(lease_);
     error_code error;
     std::tie(error, upstream_) = co_await connect_to(service_.loop.get_executor(), address);
+    // Its port may be another process's by now.
+    if (has_ended(process, lease_)) upstream_.reset();
   }
   Outcome outcome = Outcome::kBroken;
   if (upstream_ && end_ == End::kNone) {
     has_connected_ = true;
     ++sends_;
-    client_.on_left = [this] { abort(End::kClientLeft); };
-    is_sending_ = true;
-    asio::co_spawn(service_.loop, send_request(request_text(address)), asio::detached);
-    if (!streams_) client_.read(kPipe_bytes);
+    request_head_ = request_text(address);
+    send_request();
     AnswerReader reader(asked_.reader.head().method_string());
     outcome = co_await relay(reader);
-    client_.on_left = nullptr;
     if (is_sending_) abort(End::kBackend);
     while (is_sending_) co_await client_.wake.wait();
     upstream_.reset();
   }
+  client_.on_left = nullptr;
   if (outcome != Outcome::kBroken || end_ == End::kClientLeft || end_ == End::kClientSlow) {
     if (outcome == Outcome::kBroken) line_.end = "the client left";
     co_return outcome;
@@ -199,20 +216,29 @@ std::string Exchange::request_text(const std::string& address) const {
   return request_head(asked_.reader.head(), to, asked_.key_was_ours);
 }
 
-Task<> Exchange::send_request(std::string head) {
+// At once, if the kernel takes it; the rest beside the answer.
+void Exchange::send_request() {
   const std::string_view body = asked_.body.whole();
-  std::array<asio::const_buffer, 4> pieces = {asio::buffer(head), asio::buffer(body)};
-  std::string size_line;
   if (streams_ && asked_.reader.framing() == Framing::kChunked && !body.empty()) {
-    size_line = chunk_size_line(body.size());
-    pieces = {asio::buffer(head), asio::buffer(size_line), asio::buffer(body),
-              asio::buffer(std::string_view("\r\n"))};
+    first_size_line_ = chunk_size_line(body.size());
+    unsent_request_.emplace(request_head_, first_size_line_, body, "\r\n");
   } else if (!substituted_.empty()) {
-    pieces = {asio::buffer(head), asio::buffer(body.substr(0, asked_.asked.value_at)),
-              asio::buffer(substituted_),
-              asio::buffer(body.substr(asked_.asked.value_at + asked_.asked.value_bytes))};
+    unsent_request_.emplace(request_head_, body.substr(0, asked_.asked.value_at), substituted_,
+                            body.substr(asked_.asked.value_at + asked_.asked.value_bytes));
+  } else {
+    unsent_request_.emplace(request_head_, body);
   }
-  const auto [error, bytes] = co_await asio::async_write(*upstream_, pieces, kTask);
+  error_code error;
+  unsent_request_->consume(upstream_->write_some(unsent_request_->buffers(), error));
+  was_sent_ = unsent_request_->empty() && !streams_;
+  // Another error: the answer tells, or its want.
+  is_sending_ = !was_sent_ && (!error || error == asio::error::would_block);
+  if (is_sending_) asio::co_spawn(service_.loop, send_more(), asio::detached);
+}
+
+Task<> Exchange::send_more() {
+  const auto [error, bytes] =
+      co_await asio::async_write(*upstream_, unsent_request_->buffers(), kTask);
   was_sent_ = !error;
   if (!error && streams_) was_sent_ = co_await send_rest();
   is_sending_ = false;
@@ -228,7 +254,8 @@ Task<bool> Exchange::send_rest() {
   while (ok && !asked_.reader.is_whole() && end_ == End::kNone) {
     const auto taken = asked_.reader.read_body(client_.input(), room);
     if (!taken) {
-      ok = false;
+      bad_body_ = taken.error();
+      abort(End::kBadBody);
       break;
     }
     client_.take(taken->in);
@@ -250,40 +277,55 @@ Task<bool> Exchange::send_rest() {
       client_.read(kPipe_bytes);
       if (client_.has_left()) {
         abort(End::kClientLeft);
-        ok = false;
         break;
       }
+      wants_body_since_ = Clock::now();
       co_await sender_wake_.wait();
+      wants_body_since_.reset();
     }
   }
   client_.listener = &client_.wake;
-  if (ok && asked_.reader.is_whole()) client_.read(kPipe_bytes);
-  co_return ok&& asked_.reader.is_whole();
+  const bool is_sent = ok && end_ == End::kNone && asked_.reader.is_whole();
+  if (is_sent) client_.read(kPipe_bytes);
+  co_return is_sent;
 }
 
 // --- From the backend ----------------------------------------------------------------------------
 
+// What there is, until the next wait.
+std::string_view Exchange::read_upstream(error_code& error) {
+  Scratch& room = scratch_read();
+  const std::size_t bytes = upstream_->read_some(asio::buffer(room), error);
+  if (error == asio::error::would_block) error = {};
+  if (bytes > 0) static_cast<void>(lease_.progress());
+  return {room.data(), bytes};
+}
+
 Task<Exchange::Outcome> Exchange::relay(AnswerReader& reader) {
-  std::array<char, 4096> small;
-  for (;;) {
+  for (int interim = 0;;) {
     auto head = reader.read_head(in_);
-    if (!head) co_return Outcome::kBroken;
+    if (!head) {
+      broken_by_ = head.error().message;
+      co_return Outcome::kBroken;
+    }
     if (*head > 0) {
       in_.erase(0, *head);
-      // Interim answers are the backend's own affair.
-      if (reader.head().result_int() / 100 != 1) break;
-      reader = AnswerReader(asked_.reader.head().method_string());
+      const unsigned status = reader.head().result_int();
+      if (status / 100 != 1) break;
+      // Interim answers are the backend's own affair; nobody asked for another protocol.
+      if (status == 101 || ++interim > kInterimMax) {
+        broken_by_ = "it answers " + std::to_string(status) + ", and no more than that";
+        co_return Outcome::kBroken;
+      }
       continue;
     }
-    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(small), kTask);
-    if (bytes > 0) {
-      got_bytes_ = true;
-      in_.append(small.data(), bytes);
-      static_cast<void>(lease_.progress());
-    }
+    auto [error] = co_await upstream_->async_wait(Socket::wait_read, kTask);
+    if (!error) in_.append(read_upstream(error));
+    got_bytes_ |= !in_.empty();
     if (error) co_return Outcome::kBroken;
   }
   if (line_.first_byte_ms < 0) line_.first_byte_ms = ms_since(asked_.began);
+  if (!is_sending_) asked_.body.drop();
   if (is_events_ &&
       (reader.head().result() != http::status::ok || !is_event_stream(reader.head()))) {
     co_await tell_refusal_of_backend(reader);
@@ -297,6 +339,7 @@ void Exchange::begin_answer(const AnswerReader& reader) {
   framing_ = reader.framing();
   if (framing_ == Framing::kChunked || framing_ == Framing::kUntilClose)
     framing_ = client_version() == 10 ? Framing::kUntilClose : Framing::kChunked;
+  if (!asked_.reader.is_whole()) keep_open_ = false;
   AnswerChanges to = changes(framing_);
   to.content_length = reader.length();
   unsent_head_ = answer_head(reader.head(), to);
@@ -304,34 +347,51 @@ void Exchange::begin_answer(const AnswerReader& reader) {
   is_events_ = is_event_stream(reader.head());
 }
 
+// Each piece is decoded whole, and sent or kept by the client, before the next wait.
 Task<Exchange::Outcome> Exchange::relay_body(AnswerReader& reader) {
-  out_.resize(kPipe_bytes);
+  std::string_view bytes = in_;
   for (;;) {
-    std::size_t used = 0;
-    while (used < in_.size() || !unsent_head_.empty() || reader.is_whole()) {
-      const auto taken = reader.read_body(std::string_view(in_).substr(used), out_);
-      if (!taken) co_return Outcome::kBroken;
-      used += taken->in;
+    if (!bytes.empty() || !unsent_head_.empty() || reader.is_whole()) {
+      Scratch& room = scratch_decoded();
+      const auto taken = reader.read_body(bytes, room);
+      if (!taken) {
+        broken_by_ = taken.error().message;
+        co_return Outcome::kBroken;
+      }
       const bool is_last = reader.is_whole();
       if (is_last) {
         // The backend has done its part, whatever the client takes its time for.
-        if (reader.keeps_open() && was_sent_ && !is_sending_ && used == in_.size())
+        if (may_be_reused(reader) && taken->in == bytes.size())
           service_.upstreams.give_back(backend_, std::move(*upstream_));
         lease_.release();
       }
-      if (!co_await send(std::string_view(out_).substr(0, taken->out), is_last)) {
+      if (!co_await send({room.data(), taken->out}, is_last)) {
         abort(End::kClientLeft);
         co_return Outcome::kBroken;
       }
       if (is_last) co_return Outcome::kDone;
-      if (taken->in == 0 && taken->out == 0) break;
     }
-    in_.resize(kPipe_bytes);
-    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(in_), kTask);
-    in_.resize(bytes);
-    static_cast<void>(lease_.progress());
-    if (error && !reader.end_of_input()) co_return Outcome::kBroken;
+    in_ = std::string();
+    bytes = {};
+    auto [error] = co_await upstream_->async_wait(Socket::wait_read, kTask);
+    if (!error) bytes = read_upstream(error);
+    // Only its own end is the end of what has no other; ours is not.
+    const bool is_end = error == asio::error::eof && end_ == End::kNone && reader.end_of_input();
+    if (error && !is_end) co_return Outcome::kBroken;
   }
+}
+
+// Not where a backend that reads or writes more laxly than it should would leave something behind
+// for the next request: a body it never read, or one that it sent unasked.
+bool Exchange::may_be_reused(const AnswerReader& reader) const {
+  if (!reader.keeps_open() || !was_sent_ || is_sending_) return false;
+  const auto method = asked_.reader.head().method();
+  const auto status = reader.head().result();
+  const bool asks_with_body = method == http::verb::post || method == http::verb::put ||
+                              method == http::verb::patch;
+  return method != http::verb::head && status != http::status::no_content &&
+         status != http::status::not_modified &&
+         (asks_with_body || asked_.reader.framing() == Framing::kNone);
 }
 
 Task<bool> Exchange::send(std::string_view piece, bool is_last) {
@@ -342,7 +402,9 @@ Task<bool> Exchange::send(std::string_view piece, bool is_last) {
   if (is_chunked) {
     after = piece.empty() ? (is_last ? kLastChunk : "") : is_last ? "\r\n0\r\n\r\n" : "\r\n";
   }
-  if (!piece.empty()) at_line_start_ = piece.back() == '\n';
+  // The door's own lines are no part of an event.
+  if (!piece.empty() && !piece.starts_with(": "))
+    is_between_events_ = piece.ends_with("\n\n") || piece.ends_with("\n\r\n");
   head_is_out_ = true;
   line_.out_bytes += piece.size();
   if (framing_ == Framing::kUntilClose) keep_open_ = false;
@@ -381,7 +443,7 @@ Task<> Exchange::tell(const Refusal& refusal) {
     co_return;
   }
   keep_open_ = false;
-  if (is_events_ && at_line_start_) co_await send("data: " + error_json(refusal) + "\n\n", false);
+  if (is_events_ && is_between_events_) co_await send("data: " + error_json(refusal) + "\n\n", false);
 }
 
 Task<Refusal> Exchange::what_happened(bool was_connected) {
@@ -390,12 +452,15 @@ Task<Refusal> Exchange::what_happened(bool was_connected) {
     co_return refuse(503, "cancelled", "the request was ended: " + lease_.cancel_reason()).value();
   if (end_ == End::kOverdue)
     co_return refuse(504, "timeout", "the request took longer than request_timeout").value();
+  if (end_ == End::kBadBody && bad_body_) co_return *bad_body_;
   const std::string words = lease_.exit_words();
   std::string text = "the backend of " + model;
   if (!words.empty()) {
     text += " ended: " + words;
   } else if (!was_connected) {
     text += " accepts no connection";
+  } else if (!broken_by_.empty()) {
+    text += " sent what is no answer: " + broken_by_;
   } else {
     text += got_bytes_ ? " broke off its answer" : " closed the connection without an answer";
   }
@@ -405,14 +470,12 @@ Task<Refusal> Exchange::what_happened(bool was_connected) {
 // Is the backend no more? Its connections end a moment before its process does, and the pool sees
 // that a moment later.
 Task<bool> Exchange::life_is_over() {
-  const Fd process(static_cast<int>(syscall(SYS_pidfd_open, lease_.pid(), 0)));
+  const Fd process = process_of(lease_);
   const TimePoint began = Clock::now();
   for (;;) {
     const auto progress = lease_.progress();
     if (!progress && progress.error().code == Errc::kLeaseLost) co_return true;
-    pollfd end{process.get(), POLLIN, 0};
-    const bool has_ended = process ? ::poll(&end, 1, 0) == 1 : lease_.pid() > 0;
-    if (Clock::now() - began > (has_ended ? kDeathSeen : kDeath)) co_return false;
+    if (Clock::now() - began > (has_ended(process, lease_) ? kDeathSeen : kDeath)) co_return false;
     co_await pause(service_.loop.get_executor(), kLook);
   }
 }
@@ -433,7 +496,9 @@ void Exchange::tick(TimePoint now) {
         now >= asked_.began + nanoseconds(config_.request_timeout_ns))
       abort(End::kOverdue);
   }
-  const auto blocked = client_.blocked_since();
+  if (client_.input().size() >= kPipe_bytes) client_.look_for_end();
+  auto blocked = client_.blocked_since();
+  if (!blocked && wants_body_since_) blocked = std::max(*wants_body_since_, client_.last_input());
   if (!blocked) return;
   // It takes no bytes, so it cannot be told; and the backend is not to wait for it.
   if (end_ == End::kCancelled || end_ == End::kOverdue) client_.abort();
@@ -442,7 +507,7 @@ void Exchange::tick(TimePoint now) {
     static_cast<void>(lease_.progress());
   }
   if (config_.client_timeout_ns != 0 && now - *blocked >= nanoseconds(config_.client_timeout_ns)) {
-    line_.end = "the client took no byte for client_timeout";
+    line_.end = "the client took or sent no byte for client_timeout";
     abort(End::kClientSlow);
     client_.abort();
   }

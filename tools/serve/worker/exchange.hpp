@@ -24,6 +24,7 @@
 #include "worker/access_log.hpp"
 #include "worker/body.hpp"
 #include "worker/client.hpp"
+#include "worker/pieces.hpp"
 #include "worker/service.hpp"
 
 namespace modelpool::serve {
@@ -45,7 +46,8 @@ struct Asked {
 
 class Exchange {
  public:
-  Exchange(Service& service, Client& client, Asked& asked, AccessLine& line);
+  // `now` is what was in force when the request came, and stays until this is gone.
+  Exchange(Service& service, const InForce& now, Client& client, Asked& asked, AccessLine& line);
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
 
@@ -53,13 +55,15 @@ class Exchange {
   void tick(TimePoint now);
 
  private:
-  enum class End { kNone, kClientLeft, kClientSlow, kCancelled, kOverdue, kBackend };
+  enum class End { kNone, kClientLeft, kClientSlow, kBadBody, kCancelled, kOverdue, kBackend };
   enum class Outcome { kDone, kLookAgain, kBroken };
 
   Task<std::optional<Result<Lease>>> get_place();
   Task<Outcome> forward();
-  Task<> send_request(std::string head);
+  void send_request();
+  Task<> send_more();
   Task<bool> send_rest();
+  std::string_view read_upstream(error_code& error);
   Task<Outcome> relay(AnswerReader& reader);
   Task<Outcome> relay_body(AnswerReader& reader);
   Task<> tell_refusal_of_backend(AnswerReader& reader);
@@ -69,6 +73,7 @@ class Exchange {
   Task<> tell(const Refusal& refusal);
   Task<Refusal> what_happened(bool was_connected);
   Task<bool> life_is_over();
+  bool may_be_reused(const AnswerReader& reader) const;
   void abort(End end);
   std::string request_text(const std::string& address) const;
   AnswerChanges changes(Framing framing) const;
@@ -88,8 +93,10 @@ class Exchange {
   Lease lease_;
   BackendId backend_;
   std::optional<Socket> upstream_;
-  std::string in_;   // of the backend, not read yet
-  std::string out_;  // room for what is decoded
+  std::string request_head_;
+  std::string first_size_line_;  // of a body in chunks
+  std::optional<Pieces> unsent_request_;
+  std::string in_;  // of the backend: its head, and what came with it
   std::string unsent_head_;
   Framing framing_ = Framing::kNone;  // to the client
   int looks_ = 0;                     // at backends
@@ -101,7 +108,10 @@ class Exchange {
   bool was_sent_ = false;
   bool head_is_out_ = false;
   bool is_events_ = false;  // the answer is a stream of events
-  bool at_line_start_ = true;
+  bool is_between_events_ = true;
+  std::string broken_by_;          // what the backend sent is no answer: why
+  std::optional<Refusal> bad_body_;
+  std::optional<TimePoint> wants_body_since_;  // of the client
   bool keep_open_ = false;
   std::string substituted_;  // the body's model, where an alias is replaced
   Wake sender_wake_;

@@ -8,6 +8,8 @@
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
+#include <cerrno>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -46,6 +48,12 @@ bool mentions(const config::Model& model, std::string_view what) {
 }
 
 enum class Health { kReady, kNotYet };
+
+// Nothing is known of the model: this process, or the host, is out of something.
+bool is_own_trouble(const Error& error) {
+  return error.system == EMFILE || error.system == ENFILE || error.system == ENOMEM ||
+         error.system == EAGAIN;
+}
 
 // What an answer of GET /health means where nothing was said: one that does not know it is ready
 // once it listens.
@@ -145,13 +153,13 @@ Result<Loader::Plan> Loader::plan_for(const config::Model& model) {
 }
 
 void Loader::load(LoadTicket ticket, std::shared_ptr<const config::Model> model, Done done) {
-  asio::co_spawn(
-      loop_,
-      [](Loader* self, LoadTicket taken, std::shared_ptr<const config::Model> of,
-         Done then) -> Task<> {
-        then(co_await self->run(std::move(taken), std::move(of)));
-      }(this, std::move(ticket), std::move(model), std::move(done)),
-      asio::detached);
+  const std::string name = model->name;
+  asio::co_spawn(loop_, run(std::move(ticket), std::move(model)),
+                 [name, done = std::move(done)](std::exception_ptr thrown, Result<Lease> lease) {
+                   if (!thrown) return done(std::move(lease));
+                   done(modelpool::fail(Errc::kSystem,
+                                        "unable to load " + name + ": out of memory"));
+                 });
 }
 
 Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config::Model> model) {
@@ -169,6 +177,10 @@ Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config:
     const auto spawned = co_await apart([&] { return ticket.spawn(plan->argv, options); });
     if (!spawned && spawned.error().code == Errc::kTicketLost)
       co_return modelpool::fail(spawned.error());
+    if (!spawned && is_own_trouble(spawned.error())) {
+      static_cast<void>(co_await apart([&] { return ticket.give_back(); }));
+      co_return modelpool::fail(spawned.error());
+    }
     if (!spawned) co_return co_await failed(ticket, *model, spawned.error().text);
   }
   co_return co_await wait_until_ready(ticket, *model, *plan);
@@ -184,6 +196,11 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
   asio::posix::basic_stream_descriptor<Executor> process(executor);
   if (!is_external) {
     const int fd = static_cast<int>(syscall(SYS_pidfd_open, ticket.pid(), 0));
+    if (fd < 0 && errno != ESRCH) {
+      const Error error{Errc::kSystem, "unable to watch the backend of " + model.name, errno, 0};
+      static_cast<void>(co_await apart([&] { return ticket.give_back(); }));
+      co_return modelpool::fail(error);
+    }
     has_ended = fd < 0;
     if (fd >= 0) {
       process.assign(fd);
@@ -223,9 +240,11 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
     co_await between.async_wait(kTask);
   }
   // Its handler looks at what lies here.
-  process.cancel();
+  error_code ignored;
+  process.cancel(ignored);
   between.expires_at(TimePoint::max());
   while (is_watched) co_await between.async_wait(kTask);
+  if (!plan.socket_path.empty() && (!*result || is_external)) unlink(plan.socket_path.c_str());
   co_return std::move(*result);
 }
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "wire/tokens.hpp"
 #include "worker/refusals.hpp"
 
 namespace modelpool::serve {
@@ -45,23 +46,8 @@ OwnAnswer models(const config::Door& door, Pool& pool) {
   return page({{"object", "list"}, {"data", std::move(list)}});
 }
 
-std::string decoded(std::string_view text) {
-  std::string plain;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    unsigned value = 0;
-    if (text[i] == '%' && i + 2 < text.size() + 0 &&
-        std::sscanf(std::string(text.substr(i + 1, 2)).c_str(), "%2x", &value) == 1) {
-      plain += static_cast<char>(value);
-      i += 2;
-    } else {
-      plain += text[i];
-    }
-  }
-  return plain;
-}
-
 OwnAnswer one_model(std::string_view name, const config::Door& door, Pool& pool) {
-  const std::string wanted = decoded(name);
+  const std::string wanted = percent_decoded(name, false).value_or(std::string(name));
   for (const config::Model& model : door.models) {
     if (model.name == wanted) return page(model_json(model, states_of(pool)));
   }

@@ -159,6 +159,8 @@ void Places::give(Queue& queue, Lease lease) {
 void Places::begin_load(Queue& queue, LoadTicket ticket) {
   queue.is_loading = true;
   ++loads_;
+  // Who waits asked under the config of then.
+  if (auto now = model_now_(queue.model->name)) queue.model = std::move(now);
   loader_.load(
       std::move(ticket), queue.model,
       [this, name = queue.model->name](Result<Lease> lease) { loaded(name, std::move(lease)); });

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,7 +47,10 @@ class Places {
     std::optional<Result<Lease>> answer_;
   };
 
-  Places(Loop& loop, Pool& pool, Loader& loader) : loop_(loop), pool_(pool), loader_(loader) {}
+  // `model_now` says how a model is loaded now; null: it is none any more.
+  using ModelNow = std::function<std::shared_ptr<const config::Model>(const std::string& name)>;
+  Places(Loop& loop, Pool& pool, Loader& loader, ModelNow model_now)
+      : loop_(loop), pool_(pool), loader_(loader), model_now_(std::move(model_now)) {}
   // Follows the pool's wait descriptor until the loop ends. Errors: kSystem.
   Result<> start();
   void tick(TimePoint now);  // answers those whose time is over
@@ -78,6 +82,7 @@ class Places {
   Loop& loop_;
   Pool& pool_;
   Loader& loader_;
+  ModelNow model_now_;
   std::unordered_map<std::string, Queue> queues_;
   std::size_t loads_ = 0;
 };

@@ -49,6 +49,7 @@ struct Service {
   std::shared_ptr<const InForce> now;
   BodyBudget held;
   bool is_finishing = false;  // each connection gets one more answer
+  bool ends_idle = false;     // or none, where it has no request
 };
 
 }  // namespace modelpool::serve

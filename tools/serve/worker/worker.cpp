@@ -34,6 +34,7 @@ using std::chrono::nanoseconds;
 constexpr milliseconds kHeldBack{5};    // between two looks of a worker that is ahead
 constexpr milliseconds kNoAccept{100};  // after an accept that failed
 constexpr milliseconds kLastToAnswer{1'000};
+constexpr milliseconds kNewcomer{5'000};  // to say what it wants
 
 void complain(const std::string& text) { std::fprintf(stderr, "poolserve: %s\n", text.c_str()); }
 
@@ -55,7 +56,7 @@ class Worker {
       : loop_(loop),
         start_(start),
         loader_(loop, pool, std::move(sockets_dir), start.backend_files),
-        places_(loop, pool, loader_),
+        places_(loop, pool, loader_, [this](const std::string& name) { return model_of(name); }),
         upstreams_(loop.get_executor()),
         service_{loop, pool, places_, upstreams_, nullptr, {}, false} {}
 
@@ -65,9 +66,14 @@ class Worker {
  private:
   Task<> accept_from(std::size_t gate);
   Task<> meet();
+  Task<> answer_newcomer(Fd accepted);
   Task<> follow_retire();
   Task<> follow_master();
   Task<> follow_signals();
+  std::shared_ptr<const config::Model> model_of(const std::string& name) const {
+    const auto found = service_.now->models.find(name);
+    return found == service_.now->models.end() ? nullptr : found->second;
+  }
   Task<> preload();
   Task<> tick();
   void take(std::size_t gate, Fd fd);
@@ -77,7 +83,10 @@ class Worker {
   Result<> put_in_force(std::shared_ptr<const config::Door> door);
   template <class T>
   void spawn(Task<T> task) {
-    asio::co_spawn(loop_, std::move(task), asio::detached);
+    // Without it the worker would go on as half of one: the master starts a whole one.
+    asio::co_spawn(loop_, std::move(task), [](std::exception_ptr thrown) {
+      if (thrown) std::rethrow_exception(thrown);
+    });
   }
 
   Loop& loop_;
@@ -201,13 +210,21 @@ Task<> Worker::meet() {
     if (error) co_return;
     // One that finishes is asked only where nobody else answers: its successors have died.
     if (end_by_) co_await pause(loop_.get_executor(), kLastToAnswer);
-    const Fd accepted(
+    Fd accepted(
         accept4(start_.meeting.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!accepted) continue;
-    Descriptor newcomer(loop_.get_executor(), dup(accepted.get()));
-    const auto [gone] = co_await newcomer.async_wait(Descriptor::wait_read, kTask);
-    if (!gone) answer_meeting(accepted.get(), start_);
+    spawn(answer_newcomer(std::move(accepted)));
   }
+}
+
+Task<> Worker::answer_newcomer(Fd accepted) {
+  Socket newcomer(loop_.get_executor());
+  error_code error;
+  newcomer.assign(asio::generic::stream_protocol(AF_UNIX, 0), dup(accepted.get()), error);
+  if (error) co_return;
+  const Limit limit(newcomer, kNewcomer);
+  std::tie(error) = co_await newcomer.async_wait(Socket::wait_read, kTask);
+  if (!error && !limit.is_over()) answer_meeting(accepted.get(), start_);
 }
 
 // --- Ending --------------------------------------------------------------------------------------
@@ -240,6 +257,7 @@ Task<> Worker::follow_signals() {
     const auto [error, number] = co_await signals.async_wait(kTask);
     if (error) co_return;
     finish(service_.now->door->serve.shutdown_timeout_ns);
+    service_.ends_idle = true;
     for (Connection* connection : connections_) connection->end_if_idle();
   }
 }
