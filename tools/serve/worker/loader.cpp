@@ -223,7 +223,8 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
     co_await between.async_wait(kTask);
   }
   // Its handler looks at what lies here.
-  process.cancel();
+  error_code ignored;  // where there is no process
+  process.cancel(ignored);
   between.expires_at(TimePoint::max());
   while (is_watched) co_await between.async_wait(kTask);
   co_return std::move(*result);
