@@ -2,9 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
 import unittest
 
-from door import DoorTest, eventually, read_all, read_answer
+from door import HERE, DoorTest, eventually, free_port, read_all, read_answer
 
 
 class Requests(DoorTest):
@@ -210,6 +212,27 @@ class Loading(DoorTest):
         talk.sendall(b"POST /m/a/wait?30 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
         self.assertTrue(eventually(self.leases))
         self.assertEqual(self.post("/v1/x", {"model": "b"}).status, 504)
+
+
+class External(DoorTest):
+    """Servers that somebody else runs: an address without a command."""
+
+    def test_one_that_runs_is_asked_and_one_that_does_not_is_said(self):
+        port = free_port()
+        command = [sys.executable, f"{HERE}/odd_backend.py", str(port), "ext", self.log]
+        server = subprocess.Popen(command)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        models = f'[models.ext]\naddress = "127.0.0.1:{port}"\n'
+        models += f'[models.absent]\naddress = "127.0.0.1:{free_port()}"\n'
+        self.start(models=models)
+        reply = self.post("/v1/x", {"model": "ext"})
+        self.assertEqual((reply.status, reply.json["name"]), (200, "ext"))
+        reply = self.post("/v1/x", {"model": "absent"})
+        self.assertEqual(reply.status, 503, reply.body)
+        self.assertIn("nothing answers at 127.0.0.1:", reply.message)
+        self.assertEqual(self.post("/v1/x", {"model": "absent"}).status, 503)
+        self.assertIsNone(server.poll())
 
 
 if __name__ == "__main__":
