@@ -319,6 +319,7 @@ TEST(Body, OfManyMegabytesIsReadInOnePass) {
   std::string form;
   for (int i = 0; i < 50'000; ++i) form += "--b\r\n\r\n\r\n\r\n";
   EXPECT_EQ(in_form(form + kModelPart + "--b--"), "a");
+  EXPECT_EQ(in_form(form + form + form + kModelPart + "--b--"), "-invalid_form");  // too many
   EXPECT_EQ(in_form("--b\r\n\r\n" + std::string(8 << 20, '\r')), "-invalid_form");
 }
 

@@ -166,18 +166,18 @@ class DoorTest(unittest.TestCase):
 
 
 def read_answer(talk):
-    """(head, body) of one answer with a length, or all until the end."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        some = talk.recv(65536)
-        if not some:
-            return data, b""
-        data += some
-    head, _, body = data.partition(b"\r\n\r\n")
+    """(head, body) of one answer, and no byte of the next; without a length all until the end."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = talk.recv(1)
+        if not byte:
+            return head, b""
+        head += byte
     length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
     count = int(length[0].split(b":")[1]) if length else None
+    body = b""
     while count is None or len(body) < count:
-        some = talk.recv(65536)
+        some = talk.recv(65536 if count is None else count - len(body))
         if not some:
             break
         body += some

@@ -24,6 +24,12 @@ class Access(DoorTest):
         self.start(models=self.model("a"), serve=serve + f'\naccess_log = "{self.dir}/access.log"')
         self.assertEqual(self.post("/m/a/x", "").status, 401)
         self.assertEqual(self.post("/m/a/x", "").fields["WWW-Authenticate"], "Bearer")
+        for path in ("/livez", "/health"):
+            self.assertIn(self.get(path).status, (200, 503))
+            for asked in ("", '{"model":"a"}'):
+                self.assertEqual(self.post(path, asked).status, 401)
+                self.assertEqual(self.post(path + "?model=a", asked).status, 401)
+        self.assertEqual(self.backends(), {})
         wrong = self.post("/m/a/x", "", fields={"Authorization": "Bearer wrong"})
         self.assertEqual(wrong.status, 401)
         self.assertNotIn(b"wrong", wrong.body)

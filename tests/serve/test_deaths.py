@@ -166,6 +166,21 @@ class Deaths(DoorTest):
         self.assertTrue(eventually(lambda: "nonsense" in self.said() or "pool.toml" in self.said()))
         self.assertEqual(self.post("/m/b/x", "").status, 200)
 
+    def test_reloads_while_requests_go_on(self):
+        master = self.start(models=self.model("a"))
+        self.post("/m/a/x", "")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/stream?40,0.1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                     b"Content-Length: 4\r\n\r\nab")
+        for limit in ("31s", "32s"):
+            self.write_config(models=self.model("a"), serve=f'client_timeout = "{limit}"')
+            master.send_signal(signal.SIGHUP)
+            self.assertTrue(eventually(lambda: self.post("/m/a/x", "").status == 200))
+            if limit == "31s":
+                talk.sendall(b"cd")
+                self.assertTrue(eventually(self.leases))
+        self.assertTrue(read_all(talk).endswith(b"0\r\n\r\n"))
+
     def test_sigterm_lets_streams_end_and_models_stay(self):
         master = self.start(models=self.model("a"))
         self.post("/m/a/x", "")

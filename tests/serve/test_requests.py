@@ -106,6 +106,44 @@ class Requests(DoorTest):
         talk.sendall(b"0\r\n\r\n")
         self.assertEqual(json.loads(read_answer(talk)[1])["body"], len(large))
 
+    def test_what_streams_is_passed_on_byte_for_byte(self):
+        self.post("/m/a/x", "")
+        form = (
+            b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\ngpt-4o\r\n--X--\r\n'
+            + b"e" * (2 << 20)
+        )
+        fields = {"Content-Type": "multipart/form-data; boundary=X"}
+        reply = self.post("/m/gpt-4o/x", form, fields=fields)
+        self.assertEqual((reply.status, reply.json["body"]), (200, len(form)))
+        large = b'{"model":"gpt-4o","x":"' + b"y" * (2 << 20) + b'"}'
+        reply = self.post("/m/gpt-4o/x", large, fields={"Content-Type": "application/json"})
+        self.assertEqual((reply.status, reply.json["body"]), (200, len(large)))
+
+    def test_a_bad_chunk_of_what_streams_is_refused(self):
+        self.post("/m/a/x", "")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        piece = b"y" * (2 << 20)
+        talk.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.assertTrue(eventually(self.leases))
+        talk.sendall(b"no size\r\n" + b"z" * 40_000)
+        self.assertIn(b" 400 ", read_all(talk))
+        self.assertTrue(eventually(lambda: not self.leases()))
+
+    def test_a_connection_is_not_used_again_where_something_may_be_left_in_it(self):
+        self.post("/m/a/x", "")
+        # A body behind an answer to HEAD, and behind one that has none, must reach nobody.
+        for status, method in ((b"200 OK", "HEAD"), (b"204 No Content", "POST")):
+            late = b"HTTP/1.1 %s\r\nContent-Length: 4\r\n\r\nleft" % status
+            self.request(method, "/m/a/raw", b"x\0" + late)
+            self.assertEqual(self.post("/m/a/x", "").json["name"], "a")
+
+    def test_an_answer_that_is_cut_does_not_look_whole(self):
+        self.post("/m/a/x", "")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/die?body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        self.assertFalse(read_all(talk).endswith(b"0\r\n\r\n"))
+
     def test_chunks_and_expect(self):
         talk = self.socket()
         talk.sendall(

@@ -97,6 +97,32 @@ class Streams(DoorTest):
         self.assertTrue(eventually(lambda: not self.leases()))
         self.assertEqual(self.backends()["a"]["pid"], pid)
 
+    def test_a_slow_sender_is_no_stalled_backend(self):
+        self.start(
+            models=self.model("a"),
+            pool='max_backends = 1\nstall_timeout = "2s"\non_overdue = "kill"',
+            serve='body_limit = "64KiB"\nbody_memory = "16KiB"',
+        )
+        self.post("/m/a/x", "")
+        pid = self.backends()["a"]["pid"]
+        talk = self.socket()
+        size = 200_000
+        talk.sendall(b"POST /m/a/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
+        talk.sendall(b"y" * (size - 1))
+        self.assertTrue(eventually(self.leases))
+        time.sleep(5)  # more than twice stall_timeout
+        talk.sendall(b"y")
+        self.assertEqual(json.loads(read_answer(talk)[1])["pid"], pid)
+
+    def test_a_client_that_closes_at_once_leaves_nothing(self):
+        self.start(models=self.model("a"))
+        self.post("/m/a/x", "")
+        for _ in range(40):
+            talk = self.socket()
+            talk.sendall(b"POST /m/a/wait?30 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            talk.close()
+        self.assertTrue(eventually(lambda: not self.leases()))
+
     def test_slow_heads_and_half_bodies_are_closed(self):
         self.start(models=self.model("a"), serve='header_timeout = "1s"\nclient_timeout = "1s"')
         slow = self.socket()

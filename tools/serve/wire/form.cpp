@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kBoundaryMax_bytes = 70;  // RFC 2046, 5.1.1
 constexpr std::size_t kPartHeadMax_bytes = 8 * 1024;
-constexpr std::size_t kPartsMax = 10'000;
+constexpr std::size_t kPartsMax = 100'000;
 
 tl::unexpected<Refusal> no_form(const std::string& reason) {
   return refuse(400, "invalid_form", "unable to read the body as a form: " + reason);
@@ -133,7 +133,7 @@ Checked<std::optional<FormField>> find_form_field(const Parameters& content_type
     at += delimiter.size();
   }
   for (std::size_t parts = 0; body.substr(at, 2) != "--"; ++parts) {
-    if (parts == kPartsMax) return no_form("it has more than 10,000 parts");
+    if (parts == kPartsMax) return no_form("it has more than 100,000 parts");
     at = std::min(body.find_first_not_of(" \t", at), body.size());
     if (body.substr(at, 2) != "\r\n") return no_form("a boundary goes on as something else");
     at += 2;

@@ -387,8 +387,8 @@ bool Exchange::may_be_reused(const AnswerReader& reader) const {
   if (!reader.keeps_open() || !was_sent_ || is_sending_) return false;
   const auto method = asked_.reader.head().method();
   const auto status = reader.head().result();
-  const bool asks_with_body = method == http::verb::post || method == http::verb::put ||
-                              method == http::verb::patch;
+  const bool asks_with_body =
+      method == http::verb::post || method == http::verb::put || method == http::verb::patch;
   return method != http::verb::head && status != http::status::no_content &&
          status != http::status::not_modified &&
          (asks_with_body || asked_.reader.framing() == Framing::kNone);
@@ -443,7 +443,8 @@ Task<> Exchange::tell(const Refusal& refusal) {
     co_return;
   }
   keep_open_ = false;
-  if (is_events_ && is_between_events_) co_await send("data: " + error_json(refusal) + "\n\n", false);
+  if (is_events_ && is_between_events_)
+    co_await send("data: " + error_json(refusal) + "\n\n", false);
 }
 
 Task<Refusal> Exchange::what_happened(bool was_connected) {

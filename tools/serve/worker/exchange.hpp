@@ -109,7 +109,7 @@ class Exchange {
   bool head_is_out_ = false;
   bool is_events_ = false;  // the answer is a stream of events
   bool is_between_events_ = true;
-  std::string broken_by_;          // what the backend sent is no answer: why
+  std::string broken_by_;  // what the backend sent is no answer: why
   std::optional<Refusal> bad_body_;
   std::optional<TimePoint> wants_body_since_;  // of the client
   bool keep_open_ = false;

@@ -154,12 +154,12 @@ Result<Loader::Plan> Loader::plan_for(const config::Model& model) {
 
 void Loader::load(LoadTicket ticket, std::shared_ptr<const config::Model> model, Done done) {
   const std::string name = model->name;
-  asio::co_spawn(loop_, run(std::move(ticket), std::move(model)),
-                 [name, done = std::move(done)](std::exception_ptr thrown, Result<Lease> lease) {
-                   if (!thrown) return done(std::move(lease));
-                   done(modelpool::fail(Errc::kSystem,
-                                        "unable to load " + name + ": out of memory"));
-                 });
+  asio::co_spawn(
+      loop_, run(std::move(ticket), std::move(model)),
+      [name, done = std::move(done)](std::exception_ptr thrown, Result<Lease> lease) {
+        if (!thrown) return done(std::move(lease));
+        done(modelpool::fail(Errc::kSystem, "unable to load " + name + ": out of memory"));
+      });
 }
 
 Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config::Model> model) {

@@ -16,8 +16,8 @@ namespace modelpool::serve {
 
 class Pieces {
  public:
-  explicit Pieces(std::string_view first, std::string_view second = {},
-                  std::string_view third = {}, std::string_view fourth = {})
+  explicit Pieces(std::string_view first, std::string_view second = {}, std::string_view third = {},
+                  std::string_view fourth = {})
       : pieces_{first, second, third, fourth} {}
   Pieces(const Pieces&) = delete;
   Pieces& operator=(const Pieces&) = delete;

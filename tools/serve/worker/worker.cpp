@@ -210,8 +210,7 @@ Task<> Worker::meet() {
     if (error) co_return;
     // One that finishes is asked only where nobody else answers: its successors have died.
     if (end_by_) co_await pause(loop_.get_executor(), kLastToAnswer);
-    Fd accepted(
-        accept4(start_.meeting.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    Fd accepted(accept4(start_.meeting.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!accepted) continue;
     spawn(answer_newcomer(std::move(accepted)));
   }
