@@ -1,39 +1,14 @@
 #include "client.hpp"
 
-#include <array>
 #include <boost/asio/buffer.hpp>
+
+#include "pieces.hpp"
 
 namespace modelpool::serve {
 namespace {
 
 constexpr std::size_t kLingerMax_bytes = 1 << 20;
 constexpr std::chrono::seconds kLinger{2};
-
-// Of the loop's one thread: read into, then copied, so that an idle connection holds no buffer.
-std::array<char, kPipe_bytes>& scratch() {
-  static thread_local std::array<char, kPipe_bytes> bytes;
-  return bytes;
-}
-
-// What is left of some pieces, as they are written.
-class Pieces {
- public:
-  explicit Pieces(std::array<std::string_view, 3> pieces) : pieces_(pieces) {}
-  bool empty() const { return pieces_[0].empty() && pieces_[1].empty() && pieces_[2].empty(); }
-  std::array<asio::const_buffer, 3> buffers() const {
-    return {asio::buffer(pieces_[0]), asio::buffer(pieces_[1]), asio::buffer(pieces_[2])};
-  }
-  void consume(std::size_t bytes) {
-    for (std::string_view& piece : pieces_) {
-      const std::size_t some = std::min(bytes, piece.size());
-      piece.remove_prefix(some);
-      bytes -= some;
-    }
-  }
-
- private:
-  std::array<std::string_view, 3> pieces_;
-};
 
 }  // namespace
 
@@ -68,7 +43,7 @@ void Client::read(std::size_t limit) {
   is_reading_ = true;
   auto self = shared_from_this();
   if (tls_) {
-    if (!tls_in_) tls_in_ = std::make_unique<std::array<char, kPipe_bytes>>();
+    if (!tls_in_) tls_in_ = std::make_unique<TlsIn>();
     tls_->async_read_some(asio::buffer(*tls_in_), [self](error_code error, std::size_t bytes) {
       if (bytes > 0) self->in_.append(self->tls_in_->data(), bytes);
       self->took_in(error, bytes);
@@ -81,8 +56,8 @@ void Client::read(std::size_t limit) {
 void Client::read_now(error_code error) {
   std::size_t bytes = 0;
   if (!error) {
-    bytes = socket_.read_some(asio::buffer(scratch()), error);
-    in_.append(scratch().data(), bytes);
+    bytes = socket_.read_some(asio::buffer(scratch_read()), error);
+    in_.append(scratch_read().data(), bytes);
     if (error == asio::error::would_block) error = {};
   }
   took_in(error, bytes);
@@ -102,7 +77,8 @@ void Client::took_in(error_code error, std::size_t bytes) {
 
 Task<bool> Client::write(std::string_view first, std::string_view second,
                          std::string_view third) {
-  Pieces left({first, second, third});
+  Pieces left(first, second, third);
+  if (tls_) left.keep();
   while (!left.empty() && !has_left_) {
     error_code error;
     std::size_t bytes = 0;
@@ -113,6 +89,7 @@ Task<bool> Client::write(std::string_view first, std::string_view second,
       bytes = socket_.write_some(left.buffers(), error);
       if (error == asio::error::would_block) {
         if (!blocked_since_) blocked_since_ = Clock::now();
+        left.keep();
         std::tie(error) = co_await socket_.async_wait(Socket::wait_write, kTask);
         bytes = 0;
       }

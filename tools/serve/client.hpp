@@ -37,7 +37,8 @@ class Client : public std::enable_shared_from_this<Client> {
   void read(std::size_t limit);
   bool has_left() const { return has_left_; }
 
-  // All of it, or false: it has left. Gathered into one write where the kernel takes it.
+  // All of it, or false: it has left. Gathered into one write where the kernel takes it; what it
+  // does not take at once is copied: the pieces may go when this waits.
   Task<bool> write(std::string_view first, std::string_view second = {},
                    std::string_view third = {});
   // Since when a write waits for the client to take bytes.
@@ -60,7 +61,8 @@ class Client : public std::enable_shared_from_this<Client> {
   std::shared_ptr<asio::ssl::context> context_;
   Socket socket_;
   std::optional<Tls> tls_;
-  std::unique_ptr<std::array<char, kPipe_bytes>> tls_in_;
+  using TlsIn = std::array<char, 4096>;  // small: each connection that waits has one
+  std::unique_ptr<TlsIn> tls_in_;
   std::string in_;
   std::size_t begin_ = 0;
   std::size_t limit_ = 0;

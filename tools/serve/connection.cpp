@@ -165,13 +165,13 @@ Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named) {
 Task<Checked<>> Connection::receive(Body& body, bool may_stream) {
   const config::Serve& config = now_->door->serve;
   phase_ = Phase::kBody;
-  std::string room(kPipe_bytes, '\0');
   while (!reader_->is_whole()) {
+    Scratch& room = scratch_decoded();
     const auto taken = reader_->read_body(client_->input(), room);
     if (!taken) co_return tl::unexpected<Refusal>(taken.error());
     client_->take(taken->in);
     line_.in_bytes += taken->out;
-    if (auto ok = body.append(std::string_view(room).substr(0, taken->out)); !ok) {
+    if (auto ok = body.append({room.data(), taken->out}); !ok) {
       Refusal refusal = ok.error();
       refusal.close = true;
       co_return tl::unexpected<Refusal>(std::move(refusal));

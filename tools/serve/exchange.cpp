@@ -30,6 +30,7 @@ constexpr milliseconds kLook{10};
 constexpr int kSendsMax = 2;
 constexpr int kLooksMax = 3;  // where none was accepted
 constexpr std::size_t kRefusalMax_bytes = 16 * 1024;
+constexpr std::size_t kFirstRead_bytes = 1024;  // a small answer whole
 
 std::int64_t ms_since(TimePoint then) {
   return std::chrono::duration_cast<milliseconds>(Clock::now() - then).count();
@@ -156,8 +157,8 @@ Task<Exchange::Outcome> Exchange::forward() {
     has_connected_ = true;
     ++sends_;
     client_.on_left = [this] { abort(End::kClientLeft); };
-    is_sending_ = true;
-    asio::co_spawn(service_.loop, send_request(request_text(address)), asio::detached);
+    request_head_ = request_text(address);
+    send_request();
     if (!asked_.goes_on()) client_.read(kPipe_bytes);
     AnswerReader reader(asked_.reader.head().method_string());
     outcome = co_await relay(reader);
@@ -199,20 +200,29 @@ std::string Exchange::request_text(const std::string& address) const {
   return request_head(asked_.reader.head(), to, asked_.key_was_ours);
 }
 
-Task<> Exchange::send_request(std::string head) {
+// At once, if the kernel takes it; the rest beside the answer.
+void Exchange::send_request() {
   const std::string_view body = asked_.body.whole();
-  std::array<asio::const_buffer, 4> pieces = {asio::buffer(head), asio::buffer(body)};
-  std::string size_line;
   if (asked_.goes_on() && asked_.reader.framing() == Framing::kChunked && !body.empty()) {
-    size_line = chunk_size_line(body.size());
-    pieces = {asio::buffer(head), asio::buffer(size_line), asio::buffer(body),
-              asio::buffer(std::string_view("\r\n"))};
+    first_size_line_ = chunk_size_line(body.size());
+    unsent_request_.emplace(request_head_, first_size_line_, body, "\r\n");
   } else if (!substituted_.empty()) {
-    pieces = {asio::buffer(head), asio::buffer(body.substr(0, asked_.asked.value_at)),
-              asio::buffer(substituted_),
-              asio::buffer(body.substr(asked_.asked.value_at + asked_.asked.value_bytes))};
+    unsent_request_.emplace(request_head_, body.substr(0, asked_.asked.value_at), substituted_,
+                            body.substr(asked_.asked.value_at + asked_.asked.value_bytes));
+  } else {
+    unsent_request_.emplace(request_head_, body);
   }
-  const auto [error, bytes] = co_await asio::async_write(*upstream_, pieces, kTask);
+  error_code error;
+  unsent_request_->consume(upstream_->write_some(unsent_request_->buffers(), error));
+  was_sent_ = unsent_request_->empty() && !asked_.goes_on();
+  // Another error: the answer tells, or its want.
+  is_sending_ = !was_sent_ && (!error || error == asio::error::would_block);
+  if (is_sending_) asio::co_spawn(service_.loop, send_more(), asio::detached);
+}
+
+Task<> Exchange::send_more() {
+  const auto [error, bytes] =
+      co_await asio::async_write(*upstream_, unsent_request_->buffers(), kTask);
   was_sent_ = !error;
   if (!error && asked_.goes_on()) was_sent_ = co_await send_rest();
   is_sending_ = false;
@@ -263,8 +273,16 @@ Task<bool> Exchange::send_rest() {
 
 // --- From the backend ----------------------------------------------------------------------------
 
+// What there is, until the next wait.
+std::string_view Exchange::read_upstream(error_code& error) {
+  Scratch& room = scratch_read();
+  const std::size_t bytes = upstream_->read_some(asio::buffer(room), error);
+  if (error == asio::error::would_block) error = {};
+  if (bytes > 0) static_cast<void>(lease_.progress());
+  return {room.data(), bytes};
+}
+
 Task<Exchange::Outcome> Exchange::relay(AnswerReader& reader) {
-  std::array<char, 4096> small;
   for (;;) {
     auto head = reader.read_head(in_);
     if (!head) co_return Outcome::kBroken;
@@ -275,10 +293,13 @@ Task<Exchange::Outcome> Exchange::relay(AnswerReader& reader) {
       reader = AnswerReader(asked_.reader.head().method_string());
       continue;
     }
-    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(small), kTask);
+    const std::size_t had = in_.size();
+    in_.resize(had + kFirstRead_bytes);
+    const auto [error, bytes] =
+        co_await upstream_->async_read_some(asio::buffer(in_) + had, kTask);
+    in_.resize(had + bytes);
     if (bytes > 0) {
       got_bytes_ = true;
-      in_.append(small.data(), bytes);
       static_cast<void>(lease_.progress());
     }
     if (error) co_return Outcome::kBroken;
@@ -303,32 +324,31 @@ void Exchange::begin_answer(const AnswerReader& reader) {
   is_events_ = is_event_stream(reader.head());
 }
 
+// Each piece is decoded whole, and sent or kept by the client, before the next wait.
 Task<Exchange::Outcome> Exchange::relay_body(AnswerReader& reader) {
-  out_.resize(kPipe_bytes);
+  std::string_view bytes = in_;
   for (;;) {
-    std::size_t used = 0;
-    while (used < in_.size() || !unsent_head_.empty() || reader.is_whole()) {
-      const auto taken = reader.read_body(std::string_view(in_).substr(used), out_);
+    if (!bytes.empty() || !unsent_head_.empty() || reader.is_whole()) {
+      Scratch& room = scratch_decoded();
+      const auto taken = reader.read_body(bytes, room);
       if (!taken) co_return Outcome::kBroken;
-      used += taken->in;
       const bool is_last = reader.is_whole();
       if (is_last) {
         // The backend has done its part, whatever the client takes its time for.
-        if (reader.keeps_open() && was_sent_ && !is_sending_ && used == in_.size())
+        if (reader.keeps_open() && was_sent_ && !is_sending_ && taken->in == bytes.size())
           service_.upstreams.give_back(backend_, std::move(*upstream_));
         lease_.release();
       }
-      if (!co_await send(std::string_view(out_).substr(0, taken->out), is_last)) {
+      if (!co_await send({room.data(), taken->out}, is_last)) {
         abort(End::kClientLeft);
         co_return Outcome::kBroken;
       }
       if (is_last) co_return Outcome::kDone;
-      if (taken->in == 0 && taken->out == 0) break;
     }
-    in_.resize(kPipe_bytes);
-    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(in_), kTask);
-    in_.resize(bytes);
-    static_cast<void>(lease_.progress());
+    in_ = std::string();
+    bytes = {};
+    auto [error] = co_await upstream_->async_wait(Socket::wait_read, kTask);
+    if (!error) bytes = read_upstream(error);
     if (error && !reader.end_of_input()) co_return Outcome::kBroken;
   }
 }

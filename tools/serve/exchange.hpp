@@ -21,6 +21,7 @@
 #include "access_log.hpp"
 #include "body.hpp"
 #include "client.hpp"
+#include "pieces.hpp"
 #include "service.hpp"
 #include "wire/asked_model.hpp"
 #include "wire/heads.hpp"
@@ -61,8 +62,10 @@ class Exchange {
 
   Task<std::optional<Result<Lease>>> get_place();
   Task<Outcome> forward();
-  Task<> send_request(std::string head);
+  void send_request();
+  Task<> send_more();
   Task<bool> send_rest();
+  std::string_view read_upstream(error_code& error);
   Task<Outcome> relay(AnswerReader& reader);
   Task<Outcome> relay_body(AnswerReader& reader);
   Task<> tell_refusal_of_backend(AnswerReader& reader);
@@ -90,8 +93,10 @@ class Exchange {
   Lease lease_;
   BackendId backend_;
   std::optional<Socket> upstream_;
-  std::string in_;   // of the backend, not read yet
-  std::string out_;  // room for what is decoded
+  std::string request_head_;
+  std::string first_size_line_;  // of a body in chunks
+  std::optional<Pieces> unsent_request_;
+  std::string in_;  // of the backend: its head, and what came with it
   std::string unsent_head_;
   Framing framing_ = Framing::kNone;  // to the client
   int looks_ = 0;  // at backends

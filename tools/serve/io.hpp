@@ -5,6 +5,7 @@
 // Errors: operations answer (error_code, ...).
 #pragma once
 
+#include <array>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/basic_stream_socket.hpp>
@@ -37,6 +38,18 @@ using Timer = asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, Execut
 inline constexpr std::size_t kPipe_bytes = 16 * 1024;
 // Between two looks at what may be overdue.
 inline constexpr std::chrono::milliseconds kTick{250};
+
+// Of the loop's one thread, for what is read and handed on before anything else runs, so that a
+// connection that waits holds no buffer. Two: what is read into one is decoded into the other.
+using Scratch = std::array<char, kPipe_bytes>;
+inline Scratch& scratch_read() {
+  static thread_local Scratch bytes;
+  return bytes;
+}
+inline Scratch& scratch_decoded() {
+  static thread_local Scratch bytes;
+  return bytes;
+}
 
 // Wakes the one coroutine that waits; a notify before the wait is kept.
 class Wake {

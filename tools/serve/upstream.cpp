@@ -44,8 +44,9 @@ Task<Answer> connect_at(Executor executor, Endpoint endpoint) {
     if (limit.is_over()) error = asio::error::timed_out;
   }
   if (error) co_return Answer{error, std::nullopt};
+  error_code ignored;
+  socket.non_blocking(true, ignored);
   if (endpoint.protocol().family() != AF_UNIX) {
-    error_code ignored;
     socket.set_option(asio::ip::tcp::no_delay(true), ignored);
   }
   co_return Answer{error, std::move(socket)};

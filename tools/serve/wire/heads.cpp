@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/beast/http/status.hpp>
+#include <charconv>
 #include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -20,7 +21,11 @@ constexpr std::size_t kTagMax_bytes = 31;
 void add(std::string& out, std::string_view name, std::string_view value) {
   if (!is_token(name)) return;
   out.append(name).append(": ");
-  for (const char c : value) out += is_control(c) && c != '\t' ? ' ' : c;
+  const std::size_t at = out.size();
+  out += value;
+  std::replace_if(
+      out.begin() + static_cast<std::ptrdiff_t>(at), out.end(),
+      [](char c) { return is_control(c) && c != '\t'; }, ' ');
   out += "\r\n";
 }
 
@@ -85,9 +90,9 @@ void add_via(std::string& out, unsigned version) {
 std::string safe_target(std::string_view target) {
   std::string result;
   for (const char c : target) {
-    std::array<char, 4> text{};
-    std::snprintf(text.data(), text.size(), "%%%02X", static_cast<unsigned>(c) & 0xffu);
     if (is_control(c) || c == ' ') {
+      std::array<char, 4> text{};
+      std::snprintf(text.data(), text.size(), "%%%02X", static_cast<unsigned>(c) & 0xffu);
       result += text.data();
     } else {
       result += c;
@@ -120,7 +125,10 @@ void add_way(std::string& out, const http::header<true>& head, const RequestChan
 }
 
 std::string date_now() {
+  thread_local std::time_t of = -1;
+  thread_local std::string made;
   const std::time_t now = std::time(nullptr);
+  if (now == of) return made;
   std::tm utc{};
   gmtime_r(&now, &utc);
   // Not strftime's names: those are the locale's.
@@ -132,7 +140,8 @@ std::string date_now() {
                 kDays.at(static_cast<std::size_t>(utc.tm_wday)), utc.tm_mday,
                 kMonths.at(static_cast<std::size_t>(utc.tm_mon)), utc.tm_year + 1900, utc.tm_hour,
                 utc.tm_min, utc.tm_sec);
-  return text.data();
+  of = now;
+  return made = text.data();
 }
 
 std::string status_line(unsigned status, std::string_view reason) {
@@ -277,8 +286,8 @@ std::string error_json(const Refusal& refusal) {
 
 std::string chunk_size_line(std::size_t bytes) {
   std::array<char, 24> text{};
-  std::snprintf(text.data(), text.size(), "%zx\r\n", bytes);
-  return text.data();
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), bytes, 16).ptr;
+  return std::string(text.data(), end).append("\r\n");
 }
 
 std::string request_id_of(const http::header<true>& head) {
@@ -295,10 +304,10 @@ std::string request_id_of(const http::header<true>& head) {
   // At most 256 bytes come whole; before the kernel has any it waits, which was long ago.
   static_cast<void>(!getrandom(random.data(), random.size(), 0));
   std::string id;
+  constexpr std::string_view kDigits = "0123456789abcdef";
   for (const unsigned char byte : random) {
-    std::array<char, 3> text{};
-    std::snprintf(text.data(), text.size(), "%02x", byte);
-    id += text.data();
+    id += kDigits[byte >> 4];
+    id += kDigits[byte & 15];
   }
   return id;
 }
