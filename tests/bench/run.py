@@ -39,6 +39,8 @@ def commands(folder, quick):
         "peers": [sys.executable, f"{FOLDER}/peers.py", *(["--samples", "6"] if quick else [])],
         "handover": [f"{folder}/bench_handover", *few],
         "scale": [f"{folder}/bench_scale", *(["--quick"] if quick else [])],
+        "serve": [sys.executable, f"{FOLDER}/serve.py", "--bin", folder,
+                  *(["--quick"] if quick else [])],
     }
 
 

@@ -112,6 +112,35 @@ def targets():
             lambda m: m.get("scale", "coordinator_idle_wakeups"), "{:.0f}")  # fmt: skip
     at_most(0.0, "idle coordinator: CPU",
             lambda m: round(m.get("scale", "coordinator_idle_cpu_percent"), 1), "{:.1f} %")  # fmt: skip
+    rows += door_targets()
+    return rows
+
+
+def door_targets():
+    """poolserve beside nginx, which is the door that does nothing."""
+    rows = []
+
+    def at_most(limit, what, measure, form="{:.2f}"):
+        rows.append((what, measure, limit, form))
+
+    def of(limit, what, name, form, key="median", scale=1):
+        at_most(limit, what, lambda m: m.get("serve", name, key) * scale, form)
+
+    def ratio(limit, what, name, base, key="median"):
+        at_most(limit, what, lambda m: m.get("serve", name, key) / m.get("serve", base, key))
+
+    ratio(1.3, "added by poolserve / by nginx, median", "added/door", "added/nginx")
+    of(0.25, "added by poolserve, median", "added/door", "{:.3f} ms", scale=1e-3)
+    of(1, "added by poolserve, p99", "added/door", "{:.3f} ms", "p99", 1e-3)
+    ratio(1 / 0.6, "small answers a second, nginx / poolserve", "answers/nginx", "answers/door")
+    of(50, "400 streams x 20 chunks/s: delay, p99", "chunk_delay/400/door", "{:.2f} ms", "p99")
+    ratio(2, "... / nginx's", "chunk_delay/400/door", "chunk_delay/400/nginx", "p99")
+    of(64, "resident for a stream, of 2,000", "stream_resident/2000/door", "{:.1f} KiB")
+    of(128, "... with TLS", "stream_resident/2000_tls/door", "{:.1f} KiB")
+    of(28, "kill -9 of 1 of 4 workers: its streams, of 64", "kill/streams_of_killed", "{:.0f}")
+    of(0, "... other streams cut", "kill/others_cut", "{:.0f}")
+    of(0, "... models loaded again", "kill/loads", "{:.0f}")
+    of(0, "... backends ended", "kill/backends_ended", "{:.0f}")
     return rows
 
 

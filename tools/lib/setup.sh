@@ -28,7 +28,7 @@ readonly bench_packages=(  # what is measured beside the pool, and the drawing
   libbenchmark-dev libgmock-dev libgtest-dev libhiredis-dev python3 python3-matplotlib
   # What matplotlib needs of these is either of two; the others would bring Debian's older Boost.
   python3-defcon python3-munkres
-  gunicorn patch php8.2-fpm redis-server uwsgi-core uwsgi-plugin-python3 valgrind
+  gunicorn nginx-light openssl patch php8.2-fpm redis-server uwsgi-core uwsgi-plugin-python3 valgrind
 )
 
 fail() {

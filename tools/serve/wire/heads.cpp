@@ -125,7 +125,10 @@ void add_way(std::string& out, const http::header<true>& head, const RequestChan
 }
 
 std::string date_now() {
+  thread_local std::time_t of = -1;
+  thread_local std::string made;
   const std::time_t now = std::time(nullptr);
+  if (now == of) return made;
   std::tm utc{};
   gmtime_r(&now, &utc);
   // Not strftime's names: those are the locale's.
@@ -137,7 +140,8 @@ std::string date_now() {
                 kDays.at(static_cast<std::size_t>(utc.tm_wday)), utc.tm_mday,
                 kMonths.at(static_cast<std::size_t>(utc.tm_mon)), utc.tm_year + 1900, utc.tm_hour,
                 utc.tm_min, utc.tm_sec);
-  return text.data();
+  of = now;
+  return made = text.data();
 }
 
 std::string status_line(unsigned status, std::string_view reason) {
