@@ -32,7 +32,6 @@ constexpr int kSendsMax = 2;
 constexpr int kLooksMax = 3;  // where none was accepted
 constexpr int kInterimMax = 16;
 constexpr std::size_t kRefusalMax_bytes = 16 * 1024;
-constexpr std::size_t kFirstRead_bytes = 1024;  // a small answer whole
 
 std::int64_t ms_since(TimePoint then) {
   return std::chrono::duration_cast<milliseconds>(Clock::now() - then).count();
