@@ -30,9 +30,9 @@ struct PoolFile {
   std::string text;  // as it was read
 };
 
-// The file at `path`, none if that is empty, under `flags`, which override [pool] and count as kFlag
-// whatever origin they carry. Files that it names are looked for; its "${NAME}" are resolved by who
-// uses them, poolserve.
+// The file at `path`, none if that is empty, under `flags`, which override [pool] and count as
+// kFlag whatever origin they carry. Files that it names are looked for; its "${NAME}" are resolved
+// by who uses them, poolserve.
 Result<PoolFile> load_pool_file(const std::string& path, const Overrides& flags = {},
                                 Variables variables = Variables::kResolved);
 // The same of a text that was read before. Relative names of files are meant from the folder of

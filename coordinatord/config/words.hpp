@@ -1,5 +1,6 @@
 // A command line as the words that a shell would pass to a program: blanks part them, quotes and
-// backslashes keep. Nothing is expanded: no variables, no globs, no ~, and no | or && means anything.
+// backslashes keep. Nothing is expanded: no variables, no globs, no ~, and no | or && means
+// anything.
 //
 // Safety: pure functions.
 //

@@ -1,3 +1,5 @@
+#include "config/models_folder.hpp"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -5,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "config/models_folder.hpp"
 #include "support/pool.hpp"
 #include "support/scratch.hpp"
 

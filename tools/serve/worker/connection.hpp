@@ -1,5 +1,5 @@
-// One client's connection: request after request, each received whole, admitted, and answered by the
-// door itself or by its model.
+// One client's connection: request after request, each received whole, admitted, and answered by
+// the door itself or by its model.
 //
 // Safety: the loop's thread. The coroutine keeps the object; tick() reaches it through the worker.
 //

@@ -1,7 +1,7 @@
 // Loads a model with the command of its config: spawn, ask until it answers, publish.
 //
-// Safety: load() and its answers in the loop's thread. Calls of the library that may wait (a program
-// to execute, the pool's mutex) run in a few threads of the loader's; stop() joins them.
+// Safety: load() and its answers in the loop's thread. Calls of the library that may wait (a
+// program to execute, the pool's mutex) run in a few threads of the loader's; stop() joins them.
 //
 // Crash: killed, the ticket is lost, the coordinator ends what was started, and the next waiter of
 // any worker loads the model (P4, P6).
