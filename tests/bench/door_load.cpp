@@ -399,8 +399,8 @@ void raise_files() {
 }  // namespace modelpool::bench
 
 int main(int argc, char** argv) {
-  using namespace modelpool;
-  using namespace modelpool::bench;
+  using namespace modelpool;         // NOLINT(google-build-using-namespace)
+  using namespace modelpool::bench;  // NOLINT(google-build-using-namespace)
   Flags flags("Asks a door, and measures. JSON on stdout.", "bench_door_load");
   std::string what;
   std::vector<Target> targets;

@@ -18,7 +18,7 @@
 namespace modelpool::fuzz {
 namespace {
 
-using namespace modelpool::serve;
+using namespace modelpool::serve;  // NOLINT(google-build-using-namespace)
 
 void hold(bool holds, const char* what) {
   if (holds) return;
