@@ -156,7 +156,7 @@ void Loader::load(LoadTicket ticket, std::shared_ptr<const config::Model> model,
   const std::string name = model->name;
   asio::co_spawn(
       loop_, run(std::move(ticket), std::move(model)),
-      [name, done = std::move(done)](std::exception_ptr thrown, Result<Lease> lease) {
+      [name, done = std::move(done)](const std::exception_ptr& thrown, Result<Lease> lease) {
         if (!thrown) return done(std::move(lease));
         done(modelpool::fail(Errc::kSystem, "unable to load " + name + ": out of memory"));
       });

@@ -42,7 +42,8 @@ std::string host_of(const std::string& address) {
 }  // namespace
 
 Result<std::shared_ptr<const InForce>> InForce::make(
-    std::shared_ptr<const config::Door> door, const std::vector<config::Listener>& listeners) {
+    const std::shared_ptr<const config::Door>& door,
+    const std::vector<config::Listener>& listeners) {
   auto made = std::make_shared<InForce>();
   made->door = door;
   if (!door->serve.keys_file.empty()) {

@@ -38,7 +38,8 @@ struct InForce {
 
   // Errors: kInvalid, kPermission, kSystem: keys, certificates, the log.
   static Result<std::shared_ptr<const InForce>> make(
-      std::shared_ptr<const config::Door> door, const std::vector<config::Listener>& listeners);
+      const std::shared_ptr<const config::Door>& door,
+      const std::vector<config::Listener>& listeners);
 };
 
 struct Service {

@@ -80,11 +80,11 @@ class Worker {
   void finish(std::uint64_t within_ns);
   void go_on();
   void count();
-  Result<> put_in_force(std::shared_ptr<const config::Door> door);
+  Result<> put_in_force(const std::shared_ptr<const config::Door>& door);
   template <class T>
   void spawn(Task<T> task) {
     // Without it the worker would go on as half of one: the master starts a whole one.
-    asio::co_spawn(loop_, std::move(task), [](std::exception_ptr thrown) {
+    asio::co_spawn(loop_, std::move(task), [](const std::exception_ptr& thrown) {
       if (thrown) std::rethrow_exception(thrown);
     });
   }
@@ -99,7 +99,7 @@ class Worker {
   std::optional<TimePoint> end_by_;  // set: finishing
 };
 
-Result<> Worker::put_in_force(std::shared_ptr<const config::Door> door) {
+Result<> Worker::put_in_force(const std::shared_ptr<const config::Door>& door) {
   std::vector<config::Listener> listeners;
   for (const OpenListener& listener : start_.listeners) listeners.push_back(listener.where);
   // What the file says now of a listener that stays.
@@ -108,7 +108,7 @@ Result<> Worker::put_in_force(std::shared_ptr<const config::Door> door) {
       if (given.address == one.address) one = given;
     }
   }
-  auto made = InForce::make(std::move(door), listeners);
+  auto made = InForce::make(door, listeners);
   if (!made) return fail(made.error());
   service_.now = std::move(*made);
   return {};
@@ -176,7 +176,7 @@ void Worker::take(std::size_t gate, Fd fd) {
   auto connection = std::make_shared<Connection>(service_, gate, std::move(client), address);
   connections_.insert(connection.get());
   count();
-  asio::co_spawn(loop_, connection->run(), [this, connection](std::exception_ptr thrown) {
+  asio::co_spawn(loop_, connection->run(), [this, connection](const std::exception_ptr& thrown) {
     connections_.erase(connection.get());
     count();
     if (thrown) complain("a connection was dropped for want of memory");
