@@ -10,7 +10,8 @@ namespace {
 constexpr std::size_t kNearestMax_edits = 3;
 constexpr std::size_t kNearestGivenMax_bytes = 64;
 
-// How many characters must be added, taken, replaced or swapped with the next to make `b` of `a`.
+}  // namespace
+
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> least(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
   for (std::size_t i = 0; i <= a.size(); ++i) {
@@ -28,8 +29,6 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
   }
   return least[a.size()][b.size()];
 }
-
-}  // namespace
 
 std::string_view nearest_name(std::string_view given, const std::vector<std::string_view>& known) {
   if (given.size() > kNearestGivenMax_bytes) return {};

@@ -28,6 +28,8 @@ class Access(DoorTest):
             self.assertIn(self.get(path).status, (200, 503))
             for asked in ("", '{"model":"a"}'):
                 self.assertEqual(self.post(path, asked).status, 401)
+                with_key = {"x-api-key": "first-secret"}
+                self.assertEqual(self.post(path, asked, fields=with_key).status, 405)
                 self.assertEqual(self.post(path + "?model=a", asked).status, 401)
         self.assertEqual(self.backends(), {})
         wrong = self.post("/m/a/x", "", fields={"Authorization": "Bearer wrong"})
@@ -48,6 +50,11 @@ class Access(DoorTest):
         self.assertTrue(eventually(lambda: self.post("/m/a/x", "", fields=third).status == 200))
         old = {"Authorization": "Bearer first-secret"}
         self.assertTrue(eventually(lambda: self.post("/m/a/x", "", fields=old).status == 401))
+        # What cannot be read is refused, and the keys of then stay.
+        self.keys("no key at all, said in words\n")
+        self.masters[0].send_signal(signal.SIGHUP)
+        self.assertTrue(eventually(lambda: "the config is refused" in self.said()))
+        self.assertEqual(self.post("/m/a/x", "", fields=third).status, 200)
         everything = self.said() + pathlib.Path(self.dir, "access.log").read_text()
         for secret in ("first-secret", "second-secret", "third-secret"):
             self.assertNotIn(secret, everything)

@@ -110,7 +110,8 @@ class Streams(DoorTest):
         talk.sendall(b"POST /m/a/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
         talk.sendall(b"y" * (size - 1))
         self.assertTrue(eventually(self.leases))
-        time.sleep(5)  # more than twice stall_timeout
+        # More than twice stall_timeout later it is still in flight.
+        self.assertTrue(eventually(lambda: (self.leases() or [{"age_ms": 0}])[0]["age_ms"] > 5000))
         talk.sendall(b"y")
         self.assertEqual(json.loads(read_answer(talk)[1])["pid"], pid)
 

@@ -92,11 +92,6 @@ void Connection::begin_line() {
   line_.request_id = id_;
 }
 
-std::string Connection::path() const {
-  const std::string_view target = reader_->head().target();
-  return std::string(target.substr(0, target.find('?')));
-}
-
 Task<bool> Connection::serve() {
   now_ = service_.now;
   phase_ = Phase::kServing;
@@ -105,10 +100,11 @@ Task<bool> Connection::serve() {
   fields_.clear();
   begin_line();
   line_.method = std::string(head.method_string());
-  line_.path = path();
+  const std::string_view target = head.target();
+  line_.path = std::string(target.substr(0, target.find('?')));
   // Who asks whether the door is well has no key: a supervisor, a balancer.
   const Gate& gate = now_->gates[gate_];
-  const AccessRules& rules = asks_whether_well() ? gate.of_probes : gate.rules;
+  const AccessRules& rules = is_look() && is_probe(line_.path) ? gate.of_probes : gate.rules;
   auto admitted = admit(head, rules);
   if (admitted && !admitted->allow_origin.empty()) {
     fields_.emplace_back("Access-Control-Allow-Origin", admitted->allow_origin);
@@ -131,17 +127,16 @@ bool Connection::is_look() const {
   return method == http::verb::get || method == http::verb::head;
 }
 
-bool Connection::asks_whether_well() const { return is_look() && is_probe(path()); }
-
 std::optional<OwnAnswer> Connection::own_answer_to(const NamedByHead& named) const {
   if (named.by_path) return std::nullopt;
-  if (is_probe(path()) && !is_look())
-    return answer_of(refuse(405, "method_not_allowed", path() + " is only looked at: GET").value());
+  const std::string& path = line_.path;
+  if (is_probe(path) && !is_look())
+    return answer_of(refuse(405, "method_not_allowed", path + " is only looked at: GET").value());
   if (!is_look()) return std::nullopt;
-  if (auto page = own_page(path(), *now_->door, service_.pool)) return page;
+  if (auto page = own_page(path, *now_->door, service_.pool)) return page;
   if (named.model || reader_->framing() != Framing::kNone) return std::nullopt;
   return answer_of(refuse(404, "not_found",
-                          "there is nothing at " + path() +
+                          "there is nothing at " + path +
                               "; POST a request with a \"model\" to /v1/chat/completions and its "
                               "like, or ask /m/NAME/...; GET /v1/models lists the models")
                        .value());
@@ -224,7 +219,7 @@ Task<bool> Connection::answer(const OwnAnswer& own, bool may_go_on) {
   const bool sent = co_await client_->write(
       own_answer(own, changes, reader_->head().method() == http::verb::head));
   line_.out_bytes += own.body.size();
-  co_return sent&& goes_on;
+  co_return (sent && goes_on);
 }
 
 Task<bool> Connection::refuse_with(const Refusal& refusal) {

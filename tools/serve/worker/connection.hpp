@@ -37,9 +37,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Task<bool> answer(const OwnAnswer& own, bool may_go_on = true);
   Task<bool> refuse_with(const Refusal& refusal);
   std::optional<OwnAnswer> own_answer_to(const NamedByHead& named) const;
-  std::string path() const;
   bool is_look() const;
-  bool asks_whether_well() const;
   void begin_line();
 
   Service& service_;

@@ -31,6 +31,7 @@ constexpr milliseconds kLook{10};
 constexpr int kSendsMax = 2;
 constexpr int kLooksMax = 3;  // where none was accepted
 constexpr int kInterimMax = 16;
+constexpr std::size_t kFirstRead_bytes = 1024;  // a small answer whole
 constexpr std::size_t kRefusalMax_bytes = 16 * 1024;
 
 std::int64_t ms_since(TimePoint then) {
@@ -126,7 +127,7 @@ Task<> Exchange::comment() {
     head.result(http::status::ok);
     head.set(http::field::content_type, "text/event-stream");
     head.set(http::field::cache_control, "no-cache");
-    framing_ = client_version() == 10 ? Framing::kUntilClose : Framing::kChunked;
+    framing_ = framing_for(client_version(), Framing::kChunked);
     unsent_head_ = answer_head(head, changes(framing_));
     line_.status = 200;
     is_events_ = true;
@@ -142,7 +143,10 @@ Task<> Exchange::comment() {
       text += "\n";
     }
   }
+  // A line of the door's own is no part of an event, wherever it comes.
+  const bool was_between_events = is_between_events_;
   co_await send(text, false);
+  is_between_events_ = was_between_events;
 }
 
 std::uint64_t Exchange::learned_load_ms() const {
@@ -193,7 +197,8 @@ Task<Exchange::Outcome> Exchange::forward() {
     const bool is_over = co_await life_is_over();
     if (may_repeat && (is_over || was_reused_ || !has_connected_)) co_return Outcome::kLookAgain;
   }
-  co_await tell(co_await what_happened(has_connected_));
+  const Refusal refusal = what_happened(has_connected_);
+  co_await tell(refusal);
   co_return Outcome::kDone;
 }
 
@@ -319,9 +324,15 @@ Task<Exchange::Outcome> Exchange::relay(AnswerReader& reader) {
       }
       continue;
     }
-    auto [error] = co_await upstream_->async_wait(Socket::wait_read, kTask);
-    if (!error) in_.append(read_upstream(error));
-    got_bytes_ |= !in_.empty();
+    // Tried before it is waited for, which saves a call of the kernel where the answer is quick.
+    const std::size_t had = in_.size();
+    in_.resize(had + kFirstRead_bytes);
+    const auto [error, bytes] = co_await upstream_->async_read_some(asio::buffer(in_) + had, kTask);
+    in_.resize(had + bytes);
+    if (bytes > 0) {
+      got_bytes_ = true;
+      static_cast<void>(lease_.progress());
+    }
     if (error) co_return Outcome::kBroken;
   }
   if (line_.first_byte_ms < 0) line_.first_byte_ms = ms_since(asked_.began);
@@ -336,9 +347,7 @@ Task<Exchange::Outcome> Exchange::relay(AnswerReader& reader) {
 }
 
 void Exchange::begin_answer(const AnswerReader& reader) {
-  framing_ = reader.framing();
-  if (framing_ == Framing::kChunked || framing_ == Framing::kUntilClose)
-    framing_ = client_version() == 10 ? Framing::kUntilClose : Framing::kChunked;
+  framing_ = framing_for(client_version(), reader.framing());
   if (!asked_.reader.is_whole()) keep_open_ = false;
   AnswerChanges to = changes(framing_);
   to.content_length = reader.length();
@@ -402,9 +411,7 @@ Task<bool> Exchange::send(std::string_view piece, bool is_last) {
   if (is_chunked) {
     after = piece.empty() ? (is_last ? kLastChunk : "") : is_last ? "\r\n0\r\n\r\n" : "\r\n";
   }
-  // The door's own lines are no part of an event.
-  if (!piece.empty() && !piece.starts_with(": "))
-    is_between_events_ = piece.ends_with("\n\n") || piece.ends_with("\n\r\n");
+  if (!piece.empty()) is_between_events_ = piece.ends_with("\n\n") || piece.ends_with("\n\r\n");
   head_is_out_ = true;
   line_.out_bytes += piece.size();
   if (framing_ == Framing::kUntilClose) keep_open_ = false;
@@ -447,13 +454,13 @@ Task<> Exchange::tell(const Refusal& refusal) {
     co_await send("data: " + error_json(refusal) + "\n\n", false);
 }
 
-Task<Refusal> Exchange::what_happened(bool was_connected) {
+Refusal Exchange::what_happened(bool was_connected) const {
   const std::string& model = asked_.model->name;
   if (end_ == End::kCancelled)
-    co_return refuse(503, "cancelled", "the request was ended: " + lease_.cancel_reason()).value();
+    return refuse(503, "cancelled", "the request was ended: " + lease_.cancel_reason()).value();
   if (end_ == End::kOverdue)
-    co_return refuse(504, "timeout", "the request took longer than request_timeout").value();
-  if (end_ == End::kBadBody && bad_body_) co_return *bad_body_;
+    return refuse(504, "timeout", "the request took longer than request_timeout").value();
+  if (end_ == End::kBadBody && bad_body_) return *bad_body_;
   const std::string words = lease_.exit_words();
   std::string text = "the backend of " + model;
   if (!words.empty()) {
@@ -465,7 +472,7 @@ Task<Refusal> Exchange::what_happened(bool was_connected) {
   } else {
     text += got_bytes_ ? " broke off its answer" : " closed the connection without an answer";
   }
-  co_return refuse(502, "backend_failed", std::move(text)).value();
+  return refuse(502, "backend_failed", std::move(text)).value();
 }
 
 // Is the backend no more? Its connections end a moment before its process does, and the pool sees

@@ -71,7 +71,7 @@ class Exchange {
   Task<bool> send(std::string_view piece, bool is_last);
   Task<> comment();
   Task<> tell(const Refusal& refusal);
-  Task<Refusal> what_happened(bool was_connected);
+  Refusal what_happened(bool was_connected) const;
   Task<bool> life_is_over();
   bool may_be_reused(const AnswerReader& reader) const;
   void abort(End end);

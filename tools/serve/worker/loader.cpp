@@ -121,7 +121,6 @@ template <class Call>
 Task<std::invoke_result_t<Call>> Loader::apart(Call call) {
   std::optional<std::invoke_result_t<Call>> result;
   Wake done(loop_.get_executor());
-  auto work = asio::make_work_guard(loop_);
   asio::post(threads_, [&] {
     result.emplace(call());
     asio::post(loop_, [&] { done.notify(); });

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "config/nearest.hpp"
+
 namespace modelpool::serve {
 namespace {
 
@@ -46,21 +48,6 @@ int status_of(Errc code) {
   return 503;
 }
 
-// How many letters must change to make one of the other.
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
-    }
-  }
-  return row.back();
-}
-
 }  // namespace
 
 Refusal refusal_of(const Error& error, std::uint64_t load_ms) {
@@ -83,7 +70,7 @@ Refusal no_such_model(std::string_view name, const config::Door& door) {
   std::vector<std::pair<std::size_t, std::string_view>> near;
   const auto add = [&](const std::string& known) {
     const bool is_part = known.find(name) != std::string::npos && !name.empty();
-    const std::size_t far = distance(name.substr(0, 255), known);
+    const std::size_t far = edit_distance(name.substr(0, 255), known);
     if (is_part || far <= std::max<std::size_t>(2, known.size() / 3))
       near.emplace_back(is_part ? 0 : far, known);
   };

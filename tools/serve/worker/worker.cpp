@@ -211,7 +211,11 @@ Task<> Worker::meet() {
     // One that finishes is asked only where nobody else answers: its successors have died.
     if (end_by_) co_await pause(loop_.get_executor(), kLastToAnswer);
     Fd accepted(accept4(start_.meeting.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!accepted) continue;
+    if (!accepted) {
+      // Another was faster, or the master has closed the socket for all.
+      co_await pause(loop_.get_executor(), kNoAccept);
+      continue;
+    }
     spawn(answer_newcomer(std::move(accepted)));
   }
 }

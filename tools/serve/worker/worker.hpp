@@ -1,8 +1,8 @@
 // One worker: an event loop that accepts from the shared sockets and serves. It outlives its
 // master.
 //
-// Safety: one thread runs the loop; spawning and publishing a backend, which may wait, are on one
-// more. run_worker is called in a forked child without threads.
+// Safety: one thread runs the loop; spawning and publishing a backend, which may wait, are on a
+// few more. run_worker is called in a forked child without threads.
 //
 // Crash: SIGKILL cuts its own connections; what it held in the pool the coordinator clears (P6);
 // backends stay.
