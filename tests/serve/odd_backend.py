@@ -100,11 +100,12 @@ class Odd:
         return True
 
     def do_big(self, client, method, target, fields, body, query):
-        """?BYTES: so many, with a length."""
-        count = int(query)
+        """?BYTES,LETTER: so many of it, with a length."""
+        count, _, letter = query.partition(",")
+        count, letter = int(count), (letter or "x").encode()
         client.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {count}\r\n\r\n".encode())
         while count > 0:
-            count -= client.send(b"x" * min(count, 65536))
+            count -= client.send(letter * min(count, 65536))
         return True
 
     def do_raw(self, client, method, target, fields, body, query):
@@ -118,6 +119,11 @@ class Odd:
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
         elif query == "body":
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+        elif query == "event":
+            client.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n8\r\ndata: {\n\r\n"
+            )
         elif query == "close":
             return False
         elif query == "once":
@@ -130,6 +136,19 @@ class Odd:
 
     def do_early(self, client, method, target, fields, body, query):
         return self.answer(client, b'{"error":"no"}', "403 Forbidden")
+
+    def do_late(self, client, method, target, fields, body, query):
+        """Sends a body that nobody expects, a moment after its answer; reads no further."""
+        client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+        time.sleep(0.3)
+        client.sendall(b"left")
+        return True
+
+    def do_endless(self, client, method, target, fields, body, query):
+        """An answer until the end, which does not come."""
+        client.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nabc")
+        time.sleep(LIFETIME_S)
+        return False
 
     def do_until_close(self, client, method, target, fields, body, query):
         client.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nuntil the end")

@@ -1,14 +1,21 @@
 """Workers, masters, coordinators and backends that die: what is cut, what is asked again, what stays
 warm."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import unittest
 
 from door import POOLCTL, DoorTest, workers_of, eventually, read_all
+
+
+def listening(port):
+    with contextlib.suppress(OSError):
+        return socket.create_server(("127.0.0.1", port))
 
 
 class Deaths(DoorTest):
@@ -165,6 +172,38 @@ class Deaths(DoorTest):
         master.send_signal(signal.SIGHUP)
         self.assertTrue(eventually(lambda: "nonsense" in self.said() or "pool.toml" in self.said()))
         self.assertEqual(self.post("/m/b/x", "").status, 200)
+
+    def test_a_connection_that_becomes_idle_after_sigterm_is_not_waited_for(self):
+        master = self.start(models=self.model("a"), serve='shutdown_timeout = "10m"')
+        self.post("/m/a/x", "")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/stream?20,0.1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        self.assertTrue(eventually(self.leases))
+        master.send_signal(signal.SIGTERM)
+        self.assertTrue(read_all(talk).endswith(b"0\r\n\r\n"))
+        self.assertEqual(master.wait(60), 0)
+
+    def test_another_process_at_a_dead_backends_port_is_asked_nothing(self):
+        self.start(models=self.model("a"))
+        self.post("/m/a/x", "")
+        backend = self.backends()["a"]
+        judge = self.ctl("status")["coordinator"]["pid"]
+        os.kill(judge, signal.SIGSTOP)  # it does not see the end
+        try:
+            os.kill(backend["pid"], signal.SIGKILL)
+            port = int(backend["address"].rsplit(":", 1)[1])
+            with eventually(lambda: listening(port)) as intruder:
+                for _ in range(2):  # without and with a connection that was kept
+                    self.assertEqual(self.post("/m/a/secret", "mine").status, 502)
+                intruder.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        asked, _ = intruder.accept()
+                        asked.settimeout(5)
+                        self.assertEqual(asked.recv(100), b"")
+                        asked.close()
+        finally:
+            os.kill(judge, signal.SIGCONT)
 
     def test_reloads_while_requests_go_on(self):
         master = self.start(models=self.model("a"))

@@ -132,11 +132,36 @@ class Requests(DoorTest):
 
     def test_a_connection_is_not_used_again_where_something_may_be_left_in_it(self):
         self.post("/m/a/x", "")
-        # A body behind an answer to HEAD, and behind one that has none, must reach nobody.
-        for status, method in ((b"200 OK", "HEAD"), (b"204 No Content", "POST")):
-            late = b"HTTP/1.1 %s\r\nContent-Length: 4\r\n\r\nleft" % status
-            self.request(method, "/m/a/raw", b"x\0" + late)
-            self.assertEqual(self.post("/m/a/x", "").json["name"], "a")
+        post = b"POST /m/a/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+        # A body behind an answer to HEAD; a body that the backend did not read.
+        head = b"HEAD /m/a/late HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        unread = b"GET /m/a/health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nleft"
+        for first in (head, unread):
+            with self.subTest(first):
+                talk = self.socket()  # one connection: one worker
+                talk.sendall(first)
+                answer = b""
+                while b"\r\n\r\n" not in answer:
+                    answer += talk.recv(1)
+                if first is unread:
+                    self.assertEqual(talk.recv(2), b"ok")
+                talk.sendall(post)
+                head_of_second, body = read_answer(talk)
+                self.assertIn(b" 200 ", head_of_second)
+                self.assertEqual(json.loads(body)["method"], "POST")
+
+    def test_interim_answers_are_passed_over_and_counted(self):
+        self.post("/m/a/x", "")
+        early, last = b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
+        self.assertEqual(self.post("/m/a/raw", b"x\0" + early * 2 + last).body, b"x")
+        self.assertEqual(self.post("/m/a/raw", b"x\0" + early * 50 + last).status, 502)
+        other = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+        self.assertEqual(self.post("/m/a/raw", b"x\0" + other + last).status, 502)
+
+    def test_what_streams_is_not_sent_twice(self):
+        self.post("/m/a/x", "")
+        self.assertEqual(self.post("/m/a/die?once", b"y" * (3 << 20)).status, 502)
+        self.assertEqual(sum("/die?once" in line for line in self.seen()), 1)
 
     def test_an_answer_that_is_cut_does_not_look_whole(self):
         self.post("/m/a/x", "")
@@ -188,6 +213,21 @@ class Requests(DoorTest):
         self.assertTrue(eventually(self.leases))
         self.assertEqual(self.leases()[0]["tag"], "123e4567e89b12d3a45642661417400")
         self.assertIn(b"X-Request-Id: 123e4567-e89b-12d3-a456-426614174000", read_answer(talk)[0])
+
+
+class Bodies(DoorTest):
+    def test_one_is_let_go_once_the_answer_has_begun(self):
+        self.start(models=self.model("a"), serve='bodies_memory = "1MiB"')
+        self.post("/m/a/x", "")
+        talks = []
+        for _ in range(3):  # two of them in one worker
+            talk = self.socket()
+            talk.sendall(b"POST /m/a/stream?30,0.1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                         b"Content-Length: 700000\r\n\r\n" + b"y" * 700_000)
+            self.assertTrue(talk.recv(1))
+            talks.append(talk)
+        for talk in talks:
+            self.assertTrue(read_all(talk).endswith(b"0\r\n\r\n"))
 
 
 class Loading(DoorTest):

@@ -150,6 +150,55 @@ class Streams(DoorTest):
         self.assertFalse(whole.endswith(b"0\r\n\r\n"))
         self.assertEqual(self.backends()["a"]["pid"], pid)
 
+    def test_slow_readers_get_their_own_bytes(self):
+        self.start(models=self.model("a"))
+        self.post("/m/a/x", "")
+        talks = {}
+        for letter in "abcdef":
+            talk = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+            self.addCleanup(talk.close)
+            talk.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            talk.sendall(b"POST /m/a/big?9000000,%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                         b"Content-Length: 0\r\n\r\n" % letter.encode())
+            talks[letter] = talk
+        # Each is behind before any of them reads.
+        self.assertTrue(eventually(lambda: len(self.leases()) == 6))
+        got = {letter: b"" for letter in talks}
+        while not all(len(text) > 9_000_000 for text in got.values()):
+            for letter, talk in talks.items():
+                got[letter] += talk.recv(20_000)
+        for letter, text in got.items():
+            body = text.partition(b"\r\n\r\n")[2]
+            self.assertEqual((len(body), set(body)), (9_000_000, {ord(letter)}))
+
+    def test_a_client_that_leaves_behind_what_it_sent_ahead_is_noticed(self):
+        self.start(models=self.model("a"))
+        self.post("/m/a/x", "")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/wait?200 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+                     + b"z" * 40_000)
+        self.assertTrue(eventually(self.leases))
+        talk.close()
+        self.assertTrue(eventually(lambda: not self.leases()))
+
+    def test_nothing_is_put_into_half_an_event(self):
+        self.start(models=self.model("a"))
+        self.post("/m/a/x", "")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/die?event HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        whole = read_all(talk)
+        self.assertIn(b"data: {", whole)
+        self.assertNotIn(b"error", whole)
+
+    def test_an_answer_that_the_door_ends_does_not_look_whole(self):
+        self.start(models=self.model("a"), serve='request_timeout = "1s"')
+        self.post("/m/a/x", "")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/endless HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        whole = read_all(talk)
+        self.assertIn(b"abc", whole)
+        self.assertFalse(whole.endswith(b"0\r\n\r\n"))
+
     def test_request_timeout(self):
         self.start(models=self.model("a"), serve='request_timeout = "1s"')
         self.post("/m/a/x", "")

@@ -75,7 +75,7 @@ Exchange::Exchange(Service& service, const InForce& now, Client& client, Asked& 
       sender_wake_(service.loop.get_executor()) {
   if (config_.loading_comments && takes_comments(asked.reader.head(), asked.asked))
     next_comment_ = asked.began + kFirstComment;
-  if (!streams_ && asked.asked.value_bytes > 0 && asked.asked.name != asked.model->name)
+  if (asked.asked.value_bytes > 0 && asked.asked.name != asked.model->name)
     substituted_ = written_model(asked.asked, asked.model->name);
 }
 
