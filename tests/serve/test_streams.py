@@ -157,7 +157,6 @@ class Streams(DoorTest):
         for letter in "abcdef":
             talk = socket.create_connection(("127.0.0.1", self.port), timeout=60)
             self.addCleanup(talk.close)
-            talk.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             talk.sendall(b"POST /m/a/big?9000000,%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
                          b"Content-Length: 0\r\n\r\n" % letter.encode())
             talks[letter] = talk
@@ -166,7 +165,7 @@ class Streams(DoorTest):
         got = {letter: b"" for letter in talks}
         while not all(len(text) > 9_000_000 for text in got.values()):
             for letter, talk in talks.items():
-                got[letter] += talk.recv(20_000)
+                got[letter] += talk.recv(200_000)
         for letter, text in got.items():
             body = text.partition(b"\r\n\r\n")[2]
             self.assertEqual((len(body), set(body)), (9_000_000, {ord(letter)}))
