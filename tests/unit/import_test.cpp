@@ -151,7 +151,7 @@ groups:
   together: { swap: false, members: [d] }
 )"));
   const auto groups_of = [&](const char* name) {
-    return test::effective_of(file.settings, name).text(Setting::kGroups);
+    return std::string(test::effective_of(file.settings, name).text(Setting::kGroups));
   };
   EXPECT_EQ(groups_of("a"), "exclusive");
   EXPECT_EQ(groups_of("b"), "exclusive");
