@@ -18,13 +18,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 PATIENCE_S = 60
 FILES_PER_STREAM = 2  # of a worker: the client's and the backend's
 SPARE_FILES = 100
 KILLED_STREAMS = 64
-MOST_OF_ONE_WORKER = 28
+ENDS = 20
+ENDS_STREAMS = 200
+ENDS_SECONDS = 60  # as long as the streams are; what is done to the door takes less
 
 NGINX = """
 daemon off;
@@ -125,11 +128,8 @@ class Door:
             POOL.format(workers=workers, listen=listen, core=options.load_core, backend=backend,
                         folder=folder)
         )
-        with open(f"{folder}/log", "w") as log:
-            self.process = started(
-                [f"{options.bin}/poolserve", "--config", f"{folder}/pool.toml", "--dir", folder,
-                 "--on-exit", "stop"], log, core,
-            )  # fmt: skip
+        self.core = core
+        self.begin()
         try:
             eventually("an answer of poolserve", lambda: answers(self.port))
             if not answers(self.port, "/m/bench/"):
@@ -137,6 +137,38 @@ class Door:
         except RuntimeError as error:
             self.stop()
             raise RuntimeError(f"{error}: {pathlib.Path(folder, 'log').read_text()}") from None
+
+    def begin(self):
+        with open(f"{self.folder}/log", "a") as log:
+            self.process = started(
+                [f"{self.options.bin}/poolserve", "--config", f"{self.folder}/pool.toml",
+                 "--dir", self.folder, "--on-exit", "stop"], log, self.core,
+            )  # fmt: skip
+
+    def reload(self):
+        """With another number of workers, so that all of them are new ones."""
+        config = pathlib.Path(self.folder, "pool.toml")
+        text = config.read_text()
+        count = 3 if "workers = 2" in text else 2
+        config.write_text(text.replace(f"workers = {5 - count}", f"workers = {count}"))
+        before = set(self.workers())
+        self.process.send_signal(signal.SIGHUP)
+        eventually("new workers", lambda: len(set(self.workers()) - before) == count)
+
+    def kill_master(self):
+        count = len(self.workers())
+        self.process.kill()
+        self.process.wait()
+        self.begin()
+        eventually("the next poolserve's workers", lambda: len(self.workers()) == count)
+
+    def kill_coordinator(self):
+        before = self.coordinator()
+        os.kill(before, signal.SIGKILL)
+        eventually("another coordinator", lambda: self.coordinator() not in (None, 0, before))
+
+    def coordinator(self):
+        return json.loads(self.ctl("-o", "json", "status").stdout)["coordinator"]["pid"]
 
     def ctl(self, *argv):
         return subprocess.run(
@@ -265,6 +297,45 @@ class Bench:
         with self.door(workers=1) as door:
             self.load("idle", [door.target()], "--count", idle)
 
+    def streams(self, door, count, seconds):
+        """A load that goes on."""
+        load = subprocess.Popen(
+            self.load_argv("streams", [door.target()], "--count", count, "--rate", 5,
+                           "--seconds", seconds),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if load.stderr.readline() != "up\n":
+            raise RuntimeError(load.communicate()[1])
+        return load
+
+    def ends(self):
+        """Reload, kill -9 of the master and of the coordinator, one after the other."""
+        times = 2 if self.options.quick else ENDS
+        count = 20 if self.options.quick else ENDS_STREAMS
+        seconds = 20 if self.options.quick else ENDS_SECONDS
+        for name in ("reload", "kill_master", "kill_coordinator"):
+            self.say(f"{name} {times} times under {count} streams")
+            with self.door(workers=2) as door:
+                before = door.backend()
+                load = self.streams(door, count, seconds)
+                with Asking(door.port) as asking:
+                    for _ in range(times):
+                        getattr(door, name)()
+                    if load.poll() is not None:
+                        raise RuntimeError(f"{name}: the streams were over before it was done")
+                    cut = cut_of(load)
+                after = door.backend()
+                seen = {
+                    "streams_cut": cut,
+                    "loads": int(before["generation"] != after["generation"]),
+                    "backends_ended": int(before["pid"] != after["pid"]),
+                    "refused": asking.refused,
+                }
+                self.results += [{"name": f"{name}/{what}", "median": value, "unit": "in all",
+                                  "samples": times} for what, value in seen.items()]  # fmt: skip
+                self.results.append({"name": f"{name}/longest_refusal", "median": asking.longest_s,
+                                     "unit": "s", "samples": asking.asked})  # fmt: skip
+
     def kills(self):
         """kill -9 of the worker that has most."""
         seen = {"streams_of_killed": [], "others_cut": [], "loads": [], "backends_ended": []}
@@ -272,18 +343,11 @@ class Bench:
         for _ in range(1 if self.options.quick else 5):
             with self.door(workers=4) as door:
                 before = door.backend()
-                load = subprocess.Popen(
-                    self.load_argv("streams", [door.target()], "--count", KILLED_STREAMS,
-                                   "--rate", 5, "--seconds", 5),
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                )  # fmt: skip
-                if load.stderr.readline() != "up\n":
-                    raise RuntimeError(load.communicate()[1])
+                load = self.streams(door, KILLED_STREAMS, seconds=5)
                 held = {pid: connections_at(pid, door.port) for pid in door.workers()}
                 victim = max(held, key=held.get)
                 os.kill(victim, signal.SIGKILL)
-                cut = [result["median"] for result in json.loads(load.communicate()[0])["results"]
-                       if result["name"].startswith("streams_cut/")][0]  # fmt: skip
+                cut = cut_of(load)
                 if not answers(door.port, "/m/bench/"):
                     raise RuntimeError("no answer after a worker was killed")
                 after = door.backend()
@@ -295,6 +359,40 @@ class Bench:
         for name, values in seen.items():
             self.results.append({"name": f"kill/{name}", "median": max(values), "unit": "most",
                                  "samples": len(values)})  # fmt: skip
+
+
+def cut_of(load):
+    """How many streams were, when all are over."""
+    results = json.loads(load.communicate()[0])["results"]
+    (cut,) = [one["median"] for one in results if one["name"].startswith("streams_cut/")]
+    return cut
+
+
+class Asking:
+    """Asks for a small answer again and again, each time on a connection of its own."""
+
+    def __init__(self, port):
+        self.port, self.asked, self.refused, self.longest_s = port, 0, 0, 0.0
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.ask)
+
+    def ask(self):
+        answered = time.monotonic()
+        while not self.over.wait(0.02):
+            self.asked += 1
+            if answers(self.port, "/m/bench/"):
+                answered = time.monotonic()
+            else:
+                self.refused += 1
+                self.longest_s = max(self.longest_s, time.monotonic() - answered)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
 
 
 def connections_at(pid, port):
@@ -317,7 +415,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     arguments.add_argument("--bin", required=True, help="directory of the built programs")
     arguments.add_argument("--quick", action="store_true")
-    arguments.add_argument("--only", choices=("nginx", "memory", "kills"), action="append")
+    arguments.add_argument("--only", choices=("nginx", "memory", "kills", "ends"), action="append")
     options = arguments.parse_args()
     options.bin = os.path.abspath(options.bin)
     cores = sorted(os.sched_getaffinity(0))
@@ -328,7 +426,8 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="modelpool-serve-", dir="/dev/shm") as folder:
         bench = Bench(options, folder)
-        parts = {"nginx": bench.beside_nginx, "memory": bench.memory, "kills": bench.kills}
+        parts = {"nginx": bench.beside_nginx, "memory": bench.memory, "kills": bench.kills,
+                 "ends": bench.ends}  # fmt: skip
         for name, part in parts.items():
             if not options.only or name in options.only:
                 part()

@@ -141,6 +141,11 @@ def door_targets():
     of(0, "... other streams cut", "kill/others_cut", "{:.0f}")
     of(0, "... models loaded again", "kill/loads", "{:.0f}")
     of(0, "... backends ended", "kill/backends_ended", "{:.0f}")
+    for name, words in (("reload", "reload"), ("kill_master", "kill -9 of the master"),
+                        ("kill_coordinator", "kill -9 of the coordinator")):  # fmt: skip
+        of(0, f"{words}, 20 times under 200 streams: cut", f"{name}/streams_cut", "{:.0f}")
+        of(0, "... models loaded again", f"{name}/loads", "{:.0f}")
+        of(1, "... requests refused, at the longest", f"{name}/longest_refusal", "{:.2f} s")
     return rows
 
 
