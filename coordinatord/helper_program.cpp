@@ -103,8 +103,8 @@ Result<HelperProgram> HelperProgram::start(const std::string& path, int kind,
   int error = spawn.prepare(other.get());
   if (error == 0) error = spawn.run(path, with_environment, &pid);
   if (error != 0) return fail_errno(error, what);
-  // Its number is its own until it is reaped, which this thread does.
-  auto process = ProcessHandle::open(pid);
+  // Reaped by this thread; one that ends at once is told by its socket, as any other end.
+  auto process = ProcessHandle::open_child(pid);
   if (!process) {
     kill(pid, SIGKILL);
     return fail(process.error());

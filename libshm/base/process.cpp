@@ -173,6 +173,14 @@ ProcessHandle ProcessHandle::open_zombie(const ProcessIdentity& expected) {
   return ProcessHandle(std::move(fd), found);
 }
 
+Result<ProcessHandle> ProcessHandle::open_child(pid_t pid) {
+  Fd fd = open_pidfd(pid);
+  if (!fd) return fail_errno(errno, "open process " + std::to_string(pid));
+  const auto stat = read_stat(pid);
+  const ProcessIdentity found{pid, stat ? stat->start_ticks : 0, pidfd_inode(fd.get())};
+  return ProcessHandle(std::move(fd), found);
+}
+
 ProcessHandle ProcessHandle::duplicate() const {
   Fd copy(fd_ ? fcntl(fd_.get(), F_DUPFD_CLOEXEC, 3) : -1);
   if (!copy) return {};

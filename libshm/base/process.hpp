@@ -50,6 +50,8 @@ class ProcessHandle {
   // The same, of a process that has ended and that its parent has not reaped: while it is held, its
   // group can be signalled. Without a process if there is no such zombie.
   static ProcessHandle open_zombie(const ProcessIdentity& expected);
+  // A child that nobody has reaped, ended or not: its PID is its own until then.
+  static Result<ProcessHandle> open_child(pid_t pid);
   ProcessHandle duplicate() const;  // without a process if there are no descriptors
 
   const ProcessIdentity& identity() const { return identity_; }

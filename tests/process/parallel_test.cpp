@@ -105,7 +105,7 @@ class Requests {
     }
     if (!polled) {
       place_ = 0;
-      if (polled.error().code != Errc::kTimeout) ++board_.failed;
+      if (polled.error().code != Errc::kTimeout) board_.note_failure(polled.error());
       return;
     }
     board_.waited += waits;
@@ -182,8 +182,8 @@ class ParallelLoad : public ::testing::Test {
         const std::uint64_t parallel = random() % 5;
         const std::uint64_t change = (board_->told >> 16) + 1;
         board_->told = change << 16;
-        if (!pool.set("parallel", std::to_string(parallel))) {
-          ++board_->failed;
+        if (auto ok = pool.set("parallel", std::to_string(parallel)); !ok) {
+          board_->note_failure(ok.error());
           return;
         }
         board_->told = change << 16 | parallel;

@@ -242,6 +242,17 @@ TEST(ProcessHandle, DoesNotOpenAZombieOrNobody) {
             "unable to open process " + std::to_string(child.pid()) + ": No such process");
 }
 
+TEST(ProcessHandle, OpensAChildThatHasEnded) {
+  Child child;
+  child.kill();
+  const Result<ProcessHandle> handle = ProcessHandle::open_child(child.pid());
+  ASSERT_TRUE(handle) << handle.error().text;
+  EXPECT_EQ(handle->liveness(), Liveness::kDead);
+  EXPECT_EQ(handle->identity().start_ticks, read_stat(child.pid())->start_ticks);
+  child.end();
+  EXPECT_EQ(ProcessHandle::open_child(child.pid()).error().system, ESRCH);
+}
+
 TEST(ProcessHandle, WithoutAProcessKnowsNothing) {
   const ProcessHandle handle;
   EXPECT_FALSE(static_cast<bool>(handle));
