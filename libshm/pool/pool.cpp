@@ -319,6 +319,13 @@ struct PendingAcquire::State {
     return now == nullptr || now->was_woken();
   }
 
+  void set_deadline(std::uint64_t deadline_ns) {
+    asked_.deadline_ns = deadline_ns;
+    Acquisition* now = current_.load(std::memory_order_relaxed);
+    if (now != nullptr && worker_->owned()) now->set_deadline(deadline_ns);
+    if (waits_ != nullptr && waits_->owned()) waits_->set_due(wait_, due_ns());
+  }
+
   void cancel() {
     cancelled_.store(true, std::memory_order_seq_cst);
     if (Acquisition* now = current_.load(std::memory_order_seq_cst); now != nullptr) now->cancel();
@@ -380,6 +387,10 @@ void PendingAcquire::wait(Duration at_most) {
 }
 
 bool PendingAcquire::was_woken() const { return state_ && state_->was_woken(); }
+
+void PendingAcquire::set_deadline(Deadline deadline) {
+  if (state_) state_->set_deadline(deadline.at_ns());
+}
 
 void PendingAcquire::cancel() {
   if (state_) state_->cancel();

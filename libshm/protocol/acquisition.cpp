@@ -177,6 +177,12 @@ void Acquisition::note_look() {
   if (add_ns(before, kAbsentAfter_ns) <= now) ring(segment_);
 }
 
+// Others plan with it (policy/turns.hpp) and never wait for it: a plain store of the row's owner.
+void Acquisition::set_deadline(std::uint64_t deadline_ns) {
+  options_.deadline_ns = deadline_ns;
+  if (row_) segment_.waiter(*row_).deadline_ns.store(deadline_ns, std::memory_order_release);
+}
+
 Bytes Acquisition::known_peak() const {
   const auto history = find_history(segment_, model_);
   return history ? history->peak : Bytes();

@@ -74,6 +74,8 @@ class Acquisition {
   bool was_woken() const;
   // When the next poll is due if nobody wakes it.
   std::uint64_t due_ns() const { return std::min(due_ns_, options_.deadline_ns); }
+  // The deadline from now on; its place in the line stays.
+  void set_deadline(std::uint64_t deadline_ns);
   // From any thread: makes the current or next wait return and poll say kCancelled.
   void cancel();
 

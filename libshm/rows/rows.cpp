@@ -9,6 +9,7 @@
 #include "modelpool/settings.hpp"
 #include "protocol/histories.hpp"
 #include "segment/meters.hpp"
+#include "segment/settings_block.hpp"
 
 namespace modelpool {
 namespace {
@@ -266,6 +267,7 @@ ModelLook model_look(const Segment& segment, std::string_view model) {
   if (!s.backends.empty()) look.backend = backend_row(s, s.backends.front());
   if (const auto history = find_history(segment, model))
     look.history = model_row(s.now_ns, model, *history);
+  look.max_waiters = pool_setting(segment, Setting::kMaxWaiters);
   const std::uint64_t hash = hash_name(model);
   for (std::uint32_t i = 0; i < segment.waiters_reached(); ++i) {
     const WaiterRecord& row = segment.waiter(i);

@@ -65,6 +65,7 @@ TEST(Look, IsWhatASnapshotSaysOfTheModel) {
   EXPECT_EQ(loading.backend->state, "reserved");
   EXPECT_TRUE(loading.backend->reserved_ms);
   EXPECT_EQ(loading.waiting, 1u);
+  EXPECT_EQ(loading.max_waiters, 512u);
   EXPECT_EQ(pool.look("other")->waiting, 0u);
 
   ReadyOptions options;

@@ -126,6 +126,26 @@ TEST(Acquire, WaitsWithoutSleepingThroughAWakeBetweenLookAndWait) {
   EXPECT_EQ(poll(*pending), "lease");
 }
 
+TEST(Acquire, KeepsItsPlaceWhenItsDeadlineChanges) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const LoadTicket ticket = ticket_for(pool, "m");
+  PendingAcquire first = waiting(pool, "m", seconds(600));
+  PendingAcquire second = waiting(pool, "m", seconds(600));
+  ASSERT_EQ(poll(first), "pending");
+  const auto before = pool.snapshot()->waiters;
+  first.set_deadline(seconds(20));
+  const auto after = pool.snapshot()->waiters;
+  ASSERT_EQ(after.size(), 2u);
+  EXPECT_EQ(after[0].arrival, before[0].arrival);
+  EXPECT_LE(after[0].left_ms.value_or(0), 20'000u);
+  EXPECT_GT(after[1].left_ms.value_or(0), 20'000u);
+  first.set_deadline(seconds(0));
+  EXPECT_EQ(poll(first), "timeout");
+  second.set_deadline(std::chrono::nanoseconds(Duration::kMax_ns));
+  EXPECT_EQ(poll(second), "pending");
+}
+
 TEST(Acquire, BumpsTheWorkersWordToo) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);

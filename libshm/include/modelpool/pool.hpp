@@ -360,6 +360,8 @@ class PendingAcquire {
   // Was it woken since the last poll, or is it time to try the mutex again? If not, the next poll
   // is due at the deadline, or after a second.
   bool was_woken() const;
+  // The deadline from now on, for one wait on behalf of several; its place in the line stays.
+  void set_deadline(Deadline deadline);
   void cancel();  // from any thread
 
  private:

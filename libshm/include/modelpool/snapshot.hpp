@@ -233,7 +233,8 @@ struct StatusRow {
 struct ModelLook {
   std::optional<BackendRow> backend;  // its live one
   std::optional<ModelRow> history;
-  std::uint64_t waiting = 0;  // acquires, of all workers
+  std::uint64_t waiting = 0;      // acquires, of all workers
+  std::uint64_t max_waiters = 0;  // the pool's setting: how many may, for all models
 };
 
 struct PoolSnapshot {
