@@ -12,6 +12,13 @@ namespace {
 
 using namespace std::string_literals;
 
+// "alias" is another name of "a".
+bool are_same(const std::string& a, const std::string& b) {
+  const auto name = [](const std::string& one) { return one == "alias" ? "a" : one; };
+  return name(a) == name(b);
+}
+const SameModel kSame = are_same;
+
 constexpr const char* kJson = "Content-Type: application/json\n";
 
 http::header<true> post(const std::string& target, const std::string& fields = kJson) {
@@ -21,9 +28,9 @@ http::header<true> post(const std::string& target, const std::string& fields = k
 Checked<AskedModel> ask(const std::string& target, const std::string& fields,
                         std::string_view body) {
   const auto head = post(target, fields);
-  const auto named = model_in_head(head);
+  const auto named = model_in_head(head, kSame);
   if (!named) return tl::unexpected(named.error());
-  return find_asked_model(head, *named, body);
+  return find_asked_model(head, *named, body, kSame);
 }
 
 // Its name, or the refusal's code.
@@ -177,7 +184,7 @@ TEST(Comments, GoBeforeStreamsOfTheThreeApis) {
 
 TEST(ModelInHead, IsOneSegmentOfThePathOrInTheQuery) {
   const auto in_head = [](const std::string& target) {
-    const auto named = model_in_head(post(target));
+    const auto named = model_in_head(post(target), kSame);
     if (!named) return "-" + named.error().code;
     return named->model.value_or("") + (named->by_path ? " by path " : " ") + named->target;
   };
@@ -216,6 +223,23 @@ TEST(Model, IsNamedAlikeInAllPlaces) {
   EXPECT_EQ(name("/m/a/v1", kJson, "{"), "-invalid_json");
   EXPECT_EQ(name("/v1", "", ""), "-model_not_named");
   EXPECT_EQ(ask("/m/a/v1", kJson, R"({"x":1})")->value_bytes, 0u);
+}
+
+TEST(Model, MayBeNamedByItsAliasInOnePlaceAndByItsNameInAnother) {
+  EXPECT_EQ(name("/m/alias/x", kJson, R"({"model":"a"})"), "a");
+  EXPECT_EQ(name("/x?model=a", kJson, R"({"model":"alias"})"), "alias");
+  EXPECT_EQ(name("/m/a/x?model=alias", kJson, ""), "a");
+  EXPECT_EQ(name("/m/b/x", kJson, R"({"model":"alias"})"), "-model_named_twice");
+}
+
+TEST(ModelInQuery, IsReplacedWhereItStands) {
+  const auto written = [](const std::string& target) {
+    return written_target(*model_in_head(post(target), kSame), "new/b");
+  };
+  EXPECT_EQ(written("/x?a=1&model=a&b=2"), "/x?a=1&model=new%2Fb&b=2");
+  EXPECT_EQ(written("/m/a/x?model=al%69as"), "/x?model=new%2Fb");
+  EXPECT_EQ(written("/x?model=new/b"), "/x?model=new/b") << "it stands there already";
+  EXPECT_EQ(written("/x?y=a"), "/x?y=a");
 }
 
 TEST(Body, OfAnotherTypeIsJsonWhereItBeginsLikeIt) {

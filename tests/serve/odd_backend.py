@@ -5,6 +5,8 @@ Usage: odd_backend.py PORT NAME LOG [--load S] [--health STATUS] [--exit-after N
 Every byte it is sent goes to LOG, one line a request: NAME PID METHOD TARGET BODY. Ends by itself.
 """
 
+import base64
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +16,14 @@ import threading
 import time
 
 LIFETIME_S = 300
+
+
+def frame(kind, body):
+    """A message of a websocket, in one piece."""
+    size = len(body)
+    if size < 126:
+        return bytes([128 | kind, size]) + body
+    return bytes([128 | kind, 127]) + size.to_bytes(8, "big") + body
 
 
 class Odd:
@@ -64,8 +74,39 @@ class Odd:
             body = lines.read(int(fields.get("content-length", "0")))
         self.note(method, target, body if len(body) < 4096 else b"%d bytes" % len(body))
         path, _, query = target.partition("?")
+        if path.endswith("/websocket"):
+            return self.websocket(client, lines, fields, query)
         act = getattr(self, "do_" + path.strip("/").split("/")[-1].replace("-", "_"), self.do_echo)
         return act(client, method, target, fields, body, query)
+
+    def websocket(self, client, lines, fields, query):
+        """Sends each message back. ?plain: is none; ?other: switches to something else;
+        ?N: sends so many bytes first; ?deaf: reads nothing."""
+        if query == "plain" or "upgrade" not in fields:
+            return self.answer(client, json.dumps({"fields": fields}).encode())
+        key = fields["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+        protocol = "other" if query == "other" else "websocket"
+        hello = b"hello" + b"x" * int(query) if query.isdigit() else b"hello"
+        client.sendall(
+            f"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n"
+            f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode() + frame(1, hello)
+        )
+        if query == "deaf":
+            time.sleep(LIFETIME_S)
+        while head := lines.read(2):
+            size = head[1] & 127
+            if size > 125:
+                size = int.from_bytes(lines.read(2 if size == 126 else 8), "big")
+            mask = lines.read(4)
+            body = bytes(byte ^ mask[i % 4] for i, byte in enumerate(lines.read(size)))
+            kind = head[0] & 15
+            self.note("FRAME", str(kind), body)
+            client.sendall(frame(10 if kind == 9 else kind, body))
+            if kind == 8:
+                break
+        self.note("END", "websocket", b"")
+        return False
 
     @staticmethod
     def answer(client, body, status="200 OK", more=""):

@@ -54,6 +54,12 @@ class Requests(DoorTest):
         self.assertEqual(self.post("/v1/x", body).json["body"], body.replace('"gpt-4o" ,', '"a" ,'))
         body = '{"model":"a",  "z": 1e5}'
         self.assertEqual(self.post("/v1/x", body).json["body"], body)
+        self.assertEqual(self.get("/v1/x?y=1&model=gpt-4o").json["target"], "/v1/x?y=1&model=a")
+
+    def test_an_alias_and_its_name_are_one_model_wherever_they_stand(self):
+        self.assertEqual(self.post("/m/gpt-4o/x", '{"model":"a"}').json["name"], "a")
+        self.assertEqual(self.post("/x?model=a", '{"model":"gpt-4o"}').json["name"], "a")
+        self.assertEqual(self.get("/v1/models/gpt-4o").json["id"], "a")
 
     def test_errors(self):
         for path, body, fields, status, words in (
@@ -169,6 +175,21 @@ class Requests(DoorTest):
         talk.sendall(b"POST /m/a/die?body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
         self.assertFalse(read_all(talk).endswith(b"0\r\n\r\n"))
 
+    def test_an_answer_of_no_length_that_is_cut_is_reset(self):
+        """To HTTP/1.0, where an end is the end of the answer."""
+        self.post("/m/a/x", "")
+        for query, ends_in in (("body", None), ("event", ConnectionResetError)):
+            with self.subTest(query):
+                talk = self.socket()
+                talk.sendall(f"POST /m/a/die?{query} HTTP/1.0\r\nContent-Length: 0\r\n\r\n".encode())
+                try:
+                    while talk.recv(1000):
+                        pass
+                    end = None
+                except ConnectionResetError:
+                    end = ConnectionResetError
+                self.assertEqual(end, ends_in)
+
     def test_chunks_and_expect(self):
         talk = self.socket()
         talk.sendall(
@@ -240,6 +261,9 @@ class Loading(DoorTest):
                 reply = self.post("/v1/x", {"model": name})
                 self.assertEqual(reply.status, 503)
                 self.assertIn(words, reply.message)
+                self.assertGreater(int(reply.fields["Retry-After"]), 0)
+                if name == "ends":
+                    self.assertIn("exit status 7", reply.message)
                 again = self.post("/v1/x", {"model": name})
                 self.assertEqual(again.json["error"]["code"], "cooling_down")
                 self.assertGreater(int(again.fields["Retry-After"]), 0)

@@ -134,6 +134,21 @@ class Streams(DoorTest):
         self.assertIn(b" 408 ", read_all(half))
         self.assertEqual(self.seen(), [])
 
+    def test_a_connection_without_a_first_request_is_closed(self):
+        self.start(models=self.model("a"), serve='header_timeout = "1s"')
+        self.assertEqual(read_all(self.socket()), b"")
+
+    def test_a_connection_waits_longer_for_the_next_request(self):
+        self.start(models=self.model("a"), serve='header_timeout = "1s"\nkeepalive_timeout = "4s"')
+        talk = self.socket()
+        ask = b"POST /m/a/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+        talk.sendall(ask)
+        read_answer(talk)
+        time.sleep(2)  # longer than a first one may take
+        talk.sendall(ask)
+        self.assertIn(b" 200 ", read_answer(talk)[0])
+        self.assertEqual(read_all(talk), b"")
+
     def test_a_lease_that_is_asked_to_end_tells_its_client_why(self):
         self.start(
             models=self.model("a"), pool='max_backends = 1\nbusy_timeout = "1s"'

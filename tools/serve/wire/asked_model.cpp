@@ -30,17 +30,24 @@ tl::unexpected<Refusal> differently() {
   return unable("model_named_twice", "it is named differently in two places; name it once");
 }
 
-// ?model=, decoded; nullopt: not there.
-Checked<std::optional<std::string>> model_in_query(std::string_view query) {
-  std::optional<std::string> found;
+struct QueryModel {
+  std::string name;  // decoded
+  std::string_view value;
+};
+
+// ?model=; nullopt: not there.
+Checked<std::optional<QueryModel>> model_in_query(std::string_view query) {
+  std::optional<QueryModel> found;
   for (const std::string_view pair : members(query, '&')) {
     const std::size_t equals = std::min(pair.find('='), pair.size());
     const auto key = percent_decoded(pair.substr(0, equals), true);
     if (!key || *key != "model") continue;
     if (found) return unable("model_named_twice", "the query has model= twice; send it once");
-    found = percent_decoded(pair.substr(std::min(equals + 1, pair.size())), true);
-    if (!found) return unable("bad_model_name", "a % in the query begins no two hex digits");
-    if (const auto checked = check_name(*found); !checked) return tl::unexpected(checked.error());
+    const std::string_view value = pair.substr(std::min(equals + 1, pair.size()));
+    auto name = percent_decoded(value, true);
+    if (!name) return unable("bad_model_name", "a % in the query begins no two hex digits");
+    if (const auto checked = check_name(*name); !checked) return tl::unexpected(checked.error());
+    found = QueryModel{std::move(*name), value};
   }
   return found;
 }
@@ -109,7 +116,7 @@ Checked<AskedModel> model_in_body(const http::header<true>& head, bool is_named,
 
 }  // namespace
 
-Checked<NamedByHead> model_in_head(const http::header<true>& head) {
+Checked<NamedByHead> model_in_head(const http::header<true>& head, const SameModel& are_same) {
   NamedByHead named;
   const std::string_view target = view(head.target());
   const std::size_t end = std::min(target.find('?'), target.size());
@@ -129,13 +136,18 @@ Checked<NamedByHead> model_in_head(const http::header<true>& head) {
   if (query.empty()) return named;
   auto in_query = model_in_query(query.substr(1));
   if (!in_query) return tl::unexpected(in_query.error());
-  if (named.model && *in_query && **in_query != *named.model) return differently();
-  if (!named.model) named.model = std::move(*in_query);
+  if (!*in_query) return named;
+  const auto& [name, value] = **in_query;
+  if (named.model && !are_same(name, *named.model)) return differently();
+  if (!named.model) named.model = name;
+  const auto at = static_cast<std::size_t>(value.data() - query.data());
+  named.value_at = named.target.size() - query.size() + at;
+  named.value_bytes = value.size();
   return named;
 }
 
 Checked<AskedModel> find_asked_model(const http::header<true>& head, const NamedByHead& named,
-                                     std::string_view body) {
+                                     std::string_view body, const SameModel& are_same) {
   AskedModel asked;
   if (!body.empty()) {
     if (!is_coded(head)) {
@@ -154,7 +166,7 @@ Checked<AskedModel> find_asked_model(const http::header<true>& head, const Named
     if (const auto checked = check_name(asked.name); !checked) {
       return tl::unexpected(checked.error());
     }
-    if (named.model && *named.model != asked.name) return differently();
+    if (named.model && !are_same(*named.model, asked.name)) return differently();
   } else if (named.model) {
     asked.name = *named.model;
   } else {
@@ -163,6 +175,13 @@ Checked<AskedModel> find_asked_model(const http::header<true>& head, const Named
                   "path /m/NAME/...");
   }
   return asked;
+}
+
+std::string written_target(const NamedByHead& named, std::string_view name) {
+  std::string target = named.target;
+  const auto value = std::string_view(target).substr(named.value_at, named.value_bytes);
+  if (named.value_bytes == 0 || percent_decoded(value, true) == name) return target;
+  return target.replace(named.value_at, named.value_bytes, percent_encoded(name));
 }
 
 std::string written_model(const AskedModel& asked, std::string_view name) {

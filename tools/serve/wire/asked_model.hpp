@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,8 +31,13 @@ struct NamedByHead {
   std::optional<std::string> model;  // by path or query, decoded
   bool by_path = false;
   std::string target;  // for the backend: without /m/NAME
+  // Where the value of ?model= stands in it, percent-encoded; 0 bytes: not there.
+  std::size_t value_at = 0;
+  std::size_t value_bytes = 0;
 };
-Checked<NamedByHead> model_in_head(const http::header<true>& head);
+// Are both names of one model? Where two places name it differently, the request is refused.
+using SameModel = std::function<bool(const std::string&, const std::string&)>;
+Checked<NamedByHead> model_in_head(const http::header<true>& head, const SameModel& are_same);
 
 struct AskedModel {
   std::string name;
@@ -44,7 +50,9 @@ struct AskedModel {
 };
 // With the body whole; `body` may be a mapped file.
 Checked<AskedModel> find_asked_model(const http::header<true>& head, const NamedByHead& named,
-                                     std::string_view body);
+                                     std::string_view body, const SameModel& are_same);
+// The target, with that name where ?model= has another.
+std::string written_target(const NamedByHead& named, std::string_view name);
 // The value that stands there for another model, as it is written: JSON quoted, or bare.
 std::string written_model(const AskedModel& asked, std::string_view name);
 

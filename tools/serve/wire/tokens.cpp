@@ -71,6 +71,22 @@ std::optional<std::uint64_t> plain_number(std::string_view text) {
   return value;
 }
 
+std::string percent_encoded(std::string_view text) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  std::string result;
+  for (const char c : text) {
+    const bool is_plain = (lower(c) >= 'a' && lower(c) <= 'z') || (c >= '0' && c <= '9') ||
+                          (c != '\0' && std::string_view("-._~").find(c) != std::string_view::npos);
+    const auto byte = static_cast<unsigned char>(c);
+    if (is_plain) {
+      result += c;
+    } else {
+      result.append({'%', kDigits[byte >> 4], kDigits[byte & 15]});
+    }
+  }
+  return result;
+}
+
 std::optional<std::string> percent_decoded(std::string_view text, bool plus_is_blank) {
   std::string result;
   result.reserve(text.size());

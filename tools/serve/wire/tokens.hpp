@@ -32,6 +32,8 @@ std::vector<std::string_view> members(std::string_view list, char separator = ',
 // Decimal digits and nothing else, up to 19 of them.
 std::optional<std::uint64_t> plain_number(std::string_view text);
 // With every % followed by two hex digits; `plus_is_blank` in queries.
+// All but letters, digits and -._~ as %XX.
+std::string percent_encoded(std::string_view text);
 std::optional<std::string> percent_decoded(std::string_view text, bool plus_is_blank);
 // How many bytes the character at the front has, of valid UTF-8; 0: none stands there.
 std::size_t utf8_character(std::string_view text);

@@ -33,6 +33,16 @@ Task<bool> Answer::send(std::string_view piece, bool is_last) {
   co_return co_await client_.write(before, piece, after);
 }
 
+Task<bool> Answer::switch_protocols(const AnswerReader& reader) {
+  keep_open_ = false;
+  is_out_ = true;
+  AnswerChanges to = changes(Framing::kNone);
+  to.upgrade = reader.upgrade();
+  line_.status = static_cast<int>(reader.head().result_int());
+  const std::string head = answer_head(reader.head(), to);
+  co_return co_await client_.write(head);
+}
+
 Task<> Answer::comment(std::string text) {
   if (!is_out_ && unsent_head_.empty()) {
     http::header<false> head;
@@ -61,8 +71,11 @@ Task<> Answer::tell(Refusal refusal) {
     co_return;
   }
   keep_open_ = false;
-  if (is_events_ && is_between_events_)
+  if (is_events_ && is_between_events_) {
     co_await send("data: " + error_json(refusal) + "\n\n", false);
+  } else if (framing_ == Framing::kUntilClose) {
+    client_.reset();  // else what there is would be the whole
+  }
 }
 
 AnswerChanges Answer::changes(Framing framing) const {

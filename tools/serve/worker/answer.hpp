@@ -36,6 +36,8 @@ class Answer {
   // The backend's head.
   void begin(const AnswerReader& reader);
   Task<bool> send(std::string_view piece, bool is_last);
+  // 101: what follows is not HTTP.
+  Task<bool> switch_protocols(const AnswerReader& reader);
   // A line that clients of server-sent events skip. Without a head it begins a stream of events.
   Task<> comment(std::string text);
   // As an answer; behind a head as an event, and the connection ends without the last chunk.

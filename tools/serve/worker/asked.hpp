@@ -13,6 +13,7 @@
 #include "config/door.hpp"
 #include "wire/asked_model.hpp"
 #include "wire/message.hpp"
+#include "wire/tokens.hpp"
 #include "worker/body.hpp"
 #include "worker/io.hpp"
 
@@ -30,6 +31,11 @@ struct Asked {
   bool key_was_ours = false;
   std::vector<std::pair<std::string, std::string>> fields;  // of every answer to it
   TimePoint began = Clock::now();
+
+  // The one other protocol that goes through; h2c would carry requests that nobody looked at.
+  bool wants_websocket() const {
+    return reader.head().method() == http::verb::get && same_word(reader.upgrade(), "websocket");
+  }
 };
 
 }  // namespace modelpool::serve

@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 
 #include <boost/asio/buffer.hpp>
+#include <boost/asio/socket_base.hpp>
 
 #include "worker/pieces.hpp"
 
@@ -125,6 +126,12 @@ void Client::abort() {
   error_code ignored;
   socket_.close(ignored);
   listener->notify();
+}
+
+void Client::reset() {
+  error_code ignored;
+  socket_.set_option(asio::socket_base::linger(true, 0), ignored);
+  abort();
 }
 
 Task<> Client::linger() {

@@ -48,6 +48,7 @@ class Client : public std::enable_shared_from_this<Client> {
   TimePoint last_input() const { return last_input_; }
 
   void abort();  // nothing more is read or written
+  void reset();  // as abort, and the client sees a connection that broke, not one that ended
   // What was sent arrives before the end: no reset by bytes that are not read.
   Task<> linger();
 

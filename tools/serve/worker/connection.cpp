@@ -95,6 +95,7 @@ void Connection::begin_line() {
 Task<bool> Connection::serve() {
   now_ = service_.now;
   phase_ = Phase::kServing;
+  has_served_ = true;
   const auto& head = reader_->head();
   id_ = request_id_of(head);
   fields_.clear();
@@ -116,10 +117,13 @@ Task<bool> Connection::serve() {
     OwnAnswer preflight{204, "", "", preflight_fields(head, rules)};
     co_return co_await answer(preflight);
   }
-  auto named = model_in_head(head);
+  const SameModel are_same = [this](const std::string& a, const std::string& b) {
+    return now_->are_same(a, b);
+  };
+  auto named = model_in_head(head, are_same);
   if (!named) co_return co_await refuse_with(named.error());
   if (auto page = own_answer_to(*named)) co_return co_await answer(*page);
-  co_return co_await forward(*admitted, std::move(*named));
+  co_return co_await forward(*admitted, std::move(*named), are_same);
 }
 
 bool Connection::is_look() const {
@@ -142,7 +146,8 @@ std::optional<OwnAnswer> Connection::own_answer_to(const NamedByHead& named) con
                        .value());
 }
 
-Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named) {
+Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named,
+                               const SameModel& are_same) {
   const config::Serve& config = now_->door->serve;
   const bool may_stream = named.model.has_value();
   if (!may_stream && reader_->framing() == Framing::kLength &&
@@ -155,7 +160,7 @@ Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named) {
   if (client_->has_left() && !reader_->is_whole()) co_return false;
   // Of a body that is not here yet nothing can be said: its head named the model.
   auto asked = reader_->is_whole()
-                   ? find_asked_model(reader_->head(), named, body.whole())
+                   ? find_asked_model(reader_->head(), named, body.whole(), are_same)
                    : Checked<AskedModel>(AskedModel{*named.model, 0, 0, false, false});
   if (!asked) co_return co_await refuse_with(asked.error());
   const auto found = now_->models.find(asked->name);
@@ -243,7 +248,7 @@ void Connection::tick(TimePoint now) {
       limit_ns = config.header_timeout_ns;
       break;
     case Phase::kIdle:
-      limit_ns = config.keepalive_timeout_ns;
+      limit_ns = has_served_ ? config.keepalive_timeout_ns : config.header_timeout_ns;
       break;
     case Phase::kBody:
       limit_ns = config.client_timeout_ns;

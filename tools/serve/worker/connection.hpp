@@ -32,7 +32,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   Task<bool> next_head();
   Task<bool> serve();  // may another follow?
-  Task<bool> forward(const Admitted& admitted, NamedByHead named);
+  Task<bool> forward(const Admitted& admitted, NamedByHead named, const SameModel& are_same);
   Task<Checked<>> receive(Body& body, bool may_stream);
   Task<bool> answer(const OwnAnswer& own, bool may_go_on = true);
   Task<bool> refuse_with(const Refusal& refusal);
@@ -53,6 +53,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Phase phase_ = Phase::kHandshake;
   Exchange* exchange_ = nullptr;
   bool is_overdue_ = false;
+  bool has_served_ = false;  // a request of this connection
 };
 
 }  // namespace modelpool::serve

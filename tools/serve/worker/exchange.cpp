@@ -18,8 +18,10 @@ using std::chrono::seconds;
 constexpr milliseconds kFirstComment{500};
 constexpr seconds kNextComment{10};
 constexpr seconds kProgress{1};
+// Of a websocket's client that has left, for the backend to take.
+constexpr seconds kLastBytes{2};
 constexpr int kSendsMax = 2;
-constexpr int kLooksMax = 3;  // where none was accepted
+constexpr int kLooksMax = 2;
 constexpr int kInterimMax = 16;
 constexpr std::size_t kFirstRead_bytes = 1024;  // a small answer whole
 constexpr std::size_t kRefusalMax_bytes = 16 * 1024;
@@ -28,12 +30,8 @@ std::int64_t ms_since(TimePoint then) {
   return std::chrono::duration_cast<milliseconds>(Clock::now() - then).count();
 }
 
-TimePoint earlier(TimePoint began, std::uint64_t a_ns, std::uint64_t b_ns) {
-  TimePoint first = TimePoint::max();
-  for (const std::uint64_t ns : {a_ns, b_ns}) {
-    if (ns != 0) first = std::min(first, began + nanoseconds(ns));
-  }
-  return first;
+bool is_over(TimePoint began, std::uint64_t limit_ns, TimePoint now) {
+  return limit_ns != 0 && now - began >= nanoseconds(limit_ns);
 }
 
 }  // namespace
@@ -45,11 +43,11 @@ Exchange::Exchange(Service& service, const InForce& now, Client& client, Asked& 
       asked_(asked),
       line_(line),
       config_(now.door->serve),
-      deadline_(earlier(asked.began, config_.queue_timeout_ns, config_.request_timeout_ns)),
       answer_(client, asked, line, asked.reader.keeps_open() && !service.is_finishing),
       sender_(service.loop.get_executor(), client, asked, line) {
   if (config_.loading_comments && takes_comments(asked.reader.head(), asked.asked))
-    next_comment_ = asked.began + kFirstComment;
+    next_comment_ = began_ + kFirstComment;
+  if (config_.queue_timeout_ns != 0) deadline_ = began_ + nanoseconds(config_.queue_timeout_ns);
 }
 
 Task<bool> Exchange::run() {
@@ -67,6 +65,7 @@ Task<bool> Exchange::run() {
       break;
     }
     lease_ = std::move(**place);
+    if (!placed_) placed_ = Clock::now();
     const Outcome outcome = co_await forward();
     release();
     if (outcome == Outcome::kDone) break;
@@ -104,7 +103,7 @@ std::string Exchange::words_of_wait() const {
       return text + "\n";
     }
   }
-  return ": waiting for a place, " + std::to_string(ms_since(asked_.began) / 1000) + " s\n";
+  return ": waiting for a place, " + std::to_string(ms_since(began_) / 1000) + " s\n";
 }
 
 std::uint64_t Exchange::learned_load_ms() const {
@@ -186,6 +185,8 @@ Task<Exchange::Outcome> Exchange::relay(AnswerReader& reader) {
       in_.erase(0, *head);
       const unsigned status = reader.head().result_int();
       if (status / 100 != 1) break;
+      if (status == 101 && asked_.wants_websocket() && same_word(reader.upgrade(), "websocket"))
+        co_return co_await relay_websocket(reader);
       // Interim answers are the backend's own affair; nobody asked for another protocol.
       if (status == 101 || ++interim > kInterimMax) {
         broken_by_ = "it answers " + std::to_string(status) + ", and no more than that";
@@ -247,6 +248,20 @@ Task<Exchange::Outcome> Exchange::relay_body(AnswerReader& reader) {
     const bool is_end = error == asio::error::eof && end_ == End::kNone && reader.end_of_input();
     if (error && !is_end) co_return Outcome::kBroken;
   }
+}
+
+Task<Exchange::Outcome> Exchange::relay_websocket(const AnswerReader& reader) {
+  line_.first_byte_ms = ms_since(asked_.began);
+  if (!co_await answer_.switch_protocols(reader)) co_return Outcome::kBroken;
+  Tunnel tunnel(client_, *upstream_, lease_, line_);
+  tunnel_ = &tunnel;
+  client_.on_left = nullptr;  // the tunnel sees it, behind the last bytes
+  co_await tunnel.run(std::exchange(in_, {}));
+  tunnel_ = nullptr;
+  if (end_ == End::kCancelled) line_.end = what_happened().message;
+  if (end_ == End::kIdle) line_.end = "no byte either way for tunnel_idle";
+  if (end_ != End::kClientSlow && client_.has_left()) line_.end = "the client left";
+  co_return Outcome::kDone;
 }
 
 // Not where a backend that reads or writes more laxly than it should would leave something behind
@@ -323,22 +338,26 @@ void Exchange::tick(TimePoint now) {
     if (next_comment_ && now >= *next_comment_) client_.wake.notify();
   } else {
     if (lease_.cancelled()) abort(End::kCancelled);
-    if (config_.request_timeout_ns != 0 &&
-        now >= asked_.began + nanoseconds(config_.request_timeout_ns))
+    if (tunnel_ != nullptr) {
+      if (client_.has_left() && now - client_.last_input() >= kLastBytes) abort(End::kClientLeft);
+      if (is_over(tunnel_->last_byte(), config_.tunnel_idle_ns, now)) abort(End::kIdle);
+    } else if (is_over(*placed_, config_.request_timeout_ns, now)) {
       abort(End::kOverdue);
+    }
   }
   if (client_.input().size() >= kPipe_bytes) client_.look_for_end();
   auto blocked = client_.blocked_since();
   if (!blocked && sender_.wants_body_since())
     blocked = std::max(*sender_.wants_body_since(), client_.last_input());
-  if (!blocked) return;
-  // It takes no bytes, so it cannot be told; and the backend is not to wait for it.
-  if (end_ == End::kCancelled || end_ == End::kOverdue) client_.abort();
-  if (lease_ && now >= next_progress_) {
+  const bool waits_for_client = blocked || (tunnel_ != nullptr && tunnel_->waits_for_client());
+  if (lease_ && waits_for_client && now >= next_progress_) {
     next_progress_ = now + kProgress;
     static_cast<void>(lease_.progress());
   }
-  if (config_.client_timeout_ns != 0 && now - *blocked >= nanoseconds(config_.client_timeout_ns)) {
+  if (!blocked) return;
+  // It takes no bytes, so it cannot be told; and the backend is not to wait for it.
+  if (end_ == End::kCancelled || end_ == End::kOverdue || end_ == End::kIdle) client_.abort();
+  if (is_over(*blocked, config_.client_timeout_ns, now)) {
     line_.end = "the client took or sent no byte for client_timeout";
     abort(End::kClientSlow);
     client_.abort();

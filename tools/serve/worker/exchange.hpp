@@ -23,6 +23,7 @@
 #include "worker/client.hpp"
 #include "worker/sender.hpp"
 #include "worker/service.hpp"
+#include "worker/tunnel.hpp"
 
 namespace modelpool::serve {
 
@@ -37,7 +38,7 @@ class Exchange {
   void tick(TimePoint now);
 
  private:
-  enum class End { kNone, kClientLeft, kClientSlow, kBadBody, kCancelled, kOverdue, kBackend };
+  enum class End { kNone, kClientLeft, kClientSlow, kBadBody, kCancelled, kOverdue, kBackend, kIdle };
   enum class Outcome { kDone, kLookAgain, kBroken };
 
   Task<std::optional<Result<Lease>>> get_place();
@@ -46,6 +47,7 @@ class Exchange {
   Task<> connect();
   Task<Outcome> relay(AnswerReader& reader);
   Task<Outcome> relay_body(AnswerReader& reader);
+  Task<Outcome> relay_websocket(const AnswerReader& reader);
   std::string_view read_upstream(error_code& error);
   bool may_be_reused(const AnswerReader& reader) const;
   void release();
@@ -59,7 +61,9 @@ class Exchange {
   Asked& asked_;
   AccessLine& line_;
   const config::Serve& config_;
-  TimePoint deadline_;  // of the place
+  const TimePoint began_ = Clock::now();
+  TimePoint deadline_ = TimePoint::max();  // of the place
+  std::optional<TimePoint> placed_;        // when the first one was had
   std::optional<TimePoint> next_comment_;
   TimePoint next_progress_;
 
@@ -68,6 +72,7 @@ class Exchange {
   BackendId backend_;
   std::optional<Socket> upstream_;
   RequestSender sender_;
+  Tunnel* tunnel_ = nullptr;
   std::string in_;  // of the backend: its head, and what came with it
   int looks_ = 0;   // at backends
   int sends_ = 0;   // of the request, or of a part of it

@@ -27,6 +27,8 @@ constexpr milliseconds kLongestPause{500};
 constexpr milliseconds kProbe{5'000};
 // A server that is not the pool's to start answers at once, or is not there.
 constexpr std::chrono::seconds kExternal{10};
+// Between the end of a process and the note of how it ended.
+constexpr milliseconds kExitSeen{500};
 constexpr std::string_view kPort = "{port}";
 constexpr std::string_view kSocket = "{socket}";
 
@@ -249,12 +251,24 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
 
 Task<Result<Lease>> Loader::failed(LoadTicket& ticket, const config::Model& model,
                                    std::string reason) {
+  const bool has_process = ticket.pid() > 0;
   const auto told = co_await apart([&] { return ticket.fail(reason); });
   if (!told && told.error().code == Errc::kTicketLost) co_return modelpool::fail(told.error());
-  // The pool adds how it ended, and the last it wrote.
-  if (const auto seen = pool_.look(model.name); seen && seen->history)
-    reason = seen->history->last_error.empty() ? reason : seen->history->last_error;
-  co_return modelpool::fail(Errc::kLoadFailed, "unable to load " + model.name + ": " + reason);
+  Error error{Errc::kLoadFailed, "", 0, 0};
+  // The pool adds how it ended, which is seen a moment later, and the last it wrote.
+  for (const TimePoint until = Clock::now() + kExitSeen;;) {
+    const auto seen = pool_.look(model.name);
+    if (!seen || !seen->history) break;
+    const ModelRow& history = *seen->history;
+    error.retry_after_ns = history.cooling_down_ms.value_or(0) * 1'000'000;
+    if (!history.last_error.empty()) reason = history.last_error;
+    if (!history.exit.empty() && reason.find(history.exit) == std::string::npos)
+      reason += " (" + history.exit + ")";
+    if (!has_process || !history.exit.empty() || Clock::now() >= until) break;
+    co_await pause(loop_.get_executor(), kFirstPause);
+  }
+  error.text = "unable to load " + model.name + ": " + reason;
+  co_return modelpool::fail(error);
 }
 
 }  // namespace modelpool::serve

@@ -1,5 +1,6 @@
 #include "worker/pages.hpp"
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -49,7 +50,9 @@ OwnAnswer models(const config::Door& door, Pool& pool) {
 OwnAnswer one_model(std::string_view name, const config::Door& door, Pool& pool) {
   const std::string wanted = percent_decoded(name, false).value_or(std::string(name));
   for (const config::Model& model : door.models) {
-    if (model.name == wanted) return page(model_json(model, states_of(pool)));
+    const auto& aliases = model.aliases;
+    const bool is_alias = std::find(aliases.begin(), aliases.end(), wanted) != aliases.end();
+    if (model.name == wanted || is_alias) return page(model_json(model, states_of(pool)));
   }
   return answer_of(no_such_model(wanted, door));
 }

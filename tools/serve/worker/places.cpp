@@ -12,12 +12,18 @@
 namespace modelpool::serve {
 namespace {
 
-// Of the one wait of a model: those who ask have their own deadlines, and the wait keeps its place
-// in the line while any of them is there.
-constexpr std::chrono::hours kWait{24 * 30};
+// The one wait of a model has the deadline of the first who asks, for the judge plans with it, and a
+// little more: who asks is told by tick, and the wait keeps its place in the line for the others.
+constexpr std::chrono::seconds kSlack{5};
+constexpr int kSmoothing = 8;
 
 std::string seconds_text(Clock::duration length) {
   return std::to_string(std::chrono::duration_cast<std::chrono::seconds>(length).count()) + " s";
+}
+
+Deadline outlasting(TimePoint deadline) {
+  if (deadline == TimePoint::max()) return std::chrono::nanoseconds(Duration::kMax_ns);
+  return std::max(deadline - Clock::now(), Clock::duration::zero()) + kSlack;
 }
 
 }  // namespace
@@ -67,7 +73,7 @@ void Places::ask(Asker& asker) {
   const std::string& name = asker.model_->name;
   const auto found = queues_.find(name);
   if (found == queues_.end()) {
-    auto attempt = pool_.try_acquire(name, kWait, options_of(asker));
+    auto attempt = pool_.try_acquire(name, outlasting(asker.deadline_), options_of(asker));
     if (!attempt) {
       asker.answer_ = modelpool::fail(attempt.error());
       return;
@@ -87,15 +93,42 @@ void Places::ask(Asker& asker) {
     }
     return;
   }
-  found->second.model = asker.model_;
-  found->second.askers.push_back(&asker);
+  Queue& queue = found->second;
+  if (auto full = refusal_of_full(queue)) {
+    asker.answer_ = modelpool::fail(*full);
+    return;
+  }
+  queue.model = asker.model_;
+  queue.askers.push_back(&asker);
+}
+
+// When whoever waits here now will have been served is when it is worth asking again.
+std::optional<Error> Places::refusal_of_full(const Queue& queue) {
+  std::size_t waiting = 0;
+  for (const auto& [name, one] : queues_) waiting += one.askers.size();
+  const auto seen = pool_.look(queue.model->name);
+  if (!seen || waiting < seen->max_waiters) return std::nullopt;
+  Error error{Errc::kQueueFull,
+              "unable to get a place for " + queue.model->name + ": " + std::to_string(waiting) +
+                  " requests are waiting here already (max_waiters)",
+              0, 0};
+  const auto time = queue.between * static_cast<std::int64_t>(queue.askers.size());
+  error.retry_after_ns =
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(time).count());
+  return error;
 }
 
 void Places::leave(Asker& asker) {
   const auto found = queues_.find(asker.model_->name);
   if (found == queues_.end()) return;
   std::erase(found->second.askers, &asker);
+  follow_first(found->second);
   if (found->second.askers.empty() && !found->second.is_loading) queues_.erase(found);
+}
+
+void Places::follow_first(Queue& queue) {
+  if (queue.pending && !queue.askers.empty())
+    queue.pending->set_deadline(outlasting(queue.askers.front()->deadline_));
 }
 
 void Places::look() {
@@ -117,8 +150,10 @@ void Places::advance(const std::string& name) {
 bool Places::step(Queue& queue) {
   if (queue.askers.empty() || queue.is_loading) return false;
   if (!queue.pending) {
-    queue.tag = queue.askers.front()->tag_;
-    auto attempt = pool_.try_acquire(queue.model->name, kWait, options_of(*queue.askers.front()));
+    const Asker& first = *queue.askers.front();
+    queue.tag = first.tag_;
+    auto attempt = pool_.try_acquire(queue.model->name, outlasting(first.deadline_),
+                                     options_of(first));
     if (!attempt) {
       answer_all(queue, attempt.error());
     } else if (auto* lease = std::get_if<Lease>(&*attempt)) {
@@ -134,7 +169,10 @@ bool Places::step(Queue& queue) {
   auto polled = queue.pending->poll();
   if (polled && !polled->has_value()) return false;
   queue.pending.reset();
-  if (!polled) {
+  if (!polled && polled.error().code == Errc::kTimeout) {
+    // This process stood still for longer than a wait outlasts who asks.
+    expire(queue, Clock::now());
+  } else if (!polled) {
     answer_all(queue, polled.error());
   } else if (auto* lease = std::get_if<Lease>(&**polled)) {
     give(queue, std::move(*lease));
@@ -149,6 +187,10 @@ bool Places::step(Queue& queue) {
 void Places::give(Queue& queue, Lease lease) {
   Asker& first = *queue.askers.front();
   queue.askers.pop_front();
+  const TimePoint now = Clock::now();
+  if (queue.given && queue.between == Clock::duration::zero()) queue.between = now - *queue.given;
+  if (queue.given) queue.between += (now - *queue.given - queue.between) / kSmoothing;
+  queue.given = now;
   if (queue.tag != first.tag_) {
     auto own = pool_.try_acquire(queue.model->name, std::chrono::seconds(0), options_of(first));
     if (own && std::holds_alternative<Lease>(*own)) lease = std::move(std::get<Lease>(*own));
@@ -193,25 +235,29 @@ void Places::answer_all(Queue& queue, const Error& error) {
 void Places::tick(TimePoint now) {
   std::vector<std::string> empty;
   for (auto& [name, queue] : queues_) {
-    std::deque<Asker*> left;
-    for (Asker* asker : std::exchange(queue.askers, {})) {
-      if (now < asker->deadline_) {
-        left.push_back(asker);
-        continue;
-      }
-      answer(*asker, modelpool::fail(Errc::kTimeout,
-                                     "unable to get a place for " + name + " within " +
-                                         seconds_text(now - asker->since_) +
-                                         (queue.is_loading
-                                              ? ": it is still being loaded; ask again, or raise "
-                                                "queue_timeout"
-                                              : ": every place is taken; `poolctl explain` says by "
-                                                "whom, queue_timeout how long requests wait")));
-    }
-    queue.askers = std::move(left);
+    expire(queue, now);
     if (queue.askers.empty() && !queue.is_loading) empty.push_back(name);
   }
   for (const std::string& name : empty) queues_.erase(name);
+}
+
+void Places::expire(Queue& queue, TimePoint now) {
+  const auto is_over = [now](const Asker* asker) { return asker->deadline_ <= now; };
+  const auto over = std::stable_partition(queue.askers.begin(), queue.askers.end(),
+                                          [&](const Asker* asker) { return !is_over(asker); });
+  if (over == queue.askers.end()) return;
+  for (auto at = over; at != queue.askers.end(); ++at) {
+    answer(**at, modelpool::fail(
+                     Errc::kTimeout,
+                     "unable to get a place for " + queue.model->name + " within " +
+                         seconds_text(now - (*at)->since_) +
+                         (queue.is_loading
+                              ? ": it is still being loaded; ask again, or raise queue_timeout"
+                              : ": every place is taken; `poolctl explain` says by whom, "
+                                "queue_timeout how long requests wait")));
+  }
+  queue.askers.erase(over, queue.askers.end());
+  follow_first(queue);
 }
 
 }  // namespace modelpool::serve

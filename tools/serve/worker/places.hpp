@@ -6,7 +6,8 @@
 // Crash: the wait's row is cleared by the coordinator; a ticket is lost and the next waiter, in any
 // worker, loads the model (P4, P6).
 //
-// Errors: those of Pool::acquire, to each who asks; kTimeout at its own deadline.
+// Errors: those of Pool::acquire, to each who asks; kTimeout at its own deadline; kQueueFull where
+// as many wait in this process as the pool lets wait in all (max_waiters).
 #pragma once
 
 #include <deque>
@@ -63,6 +64,8 @@ class Places {
     std::optional<PendingAcquire> pending;
     std::string tag;  // of that wait
     bool is_loading = false;
+    std::optional<TimePoint> given;           // the last lease
+    Clock::duration between = Clock::duration::zero();  // leases, smoothed; 0: not known
   };
 
   void ask(Asker& asker);
@@ -71,6 +74,9 @@ class Places {
   // Gives out what there is; forgets the queue when nobody is left in it.
   void advance(const std::string& name);
   bool step(Queue& queue);  // is there more to do at once?
+  void expire(Queue& queue, TimePoint now);
+  static void follow_first(Queue& queue);
+  std::optional<Error> refusal_of_full(const Queue& queue);
   void begin_load(Queue& queue, LoadTicket ticket);
   void loaded(const std::string& name, Result<Lease> lease);
   void give(Queue& queue, Lease lease);

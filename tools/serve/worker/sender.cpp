@@ -24,7 +24,7 @@ RequestSender::RequestSender(const Executor& executor, Client& client, Asked& as
 
 std::string RequestSender::head_text(const std::string& address) const {
   RequestChanges to;
-  to.target = asked_.named.target;
+  to.target = written_target(asked_.named, asked_.model->name);
   to.host = address.starts_with("unix:") ? "localhost" : address;
   if (streams_) {
     to.chunked = asked_.reader.framing() == Framing::kChunked;
@@ -37,6 +37,7 @@ std::string RequestSender::head_text(const std::string& address) const {
   to.client_is_trusted = asked_.client_is_trusted;
   to.was_tls = client_.is_tls();
   to.request_id = asked_.id;
+  if (asked_.wants_websocket()) to.upgrade = asked_.reader.upgrade();
   to.backend_key = asked_.model->backend_key;
   return request_head(asked_.reader.head(), to, asked_.key_was_ours);
 }

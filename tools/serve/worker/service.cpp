@@ -83,4 +83,10 @@ Result<std::shared_ptr<const InForce>> InForce::make(
   return std::shared_ptr<const InForce>(std::move(made));
 }
 
+bool InForce::are_same(const std::string& a, const std::string& b) const {
+  const auto one = models.find(a);
+  const auto other = models.find(b);
+  return a == b || (one != models.end() && other != models.end() && one->second == other->second);
+}
+
 }  // namespace modelpool::serve

@@ -36,6 +36,8 @@ struct InForce {
   std::unordered_map<std::string, std::shared_ptr<const config::Model>> models;  // aliases too
   AccessLog log;
 
+  bool are_same(const std::string& a, const std::string& b) const;  // a model's name and its alias
+
   // Errors: kInvalid, kPermission, kSystem: keys, certificates, the log.
   static Result<std::shared_ptr<const InForce>> make(
       const std::shared_ptr<const config::Door>& door,
