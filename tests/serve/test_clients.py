@@ -2,16 +2,12 @@
 
 import asyncio
 import json
-import os
 import pathlib
-import shutil
 import subprocess
 import unittest
 
 from door import DoorTest, eventually
-
-NODE_DIR = os.environ.get("MODELPOOL_NODE_DIR", "")
-OPENAI = "openai@7.59.0"
+from node import Script
 
 ASK = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
@@ -96,23 +92,9 @@ class Clients(DoorTest):
         self.assertIn("Failed requests:        0", done.stdout)
 
     def test_openai_for_node(self):
-        folder = pathlib.Path(NODE_DIR or self.dir, "openai")
-        if not (folder / "node_modules/openai").is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            got = shutil.which("npm") and subprocess.run(
-                ["npm", "install", "--omit=optional", "--no-fund", "--no-audit", OPENAI],
-                cwd=folder, capture_output=True, timeout=300,
-            ).returncode == 0
-            if not got:
-                self.skipTest("npm has no openai package for us")
-        (folder / "ask.mjs").write_text(NODE)
-        done = subprocess.run(
-            ["node", "ask.mjs", f"{self.url}/v1"], cwd=folder, capture_output=True, text=True, timeout=120
-        )
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertEqual(json.loads(done.stdout.splitlines()[-1]),
-                         {"plain": "word word word word ", "stream": "w0 w1 w2 w3 ", "aborted": True,
-                          "missing": 404, "models": ["a", "b"]})
+        said = Script(self, "ask", NODE, f"{self.url}/v1").result()
+        self.assertEqual(said, {"plain": "word word word word ", "stream": "w0 w1 w2 w3 ",
+                                "aborted": True, "missing": 404, "models": ["a", "b"]})
         self.assertTrue(eventually(lambda: not self.leases()))
 
 
