@@ -1,4 +1,5 @@
-"""Clients that nobody here wrote: curl, requests, httpx, aiohttp, ab, and OpenAI's own for Node."""
+"""Clients that nobody here wrote: curl, requests, httpx, aiohttp, ab, wrk, h2load, and OpenAI's own
+for Node."""
 
 import asyncio
 import json
@@ -90,6 +91,28 @@ class Clients(DoorTest):
         )
         self.assertIn("Complete requests:      500", done.stdout)
         self.assertIn("Failed requests:        0", done.stdout)
+
+    def test_wrk(self):
+        self.post("/m/a/x", "")
+        done = subprocess.run(
+            ["wrk", "-t", "2", "-c", "50", "-d", "1s", f"{self.url}/m/a/x"],
+            capture_output=True, text=True, check=True,
+        )
+        self.assertRegex(done.stdout, r"[1-9]\d* requests in ")
+        # It says so where some failed.
+        self.assertNotIn("Non-2xx", done.stdout)
+        self.assertNotIn("Socket errors", done.stdout)
+
+    def test_h2load(self):
+        self.post("/m/a/x", "")
+        asked = pathlib.Path(self.dir, "asked")
+        asked.write_text(json.dumps(ASK))
+        done = subprocess.run(
+            ["h2load", "--h1", "-n", "500", "-c", "20", "-d", asked, f"{self.url}/v1/chat/completions"],
+            capture_output=True, text=True, check=True,
+        )
+        self.assertIn(" 500 succeeded, 0 failed, 0 errored, 0 timeout", done.stdout)
+        self.assertIn("status codes: 500 2xx, ", done.stdout)
 
     def test_openai_for_node(self):
         said = Script(self, "ask", NODE, f"{self.url}/v1").result()
