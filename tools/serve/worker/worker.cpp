@@ -279,6 +279,12 @@ Task<> Worker::follow_master() {
     if (error) co_return;
     auto message = receive_control(start_.control);
     if (std::holds_alternative<MasterGone>(message)) break;
+    if (std::holds_alternative<DoorLost>(message)) {
+      // It would go on with the old one: a new worker has the new one from its start.
+      complain(
+          "a new config could not be taken, perhaps for want of descriptors; this worker ends");
+      kill(getpid(), SIGTERM);
+    }
     if (auto* door = std::get_if<config::Door>(&message)) {
       auto ok = put_in_force(std::make_shared<const config::Door>(std::move(*door)));
       if (!ok) complain(ok.error().text);
