@@ -72,8 +72,10 @@ class Idle(DoorTest):
         # One more waits, until another has gone.
         more = self.connect()
         more.sendall(LIVEZ)
-        for talk in talks[:: MAX_CONNECTIONS // 20]:
-            self.livez(talk)
+        for talk in talks[:: MAX_CONNECTIONS // 4]:
+            # Long for a worker, which looks whether there is room every few ms.
+            talk.sendall(b"POST /m/a/wait?0.2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            self.assertIn(b" 200 ", read_answer(talk)[0])
         more.setblocking(False)
         self.assertRaises(BlockingIOError, more.recv, 1)
         more.settimeout(PATIENCE_S)
