@@ -2,8 +2,8 @@
 //
 // Safety: one thread a side; nothing blocks.
 //
-// Errors: kSystem; receive_control tells a master that has gone from one that says nothing, and from
-// one whose config could not be taken for want of a descriptor.
+// Errors: kSystem; receive_control tells apart a master that has gone, one that says nothing, and a
+// config that could not be taken for want of a descriptor.
 #pragma once
 
 #include <string_view>
