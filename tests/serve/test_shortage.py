@@ -5,10 +5,11 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import unittest
 
-from door import DoorTest, eventually, read_all, read_answer
+from door import DoorTest, descriptors, eventually, read_all, read_answer
 
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -91,6 +92,29 @@ class Descriptors(DoorTest):
         self.check_all(self.ask("/m/a/x", body), (503,), "Too many open files")
         self.allow()
         self.assertEqual(self.post("/m/a/x", body).status, 200)
+        self.check_that_all_is_as_before()
+
+    def test_clients_that_take_all_of_them_make_others_wait(self):
+        room = 10
+        for pid in self.workers():
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            self.limits[pid] = (soft, hard)
+            # The lowest numbers are free first, so that the limit is a count.
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors([pid]) + room, hard))
+        waiting = [self.socket() for _ in range(100)]
+        for talk in waiting:
+            talk.sendall(LIVEZ)
+        self.assertTrue(select.select(waiting, [], [], 60)[0])
+        self.assertLessEqual(len(select.select(waiting, [], [], 0)[0]), 2 * room)
+        while waiting:
+            served = select.select(waiting, [], [], 60)[0]
+            self.assertTrue(served, f"{len(waiting)} wait for ever")
+            for talk in served:
+                self.assertIn(b" 200 ", talk.recv(1000))
+                talk.close()
+                waiting.remove(talk)
+        self.allow()
+        self.assertEqual(self.ask("/m/a/x"), {(200, "")})
         self.check_that_all_is_as_before()
 
     def test_a_config_that_a_worker_cannot_take_has_a_new_worker(self):
