@@ -53,6 +53,7 @@ PACKAGES = {
     ("import", "httpx"): "python3-httpx",
     ("import", "matplotlib"): "python3-matplotlib",
     ("import", "requests"): "python3-requests",
+    ("import", "websockets"): "python3-websockets",
 }
 OURS = {"modelpool", "columns"}  # find_package, import; tools/lib/columns.py
 # CMake lists that no command but bench turns on.

@@ -46,6 +46,11 @@ def workers_of(pid):
     return found
 
 
+def descriptors(pids):
+    """How many files these processes have open, together."""
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+
+
 class Reply:
     def __init__(self, status, fields, body):
         self.status, self.fields, self.body = status, fields, body
@@ -160,6 +165,11 @@ class DoorTest(unittest.TestCase):
 
     def leases(self):
         return self.ctl("leases") or []
+
+    def events(self):
+        argv = [POOLCTL, "--dir", self.dir, "-o", "json", "events"]
+        done = subprocess.run(argv, capture_output=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def backends(self):
         return {row["model"]: row for row in self.ctl("list") or []}

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -156,6 +157,21 @@ TEST(Control, ANewConfigArrivesWhole) {
   EXPECT_EQ(std::get<config::Door>(got), door);
   master.reset();
   EXPECT_TRUE(std::holds_alternative<MasterGone>(receive_control(worker)));
+}
+
+TEST(Control, AConfigForWhichNoDescriptorIsFreeIsLostAndNotUnsaid) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+  const Fd master(ends[0]);
+  const Fd worker(ends[1]);
+  ASSERT_TRUE(send_door(master, some_door()));
+  rlimit files;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
+  const rlimit none{0, files.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto got = receive_control(worker);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &files), 0);
+  EXPECT_TRUE(std::holds_alternative<DoorLost>(got));
 }
 
 }  // namespace

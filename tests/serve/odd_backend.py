@@ -1,6 +1,6 @@
 """A model server that does as it is told, well or badly, by the path of a request.
 
-Usage: odd_backend.py PORT NAME LOG [--load S] [--health STATUS] [--exit-after N]
+Usage: odd_backend.py PORT|PATH NAME LOG [--load S] [--health STATUS] [--exit-after N]
 
 Every byte it is sent goes to LOG, one line a request: NAME PID METHOD TARGET BODY. Ends by itself.
 """
@@ -28,7 +28,7 @@ def frame(kind, body):
 
 class Odd:
     def __init__(self, argv):
-        self.port, self.name, self.log = int(argv[0]), argv[1], argv[2]
+        self.place, self.name, self.log = argv[0], argv[1], argv[2]
         self.options = dict(zip(argv[3::2], argv[4::2]))
         self.lock = threading.Lock()
 
@@ -37,16 +37,22 @@ class Odd:
         with self.lock, open(self.log, "a", encoding="utf-8") as log:
             log.write(line)
 
+    def listen(self):
+        if self.place.isdigit():
+            return socket.create_server(("127.0.0.1", int(self.place)), backlog=256)
+        return socket.create_server(self.place, family=socket.AF_UNIX, backlog=256)
+
     def serve(self):
         time.sleep(float(self.options.get("--load", "0")))
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+        listener = self.listen()
         threading.Timer(LIFETIME_S, os._exit, [0]).start()
         while True:
             client, _ = listener.accept()
             threading.Thread(target=self.talk, args=[client], daemon=True).start()
 
     def talk(self, client):
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if client.family == socket.AF_INET:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with client, client.makefile("rb") as lines:
             while self.one(client, lines):
                 pass

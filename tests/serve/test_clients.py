@@ -1,17 +1,14 @@
-"""Clients that nobody here wrote: curl, requests, httpx, aiohttp, ab, and OpenAI's own for Node."""
+"""Clients that nobody here wrote: curl, requests, httpx, aiohttp, ab, wrk, h2load, and OpenAI's own
+for Node."""
 
 import asyncio
 import json
-import os
 import pathlib
-import shutil
 import subprocess
 import unittest
 
 from door import DoorTest, eventually
-
-NODE_DIR = os.environ.get("MODELPOOL_NODE_DIR", "")
-OPENAI = "openai@7.59.0"
+from node import Script
 
 ASK = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
@@ -95,24 +92,32 @@ class Clients(DoorTest):
         self.assertIn("Complete requests:      500", done.stdout)
         self.assertIn("Failed requests:        0", done.stdout)
 
-    def test_openai_for_node(self):
-        folder = pathlib.Path(NODE_DIR or self.dir, "openai")
-        if not (folder / "node_modules/openai").is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            got = shutil.which("npm") and subprocess.run(
-                ["npm", "install", "--omit=optional", "--no-fund", "--no-audit", OPENAI],
-                cwd=folder, capture_output=True, timeout=300,
-            ).returncode == 0
-            if not got:
-                self.skipTest("npm has no openai package for us")
-        (folder / "ask.mjs").write_text(NODE)
+    def test_wrk(self):
+        self.post("/m/a/x", "")
         done = subprocess.run(
-            ["node", "ask.mjs", f"{self.url}/v1"], cwd=folder, capture_output=True, text=True, timeout=120
+            ["wrk", "-t", "2", "-c", "50", "-d", "1s", f"{self.url}/m/a/x"],
+            capture_output=True, text=True, check=True,
         )
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertEqual(json.loads(done.stdout.splitlines()[-1]),
-                         {"plain": "word word word word ", "stream": "w0 w1 w2 w3 ", "aborted": True,
-                          "missing": 404, "models": ["a", "b"]})
+        self.assertRegex(done.stdout, r"[1-9]\d* requests in ")
+        # It says so where some failed.
+        self.assertNotIn("Non-2xx", done.stdout)
+        self.assertNotIn("Socket errors", done.stdout)
+
+    def test_h2load(self):
+        self.post("/m/a/x", "")
+        asked = pathlib.Path(self.dir, "asked")
+        asked.write_text(json.dumps(ASK))
+        done = subprocess.run(
+            ["h2load", "--h1", "-n", "500", "-c", "20", "-d", asked, f"{self.url}/v1/chat/completions"],
+            capture_output=True, text=True, check=True,
+        )
+        self.assertIn(" 500 succeeded, 0 failed, 0 errored, 0 timeout", done.stdout)
+        self.assertIn("status codes: 500 2xx, ", done.stdout)
+
+    def test_openai_for_node(self):
+        said = Script(self, "ask", NODE, f"{self.url}/v1").result()
+        self.assertEqual(said, {"plain": "word word word word ", "stream": "w0 w1 w2 w3 ",
+                                "aborted": True, "missing": 404, "models": ["a", "b"]})
         self.assertTrue(eventually(lambda: not self.leases()))
 
 

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 
 #include "base/host.hpp"
 #include "base/proc.hpp"
@@ -351,7 +353,7 @@ int stop_in_child(const Context& context, const NamedFile& named, std::uint64_t 
   return WIFEXITED(status) ? WEXITSTATUS(status) : kUnusable;
 }
 
-// What a poolserve left beside the pool. One that lives holds the lock, and keeps both.
+// What a poolserve left beside the pool. One that lives holds the lock, and keeps all of it.
 void remove_door(const std::string& pool_path) {
   const std::string door = pool_path + ".door";
   const std::string lock_path = door + ".lock";
@@ -359,6 +361,8 @@ void remove_door(const std::string& pool_path) {
   if (!lock || flock(lock.get(), LOCK_EX | LOCK_NB) != 0) return;
   unlink(door.c_str());
   unlink(lock_path.c_str());
+  std::error_code ignored;
+  std::filesystem::remove_all(pool_path + ".backends", ignored);  // their sockets
 }
 
 int remove(const Context& context, const Options& options) {

@@ -44,16 +44,18 @@ Result<> send_door(const Fd& control, const config::Door& door) {
   return fail_errno(errno, "hand a config to a worker");
 }
 
-std::variant<NothingSaid, MasterGone, config::Door> receive_control(const Fd& control) {
+std::variant<NothingSaid, MasterGone, DoorLost, config::Door> receive_control(const Fd& control) {
   const auto message = receive_message(control.get());
   if (!message) {
-    if (errno == EAGAIN || errno == EINTR || errno == EMSGSIZE) return NothingSaid{};
+    if (errno == EMSGSIZE) return DoorLost{};
+    if (errno == EAGAIN || errno == EINTR) return NothingSaid{};
     return MasterGone{};
   }
   if (message->text.empty()) return MasterGone{};
-  if (message->text != kSaysDoor || message->fds.size() != 1) return NothingSaid{};
+  if (message->text != kSaysDoor) return NothingSaid{};
+  if (message->fds.size() != 1) return DoorLost{};
   auto door = read_door(read_all(message->fds.front()));
-  if (!door) return NothingSaid{};
+  if (!door) return DoorLost{};
   return std::move(*door);
 }
 

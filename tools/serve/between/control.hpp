@@ -2,7 +2,8 @@
 //
 // Safety: one thread a side; nothing blocks.
 //
-// Errors: kSystem; receive_control tells a master that has gone from one that says nothing.
+// Errors: kSystem; receive_control tells apart a master that has gone, one that says nothing, and a
+// config that could not be taken for want of a descriptor.
 #pragma once
 
 #include <string_view>
@@ -20,10 +21,11 @@ inline constexpr std::string_view kSaysDoor = "door";    // a new config, or: it
 // Master's side.
 Result<> send_door(const Fd& control, const config::Door& door);
 
-// Worker's side, when the socket is readable: a new config, nothing, or the master has gone.
+// Worker's side, when the socket is readable: a new config, or what came instead.
 struct NothingSaid {};
 struct MasterGone {};
-std::variant<NothingSaid, MasterGone, config::Door> receive_control(const Fd& control);
+struct DoorLost {};
+std::variant<NothingSaid, MasterGone, DoorLost, config::Door> receive_control(const Fd& control);
 bool say(const Fd& control, std::string_view what);
 
 }  // namespace modelpool::serve

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "wire/message.hpp"
+#include "worker/sockets.hpp"
 #include "worker/upstream.hpp"
 
 namespace modelpool::serve {
@@ -101,7 +102,6 @@ struct Loader::Plan {
   std::vector<std::string> argv;
   std::vector<std::string> env;
   std::string address;
-  std::string socket_path;  // empty: none
 
   void fill(std::string_view what, const std::string& with) {
     for (std::string& word : argv) word = replaced(std::move(word), what, with);
@@ -144,11 +144,16 @@ Result<Loader::Plan> Loader::plan_for(const config::Model& model) {
     if (plan.address.empty()) plan.address = "127.0.0.1:" + digits;
   }
   if (mentions(model, kSocket)) {
-    plan.socket_path = sockets_dir_ + "/backend-" + std::to_string(getpid()) + "-" +
-                       std::to_string(++sockets_) + ".sock";
-    plan.fill(kSocket, plan.socket_path);
-    if (plan.address.empty()) plan.address = "unix:" + plan.socket_path;
-    unlink(plan.socket_path.c_str());
+    const auto seen = pool_.look(model.name);
+    if (!seen) return fail(seen.error());
+    if (!seen->backend)
+      return fail(Errc::kTicketLost, "the load of " + model.name + " was ended by others");
+    const std::string path =
+        socket_of(sockets_dir_, {static_cast<std::uint32_t>(seen->backend->slot),
+                                 static_cast<std::uint32_t>(seen->backend->generation)});
+    plan.fill(kSocket, path);
+    if (plan.address.empty()) plan.address = "unix:" + path;
+    unlink(path.c_str());  // of an earlier pool
   }
   return plan;
 }
@@ -245,7 +250,6 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
   process.cancel(ignored);
   between.expires_at(TimePoint::max());
   while (is_watched) co_await between.async_wait(kTask);
-  if (!plan.socket_path.empty() && (!*result || is_external)) unlink(plan.socket_path.c_str());
   co_return std::move(*result);
 }
 

@@ -44,7 +44,6 @@ class Loader {
   Pool& pool_;
   std::string sockets_dir_;
   std::uint64_t open_files_;
-  unsigned sockets_ = 0;
   asio::thread_pool threads_;
 };
 

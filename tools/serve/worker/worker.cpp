@@ -23,6 +23,7 @@
 #include "between/meeting.hpp"
 #include "worker/connection.hpp"
 #include "worker/service.hpp"
+#include "worker/sockets.hpp"
 
 namespace modelpool::serve {
 namespace {
@@ -34,7 +35,8 @@ using std::chrono::nanoseconds;
 constexpr milliseconds kHeldBack{5};    // between two looks of a worker that is ahead
 constexpr milliseconds kNoAccept{100};  // after an accept that failed
 constexpr milliseconds kLastToAnswer{1'000};
-constexpr milliseconds kNewcomer{5'000};  // to say what it wants
+constexpr milliseconds kNewcomer{5'000};     // to say what it wants
+constexpr std::chrono::seconds kSockets{2};  // between two looks for those of backends that ended
 
 void complain(const std::string& text) { std::fprintf(stderr, "poolserve: %s\n", text.c_str()); }
 
@@ -55,7 +57,9 @@ class Worker {
   Worker(Loop& loop, WorkerStart& start, Pool& pool, std::string sockets_dir)
       : loop_(loop),
         start_(start),
-        loader_(loop, pool, std::move(sockets_dir), start.backend_files),
+        pool_(pool),
+        sockets_dir_(std::move(sockets_dir)),
+        loader_(loop, pool, sockets_dir_, start.backend_files),
         places_(loop, pool, loader_, [this](const std::string& name) { return model_of(name); }),
         upstreams_(loop.get_executor()),
         service_{loop, pool, places_, upstreams_, nullptr, {}, false} {}
@@ -91,6 +95,8 @@ class Worker {
 
   Loop& loop_;
   WorkerStart& start_;
+  Pool& pool_;
+  const std::string sockets_dir_;
   Loader loader_;
   Places places_;
   Upstreams upstreams_;
@@ -273,6 +279,12 @@ Task<> Worker::follow_master() {
     if (error) co_return;
     auto message = receive_control(start_.control);
     if (std::holds_alternative<MasterGone>(message)) break;
+    if (std::holds_alternative<DoorLost>(message)) {
+      // It would go on with the old one: a new worker has the new one from its start.
+      complain(
+          "a new config could not be taken, perhaps for want of descriptors; this worker ends");
+      kill(getpid(), SIGTERM);
+    }
     if (auto* door = std::get_if<config::Door>(&message)) {
       auto ok = put_in_force(std::make_shared<const config::Door>(std::move(*door)));
       if (!ok) complain(ok.error().text);
@@ -283,12 +295,16 @@ Task<> Worker::follow_master() {
 }
 
 Task<> Worker::tick() {
-  for (;;) {
+  for (TimePoint next_look;;) {
     co_await pause(loop_.get_executor(), kTick);
     const TimePoint now = Clock::now();
     for (Connection* connection : connections_) connection->tick(now);
     places_.tick(now);
     upstreams_.close_old(now);
+    if (now >= next_look) {
+      next_look = now + kSockets;
+      remove_old_sockets(sockets_dir_, pool_);
+    }
     const bool is_done = connections_.empty() && places_.loads() == 0;
     if (end_by_ && (is_done || now >= *end_by_)) loop_.stop();
   }
@@ -311,7 +327,7 @@ int run_worker(WorkerStart start) {
   if (!seen) return fail_with(seen.error());
   const std::string& path = seen->status.path;
   Loop loop(1);
-  Worker worker(loop, start, *pool, path.substr(0, path.rfind('/')));
+  Worker worker(loop, start, *pool, path + ".backends");
   if (auto begun = worker.begin(); !begun) return fail_with(begun.error());
   loop.run();
   worker.end();
