@@ -71,8 +71,8 @@ class DoorTest(unittest.TestCase):
         self.masters = []
         self.addCleanup(self.end_all)
 
-    def model(self, name, flags="", more=""):
-        command = f"{sys.executable} {HERE}/odd_backend.py {{port}} {name} {self.log} {flags}"
+    def model(self, name, flags="", more="", where="{port}"):
+        command = f"{sys.executable} {HERE}/odd_backend.py {where} {name} {self.log} {flags}"
         return f'[models."{name}"]\ncommand = "{command}"\n{more}\n'
 
     def write_config(self, models=None, pool="max_backends = 2", serve="", more=""):

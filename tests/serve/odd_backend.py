@@ -1,6 +1,6 @@
 """A model server that does as it is told, well or badly, by the path of a request.
 
-Usage: odd_backend.py PORT NAME LOG [--load S] [--health STATUS] [--exit-after N]
+Usage: odd_backend.py PORT|PATH NAME LOG [--load S] [--health STATUS] [--exit-after N]
 
 Every byte it is sent goes to LOG, one line a request: NAME PID METHOD TARGET BODY. Ends by itself.
 """
@@ -18,7 +18,7 @@ LIFETIME_S = 300
 
 class Odd:
     def __init__(self, argv):
-        self.port, self.name, self.log = int(argv[0]), argv[1], argv[2]
+        self.where, self.name, self.log = argv[:3]
         self.options = dict(zip(argv[3::2], argv[4::2]))
         self.lock = threading.Lock()
 
@@ -29,14 +29,20 @@ class Odd:
 
     def serve(self):
         time.sleep(float(self.options.get("--load", "0")))
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+        if self.where.isdigit():
+            listener = socket.create_server(("127.0.0.1", int(self.where)), backlog=256)
+        else:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(self.where)
+            listener.listen(256)
         threading.Timer(LIFETIME_S, os._exit, [0]).start()
         while True:
             client, _ = listener.accept()
             threading.Thread(target=self.talk, args=[client], daemon=True).start()
 
     def talk(self, client):
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if client.family == socket.AF_INET:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with client, client.makefile("rb") as lines:
             while self.one(client, lines):
                 pass
@@ -167,7 +173,7 @@ def completions(self, client, method, target, fields, body, query):
     if asked.get("refuse"):
         return self.answer(client, b'{"error":{"message":"too long"}}', "400 Bad Request")
     is_chat = "messages" in asked
-    base = {"id": "c1", "created": 1, "model": asked["model"]}
+    base = {"id": "c1", "created": 1, "model": asked["model"], "pid": os.getpid()}
     if not asked.get("stream"):
         time.sleep(asked.get("pause", 0))
         text = "word " * words
@@ -175,7 +181,7 @@ def completions(self, client, method, target, fields, body, query):
         choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
         base |= {"object": "chat.completion" if is_chat else "text_completion", "choices": [choice]}
         base["usage"] = {"prompt_tokens": 1, "completion_tokens": words, "total_tokens": words + 1}
-        return self.answer(client, json.dumps(base | {"pid": os.getpid()}).encode())
+        return self.answer(client, json.dumps(base).encode())
     client.sendall(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )

@@ -115,6 +115,23 @@ class Deaths(DoorTest):
                 elif at == "body":
                     self.assertTrue(answer.endswith(b"abc"), answer)
 
+    def test_no_load_leaves_the_name_of_its_socket_behind(self):
+        models = self.model("a", where="{socket}") + self.model("b", where="{socket}")
+        self.start(models=models, pool='max_backends = 2\nload_cooldown = "off"')
+        self.post("/m/b/x", "")
+        for _ in range(3):
+            self.post("/m/a/x", "")
+            os.kill(self.backends()["a"]["pid"], signal.SIGKILL)
+            self.assertTrue(eventually(lambda: "a" not in self.backends()))
+        for worker in self.workers():  # whoever had the names is gone
+            os.kill(worker, signal.SIGKILL)
+        self.assertTrue(eventually(lambda: self.post("/m/a/x", "").status == 200))
+        self.assertEqual(self.post("/m/b/x", "").status, 200)
+        names = {name for name in os.listdir(self.dir) if name.endswith(".sock")}
+        used = {os.path.basename(row["address"]) for row in self.backends().values()}
+        self.assertEqual(names, used)
+        self.assertEqual(len(used), 2)
+
     def test_a_request_is_repeated_once_where_its_backend_died_without_a_byte(self):
         self.start(models=self.model("a"))
         self.post("/m/a/x", "")

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "wire/message.hpp"
+#include "worker/socket_files.hpp"
 #include "worker/upstream.hpp"
 
 namespace modelpool::serve {
@@ -108,10 +109,10 @@ struct Loader::Plan {
   }
 };
 
-Loader::Loader(Loop& loop, Pool& pool, std::string sockets_dir, std::uint64_t open_files)
+Loader::Loader(Loop& loop, Pool& pool, std::string segment_path, std::uint64_t open_files)
     : loop_(loop),
       pool_(pool),
-      sockets_dir_(std::move(sockets_dir)),
+      segment_path_(std::move(segment_path)),
       open_files_(open_files),
       threads_(kThreads) {}
 
@@ -142,11 +143,10 @@ Result<Loader::Plan> Loader::plan_for(const config::Model& model) {
     if (plan.address.empty()) plan.address = "127.0.0.1:" + digits;
   }
   if (mentions(model, kSocket)) {
-    plan.socket_path = sockets_dir_ + "/backend-" + std::to_string(getpid()) + "-" +
-                       std::to_string(++sockets_) + ".sock";
+    remove_unused_sockets(segment_path_, pool_);
+    plan.socket_path = new_socket_path(segment_path_, ++sockets_);
     plan.fill(kSocket, plan.socket_path);
     if (plan.address.empty()) plan.address = "unix:" + plan.socket_path;
-    unlink(plan.socket_path.c_str());
   }
   return plan;
 }

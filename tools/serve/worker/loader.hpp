@@ -25,8 +25,8 @@ class Loader {
  public:
   using Done = std::function<void(Result<Lease>)>;
 
-  // `sockets_dir`: where backends with {socket} listen. `open_files`: their limit of descriptors.
-  Loader(Loop& loop, Pool& pool, std::string sockets_dir, std::uint64_t open_files);
+  // `segment_path`: beside it backends with {socket} listen. `open_files`: their limit.
+  Loader(Loop& loop, Pool& pool, std::string segment_path, std::uint64_t open_files);
   void load(LoadTicket ticket, std::shared_ptr<const config::Model> model, Done done);
   void stop();
 
@@ -42,7 +42,7 @@ class Loader {
 
   Loop& loop_;
   Pool& pool_;
-  std::string sockets_dir_;
+  std::string segment_path_;
   std::uint64_t open_files_;
   unsigned sockets_ = 0;
   asio::thread_pool threads_;

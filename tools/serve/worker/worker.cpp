@@ -52,10 +52,10 @@ std::string address_of(int fd) {
 
 class Worker {
  public:
-  Worker(Loop& loop, WorkerStart& start, Pool& pool, std::string sockets_dir)
+  Worker(Loop& loop, WorkerStart& start, Pool& pool, std::string segment_path)
       : loop_(loop),
         start_(start),
-        loader_(loop, pool, std::move(sockets_dir), start.backend_files),
+        loader_(loop, pool, std::move(segment_path), start.backend_files),
         places_(loop, pool, loader_, [this](const std::string& name) { return model_of(name); }),
         upstreams_(loop.get_executor()),
         service_{loop, pool, places_, upstreams_, nullptr, {}, false} {}
@@ -309,9 +309,8 @@ int run_worker(WorkerStart start) {
   if (!pool) return fail_with(pool.error());
   const auto seen = pool->snapshot();
   if (!seen) return fail_with(seen.error());
-  const std::string& path = seen->status.path;
   Loop loop(1);
-  Worker worker(loop, start, *pool, path.substr(0, path.rfind('/')));
+  Worker worker(loop, start, *pool, seen->status.path);
   if (auto begun = worker.begin(); !begun) return fail_with(begun.error());
   loop.run();
   worker.end();
