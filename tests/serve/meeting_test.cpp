@@ -40,34 +40,53 @@ class Meeting : public ::testing::Test {
     worker_.listeners = std::move(*open);
   }
 
+  // What a newcomer gets of a worker that answers.
+  Result<std::optional<Taken>> take() {
+    std::thread answers([&] {
+      pollfd one{worker_.meeting.get(), POLLIN, 0};
+      poll(&one, 1, -1);
+      const Fd newcomer(accept(worker_.meeting.get(), nullptr, nullptr));
+      one = {newcomer.get(), POLLIN, 0};
+      poll(&one, 1, -1);
+      answer_meeting(newcomer.get(), worker_);
+    });
+    auto taken = take_over(door_);
+    answers.join();
+    return taken;
+  }
+
   const test::Scratch scratch_;
   const std::string door_ = scratch_.path("default.door");
   WorkerStart worker_;
 };
 
 TEST_F(Meeting, ANewcomerGetsSocketsAndWhatRetiresThoseBefore) {
-  std::thread answers([&] {
-    pollfd one{worker_.meeting.get(), POLLIN, 0};
-    poll(&one, 1, -1);
-    const Fd newcomer(accept(worker_.meeting.get(), nullptr, nullptr));
-    one = {newcomer.get(), POLLIN, 0};
-    poll(&one, 1, -1);
-    answer_meeting(newcomer.get(), worker_);
-  });
-  auto taken = take_over(door_);
-  answers.join();
+  const auto taken = take();
   ASSERT_TRUE(taken) << taken.error().text;
   ASSERT_TRUE(*taken);
   EXPECT_EQ((*taken)->from, getpid());
   ASSERT_EQ((*taken)->listeners.size(), 1u);
   EXPECT_EQ((*taken)->listeners[0].address, "127.0.0.1:0");
-  const OpenListener same{worker_.listeners[0].where, std::move((*taken)->listeners[0].fd)};
+  const OpenListener same{worker_.listeners[0].where, duplicate((*taken)->listeners[0].fd)};
   EXPECT_EQ(bound_to(same), bound_to(worker_.listeners[0]));
   ASSERT_EQ((*taken)->retire.size(), 2u);
   for (const Fd& one : (*taken)->retire) retire(one);
   EXPECT_TRUE(is_readable(worker_.retire));
   EXPECT_TRUE(is_readable(worker_.older[0]));
   EXPECT_TRUE((*taken)->meeting);
+}
+
+// Else there is one more at each takeover, until a message holds no more.
+TEST_F(Meeting, WhoWasToldToFinishIsNotHandedOn) {
+  worker_.older.push_back(eventfd_of_ours());
+  retire(worker_.older[0]);
+  const auto taken = take();
+  ASSERT_TRUE(taken) << taken.error().text;
+  ASSERT_TRUE(*taken);
+  ASSERT_EQ((*taken)->retire.size(), 2u);
+  for (const Fd& one : (*taken)->retire) retire(one);
+  EXPECT_TRUE(is_readable(worker_.retire));
+  EXPECT_TRUE(is_readable(worker_.older[1]));
 }
 
 TEST_F(Meeting, WithNobodyIsNothingToTake) {

@@ -116,6 +116,9 @@ void answer_meeting(int connection, const WorkerStart& start) {
   std::string text = "pid " + std::to_string(getpid()) + "\nmeeting\nretire\n";
   std::vector<int> fds = {start.meeting.get(), start.retire.get()};
   for (const Fd& older : start.older) {
+    // Who was told is told no more: else each who takes over had one more to hand on.
+    pollfd told{older.get(), POLLIN, 0};
+    if (poll(&told, 1, 0) == 1) continue;
     text += "retire\n";
     fds.push_back(older.get());
   }
