@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <bit>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <random>
@@ -44,6 +45,12 @@ struct Board {
   std::atomic<std::uint64_t> by_slice;  // grants that nobody woke anyone for
   std::atomic<std::uint64_t> failed;
   std::atomic<bool> stop;
+
+  // What no client and no setter should be told; also by a child, whose stderr is the test's.
+  void note_failure(const Error& error) {
+    ++failed;
+    std::fprintf(stderr, "%s\n", error.text.c_str());
+  }
 };
 
 std::uint64_t requests_wanted() {
