@@ -82,7 +82,7 @@ Task<std::optional<Result<Lease>>> Exchange::get_place() {
     client_.read(kPipe_bytes);
     if (client_.has_left()) co_return std::nullopt;
     if (next_comment_ && Clock::now() >= *next_comment_) {
-      next_comment_ = Clock::now() + kNextComment;
+      while (*next_comment_ <= Clock::now()) *next_comment_ += kNextComment;
       co_await answer_.comment(words_of_wait());
     } else {
       co_await client_.wake.wait();
@@ -140,8 +140,8 @@ Task<Exchange::Outcome> Exchange::forward() {
     co_return outcome;
   }
   if (end_ == End::kNone || end_ == End::kBackend) {
-    const bool may_repeat =
-        looks_ < kLooksMax && sends_ < kSendsMax && !got_bytes_ && !sender_.streams();
+    const bool may_repeat = looks_ < kLooksMax && sends_ < kSendsMax && !got_bytes_ &&
+                            !sender_.streams() && !is_own_trouble(connect_error_);
     const BackendLife life(lease_);
     const bool is_over = co_await life.is_over(service_.loop.get_executor());
     if (may_repeat && (is_over || was_reused_ || !has_connected_)) co_return Outcome::kLookAgain;
@@ -152,13 +152,14 @@ Task<Exchange::Outcome> Exchange::forward() {
 }
 
 Task<> Exchange::connect() {
+  connect_error_ = {};
   upstream_ = service_.upstreams.take(backend_);
   was_reused_ = upstream_.has_value();
   if (was_reused_) co_return;
   const BackendLife life(lease_);
   const std::string address = lease_.address();
-  error_code error;
-  std::tie(error, upstream_) = co_await connect_to(service_.loop.get_executor(), address);
+  std::tie(connect_error_, upstream_) =
+      co_await connect_to(service_.loop.get_executor(), address);
   // Its port may be another process's by now.
   if (life.has_ended()) upstream_.reset();
 }
@@ -307,6 +308,10 @@ Refusal Exchange::what_happened() const {
   if (end_ == End::kOverdue)
     return refuse(504, "timeout", "the request took longer than request_timeout").value();
   if (end_ == End::kBadBody && sender_.bad_body()) return *sender_.bad_body();
+  if (!has_connected_ && is_own_trouble(connect_error_))
+    return refuse(503, "system",
+                  "unable to connect to the backend of " + model + ": " + connect_error_.message())
+        .value();
   const std::string words = lease_.exit_words();
   std::string text = "the backend of " + model;
   if (!words.empty()) {

@@ -74,7 +74,8 @@ class Exchange {
   RequestSender sender_;
   Tunnel* tunnel_ = nullptr;
   std::string in_;  // of the backend: its head, and what came with it
-  int looks_ = 0;   // at backends
+  error_code connect_error_;
+  int looks_ = 0;  // at backends
   int sends_ = 0;   // of the request, or of a part of it
   bool was_reused_ = false;
   bool has_connected_ = false;

@@ -77,6 +77,13 @@ Task<Answer> connect_to(Executor executor, const std::string& address) {
   co_return answer;
 }
 
+bool is_own_trouble(const error_code& error) {
+  using boost::system::errc::errc_t;
+  return error == errc_t::too_many_files_open || error == errc_t::too_many_files_open_in_system ||
+         error == errc_t::not_enough_memory || error == errc_t::no_buffer_space ||
+         error == errc_t::address_not_available;
+}
+
 std::optional<Socket> Upstreams::take(const BackendId& backend) {
   const auto found = idle_.find({backend.slot, backend.generation});
   while (found != idle_.end() && !found->second.empty()) {

@@ -28,6 +28,9 @@ inline constexpr std::size_t kIdlePerBackendMax = 64;
 Task<std::pair<error_code, std::optional<Socket>>> connect_to(Executor executor,
                                                               const std::string& address);
 
+// This process, or the host, is out of something: nothing is known of the backend.
+bool is_own_trouble(const error_code& error);
+
 class Upstreams {
  public:
   explicit Upstreams(const Executor& executor) : executor_(executor) {}
