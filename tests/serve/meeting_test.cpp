@@ -108,6 +108,32 @@ TEST_F(Meeting, AWorkerWhoseMasterDiedRetiresThoseBefore) {
   EXPECT_FALSE(is_readable(worker_.retire));
 }
 
+TEST_F(Meeting, AWorkerThatWasRetiredRetiresNobody) {
+  retire(worker_.retire);
+  finish_takeover(worker_);
+  EXPECT_FALSE(is_readable(worker_.older[0]));
+}
+
+TEST_F(Meeting, SocketsStayWithWhoeverHasThemIfNotAllCanBeOpened) {
+  const std::string file = scratch_.path("x.sock");
+  config::Listener there;
+  there.address = "unix:" + file;
+  config::Listener fresh;
+  fresh.address = "unix:" + scratch_.path("y.sock");
+  config::Listener taken;
+  taken.address = bound_to(worker_.listeners[0]);
+  std::vector<OpenSocket> present;
+  auto open = open_listeners({there}, present);
+  ASSERT_TRUE(open);
+  present.push_back({there.address, std::move(open->front().fd)});
+  EXPECT_FALSE(open_listeners({there, fresh, taken}, present));
+  EXPECT_EQ(access(file.c_str(), F_OK), 0);
+  EXPECT_NE(access(scratch_.path("y.sock").c_str(), F_OK), 0);
+  ASSERT_EQ(present.size(), 1u);
+  EXPECT_EQ(present[0].address, there.address);
+  EXPECT_TRUE(is_listening(file, SOCK_STREAM));
+}
+
 TEST_F(Meeting, OnlyAQuestionIsAnswered) {
   int ends[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);

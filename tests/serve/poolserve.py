@@ -43,6 +43,11 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
 def ask(address, path="/livez"):
     """The status of an answer from "127.0.0.1:80" or "unix:/path"."""
     if address.startswith("unix:"):
@@ -179,8 +184,10 @@ class DoorTest(unittest.TestCase):
         self.watcher.wait()
         assert eventually(lambda: not any(lives(p) for p in processes_with(self.mark)))
 
-    def write_config(self, listen=("127.0.0.1:0",), models=("tiny",), serve="", rest=""):
-        text = f"[serve]\nlisten = {json.dumps(list(listen))}\nworkers = 2\n{serve}\n"
+    def write_config(
+        self, listen=("127.0.0.1:0",), models=("tiny",), serve="", rest="", workers=2
+    ):
+        text = f"[serve]\nlisten = {json.dumps(list(listen))}\nworkers = {workers}\n{serve}\n"
         for name in models:
             text += f'[models."{name}"]\ncommand = "sleep 600 {{port}}"\n{rest}\n'
         self.config.write_text(text)

@@ -12,10 +12,16 @@ import stat
 import subprocess
 import unittest
 
+import modelpool
 from poolserve import (
-    COORDINATORD, POOLSERVE, Asking, Door, DoorTest, ask, lives, status_of, title,
+    COORDINATORD, POOLSERVE, Asking, Door, DoorTest, ask, free_port, lives, status_of, title,
 )  # fmt: skip
 from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
+
+
+# Rows of the pool, so that a test can leave none for workers.
+ROWS = 9
+CAPACITY = f"[capacity]\nworkers = {ROWS}"
 
 
 class Start(DoorTest):
@@ -375,6 +381,63 @@ class Reload(DoorTest):
         self.config.write_text(text.replace("sleep 600", "sleep 601", 1))
         door.signal(signal.SIGHUP)
         self.assertTrue(eventually(lambda: [b["model"] for b in pool.backends()] == ["kept"]))
+
+    @contextlib.contextmanager
+    def held_up(self, door, **config):
+        """SIGHUP for a config whose workers cannot begin before the end of the block."""
+        rows = contextlib.ExitStack()
+        with rows:
+            for _ in range(ROWS - len(door.workers()) - 1):
+                rows.enter_context(modelpool.Pool(dir=self.dir, create=False))
+            before = len(door.workers())
+            self.write_config(**config, rest=CAPACITY)
+            door.signal(signal.SIGHUP)
+            self.assertTrue(eventually(lambda: len(door.workers()) > before))
+            yield
+
+    def test_another_one_before_the_first_is_in_force(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        listen = (door.addresses[0], f"unix:{self.dir}/new.sock")
+        with self.held_up(door, listen=listen):
+            door.signal(signal.SIGHUP)
+        door.wait_until_serving(2)
+        self.assertEqual(door.addresses, list(listen))
+        for address in listen:
+            self.assertTrue(ask(address))
+        with self.held_up(door, listen=listen, workers=3):
+            door.signal(signal.SIGHUP)
+        door.wait_for_log("3 workers")
+
+    def test_what_nobody_wants_any_more_is_closed(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        stays, path, other = door.addresses[0], f"{self.dir}/new.sock", f"127.0.0.1:{free_port()}"
+        with self.held_up(door, listen=(stays, f"unix:{path}", other)):
+            self.assertTrue(os.path.exists(path))
+            self.write_config(listen=(stays,), rest=CAPACITY)
+            door.signal(signal.SIGHUP)
+            door.wait_until_serving(2)
+            self.assertFalse(os.path.exists(path))
+            with self.assertRaises(ConnectionRefusedError):
+                ask(other)
+        self.assertTrue(ask(stays))
+
+    def test_an_address_that_was_in_use_is_opened_once_it_is_free(self):
+        path = f"unix:{self.dir}/x.sock"
+        self.write_config(listen=("127.0.0.1:0", path))
+        door = self.start()
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            wanted = f"127.0.0.1:{other.getsockname()[1]}"
+            self.write_config(listen=("127.0.0.1:0", path, wanted))
+            door.signal(signal.SIGHUP)
+            door.wait_for_log("the old sockets and workers stay")
+            self.assertTrue(ask(path))
+        door.signal(signal.SIGHUP)
+        door.wait_until_serving(3)
+        self.assertEqual(door.addresses[2], wanted)
+        for address in door.addresses:
+            self.assertTrue(ask(address))
 
     def test_the_coordinator_reads_it_too(self):
         door = self.start()

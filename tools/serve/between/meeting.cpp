@@ -130,6 +130,8 @@ void answer_meeting(int connection, const WorkerStart& start) {
 }
 
 void finish_takeover(const WorkerStart& start) {
+  pollfd retired{start.retire.get(), POLLIN, 0};
+  if (poll(&retired, 1, 0) == 1) return;
   for (const Fd& older : start.older) retire(older);
 }
 

@@ -47,7 +47,8 @@ Result<Fd> open_meeting(const std::string& door);
 void answer_meeting(int connection, const WorkerStart& start);
 
 // A worker's side: its master has died. If that was between "ready" and the retirement of those
-// who were there before, it is made up for; else nothing changes.
+// who were there before, it is made up for; else nothing changes. One that is retired itself leaves
+// that to whoever retired it.
 void finish_takeover(const WorkerStart& start);
 
 void retire(const Fd& eventfd);

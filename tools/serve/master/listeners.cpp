@@ -155,16 +155,22 @@ Result<Fd> open_listener(const config::Listener& listener) {
 }
 
 // Taken by the text that it was asked for, or else by what it is bound to.
-Fd take_present(const config::Listener& listener, std::vector<OpenSocket>& present) {
+OpenSocket take_present(const config::Listener& listener, std::vector<OpenSocket>& present) {
   const auto endpoint = endpoint_of(listener.address);
   const auto found = std::find_if(present.begin(), present.end(), [&](const OpenSocket& one) {
     return one.address == listener.address ||
            (endpoint && endpoint_of(one.fd) == std::optional<Endpoint>(*endpoint));
   });
   if (found == present.end()) return {};
-  Fd fd = std::move(found->fd);
+  OpenSocket taken = std::move(*found);
   present.erase(found);
-  return fd;
+  return taken;
+}
+
+std::string bound_to(const std::string& address, const Fd& fd) {
+  if (is_unix(address)) return address;
+  const auto endpoint = endpoint_of(fd);
+  return endpoint ? text_of(*endpoint) : address;
 }
 
 }  // namespace
@@ -185,17 +191,25 @@ std::vector<OpenSocket> sockets_of_systemd() {
 Result<std::vector<OpenListener>> open_listeners(const std::vector<config::Listener>& wanted,
                                                  std::vector<OpenSocket>& present) {
   std::vector<OpenListener> open;
+  std::vector<std::string> taken;  // what each was called in `present`; empty: opened
   for (const config::Listener& listener : wanted) {
-    Fd fd = take_present(listener, present);
-    if (!fd) {
+    OpenSocket socket = take_present(listener, present);
+    taken.push_back(socket.address);
+    if (!socket.fd) {
       auto opened = open_listener(listener);
       if (!opened) {
-        for (const OpenListener& one : open) remove_file(one);
+        for (std::size_t i = 0; i < open.size(); ++i) {
+          if (taken[i].empty()) {
+            remove_file(open[i]);
+          } else {
+            present.push_back({taken[i], std::move(open[i].fd)});
+          }
+        }
         return fail(opened.error());
       }
-      fd = std::move(*opened);
+      socket.fd = std::move(*opened);
     }
-    open.push_back({listener, std::move(fd)});
+    open.push_back({listener, std::move(socket.fd)});
   }
   return open;
 }
@@ -205,10 +219,9 @@ Result<> set_access(const config::Listener& listener) {
 }
 
 std::string bound_to(const OpenListener& listener) {
-  if (is_unix(listener.where.address)) return listener.where.address;
-  const auto endpoint = endpoint_of(listener.fd);
-  return endpoint ? text_of(*endpoint) : listener.where.address;
+  return bound_to(listener.where.address, listener.fd);
 }
+std::string bound_to(const OpenSocket& socket) { return bound_to(socket.address, socket.fd); }
 
 void remove_file(const OpenListener& listener) {
   if (is_unix(listener.where.address)) unlink(path_of(listener.where.address).c_str());

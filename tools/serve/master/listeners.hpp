@@ -28,7 +28,8 @@ struct OpenSocket {
 // LISTEN_FDS, by what each is bound to; taken out of the environment.
 std::vector<OpenSocket> sockets_of_systemd();
 
-// All of them or none, in that order. What `present` has is taken from there, the rest opened.
+// All of them or none, in that order. What `present` has is taken from there, the rest opened;
+// after an error all that was in it is there again.
 Result<std::vector<OpenListener>> open_listeners(const std::vector<config::Listener>& wanted,
                                                  std::vector<OpenSocket>& present);
 
@@ -37,6 +38,7 @@ Result<> set_access(const config::Listener& listener);
 
 // "127.0.0.1:43567": what the socket is bound to, which says the port where 0 was asked for.
 std::string bound_to(const OpenListener& listener);
+std::string bound_to(const OpenSocket& socket);
 
 // The file of a Unix socket that nobody will listen on any more.
 void remove_file(const OpenListener& listener);

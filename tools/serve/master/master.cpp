@@ -47,12 +47,17 @@ void raise_open_files(std::uint32_t connections, rlimit limit) {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-bool have_same_sockets(const config::Door& a, const config::Door& b) {
-  return std::equal(a.serve.listeners.begin(), a.serve.listeners.end(), b.serve.listeners.begin(),
-                    b.serve.listeners.end(),
-                    [](const config::Listener& one, const config::Listener& other) {
-                      return one.address == other.address;
+bool listens_where(const std::vector<OpenListener>& open,
+                   const std::vector<config::Listener>& wanted) {
+  return std::equal(open.begin(), open.end(), wanted.begin(), wanted.end(),
+                    [](const OpenListener& one, const config::Listener& other) {
+                      return one.where.address == other.address;
                     });
+}
+
+bool has_socket(const std::vector<OpenListener>& open, const std::string& bound) {
+  return std::any_of(open.begin(), open.end(),
+                     [&](const OpenListener& one) { return bound_to(one) == bound; });
 }
 
 }  // namespace
@@ -222,7 +227,7 @@ void Master::take_signals_in() {
         reap();
         break;
       case SIGHUP:
-        if (!stops_) reload();
+        is_to_reload_ = true;
         break;
       case SIGUSR1:
         log_state();
@@ -252,13 +257,14 @@ void Master::on_progress() {
   for (Generation* one : generations()) one->workers.hear();
   std::erase_if(leaving_, [](const auto& one) { return !one->workers.any_alive(); });
   if (!is_serving_ && current_->workers.all_ready() && !stops_) begin_to_serve();
+  if (is_to_reload_ && is_serving_ && !stops_) {
+    is_to_reload_ = false;
+    reload();
+  }
   if (next_ && next_->workers.all_ready()) {
     // Their sockets are kept open by the new ones, or nobody is to listen there any more.
     for (const OpenListener& old : current_->listeners) {
-      const bool stays =
-          std::any_of(next_->listeners.begin(), next_->listeners.end(),
-                      [&](const OpenListener& now) { return bound_to(now) == bound_to(old); });
-      if (!stays) close_for_all(old);
+      if (!has_socket(next_->listeners, bound_to(old))) close_for_all(old);
     }
     leave(std::move(current_));
     current_ = std::move(next_);
@@ -269,7 +275,7 @@ void Master::on_progress() {
         "no worker serves with the new config, the last one ended with {}; the old ones "
         "go on",
         next_->workers.last_end());
-    next_.reset();
+    close_unused(drop_next());
     announce();
   }
   if (change_due_ns_ != kNever_ns && !next_ &&
@@ -345,18 +351,15 @@ void Master::apply(Source source) {
     if (std::find(changed_.begin(), changed_.end(), model) == changed_.end())
       changed_.push_back(model);
   }
-  if (next_) leave(std::move(next_));
-  if (!have_same_sockets(*before.door, *source_.door) ||
-      worker_count(*before.door) != worker_count(*source_.door)) {
-    renew();
+  // With what is in force: the config that was read last may never have come to be.
+  const auto& wanted = source_.door->serve.listeners;
+  std::vector<OpenSocket> present = drop_next();
+  if (!listens_where(current_->listeners, wanted) ||
+      current_->workers.all().size() != worker_count(*source_.door)) {
+    renew(std::move(present));
   } else {
-    for (OpenListener& listener : current_->listeners) {
-      const auto& wanted = source_.door->serve.listeners;
-      const auto now = std::find_if(wanted.begin(), wanted.end(), [&](const auto& one) {
-        return one.address == listener.where.address;
-      });
-      listener.where = *now;
-    }
+    close_unused(std::move(present));
+    for (std::size_t i = 0; i < wanted.size(); ++i) current_->listeners[i].where = wanted[i];
     set_access_of(*current_);
     current_->workers.send_door(*source_.door);
     announce();
@@ -366,17 +369,39 @@ void Master::apply(Source source) {
 }
 
 // Other sockets, or another number of workers: new ones, then the old ones finish.
-void Master::renew() {
-  std::vector<OpenSocket> present;
+void Master::renew(std::vector<OpenSocket> present) {
   for (const OpenListener& listener : current_->listeners)
     present.push_back({listener.where.address, duplicate(listener.fd)});
   auto made = make_generation(present);
+  close_unused(std::move(present));
   if (!made) {
     spdlog::error("{}; the old sockets and workers stay", made.error().text);
     current_->workers.send_door(*source_.door);
     return announce();
   }
   next_ = std::move(*made);
+}
+
+// What `next_` had opened goes back, for whoever is next.
+std::vector<OpenSocket> Master::drop_next() {
+  std::vector<OpenSocket> opened;
+  if (!next_) return opened;
+  for (OpenListener& one : next_->listeners) {
+    if (!has_socket(current_->listeners, bound_to(one)))
+      opened.push_back({one.where.address, std::move(one.fd)});
+  }
+  leave(std::move(next_));
+  return opened;
+}
+
+void Master::close_unused(std::vector<OpenSocket> sockets) const {
+  for (OpenSocket& one : sockets) {
+    if (has_socket(current_->listeners, bound_to(one))) continue;
+    OpenListener unused;
+    unused.where.address = one.address;
+    unused.fd = std::move(one.fd);
+    close_for_all(unused);
+  }
 }
 
 void Master::end_changed_models() {

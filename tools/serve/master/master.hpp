@@ -52,7 +52,9 @@ class Master {
 
   void reload();
   void apply(Source source);
-  void renew();
+  void renew(std::vector<OpenSocket> present);
+  std::vector<OpenSocket> drop_next();
+  void close_unused(std::vector<OpenSocket> sockets) const;
   void end_changed_models();
 
   void leave(std::unique_ptr<Generation> generation);
@@ -84,6 +86,7 @@ class Master {
   std::vector<std::string> changed_;  // models to end once all workers know
   std::uint64_t change_due_ns_ = kNever_ns;
   bool is_serving_ = false;
+  bool is_to_reload_ = false;  // as soon as it serves
   bool stops_ = false;
   std::uint64_t kill_ns_ = kNever_ns;
   int exit_code_ = kExitDone;
