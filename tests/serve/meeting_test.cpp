@@ -108,6 +108,17 @@ TEST_F(Meeting, AWorkerWhoseMasterDiedRetiresThoseBefore) {
   EXPECT_FALSE(is_readable(worker_.retire));
 }
 
+TEST_F(Meeting, AndNobodyHangsWhereTheyListened) {
+  std::vector<OpenSocket> present;
+  config::Listener where;
+  where.address = "unix:" + scratch_.path("x.sock");
+  auto unused = open_listeners({where}, present);
+  ASSERT_TRUE(unused);
+  worker_.unused = std::move(*unused);
+  finish_takeover(worker_);
+  EXPECT_FALSE(is_listening(scratch_.path("x.sock"), SOCK_STREAM));
+}
+
 TEST_F(Meeting, AWorkerThatWasRetiredRetiresNobody) {
   retire(worker_.retire);
   finish_takeover(worker_);

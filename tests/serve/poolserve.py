@@ -203,6 +203,18 @@ class DoorTest(unittest.TestCase):
         commands = [title(pid).split("\0") for pid in processes_with(self.mark)]
         return next(command for command in commands if command[0] == "coordinatord")
 
+    def busy(self, door):
+        """A connection whose request is not answered; that its worker has it is certain."""
+        host, port = door.addresses[0].rsplit(":", 1)
+        talk = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        self.addCleanup(talk.close)
+        talk.sendall(
+            b"POST /m/tiny/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        self.assertIn(b" 100 ", talk.recv(100))
+        return talk
+
     def attach(self):
         pool = modelpool.Pool(dir=self.dir, create=False)
         self.addCleanup(pool.close)

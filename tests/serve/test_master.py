@@ -22,6 +22,7 @@ from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
 # Rows of the pool, so that a test can leave none for workers.
 ROWS = 9
 CAPACITY = f"[capacity]\nworkers = {ROWS}"
+KILL_AFTER_S = 5  # past shutdown_timeout
 
 
 class Start(DoorTest):
@@ -286,6 +287,21 @@ class Deaths(DoorTest):
         asking.stop()
         self.assertEqual(asking.failures, [])
 
+    def test_where_the_next_one_does_not_listen_connections_are_refused(self):
+        path = f"{self.dir}/x.sock"
+        self.write_config(listen=("127.0.0.1:0", f"unix:{path}"), models=("tiny",))
+        first = self.start()
+        self.busy(first)  # so one of its workers stays
+        first.kill()
+        self.write_config(listen=(f"127.0.0.1:{free_port()}",))
+        second = self.start()
+        second.wait_for_log(f"the socket at {first.addresses[0]} is closed")
+        for address in first.addresses:
+            with self.assertRaises((ConnectionRefusedError, FileNotFoundError)):
+                ask(address)
+        self.assertFalse(os.path.exists(path))
+        self.assertTrue(ask(second.addresses[0]))
+
     def test_when_all_are_killed_the_next_one_binds_anew(self):
         first = self.start()
         workers = first.workers()
@@ -482,6 +498,38 @@ class End(DoorTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         left = set(os.listdir(self.dir)) - {"pool.toml", "poolserve.log"}
         self.assertEqual(left, set())
+
+
+    def test_without_a_limit_requests_finish_whenever_they_do(self):
+        self.write_config(serve='shutdown_timeout = "off"')
+        door = self.start()
+        talk = self.busy(door)
+        door.signal(signal.SIGTERM)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            door.process.wait(KILL_AFTER_S + 1)
+        talk.close()
+        self.assertEqual(door.wait(), 0)
+
+    def test_past_the_limit_requests_are_cut_and_workers_killed(self):
+        self.write_config(serve='shutdown_timeout = "100ms"')
+        door = self.start()
+        talk = self.busy(door)
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 0)
+        self.assertEqual(talk.recv(1), b"")
+        door = self.start()
+        os.kill(door.workers()[0], signal.SIGSTOP)  # it cannot even cut
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 1)
+
+    def test_a_second_signal_ends_at_once(self):
+        door = self.start()
+        talk = self.busy(door)
+        door.signal(signal.SIGTERM)
+        door.wait_for_log("stopping")
+        door.signal(signal.SIGTERM)
+        self.assertEqual(door.wait(), 1)
+        self.assertEqual(talk.recv(1), b"")
 
 
 class FirstProcess(DoorTest):

@@ -133,6 +133,8 @@ void finish_takeover(const WorkerStart& start) {
   pollfd retired{start.retire.get(), POLLIN, 0};
   if (poll(&retired, 1, 0) == 1) return;
   for (const Fd& older : start.older) retire(older);
+  // Not their files: another's may be there by now.
+  for (const OpenListener& unused : start.unused) shutdown(unused.fd.get(), SHUT_RDWR);
 }
 
 void retire(const Fd& eventfd) {

@@ -32,6 +32,8 @@ struct WorkerStart {
   // The same of those who served before, as long as they may not have been told: handed on in a
   // meeting; finish_takeover (meeting.hpp) tells them.
   std::vector<Fd> older;
+  // Sockets of theirs that nobody wants any more: finish_takeover closes them for all.
+  std::vector<OpenListener> unused;
   // SOCK_SEQPACKET to the master (control.hpp). From the worker: "ready" once it accepts, "door"
   // once a new config is in force. To it: that config. Its end: the master has gone;
   // finish_takeover, and the worker goes on.

@@ -55,6 +55,10 @@ bool listens_where(const std::vector<OpenListener>& open,
                     });
 }
 
+bool has_text(const std::vector<std::string>& texts, const std::string& text) {
+  return std::find(texts.begin(), texts.end(), text) != texts.end();
+}
+
 bool has_socket(const std::vector<OpenListener>& open, const std::string& bound) {
   return std::any_of(open.begin(), open.end(),
                      [&](const OpenListener& one) { return bound_to(one) == bound; });
@@ -85,15 +89,23 @@ Result<> Master::open() {
   signals_ = std::move(*signals);
   std::vector<OpenSocket> present = sockets_of_systemd();
   for (const OpenSocket& one : present) of_systemd_.push_back(one.address);
+  const std::size_t given = present.size();
   if (auto looked = coordinator_.look(); !looked) return looked;
   if (auto met = meet(present); !met) return met;
+  for (std::size_t i = given; i < present.size(); ++i) of_older_.push_back(bound_to(present[i]));
   auto made = make_generation(present);
   if (!made) return fail(made.error());
   current_ = std::move(*made);
   if (!older_.empty()) set_access_of(*current_);  // of sockets that were open already
-  for (const OpenSocket& unused : present) {
+  for (OpenSocket& one : present) {
+    const std::string bound = bound_to(one);
+    if (has_socket(current_->listeners, bound)) continue;
     spdlog::warn("the socket at {} is closed: the config names no such address ([serve] listen)",
-                 unused.address);
+                 bound);
+    OpenListener unused;
+    unused.where.address = one.address;
+    unused.fd = std::move(one.fd);
+    current_->unused.push_back(std::move(unused));
   }
   if (auto started = coordinator_.start(); !started) {
     for (const OpenListener& listener : current_->listeners) close_for_all(listener);
@@ -137,7 +149,7 @@ Result<std::unique_ptr<Master::Generation>> Master::make_generation(
   Fd ends(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!ends) return fail_errno(errno, "start workers");
   auto made = std::make_unique<Generation>(
-      Generation{std::move(*listeners), std::move(ends), Workers(0, {})});
+      Generation{std::move(*listeners), {}, std::move(ends), Workers(0, {})});
   Generation* const generation = made.get();
   made->workers =
       Workers(worker_count(*source_.door), [this, generation](std::uint32_t index, Fd control) {
@@ -157,6 +169,7 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   start.dir = options_.dir;
   start.door = source_.door;
   start.listeners = std::move(generation.listeners);
+  start.unused = std::move(generation.unused);
   start.meeting = std::move(meeting_);
   start.retire = std::move(generation.retire);
   start.older = std::move(older_);
@@ -288,6 +301,9 @@ void Master::begin_to_serve() {
   is_serving_ = true;
   for (const Fd& older : older_) retire(older);
   older_.clear();
+  of_older_.clear();
+  for (const OpenListener& unused : current_->unused) close_for_all(unused);
+  current_->unused.clear();
   announce();
 }
 
@@ -427,13 +443,9 @@ void Master::leave(std::unique_ptr<Generation> generation) {
   leaving_.push_back(std::move(generation));
 }
 
-bool Master::is_of_systemd(const OpenListener& listener) const {
-  return std::find(of_systemd_.begin(), of_systemd_.end(), bound_to(listener)) != of_systemd_.end();
-}
-
 void Master::set_access_of(const Generation& generation) const {
   for (const OpenListener& listener : generation.listeners) {
-    if (is_of_systemd(listener)) continue;
+    if (has_text(of_systemd_, bound_to(listener))) continue;
     if (auto set = set_access(listener.where); !set) spdlog::error("{}", set.error().text);
   }
 }
@@ -441,7 +453,8 @@ void Master::set_access_of(const Generation& generation) const {
 // Nobody listens there any more, workers that finish neither: unless those whose place was to be
 // taken go on there, or it is systemd's own.
 void Master::close_for_all(const OpenListener& listener) const {
-  if (!older_.empty() || is_of_systemd(listener)) return;
+  const std::string bound = bound_to(listener);
+  if (has_text(of_older_, bound) || has_text(of_systemd_, bound)) return;
   shutdown(listener.fd.get(), SHUT_RDWR);
   remove_file(listener);
 }
@@ -450,7 +463,8 @@ void Master::stop() {
   spdlog::info("stopping; a second signal stops at once");
   notify_stopping();
   stops_ = true;
-  kill_ns_ = clock_ns() + source_.door->serve.shutdown_timeout_ns + kKillAfter_ns;
+  const std::uint64_t timeout_ns = source_.door->serve.shutdown_timeout_ns;
+  if (timeout_ns != 0) kill_ns_ = clock_ns() + timeout_ns + kKillAfter_ns;
   for (Generation* one : generations()) {
     one->workers.start_no_more();
     one->workers.signal(SIGTERM);

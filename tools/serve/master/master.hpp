@@ -33,6 +33,7 @@ class Master {
   // Those that accept from one set of sockets.
   struct Generation {
     std::vector<OpenListener> listeners;
+    std::vector<OpenListener> unused;  // of those before it: closed for all once it serves
     Fd retire;
     Workers workers;
   };
@@ -58,7 +59,6 @@ class Master {
   void end_changed_models();
 
   void leave(std::unique_ptr<Generation> generation);
-  bool is_of_systemd(const OpenListener& listener) const;
   void set_access_of(const Generation& generation) const;
   void close_for_all(const OpenListener& listener) const;
   void stop();
@@ -77,6 +77,7 @@ class Master {
   Fd lock_;
   Fd meeting_;
   std::vector<std::string> of_systemd_;  // addresses whose sockets are its own
+  std::vector<std::string> of_older_;    // and those of the workers in older_
   std::vector<Fd> older_;                // those that serve until ours do
 
   std::unique_ptr<Generation> current_;
