@@ -20,7 +20,7 @@ enum class Auth {
   kDefault,  // none on loopback without keys, else keys
   kNone,
   kKeys,
-  kPeer,  // another door of the fleet, known by its certificate
+  kPeer,  // another door of the fleet: whoever has a certificate of client_ca
 };
 
 // Where the door listens.
@@ -73,7 +73,8 @@ inline constexpr std::uint64_t kSecond_ns = 1'000'000'000;
 
 // The [serve] table; times in nanoseconds, 0 is off.
 struct Serve {
-  std::vector<Listener> listeners;  // none: the file names none; then 127.0.0.1:8080
+  std::vector<Listener> listeners;  // none: the file names none; then default_listener
+  Auth auth = Auth::kDefault;       // of `listen`, of --listen and of default_listener
   std::uint32_t workers = 0;        // 0: one a core, at least 2
   std::string keys_file;            // empty: no keys
   std::vector<std::string> hosts;   // further names that a Host field may have

@@ -86,8 +86,21 @@ Result<ListenAddress> parse_listen(std::string_view text) {
   return address;
 }
 
+Listener default_listener(const Serve& serve) {
+  Listener listener;
+  listener.address = "127.0.0.1:8080";
+  listener.auth = serve.auth;
+  return listener;
+}
+
 std::vector<ListenerProblem> find_listener_problems(const Serve& serve) {
   std::vector<ListenerProblem> problems;
+  if (serve.listeners.size() > kListenersMax) {
+    problems.push_back({serve.listeners[kListenersMax].line,
+                        "there are " + std::to_string(serve.listeners.size()) +
+                            " addresses to listen at, and more than " +
+                            std::to_string(kListenersMax) + " are not possible; remove some"});
+  }
   std::vector<std::pair<const Listener*, ListenAddress>> seen;
   for (const Listener& listener : serve.listeners) {
     const auto add = [&](std::string reason) {

@@ -25,12 +25,17 @@ struct ListenAddress {
 };
 Result<ListenAddress> parse_listen(std::string_view text);
 
+// Where a door listens if neither file nor flags say.
+Listener default_listener(const Serve& serve);
+
+inline constexpr std::size_t kListenersMax = 64;  // all of them go to the next poolserve at once
+
 struct ListenerProblem {
   std::uint32_t line = 0;  // of the listener; 0: none
   std::string reason;
 };
-// Of all listeners together: one that cannot be told apart from another, one for others without a
-// check of who asks. Also for those that flags name.
+// Of all listeners together: too many, one that cannot be told apart from another, one for others
+// without a check of who asks. Also for those that flags name.
 std::vector<ListenerProblem> find_listener_problems(const Serve& serve);
 // The first of them, as an error of its own.
 Result<> check_listeners(const Serve& serve);

@@ -55,9 +55,10 @@ class ServeReader {
     for (const Member& member : table.members) read_key(member);
     // `auth` of [serve] is that of its `listen`, wherever it stands.
     for (Listener& listener : listen_) {
-      listener.auth = auth_;
+      listener.auth = serve_.auth;
       serve_.listeners.push_back(std::move(listener));
     }
+    if (listen_.empty()) check_auth_without_listen();
     std::stable_sort(serve_.listeners.begin(), serve_.listeners.end(),
                      [](const Listener& a, const Listener& b) { return a.line < b.line; });
     for (auto& [line, reason] : find_listener_problems(serve_))
@@ -65,6 +66,15 @@ class ServeReader {
   }
 
  private:
+  // It is that of the default, and of what --listen says.
+  void check_auth_without_listen() {
+    Serve alone;
+    alone.keys_file = serve_.keys_file;
+    alone.listeners = {default_listener(serve_)};
+    for (auto& problem : find_listener_problems(alone))
+      problems_.add(auth_at_, std::move(problem.reason));
+  }
+
   void read_key(const Member& member) {
     const auto is = [&member](const auto& info) { return info.name == member.key; };
     if (const auto* count = std::find_if(kServeCounts.begin(), kServeCounts.end(), is);
@@ -83,7 +93,8 @@ class ServeReader {
     } else if (member.key == "listener") {
       read_listeners(member);
     } else if (member.key == "auth") {
-      if (const auto auth = read_auth(member, problems_)) auth_ = *auth;
+      auth_at_ = member.at;
+      if (const auto auth = read_auth(member, problems_)) serve_.auth = *auth;
     } else if (member.key == "hosts") {
       read_list(member, "[\"models.example\"]", serve_.hosts, [](const std::string& host) {
         return host.find_first_of("/: ") == std::string::npos;
@@ -273,7 +284,7 @@ class ServeReader {
   Serve& serve_;
   Problems& problems_;
   std::vector<Listener> listen_;
-  Auth auth_ = Auth::kDefault;
+  Position auth_at_;
 };
 
 }  // namespace

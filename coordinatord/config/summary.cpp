@@ -6,6 +6,7 @@
 #include "base/size.hpp"
 #include "base/text.hpp"
 #include "config/keys.hpp"
+#include "config/listen.hpp"
 #include "config/words.hpp"
 
 namespace modelpool::config {
@@ -66,10 +67,10 @@ void append_serve(std::string& text, const Serve& serve) {
   text += "[serve]\n";
   for (const Listener& listener : serve.listeners)
     append_pair(text, "listen", listener_text(listener));
-  if (serve.listeners.empty()) append_pair(text, "listen", "127.0.0.1:8080");
+  if (serve.listeners.empty()) append_pair(text, "listen", listener_text(default_listener(serve)));
   for (const auto& info : kServeCounts) {
     const std::uint32_t value = serve.*info.member;
-    append_pair(text, info.name, value == 0 ? "one a core" : std::to_string(value));
+    append_pair(text, info.name, value == 0 ? "one a core, at least 2" : std::to_string(value));
   }
   for (const auto& info : kServeSizes)
     append_pair(text, info.name, format_size_exactly(serve.*info.member));

@@ -64,11 +64,19 @@ TEST_F(Access, NeedsNoKeyOnLoopbackWithoutKeys) {
   rules_.is_unix = false;
   rules_.auth = config::Auth::kNone;
   EXPECT_EQ(ask(""), "200");
-  for (const config::Auth auth : {config::Auth::kKeys, config::Auth::kPeer}) {
-    rules_.auth = auth;
-    rules_.is_loopback = true;
-    EXPECT_EQ(ask(""), "401");
-  }
+  rules_.auth = config::Auth::kKeys;
+  rules_.is_loopback = true;
+  EXPECT_EQ(ask(""), "401");
+}
+
+TEST_F(Access, OfAPeerNeedsNoKeyBesideItsCertificate) {
+  rules_.auth = config::Auth::kPeer;
+  rules_.is_loopback = false;
+  EXPECT_EQ(ask(""), "200");
+  rules_.keys = &keys_;
+  EXPECT_EQ(ask(""), "200");
+  EXPECT_EQ(ask("Api-Key: sk-use-1\n"), "200 alice");
+  EXPECT_EQ(ask("Origin: http://evil.example\n"), "403");
 }
 
 TEST_F(Access, TakesAKeyFromEachOfItsFields) {

@@ -160,6 +160,7 @@ config::Door some_door() {
   config::Door door;
   config::Serve& serve = door.serve;
   serve.listeners = {{"unix:/x", config::Auth::kKeys, 0660, "g", "cert", "key", "ca", 3}};
+  serve.auth = config::Auth::kNone;
   serve.workers = 5;
   serve.keys_file = "/keys";
   serve.hosts = {"h"};

@@ -1,5 +1,7 @@
 """Who may ask: keys, pages of others, names that lead here; Unix sockets and TLS."""
 
+import contextlib
+import grp
 import http.client
 import os
 import pathlib
@@ -9,7 +11,7 @@ import ssl
 import subprocess
 import unittest
 
-from door import DoorTest, Reply, eventually
+from door import DoorTest, Reply, eventually, free_port
 
 
 class Access(DoorTest):
@@ -115,24 +117,14 @@ class Access(DoorTest):
         self.assertEqual(connection.getresponse().status, 200)
 
     def test_tls(self):
-        cert, key = f"{self.dir}/cert.pem", f"{self.dir}/key.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-             "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
-             "-keyout", key, "-out", cert],
-            check=True, capture_output=True,
-        )
-        os.chmod(key, 0o600)
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
+        cert, key = self.certificate("door")
+        port = free_port()
         self.start(
             models=self.model("a"),
             more=f'[[serve.listener]]\naddress = "127.0.0.1:{port}"\n'
             f'tls = {{ cert = "{cert}", key = "{key}" }}\n',
         )
-        context = ssl.create_default_context(cafile=cert)
-        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
-        self.addCleanup(connection.close)
+        connection = self.connect(port, cert)
         for size in (0, 100, 500_000):
             connection.request("POST", "/m/a/x", b"y" * size)
             response = connection.getresponse()
@@ -147,6 +139,137 @@ class Access(DoorTest):
             plain.recv(100)
         connection.request("GET", "/livez")
         self.assertEqual(connection.getresponse().read(), b'{"status":"ok"}\n')
+
+    def certificate(self, name, of=None):
+        """(certificate, key): its own authority, or of (certificate, key)."""
+        cert, key = f"{self.dir}/{name}.pem", f"{self.dir}/{name}.key"
+        signer = ["-CA", of[0], "-CAkey", of[1], "-addext", "basicConstraints=CA:FALSE"] if of else []
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+             "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost",
+             "-keyout", key, "-out", cert, *signer],
+            check=True, capture_output=True,
+        )
+        os.chmod(key, 0o600)
+        return cert, key
+
+    def connect(self, port, cert, own=None):
+        """A client that trusts `cert` and shows (certificate, key)."""
+        context = ssl.create_default_context(cafile=cert)
+        if own:
+            context.load_cert_chain(*own)
+        connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
+        self.addCleanup(connection.close)
+        return connection
+
+    @staticmethod
+    def status(connection, path="/m/a/x"):
+        connection.request("POST", path, "")
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+    def listener(self, port, cert, key, ca="", more=""):
+        ca = f', client_ca = "{ca}"' if ca else ""
+        tls = f'tls = {{ cert = "{cert}", key = "{key}"{ca} }}'
+        return f'[[serve.listener]]\naddress = "127.0.0.1:{port}"\n{tls}\n{more}\n'
+
+    def test_a_peer_is_who_has_a_certificate(self):
+        door, ours, others = self.certificate("door"), self.certificate("ours"), self.certificate("others")
+        port, other = free_port(), free_port()
+        peer, foreign = self.certificate("peer", ours), self.certificate("foreign", others)
+        more = self.listener(port, *door, ours[0], 'auth = "peer"')
+        more += self.listener(other, *door, ours[0], 'auth = "keys"')
+        self.start(models=self.model("a"), serve=self.keys("a-secret\n"), more=more)
+        self.assertEqual(self.status(self.connect(port, door[0], peer)), 200)
+        # One that is asked for keys needs both.
+        self.assertEqual(self.status(self.connect(other, door[0], peer)), 401)
+        for own in (None, foreign):
+            for at in (port, other):
+                with self.assertRaises((OSError, http.client.HTTPException)):
+                    self.status(self.connect(at, door[0], own))
+        self.assertEqual(self.post("/m/a/x", "").status, 401)
+
+    def test_who_is_connected_already_is_no_peer(self):
+        door, ours = self.certificate("door"), self.certificate("ours")
+        port = free_port()
+        config = {"models": self.model("a"), "serve": self.keys("a-secret\n")}
+        self.start(**config, more=self.listener(port, *door))
+        stranger = self.connect(port, door[0])
+        self.assertEqual(self.status(stranger), 401)
+        self.write_config(**config, more=self.listener(port, *door, ours[0], 'auth = "peer"'))
+        self.masters[0].send_signal(signal.SIGHUP)
+        peer = self.certificate("peer", ours)
+        self.assertTrue(eventually(lambda: self.status(self.connect(port, door[0], peer)) == 200))
+        self.assertEqual(self.status(stranger), 401)
+
+    def test_certificates_are_read_again(self):
+        door = self.certificate("door")
+        port = free_port()
+        self.start(models=self.model("a"), more=self.listener(port, *door))
+        kept = self.connect(port, door[0])
+        self.assertEqual(self.status(kept), 200)
+        workers = self.workers()
+        self.certificate("door")
+        self.masters[0].send_signal(signal.SIGHUP)
+
+        def is_new():
+            with contextlib.suppress(ssl.SSLError):
+                return self.status(self.connect(port, door[0])) == 200
+
+        self.assertTrue(eventually(is_new))
+        self.assertEqual(self.status(kept), 200)
+        self.assertEqual(self.workers(), workers)
+
+    def test_each_listener_has_its_own_rules(self):
+        port, path = free_port(), f"{self.dir}/door.sock"
+        groups = [one.gr_name for one in grp.getgrall() if one.gr_gid != os.getegid()
+                  and (os.geteuid() == 0 or one.gr_gid in os.getgroups())]  # fmt: skip
+        group = f'group = "{groups[0]}"\nmode = "0660"' if groups else ""
+        self.start(
+            models=self.model("a"),
+            serve=self.keys("a-secret\n"),
+            more=f'[[serve.listener]]\naddress = "127.0.0.1:{port}"\nauth = "none"\n'
+            f'[[serve.listener]]\naddress = "unix:{path}"\n{group}\n',
+        )
+        self.assertEqual(self.post("/m/a/x", "").status, 401)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.addCleanup(connection.close)
+        self.assertEqual(self.status(connection), 200)
+        connection = http.client.HTTPConnection("whatever.example")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        self.addCleanup(connection.close)
+        connection.sock.connect(path)
+        self.assertEqual(self.status(connection), 401)
+        if groups:
+            self.assertEqual(os.stat(path).st_gid, grp.getgrnam(groups[0]).gr_gid)
+
+    def test_auth_is_also_that_of_the_flag(self):
+        self.write_config(models=self.model("a"), serve=self.keys("a-secret\n") + '\nauth = "none"')
+        self.port = free_port()
+        self.start(keep_config=True, flags=["--listen", f"0.0.0.0:{self.port}"])
+        self.assertEqual(self.post("/m/a/x", "").status, 200)
+
+    def test_proxies_are_believed_if_they_are_trusted(self):
+        said = {"X-Forwarded-For": "10.9.8.7", "X-Forwarded-Proto": "https",
+                "X-Forwarded-Host": "out.example"}
+        for trusted, expected in (
+            ("10.0.0.0/8", ("127.0.0.1", "http", f"127.0.0.1:{self.port}")),
+            ("127.0.0.0/8", ("10.9.8.7, 127.0.0.1", "https", "out.example")),
+        ):
+            with self.subTest(trusted):
+                config = {"models": self.model("a"), "serve": f'trusted_proxies = ["{trusted}"]'}
+                if self.masters:
+                    self.write_config(**config)
+                    self.masters[0].send_signal(signal.SIGHUP)
+                else:
+                    self.start(**config)
+
+                def forwarded():
+                    fields = self.post("/m/a/x", "", fields=said).json["fields"]
+                    return tuple(fields.get(f"x-forwarded-{name}") for name in ("for", "proto", "host"))
+
+                self.assertTrue(eventually(lambda: forwarded() == expected), forwarded())
 
 
 if __name__ == "__main__":

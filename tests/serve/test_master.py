@@ -302,6 +302,16 @@ class Deaths(DoorTest):
         self.assertFalse(os.path.exists(path))
         self.assertTrue(ask(second.addresses[0]))
 
+    def test_as_many_addresses_as_there_may_be_are_taken_over(self):
+        self.write_config(listen=["127.0.0.1:0"] * 64)
+        first = self.start()
+        self.assertEqual(len(first.addresses), 64)
+        first.kill()
+        second = self.start()
+        self.assertEqual(second.addresses, first.addresses)
+        for address in second.addresses:
+            self.assertTrue(ask(address))
+
     def test_when_all_are_killed_the_next_one_binds_anew(self):
         first = self.start()
         workers = first.workers()

@@ -117,6 +117,7 @@ TEST_F(DoorConfigTest, EveryKeyOfServeIsRead) {
                           .serve;
   Serve expected;
   expected.listeners = {listener("[::1]:8080", Auth::kKeys, 2)};
+  expected.auth = Auth::kKeys;
   expected.workers = 3;
   expected.max_connections = 20;
   expected.keys_file = keys;
@@ -180,6 +181,12 @@ TEST_F(DoorConfigTest, P13AnAddressForOthersNeedsKeysOrAWord) {
               HasSubstr("asks for keys and there are none"));
   EXPECT_THAT(error_of("[serve]\nlisten = \"127.0.0.1:8080\"\nauth = \"peer\"\n"),
               HasSubstr("add tls = { cert, key, client_ca }"));
+  // Where no `listen` stands it is that of the default, and of flags.
+  EXPECT_THAT(error_of("[serve]\nauth = \"keys\"\n"),
+              AllOf(StartsWith(":2:1: "), HasSubstr("asks for keys and there are none")));
+  EXPECT_THAT(error_of("[serve]\nauth = \"peer\"\n"), HasSubstr("add tls = "));
+  EXPECT_EQ(error_of("[serve]\nauth = \"keys\"\nkeys = \"keys.txt\"\n"), "no error");
+  EXPECT_EQ(door_of("[serve]\nauth = \"none\"\n").serve.auth, Auth::kNone);
   Serve of_flags;
   of_flags.listeners = {listener("192.168.1.1:80")};
   EXPECT_THAT(test::text_of(check_listeners(of_flags)),
@@ -197,6 +204,15 @@ TEST_F(DoorConfigTest, P13ListenersMustNotCollide) {
   EXPECT_EQ(error_of("[serve]\nlisten = [\"127.0.0.1:80\", \"[::1]:80\", \"127.0.0.1:0\", "
                      "\"127.0.0.1:0\"]\n"),
             "no error");
+}
+
+TEST_F(DoorConfigTest, P13MoreAddressesThanANextDoorCanTakeOverAreRefused) {
+  std::string listen = "\"127.0.0.1:0\"";
+  for (std::size_t i = 1; i < kListenersMax; ++i) listen += ", \"127.0.0.1:0\"";
+  EXPECT_EQ(error_of("[serve]\nlisten = [" + listen + "]\n"), "no error");
+  EXPECT_EQ(error_of("[serve]\nlisten = [" + listen + ",\n\"[::1]:0\"]\n"),
+            ":3: there are 65 addresses to listen at, and more than 64 are not possible; remove "
+            "some");
 }
 
 TEST_F(DoorConfigTest, P13AnAddressThatNobodyCanListenAtIsRefused) {
@@ -443,7 +459,7 @@ TEST_F(DoorConfigTest, TheSummaryShowsTheDoorsTablesWithoutSecrets) {
   const std::string summary = config_summary(file->settings, file->capacities, file->door);
   EXPECT_THAT(summary,
               AllOf(HasSubstr("[serve]\n  listen              127.0.0.1:99 (line 2)\n"),
-                    HasSubstr("  workers             one a core\n"),
+                    HasSubstr("  workers             one a core, at least 2\n"),
                     HasSubstr("[models.\"a\"]\n  command             s {port} --api-key *** "
                               "--hf-token=*** 'x y'\n"),
                     HasSubstr("  env                 A=***\n"),

@@ -9,7 +9,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Listener, address, auth, mode, group, tls_cer
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ReadyCheck, kind, path)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Model, name, aliases, command, address, ready, env, cwd, log,
                                    weights, preload, backend_key, size_bytes, line)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Serve, listeners, workers, keys_file, hosts, cors_origins,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Serve, listeners, auth, workers, keys_file, hosts, cors_origins,
                                    trusted_proxies, loading_comments, access_log, access_log_json,
                                    max_connections, body_memory_bytes, body_limit_bytes,
                                    bodies_memory_bytes, bodies_disk_bytes, body_dir,

@@ -54,6 +54,11 @@ Fd connect_to(const std::string& path) {
   return fd;
 }
 
+bool is_retired(const Fd& eventfd) {
+  pollfd one{eventfd.get(), POLLIN, 0};
+  return poll(&one, 1, 0) == 1;
+}
+
 }  // namespace
 
 std::string door_path(const std::string& segment_path) { return segment_path + ".door"; }
@@ -116,9 +121,7 @@ void answer_meeting(int connection, const WorkerStart& start) {
   std::string text = "pid " + std::to_string(getpid()) + "\nmeeting\nretire\n";
   std::vector<int> fds = {start.meeting.get(), start.retire.get()};
   for (const Fd& older : start.older) {
-    // Who was told is told no more: else each who takes over had one more to hand on.
-    pollfd told{older.get(), POLLIN, 0};
-    if (poll(&told, 1, 0) == 1) continue;
+    if (is_retired(older)) continue;  // else there would be one more with each takeover
     text += "retire\n";
     fds.push_back(older.get());
   }
@@ -130,8 +133,7 @@ void answer_meeting(int connection, const WorkerStart& start) {
 }
 
 void finish_takeover(const WorkerStart& start) {
-  pollfd retired{start.retire.get(), POLLIN, 0};
-  if (poll(&retired, 1, 0) == 1) return;
+  if (is_retired(start.retire)) return;
   for (const Fd& older : start.older) retire(older);
   // Not their files: another's may be there by now.
   for (const OpenListener& unused : start.unused) shutdown(unused.fd.get(), SHUT_RDWR);

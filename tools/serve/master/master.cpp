@@ -47,11 +47,13 @@ void raise_open_files(std::uint32_t connections, rlimit limit) {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// At the same addresses, and for those who have the same certificates.
 bool listens_where(const std::vector<OpenListener>& open,
                    const std::vector<config::Listener>& wanted) {
   return std::equal(open.begin(), open.end(), wanted.begin(), wanted.end(),
                     [](const OpenListener& one, const config::Listener& other) {
-                      return one.where.address == other.address;
+                      return one.where.address == other.address &&
+                             one.where.tls_client_ca == other.tls_client_ca;
                     });
 }
 

@@ -13,7 +13,6 @@
 namespace modelpool::serve {
 namespace {
 
-constexpr const char* kDefaultListener = "127.0.0.1:8080";
 constexpr std::uint32_t kWorkersLeast = 2;
 constexpr std::uint32_t kWorkersBeside = 16;  // poolserve's master, and other programs
 
@@ -69,10 +68,13 @@ Result<Source> load_source(const Options& options) {
   }
   if (!options.listen.empty()) {
     door.serve.listeners.clear();
-    for (const std::string& address : options.listen)
-      door.serve.listeners.emplace_back().address = address;
+    for (const std::string& address : options.listen) {
+      door.serve.listeners.push_back(config::default_listener(door.serve));
+      door.serve.listeners.back().address = address;
+    }
   }
-  if (door.serve.listeners.empty()) door.serve.listeners.emplace_back().address = kDefaultListener;
+  if (door.serve.listeners.empty())
+    door.serve.listeners.push_back(config::default_listener(door.serve));
   if (auto ok = config::check_listeners(door.serve); !ok) return fail(ok.error());
   if (options.workers != 0) door.serve.workers = options.workers;
 

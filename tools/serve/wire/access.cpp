@@ -126,7 +126,7 @@ Checked<const Key*> check_key(const http::header<true>& head, const AccessRules&
   if (offered.size() > 1) return no_key("it has several keys; send one");
   const Key* key = offered.empty() ? nullptr : find_key(offered.front(), *rules.keys);
   if (key != nullptr) return key;
-  const bool trusts = rules.auth == config::Auth::kNone ||
+  const bool trusts = rules.auth == config::Auth::kNone || rules.auth == config::Auth::kPeer ||
                       (rules.auth == config::Auth::kDefault && rules.keys == nullptr &&
                        (rules.is_loopback || rules.is_unix));
   if (trusts || head.method() == http::verb::options) return nullptr;

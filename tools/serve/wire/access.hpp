@@ -32,7 +32,8 @@ Result<std::vector<Key>> read_keys(const std::string& path);
 
 // What a listener and the config make of a request.
 struct AccessRules {
-  config::Auth auth = config::Auth::kDefault;  // kPeer needs a key, as kKeys does
+  // kPeer: whoever connected has shown a certificate, so no key is needed.
+  config::Auth auth = config::Auth::kDefault;
   bool is_unix = false;
   bool is_loopback = false;                // the listener's address
   std::vector<std::string> host_names;     // the listener's own and `hosts`; a port is ignored

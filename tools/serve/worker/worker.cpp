@@ -108,10 +108,11 @@ class Worker {
 Result<> Worker::put_in_force(const std::shared_ptr<const config::Door>& door) {
   std::vector<config::Listener> listeners;
   for (const OpenListener& listener : start_.listeners) listeners.push_back(listener.where);
-  // What the file says now of a listener that stays.
+  // What the file says now of a listener that stays. Other certificates are for other workers: a
+  // connection that is open already has not shown one.
   for (config::Listener& one : listeners) {
     for (const config::Listener& given : door->serve.listeners) {
-      if (given.address == one.address) one = given;
+      if (given.address == one.address && given.tls_client_ca == one.tls_client_ca) one = given;
     }
   }
   auto made = InForce::make(door, listeners);
