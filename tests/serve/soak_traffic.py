@@ -68,6 +68,7 @@ class Client(threading.Thread):
     def __init__(self, traffic, seed):
         super().__init__(daemon=True)
         self.traffic, self.dice = traffic, random.Random(seed)
+        self.has_ended = False  # as it should
 
     def run(self):
         while not self.traffic.is_over.is_set():
@@ -85,6 +86,7 @@ class Client(threading.Thread):
                 said["end"] = type(error).__name__
             self.traffic.say(said | {"pid": self.pid})
             self.traffic.is_over.wait(self.dice.expovariate(1 / PAUSE_S))
+        self.has_ended = True
 
     # --- How they ask ---
 
@@ -99,6 +101,7 @@ class Client(threading.Thread):
         with self.socket() as talk:
             connection = http.client.HTTPConnection("localhost")
             connection.sock, connection.auto_open = talk, 0
+            self.talk = talk  # which the connection forgets when the answer is its last
             yield connection
 
     def head(self, target, length):
@@ -240,7 +243,7 @@ class Client(threading.Thread):
             response, _ = self.ask_for_stream(connection)
             response.readline()
             if self.dice.random() < 0.5:  # as one that crashes: by a reset
-                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.talk.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return "left"
 
     def leave_at_once(self):
@@ -349,7 +352,8 @@ class Traffic:
                     talk.shutdown(socket.SHUT_RDWR)
         for client in self.clients:
             client.join()
+        return 0 if all(client.has_ended for client in self.clients) else 1
 
 
 if __name__ == "__main__":
-    Traffic(int(sys.argv[1]), sys.argv[2], sys.argv[3:]).run()
+    sys.exit(Traffic(int(sys.argv[1]), sys.argv[2], sys.argv[3:]).run())
