@@ -214,7 +214,7 @@ def completions(self, client, method, target, fields, body, query):
     if asked.get("refuse"):
         return self.answer(client, b'{"error":{"message":"too long"}}', "400 Bad Request")
     is_chat = "messages" in asked
-    base = {"id": "c1", "created": 1, "model": asked["model"]}
+    base = {"id": "c1", "created": 1, "model": asked["model"], "pid": os.getpid()}
     if not asked.get("stream"):
         time.sleep(asked.get("pause", 0))
         text = "word " * words
@@ -222,7 +222,7 @@ def completions(self, client, method, target, fields, body, query):
         choice |= {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
         base |= {"object": "chat.completion" if is_chat else "text_completion", "choices": [choice]}
         base["usage"] = {"prompt_tokens": 1, "completion_tokens": words, "total_tokens": words + 1}
-        return self.answer(client, json.dumps(base | {"pid": os.getpid()}).encode())
+        return self.answer(client, json.dumps(base).encode())
     client.sendall(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
