@@ -78,6 +78,31 @@ class Start(DoorTest):
         self.assertIn("tiny", door.log())
         self.assertFalse(os.path.exists(f"{self.dir}/default"))
 
+    def test_what_the_config_names_is_read_before_anything_starts(self):
+        bad = pathlib.Path(self.dir, "bad")
+        bad.write_text("no key at all, said in words\n")
+        bad.chmod(0o600)
+        tls = f'[[serve.listener]]\naddress = "[::1]:0"\ntls = {{ cert = "{bad}", key = "{bad}" }}'
+        for serve, said in (
+            (f'keys = "{bad}"', f"unable to read the keys of {bad}: line 1: "),
+            (tls, f"unable to read {bad} for the listener [::1]:0"),
+            ('access_log = "none/access.log"', "unable to open the access log "),
+            ('access_log = "."', "unable to open the access log "),
+        ):
+            for flags in (["--check-config"], []):
+                with self.subTest(serve, flags=flags):
+                    self.write_config(serve=serve)
+                    door = self.launch(*flags)
+                    self.assertEqual(door.wait(), 2)
+                    self.assertIn(f"poolserve: {said}", door.log())
+                    self.assertEqual(door.log().count("unable to"), 1)
+                    self.assertFalse(os.path.exists(f"{self.dir}/default"))
+        self.write_config(serve='access_log = "access.log"')
+        self.assertEqual(self.launch("--check-config").wait(), 0)
+        self.assertFalse(os.path.exists(f"{self.dir}/access.log"))
+        self.start()
+        self.assertTrue(os.path.exists(f"{self.dir}/access.log"))
+
     def test_a_file_of_another_server_is_imported(self):
         source = pathlib.Path(self.dir, "swap.yaml")
         source.write_text("models:\n  tiny:\n    cmd: llama-server --port ${PORT}\n    ttl: 60\n")

@@ -16,7 +16,6 @@
 #include "master/notify.hpp"
 #include "master/signals.hpp"
 #include "master/title.hpp"
-#include "worker/service.hpp"
 #include "worker/worker.hpp"
 
 namespace modelpool::serve {
@@ -351,12 +350,6 @@ void Master::reload() {
   auto source = load_source(options_);
   if (!source) {
     spdlog::error("the config is refused, and the old one kept:\n{}", source.error().text);
-    return announce();
-  }
-  // Keys, certificates, the access log: what the file only names.
-  const auto& door = source->door;
-  if (auto usable = InForce::make(door, door->serve.listeners); !usable) {
-    spdlog::error("the config is refused, and the old one kept: {}", usable.error().text);
     return announce();
   }
   apply(std::move(*source));

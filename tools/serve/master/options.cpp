@@ -48,7 +48,7 @@ Exit codes:
   0  done
   1  another poolserve serves the pool, an address is in use, or the system has run out of
      something
-  2  wrong usage, or a config with errors
+  2  wrong usage, or a config with errors: also keys, certificates or a log that cannot be used
   3  the pool or its directory cannot be used
 
 Examples:

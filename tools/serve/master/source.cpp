@@ -9,6 +9,7 @@
 #include "config/models_folder.hpp"
 #include "config/pool_file.hpp"
 #include "config/summary.hpp"
+#include "worker/service.hpp"
 
 namespace modelpool::serve {
 namespace {
@@ -88,6 +89,8 @@ Result<Source> load_source(const Options& options) {
   source.settings = std::move(file->settings);
   source.capacities = file->capacities;
   source.door = std::make_shared<const config::Door>(std::move(door));
+  if (const auto usable = InForce::check(source.door); !usable)
+    return fail(Errc::kInvalid, usable.error().text);
   return source;
 }
 

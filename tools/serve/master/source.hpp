@@ -2,7 +2,8 @@
 //
 // Safety: one thread.
 //
-// Errors: those of load_pool_file, and of find_models; kInvalid where a model is in both.
+// Errors: those of load_pool_file, and of find_models; kInvalid where a model is in both, or what
+// the config names (keys, certificates, the access log) cannot be used.
 #pragma once
 
 #include <memory>

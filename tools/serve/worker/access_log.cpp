@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 namespace modelpool::serve {
@@ -76,6 +77,17 @@ Result<AccessLog> AccessLog::open(const config::Serve& config) {
              : ::open(config.access_log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640));
   if (!log.file_) return fail_errno(errno, "open the access log " + config.access_log);
   return log;
+}
+
+Result<> AccessLog::check(const config::Serve& config) {
+  const std::string& path = config.access_log;
+  if (path.empty() || path == "-") return {};
+  // Without O_NONBLOCK a FIFO would wait for its reader.
+  if (Fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NONBLOCK))) return {};
+  const bool is_absent = errno == ENOENT;
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  if (is_absent && access(folder.c_str(), W_OK | X_OK) == 0) return {};
+  return fail_errno(errno, "open the access log " + path);
 }
 
 void AccessLog::write(const AccessLine& line) const {

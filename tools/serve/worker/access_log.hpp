@@ -36,6 +36,8 @@ struct AccessLine {
 class AccessLog {
  public:
   static Result<AccessLog> open(const config::Serve& config);
+  // Would it open? Makes no file.
+  static Result<> check(const config::Serve& config);
   void write(const AccessLine& line) const;
 
  private:

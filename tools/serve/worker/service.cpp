@@ -41,9 +41,9 @@ std::string host_of(const std::string& address) {
 
 }  // namespace
 
-Result<std::shared_ptr<const InForce>> InForce::make(
-    const std::shared_ptr<const config::Door>& door,
-    const std::vector<config::Listener>& listeners) {
+// All but the log.
+Result<std::shared_ptr<InForce>> InForce::read(const std::shared_ptr<const config::Door>& door,
+                                               const std::vector<config::Listener>& listeners) {
   auto made = std::make_shared<InForce>();
   made->door = door;
   if (!door->serve.keys_file.empty()) {
@@ -77,10 +77,23 @@ Result<std::shared_ptr<const InForce>> InForce::make(
     made->models[model.name] = shared;
     for (const std::string& alias : model.aliases) made->models[alias] = shared;
   }
+  return made;
+}
+
+Result<std::shared_ptr<const InForce>> InForce::make(
+    const std::shared_ptr<const config::Door>& door,
+    const std::vector<config::Listener>& listeners) {
+  auto made = read(door, listeners);
+  if (!made) return fail(made.error());
   auto log = AccessLog::open(door->serve);
   if (!log) return fail(log.error());
-  made->log = std::move(*log);
-  return std::shared_ptr<const InForce>(std::move(made));
+  (*made)->log = std::move(*log);
+  return std::shared_ptr<const InForce>(std::move(*made));
+}
+
+Result<> InForce::check(const std::shared_ptr<const config::Door>& door) {
+  if (const auto made = read(door, door->serve.listeners); !made) return fail(made.error());
+  return AccessLog::check(door->serve);
 }
 
 bool InForce::are_same(const std::string& a, const std::string& b) const {

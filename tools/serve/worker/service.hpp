@@ -42,6 +42,12 @@ struct InForce {
   static Result<std::shared_ptr<const InForce>> make(
       const std::shared_ptr<const config::Door>& door,
       const std::vector<config::Listener>& listeners);
+  // Could it be made? Makes no file.
+  static Result<> check(const std::shared_ptr<const config::Door>& door);
+
+ private:
+  static Result<std::shared_ptr<InForce>> read(const std::shared_ptr<const config::Door>& door,
+                                               const std::vector<config::Listener>& listeners);
 };
 
 struct Service {
