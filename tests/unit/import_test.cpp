@@ -77,7 +77,7 @@ macros:
     /opt/llama-server --port ${PORT}
   ctx: 4096
   args: "--ctx-size ${ctx}"
-hooks: { on_startup: { preload: ["a"] } }
+hooks: { on_startup: { preload: ["gpt 4", "fixed"] } }
 models:
   "gpt-oss:120b":
     macros: { ctx: 16384 }
@@ -113,6 +113,9 @@ models:
   EXPECT_THAT(a.aliases, ElementsAre("gpt 4", "mini"));
   EXPECT_THAT(a.env, ElementsAre(Pair("CUDA_VISIBLE_DEVICES", "0,1"), Pair("TOKEN", "${SECRET}")));
   EXPECT_EQ(a.address, "");
+  EXPECT_TRUE(a.preload) << "by an alias";
+  EXPECT_TRUE(model(file, "fixed").preload);
+  EXPECT_FALSE(model(file, "inherits").preload);
   const Effective rules = test::effective_of(file.settings, "gpt-oss:120b");
   EXPECT_EQ(rules.get(Setting::kIdleTimeout), 60 * config::kSecond_ns);
   EXPECT_EQ(rules.get(Setting::kParallel), 3u);
@@ -124,17 +127,30 @@ models:
   EXPECT_EQ(file.settings.get(Setting::kLoadTimeout), 500 * config::kSecond_ns);
   EXPECT_EQ(file.settings.get(Setting::kMaxBackends), 1u) << "without groups one at a time";
 
-  for (const char* const key : {"healthCheckTimeout", "macros", "globalTTL", "sendLoadingState",
-                                "models.gpt-oss:120b.cmd", "models.fixed.proxy"})
+  for (const char* const key :
+       {"healthCheckTimeout", "macros", "globalTTL", "sendLoadingState", "hooks.on_startup.preload",
+        "models.gpt-oss:120b.cmd", "models.fixed.proxy"})
     EXPECT_EQ(fate(key), "carried") << key;
   for (const char* const key :
-       {"logLevel", "startPort", "apiKeys", "hooks", "models.gpt-oss:120b.name",
+       {"logLevel", "startPort", "apiKeys", "models.gpt-oss:120b.name",
         "models.gpt-oss:120b.filters", "models.gpt-oss:120b.cmdStop", "models.inherits.newkey"}) {
     EXPECT_THAT(fate(key), AllOf(Not("carried"), Not("unknown"))) << key;
     EXPECT_THAT(imported_.text, HasSubstr("#   " + std::string(key) + ": "));
     EXPECT_THAT(imported_.report(), HasSubstr("not carried over: " + std::string(key) + ": "));
   }
   EXPECT_THAT(imported_.text, Not(HasSubstr("sk-secret")));
+}
+
+TEST_F(ImportTest, WhatLlamaSwapPreloadsMustBeThere) {
+  const std::string models = "models: { a: { cmd: 's ${PORT}' } }\n";
+  const auto why = [&](const std::string& hooks, const char* key) {
+    import(make("swap.yml", models + "hooks: " + hooks + "\n"));
+    return fate(key);
+  };
+  EXPECT_EQ(why("{ on_startup: { preload: [a, b, c] } }", "hooks.on_startup.preload"),
+            "there is no model b, c");
+  EXPECT_THAT(why("{ on_startup: { preload: a } }", "hooks"), HasSubstr("a list"));
+  EXPECT_THAT(why("[a]", "hooks"), HasSubstr("nothing like it"));
 }
 
 TEST_F(ImportTest, GroupsOfLlamaSwapThatSwapAreGroups) {
@@ -232,7 +248,9 @@ temp = 1.0
                           "--flash-attn", "on", "--host", "127.0.0.1", "--port", "{port}"));
   EXPECT_THAT(custom.aliases, ElementsAre("one", "two"));
   EXPECT_EQ(fate("*.c"), "carried");
-  EXPECT_THAT(fate("ggml-org/MY-MODEL-GGUF:Q8_0.load-on-startup"), HasSubstr("poolctl load"));
+  EXPECT_EQ(fate("ggml-org/MY-MODEL-GGUF:Q8_0.load-on-startup"), "carried");
+  EXPECT_TRUE(hf.preload);
+  EXPECT_FALSE(custom.preload);
   EXPECT_THAT(fate("ggml-org/MY-MODEL-GGUF:Q8_0.port"), HasSubstr("picks a port"));
   EXPECT_THAT(fate("nothing"), HasSubstr("names no model"));
   EXPECT_THAT(imported_.text, HasSubstr("#[models.\"nothing\"]\n"));

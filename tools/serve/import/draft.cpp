@@ -22,6 +22,7 @@ std::string model_text(const DraftModel& model) {
   for (const auto& [name, value] : model.env)
     variables += (variables.empty() ? "" : ", ") + toml_text(name) + " = " + toml_text(value);
   if (!variables.empty()) text += "env = { " + variables + " }\n";
+  if (model.preload) text += "preload = true\n";
   for (const auto& [name, value] : model.settings) text += name + " = " + value + "\n";
   return text;
 }

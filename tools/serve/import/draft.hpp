@@ -28,6 +28,7 @@ struct DraftModel {
   std::vector<std::string> aliases;
   std::vector<std::pair<std::string, std::string>> env;
   std::vector<std::pair<std::string, std::string>> settings;  // as TOML writes them
+  bool preload = false;
   bool is_usable = true;  // else it is written as a comment: something is missing
 };
 

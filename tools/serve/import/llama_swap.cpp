@@ -89,6 +89,7 @@ class SwapReader {
       read_macros(macros, macros_);
     if (const YAML::Node ttl = root["globalTTL"]; ttl.IsDefined()) ttl_.reset(ttl);
     for (const auto& entry : root) read_key(scalar(entry.first), entry.second);
+    if (const YAML::Node hooks = root["hooks"]; hooks.IsDefined()) read_hooks(hooks);
     const YAML::Node groups = root["groups"];
     if (groups.IsDefined() && groups.IsMap() && !root["matrix"].IsDefined()) {
       read_groups(groups);
@@ -117,15 +118,12 @@ class SwapReader {
       draft_.serve.emplace_back("loading",
                                 toml_text(truth(value).value_or(false) ? "comments" : "off"));
       draft_.carry(key);
-    } else if (key == "groups") {
+    } else if (key == "groups" || key == "hooks") {
       return;  // they name models, so they come last
     } else if (key == "startPort") {
       draft_.leave(key, "the pool picks a port for each backend");
     } else if (key == "apiKeys") {
       draft_.leave(key, "keys stand in a file of their own; name it with `keys` in [serve]");
-    } else if (key == "hooks") {
-      draft_.leave(key,
-                   "models are loaded when they are asked for; `poolctl load` loads one before");
     } else if (key == "logLevel") {
       draft_.leave(key, "it is a flag, --log-level");
     } else if (key == "matrix") {
@@ -193,11 +191,12 @@ class SwapReader {
       return "";
     }
     if (key == "cmdStop") return "a backend is ended with stop_signal, SIGTERM if not said";
-    if (key == "useModelName") return "bodies are not changed; add that name as an alias";
+    if (key == "useModelName")
+      return "a backend is asked by the name of its model; tell it that one (llama-server --alias)";
     if (key == "filters") return "bodies are not changed; give the server these as its defaults";
     if (key == "unlisted") return "every model is listed";
     if (key == "name" || key == "description" || key == "metadata")
-      return "the list of models has names and states alone";
+      return "the list of models has names, aliases and states alone";
     if (key == "timeouts") return "see first_byte_timeout and stall_timeout";
     if (key == "sendLoadingState") return "it is for all models: loading in [serve]";
     return "there is nothing like it";
@@ -274,6 +273,30 @@ class SwapReader {
     draft_.leave(prefix + "proxy",
                  "where it answers is not said; write {port} in its command, or "
                  "the address");
+  }
+
+  void read_hooks(const YAML::Node& hooks) {
+    const YAML::Node preload = hooks.IsMap() && hooks["on_startup"].IsMap()
+                                   ? hooks["on_startup"]["preload"]
+                                   : YAML::Node(YAML::NodeType::Undefined);
+    if (!preload.IsDefined() || !preload.IsSequence())
+      return draft_.leave("hooks", "there is nothing like it but on_startup.preload, a list");
+    std::string unknown;
+    for (const YAML::Node& one : preload) {
+      const std::string name = scalar(one);
+      const auto model =
+          std::find_if(draft_.models.begin(), draft_.models.end(), [&](const DraftModel& each) {
+            return each.name == name ||
+                   std::find(each.aliases.begin(), each.aliases.end(), name) != each.aliases.end();
+          });
+      if (model != draft_.models.end()) {
+        model->preload = true;
+      } else {
+        unknown += (unknown.empty() ? "" : ", ") + name;
+      }
+    }
+    if (unknown.empty()) return draft_.carry("hooks.on_startup.preload");
+    draft_.leave("hooks.on_startup.preload", "there is no model " + unknown);
   }
 
   struct Group {

@@ -140,8 +140,6 @@ bool is_variable(std::string_view key) {
 
 // What the router decides, and here the pool.
 std::string why_left(std::string_view key) {
-  if (key == "load-on-startup" || key == "LLAMA_ARG_LOAD_ON_STARTUP")
-    return "models are loaded when they are asked for; `poolctl load` loads one before";
   if (key == "host" || key == "port" || key == "LLAMA_ARG_HOST" || key == "LLAMA_ARG_PORT")
     return "the pool picks a port for each backend";
   if (key == "api-key" || key == "api-key-file" || key == "LLAMA_API_KEY" ||
@@ -210,6 +208,12 @@ class PresetReader {
       for (std::string name; std::getline(names, name, ',');) {
         if (!trimmed(name).empty()) model.aliases.push_back(trimmed(name));
       }
+      return note(is_told, place);
+    }
+    if (key == "load-on-startup" || key == "LLAMA_ARG_LOAD_ON_STARTUP") {
+      const std::optional<bool> is_on = truth_of(option.value);
+      if (!is_on) return note(is_told, place, "it takes true or false");
+      model.preload = *is_on;
       return note(is_told, place);
     }
     if (key == "stop-timeout") {
