@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/proc.hpp"
+#include "base/size.hpp"
 #include "base/sockets.hpp"
 #include "base/text.hpp"
 
@@ -20,6 +21,7 @@ bool can_run(const std::string& path) {
 }  // namespace
 
 std::string quoted(std::string_view text) { return quote(text); }
+std::string size_text(std::uint64_t bytes) { return format_size_exactly(bytes); }
 
 std::string find_program(const std::string& name) {
   std::error_code error;

@@ -14,7 +14,8 @@
 
 namespace modelpool::config {
 
-std::string quoted(std::string_view text);  // printable, whatever it holds
+std::string quoted(std::string_view text);   // printable, whatever it holds
+std::string size_text(std::uint64_t bytes);  // "64MiB", as a config has it
 
 // A program of that name in the folder of this one; else in PATH.
 std::string find_program(const std::string& name);

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/number.hpp"
+#include "base/size.hpp"
 #include "base/text.hpp"
 #include "config/files.hpp"
 #include "config/keys.hpp"
@@ -59,6 +60,7 @@ class ServeReader {
       serve_.listeners.push_back(std::move(listener));
     }
     if (listen_.empty()) check_auth_without_listen();
+    check_that_bodies_fit(table);
     std::stable_sort(serve_.listeners.begin(), serve_.listeners.end(),
                      [](const Listener& a, const Listener& b) { return a.line < b.line; });
     for (auto& [line, reason] : find_listener_problems(serve_))
@@ -73,6 +75,26 @@ class ServeReader {
     alone.listeners = {default_listener(serve_)};
     for (auto& problem : find_listener_problems(alone))
       problems_.add(auth_at_, std::move(problem.reason));
+  }
+
+  // The largest that is not refused would never have room.
+  void check_that_bodies_fit(const Node& table) {
+    const auto check = [&](std::uint64_t largest, std::string_view room, std::uint64_t bytes) {
+      if (largest <= bytes) return;
+      Position at;
+      for (const std::string_view key :
+           {"body_memory", "body_limit", "bodies_memory", "bodies_disk"}) {
+        const Node* const given = table.find(key);
+        if (given != nullptr) at = std::max(at, given->at);
+      }
+      problems_.add(at, "a body of " + format_size_exactly(largest) + " never fits into " +
+                            std::string(room) + ", " + format_size_exactly(bytes) + "; raise " +
+                            std::string(room) + ", or lower body_limit");
+    };
+    check(std::min(serve_.body_memory_bytes, serve_.body_limit_bytes), "bodies_memory",
+          serve_.bodies_memory_bytes);
+    if (serve_.body_limit_bytes > serve_.body_memory_bytes)
+      check(serve_.body_limit_bytes, "bodies_disk", serve_.bodies_disk_bytes);
   }
 
   void read_key(const Member& member) {

@@ -116,6 +116,11 @@ class Start(DoorTest):
         self.assertNotEqual(missing.returncode, 0)
         self.assertIn("poolserve: unable to read /no.yaml", missing.stderr)
 
+    def test_help_of_import_is_its_own(self):
+        done = subprocess.run([POOLSERVE, "import", "--help"], capture_output=True, text=True)
+        self.assertIn("Usage: poolserve import ", done.stdout)
+        self.assertNotIn("SIGHUP", done.stdout)
+
     def test_tables_of_a_new_pool_have_room_for_all_connections(self):
         self.write_config(serve="max_connections = 4000")
         self.start()

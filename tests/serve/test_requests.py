@@ -1,7 +1,9 @@
 """Bodies, models by every way of naming them, errors in OpenAI's shape, connections kept."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import unittest
@@ -249,6 +251,56 @@ class Bodies(DoorTest):
             talks.append(talk)
         for talk in talks:
             self.assertTrue(read_all(talk).endswith(b"0\r\n\r\n"))
+
+
+    def test_sizes_are_told_as_they_are(self):
+        self.start(models=self.model("a"), serve='body_limit = "1KiB"')
+        reply = self.post("/v1/x", "x" * 2000)
+        self.assertEqual(reply.status, 413)
+        self.assertIn("larger than body_limit, 1KiB;", reply.message)
+
+    def hold(self, bytes_):
+        """A connection that has sent so much of a body, and not all."""
+        talk = self.socket()
+        talk.sendall(
+            f"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {bytes_ + 1}\r\n"
+            "Expect: 100-continue\r\n\r\n".encode()
+        )
+        self.assertIn(b" 100 ", talk.recv(100))
+        talk.sendall(b"x" * bytes_)
+        return talk
+
+    def test_bodies_of_others_fill_the_room(self):
+        for serve, size in (('bodies_memory = "1MiB"\nbody_limit = "1MiB"', 700_000),
+                            ('bodies_disk = "4MiB"\nbody_limit = "4MiB"', 3_000_000)):
+            with self.subTest(serve):
+                # A door has two workers: one of four bodies has company.
+                self.start(models=self.model("a"), serve=serve, flags=["--workers", "1"])
+                self.assertEqual(self.post("/v1/x?model=a", b"y" * (size + 4000)).status, 200)
+                held = self.hold(size)
+                reply = eventually(lambda: self.refused(size))
+                self.assertIn(serve.split(" ")[0], reply.message)
+                self.assertEqual(reply.fields["Retry-After"], "1")
+                held.close()
+                self.assertTrue(eventually(
+                    lambda: self.post("/v1/x?model=a", b"y" * size).status == 200))
+                self.masters[0].send_signal(signal.SIGTERM)
+                self.masters.pop(0).wait()
+
+    def refused(self, size):
+        reply = self.post("/v1/x?model=a", b"y" * size)
+        return reply if reply.status == 503 else None
+
+    def test_one_alone_fits_up_to_the_limit_and_streams_beyond(self):
+        self.start(models=self.model("a"), serve='bodies_disk = "2MiB"\nbody_limit = "2MiB"')
+        for size in (2 << 20, (2 << 20) + 1, 5_000_000):
+            self.assertEqual(self.post("/m/a/x", b"y" * size).status, 200, size)
+        talk = self.socket()
+        talk.sendall(b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(3):
+                talk.sendall(b"100000\r\n" + b"y" * (1 << 20) + b"\r\n")
+        self.assertIn(b" 413 ", read_answer(talk)[0])
 
 
 class Loading(DoorTest):

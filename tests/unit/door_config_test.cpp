@@ -206,6 +206,21 @@ TEST_F(DoorConfigTest, P13ListenersMustNotCollide) {
             "no error");
 }
 
+TEST_F(DoorConfigTest, P13ABodyThatNeverFitsIsRefused) {
+  const auto error_in = [this](const std::string& lines) { return error_of("[serve]\n" + lines); };
+  EXPECT_EQ(error_in("body_limit = \"64MiB\"\nbodies_disk = 0\n"),
+            ":3:15: a body of 64MiB never fits into bodies_disk, 0B; raise bodies_disk, or lower "
+            "body_limit");
+  EXPECT_THAT(error_in("body_limit = \"5GiB\"\n"),
+              StartsWith(":2:14: a body of 5GiB never fits into bodies_disk, 4GiB;"));
+  EXPECT_THAT(error_in("body_memory = \"512MiB\"\nbody_limit = \"512MiB\"\n"),
+              HasSubstr("never fits into bodies_memory, 256MiB"));
+  for (const char* const fits :
+       {"body_limit = \"1MiB\"\nbodies_disk = 0\n", "body_memory = \"512MiB\"\n",
+        "body_limit = \"4GiB\"\n", "body_memory = 0\nbodies_disk = \"64MiB\"\n"})
+    EXPECT_EQ(error_in(fits), "no error") << fits;
+}
+
 TEST_F(DoorConfigTest, P13MoreAddressesThanANextDoorCanTakeOverAreRefused) {
   std::string listen = "\"127.0.0.1:0\"";
   for (std::size_t i = 1; i < kListenersMax; ++i) listen += ", \"127.0.0.1:0\"";

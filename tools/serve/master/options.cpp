@@ -185,6 +185,7 @@ Result<ParseOutcome> parse_command_line(int argc, const char* const* argv) {
   add_flags(app, options);
   CLI::App* const import = app.add_subcommand(
       "import", "Make a config of a llama-swap.yaml, a llama.cpp preset .ini or a LocalAI folder");
+  import->footer("");
   import->add_option("FILE", options.import_path, "What to read; the config goes to stdout")
       ->required();
   try {
@@ -192,7 +193,7 @@ Result<ParseOutcome> parse_command_line(int argc, const char* const* argv) {
   } catch (const BadArgument& error) {
     return wrong_usage(error.what());
   } catch (const CLI::CallForHelp&) {
-    outcome.answer = import->parsed() ? import->help() : app.help();
+    outcome.answer = import->parsed() ? import->help("poolserve") : app.help();
     return outcome;
   } catch (const CLI::CallForVersion& version) {
     outcome.answer = std::string(version.what()) + "\n";

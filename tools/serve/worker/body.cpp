@@ -34,7 +34,8 @@ Checked<> Body::append(std::string_view bytes) {
     if (auto ok = spill(); !ok) return ok;
   }
   if (file_) return write_out(bytes);
-  if (held_.memory_bytes + bytes.size() > config_.bodies_memory_bytes)
+  const bool has_others = held_.memory_bytes > memory_.size();
+  if (has_others && held_.memory_bytes + bytes.size() > config_.bodies_memory_bytes)
     return no_room("the bodies of other requests fill bodies_memory");
   held_.memory_bytes += bytes.size();
   memory_.append(bytes);
@@ -49,7 +50,8 @@ Checked<> Body::spill() {
 }
 
 Checked<> Body::write_out(std::string_view bytes) {
-  if (held_.disk_bytes + bytes.size() > config_.bodies_disk_bytes)
+  const bool has_others = held_.disk_bytes > on_disk_;
+  if (has_others && held_.disk_bytes + bytes.size() > config_.bodies_disk_bytes)
     return no_room("the bodies of other requests fill bodies_disk");
   held_.disk_bytes += bytes.size();
   on_disk_ += bytes.size();

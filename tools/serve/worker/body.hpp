@@ -1,5 +1,6 @@
 // The body of a request, received whole before the pool is asked and kept until the answer begins:
-// in memory, beyond that in a file without a name.
+// in memory, beyond that in a file without a name. One alone always has room: the config allows no
+// body_limit beyond that.
 //
 // Safety: the loop's thread. Files are written and mapped by it.
 //

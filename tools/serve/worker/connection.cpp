@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "config/around.hpp"
 #include "worker/pages.hpp"
 #include "worker/refusals.hpp"
 
@@ -14,9 +15,9 @@ constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
 Refusal too_large(std::uint64_t limit) {
   auto refusal = refuse(413, "body_too_large",
-                        "the body is larger than body_limit, " + std::to_string(limit >> 20) +
-                            " MiB; name the model in the path (/m/NAME/...) or query, and it is "
-                            "passed on as it comes")
+                        "the body is larger than body_limit, " + config::size_text(limit) +
+                            "; name the model in the path (/m/NAME/...) or query, and it is passed "
+                            "on as it comes")
                      .value();
   refusal.close = true;
   return refusal;
