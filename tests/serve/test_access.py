@@ -62,6 +62,20 @@ class Access(DoorTest):
             self.assertNotIn(secret, everything)
         self.assertIn("key=alice", everything)
 
+    def test_who_is_refused_is_not_told_to_go_on(self):
+        self.start(models=self.model("a"), serve=self.keys("a-secret\n"))
+        key = b"x-api-key: a-secret\r\n"
+        for host, fields, status in (
+            (b"localhost", b"", b"401"), (b"evil.example", key, b"421"), (b"localhost", key, b"100"),
+        ):  # fmt: skip
+            with self.subTest(status):
+                talk = self.socket()
+                talk.sendall(
+                    b"POST /m/a/x HTTP/1.1\r\nHost: " + host + b"\r\n" + fields
+                    + b"Content-Length: 13\r\nExpect: 100-continue\r\n\r\n"
+                )
+                self.assertTrue(talk.recv(100).startswith(b"HTTP/1.1 " + status + b" "))
+
     def test_pages_of_others_and_other_names(self):
         self.start(
             models=self.model("a"),

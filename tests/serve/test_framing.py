@@ -124,6 +124,23 @@ class Framing(DoorTest):
                 if b"HTTP/1.0" not in twin:
                     self.assertRegex(read_answer(talk)[0], rb"^HTTP/1.1 200 ")
 
+    def test_what_is_too_long_or_too_new_has_a_status_of_its_own(self):
+        long = b"x" * (33 << 10)
+        for bad, status in (
+            (request(b"POST /m/a/" + long + b" HTTP/1.1"), b"414"),
+            (request(fields=(HOST, b"X: " + long)), b"431"),
+            (request(fields=(HOST, *[b"X: y"] * 256)), b"431"),
+            (request(b"POST /m/a/first HTTP/2.0"), b"505"),
+        ):
+            with self.subTest(status, bytes=len(bad)):
+                talk = self.socket()
+                talk.sendall(bad)
+                self.assertRegex(read_all(talk), rb"^HTTP/1.1 " + status + b" ")
+        fits = request(fields=(HOST, b"Content-Length: 0", *[b"X: y"] * 254))
+        talk = self.socket()
+        talk.sendall(fits)
+        self.assertRegex(read_answer(talk)[0], rb"^HTTP/1.1 200 ")
+
     def test_answers_of_backends(self):
         bad = {
             "te and length": b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",

@@ -3,10 +3,13 @@
 import contextlib
 import json
 import os
+import pathlib
+import select
 import signal
 import subprocess
 import sys
 import unittest
+import urllib.parse
 
 from door import HERE, DoorTest, eventually, free_port, read_all, read_answer
 
@@ -301,6 +304,103 @@ class Bodies(DoorTest):
             for _ in range(3):
                 talk.sendall(b"100000\r\n" + b"y" * (1 << 20) + b"\r\n")
         self.assertIn(b" 413 ", read_answer(talk)[0])
+
+
+class Models(DoorTest):
+    """What a config says of a model."""
+
+    def test_names_are_what_people_write(self):
+        names = ("ein Modell", "Qwen/Qwen3-8B-GGUF:Q4_K_M", "großes 模型", "50%+?#&")
+        command = f"{sys.executable} {HERE}/odd_backend.py {{port}} odd {self.log}"
+        self.start(models="".join(f'[models."{name}"]\ncommand = "{command}"\n' for name in names),
+                   pool="max_backends = 4")
+        self.assertEqual([one["id"] for one in self.get("/v1/models").json["data"]], sorted(names))
+        for name in names:
+            coded = urllib.parse.quote(name, safe="")
+            pids = set()
+            for path, body, target in (
+                ("/v1/x", json.dumps({"model": name}), "/v1/x"),
+                ("/v1/x", json.dumps({"model": name}, ensure_ascii=False).encode(), "/v1/x"),
+                (f"/v1/x?model={coded}", "", f"/v1/x?model={coded}"),
+                (f"/m/{coded}/v1/y?z", "", "/v1/y?z"),
+            ):
+                with self.subTest(name, path=path):
+                    reply = self.post(path, body)
+                    self.assertEqual(reply.status, 200, reply.body)
+                    self.assertEqual(reply.json["target"], target)
+                    told = reply.fields["X-Modelpool-Model"]
+                    self.assertEqual(told.encode("latin-1").decode(), name)
+                    pids.add(reply.json["pid"])
+            self.assertEqual(len(pids), 1)
+        self.assertEqual(self.backends().keys(), set(names))
+
+    def test_folder_log_and_key_of_a_backend(self):
+        folder = pathlib.Path(self.dir, "folder")
+        folder.mkdir()
+        more = 'cwd = "folder"\nlog = "own.log"\nbackend_key = "${DOOR_TEST_KEY}"'
+        self.start(models=self.model("a", more=more), env={"DOOR_TEST_KEY": "its-own"})
+        said = self.post("/m/a/x", "", fields={"x-api-key": "a-client-s"}).json
+        self.assertEqual(said["fields"]["authorization"], "Bearer its-own")
+        self.assertEqual(os.readlink(f"/proc/{said['pid']}/cwd"), str(folder))
+        self.assertEqual(self.post("/m/a/die", "").status, 502)
+        self.assertIn("odd: the last line it wrote", pathlib.Path(self.dir, "own.log").read_text())
+
+    def test_the_access_log_goes_to_stderr_as_json(self):
+        self.start(models=self.model("a"), serve='access_log = "-"\naccess_log_format = "json"')
+        self.post("/m/a/x?secret", "12345", fields={"X-Request-Id": "mine"})
+
+        def lines():
+            found = [json.loads(line) for line in self.said().splitlines() if line[:1] == "{"]
+            return [line for line in found if line["request_id"] == "mine"]
+
+        self.assertTrue(eventually(lines))
+        line = lines()[0]
+        self.assertEqual(
+            [line[key] for key in ("client", "method", "path", "status", "model", "in_bytes", "end")],
+            ["127.0.0.1", "POST", "/m/a/x", 200, "a", 5, None],
+        )
+        for key in ("wait_ms", "first_byte_ms", "total_ms", "out_bytes"):
+            self.assertGreaterEqual(line[key], 0)
+
+
+class Connections(DoorTest):
+    """How long they are kept, and how many."""
+
+    LOOK = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def test_an_idle_one_is_closed(self):
+        self.start(models=self.model("a"), serve='keepalive_timeout = "200ms"')
+        talk = self.socket()
+        for _ in range(2):
+            talk.sendall(self.LOOK)
+            self.assertIn(b" 200 ", read_answer(talk)[0])
+        self.assertEqual(talk.recv(1), b"")
+
+    def test_there_are_as_many_as_is_said(self):
+        self.start(models=self.model("a"), serve="max_connections = 2", flags=["--workers", "1"])
+        first, second = self.socket(), self.socket()
+        for talk in (first, second):
+            talk.sendall(self.LOOK)
+            self.assertIn(b" 200 ", read_answer(talk)[0])
+        third = self.socket()
+        third.sendall(self.LOOK)
+        self.assertEqual(select.select([third], [], [], 0.5)[0], [])
+        first.close()
+        self.assertIn(b" 200 ", read_answer(third)[0])
+
+    def test_old_workers_cut_what_takes_too_long(self):
+        self.start(models=self.model("a"), serve='drain_timeout_serve = "300ms"')
+        old = self.workers()
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/endless HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+        self.assertIn(b" 200 ", talk.recv(100))
+        text = pathlib.Path(self.config).read_text()
+        pathlib.Path(self.config).write_text(text.replace("workers = 2", "workers = 1"))
+        self.masters[0].send_signal(signal.SIGHUP)
+        self.assertFalse(read_all(talk).endswith(b"0\r\n\r\n"))
+        self.assertTrue(eventually(lambda: not set(old) & set(self.workers())))
+        self.assertTrue(eventually(lambda: not self.leases()))
+        self.assertEqual(self.post("/m/a/x", "").status, 200)
 
 
 class Loading(DoorTest):
