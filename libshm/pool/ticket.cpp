@@ -486,6 +486,14 @@ Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& op
   return as_asked(Lease(lease), cancellable_, on_cancel_);
 }
 
+// How what it started ended, packed; 0: it lives, or nobody has reaped it.
+std::uint32_t LoadTicket::known_exit() const {
+  const BackendRecord& record = ref_->worker->segment().backend(ref_->backend.index);
+  // acquire: written by whoever reaped the process
+  const std::uint64_t exit = record.exit_status.load(std::memory_order_acquire);
+  return high_half(exit) == ref_->backend.generation ? low_half(exit) : 0;
+}
+
 // The reason its loader gives, and what is known of what it started.
 std::string LoadTicket::why_failed(std::string_view reason) const {
   std::string text(reason);
@@ -493,13 +501,9 @@ std::string LoadTicket::why_failed(std::string_view reason) const {
   const BackendRecord& record = ref_->worker->segment().backend(ref_->backend.index);
   const auto log = ModelLog::open(read_log_note(record.log.load()).path, model_);
   const auto lines = log ? last_lines(*log, kLastLinesMax) : std::vector<std::string>();
-  // acquire: written by whoever reaped the process
-  const std::uint64_t exit = record.exit_status.load(std::memory_order_acquire);
-  if (high_half(exit) == ref_->backend.generation) {
-    const auto rise = memory_ ? memory_->rise() : MemoryKills::Rise::kNone;
-    if (const std::string words = exit_words(low_half(exit), rise, lines); !words.empty())
-      text += ": " + words;
-  }
+  const auto rise = memory_ ? memory_->rise() : MemoryKills::Rise::kNone;
+  if (const std::string words = exit_words(known_exit(), rise, lines); !words.empty())
+    text += ": " + words;
   return with_last_lines(text, lines, kHistoryErrorMax_bytes);
 }
 
@@ -511,6 +515,7 @@ Result<> LoadTicket::fail(std::string_view reason) {
   const Segment& segment = ref_->worker->segment();
   const std::uint32_t owner = ref_->worker->owner_word();
   const std::uint64_t cooldown = resolve_settings(segment, model_).get(Setting::kLoadCooldown);
+  const std::uint32_t exit = known_exit();
   const std::string why = why_failed(reason);
   bool failed = false;
   {
@@ -521,8 +526,8 @@ Result<> LoadTicket::fail(std::string_view reason) {
         state.generation == ref_->backend.generation && state.owner == owner &&
         (state.state == BackendState::kReserved || state.state == BackendState::kStarting);
     failed =
-        still_ours && fail_load(segment, *lock, model_, {ref_->backend, why, cooldown}, now_ns(),
-                                [&] { return give_up(segment, ref_->backend, owner); });
+        still_ours && fail_load(segment, *lock, model_, {ref_->backend, why, cooldown, exit},
+                                now_ns(), [&] { return give_up(segment, ref_->backend, owner); });
   }
   const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_->backend));
   count(*ref_, model_, AcquireOutcome::kFailed);

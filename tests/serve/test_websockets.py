@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import socket
+import struct
 import time
 import unittest
 
@@ -132,9 +133,11 @@ class Websockets(DoorTest):
         self.assertTrue(eventually(lambda: "the last" in "".join(self.said_by("FRAME"))))
         self.assertTrue(eventually(lambda: not self.leases()))
 
-    def test_the_client_leaves_while_the_backend_reads_nothing(self):
+    def test_a_client_that_breaks_is_noticed_while_the_backend_reads_nothing(self):
+        """One that closes is not: the kernel tells of that behind all that it has sent."""
         self.start(models=self.model("a"))
         talk, _, _ = self.opened("?deaf")
+        talk.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         talk.settimeout(0.5)
         with contextlib.suppress(TimeoutError):
             while True:

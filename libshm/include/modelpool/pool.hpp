@@ -241,6 +241,7 @@ class LoadTicket {
   LoadTicket(const TicketRef& ref, std::string model, const AcquireOptions& asked);
   Result<> check() const;
   Result<> publish_alone(std::string_view address, const ReadyOptions& options);
+  std::uint32_t known_exit() const;
   std::string why_failed(std::string_view reason) const;
   void let_go();
 

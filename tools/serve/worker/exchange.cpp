@@ -158,8 +158,7 @@ Task<> Exchange::connect() {
   if (was_reused_) co_return;
   const BackendLife life(lease_);
   const std::string address = lease_.address();
-  std::tie(connect_error_, upstream_) =
-      co_await connect_to(service_.loop.get_executor(), address);
+  std::tie(connect_error_, upstream_) = co_await connect_to(service_.loop.get_executor(), address);
   // Its port may be another process's by now.
   if (life.has_ended()) upstream_.reset();
 }

@@ -38,7 +38,16 @@ class Exchange {
   void tick(TimePoint now);
 
  private:
-  enum class End { kNone, kClientLeft, kClientSlow, kBadBody, kCancelled, kOverdue, kBackend, kIdle };
+  enum class End {
+    kNone,
+    kClientLeft,
+    kClientSlow,
+    kBadBody,
+    kCancelled,
+    kOverdue,
+    kBackend,
+    kIdle
+  };
   enum class Outcome { kDone, kLookAgain, kBroken };
 
   Task<std::optional<Result<Lease>>> get_place();
@@ -76,7 +85,7 @@ class Exchange {
   std::string in_;  // of the backend: its head, and what came with it
   error_code connect_error_;
   int looks_ = 0;  // at backends
-  int sends_ = 0;   // of the request, or of a part of it
+  int sends_ = 0;  // of the request, or of a part of it
   bool was_reused_ = false;
   bool has_connected_ = false;
   bool got_bytes_ = false;  // of an answer

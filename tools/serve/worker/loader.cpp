@@ -226,6 +226,7 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
     if (has_ended) {
       // Named: GCC 12 destroys temporaries of a condition twice where they wait.
       std::string reason = "it ended before it was ready";
+      co_await wait_for_exit_words(model);
       if (!another.empty()) reason += "; " + another;
       result = co_await failed(ticket, model, std::move(reason));
     } else if (co_await probe(executor, model.ready, plan.address) == Health::kReady &&
@@ -255,24 +256,30 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
 
 Task<Result<Lease>> Loader::failed(LoadTicket& ticket, const config::Model& model,
                                    std::string reason) {
-  const bool has_process = ticket.pid() > 0;
   const auto told = co_await apart([&] { return ticket.fail(reason); });
   if (!told && told.error().code == Errc::kTicketLost) co_return modelpool::fail(told.error());
-  Error error{Errc::kLoadFailed, "", 0, 0};
-  // The pool adds how it ended, which is seen a moment later, and the last it wrote.
-  for (const TimePoint until = Clock::now() + kExitSeen;;) {
-    const auto seen = pool_.look(model.name);
-    if (!seen || !seen->history) break;
-    const ModelRow& history = *seen->history;
-    error.retry_after_ns = history.cooling_down_ms.value_or(0) * 1'000'000;
-    if (!history.last_error.empty()) reason = history.last_error;
-    if (!history.exit.empty() && reason.find(history.exit) == std::string::npos)
-      reason += " (" + history.exit + ")";
-    if (!has_process || !history.exit.empty() || Clock::now() >= until) break;
+  Error error{Errc::kLoadFailed, "unable to load " + model.name, 0, 0};
+  // The pool adds how it ended, and the last it wrote.
+  if (const auto seen = pool_.look(model.name); seen && seen->history) {
+    error.retry_after_ns = seen->history->cooling_down_ms.value_or(0) * 1'000'000;
+    if (!seen->history->last_error.empty()) reason = seen->history->last_error;
+    if (!seen->history->exit.empty()) error.text += " (" + seen->history->exit + ")";
+  }
+  error.text += ": " + reason;
+  co_return modelpool::fail(error);
+}
+
+// It has ended; how, is noted a moment later by who reaps it.
+Task<> Loader::wait_for_exit_words(const config::Model& model) {
+  const auto seen = pool_.look(model.name);
+  if (!seen || !seen->backend) co_return;
+  const BackendId life{static_cast<std::uint32_t>(seen->backend->slot),
+                       static_cast<std::uint32_t>(seen->backend->generation)};
+  for (const TimePoint until = Clock::now() + kExitSeen; Clock::now() < until;) {
+    const auto words = pool_.exit_words(life);
+    if (!words || !words->empty()) co_return;
     co_await pause(loop_.get_executor(), kFirstPause);
   }
-  error.text = "unable to load " + model.name + ": " + reason;
-  co_return modelpool::fail(error);
 }
 
 }  // namespace modelpool::serve

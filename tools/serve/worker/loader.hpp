@@ -36,6 +36,7 @@ class Loader {
   Task<Result<Lease>> run(LoadTicket ticket, std::shared_ptr<const config::Model> model);
   Task<Result<Lease>> wait_until_ready(LoadTicket& ticket, const config::Model& model,
                                        const Plan& plan);
+  Task<> wait_for_exit_words(const config::Model& model);
   Task<Result<Lease>> failed(LoadTicket& ticket, const config::Model& model, std::string reason);
   template <class Call>
   Task<std::invoke_result_t<Call>> apart(Call call);

@@ -113,8 +113,8 @@ std::optional<Error> Places::refusal_of_full(const Queue& queue) {
                   " requests are waiting here already (max_waiters)",
               0, 0};
   const auto time = queue.between * static_cast<std::int64_t>(queue.askers.size());
-  error.retry_after_ns =
-      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(time).count());
+  error.retry_after_ns = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(time).count());
   return error;
 }
 
@@ -152,8 +152,8 @@ bool Places::step(Queue& queue) {
   if (!queue.pending) {
     const Asker& first = *queue.askers.front();
     queue.tag = first.tag_;
-    auto attempt = pool_.try_acquire(queue.model->name, outlasting(first.deadline_),
-                                     options_of(first));
+    auto attempt =
+        pool_.try_acquire(queue.model->name, outlasting(first.deadline_), options_of(first));
     if (!attempt) {
       answer_all(queue, attempt.error());
     } else if (auto* lease = std::get_if<Lease>(&*attempt)) {

@@ -64,7 +64,7 @@ class Places {
     std::optional<PendingAcquire> pending;
     std::string tag;  // of that wait
     bool is_loading = false;
-    std::optional<TimePoint> given;           // the last lease
+    std::optional<TimePoint> given;                     // the last lease
     Clock::duration between = Clock::duration::zero();  // leases, smoothed; 0: not known
   };
 
