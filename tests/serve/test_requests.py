@@ -241,6 +241,17 @@ class Requests(DoorTest):
         self.assertIn(b"X-Request-Id: 123e4567-e89b-12d3-a456-426614174000", read_answer(talk)[0])
 
 
+def is_read(talk):
+    """Has the other end of a connection within this host read all that was sent?"""
+    ends = {talk.getsockname()[1], talk.getpeername()[1]}
+    queued = 0
+    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if {int(end.rsplit(":", 1)[1], 16) for end in fields[1:3]} == ends:
+            queued += sum(int(bytes_, 16) for bytes_ in fields[4].split(":"))
+    return queued == 0
+
+
 class Bodies(DoorTest):
     def test_one_is_let_go_once_the_answer_has_begun(self):
         self.start(models=self.model("a"), serve='bodies_memory = "1MiB"')
@@ -271,6 +282,7 @@ class Bodies(DoorTest):
         )
         self.assertIn(b" 100 ", talk.recv(100))
         talk.sendall(b"x" * bytes_)
+        self.assertTrue(eventually(lambda: is_read(talk)))
         return talk
 
     def test_bodies_of_others_fill_the_room(self):
