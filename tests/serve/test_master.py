@@ -465,6 +465,17 @@ class Reload(DoorTest):
             door.signal(signal.SIGHUP)
         door.wait_for_log("3 workers")
 
+    def test_old_workers_go_on_with_the_new_config_where_no_new_ones_serve(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old, path = door.workers(), f"{self.dir}/new.sock"
+        listen = (door.addresses[0], f"unix:{path}")
+        with self.held_up(door, listen=listen, models=("other",)):
+            door.wait_for_log("no worker serves with the new config")
+        self.assertTrue(eventually(lambda: ask(door.addresses[0], "/v1/models/other") == 200))
+        self.assertEqual(door.workers(), old)
+        self.assertFalse(os.path.exists(path))
+
     def test_what_nobody_wants_any_more_is_closed(self):
         self.write_config(rest=CAPACITY)
         door = self.start()

@@ -290,6 +290,7 @@ void Master::on_progress() {
         "go on",
         next_->workers.last_end());
     close_unused(drop_next());
+    current_->workers.send_door(*source_.door);
     announce();
   }
   if (change_due_ns_ != kNever_ns && !next_ &&
