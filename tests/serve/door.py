@@ -34,14 +34,14 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def workers_of(pid):
-    """The workers that a master started."""
+def workers_of(pid, anyone=False):
+    """The workers that a master started; or all of its children."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError, IndexError):
             stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
             is_worker = b"poolserve: worker" in (entry / "cmdline").read_bytes()
-            if int(stat[1]) == pid and is_worker:
+            if int(stat[1]) == pid and (is_worker or anyone):
                 found.append(int(entry.name))
     return found
 
@@ -111,7 +111,12 @@ class DoorTest(unittest.TestCase):
             return self.get("/livez").status == 200
 
     def end_all(self):
-        everyone = [pid for master in self.masters for pid in workers_of(master.pid)]
+        # Stopped: else one that it is just forking, which has no title yet, would stay.
+        for master in self.masters:
+            if master.poll() is None:
+                master.send_signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, master.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        everyone = [pid for master in self.masters for pid in workers_of(master.pid, anyone=True)]
         for master in self.masters:
             master.kill()
             master.wait()
