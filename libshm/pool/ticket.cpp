@@ -494,6 +494,10 @@ std::uint32_t LoadTicket::known_exit() const {
   return high_half(exit) == ref_->backend.generation ? low_half(exit) : 0;
 }
 
+std::string LoadTicket::exit_words() const {
+  return pid_ == 0 || !check() ? std::string() : exit_text(known_exit());
+}
+
 // The reason its loader gives, and what is known of what it started.
 std::string LoadTicket::why_failed(std::string_view reason) const {
   std::string text(reason);
@@ -502,7 +506,7 @@ std::string LoadTicket::why_failed(std::string_view reason) const {
   const auto log = ModelLog::open(read_log_note(record.log.load()).path, model_);
   const auto lines = log ? last_lines(*log, kLastLinesMax) : std::vector<std::string>();
   const auto rise = memory_ ? memory_->rise() : MemoryKills::Rise::kNone;
-  if (const std::string words = exit_words(known_exit(), rise, lines); !words.empty())
+  if (const std::string words = modelpool::exit_words(known_exit(), rise, lines); !words.empty())
     text += ": " + words;
   return with_last_lines(text, lines, kHistoryErrorMax_bytes);
 }

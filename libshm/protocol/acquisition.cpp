@@ -180,7 +180,12 @@ void Acquisition::note_look() {
 // Others plan with it (policy/turns.hpp) and never wait for it: a plain store of the row's owner.
 void Acquisition::set_deadline(std::uint64_t deadline_ns) {
   options_.deadline_ns = deadline_ns;
-  if (row_) segment_.waiter(*row_).deadline_ns.store(deadline_ns, std::memory_order_release);
+  if (!row_) return;
+  WaiterRecord& row = segment_.waiter(*row_);
+  // Another's by now, if a coordinator took this process for dead.
+  const auto ours = pack_half(row_generation_, static_cast<std::uint32_t>(WaiterState::kWaiting));
+  if (row.state.load(std::memory_order_acquire) == ours)
+    row.deadline_ns.store(deadline_ns, std::memory_order_release);
 }
 
 Bytes Acquisition::known_peak() const {

@@ -1,6 +1,7 @@
 """Who waits for a place: until when, behind whom, and what those are told who come when too many
 wait."""
 
+import signal
 import threading
 import time
 import unittest
@@ -81,6 +82,37 @@ class Places(DoorTest):
         self.assertGreater(int(reply.fields["Retry-After"]), 0)
         for talk in talks:
             self.assertIn(b" 200 ", read_answer(talk)[0])
+
+    def test_who_waited_is_not_refused_for_who_came_later(self):
+        self.start(
+            models=self.model("a", "--load 2", "parallel = 1") + self.model("b") + self.model("c"),
+            pool="max_backends = 1\nmax_waiters = 2",
+            flags=["--workers", "1"],
+        )
+        talks = [self.ask("a", "wait?2")]
+        self.assertTrue(eventually(self.backends))
+        talks.append(self.ask("a", "x"))
+        self.assertTrue(eventually(lambda: self.connections() == 2))
+        later = [self.ask(model, "x") for model in "bc"]
+        for talk in talks:
+            self.assertIn(b" 200 ", read_answer(talk)[0])
+        for talk in later:
+            self.assertRegex(read_answer(talk)[0], b" (200|429) ")
+
+    def test_what_is_no_model_any_more_is_not_loaded(self):
+        holder = self.start_full(flags=["--workers", "1"])
+        talk = self.ask("a", "x")
+        self.assertTrue(eventually(self.waiters))
+        # Its name is another model's now.
+        self.write_config(models=self.model("z") + self.model("b", more='aliases = ["a"]'),
+                          pool='max_backends = 1\nwhen_busy = "wait"')  # fmt: skip
+        self.masters[-1].send_signal(signal.SIGHUP)
+        names = lambda: {model["id"] for model in self.get("/v1/models").json["data"]}
+        self.assertTrue(eventually(lambda: names() == {"b", "z"}))
+        holder.close()
+        head, body = read_answer(talk)
+        self.assertIn(b" 404 ", head, body)
+        self.assertEqual(self.post("/m/a/x", "").json["name"], "b")
 
     def test_what_too_many_are_told_is_learned(self):
         """Ten of 0.5 s each, one at a time: who comes then is told about 5 s."""

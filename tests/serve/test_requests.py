@@ -433,6 +433,12 @@ class Loading(DoorTest):
                 self.assertGreater(int(again.fields["Retry-After"]), 0)
         self.assertEqual(self.post("/v1/x", {"model": "a"}).status, 200)
 
+    def test_how_it_ended_is_said_however_soon_it_was(self):
+        ends = '[models."{}"]\ncommand = ["sh", "-c", "echo no weights; exit 3", "{{port}}"]\n'
+        self.start(models="".join(ends.format(name) for name in "abcdefgh"))
+        for name in "abcdefgh":
+            self.assertIn("(exit status 3)", self.post(f"/m/{name}/x", "").message)
+
     def test_what_ready_means(self):
         models = (
             self.model("knows-it-not", "--health 404")

@@ -201,6 +201,8 @@ class LoadTicket {
 
   const std::string& model() const { return model_; }
   pid_t pid() const { return pid_; }  // of what was started, 0 before
+  // How what was started has ended, "exit status 1"; empty: it lives, or nobody has reaped it yet.
+  std::string exit_words() const;
 
   // Starts the backend in a session of its own, recorded before it executes. argv[0] is looked up
   // in PATH. Errors, with all of which the ticket stays and nothing runs: what SpawnOptions names

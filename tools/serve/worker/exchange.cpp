@@ -252,7 +252,10 @@ Task<Exchange::Outcome> Exchange::relay_body(AnswerReader& reader) {
 
 Task<Exchange::Outcome> Exchange::relay_websocket(const AnswerReader& reader) {
   line_.first_byte_ms = ms_since(asked_.began);
-  if (!co_await answer_.switch_protocols(reader)) co_return Outcome::kBroken;
+  if (!co_await answer_.switch_protocols(reader)) {
+    abort(End::kClientLeft);
+    co_return Outcome::kBroken;
+  }
   Tunnel tunnel(client_, *upstream_, lease_, line_);
   tunnel_ = &tunnel;
   client_.on_left = nullptr;  // the tunnel sees it, behind the last bytes
@@ -306,6 +309,11 @@ Refusal Exchange::what_happened() const {
     return refuse(503, "cancelled", "the request was ended: " + lease_.cancel_reason()).value();
   if (end_ == End::kOverdue)
     return refuse(504, "timeout", "the request took longer than request_timeout").value();
+  if (end_ == End::kBodyLate) {
+    Refusal late = refuse(408, "timeout", "no byte of the body came within client_timeout").value();
+    late.close = true;
+    return late;
+  }
   if (end_ == End::kBadBody && sender_.bad_body()) return *sender_.bad_body();
   if (!has_connected_ && is_own_trouble(connect_error_))
     return refuse(503, "system",
@@ -350,19 +358,22 @@ void Exchange::tick(TimePoint now) {
     }
   }
   if (client_.input().size() >= kPipe_bytes) client_.look_for_end();
-  auto blocked = client_.blocked_since();
-  if (!blocked && sender_.wants_body_since())
-    blocked = std::max(*sender_.wants_body_since(), client_.last_input());
-  const bool waits_for_client = blocked || (tunnel_ != nullptr && tunnel_->waits_for_client());
+  const auto blocked = client_.blocked_since();
+  const auto wants_body = sender_.wants_body_since();
+  const bool waits_for_client =
+      blocked || wants_body || (tunnel_ != nullptr && tunnel_->waits_for_client());
   if (lease_ && waits_for_client && now >= next_progress_) {
     next_progress_ = now + kProgress;
     static_cast<void>(lease_.progress());
   }
+  if (wants_body &&
+      is_over(std::max(*wants_body, client_.last_input()), config_.client_timeout_ns, now))
+    abort(End::kBodyLate);
   if (!blocked) return;
   // It takes no bytes, so it cannot be told; and the backend is not to wait for it.
   if (end_ == End::kCancelled || end_ == End::kOverdue || end_ == End::kIdle) client_.abort();
   if (is_over(*blocked, config_.client_timeout_ns, now)) {
-    line_.end = "the client took or sent no byte for client_timeout";
+    line_.end = "the client took no byte for client_timeout";
     abort(End::kClientSlow);
     client_.abort();
   }

@@ -46,7 +46,8 @@ class Exchange {
     kCancelled,
     kOverdue,
     kBackend,
-    kIdle
+    kIdle,
+    kBodyLate
   };
   enum class Outcome { kDone, kLookAgain, kBroken };
 

@@ -226,7 +226,7 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
     if (has_ended) {
       // Named: GCC 12 destroys temporaries of a condition twice where they wait.
       std::string reason = "it ended before it was ready";
-      co_await wait_for_exit_words(model);
+      co_await wait_for_exit_words(ticket);
       if (!another.empty()) reason += "; " + another;
       result = co_await failed(ticket, model, std::move(reason));
     } else if (co_await probe(executor, model.ready, plan.address) == Health::kReady &&
@@ -270,16 +270,16 @@ Task<Result<Lease>> Loader::failed(LoadTicket& ticket, const config::Model& mode
 }
 
 // It has ended; how, is noted a moment later by who reaps it.
-Task<> Loader::wait_for_exit_words(const config::Model& model) {
-  const auto seen = pool_.look(model.name);
-  if (!seen || !seen->backend) co_return;
-  const BackendId life{static_cast<std::uint32_t>(seen->backend->slot),
-                       static_cast<std::uint32_t>(seen->backend->generation)};
-  for (const TimePoint until = Clock::now() + kExitSeen; Clock::now() < until;) {
-    const auto words = pool_.exit_words(life);
-    if (!words || !words->empty()) co_return;
+Task<> Loader::wait_for_exit_words(const LoadTicket& ticket) {
+  const TimePoint until = Clock::now() + kExitSeen;
+  while (ticket.exit_words().empty() && Clock::now() < until)
     co_await pause(loop_.get_executor(), kFirstPause);
-  }
+}
+
+void Loader::give_back(LoadTicket ticket) {
+  asio::post(threads_, [held = std::make_shared<LoadTicket>(std::move(ticket))] {
+    static_cast<void>(held->give_back());
+  });
 }
 
 }  // namespace modelpool::serve

@@ -28,6 +28,7 @@ class Loader {
   // `sockets_dir`: where backends with {socket} listen. `open_files`: their limit of descriptors.
   Loader(Loop& loop, Pool& pool, std::string sockets_dir, std::uint64_t open_files);
   void load(LoadTicket ticket, std::shared_ptr<const config::Model> model, Done done);
+  void give_back(LoadTicket ticket);  // of a model that is not to be loaded any more
   void stop();
 
  private:
@@ -36,7 +37,7 @@ class Loader {
   Task<Result<Lease>> run(LoadTicket ticket, std::shared_ptr<const config::Model> model);
   Task<Result<Lease>> wait_until_ready(LoadTicket& ticket, const config::Model& model,
                                        const Plan& plan);
-  Task<> wait_for_exit_words(const config::Model& model);
+  Task<> wait_for_exit_words(const LoadTicket& ticket);
   Task<Result<Lease>> failed(LoadTicket& ticket, const config::Model& model, std::string reason);
   template <class Call>
   Task<std::invoke_result_t<Call>> apart(Call call);

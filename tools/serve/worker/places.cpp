@@ -82,6 +82,12 @@ void Places::ask(Asker& asker) {
       asker.answer_ = std::move(*lease);
       return;
     }
+    if (std::holds_alternative<PendingAcquire>(*attempt)) {
+      if (auto full = refusal_of_full(name, nullptr)) {
+        asker.answer_ = modelpool::fail(*full);
+        return;
+      }
+    }
     Queue& queue = queues_[name];
     queue.model = asker.model_;
     queue.askers.push_back(&asker);
@@ -94,7 +100,7 @@ void Places::ask(Asker& asker) {
     return;
   }
   Queue& queue = found->second;
-  if (auto full = refusal_of_full(queue)) {
+  if (auto full = refusal_of_full(name, &queue)) {
     asker.answer_ = modelpool::fail(*full);
     return;
   }
@@ -103,16 +109,17 @@ void Places::ask(Asker& asker) {
 }
 
 // When whoever waits here now will have been served is when it is worth asking again.
-std::optional<Error> Places::refusal_of_full(const Queue& queue) {
+std::optional<Error> Places::refusal_of_full(const std::string& name, const Queue* queue) {
   std::size_t waiting = 0;
-  for (const auto& [name, one] : queues_) waiting += one.askers.size();
-  const auto seen = pool_.look(queue.model->name);
+  for (const auto& [other, one] : queues_) waiting += one.askers.size();
+  const auto seen = pool_.look(name);
   if (!seen || waiting < seen->max_waiters) return std::nullopt;
   Error error{Errc::kQueueFull,
-              "unable to get a place for " + queue.model->name + ": " + std::to_string(waiting) +
+              "unable to get a place for " + name + ": " + std::to_string(waiting) +
                   " requests are waiting here already (max_waiters)",
               0, 0};
-  const auto time = queue.between * static_cast<std::int64_t>(queue.askers.size());
+  if (queue == nullptr) return error;
+  const auto time = queue->between * static_cast<std::int64_t>(queue->askers.size());
   error.retry_after_ns = static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(time).count());
   return error;
@@ -154,7 +161,9 @@ bool Places::step(Queue& queue) {
     queue.tag = first.tag_;
     auto attempt =
         pool_.try_acquire(queue.model->name, outlasting(first.deadline_), options_of(first));
-    if (!attempt) {
+    if (!attempt && attempt.error().code == Errc::kQueueFull) {
+      return false;  // these stood in line already: asked again by tick, until their time is over
+    } else if (!attempt) {
       answer_all(queue, attempt.error());
     } else if (auto* lease = std::get_if<Lease>(&*attempt)) {
       give(queue, std::move(*lease));
@@ -199,13 +208,20 @@ void Places::give(Queue& queue, Lease lease) {
 }
 
 void Places::begin_load(Queue& queue, LoadTicket ticket) {
+  const std::string name = queue.model->name;
+  // Who waits asked under the config of then; what has the name now may be another model.
+  auto now = model_now_(name);
+  if (!now || now->name != name) {
+    loader_.give_back(std::move(ticket));
+    answer_all(queue, {Errc::kNotLoaded,
+                       "unable to load " + name + ": the config has no such model any more", 0, 0});
+    return;
+  }
+  queue.model = std::move(now);
   queue.is_loading = true;
   ++loads_;
-  // Who waits asked under the config of then.
-  if (auto now = model_now_(queue.model->name)) queue.model = std::move(now);
-  loader_.load(
-      std::move(ticket), queue.model,
-      [this, name = queue.model->name](Result<Lease> lease) { loaded(name, std::move(lease)); });
+  loader_.load(std::move(ticket), queue.model,
+               [this, name](Result<Lease> lease) { loaded(name, std::move(lease)); });
 }
 
 void Places::loaded(const std::string& name, Result<Lease> lease) {
@@ -233,12 +249,12 @@ void Places::answer_all(Queue& queue, const Error& error) {
 }
 
 void Places::tick(TimePoint now) {
-  std::vector<std::string> empty;
+  std::vector<std::string> names;
   for (auto& [name, queue] : queues_) {
     expire(queue, now);
-    if (queue.askers.empty() && !queue.is_loading) empty.push_back(name);
+    if (queue.askers.empty() || !queue.pending) names.push_back(name);
   }
-  for (const std::string& name : empty) queues_.erase(name);
+  for (const std::string& name : names) advance(name);
 }
 
 void Places::expire(Queue& queue, TimePoint now) {

@@ -76,7 +76,7 @@ class Places {
   bool step(Queue& queue);  // is there more to do at once?
   void expire(Queue& queue, TimePoint now);
   static void follow_first(Queue& queue);
-  std::optional<Error> refusal_of_full(const Queue& queue);
+  std::optional<Error> refusal_of_full(const std::string& name, const Queue* queue);
   void begin_load(Queue& queue, LoadTicket ticket);
   void loaded(const std::string& name, Result<Lease> lease);
   void give(Queue& queue, Lease lease);

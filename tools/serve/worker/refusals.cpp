@@ -24,6 +24,8 @@ int status_of(Errc code) {
       return 429;
     case Errc::kInvalid:
       return 400;
+    case Errc::kNotLoaded:
+      return 404;
     case Errc::kLeaseLost:
       return 502;
     case Errc::kTableFull:
@@ -33,7 +35,6 @@ int status_of(Errc code) {
     case Errc::kNoCoordinator:
     case Errc::kNoSuchPool:
     case Errc::kIncompatible:
-    case Errc::kNotLoaded:
     case Errc::kTicketLost:
     case Errc::kClosed:
     case Errc::kReplaced:
