@@ -23,6 +23,12 @@ from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
 ROWS = 9
 CAPACITY = f"[capacity]\nworkers = {ROWS}"
 KILL_AFTER_S = 5  # past shutdown_timeout
+CHANGE_MAX_S = 10  # for workers to take a new config
+
+
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Start(DoorTest):
@@ -439,11 +445,11 @@ class Reload(DoorTest):
         self.assertTrue(eventually(lambda: [b["model"] for b in pool.backends()] == ["kept"]))
 
     @contextlib.contextmanager
-    def held_up(self, door, **config):
-        """SIGHUP for a config whose workers cannot begin before the end of the block."""
+    def held_up(self, door, but=0, **config):
+        """SIGHUP for a config whose workers, but so many, cannot begin before the end of the block."""
         rows = contextlib.ExitStack()
         with rows:
-            for _ in range(ROWS - len(door.workers()) - 1):
+            for _ in range(ROWS - len(door.workers()) - 1 - but):
                 rows.enter_context(modelpool.Pool(dir=self.dir, create=False))
             before = len(door.workers())
             self.write_config(**config, rest=CAPACITY)
@@ -475,6 +481,29 @@ class Reload(DoorTest):
         self.assertTrue(eventually(lambda: ask(door.addresses[0], "/v1/models/other") == 200))
         self.assertEqual(door.workers(), old)
         self.assertFalse(os.path.exists(path))
+
+    def test_old_workers_go_on_where_not_all_new_ones_serve(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old, path = door.workers(), f"unix:{self.dir}/new.sock"
+        with self.held_up(door, but=1, listen=(door.addresses[0], path), models=("other",)):
+            door.wait_for_log("not all workers serve with the new config")
+            self.assertTrue(eventually(lambda: door.workers() == old))
+        self.assertTrue(eventually(lambda: ask(door.addresses[0], "/v1/models/other") == 200))
+        with self.assertRaises(FileNotFoundError):
+            ask(path)
+
+    def test_the_first_process_rests_however_long_new_workers_take(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old = door.workers()
+        with self.held_up(door, workers=3):
+            for pid in set(door.workers()) - set(old):
+                os.kill(pid, signal.SIGSTOP)
+        before = cpu_seconds(door.pid)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            door.process.wait(CHANGE_MAX_S + 2)
+        self.assertLess(cpu_seconds(door.pid) - before, 0.5)
 
     def test_what_nobody_wants_any_more_is_closed(self):
         self.write_config(rest=CAPACITY)

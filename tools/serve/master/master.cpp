@@ -280,21 +280,24 @@ void Master::on_progress() {
     for (const OpenListener& old : current_->listeners) {
       if (!has_socket(next_->listeners, bound_to(old))) close_for_all(old);
     }
+    tell_old_workers();
     leave(std::move(current_));
     current_ = std::move(next_);
     set_access_of(*current_);
     announce();
-  } else if (next_ && next_->workers.is_hopeless()) {
-    spdlog::error(
-        "no worker serves with the new config, the last one ended with {}; the old ones "
-        "go on",
-        next_->workers.last_end());
+  } else if (next_ && next_->workers.has_failed()) {
+    spdlog::error("{} with the new config, the last one ended with {}; the old ones go on",
+                  next_->workers.is_hopeless() ? "no worker serves" : "not all workers serve",
+                  next_->workers.last_end());
     close_unused(drop_next());
-    current_->workers.send_door(*source_.door);
+    tell_old_workers();
     announce();
   }
-  if (change_due_ns_ != kNever_ns && !next_ &&
-      (!current_->workers.owe_door() || clock_ns() >= change_due_ns_)) {
+  if (change_due_ns_ == kNever_ns) return;
+  const auto all = generations();
+  if (clock_ns() >= change_due_ns_ ||
+      std::none_of(all.begin(), all.end(),
+                   [](const Generation* one) { return one->workers.owe_door(); })) {
     end_changed_models();
   }
 }
@@ -366,6 +369,7 @@ void Master::apply(Source source) {
   // With what is in force: the config that was read last may never have come to be.
   const auto& wanted = source_.door->serve.listeners;
   std::vector<OpenSocket> present = drop_next();
+  change_due_ns_ = kNever_ns;
   if (!listens_where(current_->listeners, wanted) ||
       current_->workers.all().size() != worker_count(*source_.door)) {
     renew(std::move(present));
@@ -373,10 +377,9 @@ void Master::apply(Source source) {
     close_unused(std::move(present));
     for (std::size_t i = 0; i < wanted.size(); ++i) current_->listeners[i].where = wanted[i];
     set_access_of(*current_);
-    current_->workers.send_door(*source_.door);
+    tell_old_workers();
     announce();
   }
-  change_due_ns_ = clock_ns() + kChangeMax_ns;
   if (coordinator_.runs_with(options_.config_path)) coordinator_.signal(SIGHUP);
 }
 
@@ -388,10 +391,18 @@ void Master::renew(std::vector<OpenSocket> present) {
   close_unused(std::move(present));
   if (!made) {
     spdlog::error("{}; the old sockets and workers stay", made.error().text);
-    current_->workers.send_door(*source_.door);
+    tell_old_workers();
     return announce();
   }
   next_ = std::move(*made);
+}
+
+// Those that finish, too: they load models, and ask for keys, as long as they have a connection.
+void Master::tell_old_workers() {
+  for (Generation* one : generations()) {
+    if (one != next_.get()) one->workers.send_door(*source_.door);
+  }
+  change_due_ns_ = clock_ns() + kChangeMax_ns;
 }
 
 // What `next_` had opened goes back, for whoever is next.

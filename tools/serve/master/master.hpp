@@ -54,6 +54,7 @@ class Master {
   void reload();
   void apply(Source source);
   void renew(std::vector<OpenSocket> present);
+  void tell_old_workers();
   std::vector<OpenSocket> drop_next();
   void close_unused(std::vector<OpenSocket> sockets) const;
   void end_changed_models();
@@ -84,8 +85,8 @@ class Master {
   std::unique_ptr<Generation> next_;  // until all of them are ready
   std::vector<std::unique_ptr<Generation>> leaving_;
 
-  std::vector<std::string> changed_;  // models to end once all workers know
-  std::uint64_t change_due_ns_ = kNever_ns;
+  std::vector<std::string> changed_;         // models to end once all workers know
+  std::uint64_t change_due_ns_ = kNever_ns;  // or then; never: they have not been told
   bool is_serving_ = false;
   bool is_to_reload_ = false;  // as soon as it serves
   bool stops_ = false;
