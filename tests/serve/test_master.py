@@ -16,7 +16,7 @@ import modelpool
 from poolserve import (
     COORDINATORD, POOLSERVE, Asking, Door, DoorTest, ask, free_port, lives, status_of, title,
 )  # fmt: skip
-from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
+from support import DIES_WITH_US, PATIENCE_S, answers, eventually, processes_with
 
 
 # Rows of the pool, so that a test can leave none for workers.
@@ -504,6 +504,58 @@ class Reload(DoorTest):
         with self.assertRaises(subprocess.TimeoutExpired):
             door.process.wait(CHANGE_MAX_S + 2)
         self.assertLess(cpu_seconds(door.pid) - before, 0.5)
+
+    def test_old_addresses_are_closed_where_the_master_dies_meanwhile(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old = door.addresses[0]
+        self.busy(door)  # so one of its workers stays
+        new = f"127.0.0.1:{free_port()}"
+        with self.held_up(door, but=1, listen=(new,)):
+            self.assertTrue(ask(new))
+            door.kill()
+        self.assertTrue(eventually(lambda: not answers(old)))
+        self.assertTrue(ask(new))
+
+    def test_a_config_that_can_be_served_in_place_of_one_that_cannot(self):
+        for takes_over in (False, True):
+            with self.subTest(takes_over=takes_over):
+                path = f"unix:{self.dir}/x.sock"
+                self.write_config(listen=("127.0.0.1:0", path), rest=CAPACITY)
+                if takes_over:
+                    first = self.start()
+                    before = first.workers()
+                    first.kill()
+                self.write_config(rest=CAPACITY, workers=ROWS + 2)
+                door = self.launch()
+                door.wait_for_log("another one is started after a pause")
+                if takes_over:
+                    self.assertTrue(ask(path))
+                self.write_config(models=("other",), rest=CAPACITY, workers=3)
+                door.signal(signal.SIGHUP)
+                door.wait_until_serving()
+                self.assertTrue(eventually(lambda: len(door.workers()) == 3))
+                self.assertEqual(ask(door.addresses[0], "/v1/models/other"), 200)
+                if takes_over:
+                    self.assertEqual(door.addresses[:1], first.addresses[:1])
+                    self.assertTrue(eventually(lambda: not any(lives(pid) for pid in before)))
+                    with self.assertRaises(FileNotFoundError):
+                        ask(path)
+                door.signal(signal.SIGTERM)
+                self.assertEqual(door.wait(), 0)
+
+    def test_nothing_is_announced_after_sigterm(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        path = f"unix:{self.dir}/new.sock"
+        with self.held_up(door, listen=(door.addresses[0], path), workers=1):
+            door.signal(signal.SIGSTOP)
+            self.assertTrue(eventually(lambda: status_of(door.pid)["State"][0] == "T"))
+        self.assertTrue(ask(path))  # so its worker has said that it is ready
+        door.signal(signal.SIGTERM)
+        door.signal(signal.SIGCONT)
+        self.assertEqual(door.wait(), 0)
+        self.assertEqual(door.log().count("serving pool default: "), 1)
 
     def test_what_nobody_wants_any_more_is_closed(self):
         self.write_config(rest=CAPACITY)

@@ -130,6 +130,13 @@ void Workers::send_door(const config::Door& door) {
   }
 }
 
+void Workers::try_again() {
+  last_end_.clear();
+  for (One& one : all_) {
+    if (one.pid == 0) one.started_ns = 0;
+  }
+}
+
 void Workers::signal(int number) const {
   for (const One& one : all_) {
     if (one.pid != 0) kill(one.pid, number);

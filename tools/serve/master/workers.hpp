@@ -50,6 +50,8 @@ class Workers {
   bool hear();
   void send_door(const config::Door& door);
   void signal(int number) const;
+  // After all have failed, where something has changed since.
+  void try_again();
   void start_no_more() { starts_ = false; }
 
   const std::shared_ptr<Balance>& balance() const { return balance_; }
