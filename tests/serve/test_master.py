@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import socket
 import stat
@@ -16,7 +17,7 @@ import modelpool
 from poolserve import (
     COORDINATORD, POOLSERVE, Asking, Door, DoorTest, ask, free_port, lives, status_of, title,
 )  # fmt: skip
-from support import DIES_WITH_US, PATIENCE_S, answers, eventually, processes_with
+from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
 
 
 # Rows of the pool, so that a test can leave none for workers.
@@ -24,6 +25,16 @@ ROWS = 9
 CAPACITY = f"[capacity]\nworkers = {ROWS}"
 KILL_AFTER_S = 5  # past shutdown_timeout
 CHANGE_MAX_S = 10  # for workers to take a new config
+
+
+def is_refused(address):
+    host, port = address.rsplit(":", 1)
+    with contextlib.suppress(TimeoutError):
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 def cpu_seconds(pid):
@@ -514,7 +525,7 @@ class Reload(DoorTest):
         with self.held_up(door, but=1, listen=(new,)):
             self.assertTrue(ask(new))
             door.kill()
-        self.assertTrue(eventually(lambda: not answers(old)))
+        self.assertTrue(eventually(lambda: is_refused(old)))
         self.assertTrue(ask(new))
 
     def test_a_config_that_can_be_served_in_place_of_one_that_cannot(self):
@@ -586,6 +597,23 @@ class Reload(DoorTest):
         self.assertEqual(door.addresses[2], wanted)
         for address in door.addresses:
             self.assertTrue(ask(address))
+
+    def test_workers_raise_their_limit_of_open_files(self):
+        self.write_config(serve="max_connections = 100")
+        door = self.start(command=["sh", "-c", 'ulimit -Sn 333; ulimit -Hn 9000; exec "$@"', "sh"])
+        workers = door.workers()
+
+        def limits():
+            return {resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in workers}
+
+        self.assertEqual(limits(), {1224})
+        # As far as the hard limit goes.
+        for connections, limit in ((2000, 5024), (4000, 9000)):
+            self.write_config(serve=f"max_connections = {connections}")
+            door.signal(signal.SIGHUP)
+            self.assertTrue(eventually(lambda: limits() == {limit}))
+        door.wait_for_log("a worker may open 9000 files, too few for 4000 connections")
+        self.assertEqual(door.workers(), workers)
 
     def test_the_coordinator_reads_it_too(self):
         door = self.start()

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "between/meeting.hpp"
+#include "between/open_files.hpp"
 #include "config/around.hpp"
 #include "master/notify.hpp"
 #include "master/signals.hpp"
@@ -25,13 +26,7 @@ constexpr std::uint64_t kSecond = 1'000 * kMillisecond_ns;
 constexpr std::uint64_t kKillAfter_ns = 5 * kSecond;   // past shutdown_timeout
 constexpr std::uint64_t kChangeMax_ns = 10 * kSecond;  // for workers to take a new config
 constexpr std::uint64_t kEndMax_ns = 60 * kSecond;     // for models to be gone (--on-exit stop)
-constexpr std::uint64_t kFilesPerConnection = 2;       // the client's and the backend's
-constexpr std::uint64_t kFilesBeside = 1024;
 constexpr int kLookEvery_ms = 50;
-
-rlim_t wanted_files(std::uint32_t connections) {
-  return kFilesPerConnection * connections + kFilesBeside;
-}
 
 void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
   if (limit.rlim_max >= wanted_files(connections)) return;
@@ -39,11 +34,6 @@ void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
       "a worker may open {} files, too few for {} connections; raise the limit (ulimit -Hn, "
       "LimitNOFILE=) to {}, or set max_connections lower",
       limit.rlim_max, connections, wanted_files(connections));
-}
-
-void raise_open_files(std::uint32_t connections, rlimit limit) {
-  limit.rlim_cur = std::clamp(wanted_files(connections), limit.rlim_cur, limit.rlim_max);
-  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 // At the same addresses, and for those who have the same certificates.
@@ -185,7 +175,6 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   // Once: what was loaded then and is no longer was evicted for a reason.
   start.preloads = index == 0 && !is_serving_ && start.older.empty();
   start.backend_files = files_.rlim_cur;
-  raise_open_files(start.door->serve.max_connections, files_);
   // Descriptors of the other generations.
   if (&generation != current_.get()) current_.reset();
   if (&generation != next_.get()) next_.reset();
@@ -363,6 +352,7 @@ void Master::reload() {
 
 void Master::apply(Source source) {
   const Source before = std::exchange(source_, std::move(source));
+  warn_of_few_files(source_.door->serve.max_connections, files_);
   const std::vector<std::string> changed = changed_models(before, source_);
   for (const std::string& model : changed) {
     if (std::find(changed_.begin(), changed_.end(), model) == changed_.end())

@@ -21,6 +21,7 @@
 
 #include "between/control.hpp"
 #include "between/meeting.hpp"
+#include "between/open_files.hpp"
 #include "worker/connection.hpp"
 #include "worker/service.hpp"
 #include "worker/sockets.hpp"
@@ -106,6 +107,7 @@ class Worker {
 };
 
 Result<> Worker::put_in_force(const std::shared_ptr<const config::Door>& door) {
+  raise_open_files(door->serve.max_connections);
   std::vector<config::Listener> listeners;
   for (const OpenListener& listener : start_.listeners) listeners.push_back(listener.where);
   // What the file says now of a listener that stays. Other certificates are for other workers: a
