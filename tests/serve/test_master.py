@@ -258,6 +258,27 @@ class SocketActivation(DoorTest):
             self.assertTrue(os.path.exists(path))
 
 
+    def test_one_that_is_not_served_stays_when_the_master_dies(self):
+        path = f"{self.dir}/x.sock"
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(path)
+            unix.listen()
+            door = self.start(
+                command=[
+                    "bash", "-c", f'exec 3<&{unix.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"',
+                    "sh",
+                ],
+                pass_fds=(unix.fileno(),),
+            )  # fmt: skip
+            door.wait_for_log(f"the socket at unix:{path} is closed")
+            old = door.workers()
+            door.kill()
+            self.start()
+            self.assertTrue(eventually(lambda: not any(lives(pid) for pid in old)))
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+
+
 class Notification(DoorTest):
     def test_systemd_is_told(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:

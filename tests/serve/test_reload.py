@@ -4,9 +4,10 @@
 import json
 import pathlib
 import signal
+import subprocess
 import unittest
 
-from door import DoorTest, eventually, read_answer
+from door import DoorTest, eventually, free_port, read_answer
 
 
 class Reload(DoorTest):
@@ -16,7 +17,7 @@ class Reload(DoorTest):
         head, body = read_answer(talk)
         return int(head.split()[1]), json.loads(body)
 
-    def load_anew(self, name, *, key, workers):
+    def load_anew(self, name, *, key, workers, more=""):
         """SIGHUP for a config in which a's backend has that name and nobody has another key."""
         keys = pathlib.Path(self.dir, "keys")
         keys.touch(0o600)
@@ -24,6 +25,7 @@ class Reload(DoorTest):
         self.write_config(
             models=self.model("a").replace(f" a {self.log}", f" {name} {self.log}"),
             serve=f'keys = "{keys}"',
+            more=more,
         )
         config = pathlib.Path(self.config)
         config.write_text(config.read_text().replace("workers = 2", f"workers = {workers}"))
@@ -49,6 +51,23 @@ class Reload(DoorTest):
                 new = self.get("/m/a/x", fields={"x-api-key": key})
                 self.assertEqual(new.json["pid"], said["pid"])
                 self.assertEqual(self.ask(talks.pop(), "/m/a/x", "key-1")[0], 401)
+
+    def test_a_certificate_may_go_with_its_listener(self):
+        pem = pathlib.Path(self.dir, "door.pem")
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+             "-nodes", "-subj", "/CN=localhost", "-keyout", pem, "-out", f"{pem}.cert"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        pem.write_text(pem.read_text() + pathlib.Path(f"{pem}.cert").read_text())
+        tls = f'tls = {{ cert = "{pem}", key = "{pem}" }}'
+        listener = f'[[serve.listener]]\naddress = "127.0.0.1:{free_port()}"\n{tls}'
+        self.load_anew("first", key="key-1", workers=2, more=listener)
+        talk = self.socket()
+        self.assertEqual(self.ask(talk, "/m/a/x", "key-1")[0], 200)
+        pem.unlink()
+        self.load_anew("second", key="key-2", workers=2)
+        self.assertEqual(self.ask(talk, "/m/a/x", "key-1")[0], 401)
 
 
 if __name__ == "__main__":
