@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import socket
 import stat
@@ -23,6 +24,22 @@ from support import DIES_WITH_US, PATIENCE_S, eventually, processes_with
 ROWS = 9
 CAPACITY = f"[capacity]\nworkers = {ROWS}"
 KILL_AFTER_S = 5  # past shutdown_timeout
+CHANGE_MAX_S = 10  # for workers to take a new config
+
+
+def is_refused(address):
+    host, port = address.rsplit(":", 1)
+    with contextlib.suppress(TimeoutError):
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Start(DoorTest):
@@ -241,6 +258,27 @@ class SocketActivation(DoorTest):
             self.assertTrue(os.path.exists(path))
 
 
+    def test_one_that_is_not_served_stays_when_the_master_dies(self):
+        path = f"{self.dir}/x.sock"
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(path)
+            unix.listen()
+            door = self.start(
+                command=[
+                    "bash", "-c", f'exec 3<&{unix.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"',
+                    "sh",
+                ],
+                pass_fds=(unix.fileno(),),
+            )  # fmt: skip
+            door.wait_for_log(f"the socket at unix:{path} is closed")
+            old = door.workers()
+            door.kill()
+            self.start()
+            self.assertTrue(eventually(lambda: not any(lives(pid) for pid in old)))
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+
+
 class Notification(DoorTest):
     def test_systemd_is_told(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
@@ -439,11 +477,11 @@ class Reload(DoorTest):
         self.assertTrue(eventually(lambda: [b["model"] for b in pool.backends()] == ["kept"]))
 
     @contextlib.contextmanager
-    def held_up(self, door, **config):
-        """SIGHUP for a config whose workers cannot begin before the end of the block."""
+    def held_up(self, door, but=0, **config):
+        """SIGHUP for a config whose workers, but so many, cannot begin before the end of the block."""
         rows = contextlib.ExitStack()
         with rows:
-            for _ in range(ROWS - len(door.workers()) - 1):
+            for _ in range(ROWS - len(door.workers()) - 1 - but):
                 rows.enter_context(modelpool.Pool(dir=self.dir, create=False))
             before = len(door.workers())
             self.write_config(**config, rest=CAPACITY)
@@ -476,6 +514,81 @@ class Reload(DoorTest):
         self.assertEqual(door.workers(), old)
         self.assertFalse(os.path.exists(path))
 
+    def test_old_workers_go_on_where_not_all_new_ones_serve(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old, path = door.workers(), f"unix:{self.dir}/new.sock"
+        with self.held_up(door, but=1, listen=(door.addresses[0], path), models=("other",)):
+            door.wait_for_log("not all workers serve with the new config")
+            self.assertTrue(eventually(lambda: door.workers() == old))
+        self.assertTrue(eventually(lambda: ask(door.addresses[0], "/v1/models/other") == 200))
+        with self.assertRaises(FileNotFoundError):
+            ask(path)
+
+    def test_the_first_process_rests_however_long_new_workers_take(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old = door.workers()
+        with self.held_up(door, workers=3):
+            for pid in set(door.workers()) - set(old):
+                os.kill(pid, signal.SIGSTOP)
+        before = cpu_seconds(door.pid)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            door.process.wait(CHANGE_MAX_S + 2)
+        self.assertLess(cpu_seconds(door.pid) - before, 0.5)
+
+    def test_old_addresses_are_closed_where_the_master_dies_meanwhile(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old = door.addresses[0]
+        self.busy(door)  # so one of its workers stays
+        new = f"127.0.0.1:{free_port()}"
+        with self.held_up(door, but=1, listen=(new,)):
+            self.assertTrue(ask(new))
+            door.kill()
+        self.assertTrue(eventually(lambda: is_refused(old)))
+        self.assertTrue(ask(new))
+
+    def test_a_config_that_can_be_served_in_place_of_one_that_cannot(self):
+        for takes_over in (False, True):
+            with self.subTest(takes_over=takes_over):
+                path = f"unix:{self.dir}/x.sock"
+                self.write_config(listen=("127.0.0.1:0", path), rest=CAPACITY)
+                if takes_over:
+                    first = self.start()
+                    before = first.workers()
+                    first.kill()
+                self.write_config(rest=CAPACITY, workers=ROWS + 2)
+                door = self.launch()
+                door.wait_for_log("another one is started after a pause")
+                if takes_over:
+                    self.assertTrue(ask(path))
+                self.write_config(models=("other",), rest=CAPACITY, workers=3)
+                door.signal(signal.SIGHUP)
+                door.wait_until_serving()
+                self.assertTrue(eventually(lambda: len(door.workers()) == 3))
+                self.assertEqual(ask(door.addresses[0], "/v1/models/other"), 200)
+                if takes_over:
+                    self.assertEqual(door.addresses[:1], first.addresses[:1])
+                    self.assertTrue(eventually(lambda: not any(lives(pid) for pid in before)))
+                    with self.assertRaises(FileNotFoundError):
+                        ask(path)
+                door.signal(signal.SIGTERM)
+                self.assertEqual(door.wait(), 0)
+
+    def test_nothing_is_announced_after_sigterm(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        path = f"unix:{self.dir}/new.sock"
+        with self.held_up(door, listen=(door.addresses[0], path), workers=1):
+            door.signal(signal.SIGSTOP)
+            self.assertTrue(eventually(lambda: status_of(door.pid)["State"][0] == "T"))
+        self.assertTrue(ask(path))  # so its worker has said that it is ready
+        door.signal(signal.SIGTERM)
+        door.signal(signal.SIGCONT)
+        self.assertEqual(door.wait(), 0)
+        self.assertEqual(door.log().count("serving pool default: "), 1)
+
     def test_what_nobody_wants_any_more_is_closed(self):
         self.write_config(rest=CAPACITY)
         door = self.start()
@@ -505,6 +618,23 @@ class Reload(DoorTest):
         self.assertEqual(door.addresses[2], wanted)
         for address in door.addresses:
             self.assertTrue(ask(address))
+
+    def test_workers_raise_their_limit_of_open_files(self):
+        self.write_config(serve="max_connections = 100")
+        door = self.start(command=["sh", "-c", 'ulimit -Sn 333; ulimit -Hn 9000; exec "$@"', "sh"])
+        workers = door.workers()
+
+        def limits():
+            return {resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in workers}
+
+        self.assertEqual(limits(), {1224})
+        # As far as the hard limit goes.
+        for connections, limit in ((2000, 5024), (4000, 9000)):
+            self.write_config(serve=f"max_connections = {connections}")
+            door.signal(signal.SIGHUP)
+            self.assertTrue(eventually(lambda: limits() == {limit}))
+        door.wait_for_log("a worker may open 9000 files, too few for 4000 connections")
+        self.assertEqual(door.workers(), workers)
 
     def test_the_coordinator_reads_it_too(self):
         door = self.start()

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "between/meeting.hpp"
+#include "between/open_files.hpp"
 #include "config/around.hpp"
 #include "master/notify.hpp"
 #include "master/signals.hpp"
@@ -25,13 +26,7 @@ constexpr std::uint64_t kSecond = 1'000 * kMillisecond_ns;
 constexpr std::uint64_t kKillAfter_ns = 5 * kSecond;   // past shutdown_timeout
 constexpr std::uint64_t kChangeMax_ns = 10 * kSecond;  // for workers to take a new config
 constexpr std::uint64_t kEndMax_ns = 60 * kSecond;     // for models to be gone (--on-exit stop)
-constexpr std::uint64_t kFilesPerConnection = 2;       // the client's and the backend's
-constexpr std::uint64_t kFilesBeside = 1024;
 constexpr int kLookEvery_ms = 50;
-
-rlim_t wanted_files(std::uint32_t connections) {
-  return kFilesPerConnection * connections + kFilesBeside;
-}
 
 void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
   if (limit.rlim_max >= wanted_files(connections)) return;
@@ -39,11 +34,6 @@ void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
       "a worker may open {} files, too few for {} connections; raise the limit (ulimit -Hn, "
       "LimitNOFILE=) to {}, or set max_connections lower",
       limit.rlim_max, connections, wanted_files(connections));
-}
-
-void raise_open_files(std::uint32_t connections, rlimit limit) {
-  limit.rlim_cur = std::clamp(wanted_files(connections), limit.rlim_cur, limit.rlim_max);
-  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 // At the same addresses, and for those who have the same certificates.
@@ -63,6 +53,13 @@ bool has_text(const std::vector<std::string>& texts, const std::string& text) {
 bool has_socket(const std::vector<OpenListener>& open, const std::string& bound) {
   return std::any_of(open.begin(), open.end(),
                      [&](const OpenListener& one) { return bound_to(one) == bound; });
+}
+
+OpenListener unused(OpenSocket socket) {
+  OpenListener listener;
+  listener.where.address = std::move(socket.address);
+  listener.fd = std::move(socket.fd);
+  return listener;
 }
 
 }  // namespace
@@ -103,10 +100,7 @@ Result<> Master::open() {
     if (has_socket(current_->listeners, bound)) continue;
     spdlog::warn("the socket at {} is closed: the config names no such address ([serve] listen)",
                  bound);
-    OpenListener unused;
-    unused.where.address = one.address;
-    unused.fd = std::move(one.fd);
-    current_->unused.push_back(std::move(unused));
+    if (!has_text(of_systemd_, bound)) current_->unused.push_back(unused(std::move(one)));
   }
   if (auto started = coordinator_.start(); !started) {
     for (const OpenListener& listener : current_->listeners) close_for_all(listener);
@@ -181,7 +175,6 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   // Once: what was loaded then and is no longer was evicted for a reason.
   start.preloads = index == 0 && !is_serving_ && start.older.empty();
   start.backend_files = files_.rlim_cur;
-  raise_open_files(start.door->serve.max_connections, files_);
   // Descriptors of the other generations.
   if (&generation != current_.get()) current_.reset();
   if (&generation != next_.get()) next_.reset();
@@ -194,7 +187,7 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
 int Master::run() {
   for (;;) {
     for (Generation* one : generations()) one->workers.start_due();
-    if (current_->workers.is_hopeless() && !is_serving_) {
+    if (current_->workers.is_hopeless() && !is_serving_ && leaving_.empty()) {
       spdlog::error("unable to serve: every worker ended, the last one with {}; it says above why",
                     current_->workers.last_end());
       for (const OpenListener& listener : current_->listeners) close_for_all(listener);
@@ -269,33 +262,33 @@ void Master::reap() {
 
 void Master::on_progress() {
   for (Generation* one : generations()) one->workers.hear();
-  std::erase_if(leaving_, [](const auto& one) { return !one->workers.any_alive(); });
-  if (!is_serving_ && current_->workers.all_ready() && !stops_) begin_to_serve();
-  if (is_to_reload_ && is_serving_ && !stops_) {
-    is_to_reload_ = false;
-    reload();
-  }
-  if (next_ && next_->workers.all_ready()) {
-    // Their sockets are kept open by the new ones, or nobody is to listen there any more.
-    for (const OpenListener& old : current_->listeners) {
-      if (!has_socket(next_->listeners, bound_to(old))) close_for_all(old);
-    }
-    leave(std::move(current_));
-    current_ = std::move(next_);
-    set_access_of(*current_);
-    announce();
-  } else if (next_ && next_->workers.is_hopeless()) {
-    spdlog::error(
-        "no worker serves with the new config, the last one ended with {}; the old ones "
-        "go on",
-        next_->workers.last_end());
-    close_unused(drop_next());
-    current_->workers.send_door(*source_.door);
-    announce();
-  }
-  if (change_due_ns_ != kNever_ns && !next_ &&
-      (!current_->workers.owe_door() || clock_ns() >= change_due_ns_)) {
+  const auto left =
+      std::erase_if(leaving_, [](const auto& one) { return !one->workers.any_alive(); });
+  // What they lacked may be what those who left held.
+  if (!is_serving_ && (left != 0 || !leaving_.empty())) current_->workers.try_again();
+  if (!stops_) take_steps();
+  if (change_due_ns_ == kNever_ns) return;
+  const auto all = generations();
+  if (clock_ns() >= change_due_ns_ ||
+      std::none_of(all.begin(), all.end(),
+                   [](const Generation* one) { return one->workers.owe_door(); })) {
     end_changed_models();
+  }
+}
+
+void Master::take_steps() {
+  if (!is_serving_ && current_->workers.all_ready()) begin_to_serve();
+  if (std::exchange(is_to_reload_, false)) reload();
+  if (next_ && next_->workers.all_ready()) {
+    take_next();
+    begin_to_serve();
+  } else if (next_ && next_->workers.has_failed()) {
+    spdlog::error("{} with the new config, the last one ended with {}; the old ones go on",
+                  next_->workers.is_hopeless() ? "no worker serves" : "not all workers serve",
+                  next_->workers.last_end());
+    close_unused(drop_next());
+    tell_old_workers();
+    announce();
   }
 }
 
@@ -304,12 +297,13 @@ void Master::begin_to_serve() {
   for (const Fd& older : older_) retire(older);
   older_.clear();
   of_older_.clear();
-  for (const OpenListener& unused : current_->unused) close_for_all(unused);
-  current_->unused.clear();
+  close_dropped();
   announce();
 }
 
+// Once all serve.
 void Master::announce() {
+  if (!is_serving_) return;
   const std::string text = status_text();
   spdlog::info("serving pool {}: {}", options_.pool, text);
   notify_ready(text);
@@ -347,7 +341,7 @@ void Master::log_state() const {
 // --- A new config --------------------------------------------------------------------------------
 
 void Master::reload() {
-  notify_reloading();
+  if (is_serving_) notify_reloading();
   auto source = load_source(options_);
   if (!source) {
     spdlog::error("the config is refused, and the old one kept:\n{}", source.error().text);
@@ -358,6 +352,7 @@ void Master::reload() {
 
 void Master::apply(Source source) {
   const Source before = std::exchange(source_, std::move(source));
+  warn_of_few_files(source_.door->serve.max_connections, files_);
   const std::vector<std::string> changed = changed_models(before, source_);
   for (const std::string& model : changed) {
     if (std::find(changed_.begin(), changed_.end(), model) == changed_.end())
@@ -366,32 +361,61 @@ void Master::apply(Source source) {
   // With what is in force: the config that was read last may never have come to be.
   const auto& wanted = source_.door->serve.listeners;
   std::vector<OpenSocket> present = drop_next();
+  change_due_ns_ = kNever_ns;
   if (!listens_where(current_->listeners, wanted) ||
       current_->workers.all().size() != worker_count(*source_.door)) {
     renew(std::move(present));
+    // Those before them are not to wait for: they may never be ready.
+    if (next_ && !is_serving_) {
+      take_next();
+      close_dropped();
+    }
   } else {
     close_unused(std::move(present));
     for (std::size_t i = 0; i < wanted.size(); ++i) current_->listeners[i].where = wanted[i];
     set_access_of(*current_);
-    current_->workers.send_door(*source_.door);
+    tell_old_workers();
     announce();
   }
-  change_due_ns_ = clock_ns() + kChangeMax_ns;
   if (coordinator_.runs_with(options_.config_path)) coordinator_.signal(SIGHUP);
 }
 
 // Other sockets, or another number of workers: new ones, then the old ones finish.
 void Master::renew(std::vector<OpenSocket> present) {
-  for (const OpenListener& listener : current_->listeners)
-    present.push_back({listener.where.address, duplicate(listener.fd)});
+  for (const auto* open : {&current_->listeners, &current_->unused}) {
+    for (const OpenListener& one : *open) present.push_back({one.where.address, duplicate(one.fd)});
+  }
   auto made = make_generation(present);
-  close_unused(std::move(present));
+  for (OpenSocket& one : present) {
+    const std::string bound = bound_to(one);
+    OpenListener left = unused(std::move(one));
+    if (!is_of_current(bound)) {
+      close_for_all(left);
+    } else if (made && !has_text(of_systemd_, bound)) {
+      (*made)->unused.push_back(std::move(left));
+    }
+  }
   if (!made) {
     spdlog::error("{}; the old sockets and workers stay", made.error().text);
-    current_->workers.send_door(*source_.door);
+    tell_old_workers();
     return announce();
   }
   next_ = std::move(*made);
+}
+
+void Master::take_next() {
+  tell_old_workers();
+  leave(std::move(current_));
+  current_ = std::move(next_);
+  set_access_of(*current_);
+}
+
+// Those that finish, too: they load models, and ask for keys, as long as they have a connection.
+void Master::tell_old_workers() {
+  for (Generation* one : generations()) {
+    if (one != next_.get()) one->workers.send_door(*source_.door);
+  }
+  change_due_ns_ = clock_ns() + kChangeMax_ns;
 }
 
 // What `next_` had opened goes back, for whoever is next.
@@ -399,8 +423,7 @@ std::vector<OpenSocket> Master::drop_next() {
   std::vector<OpenSocket> opened;
   if (!next_) return opened;
   for (OpenListener& one : next_->listeners) {
-    if (!has_socket(current_->listeners, bound_to(one)))
-      opened.push_back({one.where.address, std::move(one.fd)});
+    if (!is_of_current(bound_to(one))) opened.push_back({one.where.address, std::move(one.fd)});
   }
   leave(std::move(next_));
   return opened;
@@ -408,12 +431,21 @@ std::vector<OpenSocket> Master::drop_next() {
 
 void Master::close_unused(std::vector<OpenSocket> sockets) const {
   for (OpenSocket& one : sockets) {
-    if (has_socket(current_->listeners, bound_to(one))) continue;
-    OpenListener unused;
-    unused.where.address = one.address;
-    unused.fd = std::move(one.fd);
-    close_for_all(unused);
+    if (!is_of_current(bound_to(one))) close_for_all(unused(std::move(one)));
   }
+}
+
+// But for those of the workers in older_, who go on there.
+void Master::close_dropped() {
+  std::erase_if(current_->unused, [this](const OpenListener& one) {
+    if (has_text(of_older_, bound_to(one))) return false;
+    close_for_all(one);
+    return true;
+  });
+}
+
+bool Master::is_of_current(const std::string& bound) const {
+  return has_socket(current_->listeners, bound) || has_socket(current_->unused, bound);
 }
 
 void Master::end_changed_models() {
@@ -436,6 +468,7 @@ void Master::leave(std::unique_ptr<Generation> generation) {
   generation->workers.start_no_more();
   retire(generation->retire);
   generation->listeners.clear();
+  generation->unused.clear();
   leaving_.push_back(std::move(generation));
 }
 

@@ -48,14 +48,19 @@ class Master {
   void take_signals_in();
   void reap();
   void on_progress();
+  void take_steps();
   void begin_to_serve();
   void announce();
 
   void reload();
   void apply(Source source);
   void renew(std::vector<OpenSocket> present);
+  void take_next();
+  void tell_old_workers();
   std::vector<OpenSocket> drop_next();
   void close_unused(std::vector<OpenSocket> sockets) const;
+  void close_dropped();
+  bool is_of_current(const std::string& bound) const;
   void end_changed_models();
 
   void leave(std::unique_ptr<Generation> generation);
@@ -84,10 +89,10 @@ class Master {
   std::unique_ptr<Generation> next_;  // until all of them are ready
   std::vector<std::unique_ptr<Generation>> leaving_;
 
-  std::vector<std::string> changed_;  // models to end once all workers know
-  std::uint64_t change_due_ns_ = kNever_ns;
+  std::vector<std::string> changed_;         // models to end once all workers know
+  std::uint64_t change_due_ns_ = kNever_ns;  // or then; never: they have not been told
   bool is_serving_ = false;
-  bool is_to_reload_ = false;  // as soon as it serves
+  bool is_to_reload_ = false;
   bool stops_ = false;
   std::uint64_t kill_ns_ = kNever_ns;
   int exit_code_ = kExitDone;

@@ -75,6 +75,7 @@ bool Workers::ended(pid_t pid, int status) {
   if (one == all_.end()) return false;
   hear();
   last_end_ = how_ended(status);
+  if (!one->is_ready) one->has_failed = true;
   const std::uint64_t now = clock_ns();
   const bool was_steady = one->is_ready && now - one->started_ns >= kSteady_ns;
   if (was_steady) one->backoff.reset();
@@ -102,7 +103,10 @@ bool Workers::hear() {
         one.control.reset();
         break;
       }
-      if (message->text == kSaysReady) one.is_ready = was_ready_ = changed = true;
+      if (message->text == kSaysReady) {
+        one.is_ready = was_ready_ = changed = true;
+        one.has_failed = false;
+      }
       if (message->text == kSaysDoor) {
         one.owes_door = false;
         changed = true;
@@ -119,9 +123,17 @@ void Workers::send_door(const config::Door& door) {
       one.owes_door = true;
     } else {
       // It would go on with the old one: a new worker has the new one from its start.
-      spdlog::error("{}; worker (pid {}) is replaced", sent.error().text, one.pid);
+      spdlog::error("{}; worker (pid {}) {}", sent.error().text, one.pid,
+                    starts_ ? "is replaced" : "ends");
       kill(one.pid, SIGTERM);
     }
+  }
+}
+
+void Workers::try_again() {
+  last_end_.clear();
+  for (One& one : all_) {
+    if (one.pid == 0) one.started_ns = 0;
   }
 }
 
@@ -133,6 +145,13 @@ void Workers::signal(int number) const {
 
 bool Workers::all_ready() const {
   return std::all_of(all_.begin(), all_.end(), [](const One& one) { return one.is_ready; });
+}
+
+bool Workers::has_failed() const {
+  return is_hopeless() ||
+         (std::any_of(all_.begin(), all_.end(), [](const One& one) { return one.has_failed; }) &&
+          std::all_of(all_.begin(), all_.end(),
+                      [](const One& one) { return one.is_ready || one.has_failed; }));
 }
 
 bool Workers::owe_door() const {

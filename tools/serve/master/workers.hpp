@@ -33,7 +33,8 @@ class Workers {
     std::uint64_t start_ns = 0;
     Backoff backoff;
     bool is_ready = false;
-    bool owes_door = false;  // has not yet said that the new config is in force
+    bool has_failed = false;  // ended before it was ready; until it is
+    bool owes_door = false;   // has not yet said that the new config is in force
   };
   // Runs in the forked child, with its place among all, and returns its exit code.
   using Serve = std::function<int(std::uint32_t index, Fd control)>;
@@ -49,6 +50,8 @@ class Workers {
   bool hear();
   void send_door(const config::Door& door);
   void signal(int number) const;
+  // After all have failed, where something has changed since.
+  void try_again();
   void start_no_more() { starts_ = false; }
 
   const std::shared_ptr<Balance>& balance() const { return balance_; }
@@ -58,6 +61,8 @@ class Workers {
   bool any_alive() const;
   // None lives and none ever was ready: how the last one ended.
   bool is_hopeless() const { return !was_ready_ && !last_end_.empty() && !any_alive(); }
+  // Each had a try, and some cannot begin though others may serve.
+  bool has_failed() const;
   const std::string& last_end() const { return last_end_; }
 
  private:

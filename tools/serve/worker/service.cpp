@@ -80,15 +80,14 @@ Result<std::shared_ptr<InForce>> InForce::read(const std::shared_ptr<const confi
   return made;
 }
 
-Result<std::shared_ptr<const InForce>> InForce::make(
-    const std::shared_ptr<const config::Door>& door,
-    const std::vector<config::Listener>& listeners) {
+Result<std::shared_ptr<InForce>> InForce::make(const std::shared_ptr<const config::Door>& door,
+                                               const std::vector<config::Listener>& listeners) {
   auto made = read(door, listeners);
   if (!made) return fail(made.error());
   auto log = AccessLog::open(door->serve);
   if (!log) return fail(log.error());
   (*made)->log = std::move(*log);
-  return std::shared_ptr<const InForce>(std::move(*made));
+  return made;
 }
 
 Result<> InForce::check(const std::shared_ptr<const config::Door>& door) {

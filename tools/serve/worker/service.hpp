@@ -39,9 +39,8 @@ struct InForce {
   bool are_same(const std::string& a, const std::string& b) const;  // a model's name and its alias
 
   // Errors: kInvalid, kPermission, kSystem: keys, certificates, the log.
-  static Result<std::shared_ptr<const InForce>> make(
-      const std::shared_ptr<const config::Door>& door,
-      const std::vector<config::Listener>& listeners);
+  static Result<std::shared_ptr<InForce>> make(const std::shared_ptr<const config::Door>& door,
+                                               const std::vector<config::Listener>& listeners);
   // Could it be made? Makes no file.
   static Result<> check(const std::shared_ptr<const config::Door>& door);
 

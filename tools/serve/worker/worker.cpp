@@ -21,6 +21,7 @@
 
 #include "between/control.hpp"
 #include "between/meeting.hpp"
+#include "between/open_files.hpp"
 #include "worker/connection.hpp"
 #include "worker/service.hpp"
 #include "worker/sockets.hpp"
@@ -106,17 +107,29 @@ class Worker {
 };
 
 Result<> Worker::put_in_force(const std::shared_ptr<const config::Door>& door) {
+  raise_open_files(door->serve.max_connections);
   std::vector<config::Listener> listeners;
-  for (const OpenListener& listener : start_.listeners) listeners.push_back(listener.where);
+  std::vector<std::size_t> dropped;
   // What the file says now of a listener that stays. Other certificates are for other workers: a
   // connection that is open already has not shown one.
-  for (config::Listener& one : listeners) {
+  for (const OpenListener& listener : start_.listeners) {
+    config::Listener one = listener.where;
+    bool stays = service_.now == nullptr;
     for (const config::Listener& given : door->serve.listeners) {
-      if (given.address == one.address && given.tls_client_ca == one.tls_client_ca) one = given;
+      if (given.address != one.address || given.tls_client_ca != one.tls_client_ca) continue;
+      one = given;
+      stays = true;
     }
+    if (!stays) {
+      one.tls_cert.clear();
+      dropped.push_back(listeners.size());
+    }
+    listeners.push_back(std::move(one));
   }
   auto made = InForce::make(door, listeners);
   if (!made) return fail(made.error());
+  // Its certificate may be gone.
+  for (const std::size_t gate : dropped) (*made)->gates[gate].tls = service_.now->gates[gate].tls;
   service_.now = std::move(*made);
   return {};
 }
