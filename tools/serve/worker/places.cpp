@@ -12,8 +12,8 @@
 namespace modelpool::serve {
 namespace {
 
-// The one wait of a model has the deadline of the first who asks, for the judge plans with it, and a
-// little more: who asks is told by tick, and the wait keeps its place in the line for the others.
+// The one wait of a model has the deadline of the first who asks, for the judge plans with it, and
+// a little more: who asks is told by tick, and the wait keeps its place for the others.
 constexpr std::chrono::seconds kSlack{5};
 constexpr int kSmoothing = 8;
 
