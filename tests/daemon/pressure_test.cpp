@@ -72,7 +72,8 @@ TEST_F(PressureTest, ALimitAboveAllThatTheHostHasIsSaidWhereverItIsSet) {
   const auto is_said = AllOf(HasSubstr("min_available is 1000TiB, but this host"),
                              HasSubstr("in all"), HasSubstr("set min_available lower"));
   start_with("1000TiB");
-  EXPECT_TRUE(eventually([&] { return ::testing::Value(daemon().log(), is_said); })) << daemon().log();
+  EXPECT_TRUE(eventually([&] { return ::testing::Value(daemon().log(), is_said); }))
+      << daemon().log();
   const Finished lowered = poolctl(scratch_, {"set", "min-available=1KiB"});
   EXPECT_EQ(lowered.err, "");
   const Finished raised = poolctl(scratch_, {"set", "min-available=1000TiB"});

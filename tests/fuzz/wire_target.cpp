@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <functional>
 #include <cstdlib>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -168,20 +168,20 @@ void check_access(const http::header<true>& head, std::size_t choice) {
   }
 }
 
-const SameModel same = std::equal_to<std::string>();
+const SameModel kSame = std::equal_to<std::string>();
 
 bool check_request(std::string_view bytes, std::size_t choice) {
   const auto seen = check_pieces<true>(bytes, choice % 13 + 1);
   if (!seen.first) return false;
   check_request_head(*seen.first, choice);
   check_access(*seen.first, choice);
-  const auto named = model_in_head(*seen.first, same);
+  const auto named = model_in_head(*seen.first, kSame);
   if (!named) {
     check_refusal(named.error());
     return true;
   }
   hold(named->target == "*" || named->target.front() == '/', "what is left is a target");
-  const auto asked = find_asked_model(*seen.first, *named, seen.bodies, same);
+  const auto asked = find_asked_model(*seen.first, *named, seen.bodies, kSame);
   if (!asked) {
     check_refusal(asked.error());
   } else {
@@ -224,12 +224,12 @@ http::header<true> post_of(const char* type) {
 void check_replaced(const char* type, std::string_view body, const AskedModel& asked) {
   std::string other(body);
   other.replace(asked.value_at, asked.value_bytes, written_model(asked, "o \"\\"));
-  const auto again = find_asked_model(post_of(type), {}, other, same);
+  const auto again = find_asked_model(post_of(type), {}, other, kSame);
   hold(again && again->name == "o \"\\", "a name is replaced where it stands");
 }
 
 bool check_json(std::string_view body) {
-  const auto asked = find_asked_model(post_of("application/json"), {}, body, same);
+  const auto asked = find_asked_model(post_of("application/json"), {}, body, kSame);
   const auto tree = nlohmann::json::parse(body, nullptr, false);
   if (asked) check_replaced("application/json", body, *asked);
   if (tree.is_discarded()) return asked.has_value();
@@ -252,7 +252,7 @@ bool check_json(std::string_view body) {
 
 bool check_form(std::string_view body) {
   constexpr const char* kType = "multipart/form-data; boundary=b";
-  const auto asked = find_asked_model(post_of(kType), {}, body, same);
+  const auto asked = find_asked_model(post_of(kType), {}, body, kSame);
   if (!asked) {
     check_refusal(asked.error());
     return false;
