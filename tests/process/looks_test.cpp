@@ -200,6 +200,18 @@ std::string without_times(const std::string& text) {
   return std::regex_replace(text, std::regex("(_ms\": )[0-9]+"), "$1N");
 }
 
+TEST(TicketExit, IsKnownOnceItIsReapedAndThenToAllWhoAsk) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  EXPECT_EQ(ticket.exit_words(), "");
+  ASSERT_TRUE(ticket.spawn({"sh", "-c", "exit 3"}));
+  EXPECT_TRUE(eventually([&] { return ticket.exit_words() == "exit status 3"; }));
+  ASSERT_TRUE(ticket.fail("it ended"));
+  EXPECT_EQ(ticket.exit_words(), "") << "it is used up";
+  EXPECT_EQ(pool.look("m")->history->exit, "exit status 3");
+}
+
 TEST(RowsAsJson, AreTheTextThatPoolctlPrints) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);

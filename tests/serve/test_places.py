@@ -67,13 +67,17 @@ class Places(DoorTest):
         self.start(models=self.model("a", "--load 3"), serve='request_timeout = "2s"')
         self.assertEqual(self.post("/m/a/x", "").status, 200)
 
-    def test_too_many_are_told_when_to_come_again(self):
+    def start_one_at_a_time(self, max_waiters):
+        """A loaded model that serves one request, and one worker."""
         self.start(
             models=self.model("a", more="parallel = 1"),
-            pool="max_backends = 1\nmax_waiters = 3",
+            pool=f"max_backends = 1\nmax_waiters = {max_waiters}",
             flags=["--workers", "1"],
         )
         self.post("/m/a/x", "")
+
+    def test_too_many_are_told_when_to_come_again(self):
+        self.start_one_at_a_time(max_waiters=3)
         talks = [self.ask("a", "wait?1")]
         self.assertTrue(eventually(self.leases))
         talks += [self.ask("a", "wait?1") for _ in range(3)]
@@ -116,12 +120,7 @@ class Places(DoorTest):
 
     def test_what_too_many_are_told_is_learned(self):
         """Ten of 0.5 s each, one at a time: who comes then is told about 5 s."""
-        self.start(
-            models=self.model("a", more="parallel = 1"),
-            pool="max_backends = 1\nmax_waiters = 10",
-            flags=["--workers", "1"],
-        )
-        self.post("/m/a/x", "")
+        self.start_one_at_a_time(max_waiters=10)
         stop = threading.Event()
 
         def keep_asking():

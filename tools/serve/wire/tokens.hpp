@@ -31,9 +31,9 @@ std::string_view trimmed(std::string_view text);  // of blanks and tabs
 std::vector<std::string_view> members(std::string_view list, char separator = ',');
 // Decimal digits and nothing else, up to 19 of them.
 std::optional<std::uint64_t> plain_number(std::string_view text);
-// With every % followed by two hex digits; `plus_is_blank` in queries.
 // All but letters, digits and -._~ as %XX.
 std::string percent_encoded(std::string_view text);
+// With every % followed by two hex digits; `plus_is_blank` in queries.
 std::optional<std::string> percent_decoded(std::string_view text, bool plus_is_blank);
 // How many bytes the character at the front has, of valid UTF-8; 0: none stands there.
 std::size_t utf8_character(std::string_view text);
