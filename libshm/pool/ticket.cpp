@@ -519,7 +519,6 @@ Result<> LoadTicket::fail(std::string_view reason) {
   const Segment& segment = ref_->worker->segment();
   const std::uint32_t owner = ref_->worker->owner_word();
   const std::uint64_t cooldown = resolve_settings(segment, model_).get(Setting::kLoadCooldown);
-  const std::uint32_t exit = known_exit();
   const std::string why = why_failed(reason);
   bool failed = false;
   {
@@ -530,8 +529,8 @@ Result<> LoadTicket::fail(std::string_view reason) {
         state.generation == ref_->backend.generation && state.owner == owner &&
         (state.state == BackendState::kReserved || state.state == BackendState::kStarting);
     failed =
-        still_ours && fail_load(segment, *lock, model_, {ref_->backend, why, cooldown, exit},
-                                now_ns(), [&] { return give_up(segment, ref_->backend, owner); });
+        still_ours && fail_load(segment, *lock, model_, {ref_->backend, why, cooldown}, now_ns(),
+                                [&] { return give_up(segment, ref_->backend, owner); });
   }
   const Result<> result = failed ? Result<>() : modelpool::fail(why_lost(segment, ref_->backend));
   count(*ref_, model_, AcquireOutcome::kFailed);
