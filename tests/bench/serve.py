@@ -110,6 +110,18 @@ def started(argv, log, core):
     )  # fmt: skip
 
 
+def is_worker(pid):
+    with contextlib.suppress(OSError):
+        return b"poolserve: worker" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def maps_of(pid):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/maps").read_text()
+    return ""
+
+
 class Door:
     """poolserve with a pool of its own and one model, loaded."""
 
@@ -162,6 +174,18 @@ class Door:
         self.begin()
         eventually("the next poolserve's workers", lambda: len(self.workers()) == count)
 
+    def workers_left(self):
+        """Those of other poolserves of this pool, once they had time to finish."""
+        with contextlib.suppress(RuntimeError):
+            eventually("their end", lambda: self.all_workers() == sorted(self.workers()))
+        return len(self.all_workers()) - len(self.workers())
+
+    def all_workers(self):
+        """By the segment that they have mapped."""
+        return [pid for pid in sorted(int(entry.name) for entry in pathlib.Path("/proc").iterdir()
+                                      if entry.name.isdigit())
+                if is_worker(pid) and self.folder in maps_of(pid)]  # fmt: skip
+
     def kill_coordinator(self):
         before = self.coordinator()
         os.kill(before, signal.SIGKILL)
@@ -182,8 +206,7 @@ class Door:
         return row
 
     def workers(self):
-        return [pid for pid in children(self.process.pid)
-                if b"poolserve: worker" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]  # fmt: skip
+        return [pid for pid in children(self.process.pid) if is_worker(pid)]
 
     def target(self, name="door", tls=False):
         return f"{name}={self.tls_port if tls else self.port}:{self.workers()[0]}"
@@ -327,6 +350,7 @@ class Bench:
                     cut = cut_of(load)
                 after = door.backend()
                 seen = {
+                    "workers_left": door.workers_left(),
                     "streams_cut": cut,
                     "loads": int(before["generation"] != after["generation"]),
                     "backends_ended": int(before["pid"] != after["pid"]),

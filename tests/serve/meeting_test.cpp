@@ -24,6 +24,21 @@ bool is_readable(const Fd& fd) {
   return poll(&one, 1, 0) == 1;
 }
 
+std::vector<OpenListener> listening_at(const std::string& path) {
+  std::vector<OpenSocket> none;
+  config::Listener where;
+  where.address = "unix:" + path;
+  auto open = open_listeners({where}, none);
+  EXPECT_TRUE(open);
+  return open ? std::move(*open) : std::vector<OpenListener>();
+}
+
+std::shared_ptr<Lineage> new_lineage() {
+  auto lineage = Lineage::make();
+  EXPECT_TRUE(lineage);
+  return lineage ? *lineage : nullptr;
+}
+
 class Meeting : public ::testing::Test {
  protected:
   Meeting() {
@@ -31,7 +46,9 @@ class Meeting : public ::testing::Test {
     EXPECT_TRUE(meeting);
     worker_.meeting = std::move(*meeting);
     worker_.retire = eventfd_of_ours();
-    worker_.older.push_back(eventfd_of_ours());
+    worker_.lineage = new_lineage();
+    older_ = worker_.lineage->begin();
+    worker_.generation = worker_.lineage->begin();
     std::vector<OpenSocket> none;
     config::Listener listener;
     listener.address = "127.0.0.1:0";
@@ -58,9 +75,10 @@ class Meeting : public ::testing::Test {
   const test::Scratch scratch_;
   const std::string door_ = scratch_.path("default.door");
   WorkerStart worker_;
+  std::uint32_t older_ = 0;  // generation that serves
 };
 
-TEST_F(Meeting, ANewcomerGetsSocketsAndWhatRetiresThoseBefore) {
+TEST_F(Meeting, ANewcomerGetsSocketsAndEndsThoseBefore) {
   const auto taken = take();
   ASSERT_TRUE(taken) << taken.error().text;
   ASSERT_TRUE(*taken);
@@ -69,24 +87,48 @@ TEST_F(Meeting, ANewcomerGetsSocketsAndWhatRetiresThoseBefore) {
   EXPECT_EQ((*taken)->listeners[0].address, "127.0.0.1:0");
   const OpenListener same{worker_.listeners[0].where, duplicate((*taken)->listeners[0].fd)};
   EXPECT_EQ(bound_to(same), bound_to(worker_.listeners[0]));
-  ASSERT_EQ((*taken)->retire.size(), 2u);
-  for (const Fd& one : (*taken)->retire) retire(one);
-  EXPECT_TRUE(is_readable(worker_.retire));
-  EXPECT_TRUE(is_readable(worker_.older[0]));
   EXPECT_TRUE((*taken)->meeting);
+  Lineage& lineage = *(*taken)->lineage;
+  const std::uint32_t next = lineage.begin();
+  EXPECT_FALSE(is_retired(worker_));
+  lineage.serves(next);
+  EXPECT_TRUE(is_retired(worker_));
 }
 
-// Else there is one more at each takeover, until a message holds no more.
-TEST_F(Meeting, WhoWasToldToFinishIsNotHandedOn) {
-  worker_.older.push_back(eventfd_of_ours());
-  retire(worker_.older[0]);
-  const auto taken = take();
-  ASSERT_TRUE(taken) << taken.error().text;
-  ASSERT_TRUE(*taken);
-  ASSERT_EQ((*taken)->retire.size(), 2u);
-  for (const Fd& one : (*taken)->retire) retire(one);
-  EXPECT_TRUE(is_readable(worker_.retire));
-  EXPECT_TRUE(is_readable(worker_.older[1]));
+// That the newcomer got the lock says so.
+TEST_F(Meeting, WhoIsAskedKnowsThatItsMasterHasDied) {
+  ASSERT_TRUE(take());
+  EXPECT_TRUE(worker_.lineage->is_over(older_));
+}
+
+TEST_F(Meeting, AGenerationThatServesEndsAllThatBeganBefore) {
+  const auto lineage = new_lineage();
+  const std::uint32_t first = lineage->begin();
+  const std::uint32_t second = lineage->begin();
+  const std::uint32_t third = lineage->begin();
+  EXPECT_FALSE(lineage->is_newest(second));
+  lineage->serves(second);
+  EXPECT_TRUE(lineage->is_over(first));
+  EXPECT_FALSE(lineage->is_over(second));
+  EXPECT_FALSE(lineage->is_over(third));
+  lineage->serves(third);
+  lineage->serves(first);  // late
+  EXPECT_TRUE(lineage->is_over(second));
+  EXPECT_FALSE(lineage->is_over(third));
+}
+
+TEST_F(Meeting, ANumberThatWasGivenUpIsGivenAgain) {
+  const auto lineage = new_lineage();
+  const std::uint32_t first = lineage->begin();
+  const std::uint32_t never = lineage->begin();
+  lineage->give_up();
+  EXPECT_TRUE(lineage->is_newest(first));
+  EXPECT_EQ(lineage->begin(), never);
+}
+
+TEST_F(Meeting, MemoryThatIsSharedIsNotCutShort) {
+  const auto lineage = new_lineage();
+  EXPECT_NE(ftruncate(lineage->fd(), 0), 0);
 }
 
 TEST_F(Meeting, WithNobodyIsNothingToTake) {
@@ -101,28 +143,32 @@ TEST_F(Meeting, WithNobodyIsNothingToTake) {
   EXPECT_FALSE(*none);
 }
 
-TEST_F(Meeting, AWorkerWhoseMasterDiedRetiresThoseBefore) {
-  EXPECT_FALSE(is_readable(worker_.older[0]));
+TEST_F(Meeting, AWorkerWhoseMasterDiedEndsThoseBefore) {
+  EXPECT_FALSE(worker_.lineage->is_over(older_));
   finish_takeover(worker_);
-  EXPECT_TRUE(is_readable(worker_.older[0]));
-  EXPECT_FALSE(is_readable(worker_.retire));
+  EXPECT_TRUE(worker_.lineage->is_over(older_));
+  EXPECT_FALSE(is_retired(worker_));
 }
 
 TEST_F(Meeting, AndNobodyHangsWhereTheyListened) {
-  std::vector<OpenSocket> present;
-  config::Listener where;
-  where.address = "unix:" + scratch_.path("x.sock");
-  auto unused = open_listeners({where}, present);
-  ASSERT_TRUE(unused);
-  worker_.unused = std::move(*unused);
+  worker_.unused = listening_at(scratch_.path("x.sock"));
   finish_takeover(worker_);
   EXPECT_FALSE(is_listening(scratch_.path("x.sock"), SOCK_STREAM));
 }
 
-TEST_F(Meeting, AWorkerThatWasRetiredRetiresNobody) {
-  retire(worker_.retire);
+TEST_F(Meeting, WhereOthersHaveBegunTheyMayWantThoseSockets) {
+  worker_.unused = listening_at(scratch_.path("x.sock"));
+  worker_.lineage->begin();
   finish_takeover(worker_);
-  EXPECT_FALSE(is_readable(worker_.older[0]));
+  EXPECT_TRUE(worker_.lineage->is_over(older_));
+  EXPECT_TRUE(is_listening(scratch_.path("x.sock"), SOCK_STREAM));
+}
+
+TEST_F(Meeting, AWorkerThatWasRetiredEndsNobody) {
+  retire(worker_.retire);
+  EXPECT_TRUE(is_retired(worker_));
+  finish_takeover(worker_);
+  EXPECT_FALSE(worker_.lineage->is_over(older_));
 }
 
 TEST_F(Meeting, SocketsStayWithWhoeverHasThemIfNotAllCanBeOpened) {

@@ -198,6 +198,11 @@ class DoorTest(unittest.TestCase):
     def launch(self, *arguments, **options):
         return Door(self, "--config", str(self.config), *arguments, **options)
 
+    def all_workers(self):
+        """Of any poolserve of this test, also those that have died."""
+        found = [pid for pid in processes_with(self.mark) if title(pid) == "poolserve: worker"]
+        return sorted(pid for pid in found if lives(pid))
+
     def command_of_coordinator(self):
         """What poolserve started it with."""
         commands = [title(pid).split("\0") for pid in processes_with(self.mark)]

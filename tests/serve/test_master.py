@@ -380,6 +380,42 @@ class Deaths(DoorTest):
         for address in second.addresses:
             self.assertTrue(ask(address))
 
+    def test_masters_killed_before_their_workers_serve_leave_nobody_behind(self):
+        first = self.start()
+        address = first.addresses[0]
+        asking = Asking(address)
+        self.addCleanup(asking.stop)
+        first.kill()
+        for _ in range(8):
+            killed = self.launch()
+            self.assertTrue(eventually(killed.workers))
+            killed.kill()
+        last = self.start()
+        self.assertEqual(last.addresses, [address])
+        serving = last.workers()
+        self.assertEqual(len(serving), 2)
+        self.assertTrue(eventually(lambda: self.all_workers() == serving))
+        asking.wait_for_more(5)
+        asking.stop()
+        self.assertEqual(asking.failures, [])
+
+    def test_what_masters_opened_that_were_killed_at_once_is_taken_over(self):
+        first = self.start()
+        self.busy(first)  # so one of its workers stays
+        first.kill()
+        addresses = first.addresses
+        for _ in range(8):
+            addresses.append(f"127.0.0.1:{free_port()}")
+            self.write_config(listen=addresses)
+            killed = self.launch()
+            self.assertTrue(eventually(lambda: killed.workers() or killed.process.poll() is not None))
+            self.assertNotIn("unable", killed.log())
+            killed.kill()
+        last = self.start()
+        self.assertEqual(last.addresses, addresses)
+        for address in addresses:
+            self.assertTrue(ask(address))
+
     def test_when_all_are_killed_the_next_one_binds_anew(self):
         first = self.start()
         workers = first.workers()

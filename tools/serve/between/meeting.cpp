@@ -20,7 +20,7 @@ namespace {
 constexpr std::string_view kTake = "take 1";
 constexpr int kTriesMax = 20;
 
-// "pid 12", "meeting", "retire" and "listener ADDRESS": a line each; all but the first have a
+// "pid 12", "meeting", "lineage" and "listener ADDRESS": a line each; all but the first have a
 // descriptor, in that order.
 std::optional<Taken> read_answer(Message message) {
   Taken taken;
@@ -35,11 +35,13 @@ std::optional<Taken> read_answer(Message message) {
     }
     if (fd == message.fds.end()) return std::nullopt;
     if (what == "meeting") taken.meeting = std::move(*fd);
-    if (what == "retire") taken.retire.push_back(std::move(*fd));
+    if (what == "lineage") {
+      if (auto joined = Lineage::join(std::move(*fd))) taken.lineage = std::move(*joined);
+    }
     if (what == "listener") taken.listeners.push_back({rest, std::move(*fd)});
     ++fd;
   }
-  if (!taken.meeting || taken.retire.empty()) return std::nullopt;
+  if (!taken.meeting || !taken.lineage) return std::nullopt;
   return taken;
 }
 
@@ -52,11 +54,6 @@ Fd connect_to(const std::string& path) {
   if (!fd || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
     return {};
   return fd;
-}
-
-bool is_retired(const Fd& eventfd) {
-  pollfd one{eventfd.get(), POLLIN, 0};
-  return poll(&one, 1, 0) == 1;
 }
 
 }  // namespace
@@ -118,13 +115,9 @@ Result<Fd> open_meeting(const std::string& door) { return listen_at_path(door, S
 void answer_meeting(int connection, const WorkerStart& start) {
   const auto asked = receive_message(connection);
   if (!asked || asked->text != kTake) return;
-  std::string text = "pid " + std::to_string(getpid()) + "\nmeeting\nretire\n";
-  std::vector<int> fds = {start.meeting.get(), start.retire.get()};
-  for (const Fd& older : start.older) {
-    if (is_retired(older)) continue;  // else there would be one more with each takeover
-    text += "retire\n";
-    fds.push_back(older.get());
-  }
+  finish_takeover(start);
+  std::string text = "pid " + std::to_string(getpid()) + "\nmeeting\nlineage\n";
+  std::vector<int> fds = {start.meeting.get(), start.lineage->fd()};
   for (const OpenListener& listener : start.listeners) {
     text += "listener " + listener.where.address + "\n";
     fds.push_back(listener.fd.get());
@@ -133,8 +126,10 @@ void answer_meeting(int connection, const WorkerStart& start) {
 }
 
 void finish_takeover(const WorkerStart& start) {
-  if (is_retired(start.retire)) return;
-  for (const Fd& older : start.older) retire(older);
+  if (is_retired(start)) return;
+  start.lineage->serves(start.generation);
+  // Whoever began later may want them, and closes them if not.
+  if (!start.lineage->is_newest(start.generation)) return;
   // Not their files: another's may be there by now.
   for (const OpenListener& unused : start.unused) shutdown(unused.fd.get(), SHUT_RDWR);
 }
@@ -142,6 +137,11 @@ void finish_takeover(const WorkerStart& start) {
 void retire(const Fd& eventfd) {
   const std::uint64_t one = 1;
   static_cast<void>(!write(eventfd.get(), &one, sizeof one));
+}
+
+bool is_retired(const WorkerStart& start) {
+  pollfd one{start.retire.get(), POLLIN, 0};
+  return poll(&one, 1, 0) == 1 || start.lineage->is_over(start.generation);
 }
 
 }  // namespace modelpool::serve

@@ -12,6 +12,7 @@
 
 #include "between/balance.hpp"
 #include "between/fd.hpp"
+#include "between/lineage.hpp"
 #include "config/door.hpp"
 
 namespace modelpool::serve {
@@ -28,11 +29,11 @@ struct WorkerStart {
   std::shared_ptr<const config::Door> door;
   std::vector<OpenListener> listeners;
   Fd meeting;  // NAME.door, listening: a poolserve that comes later is answered here
-  Fd retire;   // an eventfd that is never read by workers: readable = finish, empty = serve
-  // The same of those who served before, as long as they may not have been told: handed on in a
-  // meeting; finish_takeover (meeting.hpp) tells them.
-  std::vector<Fd> older;
-  // Sockets of theirs that nobody wants any more: finish_takeover closes them for all.
+  Fd retire;   // an eventfd of its generation that nobody reads: readable = finish
+  std::shared_ptr<Lineage> lineage;
+  std::uint32_t generation = 0;  // in it
+  // Sockets of those who served before that nobody wants any more: finish_takeover (meeting.hpp)
+  // closes them for all.
   std::vector<OpenListener> unused;
   // SOCK_SEQPACKET to the master (control.hpp). From the worker: "ready" once it accepts, "door"
   // once a new config is in force. To it: that config. Its end: the master has gone;

@@ -94,7 +94,7 @@ Result<> Master::open() {
   auto made = make_generation(present);
   if (!made) return fail(made.error());
   current_ = std::move(*made);
-  if (!older_.empty()) set_access_of(*current_);  // of sockets that were open already
+  if (takes_over_) set_access_of(*current_);  // of sockets that were open already
   for (OpenSocket& one : present) {
     const std::string bound = bound_to(one);
     if (has_socket(current_->listeners, bound)) continue;
@@ -107,8 +107,10 @@ Result<> Master::open() {
     return started;
   }
   warn_of_few_files(source_.door->serve.max_connections, files_);
-  // A pool that was made just now.
-  if (!lock_) return meet(present);
+  if (!lock_) {  // a pool that was made just now
+    if (auto met = meet(present); !met) return met;
+  }
+  current_->number = lineage_->begin();
   return {};
 }
 
@@ -125,13 +127,17 @@ Result<> Master::meet(std::vector<OpenSocket>& present) {
   if (*taken) {
     spdlog::info("taking over from the workers of a poolserve that has ended (worker pid {})",
                  (*taken)->from);
-    older_ = std::move((*taken)->retire);
+    takes_over_ = true;
+    lineage_ = std::move((*taken)->lineage);
     meeting_ = std::move((*taken)->meeting);
     for (OpenSocket& one : (*taken)->listeners) present.push_back(std::move(one));
   } else {
     auto meeting = open_meeting(door);
     if (!meeting) return fail(meeting.error());
     meeting_ = std::move(*meeting);
+    auto lineage = Lineage::make();
+    if (!lineage) return fail(lineage.error());
+    lineage_ = std::move(*lineage);
   }
   lock_ = std::move(*lock);
   return {};
@@ -144,7 +150,7 @@ Result<std::unique_ptr<Master::Generation>> Master::make_generation(
   Fd ends(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!ends) return fail_errno(errno, "start workers");
   auto made = std::make_unique<Generation>(
-      Generation{std::move(*listeners), {}, std::move(ends), Workers(0, {})});
+      Generation{std::move(*listeners), {}, std::move(ends), 0, Workers(0, {})});
   Generation* const generation = made.get();
   made->workers =
       Workers(worker_count(*source_.door), [this, generation](std::uint32_t index, Fd control) {
@@ -167,13 +173,13 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   start.unused = std::move(generation.unused);
   start.meeting = std::move(meeting_);
   start.retire = std::move(generation.retire);
-  start.older = std::move(older_);
-  if (&generation == next_.get()) start.older.push_back(std::move(current_->retire));
+  start.lineage = lineage_;
+  start.generation = generation.number;
   start.control = std::move(control);
   start.balance = generation.workers.balance();
   start.index = index;
   // Once: what was loaded then and is no longer was evicted for a reason.
-  start.preloads = index == 0 && !is_serving_ && start.older.empty();
+  start.preloads = index == 0 && !is_serving_ && !takes_over_ && &generation == current_.get();
   start.backend_files = files_.rlim_cur;
   // Descriptors of the other generations.
   if (&generation != current_.get()) current_.reset();
@@ -294,8 +300,8 @@ void Master::take_steps() {
 
 void Master::begin_to_serve() {
   is_serving_ = true;
-  for (const Fd& older : older_) retire(older);
-  older_.clear();
+  takes_over_ = false;
+  lineage_->serves(current_->number);
   of_older_.clear();
   close_dropped();
   announce();
@@ -401,6 +407,7 @@ void Master::renew(std::vector<OpenSocket> present) {
     return announce();
   }
   next_ = std::move(*made);
+  next_->number = lineage_->begin();
 }
 
 void Master::take_next() {
@@ -426,6 +433,7 @@ std::vector<OpenSocket> Master::drop_next() {
     if (!is_of_current(bound_to(one))) opened.push_back({one.where.address, std::move(one.fd)});
   }
   leave(std::move(next_));
+  lineage_->give_up();
   return opened;
 }
 
@@ -435,7 +443,7 @@ void Master::close_unused(std::vector<OpenSocket> sockets) const {
   }
 }
 
-// But for those of the workers in older_, who go on there.
+// But for those of workers whose place is to be taken, who go on there.
 void Master::close_dropped() {
   std::erase_if(current_->unused, [this](const OpenListener& one) {
     if (has_text(of_older_, bound_to(one))) return false;
@@ -500,7 +508,7 @@ void Master::stop() {
     for (const OpenListener& listener : one->listeners) close_for_all(listener);
     one->listeners.clear();
   }
-  if (older_.empty()) shutdown(meeting_.get(), SHUT_RDWR);
+  if (!takes_over_) shutdown(meeting_.get(), SHUT_RDWR);
   meeting_.reset();
 }
 

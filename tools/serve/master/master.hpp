@@ -35,6 +35,7 @@ class Master {
     std::vector<OpenListener> listeners;
     std::vector<OpenListener> unused;  // of those before it: closed for all once it serves
     Fd retire;
+    std::uint32_t number = 0;  // in lineage_
     Workers workers;
   };
 
@@ -82,8 +83,9 @@ class Master {
   Fd lock_;
   Fd meeting_;
   std::vector<std::string> of_systemd_;  // addresses whose sockets are its own
-  std::vector<std::string> of_older_;    // and those of the workers in older_
-  std::vector<Fd> older_;                // those that serve until ours do
+  std::vector<std::string> of_older_;    // and those of workers who serve until ours do
+  bool takes_over_ = false;              // there are such workers
+  std::shared_ptr<Lineage> lineage_;
 
   std::unique_ptr<Generation> current_;
   std::unique_ptr<Generation> next_;  // until all of them are ready

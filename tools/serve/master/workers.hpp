@@ -1,5 +1,5 @@
 // One generation of workers: forked by the master, started again when they die, told of a new
-// config. They accept from the same sockets and end by the same `retire`.
+// config. They accept from the same sockets and are retired together.
 //
 // Safety: one thread.
 //

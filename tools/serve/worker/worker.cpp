@@ -72,7 +72,6 @@ class Worker {
   Task<> accept_from(std::size_t gate);
   Task<> meet();
   Task<> answer_newcomer(Fd accepted);
-  Task<> follow_retire();
   Task<> follow_master();
   Task<> follow_signals();
   std::shared_ptr<const config::Model> model_of(const std::string& name) const {
@@ -83,7 +82,6 @@ class Worker {
   Task<> tick();
   void take(std::size_t gate, Fd fd);
   void finish(std::uint64_t within_ns);
-  void go_on();
   void count();
   Result<> put_in_force(const std::shared_ptr<const config::Door>& door);
   template <class T>
@@ -104,6 +102,7 @@ class Worker {
   Service service_;
   std::unordered_set<Connection*> connections_;
   std::optional<TimePoint> end_by_;  // set: finishing
+  bool is_retired_ = false;
 };
 
 Result<> Worker::put_in_force(const std::shared_ptr<const config::Door>& door) {
@@ -139,7 +138,6 @@ Result<> Worker::begin() {
   if (auto ok = places_.start(); !ok) return ok;
   for (std::size_t gate = 0; gate < start_.listeners.size(); ++gate) spawn(accept_from(gate));
   if (start_.meeting) spawn(meet());
-  if (start_.retire) spawn(follow_retire());
   if (start_.control) spawn(follow_master());
   spawn(follow_signals());
   if (start_.preloads) spawn(preload());
@@ -228,8 +226,10 @@ Task<> Worker::meet() {
   for (;;) {
     const auto [error] = co_await door.async_wait(Descriptor::wait_read, kTask);
     if (error) co_return;
-    // One that finishes is asked only where nobody else answers: its successors have died.
-    if (end_by_) co_await pause(loop_.get_executor(), kLastToAnswer);
+    // One that finishes, or after which others have begun, is asked only where nobody else answers:
+    // those others have died, or not yet come so far.
+    if (end_by_ || !start_.lineage->is_newest(start_.generation))
+      co_await pause(loop_.get_executor(), kLastToAnswer);
     Fd accepted(accept4(start_.meeting.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!accepted) {
       // Another was faster, or the master has closed the socket for all.
@@ -256,22 +256,6 @@ void Worker::finish(std::uint64_t within_ns) {
   const TimePoint until = within_ns == 0 ? TimePoint::max() : Clock::now() + nanoseconds(within_ns);
   end_by_ = std::min(end_by_.value_or(TimePoint::max()), until);
   service_.is_finishing = true;
-}
-
-void Worker::go_on() {
-  end_by_.reset();
-  service_.is_finishing = false;
-}
-
-// Its level is what counts: whoever wrote it may take it back.
-Task<> Worker::follow_retire() {
-  for (bool was_raised = false;; co_await pause(loop_.get_executor(), kTick)) {
-    pollfd retire{start_.retire.get(), POLLIN, 0};
-    const bool is_raised = ::poll(&retire, 1, 0) == 1;
-    if (is_raised && !was_raised) finish(service_.now->door->serve.drain_timeout_serve_ns);
-    if (!is_raised && was_raised) go_on();
-    was_raised = is_raised;
-  }
 }
 
 Task<> Worker::follow_signals() {
@@ -305,7 +289,8 @@ Task<> Worker::follow_master() {
       say(start_.control, kSaysDoor);
     }
   }
-  finish_takeover(start_);
+  // Not one that its master ended: those before it were to go on.
+  if (!end_by_) finish_takeover(start_);
 }
 
 Task<> Worker::tick() {
@@ -318,6 +303,10 @@ Task<> Worker::tick() {
     if (now >= next_look) {
       next_look = now + kSockets;
       remove_old_sockets(sockets_dir_, pool_);
+    }
+    if (!is_retired_ && is_retired(start_)) {
+      is_retired_ = true;
+      finish(service_.now->door->serve.drain_timeout_serve_ns);
     }
     const bool is_done = connections_.empty() && places_.loads() == 0;
     if (end_by_ && (is_done || now >= *end_by_)) loop_.stop();

@@ -14,8 +14,8 @@
 
 namespace modelpool::serve {
 
-// Serves until it is told to finish and has. `retire` is to accept nothing more, and to end when
-// all has been answered (drain_timeout_serve); SIGTERM the same with shutdown_timeout. The sockets
+// Serves until it is told to finish and has. Retired (meeting.hpp) it accepts nothing more, and
+// ends when all has been answered (drain_timeout_serve); SIGTERM the same with shutdown_timeout. The sockets
 // stay open until then: a poolserve that comes may have them from here.
 int run_worker(WorkerStart start);
 
