@@ -27,6 +27,8 @@ SPARE_FILES = 100
 KILLED_STREAMS = 64
 ENDS = 20
 ENDS_STREAMS = 200
+UPGRADE_S = 11  # until the old workers may end, and then it says
+SETTLED = "the new program's workers serve"
 ENDS_SECONDS = 60  # as long as the streams are; what is done to the door takes less
 
 NGINX = """
@@ -163,9 +165,17 @@ class Door:
         text = config.read_text()
         count = 3 if "workers = 2" in text else 2
         config.write_text(text.replace(f"workers = {5 - count}", f"workers = {count}"))
-        before = set(self.workers())
-        self.process.send_signal(signal.SIGHUP)
-        eventually("new workers", lambda: len(set(self.workers()) - before) == count)
+        self.signal_until(signal.SIGHUP, "serving pool")
+
+    def upgrade(self):
+        """To the same program; the next one waits until this one is settled."""
+        self.signal_until(signal.SIGUSR2, SETTLED)
+
+    def signal_until(self, number, said):
+        log = pathlib.Path(f"{self.folder}/log")
+        before = log.read_text().count(said)
+        self.process.send_signal(number)
+        eventually(said, lambda: log.read_text().count(said) > before)
 
     def kill_master(self):
         count = len(self.workers())
@@ -337,11 +347,11 @@ class Bench:
         times = 2 if self.options.quick else ENDS
         count = 20 if self.options.quick else ENDS_STREAMS
         seconds = 20 if self.options.quick else ENDS_SECONDS
-        for name in ("reload", "kill_master", "kill_coordinator"):
+        for name in ("reload", "upgrade", "kill_master", "kill_coordinator"):
             self.say(f"{name} {times} times under {count} streams")
             with self.door(workers=2) as door:
                 before = door.backend()
-                load = self.streams(door, count, seconds)
+                load = self.streams(door, count, seconds + times * UPGRADE_S * (name == "upgrade"))
                 with Asking(door.port) as asking:
                     for _ in range(times):
                         getattr(door, name)()

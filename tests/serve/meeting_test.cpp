@@ -1,17 +1,22 @@
 // The meeting of a poolserve with those who serve already, and what a master tells its workers.
 #include "between/meeting.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <string>
 #include <thread>
 
 #include "between/control.hpp"
+#include "between/memory_file.hpp"
+#include "master/inheritance.hpp"
 #include "support/scratch.hpp"
 
 namespace modelpool::serve {
@@ -22,15 +27,6 @@ Fd eventfd_of_ours() { return Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 bool is_readable(const Fd& fd) {
   pollfd one{fd.get(), POLLIN, 0};
   return poll(&one, 1, 0) == 1;
-}
-
-std::vector<OpenListener> listening_at(const std::string& path) {
-  std::vector<OpenSocket> none;
-  config::Listener where;
-  where.address = "unix:" + path;
-  auto open = open_listeners({where}, none);
-  EXPECT_TRUE(open);
-  return open ? std::move(*open) : std::vector<OpenListener>();
 }
 
 std::shared_ptr<Lineage> new_lineage() {
@@ -95,10 +91,24 @@ TEST_F(Meeting, ANewcomerGetsSocketsAndEndsThoseBefore) {
   EXPECT_TRUE(is_retired(worker_));
 }
 
-// That the newcomer got the lock says so.
-TEST_F(Meeting, WhoIsAskedKnowsThatItsMasterHasDied) {
+TEST_F(Meeting, WhoIsAskedLooksWhetherItsMasterHasDied) {
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+  worker_.control = Fd(ends[0]);
+  Fd master(ends[1]);
+  ASSERT_TRUE(take());
+  EXPECT_FALSE(worker_.lineage->is_over(older_));
+  master.reset();
   ASSERT_TRUE(take());
   EXPECT_TRUE(worker_.lineage->is_over(older_));
+}
+
+TEST_F(Meeting, MemoryOfAnotherVersionIsNotShared) {
+  const Fd longer(memfd_create("longer", 0));
+  ASSERT_EQ(ftruncate(longer.get(), 4096), 0);
+  const auto joined = Lineage::join(duplicate(longer));
+  ASSERT_FALSE(joined);
+  EXPECT_EQ(joined.error().code, Errc::kIncompatible);
 }
 
 TEST_F(Meeting, AGenerationThatServesEndsAllThatBeganBefore) {
@@ -126,9 +136,29 @@ TEST_F(Meeting, ANumberThatWasGivenUpIsGivenAgain) {
   EXPECT_EQ(lineage->begin(), never);
 }
 
+TEST_F(Meeting, UntilItIsSettledAGenerationCanBeTakenBack) {
+  Lineage& lineage = *worker_.lineage;
+  const std::uint32_t next = lineage.begin();
+  lineage.serves(next);
+  EXPECT_TRUE(is_retired(worker_));
+  EXPECT_FALSE(may_end(worker_));
+  lineage.take_back(worker_.generation);
+  EXPECT_FALSE(is_retired(worker_));
+  lineage.serves(next);
+  lineage.settles(next);
+  EXPECT_TRUE(is_retired(worker_));
+  EXPECT_TRUE(may_end(worker_));
+}
+
+TEST_F(Meeting, WhoIsRetiredByItsMasterMayEnd) {
+  EXPECT_FALSE(may_end(worker_));
+  retire(worker_.retire);
+  EXPECT_TRUE(may_end(worker_));
+}
+
 TEST_F(Meeting, MemoryThatIsSharedIsNotCutShort) {
   const auto lineage = new_lineage();
-  EXPECT_NE(ftruncate(lineage->fd(), 0), 0);
+  EXPECT_NE(ftruncate(lineage->fd().get(), 0), 0);
 }
 
 TEST_F(Meeting, WithNobodyIsNothingToTake) {
@@ -148,20 +178,6 @@ TEST_F(Meeting, AWorkerWhoseMasterDiedEndsThoseBefore) {
   finish_takeover(worker_);
   EXPECT_TRUE(worker_.lineage->is_over(older_));
   EXPECT_FALSE(is_retired(worker_));
-}
-
-TEST_F(Meeting, AndNobodyHangsWhereTheyListened) {
-  worker_.unused = listening_at(scratch_.path("x.sock"));
-  finish_takeover(worker_);
-  EXPECT_FALSE(is_listening(scratch_.path("x.sock"), SOCK_STREAM));
-}
-
-TEST_F(Meeting, WhereOthersHaveBegunTheyMayWantThoseSockets) {
-  worker_.unused = listening_at(scratch_.path("x.sock"));
-  worker_.lineage->begin();
-  finish_takeover(worker_);
-  EXPECT_TRUE(worker_.lineage->is_over(older_));
-  EXPECT_TRUE(is_listening(scratch_.path("x.sock"), SOCK_STREAM));
 }
 
 TEST_F(Meeting, AWorkerThatWasRetiredEndsNobody) {
@@ -199,6 +215,83 @@ TEST_F(Meeting, OnlyAQuestionIsAnswered) {
   ASSERT_EQ(send(asks.get(), "give 1", 6, 0), 6);
   answer_meeting(answers.get(), worker_);
   EXPECT_FALSE(is_readable(asks));
+}
+
+class Inherit : public ::testing::Test {
+ protected:
+  ~Inherit() override { unsetenv("POOLSERVE_INHERITS"); }
+
+  static bool are_same(const Fd& a, const Fd& b) {
+    struct stat one {};
+    struct stat other {};
+    return fstat(a.get(), &one) == 0 && fstat(b.get(), &other) == 0 && one.st_ino == other.st_ino &&
+           one.st_dev == other.st_dev;
+  }
+  static Fd some_fd() { return Fd(memfd_create("some", 0)); }
+};
+
+TEST_F(Inherit, AllComesAsItWasAndIsNotHandedOnOnceMore) {
+  Inheritance all;
+  all.lock = some_fd();
+  all.meeting = some_fd();
+  all.lineage = some_fd();
+  all.coordinator = 12;
+  all.of_systemd = {"unix:/x"};
+  all.models = {{"m\xff", std::string("\0way", 4)}};
+  all.serving.number = 7;
+  all.serving.retire = some_fd();
+  all.serving.listeners.push_back({"127.0.0.1:0", some_fd()});
+  all.serving.workers.push_back({13, some_fd()});
+  all.serving.workers.push_back({14, Fd()});  // one that said nothing more
+  all.leaving.emplace_back();
+  auto file = bequeath(all);
+  ASSERT_TRUE(file);
+  static_cast<void>(file->release());  // inherit closes it
+  const auto got = inherit();
+  ASSERT_TRUE(got) << got.error().text;
+  ASSERT_TRUE(*got);
+  const Inheritance& inherited = **got;
+  // The numbers stand for the same descriptors here, where no program was executed.
+  EXPECT_EQ(inherited.lock.get(), all.lock.get());
+  EXPECT_TRUE(are_same(inherited.meeting, all.meeting));
+  EXPECT_TRUE(are_same(inherited.lineage, all.lineage));
+  EXPECT_EQ(inherited.coordinator, 12);
+  EXPECT_EQ(inherited.of_systemd, all.of_systemd);
+  EXPECT_EQ(inherited.models, all.models);
+  EXPECT_EQ(inherited.serving.number, 7u);
+  EXPECT_TRUE(are_same(inherited.serving.retire, all.serving.retire));
+  ASSERT_EQ(inherited.serving.listeners.size(), 1u);
+  EXPECT_EQ(inherited.serving.listeners[0].address, "127.0.0.1:0");
+  EXPECT_TRUE(are_same(inherited.serving.listeners[0].fd, all.serving.listeners[0].fd));
+  ASSERT_EQ(inherited.serving.workers.size(), 2u);
+  EXPECT_EQ(inherited.serving.workers[0].pid, 13);
+  EXPECT_TRUE(are_same(inherited.serving.workers[0].control, all.serving.workers[0].control));
+  EXPECT_FALSE(inherited.serving.workers[1].control);
+  EXPECT_EQ(inherited.leaving.size(), 1u);
+  EXPECT_EQ(fcntl(inherited.lock.get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_EQ(getenv("POOLSERVE_INHERITS"), nullptr);
+  // One owner each.
+  for (Fd* one : {&all.lock, &all.meeting, &all.lineage, &all.serving.retire,
+                  &all.serving.listeners[0].fd, &all.serving.workers[0].control}) {
+    static_cast<void>(one->release());
+  }
+}
+
+TEST_F(Inherit, WhatIsNoneOfThisVersionIsRefused) {
+  EXPECT_FALSE(*inherit());
+  for (const char* number : {"", "x", "-1", "999999"}) {
+    setenv("POOLSERVE_INHERITS", number, 1);
+    EXPECT_FALSE(inherit()) << number;
+  }
+  for (const std::string& text :
+       {std::string(), std::string("\xff\xff"), std::string("\x81\xa7version\x02")}) {
+    auto file = make_memory_file("other", text);
+    ASSERT_TRUE(file);
+    setenv("POOLSERVE_INHERITS", std::to_string(file->release()).c_str(), 1);
+    const auto got = inherit();
+    ASSERT_FALSE(got);
+    EXPECT_EQ(got.error().code, Errc::kInvalid);
+  }
 }
 
 // Every field that there is, none as by default.

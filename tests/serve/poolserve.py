@@ -108,14 +108,14 @@ class Asking(threading.Thread):
 class Door:
     """One poolserve."""
 
-    def __init__(self, test, *arguments, command=(), **options):
+    def __init__(self, test, *arguments, command=(), program=POOLSERVE, **options):
         self._log = pathlib.Path(test.dir, "poolserve.log")
         before = self._log.stat().st_size if self._log.exists() else 0
         self._before = before
         environment = {**os.environ, "DOOR_TEST": test.mark, **options.pop("env", {})}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*DIES_WITH_US, *command, POOLSERVE, "--dir", test.dir, *arguments],
+                [*DIES_WITH_US, *command, program, "--dir", test.dir, *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **options,
             )  # fmt: skip
         test.doors.append(self)

@@ -34,17 +34,20 @@ int run(int argc, char** argv) {
     std::fputs(parsed->answer.c_str(), stdout);
     return kExitDone;
   }
+  auto inherited = inherit();
+  if (!inherited) return complain(inherited.error());
   Options& options = parsed->options;
   if (!options.import_path.empty()) return import(options.import_path);
   config::set_up_log("poolserve", options.log_level, options.log_format);
   auto source = load_source(options);
   if (!source) return complain(source.error());
   if (options.check_config) {
+    if (auto usable = check_pool(options); !usable) return complain(usable.error());
     std::fputs(summary(options, *source).c_str(), stdout);
     return kExitDone;
   }
   set_title("poolserve: master");
-  auto master = Master::make(std::move(options), std::move(*source));
+  auto master = Master::make(std::move(options), std::move(*source), std::move(*inherited));
   if (!master) return complain(master.error());
   return (*master)->run();
 }

@@ -5,6 +5,7 @@
 // Errors: none.
 #pragma once
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <utility>
@@ -36,5 +37,8 @@ class Fd {
  private:
   int fd_ = -1;
 };
+
+// A copy that an executed program has, too.
+inline Fd passed(const Fd& fd) { return fd ? Fd(fcntl(fd.get(), F_DUPFD, 3)) : Fd(); }
 
 }  // namespace modelpool::serve

@@ -56,6 +56,16 @@ Fd connect_to(const std::string& path) {
   return fd;
 }
 
+bool is_raised(const Fd& eventfd) {
+  pollfd one{eventfd.get(), POLLIN, 0};
+  return poll(&one, 1, 0) == 1;
+}
+
+bool has_hung_up(int fd) {
+  pollfd one{fd, 0, 0};
+  return poll(&one, 1, 0) == 1;
+}
+
 }  // namespace
 
 std::string door_path(const std::string& segment_path) { return segment_path + ".door"; }
@@ -106,8 +116,8 @@ Result<std::optional<Taken>> take_over(const std::string& door) {
     if (taken) return taken;
   }
   return fail(Errc::kBusy, "unable to take over from those who listen on " + door +
-                               ": they do not answer; look at processes named poolserve, and end "
-                               "them");
+                               ": they do not answer, or are of another version; look at "
+                               "processes named poolserve, and end them");
 }
 
 Result<Fd> open_meeting(const std::string& door) { return listen_at_path(door, SOCK_SEQPACKET); }
@@ -115,9 +125,10 @@ Result<Fd> open_meeting(const std::string& door) { return listen_at_path(door, S
 void answer_meeting(int connection, const WorkerStart& start) {
   const auto asked = receive_message(connection);
   if (!asked || asked->text != kTake) return;
-  finish_takeover(start);
+  // Who asks has the lock, so its master has died; it may not have noticed yet.
+  if (has_hung_up(start.control.get())) finish_takeover(start);
   std::string text = "pid " + std::to_string(getpid()) + "\nmeeting\nlineage\n";
-  std::vector<int> fds = {start.meeting.get(), start.lineage->fd()};
+  std::vector<int> fds = {start.meeting.get(), start.lineage->fd().get()};
   for (const OpenListener& listener : start.listeners) {
     text += "listener " + listener.where.address + "\n";
     fds.push_back(listener.fd.get());
@@ -128,10 +139,7 @@ void answer_meeting(int connection, const WorkerStart& start) {
 void finish_takeover(const WorkerStart& start) {
   if (is_retired(start)) return;
   start.lineage->serves(start.generation);
-  // Whoever began later may want them, and closes them if not.
-  if (!start.lineage->is_newest(start.generation)) return;
-  // Not their files: another's may be there by now.
-  for (const OpenListener& unused : start.unused) shutdown(unused.fd.get(), SHUT_RDWR);
+  start.lineage->settles(start.generation);
 }
 
 void retire(const Fd& eventfd) {
@@ -140,8 +148,11 @@ void retire(const Fd& eventfd) {
 }
 
 bool is_retired(const WorkerStart& start) {
-  pollfd one{start.retire.get(), POLLIN, 0};
-  return poll(&one, 1, 0) == 1 || start.lineage->is_over(start.generation);
+  return is_raised(start.retire) || start.lineage->is_over(start.generation);
+}
+
+bool may_end(const WorkerStart& start) {
+  return is_raised(start.retire) || start.lineage->may_end(start.generation);
 }
 
 }  // namespace modelpool::serve

@@ -45,7 +45,7 @@ Result<std::optional<Taken>> take_over(const std::string& door);
 Result<Fd> open_meeting(const std::string& door);
 
 // A worker's side: for a connection accepted from `start.meeting`, once it is readable. The caller
-// closes it then. Who asks holds the lock, so this worker's master has died: finish_takeover.
+// closes it then.
 void answer_meeting(int connection, const WorkerStart& start);
 
 // A worker's side: its master has died. If that was between "ready" and the end of those who were
@@ -55,7 +55,10 @@ void finish_takeover(const WorkerStart& start);
 
 // To all workers of a generation: finish.
 void retire(const Fd& eventfd);
-// A worker's side: is it to finish? Either its master retired it, or others serve in its place.
+// A worker's side: is it to accept nothing more? Either its master retired it, or others serve in
+// its place: then it is asked again, for it may have to go on.
 bool is_retired(const WorkerStart& start);
+// And may it end when it has finished?
+bool may_end(const WorkerStart& start);
 
 }  // namespace modelpool::serve

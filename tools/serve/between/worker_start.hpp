@@ -32,9 +32,6 @@ struct WorkerStart {
   Fd retire;   // an eventfd of its generation that nobody reads: readable = finish
   std::shared_ptr<Lineage> lineage;
   std::uint32_t generation = 0;  // in it
-  // Sockets of those who served before that nobody wants any more: finish_takeover (meeting.hpp)
-  // closes them for all.
-  std::vector<OpenListener> unused;
   // SOCK_SEQPACKET to the master (control.hpp). From the worker: "ready" once it accepts, "door"
   // once a new config is in force. To it: that config. Its end: the master has gone;
   // finish_takeover, and the worker goes on.

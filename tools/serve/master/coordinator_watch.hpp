@@ -30,6 +30,9 @@ class CoordinatorWatch {
 
   // Attaches to the pool, if there is one. Errors: those of Pool::attach but kNoSuchPool.
   Result<> look();
+  // A child that the program before, in this process, had started; 0: there is none.
+  void adopt(pid_t own) { own_ = own; }
+  pid_t own() const { return own_; }
   // Until one serves the pool. Errors: kNoCoordinator with what ended it.
   Result<> start();
 

@@ -25,7 +25,11 @@ namespace {
 constexpr std::uint64_t kSecond = 1'000 * kMillisecond_ns;
 constexpr std::uint64_t kKillAfter_ns = 5 * kSecond;   // past shutdown_timeout
 constexpr std::uint64_t kChangeMax_ns = 10 * kSecond;  // for workers to take a new config
+constexpr std::uint64_t kReadyMax_ns = 60 * kSecond;   // for new workers
 constexpr std::uint64_t kEndMax_ns = 60 * kSecond;     // for models to be gone (--on-exit stop)
+// After an upgrade: so many deaths of new workers in that time, and the old ones go on.
+constexpr std::uint64_t kProbation_ns = 10 * kSecond;
+constexpr std::uint32_t kDeathsMax = 3;
 constexpr int kLookEvery_ms = 50;
 
 void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
@@ -55,7 +59,8 @@ bool has_socket(const std::vector<OpenListener>& open, const std::string& bound)
                      [&](const OpenListener& one) { return bound_to(one) == bound; });
 }
 
-OpenListener unused(OpenSocket socket) {
+// One whose config is not known any more.
+OpenListener of_before(OpenSocket socket) {
   OpenListener listener;
   listener.where.address = std::move(socket.address);
   listener.fd = std::move(socket.fd);
@@ -68,13 +73,16 @@ Master::Master(Options options, Source source, rlimit files)
     : options_(std::move(options)),
       source_(std::move(source)),
       files_(files),
-      coordinator_(options_.pool, options_.dir, source_.coordinator, files) {}
+      coordinator_(options_.pool, options_.dir, source_.coordinator, files),
+      upgrade_(options_.words) {}
 
-Result<std::unique_ptr<Master>> Master::make(Options options, Source source) {
+Result<std::unique_ptr<Master>> Master::make(Options options, Source source,
+                                             std::optional<Inheritance> inherited) {
   rlimit files{};
   getrlimit(RLIMIT_NOFILE, &files);
   std::unique_ptr<Master> master(new Master(std::move(options), std::move(source), files));
-  if (auto opened = master->open(); !opened) return fail(opened.error());
+  auto opened = inherited ? master->take(std::move(*inherited)) : master->open();
+  if (!opened) return fail(opened.error());
   return master;
 }
 
@@ -100,7 +108,7 @@ Result<> Master::open() {
     if (has_socket(current_->listeners, bound)) continue;
     spdlog::warn("the socket at {} is closed: the config names no such address ([serve] listen)",
                  bound);
-    if (!has_text(of_systemd_, bound)) current_->unused.push_back(unused(std::move(one)));
+    if (!has_text(of_systemd_, bound)) current_->unused.push_back(of_before(std::move(one)));
   }
   if (auto started = coordinator_.start(); !started) {
     for (const OpenListener& listener : current_->listeners) close_for_all(listener);
@@ -111,6 +119,29 @@ Result<> Master::open() {
     if (auto met = meet(present); !met) return met;
   }
   current_->number = lineage_->begin();
+  return {};
+}
+
+// The workers of the program before go on; this one's take their place.
+Result<> Master::take(Inheritance inherited) {
+  auto signals = take_signals();
+  if (!signals) return fail(signals.error());
+  signals_ = std::move(*signals);
+  auto lineage = Lineage::join(std::move(inherited.lineage));
+  if (!lineage) return fail(lineage.error());
+  lineage_ = std::move(*lineage);
+  lock_ = std::move(inherited.lock);
+  meeting_ = std::move(inherited.meeting);
+  of_systemd_ = std::move(inherited.of_systemd);
+  coordinator_.adopt(inherited.coordinator);
+  if (auto looked = coordinator_.look(); !looked) return looked;
+  for (Inheritance::Generation& one : inherited.leaving) leaving_.push_back(adopt(std::move(one)));
+  current_ = adopt(std::move(inherited.serving));
+  is_serving_ = true;
+  warn_of_few_files(source_.door->serve.max_connections, files_);
+  changed_ = changed_models(inherited.models, source_);
+  renew({});
+  reap();
   return {};
 }
 
@@ -159,6 +190,16 @@ Result<std::unique_ptr<Master::Generation>> Master::make_generation(
   return made;
 }
 
+std::unique_ptr<Master::Generation> Master::adopt(Inheritance::Generation given) {
+  std::vector<OpenListener> listeners;
+  for (OpenSocket& one : given.listeners) listeners.push_back(of_before(std::move(one)));
+  return std::make_unique<Generation>(Generation{std::move(listeners),
+                                                 {},
+                                                 std::move(given.retire),
+                                                 given.number,
+                                                 Workers::adopt(std::move(given.workers))});
+}
+
 // In the forked worker, which has copies of all that is here: it keeps what it needs.
 int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   lock_.reset();
@@ -170,7 +211,7 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   start.dir = options_.dir;
   start.door = source_.door;
   start.listeners = std::move(generation.listeners);
-  start.unused = std::move(generation.unused);
+  generation.unused.clear();
   start.meeting = std::move(meeting_);
   start.retire = std::move(generation.retire);
   start.lineage = lineage_;
@@ -184,6 +225,7 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   // Descriptors of the other generations.
   if (&generation != current_.get()) current_.reset();
   if (&generation != next_.get()) next_.reset();
+  fallback_.reset();
   leaving_.clear();
   return run_worker(std::move(start));
 }
@@ -193,15 +235,19 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
 int Master::run() {
   for (;;) {
     for (Generation* one : generations()) one->workers.start_due();
-    if (current_->workers.is_hopeless() && !is_serving_ && leaving_.empty()) {
+    const bool are_gone =
+        current_->workers.are_adopted() && !next_ && !stops_ && !current_->workers.any_alive();
+    if (are_gone || (current_->workers.is_hopeless() && !is_serving_ && leaving_.empty())) {
       spdlog::error("unable to serve: every worker ended, the last one with {}; it says above why",
                     current_->workers.last_end());
       for (const OpenListener& listener : current_->listeners) close_for_all(listener);
+      if (!is_serving_) lineage_->give_up();
       return kExitFinding;
     }
     wait();
     take_signals_in();
     coordinator_.step();
+    upgrade_.step();
     on_progress();
     if (stops_) {
       const auto all = generations();
@@ -212,13 +258,15 @@ int Master::run() {
       if (clock_ns() >= kill_ns_) stop_at_once();
     }
   }
+  if (!is_serving_) lineage_->give_up();
   if (options_.stop_on_exit) end_everything();
   spdlog::info("stopped");
   return exit_code_;
 }
 
 std::uint64_t Master::due_ns() const {
-  std::uint64_t due = std::min({coordinator_.due_ns(), kill_ns_, change_due_ns_});
+  std::uint64_t due = std::min({coordinator_.due_ns(), upgrade_.due_ns(), kill_ns_, change_due_ns_,
+                                next_due_ns_, fallback_until_ns_});
   for (const Generation* one : generations()) due = std::min(due, one->workers.due_ns());
   return due;
 }
@@ -245,6 +293,9 @@ void Master::take_signals_in() {
       case SIGUSR1:
         log_state();
         break;
+      case SIGUSR2:
+        is_to_upgrade_ = true;
+        break;
       default:
         if (stops_) {
           stop_at_once();
@@ -259,7 +310,7 @@ void Master::take_signals_in() {
 void Master::reap() {
   int status = 0;
   for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
-    if (coordinator_.ended(pid, status)) continue;
+    if (coordinator_.ended(pid, status) || upgrade_.ended(pid, status)) continue;
     for (Generation* one : generations()) {
       if (one->workers.ended(pid, status)) break;
     }
@@ -284,18 +335,28 @@ void Master::on_progress() {
 
 void Master::take_steps() {
   if (!is_serving_ && current_->workers.all_ready()) begin_to_serve();
-  if (std::exchange(is_to_reload_, false)) reload();
+  if (fallback_ && current_->workers.deaths() >= kDeathsMax) roll_back();
+  if (fallback_ && clock_ns() >= fallback_until_ns_) settle();
+  if (!fallback_ && std::exchange(is_to_reload_, false)) reload();
   if (next_ && next_->workers.all_ready()) {
     take_next();
     begin_to_serve();
-  } else if (next_ && next_->workers.has_failed()) {
-    spdlog::error("{} with the new config, the last one ended with {}; the old ones go on",
-                  next_->workers.is_hopeless() ? "no worker serves" : "not all workers serve",
-                  next_->workers.last_end());
+  } else if (next_ && (next_->workers.has_failed() || clock_ns() >= next_due_ns_)) {
+    spdlog::error(
+        "{} with the new config or program, the last one ended with {}; the old ones "
+        "go on",
+        next_->workers.is_hopeless() ? "no worker serves" : "not all workers serve",
+        next_->workers.last_end().empty() ? "nothing yet" : next_->workers.last_end());
     close_unused(drop_next());
     tell_old_workers();
     announce();
   }
+  // The old program's workers cannot be replaced but by this one's.
+  if (current_->workers.are_adopted() && !next_ && current_->workers.deaths() != old_deaths_) {
+    old_deaths_ = current_->workers.deaths();
+    renew({});
+  }
+  ask_successor();
 }
 
 void Master::begin_to_serve() {
@@ -303,7 +364,10 @@ void Master::begin_to_serve() {
   takes_over_ = false;
   lineage_->serves(current_->number);
   of_older_.clear();
-  close_dropped();
+  if (!fallback_) {
+    lineage_->settles(current_->number);
+    close_dropped();
+  }
   announce();
 }
 
@@ -324,6 +388,7 @@ std::string Master::status_text() const {
 std::vector<Master::Generation*> Master::generations() const {
   std::vector<Generation*> all = {current_.get()};
   if (next_) all.push_back(next_.get());
+  if (fallback_) all.push_back(fallback_.get());
   for (const auto& one : leaving_) all.push_back(one.get());
   return all;
 }
@@ -332,9 +397,10 @@ void Master::log_state() const {
   spdlog::info("pid {}: {}; coordinator {}", getpid(), status_text(),
                coordinator_.pid() == 0 ? "none" : "pid " + std::to_string(coordinator_.pid()));
   for (const Generation* one : generations()) {
-    const char* const role = one == current_.get() ? ""
-                             : one == next_.get()  ? ", new"
-                                                   : ", leaving";
+    const char* const role = one == current_.get()    ? ""
+                             : one == next_.get()     ? ", new"
+                             : one == fallback_.get() ? ", goes on if new ones die"
+                                                      : ", leaving";
     for (const Workers::One& worker : one->workers.all()) {
       if (worker.pid == 0) continue;
       spdlog::info("worker pid {}: {}{}, for {} s", worker.pid,
@@ -359,7 +425,7 @@ void Master::reload() {
 void Master::apply(Source source) {
   const Source before = std::exchange(source_, std::move(source));
   warn_of_few_files(source_.door->serve.max_connections, files_);
-  const std::vector<std::string> changed = changed_models(before, source_);
+  const std::vector<std::string> changed = changed_models(ways_to_start(before), source_);
   for (const std::string& model : changed) {
     if (std::find(changed_.begin(), changed_.end(), model) == changed_.end())
       changed_.push_back(model);
@@ -368,7 +434,7 @@ void Master::apply(Source source) {
   const auto& wanted = source_.door->serve.listeners;
   std::vector<OpenSocket> present = drop_next();
   change_due_ns_ = kNever_ns;
-  if (!listens_where(current_->listeners, wanted) ||
+  if (current_->workers.are_adopted() || !listens_where(current_->listeners, wanted) ||
       current_->workers.all().size() != worker_count(*source_.door)) {
     renew(std::move(present));
     // Those before them are not to wait for: they may never be ready.
@@ -394,7 +460,7 @@ void Master::renew(std::vector<OpenSocket> present) {
   auto made = make_generation(present);
   for (OpenSocket& one : present) {
     const std::string bound = bound_to(one);
-    OpenListener left = unused(std::move(one));
+    OpenListener left = of_before(std::move(one));
     if (!is_of_current(bound)) {
       close_for_all(left);
     } else if (made && !has_text(of_systemd_, bound)) {
@@ -408,12 +474,19 @@ void Master::renew(std::vector<OpenSocket> present) {
   }
   next_ = std::move(*made);
   next_->number = lineage_->begin();
+  next_due_ns_ = clock_ns() + kReadyMax_ns;
 }
 
 void Master::take_next() {
   tell_old_workers();
-  leave(std::move(current_));
+  if (current_->workers.are_adopted()) {
+    fallback_ = std::move(current_);
+    fallback_until_ns_ = clock_ns() + kProbation_ns;
+  } else {
+    leave(std::move(current_));
+  }
   current_ = std::move(next_);
+  next_due_ns_ = kNever_ns;
   set_access_of(*current_);
 }
 
@@ -433,13 +506,14 @@ std::vector<OpenSocket> Master::drop_next() {
     if (!is_of_current(bound_to(one))) opened.push_back({one.where.address, std::move(one.fd)});
   }
   leave(std::move(next_));
+  next_due_ns_ = kNever_ns;
   lineage_->give_up();
   return opened;
 }
 
 void Master::close_unused(std::vector<OpenSocket> sockets) const {
   for (OpenSocket& one : sockets) {
-    if (!is_of_current(bound_to(one))) close_for_all(unused(std::move(one)));
+    if (!is_of_current(bound_to(one))) close_for_all(of_before(std::move(one)));
   }
 }
 
@@ -468,6 +542,74 @@ void Master::end_changed_models() {
       spdlog::warn("{}", asked.error().text);
     }
   }
+}
+
+// --- Another program -----------------------------------------------------------------------------
+
+// One thing after the other: what was begun comes to its end first.
+void Master::ask_successor() {
+  if (!is_serving_ || next_ || fallback_ || change_due_ns_ != kNever_ns) return;
+  if (std::exchange(is_to_upgrade_, false) && !upgrade_.is_asking()) {
+    notify_reloading();
+    if (auto asked = upgrade_.ask(); !asked) {
+      spdlog::error("{}; this program goes on", asked.error().text);
+      announce();
+    }
+  }
+  const Upgrade::Answer answer = upgrade_.take_answer();
+  if (answer == Upgrade::Answer::kYes) hand_over();
+  if (answer == Upgrade::Answer::kNo) {
+    spdlog::error("the program is not executed anew: it says above why; this one goes on");
+    announce();
+  }
+}
+
+void Master::hand_over() {
+  const auto workers_of = [](const Generation& generation) {
+    Inheritance::Generation passed_on;
+    passed_on.number = generation.number;
+    passed_on.retire = passed(generation.retire);
+    for (const OpenListener& one : generation.listeners)
+      passed_on.listeners.push_back({one.where.address, passed(one.fd)});
+    passed_on.workers = generation.workers.processes();
+    return passed_on;
+  };
+  Inheritance all;
+  all.lock = passed(lock_);
+  all.meeting = passed(meeting_);
+  all.lineage = passed(lineage_->fd());
+  all.coordinator = coordinator_.own();
+  all.of_systemd = of_systemd_;
+  all.models = ways_to_start(source_);
+  all.serving = workers_of(*current_);
+  for (const auto& one : leaving_) all.leaving.push_back(workers_of(*one));
+  const Error error = upgrade_.execute(all);
+  spdlog::error("{}; this program goes on", error.text);
+  announce();
+}
+
+// The new workers have shown that they serve: the old ones end when they have finished.
+void Master::settle() {
+  lineage_->settles(current_->number);
+  fallback_until_ns_ = kNever_ns;
+  leave(std::move(fallback_));
+  close_dropped();
+  spdlog::info("the new program's workers serve; those before finish");
+}
+
+void Master::roll_back() {
+  spdlog::error(
+      "{} workers of the new program ended in {} s, the last one with {}: the old ones go on, and "
+      "this program is tried once more when one of those ends. Install one that serves, and send "
+      "SIGUSR2",
+      current_->workers.deaths(), kProbation_ns / kSecond, current_->workers.last_end());
+  fallback_until_ns_ = kNever_ns;
+  lineage_->take_back(fallback_->number);
+  next_ = std::move(current_);
+  current_ = std::move(fallback_);
+  old_deaths_ = current_->workers.deaths();
+  close_unused(drop_next());
+  announce();
 }
 
 // --- The end -------------------------------------------------------------------------------------
@@ -500,10 +642,13 @@ void Master::stop() {
   spdlog::info("stopping; a second signal stops at once");
   notify_stopping();
   stops_ = true;
+  upgrade_.give_up();
   const std::uint64_t timeout_ns = source_.door->serve.shutdown_timeout_ns;
   if (timeout_ns != 0) kill_ns_ = clock_ns() + timeout_ns + kKillAfter_ns;
   for (Generation* one : generations()) {
     one->workers.start_no_more();
+    // Before the signal: one whose master is killed now must not end those who serve.
+    if (takes_over_) retire(one->retire);
     one->workers.signal(SIGTERM);
     for (const OpenListener& listener : one->listeners) close_for_all(listener);
     one->listeners.clear();
@@ -538,6 +683,12 @@ void Master::end_everything() {
   coordinator_.signal(SIGTERM);
   pollfd ended{coordinator_.fd(), POLLIN, 0};
   poll(&ended, 1, poll_timeout_ms(until));
+}
+
+Result<> check_pool(const Options& options) {
+  const auto attached = Pool::attach(options.pool, {.dir = options.dir, .create = false});
+  if (attached || attached.error().code != Errc::kIncompatible) return {};
+  return fail(attached.error());
 }
 
 int exit_code_of(const Error& error) {

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,16 @@
 #include "master/listeners.hpp"
 #include "master/options.hpp"
 #include "master/source.hpp"
+#include "master/upgrade.hpp"
 #include "master/workers.hpp"
 
 namespace modelpool::serve {
 
 class Master {
  public:
-  static Result<std::unique_ptr<Master>> make(Options options, Source source);
+  // Of what another program held in this process it takes the place.
+  static Result<std::unique_ptr<Master>> make(Options options, Source source,
+                                              std::optional<Inheritance> inherited);
   int run();
 
  private:
@@ -41,8 +45,10 @@ class Master {
 
   Master(Options options, Source source, rlimit files);
   Result<> open();
+  Result<> take(Inheritance inherited);
   Result<> meet(std::vector<OpenSocket>& present);
   Result<std::unique_ptr<Generation>> make_generation(std::vector<OpenSocket>& present);
+  static std::unique_ptr<Generation> adopt(Inheritance::Generation given);
   int serve(Generation& generation, std::uint32_t index, Fd control);
 
   void wait();
@@ -61,6 +67,12 @@ class Master {
   std::vector<OpenSocket> drop_next();
   void close_unused(std::vector<OpenSocket> sockets) const;
   void close_dropped();
+
+  void ask_successor();
+  void hand_over();
+  void settle();
+  void roll_back();
+
   bool is_of_current(const std::string& bound) const;
   void end_changed_models();
 
@@ -89,16 +101,26 @@ class Master {
 
   std::unique_ptr<Generation> current_;
   std::unique_ptr<Generation> next_;  // until all of them are ready
+  std::uint64_t next_due_ns_ = kNever_ns;
+  // Of the program before: they accept nothing, and may have to again.
+  std::unique_ptr<Generation> fallback_;
+  std::uint64_t fallback_until_ns_ = kNever_ns;
+  std::uint32_t old_deaths_ = 0;  // of its workers, for which there was a try to replace them
   std::vector<std::unique_ptr<Generation>> leaving_;
 
   std::vector<std::string> changed_;         // models to end once all workers know
   std::uint64_t change_due_ns_ = kNever_ns;  // or then; never: they have not been told
   bool is_serving_ = false;
   bool is_to_reload_ = false;
+  bool is_to_upgrade_ = false;
+  Upgrade upgrade_;
   bool stops_ = false;
   std::uint64_t kill_ns_ = kNever_ns;
   int exit_code_ = kExitDone;
 };
+
+// Is there a pool that this program cannot use? Errors: kIncompatible.
+Result<> check_pool(const Options& options);
 
 int exit_code_of(const Error& error);
 

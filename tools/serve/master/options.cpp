@@ -39,8 +39,11 @@ are used for those that they are bound to.
 Signals: SIGTERM and SIGINT stop when requests have ended (shutdown_timeout); a second one stops
 at once. Coordinator and models stay; --on-exit stop ends them. SIGHUP reads config, keys and
 certificates again: models that were removed, or are started in another way now, are ended when
-idle; a bad config is refused and the old one kept. SIGUSR1 logs who runs. Workers serve on when
-the first process is killed; the next poolserve takes their place, and no connection is refused.
+idle; a bad config is refused and the old one kept. SIGUSR1 logs who runs. SIGUSR2 executes the
+program anew, which may be another version by now, in the same process: new workers take the
+place of the old ones, which finish; a version that refuses the config, or whose workers die, is
+given up, and the old workers go on. Workers serve on when the first process is killed; the next
+poolserve takes their place, and no connection is refused.
 
 Environment: MODELPOOL_POOL, MODELPOOL_DIR; NOTIFY_SOCKET, LISTEN_FDS (systemd).
 
@@ -54,6 +57,7 @@ Exit codes:
 Examples:
   poolserve --models-dir /models
   poolserve --config /etc/modelpool/pool.toml --check-config
+  kill -USR2 PID    # once a new version is installed
   poolserve import llama-swap.yaml > pool.toml
   curl http://127.0.0.1:8080/v1/models
 )";
@@ -173,6 +177,7 @@ bool is_pool_name(const std::string& name) {
 Result<ParseOutcome> parse_command_line(int argc, const char* const* argv) {
   ParseOutcome outcome;
   Options& options = outcome.options;
+  options.words.assign(argv, argv + argc);
   if (const char* name = std::getenv("MODELPOOL_POOL"); name != nullptr && *name != '\0') {
     options.pool = name;
   }

@@ -21,6 +21,7 @@ inline constexpr int kExitUsage = 2;    // wrong usage, a config with errors
 inline constexpr int kExitNoPool = 3;   // the pool, or its directory, cannot be used
 
 struct Options {
+  std::vector<std::string> words;  // the command line, with the program
   std::string pool = "default";
   std::string dir;                      // empty: the library looks for it
   std::string config_path;              // absolute; empty: none

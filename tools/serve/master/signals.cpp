@@ -8,7 +8,7 @@
 namespace modelpool::serve {
 namespace {
 
-constexpr int kHandled[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD};
+constexpr int kHandled[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 
 }  // namespace
 
@@ -18,7 +18,6 @@ Result<Fd> take_signals() {
   for (const int number : kHandled) sigaddset(&set, number);
   sigprocmask(SIG_SETMASK, &set, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  signal(SIGUSR2, SIG_IGN);  // by default it would end the master
   Fd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd) return fail_errno(errno, "receive signals");
   return fd;

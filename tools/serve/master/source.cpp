@@ -1,6 +1,7 @@
 #include "master/source.hpp"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "config/around.hpp"
@@ -99,21 +100,26 @@ std::uint32_t worker_count(const config::Door& door) {
   return std::max(kWorkersLeast, std::thread::hardware_concurrency());
 }
 
-std::vector<std::string> changed_models(const Source& before, const Source& after) {
-  const auto devices = [](const Source& source, const std::string& model) {
-    return config::effective_text(source.settings, model, Setting::kDevices);
-  };
+std::map<std::string, std::string> ways_to_start(const Source& source) {
+  std::map<std::string, std::string> ways;
+  for (const config::Model& model : source.door->models) {
+    const std::string devices =
+        config::effective_text(source.settings, model.name, Setting::kDevices);
+    // Not dumped as JSON: names may hold any bytes.
+    nlohmann::json::to_msgpack(
+        nlohmann::json::array({model.command, model.env, model.cwd, model.address, devices}),
+        ways[model.name]);
+  }
+  return ways;
+}
+
+std::vector<std::string> changed_models(const std::map<std::string, std::string>& before,
+                                        const Source& after) {
+  const auto now = ways_to_start(after);
   std::vector<std::string> changed;
-  for (const config::Model& old : before.door->models) {
-    const auto& models = after.door->models;
-    const auto now = std::find_if(models.begin(), models.end(), [&](const config::Model& model) {
-      return model.name == old.name;
-    });
-    if (now == models.end() || now->command != old.command || now->env != old.env ||
-        now->cwd != old.cwd || now->address != old.address ||
-        devices(before, old.name) != devices(after, old.name)) {
-      changed.push_back(old.name);
-    }
+  for (const auto& [model, way] : before) {
+    const auto found = now.find(model);
+    if (found == now.end() || found->second != way) changed.push_back(model);
   }
   return changed;
 }

@@ -6,6 +6,7 @@
 // the config names (keys, certificates, the access log) cannot be used.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,8 +30,11 @@ Result<Source> load_source(const Options& options);
 
 std::uint32_t worker_count(const config::Door& door);
 
+// By model: all that says how it is started.
+std::map<std::string, std::string> ways_to_start(const Source& source);
 // Models that have to be started anew: they would be in another way now, or not at all.
-std::vector<std::string> changed_models(const Source& before, const Source& after);
+std::vector<std::string> changed_models(const std::map<std::string, std::string>& before,
+                                        const Source& after);
 
 // "FILE: ok", and what would be served.
 std::string summary(const Options& options, const Source& source);

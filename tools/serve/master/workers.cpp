@@ -21,6 +21,29 @@ constexpr std::uint64_t kSteady_ns = 1'000 * kMillisecond_ns;
 
 }  // namespace
 
+Workers Workers::adopt(std::vector<Process> processes) {
+  Workers adopted(static_cast<std::uint32_t>(processes.size()), {});
+  adopted.starts_ = false;
+  adopted.is_adopted_ = true;
+  adopted.was_ready_ = true;
+  for (std::size_t i = 0; i < processes.size(); ++i) {
+    One& one = adopted.all_[i];
+    one.pid = processes[i].pid;
+    one.control = std::move(processes[i].control);
+    one.started_ns = clock_ns();
+    one.is_ready = true;
+  }
+  return adopted;
+}
+
+std::vector<Workers::Process> Workers::processes() const {
+  std::vector<Process> processes;
+  for (const One& one : all_) {
+    if (one.pid != 0) processes.push_back({one.pid, passed(one.control)});
+  }
+  return processes;
+}
+
 void Workers::start_due() {
   if (!starts_) return;
   // While none has ever served, what fails is not tried again before the others have, too.
@@ -74,6 +97,7 @@ bool Workers::ended(pid_t pid, int status) {
       std::find_if(all_.begin(), all_.end(), [pid](const One& each) { return each.pid == pid; });
   if (one == all_.end()) return false;
   hear();
+  ++deaths_;
   last_end_ = how_ended(status);
   if (!one->is_ready) one->has_failed = true;
   const std::uint64_t now = clock_ns();
@@ -117,6 +141,7 @@ bool Workers::hear() {
 }
 
 void Workers::send_door(const config::Door& door) {
+  if (is_adopted_) return;
   for (One& one : all_) {
     if (one.pid == 0 || !one.control) continue;
     if (auto sent = serve::send_door(one.control, door); sent) {

@@ -36,11 +36,21 @@ class Workers {
     bool has_failed = false;  // ended before it was ready; until it is
     bool owes_door = false;   // has not yet said that the new config is in force
   };
+  // One that lives: of a program that was executed before, in this process.
+  struct Process {
+    pid_t pid = 0;
+    Fd control;
+  };
   // Runs in the forked child, with its place among all, and returns its exit code.
   using Serve = std::function<int(std::uint32_t index, Fd control)>;
 
   Workers(std::uint32_t count, Serve serve)
       : all_(count), serve_(std::move(serve)), balance_(std::make_shared<Balance>(count)) {}
+
+  // Those of the program before: they serve, are not replaced, and are told of no config, whose
+  // text may be another.
+  static Workers adopt(std::vector<Process> processes);
+  std::vector<Process> processes() const;  // with copies that an executed program has, too
 
   void start_due();
   std::uint64_t due_ns() const;
@@ -53,6 +63,8 @@ class Workers {
   // After all have failed, where something has changed since.
   void try_again();
   void start_no_more() { starts_ = false; }
+  bool are_adopted() const { return is_adopted_; }
+  std::uint32_t deaths() const { return deaths_; }
 
   const std::shared_ptr<Balance>& balance() const { return balance_; }
   const std::vector<One>& all() const { return all_; }
@@ -72,6 +84,8 @@ class Workers {
   Serve serve_;
   std::shared_ptr<Balance> balance_;
   bool starts_ = true;
+  bool is_adopted_ = false;
+  std::uint32_t deaths_ = 0;
   bool was_ready_ = false;
   std::string last_end_;
 };

@@ -53,6 +53,10 @@ std::string address_of(int fd) {
   return endpoint.address().to_string();
 }
 
+Fd accepted_from(Descriptor& listening) {
+  return Fd(accept4(listening.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+}
+
 class Worker {
  public:
   Worker(Loop& loop, WorkerStart& start, Pool& pool, std::string sockets_dir)
@@ -70,6 +74,7 @@ class Worker {
 
  private:
   Task<> accept_from(std::size_t gate);
+  void close_sockets();
   Task<> meet();
   Task<> answer_newcomer(Fd accepted);
   Task<> follow_master();
@@ -82,6 +87,7 @@ class Worker {
   Task<> tick();
   void take(std::size_t gate, Fd fd);
   void finish(std::uint64_t within_ns);
+  void follow_retirement();
   void count();
   Result<> put_in_force(const std::shared_ptr<const config::Door>& door);
   template <class T>
@@ -100,6 +106,7 @@ class Worker {
   Places places_;
   Upstreams upstreams_;
   Service service_;
+  std::vector<std::unique_ptr<Descriptor>> listening_;  // by listener; then the door
   std::unordered_set<Connection*> connections_;
   std::optional<TimePoint> end_by_;  // set: finishing
   bool is_retired_ = false;
@@ -134,10 +141,15 @@ Result<> Worker::put_in_force(const std::shared_ptr<const config::Door>& door) {
 }
 
 Result<> Worker::begin() {
+  const auto copy_of = [this](const Fd& fd) {
+    return std::make_unique<Descriptor>(loop_.get_executor(), dup(fd.get()));
+  };
   if (auto ok = put_in_force(start_.door); !ok) return ok;
   if (auto ok = places_.start(); !ok) return ok;
+  for (OpenListener& one : start_.listeners) listening_.push_back(copy_of(one.fd));
+  listening_.push_back(copy_of(start_.meeting));
   for (std::size_t gate = 0; gate < start_.listeners.size(); ++gate) spawn(accept_from(gate));
-  if (start_.meeting) spawn(meet());
+  spawn(meet());
   if (start_.control) spawn(follow_master());
   spawn(follow_signals());
   if (start_.preloads) spawn(preload());
@@ -153,12 +165,11 @@ void Worker::count() {
 }
 
 Task<> Worker::accept_from(std::size_t gate) {
-  const int fd = start_.listeners[gate].fd.get();
-  Descriptor listener(loop_.get_executor(), dup(fd));
+  Descriptor& listener = *listening_[gate];
   for (;;) {
     const auto [error] = co_await listener.async_wait(Descriptor::wait_read, kTask);
     if (error) co_return;
-    while (end_by_) co_await pause(loop_.get_executor(), kTick);
+    while (end_by_ && listener.is_open()) co_await pause(loop_.get_executor(), kTick);
     const auto mine = static_cast<std::uint32_t>(connections_.size());
     const Balance* balance = start_.balance.get();
     const bool is_full =
@@ -167,7 +178,8 @@ Task<> Worker::accept_from(std::size_t gate) {
       co_await pause(loop_.get_executor(), kHeldBack);
       if (is_full) continue;
     }
-    Fd accepted(accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!listener.is_open()) co_return;
+    Fd accepted = accepted_from(listener);
     if (accepted) {
       take(gate, std::move(accepted));
     } else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
@@ -222,22 +234,29 @@ Task<> Worker::preload() {
 
 // A poolserve that comes later asks here for the sockets.
 Task<> Worker::meet() {
-  Descriptor door(loop_.get_executor(), dup(start_.meeting.get()));
+  Descriptor& door = *listening_.back();
   for (;;) {
     const auto [error] = co_await door.async_wait(Descriptor::wait_read, kTask);
     if (error) co_return;
-    // One that finishes, or after which others have begun, is asked only where nobody else answers:
-    // those others have died, or not yet come so far.
+    // One after which others have begun is asked only where nobody else answers: those others have
+    // died, or not yet come so far.
     if (end_by_ || !start_.lineage->is_newest(start_.generation))
       co_await pause(loop_.get_executor(), kLastToAnswer);
-    Fd accepted(accept4(start_.meeting.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!accepted) {
-      // Another was faster, or the master has closed the socket for all.
-      co_await pause(loop_.get_executor(), kNoAccept);
-      continue;
-    }
-    spawn(answer_newcomer(std::move(accepted)));
+    if (!door.is_open()) co_return;
+    // All of them: those before it may have died while they waited.
+    while (Fd accepted = accepted_from(door)) spawn(answer_newcomer(std::move(accepted)));
+    // For want of descriptors, or the master has closed the socket for all.
+    if (errno != EAGAIN) co_await pause(loop_.get_executor(), kNoAccept);
   }
+}
+
+// Those who serve have them. Nobody is to wait at one that only those hold who finish, nor a
+// poolserve to be told of it.
+void Worker::close_sockets() {
+  error_code ignored;
+  for (const auto& one : listening_) one->close(ignored);
+  for (OpenListener& one : start_.listeners) one.fd.reset();
+  start_.meeting.reset();
 }
 
 Task<> Worker::answer_newcomer(Fd accepted) {
@@ -256,6 +275,18 @@ void Worker::finish(std::uint64_t within_ns) {
   const TimePoint until = within_ns == 0 ? TimePoint::max() : Clock::now() + nanoseconds(within_ns);
   end_by_ = std::min(end_by_.value_or(TimePoint::max()), until);
   service_.is_finishing = true;
+}
+
+void Worker::follow_retirement() {
+  const bool is_retired = serve::is_retired(start_);
+  if (is_retired == is_retired_) return;
+  is_retired_ = is_retired;
+  if (is_retired) {
+    finish(service_.now->door->serve.drain_timeout_serve_ns);
+  } else if (!service_.ends_idle) {  // nor told by a signal
+    end_by_.reset();
+    service_.is_finishing = false;
+  }
 }
 
 Task<> Worker::follow_signals() {
@@ -304,11 +335,10 @@ Task<> Worker::tick() {
       next_look = now + kSockets;
       remove_old_sockets(sockets_dir_, pool_);
     }
-    if (!is_retired_ && is_retired(start_)) {
-      is_retired_ = true;
-      finish(service_.now->door->serve.drain_timeout_serve_ns);
-    }
-    const bool is_done = connections_.empty() && places_.loads() == 0;
+    follow_retirement();
+    const bool is_final = end_by_ && (service_.ends_idle || may_end(start_));
+    if (is_final) close_sockets();
+    const bool is_done = is_final && connections_.empty() && places_.loads() == 0;
     if (end_by_ && (is_done || now >= *end_by_)) loop_.stop();
   }
 }

@@ -15,8 +15,8 @@
 namespace modelpool::serve {
 
 // Serves until it is told to finish and has. Retired (meeting.hpp) it accepts nothing more, and
-// ends when all has been answered (drain_timeout_serve); SIGTERM the same with shutdown_timeout. The sockets
-// stay open until then: a poolserve that comes may have them from here.
+// ends when all has been answered (drain_timeout_serve); SIGTERM is the same with shutdown_timeout.
+// It closes its sockets as soon as that is final.
 int run_worker(WorkerStart start);
 
 }  // namespace modelpool::serve
