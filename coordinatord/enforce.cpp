@@ -40,6 +40,9 @@ bool is_about_a_hung_one(Reason reason) {
   return reason_row(reason).lease_rule != nullptr || reason == Reason::kWedged;
 }
 
+// A tenant whose holder has left: it did not end by itself.
+bool was_left(const StopRecord& stop) { return field_text(stop.text) == kHolderLeft; }
+
 // Nothing was wrong with it, and nobody asked: loading it again soon is thrash.
 bool gave_way(Reason reason) {
   return reason == Reason::kLru || reason == Reason::kIdle || reason == Reason::kGroup ||
@@ -241,15 +244,15 @@ bool Enforcer::declare_dead_if_left(std::uint32_t worker, const Snapshot& snapsh
 
 // Leases and tickets of one who has executed another program would hold up others for ever.
 Changed Enforcer::examine_holders(const Snapshot& snapshot) {
-  std::vector<std::uint32_t> ticket_holders;
+  std::vector<std::uint64_t> holders;  // of tickets and tenants
   for (const BackendView& b : snapshot.backends) {
     const bool has_ticket =
         b.state.state == BackendState::kReserved || b.state.state == BackendState::kStarting;
-    if (has_ticket) ticket_holders.push_back(b.state.owner);
+    if (has_ticket || b.tenant()) holders.push_back(b.holder);
   }
   const auto holds = [&](const WorkerView& worker) {
-    return worker.leases > 0 || std::find(ticket_holders.begin(), ticket_holders.end(),
-                                          StateWord::owner_of(worker.ref)) != ticket_holders.end();
+    return worker.leases > 0 ||
+           std::find(holders.begin(), holders.end(), pack_worker(worker.ref)) != holders.end();
   };
   const std::uint64_t now = snapshot.now_ns;
   std::size_t examined = 0;
@@ -308,7 +311,7 @@ void Enforcer::register_named_devices(const Snapshot& snapshot) {
 void Enforcer::settle_counted_backends(const Snapshot& snapshot) {
   is_unsettled_ = false;
   for (const BackendView& b : snapshot.backends) {
-    if (b.state.state != BackendState::kReady) continue;
+    if (b.state.state != BackendState::kReady || (b.tenant() && b.counted())) continue;
     const auto known = known_parallel(*segment_, b.ref);
     if (known && b.counted() == (*known != 0 || b.permit_ms != 0)) continue;
     bool is_put_right = false;
@@ -686,7 +689,9 @@ Changed Enforcer::record_end(const BackendView& b) {
   const bool was_decided = b.stop.generation == b.ref.generation;
   if (!was_loaded && b.process.pid == 0 && !was_decided && !is_in_history) return note();
   EventData event = event_about(ended, event_of_end(b.stop.reason, was_loaded, b.stop.forced != 0));
-  if (b.stop.reason == Reason::kCrashed && b.stop.failed != kLoadLost) {
+  const bool is_by_itself =
+      b.stop.reason == Reason::kCrashed && b.stop.failed != kLoadLost && !was_left(b.stop);
+  if (is_by_itself) {
     event.signal = 0;  // it ended by itself; only what it left behind was signalled
   } else if (b.stop.signalled_ns != 0) {
     event.exit_ns = age_ns(now_ns(), b.stop.signalled_ns);

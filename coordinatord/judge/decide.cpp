@@ -86,6 +86,10 @@ class Judge {
     const WorkerView* worker = s_.find_worker(owner);
     return worker == nullptr || facts_.is_dead(worker->ref);
   }
+  // A tenant belongs to who runs it: with him it ends.
+  bool is_abandoned(const BackendView& b) const {
+    return b.tenant() && b.ready_ns != 0 && !facts_.has_exited(b.ref) && owner_is_dead(b.holder);
+  }
   // The first of those who wait for it and will take it when they look.
   const Waiting* first_waiter(const BackendView& b) const {
     return first_waiter_for(waiting_, residents_[position(b)].model, now_);
@@ -102,6 +106,7 @@ class Judge {
       subject.unanswered_ns = probes->began_ns;
     const bool has_process = b.state.state != BackendState::kReserved;
     if (has_process && facts_.has_exited(b.ref)) subject.ended_ns = exit_status_until_ns(b.ref);
+    if (is_abandoned(b)) subject.ended_ns = 0;
     if (const Waiting* waiter = first_waiter(b); waiter != nullptr) {
       subject.awaited_until_ns = present_until_ns(*waiter);
     }
@@ -244,6 +249,7 @@ class Judge {
                   (cuts == Cuts::kForALease && finding.lease != kNoLease);
     if (reason == Reason::kWedged) set_field(&stop.text, probes_failed(b));
     if (reason == Reason::kCrashed) set_field(&stop.text, "its process ended" + requests_cut(b));
+    if (reason == Reason::kCrashed && is_abandoned(b)) set_field(&stop.text, kHolderLeft);
     if (reason == Reason::kIdle && b.keep_alive != 0) set_field(&stop.text, kByKeepAlive);
     if (reason == Reason::kOverLimit) set_field(&stop.text, over_limit_text(b) + requests_cut(b));
     if (finding.lease == kNoLease) return stop;

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -115,6 +116,9 @@ struct Decision {
   std::vector<RoomPromise> promises;  // to be written into rows of the line
   std::vector<RoomMade> rooms;        // by arrival
 };
+
+// Why a tenant is ended whose holder is not there any more.
+inline constexpr std::string_view kHolderLeft = "the process that ran it has died or left the pool";
 
 Decision decide(const Snapshot& snapshot, const Facts& facts);
 

@@ -23,6 +23,21 @@
 namespace modelpool {
 namespace {
 
+Result<> check_need(std::string_view model, const TenantNeed& need) {
+  const auto refuse = [&](const std::string& why) {
+    return fail(Errc::kInvalid, "unable to acquire " + escape(model) + ": " + why);
+  };
+  if (need.devices > kDevicesMax) {
+    return refuse("a tenant is on at most " + std::to_string(kDevicesMax) + " devices, not " +
+                  std::to_string(need.devices));
+  }
+  if (need.group.empty()) return {};
+  const auto groups = parse_groups(need.group);
+  if (!groups || groups->size() != 1 || groups->front() != need.group)
+    return refuse(quote(need.group) + " is not the name of one group");
+  return {};
+}
+
 Result<> check_request(std::string_view model, const AcquireOptions& options) {
   if (auto ok = check_model_name(model); !ok) return ok;
   if (auto ok = check_tag(options.tag); !ok) return ok;
@@ -30,7 +45,7 @@ Result<> check_request(std::string_view model, const AcquireOptions& options) {
     return fail(Errc::kInvalid,
                 "unable to acquire " + escape(model) + ": busy_timeout is negative, or no number");
   }
-  return {};
+  return options.tenant ? check_need(model, *options.tenant) : Result<>();
 }
 
 tl::unexpected<Error> closed(std::string_view what) {
@@ -43,10 +58,11 @@ bool holds_anything(const Worker& worker) {
   const Segment& segment = worker.segment();
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const StateWord state = load_state(segment, i);
-    const bool loads =
-        state.state == BackendState::kReserved || state.state == BackendState::kStarting;
-    if (loads && load_holder(segment, {i, state.generation}) == pack_worker(worker.ref()))
-      return true;
+    const BackendRef ref{i, state.generation};
+    const bool is_held = state.state == BackendState::kReserved ||
+                         state.state == BackendState::kStarting ||
+                         (is_live(state.state) && is_tenant(segment, ref));
+    if (is_held && load_holder(segment, ref) == pack_worker(worker.ref())) return true;
   }
   const std::uint32_t cells = worker.record().leases_high.load(std::memory_order_seq_cst);
   for (std::uint32_t i = 0; i < std::min(cells, segment.capacities().leases); ++i) {
@@ -161,6 +177,12 @@ struct Pool::Impl {
     result.coordinator_grace_ns =
         static_cast<std::uint64_t>(std::max<std::int64_t>(0, options.coordinator_grace.count()));
     result.may_load = asked.may_load;
+    if (asked.tenant) {
+      result.is_tenant = true;
+      result.tenant = {asked.tenant->memory_bytes, asked.tenant->devices,
+                       asked.tenant->device_bytes};
+      if (!asked.tenant->group.empty()) result.own_group = hash_name(asked.tenant->group);
+    }
     return result;
   }
 
@@ -464,7 +486,8 @@ Result<Answer> Inside::acquire(Pool& pool, std::string_view model, Deadline dead
         models == nullptr ? nullptr : models->find(KnownModels::key(*worker, hash));
     // One with a keep_alive goes the longer way, so that those without pay nothing once their lease
     // is published.
-    const bool plain = !options.keep_alive && options.busy_timeout.count() >= 0 &&
+    const bool plain = !options.keep_alive && !options.tenant &&
+                       options.busy_timeout.count() >= 0 &&
                        (options.tag.empty() || check_tag(options.tag));
     if (known != nullptr && plain) {
       const BackendRecord& record = worker->segment().backend(known->index);

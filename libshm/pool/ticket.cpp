@@ -32,6 +32,13 @@ tl::unexpected<Error> closed(std::string_view what) {
                                  ": it is closed, or was inherited through fork");
 }
 
+// As a shell gives it.
+int exit_code(std::uint32_t packed) {
+  const int status = static_cast<int>(packed & 0xffff);
+  const bool by_signal = packed == pack_exit(ExitKind::kSignalled, packed);
+  return by_signal ? 128 + status : status;
+}
+
 // While the first process is a zombie, every other process in its group is known to be the
 // backend's. So it stays one until the coordinator has seen the last of them go.
 void keep_until_gone(const Segment& segment, BackendRef backend) {
@@ -62,7 +69,8 @@ void count(const TicketRef& ticket, std::string_view model, AcquireOutcome outco
 bool has_own_address(const Segment& segment, std::uint32_t index, StateWord state) {
   const BackendRecord& record = segment.backend(index);
   return is_live(state.state) && state.state >= BackendState::kReady &&
-         (low_half(record.traits.load(std::memory_order_acquire)) & kTraitExternal) == 0 &&
+         (low_half(record.traits.load(std::memory_order_acquire)) &
+          (kTraitExternal | kTraitTenant)) == 0 &&
          record.model_hash.load(std::memory_order_acquire) != kHashOverdue;
 }
 
@@ -101,6 +109,12 @@ bool are_all_seen(const Segment& segment, const Addresses& addresses) {
     }
   }
   return true;
+}
+
+Result<> check_label(const std::string& model, const std::string& label) {
+  if (label.size() <= kLabelMax_bytes && is_printable_utf8(label)) return {};
+  return fail(Errc::kInvalid, "unable to make " + escape(model) +
+                                  " ready: a label is at most 31 bytes of printable UTF-8");
 }
 
 // Which process listens at the address, as far as that can be told.
@@ -344,6 +358,18 @@ std::vector<std::string> LoadTicket::devices() const {
 
 Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOptions& options) {
   if (auto ok = check(); !ok) return ok;
+  const std::shared_ptr<Segment>& segment = ref_->worker->shared_segment();
+  return start(
+      argv, options, [] { return Result<>(); },
+      [&] { static_cast<void>(forget_start(*segment, ref_->backend, ref_->worker->owner_word())); },
+      {});
+}
+
+// `at_gate` when the child was recorded and waits; `on_failure` if it then cannot be executed.
+Result<> LoadTicket::start(const std::vector<std::string>& argv, const SpawnOptions& options,
+                           const std::function<Result<>()>& at_gate,
+                           const std::function<void()>& on_failure,
+                           const std::function<void(int)>& on_exit) {
   if (pid_ != 0) {
     return modelpool::fail(Errc::kInvalid, "unable to start a backend for " + escape(model_) +
                                                ": process " + std::to_string(pid_) +
@@ -363,11 +389,13 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
   std::string log;
   auto process = spawn_gated(
       argv, with_token,
-      [&](const ProcessIdentity& child) {
-        return record_start(*segment, backend, worker.owner_word(),
-                            Started{child, child.pid, true, log});
+      [&](const ProcessIdentity& child) -> Result<> {
+        auto recorded = record_start(*segment, backend, worker.owner_word(),
+                                     Started{child, child.pid, true, options.is_job, log});
+        if (!recorded) return recorded;
+        return at_gate();
       },
-      [&] { static_cast<void>(forget_start(*segment, backend, worker.owner_word())); },
+      on_failure,
       [&] {
         // A lost ticket: the model's log may be another life's by now.
         const StateWord own{backend.generation, worker.owner_word(), BackendState::kReserved};
@@ -379,13 +407,50 @@ Result<> LoadTicket::spawn(const std::vector<std::string>& argv, const SpawnOpti
   if (!process) return modelpool::fail(process.error());
   pid_ = process->identity().pid;
   memory_ = std::move(memory);
-  reap_when_exited(std::move(*process), [segment, backend](std::uint32_t packed) {
+  reap_when_exited(std::move(*process), [segment, backend, on_exit](std::uint32_t packed) {
+    if (on_exit) on_exit(exit_code(packed));
     record_exit(*segment, backend, packed);
     ring(*segment);  // the coordinator may be waiting for it
     keep_until_gone(*segment, backend);
   });
   ring(*segment);
   return {};
+}
+
+// Ready before its gate opens: there is no load that could fail, however soon it ends.
+Result<BackendId> LoadTicket::run_tenant(const std::vector<std::string>& argv,
+                                         const SpawnOptions& options, const TenantOptions& tenant) {
+  if (auto ok = check(); !ok) return modelpool::fail(ok.error());
+  if (auto ok = check_label(model_, tenant.label); !ok) return modelpool::fail(ok.error());
+  const std::shared_ptr<Segment> segment = ref_->worker->shared_segment();
+  const BackendRef backend = ref_->backend;
+  ReadyOptions ready;
+  ready.size_bytes = tenant.size_bytes;
+  ready.pinned = !tenant.evictable;
+  ready.label = tenant.label;
+  ready.overrides.set(Setting::kIdleTimeout, 0);  // nobody uses it: it is no less used for that
+  bool is_ready = false;
+  const auto started = start(
+      argv, options,
+      [&]() -> Result<> {
+        add_trait(*segment, backend, kTraitTenant);
+        const auto lock = segment->lock_structure();
+        auto published = publish_ready(*segment, backend, ref_->worker->owner_word(), {}, ready,
+                                       lock ? &*lock : nullptr);
+        is_ready = published.has_value();
+        return published;
+      },
+      [] {},  // its process ends, and with it the backend
+      tenant.on_exit);
+  if (!is_ready) return modelpool::fail(started.error());
+  count(*ref_, model_, AcquireOutcome::kLoaded);
+  ref_->worker->drop();
+  *ref_ = TicketRef{};
+  wake_waiters(*segment, hash_name(model_));
+  wake_line(*segment);
+  ring(*segment);
+  if (!started) return modelpool::fail(started.error());
+  return BackendId{backend.index, backend.generation};
 }
 
 Result<> LoadTicket::started(pid_t pid) {
@@ -434,11 +499,7 @@ Result<> LoadTicket::publish_alone(std::string_view address, const ReadyOptions&
 Result<Lease> LoadTicket::ready(std::string_view address, const ReadyOptions& options) {
   if (auto ok = check(); !ok) return modelpool::fail(ok.error());
   if (auto ok = check_address(address); !ok) return modelpool::fail(ok.error());
-  if (options.label.size() > kLabelMax_bytes || !is_printable_utf8(options.label)) {
-    return modelpool::fail(Errc::kInvalid,
-                           "unable to make " + escape(model_) +
-                               " ready: a label is at most 31 bytes of printable UTF-8");
-  }
+  if (auto ok = check_label(model_, options.label); !ok) return modelpool::fail(ok.error());
   for (const SettingEntry& entry : options.overrides.entries()) {
     if (!is_known(entry.id) || !setting_info(entry.id).per_model) continue;
     if (may_be_given_at_ready(setting_info(entry.id))) continue;

@@ -238,6 +238,8 @@ Result<Granted> Acquisition::look() {
     const auto found = find_backend(segment_, model_, hash_);
     if (!found) return ask_for_place(now);
     if (found->state.state == BackendState::kReady) {
+      if (options_.is_tenant || is_tenant(segment_, found->ref))
+        return fail(name_refusal(found->ref, now));
       LeaseRef lease;
       const bool counted = found->state.owner == StateWord::kCounted;
       CountedAnswer answer;
@@ -428,7 +430,8 @@ Acquisition::Taken Acquisition::take_place(const LockGuard& lock, std::uint64_t 
   const auto placement = find_turn(outlook.heads, as_waiting(), outlook.room(), outlook.residents);
   if (!placement) return {};
   const Need placed = placed_need(need_, *placement);
-  if (const auto reserved = reserve(segment_, lock, worker_.ref(), model_, now_ns(), placed)) {
+  if (const auto reserved =
+          reserve(segment_, lock, worker_.ref(), model_, now_ns(), placed, options_.own_group)) {
     return {Taken::kTicket, *reserved};
   }
   // A slot whose backend is gone comes free when its last lease and its ticket have let go.
@@ -475,7 +478,8 @@ Result<> Acquisition::renew(const Limits& limits) {
   const std::uint64_t generation = settings_generation(segment_);
   const Bytes peak = known_peak();
   if (need_.settings == generation && need_.settings != 0 && peak == need_peak_) return {};
-  DerivedNeed derived = derive_need(segment_, model_, options_.expected_bytes, limits);
+  DerivedNeed derived =
+      derive_need(segment_, model_, options_.expected_bytes, limits, options_.tenant);
   if (!derived.unknown_devices.empty()) {
     {
       const auto lock = lock_line();
@@ -483,7 +487,7 @@ Result<> Acquisition::renew(const Limits& limits) {
       for (const std::string& uuid : derived.unknown_devices)
         register_device(segment_, *lock, uuid);
     }
-    derived = derive_need(segment_, model_, options_.expected_bytes, limits);
+    derived = derive_need(segment_, model_, options_.expected_bytes, limits, options_.tenant);
   }
   if (!derived.unknown_devices.empty()) {
     return fail(refusal(Errc::kTableFull,
@@ -500,7 +504,8 @@ Waiting Acquisition::as_waiting() const {
   Waiting waiting = waiting_for(need_);
   waiting.model = hash_;
   waiting.arrival = arrival_;
-  waiting.groups = prepared_groups(hash_);
+  waiting.groups =
+      options_.own_group != 0 ? std::span(&options_.own_group, 1) : prepared_groups(hash_);
   if (row_) {
     waiting.promised =
         promised_devices(segment_.waiter(*row_).room.load(std::memory_order_acquire), arrival_);
@@ -546,6 +551,7 @@ Acquisition::Taken::Answer Acquisition::join_line(const LockGuard& lock, std::ui
   row.pid.store(worker_.record().pid.load(std::memory_order_relaxed), std::memory_order_release);
   row.tag.store(options_.tag);
   row.model.store(model_);
+  row.own_group.store(options_.own_group, arrival_);
   row_ = *place;
   publish_need(lock);
   row_generation_ = generation;
@@ -598,6 +604,23 @@ std::string Acquisition::lack_text(const Outlook& outlook, const Waiting& self) 
   }
   return "no place is free (" + std::to_string(count_live(outlook.residents)) + " of " +
          std::to_string(outlook.limits.max_backends) + " in use)";
+}
+
+// A tenant shares its name with nobody.
+Error Acquisition::name_refusal(BackendRef backend, std::uint64_t now) const {
+  const BackendRecord& record = segment_.backend(backend.index);
+  const auto number = [](const HalfWord& pid) {
+    return std::to_string(pid.load(std::memory_order_acquire));
+  };
+  if (!is_tenant(segment_, backend)) {
+    return refusal(Errc::kNotLoaded, "a model of this name is loaded, process " +
+                                         number(record.pid) + "; give the tenant another name");
+  }
+  return refusal(Errc::kNotLoaded,
+                 "no backend serves it: a tenant has this name, process " + number(record.pid) +
+                     ", which process " + number(record.owner_pid) + " has run for " +
+                     format_age(age_ns(now, record.ready_ns.load(std::memory_order_acquire))) +
+                     "; wait for its end, or use another name");
 }
 
 Error Acquisition::size_refusal(const Limits& limits) const {

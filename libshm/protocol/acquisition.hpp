@@ -32,6 +32,7 @@
 
 #include "policy/line.hpp"
 #include "protocol/leases.hpp"
+#include "protocol/needs.hpp"
 #include "protocol/waiters.hpp"
 
 namespace modelpool {
@@ -44,10 +45,13 @@ struct AcquisitionOptions {
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;
   std::uint64_t coordinator_grace_ns = 10 * kSecond_ns;
-  bool may_load = true;      // false: kNotLoaded instead of a ticket
-  bool wake_worker = false;  // also bump the worker's wake word
-  bool is_a_try = false;     // another acquire follows if it comes to nothing: that one is counted
-  bool only_tries = false;   // never waits for the mutex
+  bool is_tenant = false;  // a ticket or nothing: it shares its name with nobody
+  TenantSize tenant{};
+  std::uint64_t own_group = 0;  // its group (hash), in place of those of its name; 0: those
+  bool may_load = true;         // false: kNotLoaded instead of a ticket
+  bool wake_worker = false;     // also bump the worker's wake word
+  bool is_a_try = false;    // another acquire follows if it comes to nothing: that one is counted
+  bool only_tries = false;  // never waits for the mutex
 };
 
 struct CountedAnswer;
@@ -107,6 +111,7 @@ class Acquisition {
   Taken take_place(const LockGuard& guard, std::uint64_t now);
   Taken::Answer join_line(const LockGuard& guard, std::uint64_t now);
   std::string lack_text(const Outlook& outlook, const Waiting& self) const;
+  Error name_refusal(BackendRef backend, std::uint64_t now) const;
   Error size_refusal(const Limits& limits) const;
   Error pin_refusal(const Outlook& outlook) const;
   Error line_refusal(Taken::Answer answer) const;

@@ -41,6 +41,7 @@ Target target_of(const Segment& segment, const BackendView& backend) {
   // Nothing else is ever written (P7).
   if (backend.group == backend.process.pid) target.group = backend.group;
   target.is_spawned = (backend.traits & kTraitToken) != 0;
+  target.in_session = (backend.traits & kTraitInSession) != 0;
   if (target.is_spawned) target.token = segment.token(backend.ref.index, backend.ref.generation);
   target.alive_ticks = backend.alive_ticks;
   // Nobody saw it end: it lived at the last scan of whoever watched it.
@@ -302,11 +303,16 @@ void Members::take_cgroup(Pass* pass) {
 }
 
 // Nobody can join a session. So one in which a member lives, and that is not the one the first
-// process was started in, was begun by a member, and all of it belongs.
+// process was started in, was begun by a member, and all of it belongs. What is spawned begins its
+// own, unless it was told not to; of all others the session has to be seen.
+bool Members::was_begun(pid_t session) const {
+  const bool has_own = target_.is_spawned && !target_.in_session;
+  if (session <= 1 || (!has_own && first_session_ == 0)) return false;
+  return (!target_.in_session && session == target_.group) || session != first_session_;
+}
+
 bool Members::take_session(Pass* pass, pid_t member, pid_t session) const {
-  const bool is_known = target_.is_spawned || first_session_ != 0;
-  const bool was_begun = session == target_.group || session != first_session_;
-  if (session <= 1 || !is_known || !was_begun) return false;
+  if (!was_begun(session)) return false;
   pass->sessions[session] = member;
   return true;
 }
@@ -557,11 +563,11 @@ bool Members::is_proved(pid_t pid, const Member& member) const {
       (stat->group == target_.group && group_owner_ == NumberOwner::kBackend) ||
       (stat->session == target_.group && session_owner_ == NumberOwner::kBackend);
   if (has_number && first_is_proved_) return true;
-  const bool was_begun = stat->session == target_.group || stat->session != first_session_;
+  const bool is_begun = was_begun(stat->session);
   return std::any_of(members_.begin(), members_.end(), [&](const auto& entry) {
     const auto& [other, member_too] = entry;
     if (!member_too.is_proved || other == pid || !is_living_member(other)) return false;
-    return stat->parent == other || (was_begun && stat->session == getsid(other));
+    return stat->parent == other || (is_begun && stat->session == getsid(other));
   });
 }
 

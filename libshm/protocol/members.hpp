@@ -44,6 +44,7 @@ struct Target {
   pid_t group = 0;          // its own number; 0: the first process is all of it
   std::string token;        // value of MODELPOOL_BACKEND; empty: it carries none
   bool is_spawned = false;  // by this pool's spawn: also what runs as another user is ended (P7)
+  bool in_session = false;  // of who started it: that session is not its own
   std::uint64_t alive_ticks =
       0;  // the first process had not been seen to end by then; 0: not known
   // It ran as this user when it was first seen: what it became it was made by what is the pool's
@@ -184,6 +185,7 @@ class Members {
   void hold_first(Pass* pass);
   void open_remembered(Pass* pass);
   void take_cgroup(Pass* pass);
+  bool was_begun(pid_t session) const;
   bool take_session(Pass* pass, pid_t member, pid_t session) const;
   BackendFacts facts(const Spared& spared);
   enum class Told { kNow, kLater, kEnded };

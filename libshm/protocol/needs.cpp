@@ -17,9 +17,11 @@ class Deriving {
     if (const auto history = find_history(segment, model)) peak_ = history->peak;
   }
 
-  DerivedNeed run(std::uint64_t expected_bytes) {
+  DerivedNeed run(std::uint64_t expected_bytes, const TenantSize& tenant) {
+    if (tenant.host_bytes != 0) peak_.host = tenant.host_bytes;
+    if (tenant.device_bytes != 0) peak_.device.fill(tenant.device_bytes);
     take_host(expected_bytes);
-    take_devices();
+    take_devices(tenant);
     return std::move(derived_);
   }
 
@@ -34,10 +36,12 @@ class Deriving {
     host = guess(largest_peak(segment_, believable()).host, limits_.max_memory);
   }
 
-  void take_devices() {
-    const auto wish = parse_devices(settings_.text(Setting::kDevices)).value_or(DeviceWish());
+  void take_devices(const TenantSize& tenant) {
+    auto wish = parse_devices(settings_.text(Setting::kDevices)).value_or(DeviceWish());
+    if (tenant.devices != 0) wish = {tenant.devices, {}};
     const auto memory = parse_gpu_memory(settings_.text(Setting::kGpuMemory)).value_or(GpuMemory());
-    const std::size_t count = wish.count != 0 ? wish.count : memory.sizes.size();
+    std::size_t count = wish.count != 0 ? wish.count : memory.sizes.size();
+    if (count == 0 && tenant.device_bytes != 0) count = 1;
     if (count == 0) return;
     Need& need = derived_.need;
     std::vector<std::uint32_t> named;  // their positions
@@ -97,8 +101,9 @@ class Deriving {
 }  // namespace
 
 DerivedNeed derive_need(const Segment& segment, std::string_view model,
-                        std::uint64_t expected_bytes, const Limits& limits) {
-  return Deriving(segment, model, limits).run(expected_bytes);
+                        std::uint64_t expected_bytes, const Limits& limits,
+                        const TenantSize& tenant) {
+  return Deriving(segment, model, limits).run(expected_bytes, tenant);
 }
 
 std::uint64_t largest_of(const std::array<std::uint64_t, kDevicesMax>& bytes) {

@@ -12,7 +12,8 @@ struct Scratch {
   std::vector<Resident> residents;
   std::vector<Waiting> waiting;
   std::vector<Waiting> heads;
-  std::vector<std::uint64_t> seen;  // by find_heads
+  std::vector<std::uint64_t> seen;        // by find_heads
+  std::vector<std::uint64_t> own_groups;  // of tenants, and of those that wait to be one
   LocalRules rules;
 };
 Scratch& scratch() {
@@ -75,9 +76,25 @@ void read_size(const BackendRecord& record, Resident* resident) {
   });
 }
 
+// Its own, or its model's where models have any. Its own lies in a vector that never grows here.
+std::span<const std::uint64_t> groups_of(std::uint64_t own_group, std::uint64_t model,
+                                         const LocalRules* rules,
+                                         std::vector<std::uint64_t>* own_groups,
+                                         bool* is_complete) {
+  if (own_group != 0 && own_groups->size() < own_groups->capacity()) {
+    own_groups->push_back(own_group);
+    return std::span(own_groups->end() - 1, 1);
+  }
+  if (rules == nullptr) return {};
+  const auto* const groups = rules->groups_of(model);
+  *is_complete &= groups != nullptr;
+  return groups == nullptr ? std::span<const std::uint64_t>() : *groups;
+}
+
 // What admission asks of a backend; leases and times are the judge's to look at.
 void read_residents(const Segment& segment, bool with_sizes, const LocalRules* rules,
-                    std::vector<Resident>* residents, bool* is_complete) {
+                    std::vector<Resident>* residents, std::vector<std::uint64_t>* own_groups,
+                    bool* is_complete) {
   residents->clear();
   for (std::uint32_t i = 0; i < segment.backends_reached(); ++i) {
     const StateWord state = load_state(segment, i);
@@ -91,10 +108,9 @@ void read_residents(const Segment& segment, bool with_sizes, const LocalRules* r
     resident.overdue = state.state == BackendState::kStopping && resident.model == kHashOverdue;
     if (with_sizes) read_size(segment.backend(i), &resident);
     take_load(&resident);
-    if (rules != nullptr && !resident.overdue) {
-      const auto* const groups = rules->groups_of(resident.model);
-      if (groups != nullptr) resident.groups = *groups;
-      *is_complete &= groups != nullptr;
+    if (!resident.overdue) {
+      resident.groups = groups_of(segment.backend(i).own_group.load(state.generation),
+                                  resident.model, rules, own_groups, is_complete);
     }
     residents->push_back(resident);
   }
@@ -133,6 +149,7 @@ void prepare_outlook(const Segment& segment, std::string_view model) {
   scratch().waiting.reserve(segment.capacities().waiters);
   scratch().heads.reserve(segment.capacities().waiters);
   scratch().seen.resize(seen_for(segment.capacities().waiters));
+  scratch().own_groups.reserve(segment.capacities().backends + segment.capacities().waiters);
   scratch().rules.prepare(segment, model);
 }
 
@@ -161,7 +178,9 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
   const bool with_sizes = outlook.limits.max_memory != 0 || outlook.limits.devices != 0;
   const LocalRules* const with_groups =
       outlook.is_complete && s.rules.has_groups() ? &s.rules : nullptr;
-  read_residents(segment, with_sizes, with_groups, &s.residents, &outlook.is_complete);
+  s.own_groups.clear();
+  read_residents(segment, with_sizes, with_groups, &s.residents, &s.own_groups,
+                 &outlook.is_complete);
   read_waiting(segment, &s.waiting);
   s.heads.resize(s.waiting.size());  // allocates nothing: the row is one of so many
   const std::size_t heads = find_heads(s.waiting, s.residents, now_ns, s.heads, s.seen);
@@ -173,11 +192,8 @@ Outlook read_outlook(const Segment& segment, std::uint64_t now_ns) {
       head.promised = promised_devices(row.room.load(std::memory_order_acquire), head.arrival);
     }
     head.takes.set(index_of(Resource::kLoads), 1);
-    if (with_groups != nullptr) {
-      const auto* const groups = with_groups->groups_of(head.model);
-      if (groups != nullptr) head.groups = *groups;
-      outlook.is_complete &= groups != nullptr;
-    }
+    head.groups = groups_of(row.own_group.load(head.arrival), head.model, with_groups,
+                            &s.own_groups, &outlook.is_complete);
   }
   outlook.heads = std::span(s.heads).first(heads);
   return outlook;

@@ -26,6 +26,7 @@ bool move(const Segment& segment, std::uint32_t backend, StateWord from, StateWo
 // Must a lease look at more than the state first, or is that not known?
 bool must_count(const Segment& segment, BackendRef ref) {
   const std::uint64_t permit = segment.backend(ref.index).permit.load(std::memory_order_acquire);
+  if (is_tenant(segment, ref)) return true;  // then nobody gets one in passing
   return known_parallel(segment, ref) != 0u || PermitWord::deadline_of(permit, ref.generation) != 0;
 }
 
@@ -100,7 +101,8 @@ std::uint32_t count_ready(const Segment& segment) {
 }
 
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
-                                  std::string_view model, std::uint64_t now, const Need& need) {
+                                  std::string_view model, std::uint64_t now, const Need& need,
+                                  std::uint64_t own_group) {
   const std::uint64_t hash = hash_name(model);
   for (std::uint32_t i = 0; i < segment.capacities().backends; ++i) {
     const StateWord state = load_state(segment, i);
@@ -142,6 +144,7 @@ std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard
     record.declared.store({});
     record.parallel.store(pack_half(generation, 0), std::memory_order_release);
     record.parallel_of.store(0, std::memory_order_release);
+    record.own_group.store(own_group, generation);
     record.measured.store({});
     record.peak.store({});
     record.probe_failures.store(pack_half(generation, 0), std::memory_order_release);
@@ -174,8 +177,9 @@ Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owne
   record.group.store(static_cast<std::uint32_t>(started.group), std::memory_order_release);
   record.start_ticks.store(started.process.start_ticks, std::memory_order_release);
   record.pidfd_inode.store(started.process.pidfd_inode, std::memory_order_release);
-  record.traits.store(pack_half(ref.generation, started.has_token ? kTraitToken : 0),
-                      std::memory_order_release);
+  const std::uint32_t traits =
+      (started.has_token ? kTraitToken : 0) | (started.in_session ? kTraitInSession : 0);
+  record.traits.store(pack_half(ref.generation, traits), std::memory_order_release);
   record.started_ns.store(now_ns(), std::memory_order_release);
   if (!move(segment, ref.index, {ref.generation, owner, BackendState::kReserved},
             {ref.generation, owner, BackendState::kStarting})) {
@@ -281,6 +285,11 @@ bool set_keep_alive(const Segment& segment, BackendRef ref, std::uint32_t keep_a
     return low_half(seen) == 0 || keep_alive < low_half(seen);
   }
   return false;
+}
+
+bool is_tenant(const Segment& segment, BackendRef ref) {
+  const std::uint64_t traits = segment.backend(ref.index).traits.load(std::memory_order_acquire);
+  return high_half(traits) == ref.generation && (low_half(traits) & kTraitTenant) != 0;
 }
 
 void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait) {

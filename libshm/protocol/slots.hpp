@@ -61,7 +61,8 @@ std::uint32_t count_ready(const Segment& segment);
 // FREE -> RESERVED. The caller holds the mutex and has checked duplicates, line and limit. Which
 // devices the need names are those that it is put on.
 std::optional<BackendRef> reserve(const Segment& segment, const LockGuard& guard, WorkerRef worker,
-                                  std::string_view model, std::uint64_t now, const Need& need = {});
+                                  std::string_view model, std::uint64_t now, const Need& need = {},
+                                  std::uint64_t own_group = 0);
 // The worker (pack_worker) that holds the ticket of this life of the slot, or held it. 0: another
 // life.
 std::uint64_t load_holder(const Segment& segment, BackendRef ref);
@@ -70,9 +71,10 @@ std::uint64_t load_holder(const Segment& segment, BackendRef ref);
 // each generation (load_holder), so the generation of the ticket says whose it is.
 struct Started {
   ProcessIdentity process;
-  pid_t group = 0;         // 0: signal only the process
-  bool has_token = false;  // carries MODELPOOL_BACKEND
-  std::string_view log{};  // BackendRecord::log
+  pid_t group = 0;          // 0: signal only the process
+  bool has_token = false;   // carries MODELPOOL_BACKEND
+  bool in_session = false;  // of who started it
+  std::string_view log{};   // BackendRecord::log
 };
 Result<> record_start(const Segment& segment, BackendRef ref, std::uint32_t owner,
                       const Started& started);
@@ -100,6 +102,8 @@ std::uint32_t load_keep_alive(const Segment& segment, BackendRef ref);
 // ticket. True: it may end sooner than the coordinator planned, who is to be rung. A caller killed
 // before that is a death that the coordinator sees.
 bool set_keep_alive(const Segment& segment, BackendRef ref, std::uint32_t keep_alive);
+// Is it a tenant? Known from before it is READY.
+bool is_tenant(const Segment& segment, BackendRef ref);
 // Traits that its ticket's holder finds out; kept until the slot is free.
 void add_trait(const Segment& segment, BackendRef ref, std::uint32_t trait);
 void record_exit(const Segment& segment, BackendRef ref, std::uint32_t packed_exit);

@@ -19,10 +19,13 @@ constexpr int kReadAttempts = 16;  // of one record that its writer keeps changi
 std::string slot_name(std::uint32_t index) { return "backend slot " + std::to_string(index); }
 
 // The parts that are fixed once the state has been reached, then those that move.
-void read_backend(const BackendRecord& record, BackendView* view) {
+void read_backend(const BackendRecord& record, std::uint32_t generation, BackendView* view) {
   std::string model = record.model.load();
   Overrides given = unpack_given(record.given.load());
-  if (model != view->model || given != view->overrides) view->effective = nullptr;
+  const std::uint64_t own_group = record.own_group.load(generation);
+  if (model != view->model || given != view->overrides || own_group != view->own_group)
+    view->effective = nullptr;
+  view->own_group = own_group;
   view->model = std::move(model);
   view->overrides = std::move(given);
   view->address = record.address.load();
@@ -176,7 +179,7 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
           state.state == BackendState::kReserved || state.state == BackendState::kStarting;
       const bool known =
           !loading && slot.ref.generation == state.generation && slot.state.state == state.state;
-      if (!known) read_backend(record, &slot);
+      if (!known) read_backend(record, state.generation, &slot);
       const StateWord again = load_state(segment, i);
       slot.ref = {i, state.generation};
       slot.state = state;
@@ -188,7 +191,8 @@ void SnapshotReader::Cache::read_backends(const Segment& segment) {
     if (!slot.effective || slot.effective->generation() != s.settings_generation) {
       slot.effective =
           std::make_shared<const Effective>(resolve_settings(segment, slot.model, &slot.overrides));
-      slot.groups = group_hashes(slot.effective->text(Setting::kGroups));
+      slot.groups = slot.own_group != 0 ? std::vector<std::uint64_t>{slot.own_group}
+                                        : group_hashes(slot.effective->text(Setting::kGroups));
     }
     read_what_moves(segment, &slot);
     position[i] = static_cast<std::int32_t>(s.backends.size());
@@ -331,6 +335,7 @@ const Snapshot& SnapshotReader::read() {
         promised_devices(row.room.load(std::memory_order_acquire), waiter.arrival);
     waiter.priority = row.priority.load(std::memory_order_acquire);
     waiter.tag = row.tag.load();
+    const std::uint64_t own_group = row.own_group.load(waiter.arrival);
     if (row.state.load(std::memory_order_seq_cst) != state) continue;  // it has just left
     const bool waits = low_half(state) == static_cast<std::uint32_t>(WaiterState::kWaiting);
     if (!waits || waiter.model.empty() || !is_printable_utf8(waiter.model)) {
@@ -340,7 +345,11 @@ const Snapshot& SnapshotReader::read() {
       continue;
     }
     waiter.load_ns = cache_->last_load_ns(segment, waiter);
-    if (s.uses_groups) waiter.groups = cache_->groups_of(segment, waiter.model);
+    if (own_group != 0) {
+      waiter.groups = {own_group};
+    } else if (s.uses_groups) {
+      waiter.groups = cache_->groups_of(segment, waiter.model);
+    }
     s.waiters.push_back(std::move(waiter));
   }
   std::sort(s.waiters.begin(), s.waiters.end(),
@@ -526,7 +535,7 @@ Snapshot look_at_model(const Segment& segment, std::string_view model) {
     BackendView view;
     view.ref = found->ref;
     view.state = found->state;
-    read_backend(segment.backend(view.ref.index), &view);
+    read_backend(segment.backend(view.ref.index), view.ref.generation, &view);
     if (load_state(segment, view.ref.index) != view.state)
       continue;  // its payload may be another's
     view.effective =

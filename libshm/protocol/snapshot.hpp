@@ -62,7 +62,8 @@ struct BackendView {
   std::uint64_t holder = 0;  // pack_worker: whose ticket it is, while state.owner is not 0
   Overrides overrides;       // what `ready` gave
   std::shared_ptr<const Effective> effective;  // null: the defaults
-  std::vector<std::uint64_t> groups;           // its model's, hashes, sorted
+  std::uint64_t own_group = 0;                 // a tenant's, in place of its model's; 0 = none
+  std::vector<std::uint64_t> groups;           // its own or its model's, hashes, sorted
   std::string log;                             // the file its output goes to
   std::string log_missing;                     // or why it is not kept
   std::uint32_t devices = 0;                   // assigned: a bit for each in Snapshot::devices
@@ -105,6 +106,7 @@ struct BackendView {
   bool pinned_by_hand() const { return (control & kControlPinned) != 0; }
   bool pinned_by_settings() const { return settings().get(Setting::kPinned) != 0; }
   bool external() const { return traits & kTraitExternal; }
+  bool tenant() const { return traits & kTraitTenant; }
   bool live() const { return is_live(state.state); }
 };
 
@@ -132,7 +134,7 @@ struct WaiterView {
   std::uint64_t expected_bytes = 0;  // of the host's memory
   Need need;
   std::uint32_t room_devices = 0;     // where room is made for it, a bit for each; 0 = nowhere
-  std::vector<std::uint64_t> groups;  // its model's, hashes, sorted
+  std::vector<std::uint64_t> groups;  // its own or its model's, hashes, sorted
   std::uint64_t priority = 0;
   std::string tag;
 };

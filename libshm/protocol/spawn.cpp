@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -101,6 +102,8 @@ struct Child {
   char* const* envp;
   const char* const* programs;  // candidates in the order of PATH, null-terminated
   rlimit open_files;            // 0: as they are
+  bool is_job;
+  int terminal;  // of a job; -1: none
 };
 
 struct KernelSigaction {
@@ -121,6 +124,12 @@ MODELPOOL_IN_CHILD inline __attribute__((always_inline)) long address_of(const v
   return reinterpret_cast<long>(pointer);
 }
 
+// Ignored for a job by whoever starts it, a shell without job control or nohup.
+MODELPOOL_IN_CHILD inline __attribute__((always_inline)) bool is_kept_ignored(int signal) {
+  return signal == SIGHUP || signal == SIGINT || signal == SIGQUIT || signal == SIGTSTP ||
+         signal == SIGTTIN || signal == SIGTTOU;
+}
+
 // Shares the parent's memory, so it writes nothing there but the handshake.
 MODELPOOL_IN_CHILD int run_child(void* argument) {
   const Child& child = *static_cast<const Child*>(argument);
@@ -130,22 +139,36 @@ MODELPOOL_IN_CHILD int run_child(void* argument) {
 
   raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
   if (raw_syscall(SYS_getppid) != child.parent) exit_child();
-  raw_syscall(SYS_setsid);
+  if (child.is_job) {
+    raw_syscall(SYS_setpgid, 0, 0);
+    const int own = static_cast<int>(raw_syscall(SYS_getpid));
+    // From the background too: SIGTTOU is blocked.
+    if (child.terminal >= 0) raw_syscall(SYS_ioctl, child.terminal, TIOCSPGRP, address_of(&own));
+  } else {
+    raw_syscall(SYS_setsid);
+  }
   // All signals are blocked since before the clone: no handler of the parent's runs here.
   const KernelSigaction default_action{};
   for (int signal = 1; signal <= 64; ++signal) {
+    KernelSigaction before{};
+    if (child.is_job && is_kept_ignored(signal)) {
+      raw_syscall(SYS_rt_sigaction, signal, 0, address_of(&before), 8);
+    }
+    if (before.handler == reinterpret_cast<void*>(SIG_IGN)) continue;
     raw_syscall(SYS_rt_sigaction, signal, address_of(&default_action), 0, 8);
   }
-  raw_syscall(SYS_dup3, child.input, 0, 0);
-  raw_syscall(SYS_dup3, child.output, 1, 0);
-  raw_syscall(SYS_dup3, child.error_output, 2, 0);
+  if (!child.is_job) {
+    raw_syscall(SYS_dup3, child.input, 0, 0);
+    raw_syscall(SYS_dup3, child.output, 1, 0);
+    raw_syscall(SYS_dup3, child.error_output, 2, 0);
+  }
   std::uint32_t failed = Handshake::kFailedExec;
   long error = 0;
   if (child.cwd != nullptr) {
     error = raw_syscall(SYS_chdir, address_of(child.cwd));
     if (error != 0) failed = Handshake::kFailedCwd;
   }
-  raw_syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+  if (!child.is_job) raw_syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
   if (child.open_files.rlim_max != 0) {
     raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, address_of(&child.open_files), 0);
   }
@@ -276,6 +299,33 @@ Result<Fd> open_output(const std::string& path) {
   return output;
 }
 
+// What a child reads and writes; nothing for a job, which has its parent's.
+struct ChildFiles {
+  Fd input;
+  Fd output;
+  Fd error_output;  // none: as output
+};
+Result<ChildFiles> open_files(const SpawnOptions& options,
+                              const std::function<Fd()>& default_output) {
+  ChildFiles files;
+  if (options.is_job) return files;
+  auto input = open_null(O_RDONLY);
+  if (!input) return fail(input.error());
+  files.input = std::move(*input);
+  if (!options.error_output.empty()) {
+    auto opened = open_output(options.error_output);
+    if (!opened) return fail(opened.error());
+    files.error_output = std::move(*opened);
+  }
+  Fd kept = options.output.empty() && default_output ? default_output() : Fd();
+  auto output = kept                     ? Result<Fd>(std::move(kept))
+                : options.output.empty() ? open_null(O_WRONLY)
+                                         : open_output(options.output);
+  if (!output) return fail(output.error());
+  files.output = std::move(*output);
+  return files;
+}
+
 std::uint32_t packed_exit(const siginfo_t& info) {
   return info.si_code == CLD_EXITED
              ? pack_exit(ExitKind::kExited, static_cast<std::uint32_t>(info.si_status))
@@ -394,31 +444,22 @@ Result<ProcessHandle> spawn_gated(const std::vector<std::string>& argv, const Sp
   launch->argv_pointers = pointers<char*>(launch->argv);
   launch->env_pointers = pointers<char*>(launch->env);
 
-  auto input = open_null(O_RDONLY);
-  if (!input) return fail(input.error());
-  Fd error_output;
-  if (!options.error_output.empty()) {
-    auto opened = open_output(options.error_output);
-    if (!opened) return fail(opened.error());
-    error_output = std::move(*opened);
-  }
-  Fd kept = options.output.empty() && default_output ? default_output() : Fd();
-  auto output = kept                     ? Result<Fd>(std::move(kept))
-                : options.output.empty() ? open_null(O_WRONLY)
-                                         : open_output(options.output);
-  if (!output) return fail(output.error());
+  auto files = open_files(options, default_output);
+  if (!files) return fail(files.error());
 
   Handshake& handshake = launch->handshake;
   launch->child = {&handshake,
-                   input->get(),
-                   output->get(),
-                   error_output ? error_output.get() : output->get(),
+                   files->input.get(),
+                   files->output.get(),
+                   files->error_output ? files->error_output.get() : files->output.get(),
                    getpid(),
                    launch->cwd.empty() ? nullptr : launch->cwd.c_str(),
                    launch->argv_pointers.data(),
                    launch->env_pointers.data(),
                    launch->program_pointers.data(),
-                   open_files_of(options)};
+                   open_files_of(options),
+                   options.is_job,
+                   options.terminal};
   launch->stack = mmap(nullptr, kChildStack_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (launch->stack == MAP_FAILED)

@@ -1,6 +1,7 @@
 // Starting a process so that there is no instant in which it runs unknown (P6, P9).
 //
-// The child is created with its own session and waits at a gate. The caller records it in the
+// The child is created with its own session, or as a job with its own process group, and waits at a
+// gate. The caller records it in the
 // segment, then opens the gate; only then the child executes the program. If the caller dies first,
 // the child dies with it. The child never writes the segment.
 //

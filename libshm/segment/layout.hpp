@@ -243,6 +243,22 @@ struct SharedBytes {
   }
 };
 
+// A group that was given to one backend or waiter alone, and for which life of its row that was.
+struct OwnGroup {
+  Word hash;
+  Word life;
+
+  // release: before the row's state. 0: none.
+  void store(std::uint64_t group, std::uint64_t life_of) {
+    hash.store(group, std::memory_order_release);
+    life.store(life_of, std::memory_order_release);
+  }
+  std::uint64_t load(std::uint64_t life_of) const {
+    const std::uint64_t group = hash.load(std::memory_order_acquire);
+    return life.load(std::memory_order_acquire) == life_of ? group : 0;
+  }
+};
+
 inline constexpr std::uint32_t kLeavingForGood = 2;
 
 // What others than this pool's backends take, as the coordinator measured it.
@@ -363,6 +379,10 @@ inline constexpr std::uint32_t kTraitExternal =
     1;                                           // has no process of ours: counted, never signalled
 inline constexpr std::uint32_t kTraitToken = 2;  // carries MODELPOOL_BACKEND in its environment
 inline constexpr std::uint32_t kTraitUnproved = 4;  // whose listener answers could not be told
+// Serves nobody: it has no address, is never leased, and ends when `holder` has left.
+inline constexpr std::uint32_t kTraitTenant = 8;
+// Was started in the session of who spawned it, not in one of its own.
+inline constexpr std::uint32_t kTraitInSession = 16;
 
 inline constexpr std::uint32_t kLoadFailed = 1;  // the text is why; the model cools down
 inline constexpr std::uint32_t kLoadLost = 2;    // its loader died
@@ -495,6 +515,9 @@ struct alignas(kCacheLine_bytes) BackendRecord {
   // generation, which settings `parallel` is of; written with it (protocol/parallel.hpp). Where
   // nothing was in the first programs of this layout: they write neither, and read `parallel`.
   Word parallel_of;
+  // A tenant's group (hash of its name) in place of those of its model, and the generation it is
+  // of. Before RESERVED. Nothing was here in the first programs of this layout either.
+  OwnGroup own_group;
 };
 
 enum class WaiterState : std::uint32_t { kFree = 0, kWaiting = 1 };
@@ -526,6 +549,8 @@ struct alignas(kCacheLine_bytes) WaiterRecord {
   // pack_room: the device on which room is made for this arrival. Written by the coordinator; of
   // another arrival: none.
   Word room;
+  // As BackendRecord::own_group, of this arrival. Before the row's state.
+  OwnGroup own_group;
 };
 
 struct EventData {

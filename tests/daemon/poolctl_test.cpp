@@ -34,7 +34,7 @@ const std::vector<std::vector<std::string>> kLooks = {
 const std::vector<const char*> kCommands = {
     "status", "list",  "top",   "workers", "leases", "waiters", "events", "explain",
     "why",    "dump",  "check", "set",     "touch",  "pin",     "unpin",  "evict",
-    "wait",   "lease", "load",  "remove",  "reset",  "logs"};
+    "wait",   "lease", "load",  "run",     "remove", "reset",   "logs"};
 
 TEST_F(PoolctlTest, P12LookingChangesNotAByteAndWorksWithTheCoordinatorDead) {
   start({"--max-backends", "1"});

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import unittest
 
-from door import HERE, DoorTest, eventually, free_port, read_answer
+from door import HERE, POOLCTL, DoorTest, eventually, free_port, read_answer
 
 
 class Foreign(DoorTest):
@@ -71,6 +71,22 @@ class Foreign(DoorTest):
         # It was asked whether it is ready, and nothing else.
         self.assertIsNone(stranger.poll())
         self.assertEqual(self.seen(), [])
+
+    def test_a_tenant_of_a_models_name_gets_no_request(self):
+        self.start(models=self.at_the_place("a") + self.at_the_place("b"))
+        command = [sys.executable, f"{HERE}/odd_backend.py", str(self.place), "tenant", self.log]
+        argv = [POOLCTL, "--dir", self.dir, "run", "b", "--", *command]
+        tenant = subprocess.Popen(argv)
+        self.addCleanup(tenant.wait)
+        self.addCleanup(tenant.terminate)
+        self.assertTrue(eventually(self.somebody_is_there))
+        reply = self.post("/m/b/of_b", "")
+        self.assertEqual(reply.status, 404, reply.body)
+        self.assertRegex(reply.message, f"a tenant has this name, process .* {tenant.pid} has run")
+        self.assertEqual(self.seen(), [])
+        tenant.terminate()
+        tenant.wait()
+        self.assertEqual(self.post("/m/b/of_b", "").json["name"], "b")
 
 
 if __name__ == "__main__":

@@ -377,6 +377,23 @@ TEST_F(DecideTest, ALeaseThatHangsOnAnUnansweringBackendIsNamedAndCut) {
   EXPECT_EQ(decision.actions[0].stop.lease_word, snapshot.leases[0].word);
 }
 
+TEST_F(DecideTest, P6ATenantEndsWithWhoRunsIt) {
+  BackendView& tenant = backend("tenant");
+  tenant.traits = kTraitTenant;
+  tenant.control = kControlPinned;
+  tenant.holder = pack_worker(kWorker);
+  BackendView& model = backend("model");
+  model.holder = pack_worker(kNobody);  // who loaded a model may go
+  EXPECT_THAT(actions(), IsEmpty());
+  facts.dead_workers = {kWorker};
+  const Decision decision = decide();
+  EXPECT_THAT(actions(), ElementsAre("reap 0", "close tenant crashed forced"));
+  EXPECT_EQ(field_text(decision.actions.back().stop.text), kHolderLeft);
+  facts.dead_workers.clear();
+  tenant.holder = pack_worker(kNobody);  // its row is free by now
+  EXPECT_THAT(actions(), ElementsAre("close tenant crashed forced"));
+}
+
 TEST_F(DecideTest, ProbesOfAnotherLifeOfTheSlotSayNothing) {
   BackendView& a = backend("a");
   facts.unanswered = {{{a.ref.index, a.ref.generation - 1}, {kNow_ns, kNow_ns, kNow_ns}, "x"}};

@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/proc.hpp"
 #include "support/pool.hpp"
 #include "support/process.hpp"
@@ -80,6 +82,34 @@ TEST_F(MembersTest, P7TheHandleOfAProcessThatWasRegisteredBeforeSignalsNobody) {
   EXPECT_TRUE(is_gone(members, nobody_));
   EXPECT_TRUE(before.running());
   EXPECT_NE(child_of(before.pid()), 0) << "what was found with the one before is not its";
+}
+
+// A tenant's: it stays in the terminal's session, and may end before anybody has looked.
+TEST_F(MembersTest, P7TheSessionInWhichATenantWasStartedIsNotItsOwn) {
+  for (const bool in_session : {true, false}) {
+    Program first({"sleep", "600"});
+    Target target = target_at(first.pid());
+    first.signal(SIGKILL);
+    ASSERT_EQ(first.wait(), 128 + SIGKILL);
+    target.is_spawned = true;
+    target.in_session = in_session;
+    target.token = kToken;
+    const Program child({"sleep", "600"}, {.env = {{"MODELPOOL_BACKEND", kToken}}, .input = {}});
+    const Program bystander({"sleep", "600"});
+    ASSERT_TRUE(
+        eventually([&] { return read_environment(child.pid(), "MODELPOOL_BACKEND") == kToken; }));
+    Members members(target);
+    static_cast<void>(members.look(table_, nobody_));
+    static_cast<void>(members.look(table_, nobody_));
+    const auto known = members.known();  // and signals nobody
+    const auto knows = [&](pid_t pid) {
+      return std::any_of(known.begin(), known.end(),
+                         [pid](const ProcessIdentity& one) { return one.pid == pid; });
+    };
+    EXPECT_TRUE(knows(child.pid()));
+    // Of one that was spawned in a session of its own, theirs would be one that it began.
+    EXPECT_EQ(knows(bystander.pid()), !in_session);
+  }
 }
 
 TEST_F(MembersTest, P2P7OfAProcessThatIsAnotherBackendsNeitherItNorItsGroupIsSignalled) {

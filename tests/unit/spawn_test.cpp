@@ -118,6 +118,32 @@ TEST(SpawnGated, LooksForTheProgramInPath) {
   std::filesystem::remove_all(dir);
 }
 
+TEST(SpawnGated, AJobStaysInTheCallersSessionWithItsFilesInAGroupOfItsOwn) {
+  const Scratch scratch;
+  Forked parent([&](Forked::Child&) {
+    const int file = open(scratch.path("out").c_str(), O_RDWR | O_CREAT, 0600);
+    dup2(file, 1);
+    dup2(file, 77);  // stays open, as it does for a shell's job
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
+    SpawnOptions options;
+    options.is_job = true;
+    const auto job = spawn_gated(
+        {"bash", "-c", "echo out; echo more >&77; grep SigIgn /proc/self/status; exec sleep 60"},
+        options, open_the_gate, [] {});
+    ASSERT_TRUE(job) << text_of(job);
+    const pid_t pid = job->identity().pid;
+    EXPECT_EQ(getsid(pid), getsid(0));
+    EXPECT_EQ(getpgid(pid), pid);
+    EXPECT_TRUE(eventually([&] {
+      // SIGHUP alone: what a program ignores for itself is not meant for its jobs.
+      return read_file(scratch.path("out")) == "out\nmore\nSigIgn:\t0000000000000001\n";
+    })) << read_file(scratch.path("out"));
+    end(pid);
+  });
+  EXPECT_EQ(parent.wait(), 0);
+}
+
 TEST(SpawnGated, RefusesAnOutputItCannotOpen) {
   SpawnOptions options;
   options.output = "/no/such/directory/log";

@@ -33,7 +33,7 @@ inline constexpr int kDone = 0;
 inline constexpr int kNo = 1;  // the answer is no, or there is a finding
 inline constexpr int kWrongUsage = 2;
 inline constexpr int kUnusable = 3;  // no such pool, or it cannot be used
-// `lease` and `load` follow timeout(1).
+// `lease`, `load` and `run` follow timeout(1).
 inline constexpr int kLeaseRefused = 124;
 inline constexpr int kLeaseFailed = 125;
 inline constexpr int kCannotRun = 126;
@@ -202,6 +202,7 @@ void add_wait(CLI::App& root, Context& context);
 // COMMAND is what stands after `--` on the line.
 void add_load(CLI::App& root, Context& context, const std::vector<std::string>& command);
 void add_lease(CLI::App& root, Context& context, const std::vector<std::string>& command);
+void add_run(CLI::App& root, Context& context, const std::vector<std::string>& command);
 void add_remove(CLI::App& root, Context& context);
 void add_logs(CLI::App& root, Context& context);
 void add_top(CLI::App& root, Context& context);

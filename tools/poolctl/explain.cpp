@@ -10,6 +10,16 @@
 namespace modelpool::poolctl {
 namespace {
 
+// Nobody has a lease on it.
+std::vector<Verdict> explain_tenant(const Subject& subject) {
+  return {{"tenant",
+           "ends with its command, or with process " + std::to_string(subject.backend->owner_pid) +
+               ", which runs it; it serves nobody, and an acquire of its name is refused",
+           kNever_ns},
+          explain_over_limit(subject),
+          explain_room(subject)};
+}
+
 std::vector<Verdict> explain_ready(const Subject& subject) {
   std::vector<Verdict> verdicts{explain_leases(subject, Reason::kBusy),
                                 explain_leases(subject, Reason::kFirstByte),
@@ -37,7 +47,7 @@ std::vector<Verdict> judge_state(const Subject& subject) {
     case BackendState::kReady:
       // Somebody asked for its end: no rule says more.
       if ((subject.backend->control & kControlEvict) != 0) return {explain_request(subject)};
-      return explain_ready(subject);
+      return subject.backend->tenant() ? explain_tenant(subject) : explain_ready(subject);
     case BackendState::kFree:
     case BackendState::kEvicting:
     case BackendState::kStopping:
@@ -111,8 +121,9 @@ void print_explanation(const Subject& subject, const std::string& hint) {
     head += std::string(backend_state_name(backend.state.state));
     if (backend.process.pid != 0) head += ", pid " + std::to_string(backend.process.pid);
     if (!backend.address.empty()) head += " at " + escape(backend.address);
+    if (backend.tenant()) head += ", a tenant";
     if (backend.pinned()) head += ", pinned";
-    head += ", " + count_text(backend.in_flight, "lease");
+    if (!backend.tenant()) head += ", " + count_text(backend.in_flight, "lease");
   }
   print(head + "\n");
   if (subject.history) print(history_text(*subject.history) + "\n");

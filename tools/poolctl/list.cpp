@@ -27,6 +27,7 @@ std::string notes_of(const Segment& segment, const Snapshot& snapshot, const Bac
   const auto add = [&notes](const std::string& note) {
     notes += (notes.empty() ? "" : ", ") + note;
   };
+  if (backend.tenant()) add("tenant of " + std::to_string(backend.owner_pid));
   if (backend.pinned()) add("pinned");
   if (backend.external()) add("external");
   if (backend.control & kControlEvict) add("to be evicted");

@@ -1,51 +1,13 @@
 // poolctl load: load a model without a request.
-#include <unistd.h>
-
 #include "base/duration.hpp"
 #include "base/name.hpp"
 #include "base/time.hpp"
 #include "json.hpp"
 #include "loading.hpp"
+#include "progress.hpp"
 
 namespace modelpool::poolctl {
 namespace {
-
-// On a terminal one line that is redrawn, with the time; else a line for each thing it waits for.
-class Progress {
- public:
-  explicit Progress(const std::string& model) : model_(model), begun_ns_(now_ns()) {}
-  ~Progress() { clear(); }
-
-  void tell(const std::string& phase) {
-    if (phase.empty()) return clear();
-    if (!is_terminal_) {
-      if (phase != told_) complain(escape(model_) + " " + phase);
-      told_ = phase;
-      return;
-    }
-    const std::string line =
-        escape(model_) + " " + phase + ", " + format_age(age_ns(now_ns(), begun_ns_)) + " so far";
-    write("\r" + cut(line, width_) + "\x1b[K");
-    is_drawn_ = true;
-  }
-  // So that a message stands on a line of its own.
-  void clear() {
-    if (is_drawn_) write("\r\x1b[K");
-    is_drawn_ = false;
-  }
-
- private:
-  static void write(const std::string& text) {
-    static_cast<void>(::write(STDERR_FILENO, text.data(), text.size()));
-  }
-
-  const std::string model_;
-  const std::uint64_t begun_ns_;
-  const bool is_terminal_ = isatty(STDERR_FILENO) == 1;
-  const std::size_t width_ = 79;
-  std::string told_;
-  bool is_drawn_ = false;
-};
 
 void print_loaded(const Context& context, const LoadOptions& options, const Loaded& loaded,
                   std::uint64_t took_ns) {

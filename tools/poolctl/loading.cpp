@@ -98,10 +98,14 @@ void say(const LoadOptions& options, const std::string& text) {
   complain(text);
 }
 
+}  // namespace
+
 int refuse(const LoadOptions& options, const Error& error) {
   say(options, error.text);
   return exit_code_of(error.code);
 }
+
+namespace {
 
 int interrupted(const LoadOptions& options, SignalInbox& inbox) {
   const auto taken = inbox.take();
@@ -342,7 +346,8 @@ Result<Grant> acquire(Pool& pool, const LoadOptions& options, const SignalInbox&
   asked.keep_alive = options.keep_alive;
   asked.expected_bytes = options.size_bytes;
   // Without time to load it a ticket would only become a failed load.
-  asked.may_load = options.may_load && options.timeout_ns > 0;
+  asked.may_load = options.may_load && (options.timeout_ns > 0 || options.tenant);
+  asked.tenant = options.tenant;
   const StopOnSignal stop(inbox);
   asked.stop = stop.token();
   const auto wait = std::chrono::nanoseconds(kDefaultTimeout_ns);
@@ -353,7 +358,8 @@ Result<Grant> acquire(Pool& pool, const LoadOptions& options, const SignalInbox&
          is_loading(segment_of(pool), options.model)) {
     grant = acquire_once(pool, options, wait, asked);
   }
-  if (!grant && grant.error().code == Errc::kNotLoaded) {
+  const bool is_there = find_backend(segment_of(pool), options.model).has_value();
+  if (!grant && grant.error().code == Errc::kNotLoaded && !is_there) {
     return fail(Errc::kNotLoaded, "unable to " + options.verb + " " + escape(options.model) +
                                       ": it is not loaded; " +
                                       (options.may_load ? "--timeout 0 leaves no time to load it"
@@ -364,22 +370,30 @@ Result<Grant> acquire(Pool& pool, const LoadOptions& options, const SignalInbox&
 
 }  // namespace
 
-int obtain(const Context& context, const LoadOptions& options, LoadPlan* plan, SignalInbox& inbox,
-           Loaded* loaded) {
+int ask(const Context& context, const LoadOptions& options, SignalInbox& inbox,
+        std::optional<Pool>* pool, Grant* grant) {
   const auto give_up = [&](const Error& error) {
     return error.code == Errc::kCancelled ? interrupted(options, inbox) : refuse(options, error);
   };
-  const std::uint64_t begun = now_ns();
   const std::uint64_t until =
-      add_ns(begun, options.has_timeout() ? options.timeout_ns : kDefaultTimeout_ns);
-  auto pool = attach(context, inbox, until);
-  if (!pool) return give_up(pool.error());
-  loaded->pool = std::move(*pool);
-  auto grant = acquire(*loaded->pool, options, inbox, until);
-  if (!grant) return give_up(grant.error());
-  auto* ticket = std::get_if<LoadTicket>(&*grant);
+      add_ns(now_ns(), options.has_timeout() ? options.timeout_ns : kDefaultTimeout_ns);
+  auto attached = attach(context, inbox, until);
+  if (!attached) return give_up(attached.error());
+  *pool = std::move(*attached);
+  auto granted = acquire(**pool, options, inbox, until);
+  if (!granted) return give_up(granted.error());
+  *grant = std::move(*granted);
+  return 0;
+}
+
+int obtain(const Context& context, const LoadOptions& options, LoadPlan* plan, SignalInbox& inbox,
+           Loaded* loaded) {
+  const std::uint64_t begun = now_ns();
+  Grant grant;
+  if (const int code = ask(context, options, inbox, &loaded->pool, &grant); code != 0) return code;
+  auto* ticket = std::get_if<LoadTicket>(&grant);
   if (ticket == nullptr) {
-    loaded->lease = std::move(std::get<Lease>(*grant));
+    loaded->lease = std::move(std::get<Lease>(grant));
     return 0;
   }
   const int code = Load(options, *loaded->pool, inbox, begun).run(*ticket, *plan, &loaded->lease);
@@ -405,9 +419,19 @@ void add_load_options(CLI::App* command, const std::shared_ptr<LoadOptions>& opt
     if (needed != nullptr) needs(option, needed);
 }
 
+void add_timeout(CLI::App* command, const std::shared_ptr<LoadOptions>& options,
+                 const std::string& help) {
+  add_duration(command, "--timeout", &options->timeout_ns, help);
+}
+
+void add_tag(CLI::App* command, const std::shared_ptr<LoadOptions>& options,
+             const std::string& help) {
+  add_text(command, "--tag", "TEXT", &options->tag, help);
+}
+
 void add_wait_options(CLI::App* command, const std::shared_ptr<LoadOptions>& options) {
-  add_duration(command, "--timeout", &options->timeout_ns,
-               "Wait at most this long, load included (30s without the load); 0: do not wait");
+  add_timeout(command, options,
+              "Wait at most this long, load included (30s without the load); 0: do not wait");
   add_text(
       command, "--keep-alive", "DURATION",
       [options](const std::string& text) {
@@ -419,7 +443,7 @@ void add_wait_options(CLI::App* command, const std::shared_ptr<LoadOptions>& opt
       },
       "How long the backend may be idle from now on (as it is); 0: evict it after this lease, off "
       "or -1: never");
-  add_text(command, "--tag", "TEXT", &options->tag, "Text shown with the lease, at most 31 bytes");
+  add_tag(command, options, "Text shown with the lease, at most 31 bytes");
 }
 
 }  // namespace modelpool::poolctl

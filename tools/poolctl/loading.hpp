@@ -36,7 +36,8 @@ struct LoadOptions {
   std::uint64_t size_bytes = 0;
   bool pin = false;
   bool any_listener = false;
-  bool may_load = true;  // there is a command line
+  bool may_load = true;                // there is a command line
+  std::optional<TenantNeed> tenant{};  // it is for one
   // Told what it waits for, again and again; "" before a message is printed.
   std::function<void(const std::string& phase)> progress{};
 };
@@ -56,7 +57,18 @@ Result<LoadPlan> make_load_plan(const LoadOptions& options, std::vector<std::str
 // The options that say how to load, of a command.
 void add_load_options(CLI::App* command, const std::shared_ptr<LoadOptions>& options,
                       CLI::Option* needed);
+void add_timeout(CLI::App* command, const std::shared_ptr<LoadOptions>& options,
+                 const std::string& help);
+void add_tag(CLI::App* command, const std::shared_ptr<LoadOptions>& options,
+             const std::string& help);
 void add_wait_options(CLI::App* command, const std::shared_ptr<LoadOptions>& options);
+
+// Joins the pool and asks for the model: a lease on it, or the ticket to load it. 0, or the exit
+// code; then it has complained.
+int ask(const Context& context, const LoadOptions& options, SignalInbox& inbox,
+        std::optional<Pool>* pool, Grant* grant);
+// Complains and returns the exit code.
+int refuse(const LoadOptions& options, const Error& error);
 
 // A lease on the model: it is loaded, or was loaded here by the plan (which is null without one).
 struct Loaded {

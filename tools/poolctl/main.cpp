@@ -32,7 +32,7 @@ Exit codes:
   1  the answer is no, or there is a finding; of status and check: no coordinator serves the pool
   2  wrong usage
   3  no such pool, or it cannot be used
-lease ends with the exit code of its COMMAND, load with 0, else both with
+lease and run end with the exit code of their COMMAND, load with 0, else all three with
   124  timed out or refused
   125  poolctl failed or was used wrongly
   126  COMMAND could not run
@@ -45,17 +45,20 @@ Examples:
   poolctl explain llama-3-8b
   poolctl lease llama-3-8b --start 'llama-server --port {port} -m llama.gguf' \
       --ready http:/health --timeout 5m -- sh -c 'curl -s "$MODELPOOL_ADDRESS/v1/models"'
+  poolctl run comfy --memory 9GiB -- python3 main.py
 )";
 
 // The command and what stands after its `--`, found before anything is parsed: COMMAND belongs to
-// the user whatever it looks like, and wrong usage of lease and load has an exit code of its own.
+// the user whatever it looks like, and wrong usage of these has an exit code of its own.
 struct Line {
   std::string command;
   std::vector<std::string> words;   // for the parser, in order
-  std::vector<std::string> to_run;  // after lease or load ... --
+  std::vector<std::string> to_run;  // after lease, load or run ... --
 };
 
-bool takes_command(const std::string& name) { return name == "lease" || name == "load"; }
+bool takes_command(const std::string& name) {
+  return name == "lease" || name == "load" || name == "run";
+}
 
 Line split(int argc, char** argv) {
   Line line;
@@ -208,6 +211,7 @@ int run(const Line& line) {
   add_wait(app, context);
   add_load(app, context, line.to_run);
   add_lease(app, context, line.to_run);
+  add_run(app, context, line.to_run);
   add_remove(app, context);
 
   try {

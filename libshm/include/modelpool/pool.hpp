@@ -166,6 +166,22 @@ struct SpawnOptions {
   std::string error_output{};  // another one for stderr; empty: as stdout
   // Its soft limit of open files (ulimit -Sn): for a server that has raised its own. 0: as that is.
   std::uint64_t open_files = 0;
+  // As a shell starts a job: in the caller's session, in a process group of its own, with the
+  // caller's stdin, stdout, stderr and every descriptor that is not close-on-exec; what a shell or
+  // nohup ignores for its jobs (SIGHUP, SIGINT, SIGQUIT, the stops of terminals) stays ignored.
+  // output and error_output are not asked for.
+  bool is_job = false;
+  int terminal = -1;  // of a job: this terminal of its session has it in the foreground
+};
+
+// How a tenant is run: a foreign program that takes part in the pool (LoadTicket::run_tenant).
+struct TenantOptions {
+  bool evictable = false;        // else it is pinned (Pool::unpin ends that)
+  std::uint64_t size_bytes = 0;  // of the host's memory, 0 = unknown
+  std::string label{};           // at most 31 bytes; modelpool does not interpret it
+  // How its first process ended: exit code, or 128 + N by signal N. Called once, by a thread of the
+  // library, before the process is reaped; must not throw.
+  std::function<void(int)> on_exit{};
 };
 
 struct ReadyOptions {
@@ -209,6 +225,16 @@ class LoadTicket {
   // (kSpawnFailed, kInvalid, kSystem); kSpawnFailed where it is put on a device that this process
   // may not use; kTicketLost.
   Result<> spawn(const std::vector<std::string>& argv, const SpawnOptions& options = {});
+  // The same for a program that serves nobody, a tenant. It is READY before it executes, without an
+  // address, and is never leased: an acquire of its name ends with kNotLoaded as long as it runs.
+  // It counts against places, bytes, devices and groups as a backend does. Neither idle_timeout nor
+  // a probe ends it; pins, room, orders and max_memory are as for any backend. When its first
+  // process ends, or the Pool that the ticket came from is closed, or this process dies, whatever
+  // is left of it is ended as a backend is (stop_signal, stop_grace, SIGKILL), and its place is
+  // free when all of it is gone. The ticket is used up once the program was about to execute; if
+  // that fails (kSpawnFailed) nothing runs. Errors: as spawn, and kInvalid for a label.
+  Result<BackendId> run_tenant(const std::vector<std::string>& argv,
+                               const SpawnOptions& options = {}, const TenantOptions& tenant = {});
   // Registers a process the caller started. If it does not lead its own process group, it is ended
   // with what it has started, and nobody else of its group is. Errors: kInvalid for a PID that may
   // not be signalled (P7).
@@ -242,6 +268,9 @@ class LoadTicket {
   friend class PendingAcquire;
   LoadTicket(const TicketRef& ref, std::string model, const AcquireOptions& asked);
   Result<> check() const;
+  Result<> start(const std::vector<std::string>& argv, const SpawnOptions& options,
+                 const std::function<Result<>()>& at_gate, const std::function<void()>& on_failure,
+                 const std::function<void(int)>& on_exit);
   Result<> publish_alone(std::string_view address, const ReadyOptions& options);
   std::uint32_t known_exit() const;
   std::string why_failed(std::string_view reason) const;
@@ -331,6 +360,15 @@ struct PoolOptions {
   Duration attach_timeout = std::chrono::seconds(5);  // for a worker row, when every one is taken
 };
 
+// What a foreign program takes. What is given here goes before what the settings and the history
+// say of its name.
+struct TenantNeed {
+  std::uint64_t memory_bytes = 0;  // of the host; 0: as they say, else a guess
+  std::uint32_t devices = 0;       // how many; 0: as they say
+  std::uint64_t device_bytes = 0;  // of each of them; 0: as they say
+  std::string group{};  // nothing of this group is loaded beside it; "": as the settings say
+};
+
 struct AcquireOptions {
   std::string tag{};       // at most 31 bytes, shown in events and `leases`
   std::stop_token stop{};  // cancels the wait
@@ -343,6 +381,9 @@ struct AcquireOptions {
   std::uint64_t expected_bytes = 0;
   std::uint64_t priority = 0;  // in JSON of `waiters`; the line is first come, first served
   bool may_load = true;        // false: kNotLoaded instead of a ticket
+  // For a tenant (LoadTicket::run_tenant): a ticket, never a lease. Errors: kNotLoaded as well if a
+  // model or tenant of that name is there; kInvalid for a need that makes no sense.
+  std::optional<TenantNeed> tenant{};
   // As Lease::set_cancellable and on_cancel, of whatever lease comes of this, that of a load too.
   // Where there is no thread for on_cancel the lease is granted all the same, not cancellable.
   bool cancellable = false;

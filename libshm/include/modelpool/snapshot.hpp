@@ -83,6 +83,7 @@ struct BackendRow {
   std::uint64_t probe_failures = 0;  // in a row
   std::optional<std::uint64_t> measured_device_bytes;  // of all its devices together
   std::optional<std::uint64_t> peak_device_bytes;
+  bool tenant = false;  // a foreign program, which serves nobody and ends with owner_pid
 };
 
 // A request in flight, of any worker.
