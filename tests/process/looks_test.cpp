@@ -93,6 +93,8 @@ TEST(Look, P12ChangesNothing) {
   ASSERT_TRUE(pool.look("m"));
   ASSERT_TRUE(pool.look("none"));
   ASSERT_TRUE(pool.exit_words(lease.backend()));
+  ASSERT_TRUE(pool.explain("m"));
+  ASSERT_TRUE(pool.explain("none"));
   EXPECT_TRUE(read_file(scratch.path("default")) == before);
 }
 
@@ -244,6 +246,24 @@ TEST(RowsAsJson, AreTheTextThatPoolctlPrints) {
     return found;
   };
   EXPECT_EQ(keys_of(status), keys_of(printed("status")));
+}
+
+TEST(Explained, IsTheTextThatPoolctlPrints) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const Daemon daemon(scratch, {"--idle-timeout", "1h"});
+  const Lease lease = load_external(pool, "m \"quoted\" \xc3\xa4");
+  for (const std::string model : {"m \"quoted\" \xc3\xa4", "none"}) {
+    const auto printed = poolctl(scratch, {"-o", "json", "explain", model});
+    EXPECT_EQ(without_times(to_json(pool.explain(model).value())) + "\n",
+              without_times(printed.out));
+  }
+  const Explanation explained = pool.explain("none").value();
+  EXPECT_FALSE(explained.is_loaded || explained.backend || explained.history);
+  EXPECT_EQ(explained.verdicts.at(0).text, "the next acquire may load it");
+  EXPECT_EQ(pool.explain("").error().code, Errc::kInvalid);
+  pool.close();
+  EXPECT_EQ(pool.explain("none").error().code, Errc::kClosed);
 }
 
 }  // namespace

@@ -436,6 +436,9 @@ class Pool {
   // One model, without a look at all else: how far its load is, how long the last one took, how
   // many wait. Takes no lock and counts as no use, either. Errors: kInvalid.
   Result<ModelLook> look(std::string_view model);
+  // Which settings apply to the model, from where, and what they mean for it now; also of one that
+  // is not loaded. Takes no lock and counts as no use. Errors: kInvalid.
+  Result<Explanation> explain(std::string_view model);
   // As Lease::exit_words, also after the lease; for as long as the pool remembers the end.
   Result<std::string> exit_words(BackendId backend);
   // How many leases a worker has room for, and how many may wait, as the pool was made.

@@ -237,6 +237,31 @@ struct ModelLook {
   std::uint64_t max_waiters = 0;  // the pool's setting: how many may, for all models
 };
 
+// A setting as it applies to one model.
+struct SettingRow {
+  std::string name;
+  std::string value;   // as `set` takes it
+  std::string origin;  // "default", "poolctl set", "/etc/pool.toml:12"
+  std::string rule;    // the pattern that gave it; empty: none
+};
+
+// What one rule says of a model as things stand.
+struct VerdictRow {
+  std::string rule;  // busy, idle, lru...
+  std::string text;
+  std::optional<std::uint64_t> due_in_ms;  // empty: not as things stand
+};
+
+// Which settings apply to a model and why, and what would happen to it.
+struct Explanation {
+  std::string model;
+  bool is_loaded = false;
+  std::optional<BackendRow> backend;
+  std::vector<SettingRow> settings;
+  std::vector<VerdictRow> verdicts;
+  std::optional<ModelRow> history;
+};
+
 struct PoolSnapshot {
   StatusRow status;
   std::vector<BackendRow> backends;  // the live ones, by slot
