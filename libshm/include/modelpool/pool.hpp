@@ -446,6 +446,9 @@ class Pool {
   // The coordinator's decisions from number `first` on, oldest first, as far as the pool remembers.
   // To follow, ask again from the last seq + 1. Errors: kClosed.
   Result<std::vector<EventRow>> events(std::uint64_t first = 1);
+  // The same, and where there is none yet it waits for one, until the deadline: then it answers
+  // none. Sleeps, takes no lock. The numbers begin anew in the next pool of that name.
+  Result<std::vector<EventRow>> events(std::uint64_t first, Deadline deadline);
 
   // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no
   // call on this Pool is in progress in another thread (the same for the destructor).

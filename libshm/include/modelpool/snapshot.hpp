@@ -165,6 +165,9 @@ struct EventRow {
   std::string text;
 };
 
+// The kinds that this library knows; a newer coordinator may write others.
+std::vector<std::string> event_kinds();
+
 // A device of the host, as the coordinator last measured it.
 struct DeviceRow {
   std::uint64_t device = 0;  // its position, by which other rows name it
