@@ -1,0 +1,23 @@
+// The pool's events to one client, as server-sent events, for as long as it stays.
+//
+// Safety: the loop's thread.
+//
+// Crash: the client sees its connection end, and comes again with Last-Event-ID.
+//
+// Errors: none; a client that takes nothing for client_timeout is given up by its connection.
+#pragma once
+
+#include "worker/access_log.hpp"
+#include "worker/client.hpp"
+#include "worker/event_feed.hpp"
+#include "worker/io.hpp"
+
+namespace modelpool::serve {
+
+struct AnswerChanges;
+
+// Head and all. `changes`: of the answer, without its framing. The connection ends with it.
+Task<> stream_events(EventFeed& feed, EventsAsked asked, Client& client, AnswerChanges changes,
+                     AccessLine& line);
+
+}  // namespace modelpool::serve
