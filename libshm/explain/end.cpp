@@ -1,7 +1,6 @@
 // How a load, or the life of a backend, comes to its end, or has.
 #include "base/duration.hpp"
 #include "explain/subject.hpp"
-#include "json/event_json.hpp"
 #include "protocol/events.hpp"
 #include "protocol/members.hpp"
 

@@ -108,6 +108,7 @@ class Looks(ApiTest):
                 self.assertEqual(head.fields["Content-Type"], get.fields["Content-Type"])
         head = self.request("HEAD", "/api/pool/events?follow=1")
         self.assertEqual((head.status, head.body), (200, b""))
+        self.assertEqual(head.fields["Content-Type"], "text/event-stream")
 
     def test_other_methods_and_other_paths(self):
         self.start(models=self.model("a"))
@@ -368,6 +369,11 @@ class Follow(ApiTest):
     def last(self):
         return self.events()[-1]["seq"]
 
+    def files(self):
+        """Open in all workers, once all serve."""
+        self.assertTrue(eventually(lambda: "serving pool default: " in self.said()))
+        return descriptors(self.workers())
+
     def make_event(self):
         """Another settings_changed."""
         self.made = getattr(self, "made", 0) + 1
@@ -472,7 +478,7 @@ class Follow(ApiTest):
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         self.start(models=self.model("a"))
         self.loaded()
-        files, attached = descriptors(self.workers()), self.ctl("workers")
+        files, attached = self.files(), self.ctl("workers")
         since = self.last() + 1
         for one in [Viewer(self, f"&since={since}") for _ in range(4)]:
             one.open()
@@ -499,7 +505,7 @@ class Follow(ApiTest):
 
     def test_viewers_vanish_while_events_come(self):
         self.start(models=self.model("a"))
-        files = descriptors(self.workers())
+        files = self.files()
         ends = threading.Event()
 
         def come_and_go():

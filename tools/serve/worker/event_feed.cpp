@@ -106,10 +106,9 @@ EventFeed::News EventFeed::read() const {
 }
 
 Task<> EventFeed::follow() {
-  if (!thread_) thread_.emplace(1);
   kept_max_ = pool_.capacities().value_or(Capacities{}).events;
   while (!viewers_.empty() && !is_over_) {
-    News news = co_await apart(loop_, *thread_, [this] { return read(); });
+    News news = co_await apart(loop_, thread_, [this] { return read(); });
     take_in(std::move(news));
   }
   kept_.clear();
@@ -160,8 +159,6 @@ void EventFeed::end() {
   wake_all();
 }
 
-void EventFeed::stop() {
-  if (thread_) thread_->join();
-}
+void EventFeed::stop() { thread_.join(); }
 
 }  // namespace modelpool::serve

@@ -92,7 +92,7 @@ class EventFeed {
 
   Loop& loop_;
   Pool& pool_;
-  std::optional<asio::thread_pool> thread_;
+  asio::thread_pool thread_{1};
   std::unordered_set<Viewer*> viewers_;
   std::deque<Kept> kept_;
   std::size_t kept_bytes_ = 0;

@@ -13,8 +13,8 @@ constexpr int kUnsentMax_bytes = 64 * 1024;
 
 }  // namespace
 
-Task<> stream_events(EventFeed& feed, EventsAsked asked, Client& client, AnswerChanges changes,
-                     AccessLine& line) {
+Task<> stream_events(EventFeed& feed, EventsAsked asked, bool is_head, Client& client,
+                     AnswerChanges changes, AccessLine& line) {
   changes.framing = framing_for(changes.client_version, Framing::kChunked);
   changes.keep_open = false;
   changes.fields.emplace_back("Cache-Control", "no-cache");
@@ -29,7 +29,7 @@ Task<> stream_events(EventFeed& feed, EventsAsked asked, Client& client, AnswerC
   const bool is_chunked = changes.framing == Framing::kChunked;
   EventFeed::Viewer viewer(feed, std::move(asked), client.wake);
   bool is_there = co_await client.write(before);
-  while (is_there) {
+  while (is_there && !is_head) {
     // Nothing is answered behind this: what it sends meanwhile is not kept.
     client.take(client.input().size());
     client.read(kPipe_bytes);

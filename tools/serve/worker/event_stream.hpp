@@ -16,8 +16,9 @@ namespace modelpool::serve {
 
 struct AnswerChanges;
 
-// Head and all. `changes`: of the answer, without its framing. The connection ends with it.
-Task<> stream_events(EventFeed& feed, EventsAsked asked, Client& client, AnswerChanges changes,
-                     AccessLine& line);
+// Head and all, or the head alone. `changes`: of the answer, without its framing. The connection
+// ends with it.
+Task<> stream_events(EventFeed& feed, EventsAsked asked, bool is_head, Client& client,
+                     AnswerChanges changes, AccessLine& line);
 
 }  // namespace modelpool::serve

@@ -1,7 +1,8 @@
 // What the door shows of the pool: what `poolctl -o json` prints, and what front-ends of other
 // servers read.
 //
-// Safety: the loop's thread. Looking takes no lock, holds no lease and counts as no use (P12).
+// Safety: any thread; with large tables it takes its time. Looking takes no lock, holds no lease
+// and counts as no use (P12).
 //
 // Errors: 400, 503, as answers.
 #pragma once

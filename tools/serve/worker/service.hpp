@@ -59,6 +59,7 @@ struct Service {
   Upstreams& upstreams;
   EventFeed& events;
   asio::thread_pool& threads;  // for calls that may wait
+  asio::thread_pool& looks;    // for those that only take their time
   std::shared_ptr<const InForce> now;
   BodyBudget held;
   bool is_finishing = false;  // each connection gets one more answer

@@ -64,12 +64,14 @@ class Worker {
         places_(loop, pool, loader_, [this](const std::string& name) { return model_of(name); }),
         upstreams_(loop.get_executor()),
         events_(loop, pool),
-        service_{loop, pool, places_, upstreams_, events_, loader_.threads(), nullptr, {}, false} {}
+        service_{loop,   pool,    places_, upstreams_, events_, loader_.threads(),
+                 looks_, nullptr, {},      false} {}
 
   Result<> begin();
   void end() {
     loader_.stop();
     events_.stop();
+    looks_.join();
   }
 
  private:
@@ -104,6 +106,7 @@ class Worker {
   Places places_;
   Upstreams upstreams_;
   EventFeed events_;
+  asio::thread_pool looks_{1};
   Service service_;
   std::unordered_set<Connection*> connections_;
   std::optional<TimePoint> end_by_;  // set: finishing
