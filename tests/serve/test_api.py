@@ -132,8 +132,8 @@ class Looks(ApiTest):
         models = f"[models.{json.dumps(name)}]\n{command}\naddress = \"127.0.0.1:1\"\nready = \"tcp\"\n"
         self.start(models=models)
         for hostile in (name, 'x"},{"', "\x7f\n", "x" * 300, "\U0001f600"):
-            for call in ("pin", "load"):
-                reply = self.order(call, {"model": hostile, **({"timeout": "1ms"} if call == "load" else {})})
+            for call, more in (("pin", {}), ("load", {"timeout": "1ms"})):
+                reply = self.order(call, {"model": hostile} | more)
                 self.assertIn(reply.status, (400, 404, 504), reply.body)
                 self.assertIn("error", reply.json)
         quoted = "%3Cscript%3E%22%3C/script%3E%5C%20%C3%A4"
@@ -254,7 +254,8 @@ class Orders(ApiTest):
             self.assertEqual(self.order("pin", pin, {"Content-Type": kind}).status, 415)
         exact = pin + " " * (64 * 1024 - len(pin))
         self.assertEqual(self.order("pin", exact + " ").status, 413)
-        self.assertEqual(self.request("POST", "/api/pool/pin", iter([exact.encode(), b" "]), JSON).status, 413)
+        chunks = iter([exact.encode(), b" "])
+        self.assertEqual(self.request("POST", "/api/pool/pin", chunks, JSON).status, 413)
         self.assertFalse(self.backends()["a"]["pinned"])
         self.assertEqual(self.order("pin", exact).status, 200)
         talk = self.socket()
@@ -366,13 +367,15 @@ class Viewer:
 
 
 class Follow(ApiTest):
+    def begin(self, **config):
+        """Until all serve, and no event comes by itself any more."""
+        master = self.start(**config)
+        self.assertTrue(eventually(lambda: "serving pool default: " in self.said()))
+        self.assertTrue(eventually(lambda: "settings_changed" in [one["kind"] for one in self.events()]))
+        return master
+
     def last(self):
         return self.events()[-1]["seq"]
-
-    def files(self):
-        """Open in all workers, once all serve."""
-        self.assertTrue(eventually(lambda: "serving pool default: " in self.said()))
-        return descriptors(self.workers())
 
     def make_event(self):
         """Another settings_changed."""
@@ -380,7 +383,7 @@ class Follow(ApiTest):
         self.assertEqual(self.order("set", {"idle_timeout": f"{1000 + self.made % 7}s"}).status, 200)
 
     def test_events_come_as_they_happen(self):
-        self.start(models=self.model("a"))
+        self.begin(models=self.model("a"))
         viewer = Viewer(self)
         fields = viewer.open().headers
         self.assertEqual(fields["Content-Type"], "text/event-stream")
@@ -396,7 +399,7 @@ class Follow(ApiTest):
         self.assertEqual(viewer.next()["data"]["kind"], "evicted")
 
     def test_who_comes_again_goes_on_behind_what_it_had(self):
-        self.start(models=self.model("a"))
+        self.begin(models=self.model("a"))
         self.loaded()
         had = self.last()
         self.assertEqual(self.order("evict", {"model": "a"}).status, 200)
@@ -409,7 +412,7 @@ class Follow(ApiTest):
         self.assertEqual(earlier.next()["id"], 1)
 
     def test_only_what_it_wants(self):
-        self.start(models=self.model("a") + self.model("b", more='aliases = ["bee"]'))
+        self.begin(models=self.model("a") + self.model("b", more='aliases = ["bee"]'))
         of_b = Viewer(self, "&model=bee")
         loads = Viewer(self, "&kind=loaded&kind=load_failed&count=2")
         self.loaded("a")
@@ -419,7 +422,7 @@ class Follow(ApiTest):
         self.assertIsNone(loads.next(), "it has its count")
 
     def test_http_1_0_is_followed_until_the_end(self):
-        self.start(models=self.model("a"))
+        self.begin(models=self.model("a"))
         talk = self.socket()
         talk.sendall(b"GET /api/pool/events?follow=1&count=1 HTTP/1.0\r\nHost: localhost\r\n\r\n")
         head, _, body = read_all(talk).partition(b"\r\n\r\n")
@@ -428,12 +431,12 @@ class Follow(ApiTest):
         self.assertTrue(body.endswith(b"}\n\n"))
 
     def test_a_viewer_of_quiet_gets_signs_of_life(self):
-        self.start(models=self.model("a"))
+        self.begin(models=self.model("a"))
         viewer = Viewer(self, f"&since={self.last() + 1}")
         self.assertEqual(viewer.line(), ": alive\n")
 
     def test_what_the_ring_forgot_is_counted(self):
-        self.start(models=self.model("a"), more="[capacity]\nevents = 16\n")
+        self.begin(models=self.model("a"), more="[capacity]\nevents = 16\n")
         viewer = Viewer(self)
         while viewer.next()["id"] < 40:
             self.make_event()
@@ -446,7 +449,7 @@ class Follow(ApiTest):
         self.assertEqual(lagged["id"], lagged["data"]["last"])
 
     def test_who_does_not_read_loses_and_holds_up_nobody(self):
-        self.start(models=self.model("a"), more="[capacity]\nevents = 16\n")
+        self.begin(models=self.model("a"), more="[capacity]\nevents = 16\n")
         first = self.last() + 1
         slow = Viewer(self, f"&since={first}", receive_bytes=4096)
         quick = Viewer(self, f"&since={first}")
@@ -476,9 +479,9 @@ class Follow(ApiTest):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, soft + VIEWERS + 100), hard))
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        self.start(models=self.model("a"))
+        self.begin(models=self.model("a"))
         self.loaded()
-        files, attached = self.files(), self.ctl("workers")
+        files, attached = descriptors(self.workers()), self.ctl("workers")
         since = self.last() + 1
         for one in [Viewer(self, f"&since={since}") for _ in range(4)]:
             one.open()
@@ -504,8 +507,8 @@ class Follow(ApiTest):
         self.assertTrue(eventually(lambda: descriptors(self.workers()) <= files))
 
     def test_viewers_vanish_while_events_come(self):
-        self.start(models=self.model("a"))
-        files = self.files()
+        self.begin(models=self.model("a"))
+        files = descriptors(self.workers())
         ends = threading.Event()
 
         def come_and_go():
@@ -529,7 +532,7 @@ class Follow(ApiTest):
         self.assertEqual(Viewer(self).next()["id"], 1)
 
     def test_the_door_ends_and_its_viewers_come_to_an_end(self):
-        master = self.start(models=self.model("a"))
+        master = self.begin(models=self.model("a"))
         viewers = [Viewer(self, f"&since={self.last() + 1}") for _ in range(8)]
         for viewer in viewers:
             viewer.open()
@@ -539,7 +542,7 @@ class Follow(ApiTest):
         self.assertEqual(master.wait(PATIENCE_S), 0)
 
     def test_workers_that_retire_send_their_viewers_to_the_new_ones(self):
-        master = self.start(models=self.model("a"))
+        master = self.begin(models=self.model("a"))
         old = self.workers()
         viewer = Viewer(self)
         had = viewer.next()["id"]
@@ -548,7 +551,8 @@ class Follow(ApiTest):
         master.send_signal(signal.SIGHUP)
         while one := viewer.next():
             had = one["id"]
-        self.assertTrue(eventually(lambda: len(self.workers()) == 3 and not set(old) & set(self.workers())))
+        self.assertTrue(eventually(lambda: set(self.workers()).isdisjoint(old)))
+        self.assertEqual(len(self.workers()), 3)
         self.loaded()
         again = Viewer(self, fields={"Last-Event-ID": had})
         while one := again.next():
@@ -558,7 +562,7 @@ class Follow(ApiTest):
 
     def test_another_pool_of_that_name_is_followed_from_its_beginning(self):
         # Its worker moves on by itself once the old one is gone.
-        self.start(models=self.model("a"))
+        self.begin(models=self.model("a"))
         viewer = Viewer(self)
         for _ in self.events():
             viewer.next()
