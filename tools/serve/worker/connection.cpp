@@ -152,8 +152,7 @@ Task<bool> Connection::serve_api(const Key* key) {
   asked->events.model = now_->name_of(asked->events.model);
   if (asked->events.follows) {
     const bool is_head = reader_->head().method() == http::verb::head;
-    co_await stream_events(service_.events, asked->events, is_head, *client_, changes(false),
-                           line_);
+    co_await stream_events(service_, asked->events, is_head, *client_, changes(false), line_);
     co_return false;
   }
   if (!asked->is_order()) {

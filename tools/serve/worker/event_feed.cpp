@@ -107,7 +107,7 @@ EventFeed::News EventFeed::read() const {
 
 Task<> EventFeed::follow() {
   kept_max_ = pool_.capacities().value_or(Capacities{}).events;
-  while (!viewers_.empty() && !is_over_) {
+  while (!viewers_.empty() && !has_failed_) {
     News news = co_await apart(loop_, thread_, [this] { return read(); });
     take_in(std::move(news));
   }
@@ -119,7 +119,10 @@ Task<> EventFeed::follow() {
 }
 
 void EventFeed::take_in(News news) {
-  if (news.has_failed) return end();
+  if (news.has_failed) {
+    has_failed_ = true;
+    return wake_all();
+  }
   last_ = news.last;
   if (news.is_another_pool) {
     kept_.clear();
@@ -152,11 +155,6 @@ void EventFeed::tick(TimePoint now) {
     viewer->wants_sign_ = true;
     viewer->wake_.notify();
   }
-}
-
-void EventFeed::end() {
-  is_over_ = true;
-  wake_all();
 }
 
 void EventFeed::stop() { thread_.join(); }

@@ -42,7 +42,7 @@ class EventFeed {
     // What is next for it, as server-sent events, not much more than so many bytes. Empty: nothing
     // yet, and `wake` tells; or nothing any more.
     std::string take(std::size_t about_bytes);
-    bool is_over() const { return feed_.is_over_ || left_ == 0; }
+    bool is_over() const { return feed_.has_failed_ || left_ == 0; }
 
    private:
     friend class EventFeed;
@@ -61,7 +61,7 @@ class EventFeed {
   };
 
   void tick(TimePoint now);  // signs of life
-  void end();                // of all viewers, those that come too
+  void wake_all();           // to look whether they go on
   void stop();
 
  private:
@@ -88,7 +88,6 @@ class EventFeed {
   News read() const;  // waits for a second at most
   Task<> follow();
   void take_in(News news);
-  void wake_all();
 
   Loop& loop_;
   Pool& pool_;
@@ -100,7 +99,7 @@ class EventFeed {
   Last last_;
   bool has_read_ = false;
   bool is_following_ = false;
-  bool is_over_ = false;
+  bool has_failed_ = false;
 };
 
 }  // namespace modelpool::serve

@@ -13,7 +13,7 @@ constexpr int kUnsentMax_bytes = 64 * 1024;
 
 }  // namespace
 
-Task<> stream_events(EventFeed& feed, EventsAsked asked, bool is_head, Client& client,
+Task<> stream_events(Service& service, EventsAsked asked, bool is_head, Client& client,
                      AnswerChanges changes, AccessLine& line) {
   changes.framing = framing_for(changes.client_version, Framing::kChunked);
   changes.keep_open = false;
@@ -27,7 +27,7 @@ Task<> stream_events(EventFeed& feed, EventsAsked asked, bool is_head, Client& c
   client.hold_unsent(kUnsentMax_bytes);
   std::string before = answer_head(head, changes);
   const bool is_chunked = changes.framing == Framing::kChunked;
-  EventFeed::Viewer viewer(feed, std::move(asked), client.wake);
+  EventFeed::Viewer viewer(service.events, std::move(asked), client.wake);
   bool is_there = co_await client.write(before);
   while (is_there && !is_head) {
     // Nothing is answered behind this: what it sends meanwhile is not kept.
@@ -38,7 +38,7 @@ Task<> stream_events(EventFeed& feed, EventsAsked asked, bool is_head, Client& c
       line.out_bytes += text.size();
       before = is_chunked ? chunk_size_line(text.size()) : std::string();
       is_there = co_await client.write(before, text, is_chunked ? "\r\n" : "");
-    } else if (viewer.is_over()) {
+    } else if (viewer.is_over() || service.is_finishing) {
       if (is_chunked) is_there = co_await client.write(kLastChunk);
       break;
     } else {

@@ -9,16 +9,16 @@
 
 #include "worker/access_log.hpp"
 #include "worker/client.hpp"
-#include "worker/event_feed.hpp"
 #include "worker/io.hpp"
+#include "worker/service.hpp"
 
 namespace modelpool::serve {
 
 struct AnswerChanges;
 
 // Head and all, or the head alone. `changes`: of the answer, without its framing. The connection
-// ends with it.
-Task<> stream_events(EventFeed& feed, EventsAsked asked, bool is_head, Client& client,
+// ends with it: when the client leaves, has its count, or this worker finishes.
+Task<> stream_events(Service& service, EventsAsked asked, bool is_head, Client& client,
                      AnswerChanges changes, AccessLine& line);
 
 }  // namespace modelpool::serve

@@ -264,7 +264,7 @@ void Worker::finish(std::uint64_t within_ns) {
   const TimePoint until = within_ns == 0 ? TimePoint::max() : Clock::now() + nanoseconds(within_ns);
   end_by_ = std::min(end_by_.value_or(TimePoint::max()), until);
   service_.is_finishing = true;
-  events_.end();  // those who follow come again, to a worker that stays
+  events_.wake_all();  // those who follow come again, to a worker that stays
 }
 
 Task<> Worker::follow_signals() {
