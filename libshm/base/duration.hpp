@@ -10,17 +10,14 @@
 #include <string_view>
 
 #include "base/time.hpp"
-#include "modelpool/result.hpp"
+#include "modelpool/settings.hpp"
 
 namespace modelpool {
 
 inline constexpr std::uint64_t kDurationMax_ns = 10 * 365 * 86'400 * kSecond_ns;
 
-// "500ms", "30s", "1.5s", "15m", "2h", "1h30m", "1d", "off". Off and 0 are 0; what is finer than a
-// nanosecond is rounded up, so that only off is 0. Durations end at kDurationMax_ns, 10 years.
-// Errors: kInvalid.
-Result<std::uint64_t> parse_duration(std::string_view text);
-std::string format_duration(std::uint64_t duration_ns);  // parse_duration reads it back; 0 is "off"
+// parse_duration (modelpool/settings.hpp) reads it back; 0 is "off".
+std::string format_duration(std::uint64_t duration_ns);
 std::string format_age(
     std::uint64_t duration_ns);  // for people: "850ms", "12.3s", "4m10s", "unknown" for kNever_ns
 // How long a backend stays when it is idle (`keep_alive`): a duration, 0 = not at all, "off" or

@@ -25,6 +25,7 @@ std::string to_json(const WaiterRow& row, JsonLayout layout) { return text_of(ro
 std::string to_json(const ModelRow& row, JsonLayout layout) { return text_of(row, layout); }
 std::string to_json(const DeviceRow& row, JsonLayout layout) { return text_of(row, layout); }
 std::string to_json(const EventRow& row, JsonLayout layout) { return text_of(row, layout); }
+std::string to_json(const Explanation& row, JsonLayout layout) { return text_of(row, layout); }
 
 std::string to_json(const std::vector<BackendRow>& rows, JsonLayout layout) {
   return text_of(rows, layout);

@@ -123,10 +123,28 @@ Json workers_json(const Snapshot& snapshot) { return rows_json(worker_rows(snaps
 Json leases_json(const Snapshot& snapshot) { return rows_json(lease_rows(snapshot)); }
 Json waiters_json(const Snapshot& snapshot) { return rows_json(waiter_rows(snapshot)); }
 
-Json history_json(std::uint64_t now, const LoadHistory& history) {
-  Json json = row_json(model_row(now, {}, history));
-  json.erase("model");
-  return json;
+Json row_json(const Explanation& row) {
+  Json settings = Json::object();
+  for (const SettingRow& one : row.settings) {
+    settings[one.name] = {{"value", json_text(one.value)},
+                          {"origin", json_text(one.origin)},
+                          {"rule", json_text(one.rule)}};
+  }
+  Json verdicts = Json::array();
+  for (const VerdictRow& one : row.verdicts) {
+    verdicts.push_back({{"rule", json_text(one.rule)},
+                        {"text", json_text(one.text)},
+                        {"due_in_ms", one.due_in_ms ? Json(*one.due_in_ms) : Json(nullptr)}});
+  }
+  Json history = row.history ? row_json(*row.history) : Json(nullptr);
+  if (row.history) history.erase("model");
+  return {{"model", json_text(row.model)},
+          {"loaded", row.is_loaded},
+          {"state", row.backend ? Json(row.backend->state) : Json(nullptr)},
+          {"backend", row.backend ? row_json(*row.backend) : Json(nullptr)},
+          {"settings", std::move(settings)},
+          {"verdicts", std::move(verdicts)},
+          {"history", std::move(history)}};
 }
 
 Json bytes_json(const Bytes& bytes) {

@@ -27,6 +27,7 @@ Json row_json(const EventRow& row);
 Json row_json(const StatusRow& row);
 Json row_json(const CoordinatorRow& row);
 Json row_json(const DeviceRow& row);
+Json row_json(const Explanation& row);
 Json row_json(const BackendDetail& row);
 template <class Row>
 Json rows_json(const std::vector<Row>& rows) {
@@ -45,8 +46,6 @@ Json list_json(const Snapshot& snapshot);
 Json workers_json(const Snapshot& snapshot);
 Json leases_json(const Snapshot& snapshot);
 Json waiters_json(const Snapshot& snapshot);
-Json history_json(std::uint64_t now,
-                  const LoadHistory& history);  // of a model that is named elsewhere
 Json bytes_json(const Bytes& bytes);
 // {name: {value, origin}}, values as `set` takes them.
 Json settings_json(const PoolSettings& settings);

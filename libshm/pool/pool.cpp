@@ -17,6 +17,7 @@
 #include "protocol/pins.hpp"
 #include "protocol/settings_change.hpp"
 #include "rows/rows.hpp"
+#include "segment/futex.hpp"
 #include "segment/place.hpp"
 #include "segment/settings_block.hpp"
 
@@ -685,10 +686,25 @@ Result<Capacities> Pool::capacities() {
 }
 
 Result<std::vector<EventRow>> Pool::events(std::uint64_t first) {
-  if (!impl_) return closed("pool");
-  if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
-  impl_->follow_name();
-  return event_rows(impl_->segment(), first);
+  return events(first, std::chrono::nanoseconds(0));
+}
+
+Result<std::vector<EventRow>> Pool::events(std::uint64_t first, Deadline deadline) {
+  for (const std::uint64_t until = deadline.at_ns();;) {
+    if (!impl_) return closed("pool");
+    if (auto ok = impl_->check_usable(); !ok) return fail(ok.error());
+    impl_->follow_name();
+    const Segment& segment = impl_->segment();
+    const HalfWord& bell = segment.coordinator().event_bell;
+    // The bell first: an event written after this read has rung it, and the wait returns at once.
+    // acquire: pairs with the coordinator's bump, made after the event was written
+    const std::uint32_t seen = bell.load(std::memory_order_acquire);
+    std::vector<EventRow> rows = event_rows(segment, first);
+    const std::uint64_t now = now_ns();
+    if (!rows.empty() || now >= until) return rows;
+    // Not longer: the pool may lose its name, or be closed.
+    futex_wait(bell, seen, std::min(until, now + kSecond_ns));
+  }
 }
 
 // --- Inside --------------------------------------------------------------------------------------

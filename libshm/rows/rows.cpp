@@ -253,6 +253,13 @@ std::vector<ModelRow> model_rows(const Segment& segment, const Snapshot& snapsho
   return rows;
 }
 
+std::vector<std::string> event_kinds() {
+  std::vector<std::string> kinds;
+  for (std::uint32_t i = 1; i < kEventKindCount; ++i)
+    kinds.emplace_back(event_kind_name(static_cast<EventKind>(i)));
+  return kinds;
+}
+
 std::vector<EventRow> event_rows(const Segment& segment, std::uint64_t first) {
   std::vector<EventRow> rows;
   for (const EventView& event : read_events(segment, first)) {

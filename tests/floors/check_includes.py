@@ -10,7 +10,7 @@ import re
 import sys
 
 # Bottom up.
-FLOORS = ["base", "segment", "policy", "protocol", "rows", "pool", "json", "bindings"]
+FLOORS = ["base", "segment", "policy", "protocol", "rows", "explain", "pool", "json", "bindings"]
 # What applications include, all in one folder, where nothing private is included: the floor from
 # which on the library does, too. (Options of a pool are those of protocols.)
 PUBLIC = {"result": "base", "settings": "base", "snapshot": "protocol", "pool": "protocol",

@@ -9,8 +9,10 @@
 #include <regex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "base/kinds.hpp"
 #include "modelpool/json.hpp"
 #include "support/daemon.hpp"
 #include "support/pool.hpp"
@@ -93,6 +95,9 @@ TEST(Look, P12ChangesNothing) {
   ASSERT_TRUE(pool.look("m"));
   ASSERT_TRUE(pool.look("none"));
   ASSERT_TRUE(pool.exit_words(lease.backend()));
+  ASSERT_TRUE(pool.explain("m"));
+  ASSERT_TRUE(pool.explain("none"));
+  ASSERT_TRUE(pool.events(1, std::chrono::milliseconds(1)));
   EXPECT_TRUE(read_file(scratch.path("default")) == before);
 }
 
@@ -244,6 +249,46 @@ TEST(RowsAsJson, AreTheTextThatPoolctlPrints) {
     return found;
   };
   EXPECT_EQ(keys_of(status), keys_of(printed("status")));
+}
+
+TEST(Explained, IsTheTextThatPoolctlPrints) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const Daemon daemon(scratch, {"--idle-timeout", "1h"});
+  const Lease lease = load_external(pool, "m \"quoted\" \xc3\xa4");
+  for (const std::string model : {"m \"quoted\" \xc3\xa4", "none"}) {
+    const auto printed = poolctl(scratch, {"-o", "json", "explain", model});
+    EXPECT_EQ(without_times(to_json(pool.explain(model).value())) + "\n",
+              without_times(printed.out));
+  }
+  const Explanation explained = pool.explain("none").value();
+  EXPECT_FALSE(explained.is_loaded || explained.backend || explained.history);
+  EXPECT_EQ(explained.verdicts.at(0).text, "the next acquire may load it");
+  EXPECT_EQ(pool.explain("").error().code, Errc::kInvalid);
+  pool.close();
+  EXPECT_EQ(pool.explain("none").error().code, Errc::kClosed);
+}
+
+TEST(FollowedEvents, AreWaitedForUntilTheDeadline) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const Daemon daemon(scratch);
+  ASSERT_TRUE(eventually([&] { return !pool.events()->empty(); }));
+  const std::uint64_t next = pool.events()->back().seq + 1;
+  EXPECT_TRUE(pool.events(next, std::chrono::milliseconds(1))->empty());
+  std::vector<EventRow> got;
+  std::thread follower([&] { got = pool.events(next, std::chrono::hours(1)).value(); });
+  const Lease lease = load_external(pool, "m");
+  follower.join();
+  ASSERT_FALSE(got.empty());
+  EXPECT_EQ(got.front().seq, next);
+  EXPECT_EQ(got.front().kind, "loaded");
+}
+
+TEST(FollowedEvents, HaveOneOfTheKindsThatAreKnown) {
+  const std::vector<std::string> kinds = event_kinds();
+  EXPECT_EQ(kinds.front(), "loaded");
+  EXPECT_EQ(kinds.size(), kEventKindCount - 1);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "explain/words.hpp"
 #include "protocol/snapshot.hpp"
 
 // CLI11 is known to common.cpp and main.cpp alone: its header costs seconds in each file.
@@ -119,26 +120,12 @@ struct Seen {
   Snapshot snapshot;
 };
 Result<Seen> look(const Context& context, const std::string& file);
-// The pool's settings; defaults if it never had any.
-const PoolSettings& settings_of(const Snapshot& snapshot);
 // Why nothing is evicted or killed, and what to do; nullopt if a coordinator serves the pool, or if
 // `file` says that it is a copy.
 std::optional<std::string> find_judge_fault(const Segment& segment, const std::string& file);
 // A copy from an earlier boot or another host has no present: its ages count from the last thing
 // that happened in it.
 void settle_clock(const Segment& segment, Snapshot* snapshot);
-
-// Has it not looked for so long that the line passes it over?
-bool is_absent(const WaiterView& waiter, std::uint64_t now_ns);
-
-// Is it stopping, and SIGKILL will never come: its stop_grace is off?
-bool is_spared_sigkill(const BackendView& backend);
-// It serves as many requests at once as its settings let it (`parallel`).
-bool is_full(const BackendView& backend);
-// Of one with that limit: "2 of 2 requests at once, 3 requests wait, the first for 4s".
-std::string load_text(const Snapshot& snapshot, const BackendView& backend);
-// Of a load that its loader called failed and that no coordinator has finished yet: how it failed.
-std::optional<std::string> load_failure(const Segment& segment, const BackendView& backend);
 
 // "; did you mean NAME?" for a model that the pool does not know, if it knows one of a like name.
 std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model);
@@ -149,10 +136,9 @@ std::string_view liveness_text(Liveness liveness);  // "alive", "dead", "unknown
 
 // --- Printing ------------------------------------------------------------------------------------
 
-void print(std::string_view text);                             // to stdout
-std::size_t terminal_width();                                  // 0: stdout is no terminal
-std::string age_text(std::uint64_t now, std::uint64_t stamp);  // "-" if the stamp is unknown
-std::string text_or_dash(std::string_view text);               // escaped
+void print(std::string_view text);                // to stdout
+std::size_t terminal_width();                     // 0: stdout is no terminal
+std::string text_or_dash(std::string_view text);  // escaped
 
 class TextTable {
  public:

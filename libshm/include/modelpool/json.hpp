@@ -28,6 +28,8 @@ std::string to_json(const WorkerRow& row, JsonLayout layout = JsonLayout::kInden
 std::string to_json(const WaiterRow& row, JsonLayout layout = JsonLayout::kIndented);
 std::string to_json(const ModelRow& row, JsonLayout layout = JsonLayout::kIndented);
 std::string to_json(const DeviceRow& row, JsonLayout layout = JsonLayout::kIndented);
+// As `poolctl -o json explain` prints it.
+std::string to_json(const Explanation& row, JsonLayout layout = JsonLayout::kIndented);
 // As `poolctl -o json events` prints it.
 std::string to_json(const EventRow& row, JsonLayout layout = JsonLayout::kLine);
 

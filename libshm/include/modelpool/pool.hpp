@@ -477,6 +477,9 @@ class Pool {
   // One model, without a look at all else: how far its load is, how long the last one took, how
   // many wait. Takes no lock and counts as no use, either. Errors: kInvalid.
   Result<ModelLook> look(std::string_view model);
+  // Which settings apply to the model, from where, and what they mean for it now; also of one that
+  // is not loaded. Takes no lock and counts as no use. Errors: kInvalid.
+  Result<Explanation> explain(std::string_view model);
   // As Lease::exit_words, also after the lease; for as long as the pool remembers the end.
   Result<std::string> exit_words(BackendId backend);
   // How many leases a worker has room for, and how many may wait, as the pool was made.
@@ -484,6 +487,9 @@ class Pool {
   // The coordinator's decisions from number `first` on, oldest first, as far as the pool remembers.
   // To follow, ask again from the last seq + 1. Errors: kClosed.
   Result<std::vector<EventRow>> events(std::uint64_t first = 1);
+  // The same, and where there is none yet it waits for one, until the deadline: then it answers
+  // none. Sleeps, takes no lock. The numbers begin anew in the next pool of that name.
+  Result<std::vector<EventRow>> events(std::uint64_t first, Deadline deadline);
 
   // Leaves the pool; leases and tickets out stay valid. Further calls say kClosed. REQUIRES: no
   // call on this Pool is in progress in another thread (the same for the destructor).

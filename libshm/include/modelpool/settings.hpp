@@ -512,6 +512,11 @@ std::string origin_text(std::string_view config_path, Origin origin);
 // Values that came from shared memory, forced into their ranges (bytes are input).
 std::uint64_t clamp_setting(const SettingInfo& info, std::uint64_t value);
 
+// In nanoseconds: "500ms", "30s", "1.5s", "15m", "2h", "1h30m", "1d", "off". Off and 0 are 0; what
+// is finer than a nanosecond is rounded up, so that only off is 0. Durations end at 10 years.
+// Errors: kInvalid.
+Result<std::uint64_t> parse_duration(std::string_view text);
+
 int parse_signal(std::string_view text);  // "SIGTERM", "term", "15", "RTMIN+1"; 0 if there is none
 std::string signal_text(int signal);      // "SIGTERM", "SIGRTMIN+1"; "signal 99" for what is none
 

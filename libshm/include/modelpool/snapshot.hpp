@@ -166,6 +166,9 @@ struct EventRow {
   std::string text;
 };
 
+// The kinds that this library knows; a newer coordinator may write others.
+std::vector<std::string> event_kinds();
+
 // A device of the host, as the coordinator last measured it.
 struct DeviceRow {
   std::uint64_t device = 0;  // its position, by which other rows name it
@@ -236,6 +239,31 @@ struct ModelLook {
   std::optional<ModelRow> history;
   std::uint64_t waiting = 0;      // acquires, of all workers
   std::uint64_t max_waiters = 0;  // the pool's setting: how many may, for all models
+};
+
+// A setting as it applies to one model.
+struct SettingRow {
+  std::string name;
+  std::string value;   // as `set` takes it
+  std::string origin;  // "default", "poolctl set", "/etc/pool.toml:12"
+  std::string rule;    // the pattern that gave it; empty: none
+};
+
+// What one rule says of a model as things stand.
+struct VerdictRow {
+  std::string rule;  // busy, idle, lru...
+  std::string text;
+  std::optional<std::uint64_t> due_in_ms;  // empty: not as things stand
+};
+
+// Which settings apply to a model and why, and what would happen to it.
+struct Explanation {
+  std::string model;
+  bool is_loaded = false;
+  std::optional<BackendRow> backend;
+  std::vector<SettingRow> settings;
+  std::vector<VerdictRow> verdicts;
+  std::optional<ModelRow> history;
 };
 
 struct PoolSnapshot {

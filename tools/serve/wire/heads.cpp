@@ -272,6 +272,7 @@ OwnAnswer answer_of(const Refusal& refusal) {
     answer.fields.emplace_back("Retry-After", std::to_string(refusal.retry_after_s));
   }
   if (refusal.wants_key) answer.fields.emplace_back("WWW-Authenticate", "Bearer");
+  if (!refusal.allow.empty()) answer.fields.emplace_back("Allow", refusal.allow);
   return answer;
 }
 

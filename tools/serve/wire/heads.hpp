@@ -66,7 +66,8 @@ struct OwnAnswer {
   std::vector<std::pair<std::string, std::string>> fields;
 };
 std::string own_answer(const OwnAnswer& answer, const AnswerChanges& changes, bool is_head_request);
-// With Retry-After and WWW-Authenticate. Whether the connection stays open is for `changes` to say.
+// With Retry-After, WWW-Authenticate and Allow. Whether the connection stays open is for `changes`
+// to say.
 OwnAnswer answer_of(const Refusal& refusal);
 // {"error": {"message", "type", "code", "param": null}}, on one line.
 std::string error_json(const Refusal& refusal);

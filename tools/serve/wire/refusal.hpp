@@ -19,6 +19,7 @@ struct Refusal {
   unsigned retry_after_s = 0;  // 0: not said
   bool close = false;          // nothing of this connection can be believed any more
   bool wants_key = false;      // with WWW-Authenticate
+  std::string allow = {};      // for Allow, with 405; empty: none
 };
 
 template <class T = void>

@@ -116,6 +116,11 @@ std::optional<TimePoint> Client::blocked_since() {
   return blocked_since_;
 }
 
+void Client::hold_unsent(int bytes) {
+  error_code ignored;
+  socket_.set_option(asio::socket_base::send_buffer_size(bytes), ignored);
+}
+
 void Client::look_for_end() {
   pollfd end{socket_.native_handle(), POLLRDHUP, 0};
   if (!is_reading_ && !has_left_ && ::poll(&end, 1, 0) == 1) took_in(asio::error::eof, 0);

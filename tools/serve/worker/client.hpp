@@ -46,6 +46,8 @@ class Client : public std::enable_shared_from_this<Client> {
   // Where so much waits that nothing more is read: has it closed its side?
   void look_for_end();
   TimePoint last_input() const { return last_input_; }
+  // So much the kernel holds of what it was not sent yet.
+  void hold_unsent(int bytes);
 
   void abort();  // nothing more is read or written
   void reset();  // as abort, and the client sees a connection that broke, not one that ended

@@ -3,6 +3,10 @@
 #include <utility>
 
 #include "config/around.hpp"
+#include "worker/apart.hpp"
+#include "worker/event_stream.hpp"
+#include "worker/looks.hpp"
+#include "worker/orders.hpp"
 #include "worker/pages.hpp"
 #include "worker/refusals.hpp"
 
@@ -12,16 +16,6 @@ namespace {
 using std::chrono::nanoseconds;
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-
-Refusal too_large(std::uint64_t limit) {
-  auto refusal = refuse(413, "body_too_large",
-                        "the body is larger than body_limit, " + config::size_text(limit) +
-                            "; name the model in the path (/m/NAME/...) or query, and it is passed "
-                            "on as it comes")
-                     .value();
-  refusal.close = true;
-  return refusal;
-}
 
 }  // namespace
 
@@ -123,6 +117,7 @@ Task<bool> Connection::serve() {
   };
   auto named = model_in_head(head, are_same);
   if (!named) co_return co_await refuse_with(named.error());
+  if (!named->by_path && is_api(line_.path)) co_return co_await serve_api(admitted->key);
   if (auto page = own_answer_to(*named)) co_return co_await answer(*page);
   co_return co_await forward(*admitted, std::move(*named), are_same);
 }
@@ -135,8 +130,11 @@ bool Connection::is_look() const {
 std::optional<OwnAnswer> Connection::own_answer_to(const NamedByHead& named) const {
   if (named.by_path) return std::nullopt;
   const std::string& path = line_.path;
-  if (is_probe(path) && !is_look())
-    return answer_of(refuse(405, "method_not_allowed", path + " is only looked at: GET").value());
+  if (is_probe(path) && !is_look()) {
+    Refusal refusal = refuse(405, "method_not_allowed", path + " is only looked at: GET").value();
+    refusal.allow = "GET, HEAD";
+    return answer_of(refusal);
+  }
   if (!is_look()) return std::nullopt;
   if (auto page = own_page(path, *now_->door, service_.pool)) return page;
   if (named.model || reader_->framing() != Framing::kNone) return std::nullopt;
@@ -147,16 +145,44 @@ std::optional<OwnAnswer> Connection::own_answer_to(const NamedByHead& named) con
                        .value());
 }
 
+Task<bool> Connection::serve_api(const Key* key) {
+  auto asked = read_api(reader_->head(), key == nullptr || key->may_steer);
+  if (!asked) co_return co_await refuse_with(asked.error());
+  asked->model = now_->name_of(asked->model);
+  asked->events.model = now_->name_of(asked->events.model);
+  if (asked->events.follows) {
+    const bool is_head = reader_->head().method() == http::verb::head;
+    co_await stream_events(service_, asked->events, is_head, *client_, changes(false), line_);
+    co_return false;
+  }
+  if (!asked->is_order()) {
+    const auto seen =
+        co_await apart(service_.loop, service_.looks, [&] { return look(*asked, service_.pool); });
+    co_return co_await answer(seen);
+  }
+  Body body(now_->door->serve, service_.held);
+  const BodyLimit limit{.bytes = kOrderMax_bytes, .is_order = true};
+  if (auto received = co_await receive(body, limit); !received)
+    co_return co_await refuse_with(received.error());
+  if (!reader_->is_whole()) co_return false;
+  auto order = read_order(asked->call, body.whole());
+  if (!order) co_return co_await refuse_with(order.error());
+  line_.model = now_->name_of(order->model);
+  const auto done =
+      co_await carry_out(asked->call, std::move(*order), tag_of(id_), service_, now_, *client_);
+  // Not as done && ...: GCC 12 asks for what is behind it all the same where that waits.
+  if (done) co_return co_await answer(*done);
+  line_.end = "the client left";
+  co_return false;
+}
+
 Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named,
                                const SameModel& are_same) {
   const config::Serve& config = now_->door->serve;
   const bool may_stream = named.model.has_value();
-  if (!may_stream && reader_->framing() == Framing::kLength &&
-      reader_->length() > config.body_limit_bytes)
-    co_return co_await refuse_with(too_large(config.body_limit_bytes));
-  if (reader_->expects_continue() && !co_await client_->write(kContinue)) co_return false;
   Body body(config, service_.held);
-  if (auto received = co_await receive(body, may_stream); !received)
+  const BodyLimit limit{.bytes = config.body_limit_bytes, .may_stream = may_stream};
+  if (auto received = co_await receive(body, limit); !received)
     co_return co_await refuse_with(received.error());
   if (client_->has_left() && !reader_->is_whole()) co_return false;
   // Of a body that is not here yet nothing can be said: its head named the model.
@@ -178,9 +204,26 @@ Task<bool> Connection::forward(const Admitted& admitted, NamedByHead named,
   co_return goes_on && reader_->is_whole();
 }
 
+Refusal Connection::too_large(const BodyLimit& limit) {
+  const std::string size = config::size_text(limit.bytes);
+  auto refusal =
+      refuse(413, "body_too_large",
+             limit.is_order ? "the body is larger than that of an order may be, " + size
+                            : "the body is larger than body_limit, " + size +
+                                  "; name the model in the path (/m/NAME/...) or query, and it is "
+                                  "passed on as it comes")
+          .value();
+  refusal.close = true;
+  return refusal;
+}
+
 // The whole body; or, where the model is known already, as much of it as is kept.
-Task<Checked<>> Connection::receive(Body& body, bool may_stream) {
-  const config::Serve& config = now_->door->serve;
+Task<Checked<>> Connection::receive(Body& body, const BodyLimit& limit) {
+  if (!limit.may_stream && reader_->framing() == Framing::kLength &&
+      reader_->length() > limit.bytes)
+    co_return tl::unexpected<Refusal>(too_large(limit));
+  // A client that has left already is seen below.
+  if (reader_->expects_continue()) co_await client_->write(kContinue);
   phase_ = Phase::kBody;
   while (!reader_->is_whole()) {
     Scratch& room = scratch_decoded();
@@ -193,8 +236,8 @@ Task<Checked<>> Connection::receive(Body& body, bool may_stream) {
       refusal.close = true;
       co_return tl::unexpected<Refusal>(std::move(refusal));
     }
-    if (body.size() > config.body_limit_bytes) {
-      if (!may_stream) co_return tl::unexpected<Refusal>(too_large(config.body_limit_bytes));
+    if (body.size() > limit.bytes) {
+      if (!limit.may_stream) co_return tl::unexpected<Refusal>(too_large(limit));
       break;
     }
     if (taken->in > 0 || reader_->is_whole()) continue;
@@ -216,16 +259,20 @@ Task<bool> Connection::answer(const OwnAnswer& own, bool may_go_on) {
   // What is left of a body that nobody looks at cannot be told from a next request.
   const bool goes_on = may_go_on && reader_->keeps_open() && !service_.is_finishing &&
                        (reader_->is_whole() || reader_->framing() == Framing::kNone);
-  AnswerChanges changes;
-  changes.client_version = static_cast<int>(reader_->head().version());
-  changes.keep_open = goes_on;
-  changes.fields = fields_;
-  if (!id_.empty()) changes.fields.emplace_back("X-Request-Id", id_);
   line_.status = own.status;
   const bool sent = co_await client_->write(
-      own_answer(own, changes, reader_->head().method() == http::verb::head));
+      own_answer(own, changes(goes_on), reader_->head().method() == http::verb::head));
   line_.out_bytes += own.body.size();
   co_return (sent && goes_on);
+}
+
+AnswerChanges Connection::changes(bool keeps_open) const {
+  AnswerChanges changes;
+  changes.client_version = static_cast<int>(reader_->head().version());
+  changes.keep_open = keeps_open;
+  changes.fields = fields_;
+  if (!id_.empty()) changes.fields.emplace_back("X-Request-Id", id_);
+  return changes;
 }
 
 Task<bool> Connection::refuse_with(const Refusal& refusal) {

@@ -33,9 +33,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Task<bool> next_head();
   Task<bool> serve();  // may another follow?
   Task<bool> forward(const Admitted& admitted, NamedByHead named, const SameModel& are_same);
-  Task<Checked<>> receive(Body& body, bool may_stream);
+  Task<bool> serve_api(const Key* key);
+  struct BodyLimit {
+    std::uint64_t bytes;
+    bool may_stream = false;  // what is more goes on as it comes
+    bool is_order = false;
+  };
+  static Refusal too_large(const BodyLimit& limit);
+  Task<Checked<>> receive(Body& body, const BodyLimit& limit);
   Task<bool> answer(const OwnAnswer& own, bool may_go_on = true);
   Task<bool> refuse_with(const Refusal& refusal);
+  AnswerChanges changes(bool keeps_open) const;  // of an answer of the door's own
   std::optional<OwnAnswer> own_answer_to(const NamedByHead& named) const;
   bool is_look() const;
   void begin_line();

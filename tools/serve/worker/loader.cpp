@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "wire/message.hpp"
+#include "worker/apart.hpp"
 #include "worker/sockets.hpp"
 #include "worker/upstream.hpp"
 
@@ -119,18 +120,6 @@ Loader::Loader(Loop& loop, Pool& pool, std::string sockets_dir, std::uint64_t op
 
 void Loader::stop() { threads_.join(); }
 
-template <class Call>
-Task<std::invoke_result_t<Call>> Loader::apart(Call call) {
-  std::optional<std::invoke_result_t<Call>> result;
-  Wake done(loop_.get_executor());
-  asio::post(threads_, [&] {
-    result.emplace(call());
-    asio::post(loop_, [&] { done.notify(); });
-  });
-  co_await done.wait();
-  co_return std::move(*result);
-}
-
 Result<Loader::Plan> Loader::plan_for(const config::Model& model) {
   Plan plan;
   plan.argv = model.command;
@@ -171,7 +160,7 @@ void Loader::load(LoadTicket ticket, std::shared_ptr<const config::Model> model,
 Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config::Model> model) {
   auto plan = plan_for(*model);
   if (!plan) {
-    static_cast<void>(co_await apart([&] { return ticket.give_back(); }));
+    static_cast<void>(co_await apart(loop_, threads_, [&] { return ticket.give_back(); }));
     co_return modelpool::fail(plan.error());
   }
   if (!plan->argv.empty()) {
@@ -180,11 +169,12 @@ Task<Result<Lease>> Loader::run(LoadTicket ticket, std::shared_ptr<const config:
     options.cwd = model->cwd;
     options.output = model->log;
     options.open_files = open_files_;
-    const auto spawned = co_await apart([&] { return ticket.spawn(plan->argv, options); });
+    const auto spawned =
+        co_await apart(loop_, threads_, [&] { return ticket.spawn(plan->argv, options); });
     if (!spawned && spawned.error().code == Errc::kTicketLost)
       co_return modelpool::fail(spawned.error());
     if (!spawned && is_own_trouble(spawned.error())) {
-      static_cast<void>(co_await apart([&] { return ticket.give_back(); }));
+      static_cast<void>(co_await apart(loop_, threads_, [&] { return ticket.give_back(); }));
       co_return modelpool::fail(spawned.error());
     }
     if (!spawned) co_return co_await failed(ticket, *model, spawned.error().text);
@@ -204,7 +194,7 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
     const int fd = static_cast<int>(syscall(SYS_pidfd_open, ticket.pid(), 0));
     if (fd < 0 && errno != ESRCH) {
       const Error error{Errc::kSystem, "unable to watch the backend of " + model.name, errno, 0};
-      static_cast<void>(co_await apart([&] { return ticket.give_back(); }));
+      static_cast<void>(co_await apart(loop_, threads_, [&] { return ticket.give_back(); }));
       co_return modelpool::fail(error);
     }
     has_ended = fd < 0;
@@ -233,7 +223,8 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
                !has_ended) {
       ReadyOptions options;
       options.external = is_external;
-      auto ready = co_await apart([&] { return ticket.ready(plan.address, options); });
+      auto ready =
+          co_await apart(loop_, threads_, [&] { return ticket.ready(plan.address, options); });
       if (ready || ready.error().code == Errc::kTicketLost) {
         result.emplace(std::move(ready));
       } else {
@@ -256,7 +247,7 @@ Task<Result<Lease>> Loader::wait_until_ready(LoadTicket& ticket, const config::M
 
 Task<Result<Lease>> Loader::failed(LoadTicket& ticket, const config::Model& model,
                                    std::string reason) {
-  const auto told = co_await apart([&] { return ticket.fail(reason); });
+  const auto told = co_await apart(loop_, threads_, [&] { return ticket.fail(reason); });
   if (!told && told.error().code == Errc::kTicketLost) co_return modelpool::fail(told.error());
   Error error{Errc::kLoadFailed, "unable to load " + model.name, 0, 0};
   // The pool adds how it ended, and the last it wrote.

@@ -30,6 +30,7 @@ class Loader {
   void load(LoadTicket ticket, std::shared_ptr<const config::Model> model, Done done);
   void give_back(LoadTicket ticket);  // of a model that is not to be loaded any more
   void stop();
+  asio::thread_pool& threads() { return threads_; }  // for others' calls that may wait
 
  private:
   struct Plan;
@@ -39,8 +40,6 @@ class Loader {
                                        const Plan& plan);
   Task<> wait_for_exit_words(const LoadTicket& ticket);
   Task<Result<Lease>> failed(LoadTicket& ticket, const config::Model& model, std::string reason);
-  template <class Call>
-  Task<std::invoke_result_t<Call>> apart(Call call);
 
   Loop& loop_;
   Pool& pool_;

@@ -101,4 +101,9 @@ bool InForce::are_same(const std::string& a, const std::string& b) const {
   return a == b || (one != models.end() && other != models.end() && one->second == other->second);
 }
 
+const std::string& InForce::name_of(const std::string& name) const {
+  const auto found = models.find(name);
+  return found == models.end() ? name : found->second->name;
+}
+
 }  // namespace modelpool::serve

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <boost/asio/ssl/context.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -15,6 +16,7 @@
 #include "wire/access.hpp"
 #include "worker/access_log.hpp"
 #include "worker/body.hpp"
+#include "worker/event_feed.hpp"
 #include "worker/io.hpp"
 #include "worker/places.hpp"
 #include "worker/upstream.hpp"
@@ -37,6 +39,7 @@ struct InForce {
   AccessLog log;
 
   bool are_same(const std::string& a, const std::string& b) const;  // a model's name and its alias
+  const std::string& name_of(const std::string& name) const;        // of an alias its model's
 
   // Errors: kInvalid, kPermission, kSystem: keys, certificates, the log.
   static Result<std::shared_ptr<InForce>> make(const std::shared_ptr<const config::Door>& door,
@@ -54,6 +57,9 @@ struct Service {
   Pool& pool;
   Places& places;
   Upstreams& upstreams;
+  EventFeed& events;
+  asio::thread_pool& threads;  // for calls that may wait
+  asio::thread_pool& looks;    // for those that only take their time
   std::shared_ptr<const InForce> now;
   BodyBudget held;
   bool is_finishing = false;  // each connection gets one more answer

@@ -67,10 +67,16 @@ class Worker {
         loader_(loop, pool, sockets_dir_, start.backend_files),
         places_(loop, pool, loader_, [this](const std::string& name) { return model_of(name); }),
         upstreams_(loop.get_executor()),
-        service_{loop, pool, places_, upstreams_, nullptr, {}, false} {}
+        events_(loop, pool),
+        service_{loop,   pool,    places_, upstreams_, events_, loader_.threads(),
+                 looks_, nullptr, {},      false} {}
 
   Result<> begin();
-  void end() { loader_.stop(); }
+  void end() {
+    loader_.stop();
+    events_.stop();
+    looks_.join();
+  }
 
  private:
   Task<> accept_from(std::size_t gate);
@@ -105,6 +111,8 @@ class Worker {
   Loader loader_;
   Places places_;
   Upstreams upstreams_;
+  EventFeed events_;
+  asio::thread_pool looks_{1};
   Service service_;
   std::vector<std::unique_ptr<Descriptor>> listening_;  // by listener; then the door
   std::unordered_set<Connection*> connections_;
@@ -275,6 +283,7 @@ void Worker::finish(std::uint64_t within_ns) {
   const TimePoint until = within_ns == 0 ? TimePoint::max() : Clock::now() + nanoseconds(within_ns);
   end_by_ = std::min(end_by_.value_or(TimePoint::max()), until);
   service_.is_finishing = true;
+  events_.wake_all();  // those who follow come again, to a worker that stays
 }
 
 void Worker::follow_retirement() {
@@ -330,6 +339,7 @@ Task<> Worker::tick() {
     const TimePoint now = Clock::now();
     for (Connection* connection : connections_) connection->tick(now);
     places_.tick(now);
+    events_.tick(now);
     upstreams_.close_old(now);
     if (now >= next_look) {
       next_look = now + kSockets;

@@ -1,11 +1,10 @@
 // What a backend holds, and whether it goes for that.
 #include "base/duration.hpp"
 #include "base/size.hpp"
-#include "explain_subject.hpp"
-#include "json.hpp"
+#include "explain/subject.hpp"
 #include "protocol/outlook.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 
 std::optional<Verdict> explain_pressure(const Subject& subject) {
   const std::uint64_t least = settings_of(subject.snapshot).get(Setting::kMinAvailable);
@@ -80,4 +79,4 @@ std::optional<Verdict> explain_holding(const Subject& subject) {
   return Verdict{"holds", text, kNever_ns};
 }
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

@@ -1,6 +1,6 @@
-// What `poolctl explain` says of one model: the rules that apply to it, each as one verdict, and
-// what several of them say in the same words. A file a subject: requests, idle time, room, memory,
-// the line, the end.
+// What explain says of one model: the rules that apply to it, each as one verdict, and what several
+// of them say in the same words. A file a subject: requests, idle time, room, memory, the line, the
+// end.
 //
 // Safety: one thread; a subject refers to its segment and snapshot, which must outlive it. The pool
 // is only read (P12).
@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "base/time.hpp"
-#include "common.hpp"
+#include "explain/words.hpp"
 #include "policy/line.hpp"
 #include "policy/rules.hpp"
 #include "protocol/histories.hpp"
@@ -26,7 +26,7 @@
 #include "segment/judge.hpp"
 #include "segment/settings_block.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 
 // What one rule says about the model as things stand.
 struct Verdict {
@@ -52,20 +52,20 @@ struct Subject {
 
 // --- The rules -----------------------------------------------------------------------------------
 
-// explain_requests.cpp. busy_timeout, first_byte_timeout or stall_timeout, by the reason.
+// requests.cpp. busy_timeout, first_byte_timeout or stall_timeout, by the reason.
 Verdict explain_leases(const Subject& subject, Reason reason);
 Verdict explain_probe(const Subject& subject);
 Verdict explain_parallel(const Subject& subject);
 
-// explain_idle.cpp
+// idle.cpp
 Verdict explain_idle(const Subject& subject);
 
-// explain_room.cpp. Whether, and after whom, it goes for others.
+// room.cpp. Whether, and after whom, it goes for others.
 Verdict explain_room(const Subject& subject);
 // How long min_resident still keeps it; kNever_ns: it does not.
 std::uint64_t kept_for_ns(const Subject& subject);
 
-// explain_memory.cpp
+// memory.cpp
 // Whether it goes because the host has too little memory left.
 std::optional<Verdict> explain_pressure(const Subject& subject);
 // What it takes is measured against the whole limit.
@@ -73,7 +73,7 @@ Verdict explain_over_limit(const Subject& subject);
 // "20GiB of memory, 18GiB on GPU-1f; no other of heavy is loaded beside it"
 std::optional<Verdict> explain_holding(const Subject& subject);
 
-// explain_line.cpp
+// line.cpp
 // Whether, and when, somebody who acquires the model may load it.
 Verdict explain_admission(const Subject& subject);
 // Who has the places that a model waits for, in the order in which they would go.
@@ -81,7 +81,7 @@ std::vector<Verdict> explain_places(const Subject& subject);
 // Those who wait for the model and do not look: the line passes them over.
 std::vector<Verdict> explain_absent_waiters(const Subject& subject);
 
-// explain_end.cpp
+// end.cpp
 Verdict explain_load(const Subject& subject);
 Verdict explain_end(const Subject& subject);
 Verdict explain_request(const Subject& subject);
@@ -109,4 +109,4 @@ bool is_kept(const Subject& subject);
 Finding finding_of(const Subject& subject, Reason reason,
                    const std::vector<const LeaseView*>& views);
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

@@ -2,14 +2,13 @@
 #include <algorithm>
 
 #include "base/duration.hpp"
-#include "explain_subject.hpp"
-#include "json.hpp"
+#include "explain/subject.hpp"
 #include "policy/fit.hpp"
 #include "policy/order.hpp"
 #include "policy/turns.hpp"
 #include "protocol/outlook.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 namespace {
 
 // The model whose turn it is to be loaded, if it waits for a place.
@@ -137,4 +136,4 @@ Verdict explain_room(const Subject& subject) {
           kNever_ns};
 }
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

@@ -1,12 +1,10 @@
 // How a load, or the life of a backend, comes to its end, or has.
 #include "base/duration.hpp"
-#include "explain_subject.hpp"
-#include "json.hpp"
-#include "json/event_json.hpp"
+#include "explain/subject.hpp"
 #include "protocol/events.hpp"
 #include "protocol/members.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 namespace {
 
 // Of what waits for the coordinator, where none answers.
@@ -111,4 +109,4 @@ std::optional<Verdict> explain_last_end(const Subject& subject) {
   return Verdict{"ended", text, kNever_ns};
 }
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

@@ -2,12 +2,11 @@
 #include "base/duration.hpp"
 #include "base/probe_target.hpp"
 #include "base/text.hpp"
-#include "explain_subject.hpp"
-#include "json.hpp"
+#include "explain/subject.hpp"
 #include "protocol/events.hpp"
 #include "protocol/outlook.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 namespace {
 
 // The leases of the backend, and the same as the rules see them.
@@ -87,4 +86,4 @@ Verdict explain_parallel(const Subject& subject) {
           kNever_ns};
 }
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

@@ -1,16 +1,15 @@
-#include "explain_subject.hpp"
+#include "explain/subject.hpp"
 
 #include <algorithm>
 
 #include "base/duration.hpp"
 #include "base/size.hpp"
-#include "json.hpp"
 #include "policy/fit.hpp"
 #include "policy/kept.hpp"
 #include "policy/order.hpp"
 #include "protocol/outlook.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 
 std::string limit_text(std::uint64_t limit) { return format_duration(limit); }
 
@@ -103,4 +102,4 @@ Finding finding_of(const Subject& subject, Reason reason,
   return reason_row(reason).judge(one, subject.now());
 }
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

@@ -1,10 +1,9 @@
 // Whether, and when, a backend goes because nobody uses it.
 #include "base/duration.hpp"
-#include "explain_subject.hpp"
-#include "json.hpp"
+#include "explain/subject.hpp"
 #include "protocol/outlook.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 
 Verdict explain_idle(const Subject& subject) {
   const BackendView& backend = *subject.backend;
@@ -39,4 +38,4 @@ Verdict explain_idle(const Subject& subject) {
           due};
 }
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

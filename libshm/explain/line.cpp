@@ -4,14 +4,13 @@
 #include "base/duration.hpp"
 #include "base/proc.hpp"
 #include "base/size.hpp"
-#include "explain_subject.hpp"
-#include "json.hpp"
+#include "explain/subject.hpp"
 #include "policy/fit.hpp"
 #include "policy/order.hpp"
 #include "protocol/needs.hpp"
 #include "protocol/outlook.hpp"
 
-namespace modelpool::poolctl {
+namespace modelpool::explain {
 namespace {
 
 constexpr std::size_t kPlacesShown = 8;
@@ -201,4 +200,4 @@ std::vector<Verdict> explain_absent_waiters(const Subject& subject) {
   return verdicts;
 }
 
-}  // namespace modelpool::poolctl
+}  // namespace modelpool::explain

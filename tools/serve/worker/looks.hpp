@@ -1,0 +1,19 @@
+// What the door shows of the pool: what `poolctl -o json` prints, and what front-ends of other
+// servers read.
+//
+// Safety: any thread; with large tables it takes its time. Looking takes no lock, holds no lease
+// and counts as no use (P12).
+//
+// Errors: 400, 503, as answers.
+#pragma once
+
+#include "modelpool/pool.hpp"
+#include "wire/api.hpp"
+#include "wire/heads.hpp"
+
+namespace modelpool::serve {
+
+// REQUIRES: no order, and no events that are to be followed.
+OwnAnswer look(const ApiAsked& asked, Pool& pool);
+
+}  // namespace modelpool::serve
