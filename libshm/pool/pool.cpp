@@ -685,6 +685,20 @@ Result<Capacities> Pool::capacities() {
   return impl_->segment().capacities();
 }
 
+void Pool::count(const HttpRequest& request) {
+  const Worker* const worker = impl_ ? impl_->present() : nullptr;
+  if (worker == nullptr) return;
+  const MeterRow& meters = worker->meters();
+  const auto digit = static_cast<std::uint32_t>(std::clamp(request.status, 0, 599)) / 100;
+  meters.add(Meter::kHttpRequests,
+             find_meter_model(worker->segment(), request.model, hash_name(request.model)), digit);
+  meters.observe(Meter::kHttpTime, static_cast<std::uint64_t>(request.took.count()));
+  if (request.first_byte)
+    meters.observe(Meter::kHttpFirstByte, static_cast<std::uint64_t>(request.first_byte->count()));
+  meters.add(Meter::kHttpReceived, kMeterOther, 0, request.received_bytes);
+  meters.add(Meter::kHttpSent, kMeterOther, 0, request.sent_bytes);
+}
+
 Result<std::vector<EventRow>> Pool::events(std::uint64_t first) {
   return events(first, std::chrono::nanoseconds(0));
 }

@@ -37,8 +37,14 @@ enum class Meter : std::uint32_t {
   kReopenings = 17,
   kCancelRequests = 18,
   kProbeFailures = 19,
+  // A front end's.
+  kHttpRequests = 20,
+  kHttpTime = 21,
+  kHttpFirstByte = 22,
+  kHttpReceived = 23,
+  kHttpSent = 24,
 };
-inline constexpr std::size_t kMeterCount = 20;  // ids below it; 0 is none
+inline constexpr std::size_t kMeterCount = 25;  // ids below it; 0 is none
 
 enum class AcquireOutcome : std::uint32_t {
   kHit,
@@ -50,6 +56,8 @@ enum class AcquireOutcome : std::uint32_t {
   kCancelled,
   kRefused,
 };
+// The first digit of its status; 0: none was sent.
+inline constexpr std::uint32_t kHttpClasses = 6;
 enum class LoadOutcome : std::uint32_t { kLoaded, kFailed };
 
 // A model that is loaded again so soon after its eviction counts as thrash.

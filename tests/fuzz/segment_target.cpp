@@ -191,6 +191,7 @@ void run_poolctl(std::size_t which, bool json, const std::string& path) {
   ctl::add_status(app, context);
   ctl::add_list(app, context);
   ctl::add_workers(app, context);
+  ctl::add_metrics(app, context);
   ctl::add_leases(app, context);
   ctl::add_waiters(app, context);
   ctl::add_events(app, context);

@@ -416,4 +416,40 @@ TEST_F(JudgeMetersTest, ADamagedJournalHarmsNothing) {
   EXPECT_GE(loads(), 1u);
 }
 
+TEST(CountedHttp, RequestsAddUpByModelAndFirstDigit) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch, {{"max_backends", "1"}});
+  load_external(pool, "m");
+  const auto count = [&](std::string_view model, int status) {
+    HttpRequest request;
+    request.model = model;
+    request.status = status;
+    request.took = std::chrono::milliseconds(30);
+    if (status == 200) request.first_byte = std::chrono::milliseconds(7);
+    request.received_bytes = 5;
+    request.sent_bytes = 11;
+    pool.count(request);
+  };
+  for (const int status : {200, 204, 101, 404, 503, 0, -7, 9999}) count("m", status);
+  count("never loaded", 200);
+  count("", 400);
+  const auto segment = Inside::shared_segment(pool);
+  const auto requests = [&](const std::string& model, const std::string& code) {
+    return value_of(*segment, "modelpool_http_requests_total", {{"model", model}, {"code", code}});
+  };
+  EXPECT_EQ(requests("m", "2xx"), 2u);
+  EXPECT_EQ(requests("m", "1xx"), 1u);
+  EXPECT_EQ(requests("m", "4xx"), 1u);
+  EXPECT_EQ(requests("m", "5xx"), 2u);
+  EXPECT_EQ(requests("m", "none"), 2u);
+  EXPECT_EQ(requests("other", "2xx"), 1u);
+  EXPECT_EQ(requests("other", "4xx"), 1u);
+  EXPECT_EQ(value_of(*segment, "modelpool_http_request_seconds"), 10u);
+  EXPECT_EQ(value_of(*segment, "modelpool_http_first_byte_seconds"), 2u);
+  EXPECT_EQ(value_of(*segment, "modelpool_http_received_bytes_total"), 50u);
+  EXPECT_EQ(value_of(*segment, "modelpool_http_sent_bytes_total"), 110u);
+  pool.close();
+  pool.count({});  // nobody's
+}
+
 }  // namespace

@@ -173,6 +173,7 @@ std::string cut_start(std::string_view text, std::size_t width);
 void add_status(CLI::App& root, Context& context);
 void add_list(CLI::App& root, Context& context);
 void add_workers(CLI::App& root, Context& context);
+void add_metrics(CLI::App& root, Context& context);
 void add_leases(CLI::App& root, Context& context);
 void add_waiters(CLI::App& root, Context& context);
 void add_events(CLI::App& root, Context& context);

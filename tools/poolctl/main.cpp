@@ -199,6 +199,7 @@ int run(const Line& line) {
   add_leases(app, context);
   add_waiters(app, context);
   add_events(app, context);
+  add_metrics(app, context);
   add_explain(app, context);
   add_why(app, context);
   add_logs(app, context);

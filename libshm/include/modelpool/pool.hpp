@@ -419,6 +419,16 @@ class PendingAcquire {
 // Of a try: what acquire gives, or the wait that it would have been.
 using Attempt = std::variant<Lease, LoadTicket, PendingAcquire>;
 
+// A request that a front end has answered, for the pool's meters.
+struct HttpRequest {
+  std::string_view model{};  // empty: it named none. One that never stood in line counts as "other"
+  int status = 0;            // of its answer; 0: none was sent
+  std::chrono::nanoseconds took{0};
+  std::optional<std::chrono::nanoseconds> first_byte{};  // until its model's answer began
+  std::uint64_t received_bytes = 0;
+  std::uint64_t sent_bytes = 0;
+};
+
 class Pool {
  public:
   // Joins the pool of that name, creating it if there is none (and options.create). Errors:
@@ -471,6 +481,10 @@ class Pool {
   // Sets one of the pool's settings, named and written as everywhere ("idle_timeout", "15m").
   Result<> set(std::string_view name, std::string_view value);
   Result<> set(const std::vector<std::pair<std::string, std::string>>& values);  // all or none
+
+  // Adds it to the meters, which add up over all workers that ever were (StatusRow::meters). Takes
+  // no lock; lost if the worker has no row, as in a child of fork.
+  void count(const HttpRequest& request);
 
   // Takes no lock and counts as no use. Errors: kClosed.
   Result<PoolSnapshot> snapshot();

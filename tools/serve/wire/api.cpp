@@ -29,6 +29,13 @@ constexpr std::array kEntries{
     Entry{"load", ApiCall::kLoad},        Entry{"set", ApiCall::kSet},
 };
 
+// What programs that know nothing of modelpool read.
+constexpr std::array kOfOthers{
+    Entry{"/running", ApiCall::kRunning},
+    Entry{"/api/ps", ApiCall::kPs},
+    Entry{"/metrics", ApiCall::kMetrics},
+};
+
 tl::unexpected<Refusal> bad(const std::string& what, const std::string& reason) {
   return refuse(400, "bad_request", "unable to read " + what + ": " + reason);
 }
@@ -55,8 +62,9 @@ std::pair<std::string_view, std::string_view> split_target(std::string_view targ
 
 Checked<ApiAsked> find_call(std::string_view path) {
   ApiAsked asked;
-  if (path == "/running" || path == "/api/ps") {
-    asked.call = path == "/running" ? ApiCall::kRunning : ApiCall::kPs;
+  for (const auto& [whole, call] : kOfOthers) {
+    if (path != whole) continue;
+    asked.call = call;
     return asked;
   }
   const std::string_view name = path.substr(std::min(kPool.size() + 1, path.size()));
@@ -202,7 +210,8 @@ bool EventsAsked::wants(std::string_view of_model, std::string_view of_kind) con
 }
 
 bool is_api(std::string_view path) {
-  if (path == "/running" || path == "/api/ps") return true;
+  const auto is_it = [path](const Entry& one) { return one.name == path; };
+  if (std::any_of(kOfOthers.begin(), kOfOthers.end(), is_it)) return true;
   return path.starts_with(kPool) && (path.size() == kPool.size() || path[kPool.size()] == '/');
 }
 

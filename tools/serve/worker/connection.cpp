@@ -13,6 +13,7 @@
 namespace modelpool::serve {
 namespace {
 
+using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -35,9 +36,7 @@ Task<> Connection::run() {
     reader_.emplace();
     if (!co_await next_head()) break;
     goes_on = co_await serve() && !client_->has_left();
-    line_.total_ms =
-        std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - began_).count();
-    now_->log.write(line_);
+    end_line();
   }
   phase_ = Phase::kServing;  // nothing is overdue any more
   co_await client_->linger();
@@ -59,7 +58,7 @@ Task<bool> Connection::next_head() {
     if (!head) {
       begin_line();
       co_await refuse_with(head.error());
-      now_->log.write(line_);
+      end_line();
       co_return false;
     }
     if (*head > 0) {
@@ -73,7 +72,7 @@ Task<bool> Connection::next_head() {
       Refusal late = refuse(408, "timeout", "the head did not come within header_timeout").value();
       late.close = true;
       co_await refuse_with(late);
-      now_->log.write(line_);
+      end_line();
       co_return false;
     }
     client_->read(kHeadMax_bytes + kPipe_bytes);
@@ -85,6 +84,20 @@ void Connection::begin_line() {
   line_ = {};
   line_.client = address_.empty() ? "unix" : address_;
   line_.request_id = id_;
+}
+
+void Connection::end_line() {
+  const nanoseconds took = Clock::now() - began_;
+  line_.total_ms = std::chrono::duration_cast<milliseconds>(took).count();
+  now_->log.write(line_);
+  HttpRequest counted;
+  counted.model = line_.model;
+  counted.status = line_.status;
+  counted.took = took;
+  if (line_.first_byte_ms >= 0) counted.first_byte = milliseconds(line_.first_byte_ms);
+  counted.received_bytes = line_.in_bytes;
+  counted.sent_bytes = line_.out_bytes;
+  service_.pool.count(counted);
 }
 
 Task<bool> Connection::serve() {

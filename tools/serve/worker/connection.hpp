@@ -47,6 +47,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<OwnAnswer> own_answer_to(const NamedByHead& named) const;
   bool is_look() const;
   void begin_line();
+  void end_line();  // of the log, and of the pool's meters
 
   Service& service_;
   std::size_t gate_;

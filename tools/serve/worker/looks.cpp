@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "metrics/metrics.hpp"
 #include "modelpool/json.hpp"
 #include "worker/refusals.hpp"
 
@@ -138,6 +139,15 @@ Json processes(const std::vector<BackendRow>& backends, Pool& pool) {
   return {{"models", std::move(list)}};
 }
 
+OwnAnswer measured(const PoolSnapshot& seen, Pool& pool) {
+  const auto capacities = pool.capacities();
+  if (!capacities) return refused(capacities.error());
+  OwnAnswer answer;
+  answer.content_type = metrics::kContentType;
+  answer.body = metrics::text_of(seen, *capacities, MODELPOOL_VERSION);
+  return answer;
+}
+
 }  // namespace
 
 OwnAnswer look(const ApiAsked& asked, Pool& pool) {
@@ -161,6 +171,8 @@ OwnAnswer look(const ApiAsked& asked, Pool& pool) {
       return page(text(running(seen->backends, pool)));
     case ApiCall::kPs:
       return page(text(processes(seen->backends, pool)));
+    case ApiCall::kMetrics:
+      return measured(*seen, pool);
     case ApiCall::kStatus:
     case ApiCall::kEvents:
     case ApiCall::kExplain:

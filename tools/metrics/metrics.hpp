@@ -1,0 +1,23 @@
+// What Prometheus reads of a pool, in its text format: totals of the segment's meters, and what a
+// snapshot shows. Each series has the label pool.
+//
+// Totals are over all workers and coordinators that ever were: they never fall while the pool
+// exists. A name beyond the first 256 models counts as "other".
+//
+// Safety: pure function.
+//
+// Errors: none.
+#pragma once
+
+#include <string>
+
+#include "modelpool/pool.hpp"
+
+namespace modelpool::metrics {
+
+inline constexpr const char* kContentType = "text/plain; version=0.0.4; charset=utf-8";
+
+std::string text_of(const PoolSnapshot& seen, const Capacities& capacities,
+                    const std::string& version);
+
+}  // namespace modelpool::metrics
