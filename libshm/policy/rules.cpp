@@ -20,6 +20,7 @@ bool is_loading(const Case& subject) {
 }
 
 LeaseLimit busy_limit_of(const Effective& settings, const LeaseInFlight& lease) {
+  if (lease.limit_ns == kNever_ns) return {};
   std::uint64_t limit = settings.get(Setting::kBusyTimeout);
   if (lease.limit_ns != 0 && (limit == 0 || lease.limit_ns < limit)) limit = lease.limit_ns;
   return {lease.start_ns, limit};

@@ -16,7 +16,8 @@ namespace modelpool {
 struct LeaseInFlight {
   std::uint64_t start_ns = 0;
   std::uint64_t progress_ns = 0;
-  std::uint64_t limit_ns = 0;  // the request's own busy timeout, 0 = none
+  // The request's own busy timeout; 0 = the settings' alone, kNever_ns = none whatever they say.
+  std::uint64_t limit_ns = 0;
   bool progressed = false;     // at least once
   bool cancellable = false;    // its holder can end it when asked to
   std::uint64_t asked_ns = 0;  // when its holder was asked to, 0 = not

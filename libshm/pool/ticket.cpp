@@ -246,6 +246,12 @@ Result<> Lease::set_cancellable() {
   return {};
 }
 
+Result<> Lease::set_endless() {
+  if (auto usable = check(); !usable) return usable;
+  set_no_limit(*ref_);
+  return {};
+}
+
 Result<> Lease::on_cancel(std::function<void()> callback) {
   if (auto usable = check(); !usable) return usable;
   if (!callback) return fail(Errc::kInvalid, "unable to call on a cancellation: it is no function");

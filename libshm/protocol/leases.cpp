@@ -279,6 +279,11 @@ void record_progress(const LeaseRef& lease) {
       .progress_ns.store(stamp_now_ns() + kProgressMark_ns, std::memory_order_release);
 }
 
+void set_no_limit(const LeaseRef& lease) {
+  // release: as in publish_lease
+  lease.worker->lease(lease.cell).limit_ns.store(kNever_ns, std::memory_order_release);
+}
+
 bool any_lease_names(const Segment& segment, BackendRef backend) {
   for (std::uint32_t w = 0; w < segment.workers_reached(); ++w) {
     // seq_cst, both skips: their owners stored these words seq_cst before publishing

@@ -60,6 +60,7 @@ void end_lease(const LeaseRef& lease);
 // Takes back a publication that was not validated: not a use of the backend.
 void withdraw_lease(const LeaseRef& lease);
 void record_progress(const LeaseRef& lease);
+void set_no_limit(const LeaseRef& lease);  // no busy timeout, the settings' neither
 // The evict side's scan: does any lease word name this backend? To be called after the CAS that
 // closed it. Rows and cells are skipped only on words their owners stored seq_cst before
 // publishing.

@@ -226,6 +226,15 @@ TEST(ReasonRows, OfTwoBrokenRulesTheOneThatWasDueFirstGivesTheReason) {
   EXPECT_EQ(backend.broken(), Reason::kBusy);
 }
 
+TEST(ReasonRows, ABusyTimeoutOfThePoolDoesNotCountForALeaseWithoutEnd) {
+  Backend backend;
+  backend.set(Setting::kBusyTimeout, 10 * kSecond_ns);
+  backend.leases = {{kNow_ns - 11 * kSecond_ns, kNow_ns, kNever_ns}};
+  EXPECT_EQ(backend.broken(), Reason::kNone);
+  backend.leases[0].limit_ns = 20 * kSecond_ns;
+  EXPECT_EQ(backend.broken(), Reason::kBusy) << "a longer one of its own does not count either";
+}
+
 TEST(ReasonRows, OneThatAloneTakesMoreThanTheLimitIsKilledAndNoOther) {
   Backend backend;
   Case subject = backend.subject();

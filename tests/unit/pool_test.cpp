@@ -181,6 +181,22 @@ TEST(Lease, EndsOnceHoweverOftenItIsMovedAndReleased) {
   EXPECT_EQ(look(pool).find_model("m")->in_flight, 0u);
 }
 
+TEST(Lease, WithoutAnEndHasNoLimitOfItsOwnAnyMore) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  const Lease loaders = load_external(pool, "m");
+  auto got = pool.acquire("m", seconds(0), {.busy_timeout = seconds(7)});
+  Lease lease = std::move(std::get<Lease>(*got));
+  const auto limit = [&] { return pool.snapshot()->leases.at(1).limit_ms; };
+  EXPECT_EQ(limit(), 7000u);
+  ASSERT_TRUE(lease.set_endless());
+  EXPECT_EQ(limit(), std::nullopt);
+  lease.release();
+  EXPECT_EQ(code_of(lease.set_endless()), Errc::kClosed);
+  got = pool.acquire("m", seconds(0));
+  EXPECT_EQ(look(pool).leases.at(1).limit_ns, 0u) << "it was that lease's, not its cell's";
+}
+
 TEST(Lease, SaysThatItIsLostWhenItsBackendWasStopped) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);

@@ -117,6 +117,9 @@ class Lease {
   // The request is getting on: restarts its stall_timeout. Errors: kLeaseLost if its backend was
   // stopped, kClosed if released or inherited through fork.
   Result<> progress();
+  // It lasts for as long as its holder likes: busy_timeout, the settings' too, does not count for
+  // it from now on. A coordinator of an earlier version goes by the settings'. Errors: kClosed.
+  Result<> set_endless();
 
   // When the request breaks busy_timeout, stall_timeout or first_byte_timeout, and this process has
   // said that it can end it, the coordinator asks it to do so, and kills the backend only if the
