@@ -586,7 +586,7 @@ struct alignas(2 * kCacheLine_bytes) LeaseRecord {
   Word word;
   Word start_ns;
   Word progress_ns;  // the begin's stamp, later that of a progress with kProgressMark_ns added
-  Word limit_ns;  // the request's own busy timeout; 0 = the settings', kNever_ns = none at all
+  Word limit_ns;     // the request's own busy timeout; 0 = the settings', kNever_ns = none at all
   SharedText<32> tag;
   // The other line is not touched on the hot path. First what the owner says of the lease, if
   // anything:

@@ -12,6 +12,7 @@
 #include "wire/access.hpp"
 #include "wire/asked_model.hpp"
 #include "wire/heads.hpp"
+#include "wire/lease_wish.hpp"
 #include "wire/message.hpp"
 #include "wire/tokens.hpp"
 #include "wire/top_level.hpp"
@@ -228,7 +229,17 @@ void check_replaced(const char* type, std::string_view body, const AskedModel& a
   hold(again && again->name == "o \"\\", "a name is replaced where it stands");
 }
 
+void check_wish(std::string_view body) {
+  const auto wish = read_lease_wish(body);
+  if (!wish) return check_refusal(wish.error());
+  hold(!wish->name.empty() && wish->name.size() <= kNameMax_bytes, "a wish has a name");
+  const std::string mark = lease_mark(*wish, body);
+  const std::string tag = marked_tag(wish->tag, mark);
+  hold(tag.size() <= kTagMax_bytes && mark_of(tag) == mark, "a mark is found in its tag");
+}
+
 bool check_json(std::string_view body) {
+  check_wish(body);
   const auto asked = find_asked_model(post_of("application/json"), {}, body, kSame);
   const auto tree = nlohmann::json::parse(body, nullptr, false);
   if (asked) check_replaced("application/json", body, *asked);

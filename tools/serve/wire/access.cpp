@@ -23,17 +23,8 @@ constexpr std::size_t kKeyMax_bytes = 1024;
 constexpr std::size_t kOfferedMax = 16;  // keys in one request
 constexpr std::size_t kAllowHeadersMax_bytes = 1024;
 
-using Sha256 = std::array<std::uint8_t, 32>;
 using Strings = std::vector<std::string>;
 using IpBytes = std::array<std::uint8_t, 16>;  // IPv4 is ::ffff:a.b.c.d
-
-std::optional<Sha256> sha256_of(std::string_view text) {
-  Sha256 digest{};
-  if (EVP_Digest(text.data(), text.size(), digest.data(), nullptr, EVP_sha256(), nullptr) != 1) {
-    return std::nullopt;
-  }
-  return digest;
-}
 
 std::optional<IpBytes> read_ip(std::string_view text) {
   // A zone is of an IPv6 address alone, and has no dot: else it is a name.
@@ -252,6 +243,14 @@ Result<std::string> read_private_file(const std::string& path) {
 }
 
 }  // namespace
+
+std::optional<Sha256> sha256_of(std::string_view text) {
+  Sha256 digest{};
+  if (EVP_Digest(text.data(), text.size(), digest.data(), nullptr, EVP_sha256(), nullptr) != 1) {
+    return std::nullopt;
+  }
+  return digest;
+}
 
 Result<std::vector<Key>> read_keys(const std::string& path) {
   const auto text = read_private_file(path);

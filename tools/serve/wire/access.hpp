@@ -21,8 +21,11 @@
 
 namespace modelpool::serve {
 
+using Sha256 = std::array<std::uint8_t, 32>;
+std::optional<Sha256> sha256_of(std::string_view text);  // none: OpenSSL has none
+
 struct Key {
-  std::array<std::uint8_t, 32> sha256{};
+  Sha256 sha256{};
   bool may_steer = false;
   std::string name;  // for the access log; empty: none
 };

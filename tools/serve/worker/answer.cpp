@@ -43,16 +43,20 @@ Task<bool> Answer::switch_protocols(const AnswerReader& reader) {
   co_return co_await client_.write(head);
 }
 
+void Answer::begin_stream(std::string_view content_type) {
+  http::header<false> head;
+  head.version(11);
+  head.result(http::status::ok);
+  head.set(http::field::content_type, content_type);
+  head.set(http::field::cache_control, "no-cache");
+  framing_ = framing_for(client_version(), Framing::kChunked);
+  unsent_head_ = answer_head(head, changes(framing_));
+  line_.status = 200;
+}
+
 Task<> Answer::comment(std::string text) {
   if (!is_out_ && unsent_head_.empty()) {
-    http::header<false> head;
-    head.version(11);
-    head.result(http::status::ok);
-    head.set(http::field::content_type, "text/event-stream");
-    head.set(http::field::cache_control, "no-cache");
-    framing_ = framing_for(client_version(), Framing::kChunked);
-    unsent_head_ = answer_head(head, changes(framing_));
-    line_.status = 200;
+    begin_stream("text/event-stream");
     is_events_ = true;
   }
   // A line of the door's own is no part of an event, wherever it comes.

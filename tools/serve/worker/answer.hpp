@@ -38,6 +38,8 @@ class Answer {
   Task<bool> send(std::string_view piece, bool is_last);
   // 101: what follows is not HTTP.
   Task<bool> switch_protocols(const AnswerReader& reader);
+  // A stream of the door's own.
+  void begin_stream(std::string_view content_type);
   // A line that clients of server-sent events skip. Without a head it begins a stream of events.
   Task<> comment(std::string text);
   // As an answer; behind a head as an event, and the connection ends without the last chunk.

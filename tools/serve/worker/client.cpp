@@ -1,9 +1,13 @@
 #include "worker/client.hpp"
 
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/socket_base.hpp>
 
@@ -71,13 +75,39 @@ void Client::read_now(error_code error) {
 void Client::took_in(error_code error, std::size_t bytes) {
   is_reading_ = false;
   if (bytes > 0) last_input_ = Clock::now();
-  if (error) has_left_ = true;
+  if (error) leaves(error);
   if (has_left_) {
     if (on_left) std::exchange(on_left, nullptr)();
   } else {
     read(limit_);
   }
   listener->notify();
+}
+
+void Client::leaves(const error_code& error) {
+  const bool has_closed = error == asio::error::eof || error == asio::ssl::error::stream_truncated;
+  if (!has_left_ && !has_closed) was_cut_ = true;
+  has_left_ = true;
+}
+
+void Client::set_peer_timeout(std::chrono::seconds limit) {
+  const int fd = socket_.native_handle();
+  const auto set = [fd](int level, int name, int value) {
+    static_cast<void>(setsockopt(fd, level, name, &value, sizeof value));
+  };
+  const auto seconds = static_cast<int>(limit.count());
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, std::max(1, seconds / 2));
+  set(IPPROTO_TCP, TCP_KEEPINTVL, std::max(1, seconds / 6));
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, seconds * 1000);
+}
+
+std::optional<uid_t> Client::user() {
+  constexpr auto kNobody = static_cast<uid_t>(-1);  // of a TCP connection
+  ucred peer{0, kNobody, 0};
+  socklen_t length = sizeof peer;
+  static_cast<void>(getsockopt(socket_.native_handle(), SOL_SOCKET, SO_PEERCRED, &peer, &length));
+  return peer.uid == kNobody ? std::nullopt : std::optional<uid_t>(peer.uid);
 }
 
 Task<bool> Client::write(std::string_view first, std::string_view second, std::string_view third) {
@@ -99,7 +129,7 @@ Task<bool> Client::write(std::string_view first, std::string_view second, std::s
       }
     }
     if (bytes > 0) blocked_since_.reset();
-    if (error) has_left_ = true;
+    if (error) leaves(error);
     left.consume(bytes);
   }
   blocked_since_.reset();

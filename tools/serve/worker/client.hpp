@@ -10,6 +10,8 @@
 // Errors: a client that ended or failed has left; there is nobody to tell.
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <boost/asio/ssl/context.hpp>
 #include <boost/asio/ssl/stream.hpp>
@@ -36,6 +38,12 @@ class Client : public std::enable_shared_from_this<Client> {
   // Reads, and goes on until `limit` bytes wait. Wakes whoever waits when something came.
   void read(std::size_t limit);
   bool has_left() const { return has_left_; }
+  // It left without having closed: reset, unreachable, or it acknowledges nothing any more.
+  bool was_cut() const { return was_cut_; }
+  // From now on a client that vanishes is seen to have left when it has acknowledged nothing, be it
+  // what was sent or a question of the kernel's, for so long.
+  void set_peer_timeout(std::chrono::seconds limit);
+  std::optional<uid_t> user();  // who connected, by a Unix socket
 
   // All of it, or false: it has left. Gathered into one write where the kernel takes it; what it
   // does not take at once is copied: the pieces may go when this waits.
@@ -61,6 +69,7 @@ class Client : public std::enable_shared_from_this<Client> {
  private:
   void read_now(error_code error);
   void took_in(error_code error, std::size_t bytes);
+  void leaves(const error_code& error);
 
   using Tls = asio::ssl::stream<Socket&>;
   std::shared_ptr<asio::ssl::context> context_;
@@ -73,6 +82,7 @@ class Client : public std::enable_shared_from_this<Client> {
   std::size_t limit_ = 0;
   bool is_reading_ = false;
   bool has_left_ = false;
+  bool was_cut_ = false;
   std::optional<TimePoint> blocked_since_;
   int queued_bytes_ = 0;  // in the kernel, at the last look
   TimePoint last_input_ = Clock::now();

@@ -5,6 +5,7 @@
 #include "config/around.hpp"
 #include "worker/apart.hpp"
 #include "worker/event_stream.hpp"
+#include "worker/held_lease.hpp"
 #include "worker/looks.hpp"
 #include "worker/orders.hpp"
 #include "worker/pages.hpp"
@@ -125,6 +126,8 @@ Task<bool> Connection::serve() {
     OwnAnswer preflight{204, "", "", preflight_fields(head, rules)};
     co_return co_await answer(preflight);
   }
+  if (line_.path == kLeasesPath && head.method() == http::verb::post)
+    co_return co_await lend(admitted->key);
   const SameModel are_same = [this](const std::string& a, const std::string& b) {
     return now_->are_same(a, b);
   };
@@ -186,6 +189,25 @@ Task<bool> Connection::serve_api(const Key* key) {
   // Not as done && ...: GCC 12 asks for what is behind it all the same where that waits.
   if (done) co_return co_await answer(*done);
   line_.end = "the client left";
+  co_return false;
+}
+
+// A lease that lives as long as this connection.
+Task<bool> Connection::lend(const Key* key) {
+  if (auto ok = check_wish_head(reader_->head()); !ok) co_return co_await refuse_with(ok.error());
+  Body body(now_->door->serve, service_.held);
+  const BodyLimit limit{.bytes = kLeaseWishMax_bytes, .is_order = true};
+  if (auto received = co_await receive(body, limit); !received)
+    co_return co_await refuse_with(received.error());
+  if (!reader_->is_whole()) co_return false;
+  auto wish = read_lease_wish(body.whole());
+  if (!wish) co_return co_await refuse_with(wish.error());
+  auto found = HeldLease::model_for(*wish, *now_);
+  if (!found) co_return co_await refuse_with(found.error());
+  Asked asked{*reader_, {},    {},    std::move(*found), body,  id_,
+              address_, false, false, fields_,           began_};
+  HeldLease lease(service_, *now_, *client_, asked, std::move(*wish), key, line_);
+  if (auto ok = co_await lease.run(); !ok) co_return co_await refuse_with(ok.error());
   co_return false;
 }
 

@@ -34,6 +34,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Task<bool> serve();  // may another follow?
   Task<bool> forward(const Admitted& admitted, NamedByHead named, const SameModel& are_same);
   Task<bool> serve_api(const Key* key);
+  Task<bool> lend(const Key* key);
   struct BodyLimit {
     std::uint64_t bytes;
     bool may_stream = false;  // what is more goes on as it comes

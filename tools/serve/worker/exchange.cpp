@@ -61,7 +61,8 @@ Task<bool> Exchange::run() {
       co_return false;
     }
     if (!*place) {
-      co_await answer_.tell(refusal_of(place->error(), learned_load_ms()));
+      co_await answer_.tell(
+          refusal_of(place->error(), learned_load_ms(service_.pool, asked_.model->name)));
       break;
     }
     lease_ = std::move(**place);
@@ -104,11 +105,6 @@ std::string Exchange::words_of_wait() const {
     }
   }
   return ": waiting for a place, " + std::to_string(ms_since(began_) / 1000) + " s\n";
-}
-
-std::uint64_t Exchange::learned_load_ms() const {
-  const auto seen = service_.pool.look(asked_.model->name);
-  return seen && seen->history ? seen->history->load_ms.value_or(0) : 0;
 }
 
 // --- To the backend ------------------------------------------------------------------------------

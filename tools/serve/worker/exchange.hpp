@@ -64,7 +64,6 @@ class Exchange {
   Task<> tell_refusal_of_backend(AnswerReader& reader);
   Refusal what_happened() const;
   void abort(End end);
-  std::uint64_t learned_load_ms() const;
 
   Service& service_;
   Client& client_;

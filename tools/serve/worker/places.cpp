@@ -7,7 +7,6 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/posix/basic_stream_descriptor.hpp>
 #include <utility>
-#include <vector>
 
 namespace modelpool::serve {
 namespace {
@@ -144,6 +143,7 @@ void Places::look() {
     if (queue.pending) names.push_back(name);
   }
   for (const std::string& name : names) advance(name);
+  for (Wake* wake : listeners_) wake->notify();
 }
 
 void Places::advance(const std::string& name) {

@@ -16,6 +16,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "config/door.hpp"
 #include "modelpool/pool.hpp"
@@ -46,6 +47,21 @@ class Places {
     TimePoint since_ = Clock::now();
     Wake& wake_;
     std::optional<Result<Lease>> answer_;
+  };
+
+  // Wakes who polls a wait in the pool by himself, when any of this process may go on.
+  class Listener {
+   public:
+    Listener(Places& places, Wake& wake) : places_(places), wake_(wake) {
+      places_.listeners_.push_back(&wake_);
+    }
+    Listener(const Listener&) = delete;
+    Listener& operator=(const Listener&) = delete;
+    ~Listener() { std::erase(places_.listeners_, &wake_); }
+
+   private:
+    Places& places_;
+    Wake& wake_;
   };
 
   // `model_now` says how a model is loaded now; null: it is none any more.
@@ -90,6 +106,7 @@ class Places {
   Loader& loader_;
   ModelNow model_now_;
   std::unordered_map<std::string, Queue> queues_;
+  std::vector<Wake*> listeners_;
   std::size_t loads_ = 0;
 };
 

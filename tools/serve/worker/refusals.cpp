@@ -51,6 +51,11 @@ int status_of(Errc code) {
 
 }  // namespace
 
+std::uint64_t learned_load_ms(Pool& pool, const std::string& model) {
+  const auto seen = pool.look(model);
+  return seen && seen->history ? seen->history->load_ms.value_or(0) : 0;
+}
+
 Refusal refusal_of(const Error& error, std::uint64_t load_ms) {
   Refusal refusal;
   refusal.status = status_of(error.code);

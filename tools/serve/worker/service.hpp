@@ -52,6 +52,8 @@ struct InForce {
                                                const std::vector<config::Listener>& listeners);
 };
 
+class HeldLease;
+
 struct Service {
   Loop& loop;
   Pool& pool;
@@ -62,8 +64,9 @@ struct Service {
   asio::thread_pool& looks;    // for those that only take their time
   std::shared_ptr<const InForce> now;
   BodyBudget held;
-  bool is_finishing = false;  // each connection gets one more answer
-  bool ends_idle = false;     // or none, where it has no request
+  bool is_finishing = false;                                // each connection gets one more answer
+  bool ends_idle = false;                                   // or none, where it has no request
+  std::unordered_map<std::string, HeldLease*> leases = {};  // those with an id, by their mark
 };
 
 }  // namespace modelpool::serve
