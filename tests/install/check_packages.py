@@ -39,6 +39,7 @@ PACKAGES = {
     ("module", "hiredis"): "libhiredis-dev",
     ("module", "libsystemd"): "libsystemd-dev",
     ("module", "openssl"): "libssl-dev",
+    ("module", "prometheus-cpp-core"): "prometheus-cpp-dev",
     ("module", "python3"): "python3-dev",
     ("path", "pybind11/pybind11.h"): "pybind11-dev",
     ("program", "help2man"): "help2man",
@@ -52,6 +53,7 @@ PACKAGES = {
     ("import", "h11"): "uvicorn",  # by its dependencies
     ("import", "httpx"): "python3-httpx",
     ("import", "matplotlib"): "python3-matplotlib",
+    ("import", "prometheus_client"): "python3-prometheus-client",
     ("import", "requests"): "python3-requests",
     ("import", "websockets"): "python3-websockets",
 }

@@ -1,0 +1,128 @@
+"""What Prometheus reads: by its own client's parser, against what was done."""
+
+import json
+import os
+import signal
+import subprocess
+import unittest
+
+from door import POOLCTL, DoorTest, eventually
+from prometheus_client.parser import text_string_to_metric_families
+
+SCRAPES = 20
+GROWS = ("_total", "_count", "_sum", "_bucket")
+
+
+class Metrics(DoorTest):
+    def scrape(self):
+        """{(series, labels): value}; each family has its kind and its help."""
+        answer = self.get("/metrics")
+        self.assertEqual(answer.status, 200)
+        self.assertTrue(answer.headers["Content-Type"].startswith("text/plain; version=0.0.4"))
+        return self.read(answer.body.decode())
+
+    def read(self, text):
+        samples = {}
+        for family in text_string_to_metric_families(text):
+            self.assertTrue(family.documentation, family.name)
+            self.assertIn(family.type, ("counter", "gauge", "histogram"))
+            for one in family.samples:
+                self.assertEqual(one.labels.pop("pool"), "default")
+                key = (one.name, *sorted(one.labels.items()))
+                self.assertNotIn(key, samples)
+                samples[key] = one.value
+        return samples
+
+    def requests(self, model, code, seen=None):
+        seen = self.scrape() if seen is None else seen
+        key = ("modelpool_http_requests_total", ("code", code), ("model", model))
+        return seen.get(key, 0)
+
+    def test_requests_are_counted_by_model_and_answer(self):
+        self.start()
+        for _ in range(3):
+            self.assertEqual(self.post("/v1/completions", {"model": "a"}).status, 200)
+        self.assertEqual(self.post("/v1/completions", {"model": "none"}).status, 404)
+        self.assertTrue(eventually(lambda: self.requests("a", "2xx") == 3))
+        seen = self.scrape()
+        self.assertGreaterEqual(self.requests("other", "4xx", seen), 1)
+        self.assertGreaterEqual(seen[("modelpool_http_request_seconds_count",)], 4)
+        self.assertEqual(seen[("modelpool_http_first_byte_seconds_count",)], 3)
+        self.assertGreater(seen[("modelpool_http_received_bytes_total",)], 3 * len('{"model": "a"}') - 1)
+        self.assertEqual(seen[("modelpool_model_state", ("model", "a"), ("state", "ready"))], 1)
+        self.assertEqual(seen[("modelpool_backends", ("state", "ready"))], 1)
+        self.assertEqual(seen[("modelpool_backends_limit",)], 2)
+        self.assertEqual(seen[("modelpool_coordinator_up",)], 1)
+        self.assertEqual(seen[("modelpool_waiters", ("model", "a"))], 0)
+        loads = ("modelpool_loads_total", ("model", "a"), ("outcome", "loaded"))
+        self.assertEqual(seen[loads], 1)
+
+    def test_a_histogram_adds_up(self):
+        self.start()
+        self.assertTrue(eventually(lambda: self.scrape()[("modelpool_http_request_seconds_count",)] >= 5))
+        seen = self.scrape()
+        name = "modelpool_http_request_seconds_bucket"
+        buckets = {key[1][1]: value for key, value in seen.items() if key[0] == name}
+        ordered = [buckets[bound] for bound in sorted(buckets, key=float)]
+        self.assertEqual(ordered, sorted(ordered))
+        self.assertEqual(buckets["+Inf"], seen[("modelpool_http_request_seconds_count",)])
+        self.assertIn("600.0", [str(float(bound)) for bound in buckets])
+
+    def test_totals_never_fall_whoever_answers_or_dies(self):
+        self.start()
+        self.assertEqual(self.post("/v1/completions", {"model": "a"}).status, 200)
+        before = {}
+        for i in range(SCRAPES):
+            seen = self.scrape()
+            for key, value in before.items():
+                self.assertGreaterEqual(seen.get(key, -1), value, key)
+            before = {key: value for key, value in seen.items() if key[0].endswith(GROWS)}
+            if i == SCRAPES // 3:
+                os.kill(self.workers()[0], signal.SIGKILL)
+            if i == SCRAPES // 2:
+                self.masters[-1].kill()
+                self.masters[-1].wait()
+                self.start(keep_config=True)
+            if i == SCRAPES * 2 // 3:
+                os.kill(self.ctl("status")["coordinator"]["pid"], signal.SIGKILL)
+        self.assertEqual(self.requests("a", "2xx"), 1)
+
+    def test_poolctl_prints_the_same(self):
+        self.start()
+        self.assertEqual(self.post("/v1/completions", {"model": "a"}).status, 200)
+        of_door = self.scrape()
+        of_poolctl = self.read(
+            subprocess.run([POOLCTL, "--dir", self.dir, "metrics"], capture_output=True, text=True).stdout
+        )
+        self.assertEqual(set(of_door) - set(of_poolctl), set())
+        key = ("modelpool_acquires_total", ("model", "a"), ("outcome", "loaded"))
+        self.assertEqual(of_door[key], of_poolctl[key])
+
+    def test_names_are_escaped(self):
+        name = 'a "quoted\\ one'
+        in_toml = json.dumps(name)
+        self.start(models=self.model("a").replace('[models."a"]', f"[models.{in_toml}]"))
+        self.assertEqual(self.post("/v1/completions", {"model": name}).status, 200)
+        self.assertTrue(eventually(lambda: self.requests(name, "2xx") == 1))
+
+    def test_who_may_look(self):
+        keys = f"{self.dir}/keys"
+        with open(keys, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write("secret-of-a-user use prometheus\n")
+        self.write_config(serve=f'keys = "{keys}"')
+        self.start(keep_config=True, wait=False)
+        self.assertTrue(eventually(self.answers))
+        self.assertEqual(self.get("/metrics").status, 401)
+        allowed = self.get("/metrics", fields={"Authorization": "Bearer secret-of-a-user"})
+        self.assertEqual(allowed.status, 200)
+
+    def test_it_is_only_looked_at(self):
+        self.start()
+        refused = self.post("/metrics", b"")
+        self.assertEqual((refused.status, refused.headers["Allow"]), (405, "GET, HEAD"))
+        looked = self.request("HEAD", "/metrics")
+        self.assertEqual((looked.status, looked.body), (200, b""))
+
+
+if __name__ == "__main__":
+    unittest.main()
