@@ -217,6 +217,20 @@ TEST_F(Meeting, OnlyAQuestionIsAnswered) {
   EXPECT_FALSE(is_readable(asks));
 }
 
+TEST(BalanceTest, IsHandedOn) {
+  Balance balance(3);
+  balance.set(1, 5);
+  Balance same(3, duplicate(balance.fd()));
+  EXPECT_EQ(same.sum(), 5u);
+  same.set(1, 0);
+  EXPECT_EQ(balance.sum(), 0u);
+  // Not one of other workers.
+  Balance other(4, duplicate(balance.fd()));
+  other.set(0, 1);
+  EXPECT_EQ(balance.sum(), 0u);
+  EXPECT_EQ(other.sum(), 0u);
+}
+
 class Inherit : public ::testing::Test {
  protected:
   ~Inherit() override { unsetenv("POOLSERVE_INHERITS"); }
@@ -279,9 +293,11 @@ TEST_F(Inherit, AllComesAsItWasAndIsNotHandedOnOnceMore) {
 
 TEST_F(Inherit, WhatIsNoneOfThisVersionIsRefused) {
   EXPECT_FALSE(*inherit());
-  for (const char* number : {"", "x", "-1", "999999"}) {
+  for (const char* number : {"", "x", "-1", "2", "999999"}) {
     setenv("POOLSERVE_INHERITS", number, 1);
-    EXPECT_FALSE(inherit()) << number;
+    const auto none = inherit();
+    ASSERT_TRUE(none) << number;
+    EXPECT_FALSE(*none) << number;
   }
   for (const std::string& text :
        {std::string(), std::string("\xff\xff"), std::string("\x81\xa7version\x02")}) {

@@ -7,8 +7,10 @@ import os
 import pathlib
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import time
 import unittest
 
 import modelpool
@@ -20,6 +22,7 @@ from support import PATIENCE_S, eventually
 HERE = pathlib.Path(__file__).resolve().parent
 ROWS = 9  # of the pool, so that a test can leave none for workers
 CAPACITY = f"[capacity]\nworkers = {ROWS}"
+SETTLES_AFTER_S = 10
 DEATHS = 3  # of new workers, and the old ones go on
 STREAM = b'{"model":"odd","stream":true,"messages":[],"max_tokens":%d,"pause":0.1}'
 
@@ -91,6 +94,12 @@ class Upgrade(DoorTest):
             '[serve]\nlisten = ["127.0.0.1:0"]\nworkers = 2\n[models."odd"]\n'
             f'command = "{sys.executable} {HERE}/odd_backend.py {{port}} odd {log}"\n'
         )
+
+    def load(self, door, model):
+        done = self.poolctl(
+            "load", model, "--address", f"unix:{self.dir}/{model}", "--ready", "delay:0s", "--", "sleep", "600"
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def asking(self, door):
         asking = Asking(door.addresses[0])
@@ -174,10 +183,7 @@ class Upgrade(DoorTest):
         door = self.start()
         pool = self.attach()
         for model in ("gone", "kept", "other"):
-            done = self.poolctl(
-                "load", model, "--address", f"unix:{self.dir}/{model}", "--ready", "delay:0s", "--", "sleep", "600"
-            )
-            self.assertEqual(done.returncode, 0, done.stderr)
+            self.load(door, model)
         self.assertEqual(len(pool.backends()), 3)
         dropped, new = door.addresses[0], f"unix:{self.dir}/new.sock"
         self.write_config(models=("kept", "other"), listen=(new,))
@@ -346,7 +352,190 @@ class Upgrade(DoorTest):
         self.assertEqual(asking.failures, [])
         self.upgrade(door, 3)
 
+    def test_the_old_ones_stay_for_as_long_as_they_may_be_needed(self):
+        self.write_config(serve='drain_timeout_serve = "1s"')
+        door = self.start()
+        old = door.workers()
+        self.upgrade(door)
+        asking = self.asking(door)
+        # Some answers of new ones later, longer than the drain.
+        until = time.monotonic() + 2
+        self.assertTrue(eventually(lambda: time.monotonic() > until))
+        self.assertTrue(all(lives(pid) for pid in old))
+        self.killed_until_rolled_back(door, old)
+        asking.wait_for_more(5)
+        self.assertTrue(eventually(lambda: door.workers() == old))
+
+    def test_without_old_ones_the_new_ones_go_on_however_often_they_die(self):
+        door = self.start()
+        old = door.workers()
+        self.upgrade(door)
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        door.wait_for_log("the new program's workers serve")
+        for _ in range(DEATHS + 1):
+            before = set(door.workers())
+            os.kill(min(before), signal.SIGKILL)
+            self.assertTrue(eventually(lambda: set(door.workers()) - before))
+        self.assertTrue(ask(door.addresses[0]))
+        self.assertIsNone(door.process.poll())
+
+    def test_the_old_ones_stay_until_the_new_ones_serve(self):
+        self.write_config(rest=CAPACITY)
+        door = self.start()
+        old = door.workers()
+        new = self.upgrade(door)
+        with contextlib.ExitStack() as rows:
+            with self.assertRaises(modelpool.errors.TableFull):
+                while True:
+                    rows.enter_context(modelpool.Pool(dir=self.dir, create=False))
+            # Nobody gives rows of the dead back.
+            coordinator = self.coordinator()["pid"]
+            os.kill(coordinator, signal.SIGSTOP)
+            self.addCleanup(os.kill, coordinator, signal.SIGCONT)
+            for pid in new:
+                os.kill(pid, signal.SIGKILL)
+            # Those that take their place wait for a row; stopped, they neither begin nor end.
+            again = lambda: set(door.workers()) - set(old) - set(new)  # noqa: E731
+            self.assertTrue(eventually(lambda: len(again()) == 2))
+            stopped = again()
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            os.kill(coordinator, signal.SIGCONT)
+        until = time.monotonic() + SETTLES_AFTER_S + 1
+        self.assertTrue(eventually(lambda: time.monotonic() > until))
+        self.assertNotIn("the new program's workers serve", door.log())
+        self.assertTrue(all(lives(pid) for pid in old))
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+        door.wait_for_log("the new program's workers serve")
+        self.assertTrue(ask(door.addresses[0]))
+
+    def test_where_new_ones_and_their_master_die_the_old_ones_accept_again(self):
+        door = self.start()
+        old = door.workers()
+        new = self.upgrade(door)
+        for pid in new:
+            os.kill(pid, signal.SIGSTOP)
+        door.kill()
+        for pid in new:
+            os.kill(pid, signal.SIGKILL)
+        self.assertTrue(ask(door.addresses[0]))
+        self.assertTrue(all(lives(pid) for pid in old))
+        last = self.start()
+        self.assertTrue(eventually(lambda: self.all_workers() == last.workers()))
+
+    def test_models_that_changed_stay_with_old_workers_that_go_on(self):
+        path = f"{self.dir}/x.sock"
+        self.write_config(listen=(f"unix:{path}",), models=("a",))
+        door = self.start()
+        pool = self.attach()
+        self.load(door, "a")
+        (before,) = pool.backends()
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        text = self.config.read_text().replace('listen = ["unix:', 'listener = [{mode = "0600", address = "unix:')
+        text = text.replace('x.sock"]', 'x.sock"}]')
+        self.config.write_text(text.replace('[models."a"]\n', '[models."a"]\ncwd = "/"\n'))
+        old = door.workers()
+        self.upgrade(door)
+        self.killed_until_rolled_back(door, old)
+        self.assertTrue(ask(f"unix:{path}"))
+        self.assertEqual(pool.backends()[0]["generation"], before["generation"])
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), mode)
+        door.signal(signal.SIGHUP)
+        door.wait_for_log("the new program's workers serve")
+        self.assertTrue(eventually(lambda: not pool.backends()))
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+
+    def test_what_an_old_worker_still_loads_goes_with_it(self):
+        log = f"{self.dir}/odd.log"
+        command = f'command = "{sys.executable} {HERE}/odd_backend.py {{port}} odd {log}"\n'
+        head = '[serve]\nlisten = ["127.0.0.1:0"]\nworkers = 2\n[models."odd"]\n'
+        self.config.write_text(head + command)
+        door = self.start()
+        host, port = door.addresses[0].rsplit(":", 1)
+        kept = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
+        self.addCleanup(kept.close)
+        self.assertIsNone(self.connection_after(kept))
+        old = door.workers()
+        self.config.write_text(head + command + 'cwd = "/"\n')
+        self.upgrade(door)
+        door.wait_for_log("the new program's workers serve")
+        kept.request("POST", "/v1/chat/completions", '{"model": "odd", "messages": []}')
+        self.assertEqual(kept.getresponse().read() and 1, 1)
+        pool = self.attach()
+        self.assertIn(pool.backends()[0]["owner_pid"], old)
+        kept.close()
+        self.assertTrue(eventually(lambda: not any(lives(pid) for pid in old)))
+        self.assertTrue(eventually(lambda: not pool.backends()))
+
+    def test_the_coordinator_reads_the_file_once_it_is_in_force(self):
+        self.write_config(rest='[pool]\nmax_backends = 3')
+        door = self.start()
+        pool = self.attach()
+        self.assertEqual(pool.limit, 3)
+        self.write_config(rest='[pool]\nmax_backends = 2')
+        self.upgrade(door)
+        self.assertTrue(eventually(lambda: pool.limit == 2))
+
+    # --- It cannot be executed ---
+
+    def test_after_an_execution_that_failed_the_next_one_is_as_the_first(self):
+        door = self.start()
+        self.install('[[ $* == *--check-config* ]] && chmod -x "$0"')
+        door.signal(signal.SIGUSR2)
+        door.wait_for_log("unable to execute")
+        self.install_with_note()
+        self.upgrade(door, 3)
+        self.assertEqual(self.runs(), [str(door.pid)])
+
+    def test_one_that_is_asked_for_while_another_hangs_is_not_lost(self):
+        door = self.start()
+        self.install("[[ $* == *--check-config* ]] && exec sleep 600")
+        door.signal(signal.SIGUSR2)
+        self.assertTrue(eventually(lambda: self.asked_of(door)))
+        self.install_with_note()
+        door.signal(signal.SIGUSR2)
+        self.assertTrue(eventually(self.runs))
+
+    def test_what_is_asked_ends_with_who_asked(self):
+        door = self.start()
+        self.install("[[ $* == *--check-config* ]] && exec sleep 600")
+        door.signal(signal.SIGUSR2)
+        self.assertTrue(eventually(lambda: self.asked_of(door)))
+        (asked,) = self.asked_of(door)
+        door.kill()
+        self.assertTrue(eventually(lambda: not lives(asked)))
+
+    def test_what_a_user_set_is_no_inheritance(self):
+        for value in ("2", "0", "x", "99"):
+            with self.subTest(value=value):
+                door = self.start(env={"POOLSERVE_INHERITS": value})
+                self.assertTrue(ask(door.addresses[0]))
+                door.signal(signal.SIGTERM)
+                self.assertEqual(door.wait(), 0)
+
+    def test_a_program_that_knows_no_such_inheritance_refuses(self):
+        done = subprocess.run(
+            [POOLSERVE, "--dir", self.dir, "--config", str(self.config), "--check-config"],
+            capture_output=True, text=True, env={**os.environ, "POOLSERVE_WOULD_INHERIT": "999"},
+        )  # fmt: skip
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("another version", done.stderr)
+
     # --- It crashes or hangs once it is executed ---
+
+    def test_a_config_that_became_bad_meanwhile_is_worth_another_try(self):
+        door = self.start()
+        old, good = door.workers(), self.config.read_text()
+        self.install(f"[[ $* == *--check-config* ]] || echo [serve >{self.config}")
+        door.signal(signal.SIGUSR2)
+        self.assertEqual(door.wait(), 1)  # not 2, after which systemd would not try again
+        self.assertTrue(ask(door.addresses[0]))
+        self.assertTrue(all(lives(pid) for pid in old))
+        self.install()
+        self.config.write_text(good)
+        self.start()
 
     def test_one_that_crashes_leaves_workers_that_serve(self):
         for lines in (["kill -SEGV $$"], ["exit 1"]):

@@ -34,21 +34,28 @@ int run(int argc, char** argv) {
     std::fputs(parsed->answer.c_str(), stdout);
     return kExitDone;
   }
-  auto inherited = inherit();
-  if (!inherited) return complain(inherited.error());
   Options& options = parsed->options;
   if (!options.import_path.empty()) return import(options.import_path);
   config::set_up_log("poolserve", options.log_level, options.log_format);
+  auto inherited = inherit();
+  // Once executed in another's place it is worth another try, whatever is wrong.
+  const bool is_executed = !inherited || inherited->has_value();
+  const auto give_up = [is_executed](const Error& error) {
+    const int code = complain(error);
+    return is_executed ? kExitFinding : code;
+  };
+  if (!inherited) return give_up(inherited.error());
   auto source = load_source(options);
-  if (!source) return complain(source.error());
+  if (!source) return give_up(source.error());
   if (options.check_config) {
+    if (auto known = check_version(); !known) return complain(known.error());
     if (auto usable = check_pool(options); !usable) return complain(usable.error());
     std::fputs(summary(options, *source).c_str(), stdout);
     return kExitDone;
   }
   set_title("poolserve: master");
   auto master = Master::make(std::move(options), std::move(*source), std::move(*inherited));
-  if (!master) return complain(master.error());
+  if (!master) return give_up(master.error());
   return (*master)->run();
 }
 

@@ -1,5 +1,5 @@
-// How many connections each worker of a master has: in memory that they share, so that none takes
-// much more than its part, and that all together keep to max_connections.
+// How many connections each worker of a generation has: in memory that they share, so that none
+// takes much more than its part, and that all together keep to max_connections.
 //
 // Safety: each worker writes its own cell; others read it. Made before the fork.
 //
@@ -10,25 +10,36 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
+#include <utility>
+
+#include "between/fd.hpp"
+#include "between/memory_file.hpp"
 
 namespace modelpool::serve {
 
 class Balance {
  public:
-  explicit Balance(unsigned workers) : workers_(workers) {
-    void* const page =
-        mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (page != MAP_FAILED) cells_ = static_cast<std::atomic<std::uint32_t>*>(page);
+  explicit Balance(unsigned workers)
+      : workers_(workers), fd_(open_memory_file("poolserve balance")) {
+    if (fd_ && ftruncate(fd_.get(), bytes()) == 0) map();
+  }
+  // That of the program before.
+  Balance(unsigned workers, Fd fd) : workers_(workers), fd_(std::move(fd)) {
+    struct stat file {};
+    if (fd_ && fstat(fd_.get(), &file) == 0 && file.st_size == bytes()) map();
   }
   Balance(const Balance&) = delete;
   Balance& operator=(const Balance&) = delete;
   ~Balance() {
-    if (cells_ != nullptr) munmap(cells_, bytes());
+    if (cells_ != nullptr) munmap(cells_, static_cast<std::size_t>(bytes()));
   }
 
+  const Fd& fd() const { return fd_; }
   // relaxed, all: a hint
   void set(unsigned worker, std::uint32_t connections) {
     if (cells_ != nullptr && worker < workers_)
@@ -48,9 +59,15 @@ class Balance {
   }
 
  private:
-  std::size_t bytes() const { return workers_ * sizeof(std::atomic<std::uint32_t>); }
+  off_t bytes() const { return static_cast<off_t>(workers_ * sizeof(std::atomic<std::uint32_t>)); }
+  void map() {
+    void* const page = mmap(nullptr, static_cast<std::size_t>(bytes()), PROT_READ | PROT_WRITE,
+                            MAP_SHARED, fd_.get(), 0);
+    if (page != MAP_FAILED) cells_ = static_cast<std::atomic<std::uint32_t>*>(page);
+  }
 
   unsigned workers_;
+  Fd fd_;
   std::atomic<std::uint32_t>* cells_ = nullptr;
 };
 

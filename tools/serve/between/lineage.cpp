@@ -31,6 +31,12 @@ Result<std::shared_ptr<Lineage>> Lineage::join(Fd fd) {
 
 Lineage::~Lineage() { munmap(words_, sizeof(Words)); }
 
+void Lineage::take_back(std::uint32_t number) {
+  std::uint32_t seen = words_->serving.load();
+  // Not where a later one serves by now: that ends this one, too.
+  if (seen > number && !may_end(number)) words_->serving.compare_exchange_strong(seen, number);
+}
+
 void Lineage::raise(std::atomic<std::uint32_t>& word, std::uint32_t number) {
   std::uint32_t seen = word.load();
   while (seen < number && !word.compare_exchange_weak(seen, number)) {

@@ -38,10 +38,12 @@ class Lineage {
   bool is_newest(std::uint32_t number) const { return words_->begun.load() == number; }
   void serves(std::uint32_t number) { raise(words_->serving, number); }
   void settles(std::uint32_t number) { raise(words_->settled, number); }
-  // For the master: not the newest one serves, but this one again.
-  void take_back(std::uint32_t number) { words_->serving.store(number); }
+  // Not the one that serves, which is not settled, but this one again.
+  void take_back(std::uint32_t number);
   // One that began later serves.
-  bool is_over(std::uint32_t number) const { return words_->serving.load() > number; }
+  bool is_over(std::uint32_t number) const {
+    return words_->serving.load() > number || may_end(number);
+  }
   bool may_end(std::uint32_t number) const { return words_->settled.load() > number; }
 
  private:

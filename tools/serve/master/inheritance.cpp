@@ -14,7 +14,14 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr const char* kVariable = "POOLSERVE_INHERITS";
+constexpr const char* kAsked = "POOLSERVE_WOULD_INHERIT";
 constexpr int kVersion = 1;
+
+tl::unexpected<Error> of_another_version() {
+  return fail(Errc::kInvalid,
+              "unable to take the place of the poolserve that runs: it is of another version, and "
+              "hands on what this one does not know; end that one, and start this one");
+}
 
 Json json_of(const std::vector<OpenSocket>& sockets) {
   Json all = Json::array();
@@ -29,7 +36,8 @@ Json json_of(const Inheritance::Generation& generation) {
   return {{"number", generation.number},
           {"retire", generation.retire.get()},
           {"listeners", json_of(generation.listeners)},
-          {"workers", std::move(workers)}};
+          {"workers", std::move(workers)},
+          {"balance", generation.balance.get()}};
 }
 
 Fd taken(const Json& number) {
@@ -46,6 +54,7 @@ Inheritance::Generation generation_of(const Json& json) {
     generation.listeners.push_back({one.at(0), taken(one.at(1))});
   for (const Json& one : json.at("workers"))
     generation.workers.push_back({one.at(0), taken(one.at(1))});
+  generation.balance = taken(json.at("balance"));
   return generation;
 }
 
@@ -86,19 +95,30 @@ Result<Fd> bequeath(const Inheritance& all) {
   return stays;
 }
 
+void take_back() { unsetenv(kVariable); }
+
 Result<std::optional<Inheritance>> inherit() {
-  const char* const number = std::getenv(kVariable);
-  if (number == nullptr) return std::optional<Inheritance>();
-  const Fd file(std::atoi(number));
+  const char* const text = std::getenv(kVariable);
+  const int number = text != nullptr ? std::atoi(text) : 0;
   unsetenv(kVariable);
+  // Nothing but a file in memory was ever handed on.
+  if (number <= STDERR_FILENO || fcntl(number, F_GET_SEALS) < 0)
+    return std::optional<Inheritance>();
+  const Fd file(number);
   try {
     const Json json = Json::from_msgpack(read_memory_file(file));
     if (json.at("version") == kVersion) return inheritance_of(json);
   } catch (const Json::exception&) {
   }
-  return fail(Errc::kInvalid,
-              "unable to take over from the poolserve before: it is of another version, and hands "
-              "on what this one does not know; start this one anew");
+  return of_another_version();
+}
+
+void announce_version() { setenv(kAsked, std::to_string(kVersion).c_str(), 1); }
+
+Result<> check_version() {
+  const char* const version = std::getenv(kAsked);
+  if (version == nullptr || version == std::to_string(kVersion)) return {};
+  return of_another_version();
 }
 
 }  // namespace modelpool::serve

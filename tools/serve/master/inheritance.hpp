@@ -29,6 +29,7 @@ struct Inheritance {
     Fd retire;
     std::vector<OpenSocket> listeners;
     std::vector<Workers::Process> workers;
+    Fd balance;
   };
 
   Fd lock;
@@ -42,9 +43,15 @@ struct Inheritance {
 };
 
 // Puts it into the environment. The returned descriptor is what that names: it stays open until the
-// program is executed.
+// program is executed. Where that fails, take_back.
 Result<Fd> bequeath(const Inheritance& all);
+void take_back();
 // Takes it out of there; nullopt: nothing was handed on.
 Result<std::optional<Inheritance>> inherit();
+
+// For the program that is asked whether it could serve: which version it would be handed.
+void announce_version();
+// There: kInvalid if that is not this one.
+Result<> check_version();
 
 }  // namespace modelpool::serve

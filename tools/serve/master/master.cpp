@@ -30,6 +30,7 @@ constexpr std::uint64_t kEndMax_ns = 60 * kSecond;     // for models to be gone 
 // After an upgrade: so many deaths of new workers in that time, and the old ones go on.
 constexpr std::uint64_t kProbation_ns = 10 * kSecond;
 constexpr std::uint32_t kDeathsMax = 3;
+constexpr unsigned kTakeMax_s = 60;  // for the new program to take over
 constexpr int kLookEvery_ms = 50;
 
 void warn_of_few_files(std::uint32_t connections, const rlimit& limit) {
@@ -119,6 +120,7 @@ Result<> Master::open() {
     if (auto met = meet(present); !met) return met;
   }
   current_->number = lineage_->begin();
+  ways_ = ways_to_start(source_);
   return {};
 }
 
@@ -139,9 +141,10 @@ Result<> Master::take(Inheritance inherited) {
   current_ = adopt(std::move(inherited.serving));
   is_serving_ = true;
   warn_of_few_files(source_.door->serve.max_connections, files_);
-  changed_ = changed_models(inherited.models, source_);
+  ways_ = std::move(inherited.models);
   renew({});
   reap();
+  alarm(0);  // of hand_over
   return {};
 }
 
@@ -181,7 +184,7 @@ Result<std::unique_ptr<Master::Generation>> Master::make_generation(
   Fd ends(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!ends) return fail_errno(errno, "start workers");
   auto made = std::make_unique<Generation>(
-      Generation{std::move(*listeners), {}, std::move(ends), 0, Workers(0, {})});
+      Generation{std::move(*listeners), {}, std::move(ends), 0, Workers(0, Workers::Serve())});
   Generation* const generation = made.get();
   made->workers =
       Workers(worker_count(*source_.door), [this, generation](std::uint32_t index, Fd control) {
@@ -193,11 +196,12 @@ Result<std::unique_ptr<Master::Generation>> Master::make_generation(
 std::unique_ptr<Master::Generation> Master::adopt(Inheritance::Generation given) {
   std::vector<OpenListener> listeners;
   for (OpenSocket& one : given.listeners) listeners.push_back(of_before(std::move(one)));
-  return std::make_unique<Generation>(Generation{std::move(listeners),
-                                                 {},
-                                                 std::move(given.retire),
-                                                 given.number,
-                                                 Workers::adopt(std::move(given.workers))});
+  return std::make_unique<Generation>(
+      Generation{std::move(listeners),
+                 {},
+                 std::move(given.retire),
+                 given.number,
+                 Workers::adopt(std::move(given.workers), std::move(given.balance))});
 }
 
 // In the forked worker, which has copies of all that is here: it keeps what it needs.
@@ -265,8 +269,11 @@ int Master::run() {
 }
 
 std::uint64_t Master::due_ns() const {
+  // Past that time it is the new workers that are waited for.
+  const bool is_late = fallback_ && clock_ns() >= fallback_until_ns_;
+  const std::uint64_t judged_ns = fallback_until_ns_ + (is_late ? kReadyMax_ns : 0);
   std::uint64_t due = std::min({coordinator_.due_ns(), upgrade_.due_ns(), kill_ns_, change_due_ns_,
-                                next_due_ns_, fallback_until_ns_});
+                                next_due_ns_, judged_ns});
   for (const Generation* one : generations()) due = std::min(due, one->workers.due_ns());
   return due;
 }
@@ -319,6 +326,9 @@ void Master::reap() {
 
 void Master::on_progress() {
   for (Generation* one : generations()) one->workers.hear();
+  for (const auto& one : leaving_) {
+    if (!one->workers.any_alive()) end_loaded_by(*one);
+  }
   const auto left =
       std::erase_if(leaving_, [](const auto& one) { return !one->workers.any_alive(); });
   // What they lacked may be what those who left held.
@@ -335,12 +345,14 @@ void Master::on_progress() {
 
 void Master::take_steps() {
   if (!is_serving_ && current_->workers.all_ready()) begin_to_serve();
-  if (fallback_ && current_->workers.deaths() >= kDeathsMax) roll_back();
-  if (fallback_ && clock_ns() >= fallback_until_ns_) settle();
+  if (fallback_) judge_new_program();
   if (!fallback_ && std::exchange(is_to_reload_, false)) reload();
   if (next_ && next_->workers.all_ready()) {
     take_next();
     begin_to_serve();
+  } else if (next_ && current_->workers.are_adopted() && next_->workers.has_failed() &&
+             next_->workers.deaths() < kDeathsMax) {
+    next_->workers.try_again();
   } else if (next_ && (next_->workers.has_failed() || clock_ns() >= next_due_ns_)) {
     spdlog::error(
         "{} with the new config or program, the last one ended with {}; the old ones "
@@ -382,7 +394,7 @@ void Master::announce() {
 std::string Master::status_text() const {
   std::string text = std::to_string(source_.door->models.size()) + " models on";
   for (const OpenListener& listener : current_->listeners) text += " " + bound_to(listener);
-  return text + ", " + std::to_string(current_->workers.all().size()) + " workers";
+  return text + ", " + std::to_string(current_->workers.alive()) + " workers";
 }
 
 std::vector<Master::Generation*> Master::generations() const {
@@ -423,13 +435,8 @@ void Master::reload() {
 }
 
 void Master::apply(Source source) {
-  const Source before = std::exchange(source_, std::move(source));
+  source_ = std::move(source);
   warn_of_few_files(source_.door->serve.max_connections, files_);
-  const std::vector<std::string> changed = changed_models(ways_to_start(before), source_);
-  for (const std::string& model : changed) {
-    if (std::find(changed_.begin(), changed_.end(), model) == changed_.end())
-      changed_.push_back(model);
-  }
   // With what is in force: the config that was read last may never have come to be.
   const auto& wanted = source_.door->serve.listeners;
   std::vector<OpenSocket> present = drop_next();
@@ -479,14 +486,16 @@ void Master::renew(std::vector<OpenSocket> present) {
 
 void Master::take_next() {
   tell_old_workers();
+  next_due_ns_ = kNever_ns;
   if (current_->workers.are_adopted()) {
     fallback_ = std::move(current_);
     fallback_until_ns_ = clock_ns() + kProbation_ns;
-  } else {
-    leave(std::move(current_));
+    current_ = std::move(next_);
+    current_->workers.pause_between_tries(false);
+    return;
   }
+  leave(std::move(current_));
   current_ = std::move(next_);
-  next_due_ns_ = kNever_ns;
   set_access_of(*current_);
 }
 
@@ -495,6 +504,14 @@ void Master::tell_old_workers() {
   for (Generation* one : generations()) {
     if (one != next_.get()) one->workers.send_door(*source_.door);
   }
+  if (!current_->workers.are_adopted()) put_models_in_force();
+}
+
+void Master::put_models_in_force() {
+  for (const std::string& model : changed_models(ways_, source_)) {
+    if (!has_text(changed_, model)) changed_.push_back(model);
+  }
+  ways_ = ways_to_start(source_);
   change_due_ns_ = clock_ns() + kChangeMax_ns;
 }
 
@@ -549,7 +566,7 @@ void Master::end_changed_models() {
 // One thing after the other: what was begun comes to its end first.
 void Master::ask_successor() {
   if (!is_serving_ || next_ || fallback_ || change_due_ns_ != kNever_ns) return;
-  if (std::exchange(is_to_upgrade_, false) && !upgrade_.is_asking()) {
+  if (!upgrade_.is_asking() && std::exchange(is_to_upgrade_, false)) {
     notify_reloading();
     if (auto asked = upgrade_.ask(); !asked) {
       spdlog::error("{}; this program goes on", asked.error().text);
@@ -572,6 +589,7 @@ void Master::hand_over() {
     for (const OpenListener& one : generation.listeners)
       passed_on.listeners.push_back({one.where.address, passed(one.fd)});
     passed_on.workers = generation.workers.processes();
+    passed_on.balance = passed(generation.workers.balance()->fd());
     return passed_on;
   };
   Inheritance all;
@@ -580,36 +598,65 @@ void Master::hand_over() {
   all.lineage = passed(lineage_->fd());
   all.coordinator = coordinator_.own();
   all.of_systemd = of_systemd_;
-  all.models = ways_to_start(source_);
+  all.models = ways_;
   all.serving = workers_of(*current_);
   for (const auto& one : leaving_) all.leaving.push_back(workers_of(*one));
+  // One that hangs before it has taken over is no master: the workers serve until another comes.
+  alarm(kTakeMax_s);
   const Error error = upgrade_.execute(all);
+  alarm(0);
   spdlog::error("{}; this program goes on", error.text);
   announce();
+}
+
+void Master::judge_new_program() {
+  const bool is_over = clock_ns() >= fallback_until_ns_;
+  const bool serves = current_->workers.all_ready();
+  if (!fallback_->workers.any_alive() || (is_over && serves)) return settle();
+  // Some have ended, or never began, and are not there again.
+  const bool is_late = clock_ns() >= fallback_until_ns_ + kReadyMax_ns;
+  if (current_->workers.deaths() >= kDeathsMax || is_late) roll_back();
 }
 
 // The new workers have shown that they serve: the old ones end when they have finished.
 void Master::settle() {
   lineage_->settles(current_->number);
   fallback_until_ns_ = kNever_ns;
+  current_->workers.pause_between_tries(true);
+  set_access_of(*current_);
   leave(std::move(fallback_));
   close_dropped();
+  put_models_in_force();
+  renewed_ = changed_;
+  if (coordinator_.runs_with(options_.config_path)) coordinator_.signal(SIGHUP);
   spdlog::info("the new program's workers serve; those before finish");
 }
 
 void Master::roll_back() {
   spdlog::error(
-      "{} workers of the new program ended in {} s, the last one with {}: the old ones go on, and "
-      "this program is tried once more when one of those ends. Install one that serves, and send "
+      "{} workers of the new program ended, the last one with {}: the old ones go on, and this "
+      "program is tried once more when one of those ends. Install one that serves, and send "
       "SIGUSR2",
-      current_->workers.deaths(), kProbation_ns / kSecond, current_->workers.last_end());
+      current_->workers.deaths(), current_->workers.last_end());
   fallback_until_ns_ = kNever_ns;
   lineage_->take_back(fallback_->number);
   next_ = std::move(current_);
   current_ = std::move(fallback_);
-  old_deaths_ = current_->workers.deaths();
   close_unused(drop_next());
   announce();
+}
+
+// Of the program before, who loaded models as its config said.
+void Master::end_loaded_by(const Generation& before) {
+  if (!before.workers.are_adopted() || coordinator_.pool() == nullptr) return;
+  for (const std::string& model : renewed_) {
+    const auto seen = coordinator_.pool()->look(model);
+    if (seen && seen->backend && before.workers.had(seen->backend->owner_pid) &&
+        !has_text(changed_, model)) {
+      changed_.push_back(model);
+    }
+  }
+  end_changed_models();
 }
 
 // --- The end -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -64,17 +65,20 @@ class Master {
   void renew(std::vector<OpenSocket> present);
   void take_next();
   void tell_old_workers();
+  void put_models_in_force();
   std::vector<OpenSocket> drop_next();
   void close_unused(std::vector<OpenSocket> sockets) const;
   void close_dropped();
 
   void ask_successor();
   void hand_over();
+  void judge_new_program();
   void settle();
   void roll_back();
 
   bool is_of_current(const std::string& bound) const;
   void end_changed_models();
+  void end_loaded_by(const Generation& before);
 
   void leave(std::unique_ptr<Generation> generation);
   void set_access_of(const Generation& generation) const;
@@ -108,7 +112,9 @@ class Master {
   std::uint32_t old_deaths_ = 0;  // of its workers, for which there was a try to replace them
   std::vector<std::unique_ptr<Generation>> leaving_;
 
+  std::map<std::string, std::string> ways_;  // to start models, as the workers do
   std::vector<std::string> changed_;         // models to end once all workers know
+  std::vector<std::string> renewed_;         // by the last upgrade
   std::uint64_t change_due_ns_ = kNever_ns;  // or then; never: they have not been told
   bool is_serving_ = false;
   bool is_to_reload_ = false;

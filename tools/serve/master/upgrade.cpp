@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/prctl.h>
 
 #include <cerrno>
 
@@ -32,6 +33,10 @@ Result<> Upgrade::ask() {
   if (pid == 0) {
     reset_signals();
     forget_supervisor();
+    // With whatever it starts it ends with us, and when it takes too long.
+    setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    announce_version();
     // What it would serve is not for the log; what is wrong is.
     dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDOUT_FILENO);
     serve::execute(std::move(words));
@@ -63,7 +68,7 @@ bool Upgrade::ended(pid_t pid, int status) {
 }
 
 void Upgrade::give_up() const {
-  if (asked_ != 0) kill(asked_, SIGKILL);
+  if (asked_ != 0 && kill(-asked_, SIGKILL) != 0) kill(asked_, SIGKILL);
 }
 
 Error Upgrade::execute(const Inheritance& all) {
@@ -71,7 +76,9 @@ Error Upgrade::execute(const Inheritance& all) {
   if (!file) return file.error();
   spdlog::info("executing {} in this process's place", words_[0]);
   serve::execute(words_);
-  return fail_errno(errno, "execute " + words_[0]).value();
+  const int error = errno;
+  take_back();
+  return fail_errno(error, "execute " + words_[0]).value();
 }
 
 }  // namespace modelpool::serve

@@ -21,8 +21,8 @@ constexpr std::uint64_t kSteady_ns = 1'000 * kMillisecond_ns;
 
 }  // namespace
 
-Workers Workers::adopt(std::vector<Process> processes) {
-  Workers adopted(static_cast<std::uint32_t>(processes.size()), {});
+Workers Workers::adopt(std::vector<Process> processes, Fd balance) {
+  Workers adopted(static_cast<std::uint32_t>(processes.size()), std::move(balance));
   adopted.starts_ = false;
   adopted.is_adopted_ = true;
   adopted.was_ready_ = true;
@@ -31,17 +31,20 @@ Workers Workers::adopt(std::vector<Process> processes) {
     one.pid = processes[i].pid;
     one.control = std::move(processes[i].control);
     one.started_ns = clock_ns();
-    one.is_ready = true;
+    one.is_ready = one.pid != 0;
+    adopted.adopted_.push_back(one.pid);
   }
   return adopted;
 }
 
 std::vector<Workers::Process> Workers::processes() const {
   std::vector<Process> processes;
-  for (const One& one : all_) {
-    if (one.pid != 0) processes.push_back({one.pid, passed(one.control)});
-  }
+  for (const One& one : all_) processes.push_back({one.pid, passed(one.control)});
   return processes;
+}
+
+bool Workers::had(pid_t pid) const {
+  return pid != 0 && std::find(adopted_.begin(), adopted_.end(), pid) != adopted_.end();
 }
 
 void Workers::start_due() {
@@ -103,14 +106,14 @@ bool Workers::ended(pid_t pid, int status) {
   const std::uint64_t now = clock_ns();
   const bool was_steady = one->is_ready && now - one->started_ns >= kSteady_ns;
   if (was_steady) one->backoff.reset();
-  one->start_ns = was_steady ? now : now + one->backoff.next();
+  one->start_ns = was_steady || !pauses_ ? now : now + one->backoff.next();
   one->pid = 0;
   balance_->set(static_cast<unsigned>(one - all_.begin()), 0);
   one->control.reset();
   one->is_ready = one->owes_door = false;
   if (starts_) {
     spdlog::warn("worker (pid {}) ended: {}; another one is started {}", pid, last_end_,
-                 was_steady ? "now" : "after a pause");
+                 one->start_ns == now ? "now" : "after a pause");
   } else {
     spdlog::debug("worker (pid {}) ended: {}", pid, last_end_);
   }
@@ -181,6 +184,11 @@ bool Workers::has_failed() const {
 
 bool Workers::owe_door() const {
   return std::any_of(all_.begin(), all_.end(), [](const One& one) { return one.owes_door; });
+}
+
+std::size_t Workers::alive() const {
+  return static_cast<std::size_t>(
+      std::count_if(all_.begin(), all_.end(), [](const One& one) { return one.pid != 0; }));
 }
 
 bool Workers::any_alive() const {

@@ -46,11 +46,15 @@ class Workers {
 
   Workers(std::uint32_t count, Serve serve)
       : all_(count), serve_(std::move(serve)), balance_(std::make_shared<Balance>(count)) {}
+  Workers(std::uint32_t count, Fd balance)
+      : all_(count), balance_(std::make_shared<Balance>(count, std::move(balance))) {}
 
   // Those of the program before: they serve, are not replaced, and are told of no config, whose
   // text may be another.
-  static Workers adopt(std::vector<Process> processes);
-  std::vector<Process> processes() const;  // with copies that an executed program has, too
+  static Workers adopt(std::vector<Process> processes, Fd balance);
+  // All places, with copies that an executed program has, too; PID 0: nobody is there.
+  std::vector<Process> processes() const;
+  bool had(pid_t pid) const;  // when they were adopted
 
   void start_due();
   std::uint64_t due_ns() const;
@@ -63,6 +67,9 @@ class Workers {
   // After all have failed, where something has changed since.
   void try_again();
   void start_no_more() { starts_ = false; }
+  // Or those that die at once are replaced at once.
+  void pause_between_tries(bool pauses) { pauses_ = pauses; }
+  std::size_t alive() const;
   bool are_adopted() const { return is_adopted_; }
   std::uint32_t deaths() const { return deaths_; }
 
@@ -85,6 +92,8 @@ class Workers {
   std::shared_ptr<Balance> balance_;
   bool starts_ = true;
   bool is_adopted_ = false;
+  std::vector<pid_t> adopted_;
+  bool pauses_ = true;
   std::uint32_t deaths_ = 0;
   bool was_ready_ = false;
   std::string last_end_;

@@ -37,6 +37,7 @@ constexpr milliseconds kHeldBack{5};    // between two looks of a worker that is
 constexpr milliseconds kNoAccept{100};  // after an accept that failed
 constexpr milliseconds kLastToAnswer{1'000};
 constexpr milliseconds kNewcomer{5'000};     // to say what it wants
+constexpr milliseconds kSuccessors{1'000};   // to say that they go on without their master
 constexpr std::chrono::seconds kSockets{2};  // between two looks for those of backends that ended
 
 void complain(const std::string& text) { std::fprintf(stderr, "poolserve: %s\n", text.c_str()); }
@@ -93,7 +94,8 @@ class Worker {
   Task<> tick();
   void take(std::size_t gate, Fd fd);
   void finish(std::uint64_t within_ns);
-  void follow_retirement();
+  void follow_retirement(TimePoint now);
+  bool is_final() const { return service_.ends_idle || may_end(start_); }
   void count();
   Result<> put_in_force(const std::shared_ptr<const config::Door>& door);
   template <class T>
@@ -118,6 +120,7 @@ class Worker {
   std::unordered_set<Connection*> connections_;
   std::optional<TimePoint> end_by_;  // set: finishing
   bool is_retired_ = false;
+  std::optional<TimePoint> master_gone_;
 };
 
 Result<> Worker::put_in_force(const std::shared_ptr<const config::Door>& door) {
@@ -261,6 +264,7 @@ Task<> Worker::meet() {
 // Those who serve have them. Nobody is to wait at one that only those hold who finish, nor a
 // poolserve to be told of it.
 void Worker::close_sockets() {
+  if (!service_.ends_idle) finish(service_.now->door->serve.drain_timeout_serve_ns);
   error_code ignored;
   for (const auto& one : listening_) one->close(ignored);
   for (OpenListener& one : start_.listeners) one.fd.reset();
@@ -286,12 +290,15 @@ void Worker::finish(std::uint64_t within_ns) {
   events_.wake_all();  // those who follow come again, to a worker that stays
 }
 
-void Worker::follow_retirement() {
+void Worker::follow_retirement(TimePoint now) {
   const bool is_retired = serve::is_retired(start_);
+  // The master that put others in its place has died, and they do not say that they are there.
+  if (is_retired && !may_end(start_) && master_gone_ && now - *master_gone_ >= kSuccessors)
+    start_.lineage->take_back(start_.generation);
   if (is_retired == is_retired_) return;
   is_retired_ = is_retired;
   if (is_retired) {
-    finish(service_.now->door->serve.drain_timeout_serve_ns);
+    finish(0);                       // its time begins when that is final
   } else if (!service_.ends_idle) {  // nor told by a signal
     end_by_.reset();
     service_.is_finishing = false;
@@ -329,6 +336,7 @@ Task<> Worker::follow_master() {
       say(start_.control, kSaysDoor);
     }
   }
+  master_gone_ = Clock::now();
   // Not one that its master ended: those before it were to go on.
   if (!end_by_) finish_takeover(start_);
 }
@@ -345,11 +353,11 @@ Task<> Worker::tick() {
       next_look = now + kSockets;
       remove_old_sockets(sockets_dir_, pool_);
     }
-    follow_retirement();
-    const bool is_final = end_by_ && (service_.ends_idle || may_end(start_));
-    if (is_final) close_sockets();
-    const bool is_done = is_final && connections_.empty() && places_.loads() == 0;
-    if (end_by_ && (is_done || now >= *end_by_)) loop_.stop();
+    follow_retirement(now);
+    if (!end_by_ || !is_final()) continue;
+    if (start_.meeting) close_sockets();
+    const bool is_done = connections_.empty() && places_.loads() == 0;
+    if (is_done || now >= *end_by_) loop_.stop();
   }
 }
 
