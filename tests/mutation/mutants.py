@@ -264,7 +264,7 @@ MUTANTS = [
     Mutant("groups stay together after a reload", VICTIMS, "    part_groups();\n", "", [UNIT]),
     Mutant("any device's victims", VICTIMS, "!best || search_->costs_less(", "!best || !search_->costs_less(", [UNIT]),
     Mutant("who has no group knows none", "libshm/protocol/outlook.cpp",
-           "      *is_complete &= groups != nullptr;", "", [PLACEMENT]),
+           "  *is_complete &= groups != nullptr;", "", [PLACEMENT]),
     Mutant("nobody is told its devices", "libshm/pool/ticket.cpp",
            "with_token.env.insert(with_token.env.end(), visible->begin(), visible->end());", "", [PLACEMENT]),
     Mutant("devices that settings name are not known", ENFORCE, "  register_named_devices(snapshot);\n", "",
