@@ -21,8 +21,8 @@ PROGRAMS = ["coordinatord", "tools"]
 # file, which poolserve reads as well.
 BETWEEN = [("coordinatord", "judge"), ("coordinatord", "config")]
 
-# The first user of the library: held to its public headers, and the pool's file.
-USER = ("tools", "serve")
+# Users of the library: held to its public headers, the pool's file, and each other.
+USERS = [("tools", "serve"), ("tools", "metrics")]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -55,7 +55,8 @@ def may_include(mine, other):
 
 
 def may_user_include(other):
-    return other.parts[:2] in (USER, ("coordinatord", "config")) or is_public(other)
+    is_near = other.parts[:2] in (*USERS, ("coordinatord", "config"))
+    return is_near or is_public(other)
 
 
 def resolve(root, path, included):
@@ -109,7 +110,7 @@ def check(root):
             other = header.relative_to(root)
             if is_public(where) and not is_public(other):
                 findings.append(f"{where}: includes {included}, which is not installed")
-            elif where.parts[:2] == USER and not may_user_include(other):
+            elif where.parts[:2] in USERS and not may_user_include(other):
                 findings.append(f"{where}: includes {included}, which applications do not have")
             elif not may_include(mine, floor_of(other)):
                 findings.append(f"{where}: includes {included}, which stands above or beside it")
