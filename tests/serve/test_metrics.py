@@ -18,7 +18,7 @@ class Metrics(DoorTest):
         """{(series, labels): value}; each family has its kind and its help."""
         answer = self.get("/metrics")
         self.assertEqual(answer.status, 200)
-        self.assertTrue(answer.headers["Content-Type"].startswith("text/plain; version=0.0.4"))
+        self.assertTrue(answer.fields["Content-Type"].startswith("text/plain; version=0.0.4"))
         return self.read(answer.body.decode())
 
     def read(self, text):
@@ -119,7 +119,7 @@ class Metrics(DoorTest):
     def test_it_is_only_looked_at(self):
         self.start()
         refused = self.post("/metrics", b"")
-        self.assertEqual((refused.status, refused.headers["Allow"]), (405, "GET, HEAD"))
+        self.assertEqual((refused.status, refused.fields["Allow"]), (405, "GET, HEAD"))
         looked = self.request("HEAD", "/metrics")
         self.assertEqual((looked.status, looked.body), (200, b""))
 
