@@ -1,8 +1,8 @@
 // The door's own API: what a request to /api/pool/, /running, /api/ps or /metrics asks.
 //
 // GET looks: /api/pool/{status,list,leases,waiters,workers,events,explain/NAME}, and what
-// front-ends of llama-swap (/running) and Ollama (/api/ps), and Prometheus (/metrics), read. POST is
-// an order: /api/pool/{evict,pin,unpin,load,set}, with a body of JSON.
+// front-ends of llama-swap (/running) and Ollama (/api/ps), and Prometheus (/metrics), read.
+// POST is an order: /api/pool/{evict,pin,unpin,load,set}, with a body of JSON.
 //
 // Safety: pure functions of bytes that a stranger sent.
 //
