@@ -348,7 +348,7 @@ class Upgrade(DoorTest):
             door.signal(signal.SIGUSR2)
             door.wait_for_log(" with the new config or program")
         asking.wait_for_more(5)
-        self.assertEqual(door.workers(), old)
+        self.assertTrue(eventually(lambda: door.workers() == old))
         self.assertEqual(asking.failures, [])
         self.upgrade(door, 3)
 
