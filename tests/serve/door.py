@@ -120,11 +120,13 @@ class DoorTest(unittest.TestCase):
         for master in self.masters:
             master.kill()
             master.wait()
-        # The pool's other processes: all that have its directory in their command line.
+        # The pool's other processes, and workers of masters that were killed: all that have its
+        # directory in their command line or environment.
         subprocess.run([POOLCTL, "--dir", self.dir, "remove", "--stop"], capture_output=True)
         for entry in pathlib.Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if self.dir.encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                if self.dir.encode() in told and int(entry.name) != os.getpid():
                     everyone.append(int(entry.name))
         for pid in everyone:
             with contextlib.suppress(ProcessLookupError):
