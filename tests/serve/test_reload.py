@@ -31,10 +31,14 @@ class Reload(DoorTest):
         config.write_text(config.read_text().replace("workers = 2", f"workers = {workers}"))
         if not self.masters:
             return self.start(keep_config=True)
-        before = self.said().count("it ends when idle")
+        before, life = self.said().count("it ends when idle"), self.life_of_a()
         self.masters[0].send_signal(signal.SIGHUP)
         # Then all of them know.
         self.assertTrue(eventually(lambda: self.said().count("it ends when idle") > before))
+        self.assertTrue(eventually(lambda: self.life_of_a() != life))
+
+    def life_of_a(self):
+        return self.backends().get("a", {}).get("generation")
 
     def test_old_connections_are_served_by_the_new_config(self):
         self.load_anew("first", key="key-1", workers=2)
