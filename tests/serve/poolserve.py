@@ -203,6 +203,16 @@ class DoorTest(unittest.TestCase):
         found = [pid for pid in processes_with(self.mark) if title(pid) == "poolserve: worker"]
         return sorted(pid for pid in found if lives(pid))
 
+    def start_with(self, *sockets, **options):
+        """As systemd does, which has these open."""
+        opened = " ".join(f"{3 + i}<&{one.fileno()}" for i, one in enumerate(sockets))
+        line = f'exec {opened}; LISTEN_FDS={len(sockets)} LISTEN_PID=$$ exec "$@"'
+        return self.start(
+            command=["bash", "-c", line, "sh"],
+            pass_fds=[one.fileno() for one in sockets],
+            **options,
+        )
+
     def command_of_coordinator(self):
         """What poolserve started it with."""
         commands = [title(pid).split("\0") for pid in processes_with(self.mark)]

@@ -241,13 +241,7 @@ class SocketActivation(DoorTest):
             unix.listen()
             address = f"127.0.0.1:{tcp.getsockname()[1]}"
             self.write_config(listen=(address, f"unix:{path}"))
-            door = self.start(
-                command=[
-                    "bash", "-c", f'exec 3<&{tcp.fileno()} 4<&{unix.fileno()}; '
-                    'LISTEN_FDS=2 LISTEN_PID=$$ exec "$@"', "sh",
-                ],
-                pass_fds=(tcp.fileno(), unix.fileno()),
-            )  # fmt: skip
+            door = self.start_with(tcp, unix)
             self.assertEqual(door.addresses, [address, f"unix:{path}"])
             for one in door.addresses:
                 self.assertTrue(ask(one))
@@ -263,13 +257,7 @@ class SocketActivation(DoorTest):
         with socket.socket(socket.AF_UNIX) as unix:
             unix.bind(path)
             unix.listen()
-            door = self.start(
-                command=[
-                    "bash", "-c", f'exec 3<&{unix.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"',
-                    "sh",
-                ],
-                pass_fds=(unix.fileno(),),
-            )  # fmt: skip
+            door = self.start_with(unix)
             door.wait_for_log(f"the socket at unix:{path} is closed")
             old = door.workers()
             door.kill()

@@ -68,6 +68,7 @@ class Takeover(DoorTest):
         self.assertNotIn("serving pool", door.log())
         return door, pid
 
+    @contextlib.contextmanager
     def half_ready(self, listen, serve=""):
         """One that takes over, with as many workers that serve as there were rows for; not all."""
         self.configure(listen, workers=3, serve=serve)
@@ -113,7 +114,7 @@ class Takeover(DoorTest):
 
     def test_who_is_told_to_stop_while_it_takes_over_ends_nobody(self):
         (address,), old = self.first()
-        for door, ready in self.half_ready((address,), serve='shutdown_timeout = "off"'):
+        with self.half_ready((address,), serve='shutdown_timeout = "off"') as (door, ready):
             for pid in ready:
                 os.kill(pid, signal.SIGSTOP)
             door.signal(signal.SIGTERM)

@@ -354,11 +354,10 @@ void Master::take_steps() {
              next_->workers.deaths() < kDeathsMax) {
     next_->workers.try_again();
   } else if (next_ && (next_->workers.has_failed() || clock_ns() >= next_due_ns_)) {
-    spdlog::error(
-        "{} with the new config or program, the last one ended with {}; the old ones "
-        "go on",
-        next_->workers.is_hopeless() ? "no worker serves" : "not all workers serve",
-        next_->workers.last_end().empty() ? "nothing yet" : next_->workers.last_end());
+    const std::string& end = next_->workers.last_end();
+    spdlog::error("{} with the new config or program{}; the old ones go on",
+                  next_->workers.is_hopeless() ? "no worker serves" : "not all workers serve",
+                  end.empty() ? "" : ", the last one ended with " + end);
     close_unused(drop_next());
     tell_old_workers();
     announce();
