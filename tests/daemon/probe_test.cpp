@@ -309,7 +309,7 @@ TEST_F(ProbeTest, WithoutItsProgramACoordinatorServesOnAndSaysItOnce) {
 }
 
 TEST_F(ProbeTest, P10TheNextCoordinatorGoesOnAndNoProgramIsLeft) {
-  start({"--probe-interval", "200ms"});
+  start({"--probe-interval", "1s"});  // is killed between the first failure and the third
   Pool pool = attach(scratch_);
   const FakeServer server(Habit::kHangsUp);
   load(pool, server).release();
