@@ -1,6 +1,7 @@
 """Who may ask: keys, pages of others, names that lead here; Unix sockets and TLS."""
 
 import contextlib
+import datetime
 import grp
 import http.client
 import os
@@ -11,7 +12,23 @@ import ssl
 import subprocess
 import unittest
 
-from door import DoorTest, Reply, eventually, free_port
+from door import POOLSERVE, DoorTest, Reply, eventually, free_port
+
+# Of `openssl ca`, which alone has dates in all versions.
+AUTHORITY = """
+[ca]
+default_ca = own
+[own]
+database = {index}
+new_certs_dir = {dir}
+default_md = sha256
+rand_serial = yes
+unique_subject = no
+policy = any
+copy_extensions = copy
+[any]
+commonName = supplied
+"""
 
 
 class Access(DoorTest):
@@ -167,9 +184,38 @@ class Access(DoorTest):
         os.chmod(key, 0o600)
         return cert, key
 
+    def dated(self, name, from_days, until_days, of=None):
+        """As certificate(), valid from and until so many days from now."""
+        cert, key = f"{self.dir}/{name}.pem", f"{self.dir}/{name}.key"
+        index, config = pathlib.Path(self.dir, "index"), pathlib.Path(self.dir, "ca.cnf")
+        index.write_text("")
+        config.write_text(AUTHORITY.format(index=index, dir=self.dir))
+        signer = ["-cert", of[0], "-keyfile", of[1]] if of else ["-selfsign", "-keyfile", key]
+        now = datetime.datetime.now(datetime.timezone.utc)
+        dates = [
+            f"{now + datetime.timedelta(days=days):%Y%m%d%H%M%SZ}" for days in (from_days, until_days)
+        ]
+        is_authority = "FALSE" if of else "TRUE"
+        for command in (
+            ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+             "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost",
+             "-addext", f"basicConstraints=CA:{is_authority}", "-keyout", key, "-out", f"{cert}.csr"],
+            ["ca", "-batch", "-notext", "-config", config, "-in", f"{cert}.csr", "-out", cert,
+             "-startdate", dates[0], "-enddate", dates[1], *signer],
+        ):  # fmt: skip
+            subprocess.run(["openssl", *command], check=True, capture_output=True)
+        os.chmod(key, 0o600)
+        return cert, key
+
+    def check_config(self):
+        argv = [POOLSERVE, "--config", self.config, "--dir", self.dir, "--check-config"]
+        return subprocess.run(argv, capture_output=True, text=True)
+
     def connect(self, port, cert, own=None):
-        """A client that trusts `cert` and shows (certificate, key)."""
+        """A client that trusts `cert` (None: anything) and shows (certificate, key)."""
         context = ssl.create_default_context(cafile=cert)
+        if cert is None:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if own:
             context.load_cert_chain(*own)
         connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
@@ -234,6 +280,75 @@ class Access(DoorTest):
         self.assertTrue(eventually(is_new))
         self.assertEqual(self.status(kept), 200)
         self.assertEqual(self.workers(), workers)
+
+    def test_a_certificate_that_is_not_valid_is_served_and_named(self):
+        ports = {}
+        states = {
+            "past": (-9, -5, "expired at ", "clients that check it refuse it"),
+            "future": (5, 90, "is not valid before ", "clients that check it refuse it"),
+            "soon": (-9, 13, "is valid until ", "; replace it, and send SIGHUP"),
+            "fine": (-9, 15, "is valid until ", None),
+        }
+        more = ""
+        for name, (begin, end, _, _) in states.items():
+            ports[name] = free_port()
+            more += self.listener(ports[name], *self.dated(name, begin, end), more='auth = "none"')
+        self.start(models=self.model("a"), more=more)
+        checked = self.check_config()
+        self.assertEqual(checked.returncode, 0)
+        for said in (self.said(), checked.stderr):
+            warned = [line for line in said.splitlines() if "the certificate" in line]
+            self.assertEqual(len(warned), 3, said)
+            for name, (_, _, state, effect) in states.items():
+                lines = [line for line in warned if f"{self.dir}/{name}.pem" in line]
+                self.assertEqual(len(lines), 0 if effect is None else 1)
+                self.assertTrue(all(state in line and effect in line for line in lines), lines)
+        for name, (_, _, state, _) in states.items():
+            self.assertIn(f"{self.dir}/{name}.pem: /CN={name} {state}20", checked.stdout)
+            self.assertEqual(self.status(self.connect(ports[name], None)), 200)
+        self.dated("fine", -9, -5)
+        self.masters[0].send_signal(signal.SIGHUP)
+        self.assertTrue(eventually(lambda: f"/CN=fine in {self.dir}/fine.pem expired at" in self.said()))
+        self.assertEqual(self.status(self.connect(ports["fine"], None)), 200)
+
+    def test_a_key_of_another_certificate_is_refused(self):
+        door, other = self.certificate("door"), self.certificate("other")
+        rsa = f"{self.dir}/rsa.key"
+        subprocess.run(["openssl", "genrsa", "-out", rsa, "2048"], check=True, capture_output=True)
+        port = free_port()
+        config = {"models": self.model("a")}
+        self.start(**config, more=self.listener(port, *door))
+        for times, key in enumerate((other[1], rsa), 1):
+            with self.subTest(key):
+                self.write_config(**config, more=self.listener(port, door[0], key))
+                checked = self.check_config()
+                self.assertEqual(checked.returncode, 2)
+                self.assertIn(
+                    f"unable to use {key} for the listener 127.0.0.1:{port}: it is not the key of {door[0]}",
+                    checked.stderr,
+                )
+                self.masters[0].send_signal(signal.SIGHUP)
+                refused = "the config is refused, and the old one kept"
+                self.assertTrue(eventually(lambda n=times: self.said().count(refused) == n))
+                self.assertEqual(self.status(self.connect(port, door[0])), 200)
+
+    def test_a_peer_whose_certificate_has_expired_is_none(self):
+        door, ours = self.certificate("door"), self.certificate("ours")
+        past = self.dated("past", -9, -5)
+        port, other = free_port(), free_port()
+        more = self.listener(port, *door, ours[0], 'auth = "peer"')
+        more += self.listener(other, *door, past[0], 'auth = "peer"')
+        self.start(models=self.model("a"), more=more)
+        self.assertIn(f"/CN=past in {past[0]} expired at ", self.said())
+        self.assertIn("and clients that it vouches for are refused", self.said())
+        self.assertEqual(self.status(self.connect(port, door[0], self.dated("good", -9, 9, ours))), 200)
+        for at, own in (
+            (port, self.dated("old", -9, -5, ours)),
+            (port, self.dated("early", 5, 9, ours)),
+            (other, self.dated("of-past", -9, 9, past)),
+        ):
+            with self.subTest(own), self.assertRaises((OSError, http.client.HTTPException)):
+                self.status(self.connect(at, door[0], own))
 
     def test_each_listener_has_its_own_rules(self):
         port, path = free_port(), f"{self.dir}/door.sock"

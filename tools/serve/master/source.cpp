@@ -10,6 +10,7 @@
 #include "config/models_folder.hpp"
 #include "config/pool_file.hpp"
 #include "config/summary.hpp"
+#include "master/certificates.hpp"
 #include "worker/service.hpp"
 
 namespace modelpool::serve {
@@ -92,6 +93,7 @@ Result<Source> load_source(const Options& options) {
   source.door = std::make_shared<const config::Door>(std::move(door));
   if (const auto usable = InForce::check(source.door); !usable)
     return fail(Errc::kInvalid, usable.error().text);
+  warn_of_certificates(*source.door);
   return source;
 }
 
@@ -126,7 +128,8 @@ std::vector<std::string> changed_models(const std::map<std::string, std::string>
 
 std::string summary(const Options& options, const Source& source) {
   return (options.config_path.empty() ? options.models_dir : options.config_path) + ": ok\n" +
-         config::config_summary(source.settings, source.capacities, *source.door);
+         config::config_summary(source.settings, source.capacities, *source.door) +
+         certificates_text(*source.door);
 }
 
 }  // namespace modelpool::serve

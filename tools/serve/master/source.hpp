@@ -26,6 +26,7 @@ struct Source {
   std::vector<std::string> coordinator;
 };
 
+// Warns of certificates that are not valid, or soon will not be.
 Result<Source> load_source(const Options& options);
 
 std::uint32_t worker_count(const config::Door& door);

@@ -1,11 +1,19 @@
 #include "worker/service.hpp"
 
+#include <openssl/err.h>
+#include <openssl/x509err.h>
+
 #include <boost/asio/ip/address.hpp>
 
 namespace modelpool::serve {
 namespace {
 
 constexpr std::string_view kUnix = "unix:";
+
+bool is_of_another_certificate(const error_code& error) {
+  const auto code = static_cast<unsigned long>(error.value());
+  return ERR_GET_LIB(code) == ERR_LIB_X509 && ERR_GET_REASON(code) == X509_R_KEY_VALUES_MISMATCH;
+}
 
 Result<std::shared_ptr<asio::ssl::context>> tls_of(const config::Listener& listener) {
   if (listener.tls_cert.empty()) return std::shared_ptr<asio::ssl::context>();
@@ -22,7 +30,14 @@ Result<std::shared_ptr<asio::ssl::context>> tls_of(const config::Listener& liste
   if (error) return unable(listener.tls_cert, error);
   const std::string& key = listener.tls_key.empty() ? listener.tls_cert : listener.tls_key;
   tls->use_private_key_file(key, asio::ssl::context::pem, error);
-  if (error) return unable(key, error);
+  if (error && !is_of_another_certificate(error)) return unable(key, error);
+  // One of another kind (RSA, EC) was taken without a word.
+  if (error || SSL_CTX_check_private_key(tls->native_handle()) != 1) {
+    ERR_clear_error();
+    return fail(Errc::kInvalid, "unable to use " + key + " for the listener " + listener.address +
+                                    ": it is not the key of " + listener.tls_cert +
+                                    "; name the one that belongs to it");
+  }
   // Idle connections hold no buffers.
   SSL_CTX_set_mode(tls->native_handle(), SSL_MODE_RELEASE_BUFFERS);
   if (listener.tls_client_ca.empty()) return tls;
