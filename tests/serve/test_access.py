@@ -350,6 +350,33 @@ class Access(DoorTest):
             with self.subTest(own), self.assertRaises((OSError, http.client.HTTPException)):
                 self.status(self.connect(at, door[0], own))
 
+    def test_a_peer_that_comes_again_shows_its_certificate_again(self):
+        door, ours = self.certificate("door"), self.certificate("ours")
+        port, peer = free_port(), self.certificate("peer", ours)
+        # One worker: no other has the session.
+        self.start(
+            models=self.model("a"),
+            flags=["--workers", "1"],
+            more=self.listener(port, *door, ours[0], 'auth = "peer"'),
+        )
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = ssl.create_default_context(cafile=door[0])
+            context.load_cert_chain(*peer)
+            context.minimum_version = context.maximum_version = version
+            session = None
+            for _ in range(3):
+                with self.subTest(version), contextlib.closing(
+                    context.wrap_socket(
+                        socket.create_connection(("127.0.0.1", port), timeout=60),
+                        server_hostname="localhost",
+                        session=session,
+                    )
+                ) as talk:
+                    talk.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    self.assertTrue(talk.recv(100).startswith(b"HTTP/1.1 200 "))
+                    self.assertFalse(talk.session_reused)
+                    session = talk.session
+
     def test_each_listener_has_its_own_rules(self):
         port, path = free_port(), f"{self.dir}/door.sock"
         groups = [one.gr_name for one in grp.getgrall() if one.gr_gid != os.getegid()

@@ -41,6 +41,11 @@ Result<std::shared_ptr<asio::ssl::context>> tls_of(const config::Listener& liste
   // Idle connections hold no buffers.
   SSL_CTX_set_mode(tls->native_handle(), SSL_MODE_RELEASE_BUFFERS);
   if (listener.tls_client_ca.empty()) return tls;
+  // Each connection shows its certificate: a session that goes on would vouch for one that has
+  // expired since.
+  SSL_CTX_set_session_cache_mode(tls->native_handle(), SSL_SESS_CACHE_OFF);
+  SSL_CTX_set_options(tls->native_handle(), SSL_OP_NO_TICKET);
+  SSL_CTX_set_num_tickets(tls->native_handle(), 0);
   tls->load_verify_file(listener.tls_client_ca, error);
   if (error) return unable(listener.tls_client_ca, error);
   tls->set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert, error);
