@@ -292,6 +292,20 @@ stopwords: ["x"]
   EXPECT_EQ(fate("gpt-4.f16"), "carried");
 }
 
+TEST_F(ImportTest, GroupsAndPinsOfLocalAiAreOurs) {
+  make("models/a.yaml",
+       "- { name: a, parameters: { model: a.gguf }, concurrency_groups: [heavy, 'gpu 1'] }\n"
+       "- { name: b, parameters: { model: b.gguf }, concurrency_groups: [heavy], pinned: true }\n"
+       "- { name: c, parameters: { model: c.gguf }, concurrency_groups: heavy, pinned: false }\n");
+  const config::PoolFile file = import(scratch_.path("models"));
+  EXPECT_EQ(test::effective_of(file.settings, "a").text(Setting::kGroups), "heavy, gpu_1");
+  EXPECT_EQ(test::effective_of(file.settings, "b").text(Setting::kGroups), "heavy");
+  EXPECT_NE(test::effective_of(file.settings, "b").get(Setting::kPinned), 0u);
+  EXPECT_EQ(test::effective_of(file.settings, "c").get(Setting::kPinned), 0u);
+  EXPECT_EQ(fate("c.concurrency_groups"), "it is no list of names");
+  EXPECT_EQ(fate("b.pinned"), "carried");
+}
+
 TEST_F(ImportTest, OneFileOfLocalAiIsKnownByItsKeys) {
   const config::PoolFile file =
       import(make("x.yaml", "name: one\nbackend: llama\nparameters: { model: one.gguf }\n"));

@@ -62,6 +62,16 @@ std::string toml_list(const std::vector<std::string>& texts) {
   return "[" + all + "]";
 }
 
+std::string group_word(std::string_view name) {
+  std::string word;
+  for (const char c : name.substr(0, 50)) {
+    const bool is_plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                          (c >= '0' && c <= '9') || c == '-' || c == '_';
+    word += is_plain ? c : '_';
+  }
+  return word;
+}
+
 std::string Draft::text(const std::string& source) const {
   std::string text = "# From " + one_line(source) + ", by poolserve import.\n";
   bool is_first = true;

@@ -19,6 +19,7 @@ struct ImportedKey {
 
 std::string toml_text(std::string_view text);  // between quotes
 std::string toml_list(const std::vector<std::string>& texts);
+std::string group_word(std::string_view name);  // as `groups` takes it
 
 struct DraftModel {
   std::string name;

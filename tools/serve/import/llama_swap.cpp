@@ -318,7 +318,7 @@ class SwapReader {
         draft_.leave(key, "it is no table");
         continue;
       }
-      Group group{.name = group_name(scalar(entry.first)), .members = {}};
+      Group group{.name = "group-" + group_word(scalar(entry.first)), .members = {}};
       group.swap = truth(entry.second["swap"]).value_or(true);
       group.exclusive = truth(entry.second["exclusive"]).value_or(true);
       group.persistent = truth(entry.second["persistent"]).value_or(false);
@@ -357,16 +357,6 @@ class SwapReader {
         model.settings.emplace_back("groups", toml_list({name}));
       }
     }
-  }
-
-  static std::string group_name(const std::string& name) {
-    std::string word;
-    for (const char c : name.substr(0, 50)) {
-      const bool is_plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                            (c >= '0' && c <= '9') || c == '-' || c == '_';
-      word += is_plain ? c : '_';
-    }
-    return "group-" + word;
   }
 
   Draft& draft_;

@@ -162,6 +162,19 @@ class ModelReader {
       add("--flash-attn", !is_on ? scalar(value) : *is_on ? "on" : "off");
       return "";
     }
+    if (key == "concurrency_groups") {
+      std::vector<std::string> groups;
+      for (const YAML::Node& group : value) {
+        if (!scalar(group).empty()) groups.push_back(group_word(scalar(group)));
+      }
+      if (groups.empty()) return "it is no list of names";
+      model.settings.emplace_back("groups", toml_list(groups));
+      return "";
+    }
+    if (key == "pinned") {
+      if (truth(value).value_or(false)) model.settings.emplace_back("pinned", "true");
+      return "";
+    }
     if (key == "numa") {
       if (truth(value).value_or(false)) add("--numa", "distribute");
       return "";
