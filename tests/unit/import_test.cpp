@@ -67,6 +67,7 @@ TEST_F(ImportTest, ALlamaSwapConfigBecomesModels) {
   ASSERT_EQ(setenv("IMPORT_TEST_DIR", "/m", 1), 0);
   const config::PoolFile file = import(make("swap.yaml", R"(
 healthCheckTimeout: 500
+unloadTimeout: 20
 logLevel: info
 startPort: 10001
 sendLoadingState: true
@@ -90,6 +91,7 @@ models:
     env: ["CUDA_VISIBLE_DEVICES=0,1", "TOKEN=${env.SECRET}"]
     checkEndpoint: /custom
     ttl: 60
+    unloadTimeout: 40
     aliases: [{ id: "gpt 4" }, "mini"]
     concurrencyLimit: 3
     filters: { stripParams: "top_p" }
@@ -99,6 +101,7 @@ models:
     proxy: "http://127.0.0.1:9999/"
     checkEndpoint: none
     ttl: 0
+    unloadTimeout: 0
   inherits:
     cmd: server --port ${PORT}
     proxy: http://localhost:${PORT}
@@ -119,6 +122,10 @@ models:
   const Effective rules = test::effective_of(file.settings, "gpt-oss:120b");
   EXPECT_EQ(rules.get(Setting::kIdleTimeout), 60 * config::kSecond_ns);
   EXPECT_EQ(rules.get(Setting::kParallel), 3u);
+  EXPECT_EQ(rules.get(Setting::kStopGrace), 40 * config::kSecond_ns);
+  EXPECT_EQ(test::effective_of(file.settings, "fixed").get(Setting::kStopGrace),
+            20 * config::kSecond_ns);
+  EXPECT_EQ(fate("models.fixed.unloadTimeout"), "it is no number of seconds");
   EXPECT_EQ(model(file, "fixed").address, "127.0.0.1:9999");
   EXPECT_EQ(model(file, "fixed").ready.kind, config::ReadyCheck::Kind::kTcp);
   EXPECT_EQ(test::effective_of(file.settings, "fixed").get(Setting::kIdleTimeout), 0u);

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::size_t kMacroDepthMax = 8;
 constexpr std::size_t kExpandedMax_bytes = 64 << 10;
+constexpr const char* kNoSeconds = "it is no number of seconds";
 
 using Macros = std::map<std::string, std::string>;
 
@@ -109,10 +110,11 @@ class SwapReader {
       for (const auto& model : value) read_model(scalar(model.first), model.second);
     } else if (key == "macros" || key == "globalTTL") {
       draft_.carry(key);
-    } else if (key == "healthCheckTimeout") {
+    } else if (key == "healthCheckTimeout" || key == "unloadTimeout") {
       const std::string time = seconds(value);
-      if (time.empty()) return draft_.leave(key, "it is no number of seconds");
-      draft_.pool.emplace_back("load_timeout", toml_text(time));
+      if (time.empty() || time == "0s") return draft_.leave(key, kNoSeconds);
+      draft_.pool.emplace_back(key == "unloadTimeout" ? "stop_grace" : "load_timeout",
+                               toml_text(time));
       draft_.carry(key);
     } else if (key == "sendLoadingState") {
       draft_.serve.emplace_back("loading",
@@ -181,6 +183,12 @@ class SwapReader {
     if (key == "ttl") return set_ttl(scalar(value) == "-1" ? ttl_ : value, model);
     if (key == "aliases") return read_aliases(value, model);
     if (key == "env") return read_env(value, expander, model);
+    if (key == "unloadTimeout") {
+      const std::string time = seconds(value);
+      if (time.empty() || time == "0s") return kNoSeconds;
+      model.settings.emplace_back("stop_grace", toml_text(time));
+      return "";
+    }
     if (key == "macros") return "";
     if (key == "concurrencyLimit") {
       const std::string number = scalar(value);
@@ -231,7 +239,7 @@ class SwapReader {
   static std::string set_ttl(const YAML::Node& value, DraftModel& model) {
     if (!value.IsDefined()) return "";
     const std::string time = seconds(value);
-    if (time.empty()) return "it is no number of seconds";
+    if (time.empty()) return kNoSeconds;
     model.settings.emplace_back("idle_timeout", toml_text(time == "0s" ? "off" : time));
     return "";
   }
