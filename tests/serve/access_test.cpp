@@ -128,6 +128,15 @@ TEST_F(Access, OfAForeignPageNeedsAKey) {
   }
 }
 
+TEST_F(Access, WhatIsForAllSitesIsReadByNone) {
+  rules_.is_for_all_sites = true;
+  EXPECT_EQ(ask("Sec-Fetch-Site: cross-site\n"), "200");
+  EXPECT_EQ(allowed("Origin: http://evil.example\nSec-Fetch-Site: cross-site\n"), "");
+  EXPECT_EQ(ask("Host: evil.example\n"), "421");
+  rules_.keys = &keys_;
+  EXPECT_EQ(ask("Sec-Fetch-Site: cross-site\n"), "401");
+}
+
 TEST_F(Access, OfOurOwnOrAListedPageIsAllowed) {
   EXPECT_EQ(allowed(""), "");
   EXPECT_EQ(allowed("Origin: http://LOCALHOST:8080\n"), "http://LOCALHOST:8080");

@@ -288,7 +288,7 @@ Checked<Admitted> admit(const http::header<true>& head, const AccessRules& rules
   const auto key = check_key(head, rules);
   if (!key) return tl::unexpected(key.error());
   const Page page = page_of(head, rules);
-  if (page.is_foreign && *key == nullptr) {
+  if (page.is_foreign && *key == nullptr && !rules.is_for_all_sites) {
     return refuse(403, "foreign_origin",
                   "unable to serve a page of another site: list its origin in `cors_origins`, or "
                   "send a key");

@@ -41,6 +41,7 @@ struct AccessRules {
   bool is_loopback = false;                // the listener's address
   std::vector<std::string> host_names;     // the listener's own and `hosts`; a port is ignored
   std::vector<std::string> cors_origins;   // "https://example.org", or "*"
+  bool is_for_all_sites = false;           // nothing to do or to read: no Origin is asked for
   const std::vector<Key>* keys = nullptr;  // null: there are none
 };
 

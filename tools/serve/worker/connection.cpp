@@ -112,9 +112,13 @@ Task<bool> Connection::serve() {
   line_.method = std::string(head.method_string());
   const std::string_view target = head.target();
   line_.path = std::string(target.substr(0, target.find('?')));
-  // Who asks whether the door is well has no key: a supervisor, a balancer.
+  // Who asks whether the door is well has no key: a supervisor, a balancer. Nor has a browser that
+  // opens the page; a link to that may stand anywhere.
   const Gate& gate = now_->gates[gate_];
-  const AccessRules& rules = is_look() && is_probe(line_.path) ? gate.of_probes : gate.rules;
+  const AccessRules& rules = !is_look()                 ? gate.rules
+                             : is_probe(line_.path)     ? gate.of_probes
+                             : is_pool_page(line_.path) ? gate.of_page
+                                                        : gate.rules;
   auto admitted = admit(head, rules);
   if (admitted && !admitted->allow_origin.empty()) {
     fields_.emplace_back("Access-Control-Allow-Origin", admitted->allow_origin);
@@ -146,7 +150,7 @@ bool Connection::is_look() const {
 std::optional<OwnAnswer> Connection::own_answer_to(const NamedByHead& named) const {
   if (named.by_path) return std::nullopt;
   const std::string& path = line_.path;
-  if (is_probe(path) && !is_look()) {
+  if ((is_probe(path) || is_pool_page(path)) && !is_look()) {
     Refusal refusal = refuse(405, "method_not_allowed", path + " is only looked at: GET").value();
     refusal.allow = "GET, HEAD";
     return answer_of(refusal);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "page/pool_page.hpp"
 #include "wire/tokens.hpp"
 #include "worker/refusals.hpp"
 
@@ -70,10 +71,12 @@ OwnAnswer health(Pool& pool) {
 }  // namespace
 
 bool is_probe(std::string_view path) { return path == "/livez" || path == "/health"; }
+bool is_pool_page(std::string_view path) { return path == "/pool"; }
 
 std::optional<OwnAnswer> own_page(std::string_view path, const config::Door& door, Pool& pool) {
   if (path == "/livez") return page({{"status", "ok"}});
   if (path == "/health") return health(pool);
+  if (is_pool_page(path)) return pool_page();
   if (path == kModels || path == "/models") return models(door, pool);
   if (path.starts_with(kModels) && path.substr(kModels.size()).starts_with('/'))
     return one_model(path.substr(kModels.size() + 1), door, pool);

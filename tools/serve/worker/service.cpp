@@ -87,6 +87,8 @@ Result<std::shared_ptr<InForce>> InForce::read(const std::shared_ptr<const confi
     if (!made->keys.empty()) gate.rules.keys = &made->keys;
     gate.of_probes = gate.rules;
     gate.of_probes.auth = config::Auth::kNone;
+    gate.of_page = gate.of_probes;
+    gate.of_page.is_for_all_sites = true;
     auto tls = tls_of(listener);
     if (!tls) return fail(tls.error());
     gate.tls = std::move(*tls);

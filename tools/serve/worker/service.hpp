@@ -27,6 +27,7 @@ namespace modelpool::serve {
 struct Gate {
   AccessRules rules;
   AccessRules of_probes;                    // the same, without keys
+  AccessRules of_page;                      // as those, and other sites may link to it
   std::shared_ptr<asio::ssl::context> tls;  // null: none
 };
 
