@@ -385,11 +385,16 @@ class PageInBrowser(BrowserTest):
         self.order("load", "a")
         self.opened()
         self.see("events", "loaded a")
+        # They are looked after at once: here nothing else would.
+        self.assertTrue(eventually(lambda: self.value("!looksNow && (clearTimeout(timer), true)")))
         self.order("evict", "a")
         self.see("events", "evicted, requested a")
+        self.see("no-backends", "Nothing is loaded.")
         first = "document.querySelector('#events > li').innerText"
         self.assertIn("evicted", self.value(first), "the newest stands first")
         self.assertEqual(len([r for r in self.browser.requests() if "follow=1" in r["url"]]), 1)
+        self.value("for (let i = 0; i < 150; ++i) eventRow('kind', 'model', 'text')")
+        self.assertEqual(self.value("document.querySelectorAll('#events > li').length"), 100)
 
     def test_events_that_were_missed_are_counted(self):
         self.begin(models=self.model("a"), more="[capacity]\nevents = 16\n")
@@ -457,6 +462,9 @@ class PageInBrowser(BrowserTest):
         self.value("document.getElementById('key').value = ''")
         self.browser.type("wrong-secret")
         self.browser.press("Enter")
+        self.see("key-error", "That is no key of this door.")
+        # What was refused a moment later says nothing new.
+        self.value("lost({status: 401, key: 'wrong-secret'})")
         self.see("key-error", "That is no key of this door.")
         self.browser.type("the-user")
         self.browser.press("Enter")
