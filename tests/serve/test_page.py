@@ -287,12 +287,13 @@ class PageInBrowser(BrowserTest):
 
     def test_the_focus_stays_while_all_is_shown_anew(self):
         self.begin(models=self.model("a") + self.model("b") + self.model("c"), pool="max_backends = 3")
+        self.order("load", "a")
         self.order("load", "b")
         self.opened()
-        self.see("backends", "ready")
+        self.see("summary", "2 of 3 places taken")
         self.press_until("Evict b")
-        self.value("window.had = document.activeElement")
-        self.order("load", "a")
+        self.value("window.had = document.activeElement; window.moved = 0")
+        self.value("document.addEventListener('focusout', () => ++window.moved)")
         self.order("load", "c")
         self.see("summary", "3 of 3 places taken")
         self.order("pin", "b")
@@ -300,6 +301,7 @@ class PageInBrowser(BrowserTest):
         self.order("evict", "a")
         self.see("summary", "2 of 3 places taken")
         self.assertTrue(self.value("window.had === document.activeElement && window.had.isConnected"))
+        self.assertEqual(self.value("window.moved"), 0)
         self.assertEqual(self.focused(), "Evict b")
 
     def test_who_waits_and_why(self):
@@ -374,10 +376,12 @@ class PageInBrowser(BrowserTest):
         roles = [role for role, _ in tree]
         self.assertIn("log", roles)
         self.assertIn("status", roles)
+        for role in ("list", "listitem", "term", "definition"):
+            self.assertIn(role, roles)
         for region in ("Backends", "Waiting", "Not loaded", "Events live"):
             self.assertIn(("region", region), tree)
         self.assertEqual([role for role, name in tree if role in ("button", "textbox") and not name], [])
-        self.assertEqual(self.value("document.getElementById('events').ariaLive"), "polite")
+        self.assertEqual(self.value("document.getElementById('log').ariaLive"), "polite")
         self.assertEqual(self.value("document.documentElement.lang"), "en")
 
     def test_events_arrive_as_they_happen(self):
