@@ -35,14 +35,17 @@ KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, ""), " ": (32, " ")}
 SHIFT = 8
 
 
-def processes_of(place):
-    """Those that have it in their command line or environment."""
+def processes_of(group, place):
+    """Those of the group that live, and those with the place in command line or environment."""
     found = []
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            state, _, its_group = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:3]
             told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            if place.encode() in told:
-                found.append(int(entry.name))
+            is_it = int(its_group) == group or place.encode() in told
+            if is_it and state not in "ZX" and pid != os.getpid():
+                found.append(pid)
     return found
 
 
@@ -91,18 +94,16 @@ class Browser:
             self.call(f"{part}.enable")
 
     def end(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        # A helper may have begun a session of its own.
+        # Until none is left: a helper may have begun a session of its own.
         def others():
-            found = [pid for pid in processes_of(self.profile) if pid != os.getpid()]
+            found = processes_of(self.process.pid, self.profile)
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             return found
 
         eventually(lambda: not others())
+        self.process.wait()
         self.reader.join()
         os.close(self.out)
         os.close(self.input)
