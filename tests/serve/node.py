@@ -1,4 +1,4 @@
-"""Scripts for Node with OpenAI's own package, which npm brings; skipped where it cannot."""
+"""Scripts for Node with packages that npm brings; skipped where it cannot."""
 
 import fcntl
 import json
@@ -7,34 +7,41 @@ import pathlib
 import shutil
 import subprocess
 
-OPENAI = "openai@7.59.0"
+PACKAGES = {"openai": "openai@7.59.0", "ws": "ws@8.23.0"}
 
 
-def has_openai(folder):
+def has_package(folder, package):
     """One test installs it for all, into a folder of the build."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / "node_modules/openai").is_dir():
+        if (folder / "node_modules" / package).is_dir():
             return True
         return bool(shutil.which("npm")) and subprocess.run(
-            ["npm", "install", "--omit=optional", "--no-fund", "--no-audit", OPENAI],
+            ["npm", "install", "--omit=optional", "--no-fund", "--no-audit", PACKAGES[package]],
             cwd=folder, capture_output=True, timeout=300,
         ).returncode == 0  # fmt: skip
+
+
+def write_script(test, package, name, text):
+    """The path of a module that may import the package."""
+    folder = pathlib.Path(os.environ.get("MODELPOOL_NODE_DIR") or test.dir, package)
+    if not has_package(folder, package):
+        test.skipTest(f"npm has no {package} package for us")
+    path = folder / f"{name}.mjs"
+    path.write_text(text)
+    return path
 
 
 class Script:
     """A module that runs with `arguments`; it prints one line of JSON."""
 
-    def __init__(self, test, name, text, *arguments):
-        folder = pathlib.Path(os.environ.get("MODELPOOL_NODE_DIR") or test.dir, "openai")
-        if not has_openai(folder):
-            test.skipTest("npm has no openai package for us")
-        (folder / f"{name}.mjs").write_text(text)
+    def __init__(self, test, name, text, *arguments, package="openai", flags=()):
+        path = write_script(test, package, name, text)
         self.test = test
         self.process = subprocess.Popen(
-            ["node", f"{name}.mjs", *arguments],
-            cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            ["node", *flags, path.name, *arguments], cwd=path.parent,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         test.addCleanup(self.end)
 

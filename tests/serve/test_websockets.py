@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
 import signal
 import socket
 import struct
+import subprocess
 import time
 import unittest
 
 from door import DoorTest, eventually, read_all
+from node import Script, write_script
 
 HANDSHAKE = (
     "GET /m/{model}/websocket{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
@@ -89,6 +92,44 @@ class Websockets(DoorTest):
 
         asyncio.run(ask())
         self.assertTrue(eventually(lambda: not self.leases()))
+
+    def start_of_node(self):
+        """A backend whose websockets are those of npm's ws; the address of one."""
+        server = write_script(self, "ws", "server", SERVER)
+        self.start(models=f'[models."a"]\ncommand = "node {server} {{port}}"\n')
+        return f"ws://127.0.0.1:{self.port}/m/a/any"
+
+    def test_ws_of_npm(self):
+        url = self.start_of_node()
+        for deflates in (True, False):
+            with self.subTest(deflates=deflates):
+                said = Script(self, "client", CLIENT, url, json.dumps(deflates), package="ws").result()
+                self.assertEqual(said["extensions"], "permessage-deflate" if deflates else "")
+                self.assertEqual(said["protocol"], "chat")
+                self.assertEqual(said["echoes"], [True] * 6)
+                self.assertEqual((said["pong"], said["ping"]), ("are you there", "and you"))
+                self.assertEqual(said["closed"], [[4001, "enough"], [4002, "of you"]])
+                self.assertTrue(eventually(lambda: not self.leases()))
+        self.assertEqual(self.logged().count("status=101"), 4)
+
+    def test_the_websocket_that_node_has_itself(self):
+        flags = ["--experimental-websocket"]  # which it needs before 22
+        try:
+            has_one = subprocess.run(
+                ["node", *flags, "-e", "new WebSocket('ws://x').onerror = () => 0"], capture_output=True
+            )
+        except FileNotFoundError:
+            self.skipTest("there is no node")
+        if has_one.returncode != 0:
+            self.skipTest("this node has no websocket of its own")
+        url = self.start_of_node()
+        said = Script(self, "own", OWN, url, package="ws", flags=flags).result()
+        self.assertEqual(said["extensions"], "permessage-deflate")
+        self.assertEqual(said["protocol"], "chat")
+        self.assertEqual(said["echoes"], [True] * 4)
+        self.assertEqual(said["closed"], [[4001, "enough"], [4002, "of you"]])
+        self.assertTrue(eventually(lambda: not self.leases()))
+        self.assertEqual(self.logged().count("status=101"), 2)
 
     def test_what_comes_with_the_request_is_the_first_message(self):
         self.start(models=self.model("a"))
@@ -194,6 +235,115 @@ class Websockets(DoorTest):
         talk, _, _ = self.opened()
         self.assertIn(read_all(talk), (b"", HELLO))
         self.assertTrue(eventually(lambda: "the request was ended" in self.logged()))
+
+
+# Sends back what it is sent, and asks for a pong; at "leave" it leaves.
+SERVER = """
+import {createServer} from "node:http";
+import {WebSocketServer} from "ws";
+const http = createServer((request, answer) => answer.end("{}"));
+const server = new WebSocketServer({server: http, perMessageDeflate: {threshold: 0},
+                                    handleProtocols: (offered) => [...offered][0]});
+server.on("connection", (talk) => {
+  talk.send("hello");
+  talk.ping("and you");
+  talk.on("message", (data, binary) => {
+    if (data.toString() === "leave") talk.close(4002, "of you");
+    else talk.send(data, {binary});
+  });
+});
+http.listen(Number(process.argv[2]), "127.0.0.1");
+setTimeout(process.exit, 300_000);
+"""
+
+# Both clients: each message as it was sent, a mebibyte that does not compress, both ways to close.
+CLIENT = """
+import {randomBytes} from "node:crypto";
+import WebSocket from "ws";
+const [url, deflates] = process.argv.slice(2);
+function open() {
+  const talk = new WebSocket(url, ["chat", "other"], {perMessageDeflate: JSON.parse(deflates)});
+  const heard = [], waiting = [];
+  talk.on("message", (data, binary) => {
+    const one = [data, binary];
+    waiting.length ? waiting.shift()(one) : heard.push(one);
+  });
+  talk.next = () => heard.length ? heard.shift() : new Promise((take) => waiting.push(take));
+  talk.tells = (what) => new Promise((take) => talk.once(what, (...said) => take(said)));
+  talk.pinged = talk.tells("ping");
+  return talk;
+}
+const talk = open();
+const said = {echoes: [], closed: []};
+async function hears(wanted, wantsBinary) {
+  const [data, binary] = await talk.next();
+  said.echoes.push(data.equals(Buffer.from(wanted)) && binary === wantsBinary);
+}
+await hears("hello", false);
+said.extensions = talk.extensions;
+said.protocol = talk.protocol;
+const big = randomBytes(1 << 20);
+for (const one of ["für 5 €", "", big, big.toString("hex")]) {
+  talk.send(one);
+  await hears(one, one === big);
+}
+talk.send("in ", {fin: false});
+talk.send("pieces", {fin: true});
+await hears("in pieces", false);
+const pong = talk.tells("pong");
+talk.ping("are you there");
+said.pong = (await pong)[0].toString();
+said.ping = (await talk.pinged)[0].toString();
+async function closed(talk) {
+  const [code, reason] = await talk.tells("close");
+  said.closed.push([code, reason.toString()]);
+}
+talk.close(4001, "enough");
+await closed(talk);
+const other = open();
+await other.next();
+other.send("leave");
+await closed(other);
+console.log(JSON.stringify(said));
+"""
+
+OWN = """
+import {randomBytes} from "node:crypto";
+function open() {
+  const talk = new WebSocket(process.argv[2], ["chat", "other"]);
+  talk.binaryType = "arraybuffer";
+  const heard = [], waiting = [];
+  talk.onmessage = ({data}) => waiting.length ? waiting.shift()(data) : heard.push(data);
+  talk.next = () => heard.length ? heard.shift() : new Promise((take) => waiting.push(take));
+  return talk;
+}
+const talk = open();
+const said = {echoes: [], closed: []};
+said.echoes.push(await talk.next() === "hello");
+said.extensions = talk.extensions;
+said.protocol = talk.protocol;
+const big = randomBytes(1 << 20);
+talk.send("für 5 €");
+said.echoes.push(await talk.next() === "für 5 €");
+talk.send(big);
+said.echoes.push(big.equals(Buffer.from(await talk.next())));
+talk.send(big.toString("hex"));
+said.echoes.push(await talk.next() === big.toString("hex"));
+function closed(talk) {
+  return new Promise((take) => {
+    talk.onclose = ({code, reason}) => take(said.closed.push([code, reason]));
+  });
+}
+const first = closed(talk);
+talk.close(4001, "enough");
+await first;
+const other = open();
+await other.next();
+const second = closed(other);
+other.send("leave");
+await second;
+console.log(JSON.stringify(said));
+"""
 
 
 if __name__ == "__main__":
