@@ -76,6 +76,9 @@ TEST(LeaseMark, IsFoundInATagHoweverLongThatWas) {
   // No character is cut in half.
   EXPECT_EQ(marked_tag("123456789\u00fc", mark), "123456789" + mark);
   EXPECT_EQ(marked_tag("0123456789012345678901234567", ""), "0123456789012345678901234567");
+  // What has none does not get another's, also where it has one only once it was cut.
+  for (const std::string& forged : {mark, "0123456789" + mark, "0123456789" + mark + "0"})
+    EXPECT_EQ(mark_of(marked_tag(forged, "")), "") << forged;
   for (const std::string none :
        {"", "#0123456789abcdef012", "#0123456789abcdef012g", "x0123456789abcdef0123"})
     EXPECT_EQ(mark_of(none), "") << none;

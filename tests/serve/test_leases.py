@@ -530,6 +530,28 @@ class Ids(LeasesTest):
         said = json.dumps([self.ctl("leases"), self.events()]) + self.said()
         self.assertNotIn("key-one", said)
 
+    def test_what_another_asks_never_passes_for_its_successor(self):
+        """Anybody may see the end of a tag by which a lease with an id is found again."""
+        self.start_with_keys(models=self.model("a"))
+        held = self.hold({"model": "a", "id": "x", "tag": "mine"}, key="key-one")
+        tag = held.first["lease"].replace("mine", "evil")
+        worker = self.worker_of("mine")
+        os.kill(worker, signal.SIGSTOP)  # the others are another's
+        other = self.hold({"model": "a", "tag": tag}, key="key-two")
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/wait?300 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+                     b"x-api-key: key-two\r\nX-Request-Id: %s\r\n\r\n" % tag.encode())
+        self.assertTrue(eventually(lambda: len(self.tagged("evil")) == 2))
+        os.kill(worker, signal.SIGCONT)
+        # It looks for one of the same id every second.
+        before = self.tagged("mine")[0]["age_ms"]
+        self.assertTrue(eventually(lambda: not (mine := self.tagged("mine"))
+                                   or mine[0]["age_ms"] > before + 3000))
+        self.assertEqual(len(self.tagged("mine")), 1)
+        self.assertEqual(other.first["lease"], tag[:-1])
+        held.reset()
+        self.hold({"model": "a", "id": "x"}, key="key-one")
+
     def test_of_two_at_once_one_has_it(self):
         self.start(models=self.model("a"))
         for name in ({"name": "tenant"}, {"model": "a"}):

@@ -10,13 +10,13 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "wire/lease_wish.hpp"
 #include "wire/tokens.hpp"
 
 namespace modelpool::serve {
 namespace {
 
 constexpr std::size_t kRequestIdMax_bytes = 128;
-constexpr std::size_t kTagMax_bytes = 31;
 
 void add(std::string& out, std::string_view name, std::string_view value) {
   if (!is_token(name)) return;
@@ -314,11 +314,9 @@ std::string request_id_of(const http::header<true>& head) {
 }
 
 std::string tag_of(std::string_view request_id) {
-  std::string tag;
-  for (const char c : request_id) {
-    if (c != '-' && tag.size() < kTagMax_bytes) tag += c;
-  }
-  return tag;
+  std::string tag(request_id);
+  std::erase(tag, '-');
+  return marked_tag(tag, {});
 }
 
 }  // namespace modelpool::serve

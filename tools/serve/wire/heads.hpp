@@ -79,7 +79,7 @@ inline constexpr std::string_view kLastChunk = "0\r\n\r\n";
 // 32 hex digits, for a request without a usable X-Request-Id; else that one: up to 128 printable
 // characters without blanks.
 std::string request_id_of(const http::header<true>& head);
-// What of it fits into a tag: dashes dropped, the first 31 bytes.
+// What of it fits into a tag: dashes dropped, the first 31 bytes, and no mark of a lease.
 std::string tag_of(std::string_view request_id);
 
 }  // namespace modelpool::serve

@@ -155,7 +155,9 @@ std::string marked_tag(std::string_view tag, std::string_view mark) {
     if (bytes + next + mark.size() > kTagMax_bytes) break;
     bytes += next;
   }
-  return std::string(tag.substr(0, bytes)) + std::string(mark);
+  std::string text(tag.substr(0, bytes));
+  if (mark.empty() && !mark_of(text).empty()) text.pop_back();
+  return text.append(mark);
 }
 
 std::string_view mark_of(std::string_view text) {

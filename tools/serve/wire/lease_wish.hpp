@@ -38,7 +38,8 @@ Checked<LeaseWish> read_lease_wish(std::string_view body);
 
 // 20 hex digits behind a '#'. `owner`: whoever may have it again, a key or a kind of client.
 std::string lease_mark(const LeaseWish& wish, std::string_view owner);
-// The tag, cut so that the mark has room.
+// The tag, cut so that the mark has room. Without a mark: cut so that it does not end as one, for
+// what has another's mark passes for its successor.
 std::string marked_tag(std::string_view tag, std::string_view mark);
 // What a tag or label ends with; empty: no mark.
 std::string_view mark_of(std::string_view text);
