@@ -374,6 +374,25 @@ class Tenants(LeasesTest):
         self.assertEqual(self.refused({"name": "theirs"}).error["code"], "name_in_use")
         self.assertEqual(self.backends()["theirs"]["state"], "ready")
 
+    def test_a_model_that_comes_by_its_name_has_nothing_of_its_place(self):
+        master = self.start(models=self.model("a"))
+        held = self.hold({"name": "tenant"})
+        self.write_config(models=self.model("a") + self.model("tenant"))
+        master.send_signal(signal.SIGHUP)
+        order = {"Content-Type": "application/json"}
+        for ask in (  # until both workers know it
+            lambda: self.post("/m/tenant/x", "").message,
+            lambda: self.post("/api/pool/load", {"model": "tenant"}, fields=order).message,
+            lambda: self.refused({"model": "tenant"}).error["message"],
+        ):
+            for _ in range(2):
+                self.assertTrue(eventually(lambda: "a tenant has this name" in ask()))
+        self.assertEqual(self.post("/m/tenant/x", "").status, 404)
+        # Nor does one of them keep it: the model is loaded as soon as it is free.
+        held.close()
+        self.wait_for_no_backend("tenant")
+        self.assertEqual(self.post("/m/tenant/x", "").json["name"], "tenant")
+
     def test_a_forced_end_is_told(self):
         self.start()
         held = self.hold({"name": "tenant"})

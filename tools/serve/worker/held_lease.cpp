@@ -26,8 +26,6 @@ constexpr seconds kSameName{1};
 // sees one there waits for longer than that.
 constexpr milliseconds kAtOnce{10};
 constexpr std::string_view kTenant = "tenant";  // the label begins with it
-// What stands for an address: a tenant is asked nothing.
-constexpr const char* kNoAddress = "tenant";
 
 // Whose lease it is: only they have it again by its id.
 std::string owner_of(const Key* key, Client& client) {
@@ -268,7 +266,7 @@ Task<Result<Lease>> HeldLease::reserve(LoadTicket ticket) {
   as.overrides = tenants_rules();
   devices_ = ticket.devices();
   co_return co_await apart(service_.loop, service_.threads,
-                           [&] { return ticket.ready(kNoAddress, as); });
+                           [&] { return ticket.ready(std::string(kTenantsAddress), as); });
 }
 
 // --- The lease -----------------------------------------------------------------------------------

@@ -20,6 +20,15 @@ std::string seconds_text(Clock::duration length) {
   return std::to_string(std::chrono::duration_cast<std::chrono::seconds>(length).count()) + " s";
 }
 
+// A tenant that came by a connection is a backend without a process, which answers nobody.
+Result<Lease> of_a_model(Lease lease) {
+  if (lease.address() != kTenantsAddress) return lease;
+  return modelpool::fail(Errc::kNotLoaded,
+                         "unable to get a place for " + lease.model() +
+                             ": a tenant has this name, by a connection to a door; wait for its "
+                             "end, or use another name");
+}
+
 Deadline outlasting(TimePoint deadline) {
   if (deadline == TimePoint::max()) return std::chrono::nanoseconds(Duration::kMax_ns);
   return std::max(deadline - Clock::now(), Clock::duration::zero()) + kSlack;
@@ -78,7 +87,7 @@ void Places::ask(Asker& asker) {
       return;
     }
     if (auto* lease = std::get_if<Lease>(&*attempt)) {
-      asker.answer_ = std::move(*lease);
+      asker.answer_ = of_a_model(std::move(*lease));
       return;
     }
     if (std::holds_alternative<PendingAcquire>(*attempt)) {
@@ -204,7 +213,7 @@ void Places::give(Queue& queue, Lease lease) {
     auto own = pool_.try_acquire(queue.model->name, std::chrono::seconds(0), options_of(first));
     if (own && std::holds_alternative<Lease>(*own)) lease = std::move(std::get<Lease>(*own));
   }
-  answer(first, std::move(lease));
+  answer(first, of_a_model(std::move(lease)));
 }
 
 void Places::begin_load(Queue& queue, LoadTicket ticket) {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -24,6 +25,10 @@
 #include "worker/loader.hpp"
 
 namespace modelpool::serve {
+
+// What stands for the address of a tenant's place, a backend that is asked nothing. Nobody who asks
+// here gets a lease on it: kNotLoaded, as for a name that `poolctl run` has.
+inline constexpr std::string_view kTenantsAddress = "tenant";
 
 class Places {
  public:
