@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import grp
 import json
 import os
 import pathlib
@@ -727,26 +728,38 @@ while line := lines.readline():
         print(line.decode(), end="", flush=True)
 """
 
-    def test_a_stranger_has_a_lease(self):
-        prefix = ["unshare", "--pid", "--fork", "--kill-child",
-                  "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]  # fmt: skip
-        if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
-            self.skipTest("this process may not make PID namespaces or become another user")
-        # The pool's directory is its owner's alone.
+    NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+    def open_to_others(self, mode, more=""):
+        """A door's socket outside of the pool's directory, which is its owner's alone."""
         place = f"/tmp/modelpool-door-{os.getpid()}"
         os.mkdir(place, 0o755)
         self.addCleanup(shutil.rmtree, place, ignore_errors=True)
         path = f"{place}/door.sock"
         self.start(models=self.model("a"),
-                   more=f'[[serve.listener]]\naddress = "unix:{path}"\nmode = "0666"')
-        body = {"name": "tenant", "memory": "1GiB", "id": "x", "tag": "t"}
+                   more=f'[[serve.listener]]\naddress = "unix:{path}"\nmode = "{mode}"\n{more}')
+        return path
+
+    @staticmethod
+    def as_user(uid, gid):
+        return ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+
+    def stranger(self, prefix, path, body):
+        if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
+            self.skipTest("this process may not make PID namespaces or become another user")
         client = subprocess.Popen(
             [*prefix, sys.executable, "-c", self.CODE, path, json.dumps(body)],
-            stdout=subprocess.PIPE, text=True, cwd="/",
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
         )  # fmt: skip
-        self.addCleanup(client.stdout.close)
-        self.addCleanup(client.wait)
+        self.addCleanup(client.communicate)
         self.addCleanup(client.kill)
+        return client
+
+    def test_a_stranger_has_a_lease(self):
+        prefix = [*self.NAMESPACE, *self.as_user(NOBODY, NOBODY)]
+        path = self.open_to_others("0666")
+        body = {"name": "tenant", "memory": "1GiB", "id": "x", "tag": "t"}
+        client = self.stranger(prefix, path, body)
         status, pid, uid = client.stdout.readline().split()
         self.assertEqual((status, uid), ("200", str(NOBODY)))
         self.assertLess(int(pid), 10)
@@ -761,6 +774,31 @@ while line := lines.readline():
         # Its first process, not the one that made the namespace.
         inside = pathlib.Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text()
         os.kill(int(inside), signal.SIGKILL)
+        self.wait_for_no_backend("tenant")
+
+    def test_a_user_and_a_namespace_each_by_itself(self):
+        path = self.open_to_others("0666")
+        for number, prefix in enumerate((self.as_user(NOBODY, NOBODY), self.NAMESPACE)):
+            for body in ({"name": f"tenant {number}"}, {"model": "a"}):
+                client = self.stranger(prefix, path, body)
+                self.assertEqual(client.stdout.readline().split()[0], "200")
+                self.assertEqual(json.loads(client.stdout.readline())["model"], [*body.values()][0])
+                self.wait_for_leases(1)
+                client.kill()  # of a namespace all
+                self.wait_for_leases(0)
+            self.wait_for_no_backend(f"tenant {number}")
+
+    def test_a_socket_of_a_group_is_its_members_alone(self):
+        group = grp.getgrgid(NOBODY).gr_name
+        path = self.open_to_others("0660", f'group = "{group}"')
+        member = self.stranger(self.as_user(NOBODY - 1, NOBODY), path, {"name": "tenant"})
+        self.assertEqual(member.stdout.readline().split()[::2], ["200", str(NOBODY - 1)])
+        # A user whose number is that of the group, and who is none of it.
+        other = self.stranger(self.as_user(NOBODY, NOBODY - 1), path, {"name": "other"})
+        _, error = other.communicate(timeout=PATIENCE_S)
+        self.assertIn("PermissionError", error)
+        self.assertEqual(set(self.backends()), {"tenant"})
+        member.kill()
         self.wait_for_no_backend("tenant")
 
 
