@@ -1,6 +1,6 @@
 """A model server that does as it is told, well or badly, by the path of a request.
 
-Usage: odd_backend.py PORT|PATH NAME LOG [--load S] [--health STATUS] [--exit-after N]
+Usage: odd_backend.py PORT|PATH NAME LOG [--load S] [--health STATUS] [--memory MIB]
 
 Every byte it is sent goes to LOG, one line a request: NAME PID METHOD TARGET BODY. Ends by itself.
 """
@@ -31,6 +31,7 @@ class Odd:
         self.place, self.name, self.log = argv[0], argv[1], argv[2]
         self.options = dict(zip(argv[3::2], argv[4::2]))
         self.lock = threading.Lock()
+        self.kept = b"x" * (int(self.options.get("--memory", "0")) << 20)
 
     def note(self, method, target, body):
         line = f"{self.name} {os.getpid()} {method} {target} {body!r}\n"
