@@ -349,6 +349,12 @@ struct PendingAcquire::State {
     if (waits_ != nullptr && waits_->owned()) waits_->set_due(wait_, due_ns());
   }
 
+  void set_tag(std::string_view tag) {
+    asked_.tag = tag;
+    Acquisition* now = current_.load(std::memory_order_relaxed);
+    if (now != nullptr) now->set_tag(tag);
+  }
+
   void cancel() {
     cancelled_.store(true, std::memory_order_seq_cst);
     if (Acquisition* now = current_.load(std::memory_order_seq_cst); now != nullptr) now->cancel();
@@ -413,6 +419,12 @@ bool PendingAcquire::was_woken() const { return state_ && state_->was_woken(); }
 
 void PendingAcquire::set_deadline(Deadline deadline) {
   if (state_) state_->set_deadline(deadline.at_ns());
+}
+
+Result<> PendingAcquire::set_tag(std::string_view tag) {
+  if (auto ok = check_tag(tag); !ok) return ok;
+  if (state_) state_->set_tag(tag);
+  return {};
 }
 
 void PendingAcquire::cancel() {

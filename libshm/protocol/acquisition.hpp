@@ -80,6 +80,8 @@ class Acquisition {
   std::uint64_t due_ns() const { return std::min(due_ns_, options_.deadline_ns); }
   // The deadline from now on; its place in the line stays.
   void set_deadline(std::uint64_t deadline_ns);
+  // Of what is granted; the waiter's row keeps its own.
+  void set_tag(std::string_view tag) { options_.tag = tag; }
   // From any thread: makes the current or next wait return and poll say kCancelled.
   void cancel();
 

@@ -572,6 +572,30 @@ class Ids(LeasesTest):
         held.reset()
         self.hold({"model": "a", "id": "x"}, key="key-one")
 
+    def test_who_waited_behind_it_never_passes_for_its_successor(self):
+        """All of one worker wait as one: the place that its client gave up has another's tag."""
+        self.start(models=self.model("a"), more='[[model]]\nmatch = "a"\nparallel = 2')
+        held = self.hold({"model": "a", "id": "x", "tag": "mine"})
+        worker = self.worker_of("mine")
+        os.kill(worker, signal.SIGSTOP)  # the others are another's
+        full = self.hold({"model": "a", "tag": "full"})
+        again = self.ask({"model": "a", "id": "x", "tag": "again", "timeout": "1m"})
+        self.assertTrue(eventually(lambda: self.ctl("waiters")))
+        talk = self.socket()
+        talk.sendall(b"POST /m/a/wait?300 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+                     b"X-Request-Id: other\r\n\r\n")
+        self.assertEqual(self.get("/livez").status, 200)  # so it stands there
+        again.close()
+        self.assertEqual(self.get("/livez").status, 200)
+        full.close()
+        self.assertTrue(eventually(lambda: self.tagged("other")), self.leases())
+        os.kill(worker, signal.SIGCONT)
+        before = self.tagged("mine")[0]["age_ms"]
+        self.assertTrue(eventually(lambda: not (mine := self.tagged("mine"))
+                                   or mine[0]["age_ms"] > before + 3000))
+        self.assertEqual(len(self.tagged("mine")), 1)
+        held.close()
+
     def test_of_two_at_once_one_has_it(self):
         self.start(models=self.model("a"))
         for name in ({"name": "tenant"}, {"model": "a"}):

@@ -146,6 +146,23 @@ TEST(Acquire, KeepsItsPlaceWhenItsDeadlineChanges) {
   EXPECT_EQ(poll(second), "pending");
 }
 
+TEST(Acquire, AWaitForSeveralIsGrantedWithTheTagOfWhoeverIsNext) {
+  const Scratch scratch;
+  Pool pool = make_pool(scratch);
+  LoadTicket ticket = ticket_for(pool, "m");
+  auto pending = pool.begin_acquire("m", seconds(600), {.tag = "who left"});
+  ASSERT_TRUE(pending);
+  ASSERT_EQ(poll(*pending), "pending");
+  EXPECT_EQ(pending->set_tag("a\nb").error().code, Errc::kInvalid);
+  EXPECT_TRUE(pending->set_tag("who is next"));
+  ticket.ready("127.0.0.1:1", {.external = true}).value().release();
+  const auto granted = pending->poll();
+  ASSERT_TRUE(granted && *granted);
+  const auto seen = pool.snapshot()->leases;
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(seen[0].tag, "who is next");
+}
+
 TEST(Acquire, BumpsTheWorkersWordToo) {
   const Scratch scratch;
   Pool pool = make_pool(scratch);

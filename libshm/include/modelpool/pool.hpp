@@ -409,6 +409,8 @@ class PendingAcquire {
   bool was_woken() const;
   // The deadline from now on, for one wait on behalf of several; its place in the line stays.
   void set_deadline(Deadline deadline);
+  // What its lease is shown with, where another of these is the next. Errors: kInvalid.
+  Result<> set_tag(std::string_view tag);
   void cancel();  // from any thread
 
  private:

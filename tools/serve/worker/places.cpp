@@ -142,8 +142,10 @@ void Places::leave(Asker& asker) {
 }
 
 void Places::follow_first(Queue& queue) {
-  if (queue.pending && !queue.askers.empty())
-    queue.pending->set_deadline(outlasting(queue.askers.front()->deadline_));
+  if (!queue.pending || queue.askers.empty()) return;
+  const Asker& first = *queue.askers.front();
+  queue.pending->set_deadline(outlasting(first.deadline_));
+  if (queue.pending->set_tag(first.tag_)) queue.tag = first.tag_;
 }
 
 void Places::look() {
@@ -200,7 +202,7 @@ bool Places::step(Queue& queue) {
   return true;
 }
 
-// To the first. Who began the wait may have left: then the lease has its tag, and is given up for
+// To the first. Who began the load may have left: then the lease has its tag, and is given up for
 // one with the right tag, if that can be had while the first still holds the backend.
 void Places::give(Queue& queue, Lease lease) {
   Asker& first = *queue.askers.front();
