@@ -89,8 +89,8 @@ class OutputTest : public PoolTest {
     }
     return true;
   }
-  // Of what `read` returns of a writer that is stopped. How much a cut loses is up to who has the CPU
-  // meanwhile: not each loses more than a tenth.
+  // Of what `read` returns of a writer that is stopped. How much a cut loses is up to who has the
+  // CPU meanwhile: not each loses more than a tenth.
   template <class Read>
   Numbered stop_where_little_is_lost(pid_t pid, const Read& read) {
     Numbered seen;

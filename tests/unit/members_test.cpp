@@ -95,8 +95,9 @@ TEST_F(MembersTest, P7TheSessionInWhichATenantWasStartedIsNotItsOwn) {
     target.in_session = in_session;
     target.token = kToken;
     // The session of who runs the tests may be one that began in no namespace that is seen here.
-    const Program session({"setsid", "sh", "-c",
-                           std::string("MODELPOOL_BACKEND=") + kToken + " sleep 600 & exec sleep 600"});
+    const Program session(
+        {"setsid", "sh", "-c",
+         std::string("MODELPOOL_BACKEND=") + kToken + " sleep 600 & exec sleep 600"});
     pid_t child = 0;
     ASSERT_TRUE(eventually([&] {
       child = child_of(session.pid());
