@@ -17,6 +17,8 @@ class Slow(DoorTest):
         self.start(models=self.model("a"), pool=pool, **options)
         self.assertEqual(self.post("/m/a/x", "").status, 200)
         self.pid = self.backends()["a"]["pid"]
+        # The coordinator tells of the load a moment later.
+        self.assertTrue(eventually(lambda: any(one["kind"] == "loaded" for one in self.events())))
         self.before = len(self.events())
 
     def connect(self, receive_bytes=None):
