@@ -1,3 +1,4 @@
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -440,6 +441,8 @@ Result<BackendId> LoadTicket::run_tenant(const std::vector<std::string>& argv,
       argv, options,
       [&]() -> Result<> {
         add_trait(*segment, backend, kTraitTenant);
+        if (tenant.owns_children && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+          add_trait(*segment, backend, kTraitAdopted);
         const auto lock = segment->lock_structure();
         auto published = publish_ready(*segment, backend, ref_->worker->owner_word(), {}, ready,
                                        lock ? &*lock : nullptr);

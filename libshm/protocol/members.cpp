@@ -42,6 +42,8 @@ Target target_of(const Segment& segment, const BackendView& backend) {
   if (backend.group == backend.process.pid) target.group = backend.group;
   target.is_spawned = (backend.traits & kTraitToken) != 0;
   target.in_session = (backend.traits & kTraitInSession) != 0;
+  if ((backend.traits & kTraitAdopted) != 0)
+    target.adopter = worker_process(segment, unpack_worker(backend.holder));
   if (target.is_spawned) target.token = segment.token(backend.ref.index, backend.ref.generation);
   target.alive_ticks = backend.alive_ticks;
   // Nobody saw it end: it lived at the last scan of whoever watched it.
@@ -338,7 +340,10 @@ ProcessFacts Members::examine(const Pass& pass, ProcessTable::Entry& entry) cons
     ProcessTable::look_at_parent(entry);
     facts.is_readable = entry.is_readable;
     facts.has_ended = entry.is_gone;
-    facts.is_child_of_member = may_be_child && entry.parent > 0 && is_living_member(entry.parent);
+    const bool is_adopted = pass.adopter && entry.parent == target_.adopter.pid &&
+                            pass.adopter.liveness() == Liveness::kAlive;
+    facts.is_child_of_member =
+        may_be_child && entry.parent > 0 && (is_adopted || is_living_member(entry.parent));
     if (facts.has_ended || facts.is_child_of_member) return facts;
   }
   // Whose the number is may not be known: then its token tells.
@@ -508,7 +513,8 @@ Members::Pass Members::begin_look(ProcessTable& table, Spared spared) {
   if (!pass.is_believed) return pass;
   is_shared_ = false;
   groups_seen_ns_.clear();
-  pass.with_parents = any_lives();
+  if (target_.adopter.pid > 1) pass.adopter = ProcessHandle::open(target_.adopter).handle;
+  pass.with_parents = pass.adopter || any_lives();
   pass.backend = facts(pass.spared);
   group_owner_ = pass.backend.group_number;
   session_owner_ = pass.backend.session_number;

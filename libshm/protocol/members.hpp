@@ -45,6 +45,7 @@ struct Target {
   std::string token;        // value of MODELPOOL_BACKEND; empty: it carries none
   bool is_spawned = false;  // by this pool's spawn: also what runs as another user is ended (P7)
   bool in_session = false;  // of who started it: that session is not its own
+  ProcessIdentity adopter;  // whose children are all of it; pid 0: nobody's are
   std::uint64_t alive_ticks =
       0;  // the first process had not been seen to end by then; 0: not known
   // It ran as this user when it was first seen: what it became it was made by what is the pool's
@@ -173,6 +174,7 @@ class Members {
     bool has_met_any = false;              // member
     bool is_believed = false;              // what its record says of it
     bool with_parents = false;  // a member lived when it began: its children have it for a parent
+    ProcessHandle adopter = {};  // none: it has ended
     Look look = {};
   };
 

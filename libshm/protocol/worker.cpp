@@ -321,6 +321,15 @@ std::set<pid_t> attached_processes(const Segment& segment) {
   return attached;
 }
 
+ProcessIdentity worker_process(const Segment& segment, WorkerRef worker) {
+  if (worker.index >= segment.capacities().workers) return {};
+  const WorkerRecord& row = segment.worker(worker.index);
+  const ProcessIdentity process = identity_of(row);
+  const std::uint64_t state = row.state.load(std::memory_order_acquire);
+  return high_half(state) == worker.generation && low_half(state) != 0 ? process
+                                                                       : ProcessIdentity{};
+}
+
 Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough) {
   const ProcessIdentity worker = identity_of(segment.worker(index));
   const Liveness liveness = process_liveness(worker);

@@ -148,6 +148,9 @@ inline std::uint64_t raise_last_used(Word& stamp, std::uint64_t when_ns) {
 // Everyone attached, for P7: looks at every row, so that a wrong `workers_reached` hides nobody.
 std::set<pid_t> attached_processes(const Segment& segment);
 
+// None (pid 0): it has left its row.
+ProcessIdentity worker_process(const Segment& segment, WorkerRef worker);
+
 // Is the worker of this row dead? Exec counts: the process lives, its mapping does not.
 // `thorough` also reads /proc/PID/maps.
 Liveness worker_liveness(const Segment& segment, std::uint32_t index, bool thorough);

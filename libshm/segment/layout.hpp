@@ -383,6 +383,8 @@ inline constexpr std::uint32_t kTraitUnproved = 4;  // whose listener answers co
 inline constexpr std::uint32_t kTraitTenant = 8;
 // Was started in the session of who spawned it, not in one of its own.
 inline constexpr std::uint32_t kTraitInSession = 16;
+// Whoever spawned it is the subreaper of what it leaves behind, and has no other children.
+inline constexpr std::uint32_t kTraitAdopted = 32;
 
 inline constexpr std::uint32_t kLoadFailed = 1;  // the text is why; the model cools down
 inline constexpr std::uint32_t kLoadLost = 2;    // its loader died

@@ -258,6 +258,16 @@ FAMILY = (
 )
 
 
+def children_of(parent):
+    """Zombies, too."""
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if stat.read_text().rsplit(")", 1)[1].split()[1] == str(parent):
+                found.append(int(stat.parent.name))
+    return found
+
+
 class Ends(TenantTest):
     flags = ["--max-backends", "1", "--stop-grace", "5s"]
 
@@ -352,6 +362,19 @@ class Ends(TenantTest):
             self.assertEqual(code, 4)
             self.assertEqual(self.family(mark), [])
         self.assertEqual(self.poolctl("list"), [])
+
+    def test_what_no_sign_but_its_parent_tells_ends_too(self):
+        for _ in range(10):
+            mark = f"mp-bare-{os.getpid()}-{random.randrange(1 << 30)}"
+            script = f"env -i setsid sh -c 'while :; do sleep 0.05; done' {mark} & exit 4"
+            self.assertEqual(self.finish("x", command=["sh", "-c", script])[0], 4)
+            self.assertEqual(self.family(mark), [])
+
+    def test_what_it_leaves_to_poolctl_is_reaped(self):
+        script = "for i in 1 2 3 4 5 6 7 8; do (sleep 0.01 &); done; echo left; exec sleep 300"
+        process, _ = self.start("x", command=["sh", "-c", script])
+        self.assertEqual(process.stdout.readline(), "left\n")
+        self.assertTrue(eventually(lambda: len(children_of(process.pid)) == 1))
 
     def test_one_that_ignores_the_stop_is_killed_after_the_grace(self):
         self.pool.set(stop_grace=0.2)

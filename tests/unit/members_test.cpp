@@ -117,6 +117,34 @@ TEST_F(MembersTest, P7TheSessionInWhichATenantWasStartedIsNotItsOwn) {
   }
 }
 
+// What has left group, session and environment is told by its parent alone.
+TEST_F(MembersTest, P7OnlyTheChildrenOfItsOwnAdopterAreATenants) {
+  for (const bool is_adopted : {true, false}) {
+    Program first({"sleep", "600"});
+    Target target = target_at(first.pid());
+    first.signal(SIGKILL);
+    ASSERT_EQ(first.wait(), 128 + SIGKILL);
+    target.is_spawned = target.in_session = true;
+    target.token = kToken;
+    const Program adopter({"setsid", "sh", "-c", "setsid sleep 600 & exec sleep 600"});
+    if (is_adopted) target.adopter = identity_of(adopter.pid());
+    pid_t child = 0;
+    ASSERT_TRUE(eventually([&] {
+      for (const pid_t pid : list_pids().value_or(std::vector<pid_t>())) {
+        const auto stat = read_stat(pid);
+        if (stat && stat->parent == adopter.pid() && stat->session == pid) child = pid;
+      }
+      return child != 0;
+    }));
+    Members members(target);
+    static_cast<void>(members.look(table_, nobody_));
+    const auto known = members.known();
+    EXPECT_EQ(known.size(), is_adopted ? 1u : 0u) << "who adopts is none of it";
+    EXPECT_TRUE(known.empty() || known[0].pid == child);
+    kill(child, SIGKILL);
+  }
+}
+
 TEST_F(MembersTest, P2P7OfAProcessThatIsAnotherBackendsNeitherItNorItsGroupIsSignalled) {
   Program program = leader();
   const auto segment = make_segment(scratch_);

@@ -49,6 +49,16 @@ void Job::take_back() {
   is_given_ = false;
 }
 
+// What COMMAND's processes have left to poolctl, as their subreaper.
+void Job::reap_others(pid_t child) {
+  siginfo_t end{};
+  while (waitid(P_ALL, 0, &end, WEXITED | WNOHANG | WNOWAIT) == 0 && end.si_pid != 0 &&
+         end.si_pid != child) {
+    static_cast<void>(waitid(P_PID, static_cast<id_t>(end.si_pid), nullptr, WEXITED | WNOHANG));
+    end = {};
+  }
+}
+
 std::optional<int> Job::wait_for(pid_t child) {
   const Fd ended(static_cast<int>(syscall(SYS_pidfd_open, child, 0)));
   while (ended) {
@@ -90,6 +100,7 @@ void Job::take_signals(pid_t child) {
         while (waitid(P_PID, static_cast<id_t>(child), &stopped, WSTOPPED | WNOHANG) == 0 &&
                stopped.si_pid == child)
           follow_stop(child, std::exchange(stopped, {}).si_status);
+        reap_others(child);
       }
     }
   }

@@ -38,6 +38,7 @@ class Job {
   bool is_in_front() const;  // is poolctl's group?
   void give(pid_t child);
   void take_signals(pid_t child);
+  static void reap_others(pid_t child);
   void follow_stop(pid_t child, int signal);
   bool stop_with_it();
   void go_on(pid_t child);

@@ -97,8 +97,11 @@ int run(const Context& context, Options options, const std::vector<std::string>&
   spawn.env = {"MODELPOOL_MODEL=" + options.model};
   const auto ended = std::make_shared<std::atomic<int>>(kLeaseFailed);
   const auto tenant = ticket.run_tenant(command, spawn,
-                                        {options.evictable, options.need.memory_bytes, options.tag,
-                                         [ended](int code) { *ended = code; }});
+                                        {.evictable = options.evictable,
+                                         .size_bytes = options.need.memory_bytes,
+                                         .label = options.tag,
+                                         .owns_children = true,
+                                         .on_exit = [ended](int code) { *ended = code; }});
   if (!tenant) {
     job.take_back();
     if (tenant.error().code == Errc::kSpawnFailed) {

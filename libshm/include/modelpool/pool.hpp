@@ -182,6 +182,10 @@ struct TenantOptions {
   bool evictable = false;        // else it is pinned (Pool::unpin ends that)
   std::uint64_t size_bytes = 0;  // of the host's memory, 0 = unknown
   std::string label{};           // at most 31 bytes; modelpool does not interpret it
+  // This process is there for the tenant alone: every child of it is the tenant's. It becomes a
+  // child subreaper (prctl(2)), so what the tenant's processes leave behind is its child, too, and
+  // is its to reap.
+  bool owns_children = false;
   // How its first process ended: exit code, or 128 + N by signal N. Called once, by a thread of the
   // library, before the process is reaped; must not throw.
   std::function<void(int)> on_exit{};
