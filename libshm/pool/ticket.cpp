@@ -1,4 +1,5 @@
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -436,12 +437,15 @@ Result<BackendId> LoadTicket::run_tenant(const std::vector<std::string>& argv,
   ready.pinned = !tenant.evictable;
   ready.label = tenant.label;
   ready.overrides.set(Setting::kIdleTimeout, 0);  // nobody uses it: it is no less used for that
+  // Whoever became this program by exec may have left it children: those are not the tenant's.
+  siginfo_t child{};
+  const bool has_children = waitid(P_ALL, 0, &child, WEXITED | WNOHANG | WNOWAIT) == 0;
   bool is_ready = false;
   const auto started = start(
       argv, options,
       [&]() -> Result<> {
         add_trait(*segment, backend, kTraitTenant);
-        if (tenant.owns_children && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+        if (tenant.owns_children && !has_children && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
           add_trait(*segment, backend, kTraitAdopted);
         const auto lock = segment->lock_structure();
         auto published = publish_ready(*segment, backend, ref_->worker->owner_word(), {}, ready,

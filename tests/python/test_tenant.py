@@ -370,6 +370,20 @@ class Ends(TenantTest):
             self.assertEqual(self.finish("x", command=["sh", "-c", script])[0], 4)
             self.assertEqual(self.family(mark), [])
 
+    def test_children_that_poolctl_had_before_are_not_its_own(self):
+        mark = f"mp-other-{os.getpid()}-{random.randrange(1 << 30)}"
+        script = f"sh -c 'while :; do sleep 0.05; done' {mark} & echo $!; exec \"$@\""
+        run = [POOLCTL, "--dir", self.dir, "run", "x", "--", "true"]
+        with subprocess.Popen(
+            ["sh", "-c", script, "sh", *run], stdout=subprocess.PIPE, text=True
+        ) as process:
+            other = int(process.stdout.readline())
+            try:
+                self.assertEqual(process.wait(60), 0)
+                self.assertEqual(self.family(mark), [other])
+            finally:
+                os.kill(other, signal.SIGKILL)
+
     def test_what_it_leaves_to_poolctl_is_reaped(self):
         script = "for i in 1 2 3 4 5 6 7 8; do (sleep 0.01 &); done; echo left; exec sleep 300"
         process, _ = self.start("x", command=["sh", "-c", script])

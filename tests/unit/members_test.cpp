@@ -15,8 +15,6 @@
 namespace modelpool::test {
 namespace {
 
-constexpr const char* kToken = "00000000-0000-0000-0000-000000000000/0/1";
-
 class MembersTest : public ::testing::Test {
  protected:
   // Leads a session and a group, in which it has a child.
@@ -68,6 +66,8 @@ class MembersTest : public ::testing::Test {
   Scratch scratch_;
   ProcessTable table_;
   const Spared nobody_ = spared_without_pool();
+  // Of this test alone: others run beside it.
+  const std::string token_ = "00000000-0000-0000-0000-000000000000/0/" + std::to_string(getpid());
 };
 
 TEST_F(MembersTest, P7TheHandleOfAProcessThatWasRegisteredBeforeSignalsNobody) {
@@ -93,15 +93,15 @@ TEST_F(MembersTest, P7TheSessionInWhichATenantWasStartedIsNotItsOwn) {
     ASSERT_EQ(first.wait(), 128 + SIGKILL);
     target.is_spawned = true;
     target.in_session = in_session;
-    target.token = kToken;
+    target.token = token_;
     // The session of who runs the tests may be one that began in no namespace that is seen here.
     const Program session(
         {"setsid", "sh", "-c",
-         std::string("MODELPOOL_BACKEND=") + kToken + " sleep 600 & exec sleep 600"});
+         std::string("MODELPOOL_BACKEND=") + token_ + " sleep 600 & exec sleep 600"});
     pid_t child = 0;
     ASSERT_TRUE(eventually([&] {
       child = child_of(session.pid());
-      return child != 0 && read_environment(child, "MODELPOOL_BACKEND") == kToken;
+      return child != 0 && read_environment(child, "MODELPOOL_BACKEND") == token_;
     }));
     Members members(target);
     static_cast<void>(members.look(table_, nobody_));
@@ -125,7 +125,7 @@ TEST_F(MembersTest, P7OnlyTheChildrenOfItsOwnAdopterAreATenants) {
     first.signal(SIGKILL);
     ASSERT_EQ(first.wait(), 128 + SIGKILL);
     target.is_spawned = target.in_session = true;
-    target.token = kToken;
+    target.token = token_;
     const Program adopter({"setsid", "sh", "-c", "setsid sleep 600 & exec sleep 600"});
     if (is_adopted) target.adopter = identity_of(adopter.pid());
     pid_t child = 0;
@@ -169,7 +169,7 @@ TEST_F(MembersTest, P7ThatThePoolHasSpawnedAnotherUsersProcessIsNotBelievedOfARe
   Program stranger = leader(as_nobody);
   Target target = target_at(stranger.pid());
   target.is_spawned = true;
-  target.token = kToken;
+  target.token = token_;
   Members members(target);
   end(members, nobody_);
   EXPECT_EQ(why_not_signalled(target, stranger.pid(), nobody_, false), LeftWhy::kOtherUser);
@@ -178,7 +178,7 @@ TEST_F(MembersTest, P7ThatThePoolHasSpawnedAnotherUsersProcessIsNotBelievedOfARe
   ASSERT_EQ(members.left().size(), 1u);
   EXPECT_EQ(members.left()[0].why, LeftWhy::kOtherUser);
 
-  Program spawned = leader(as_nobody, {{{"MODELPOOL_BACKEND", kToken}}, {}});
+  Program spawned = leader(as_nobody, {{{"MODELPOOL_BACKEND", token_}}, {}});
   target.first = identity_of(spawned.pid());
   target.group = spawned.pid();
   Members proved(target);
@@ -199,11 +199,11 @@ TEST_F(MembersTest, P7ThatThePoolHasSpawnedAnotherUsersProcessIsNotBelievedOfARe
 // It was known by its token while it lived, and nobody reaps it: as under a container's PID 1.
 TEST_F(MembersTest, P3AZombieThatCarriesTheTokenHoldsNoPlace) {
   Program first = leader();
-  Program other({"setsid", "sleep", "600"}, {{{"MODELPOOL_BACKEND", kToken}}, {}});
+  Program other({"setsid", "sleep", "600"}, {{{"MODELPOOL_BACKEND", token_}}, {}});
   ASSERT_TRUE(eventually([&] { return getsid(other.pid()) == other.pid(); }));
   Target target = target_at(first.pid());
   target.is_spawned = true;
-  target.token = kToken;
+  target.token = token_;
   Members members(target);
   static_cast<void>(members.look(table_, nobody_));
   EXPECT_FALSE(members.look(table_, nobody_).is_gone);
@@ -247,14 +247,14 @@ TEST_F(MembersTest, P3WhoForksAndLeavesIsNotGoneBeforeTheLastHasEnded) {
   const std::string lock = scratch_.path("lock");  // held while one of them lives
   write_file(script, "((((((sh " + script + " &) &) &) &) &) &)\n");
   Program::Options options;
-  options.env["MODELPOOL_BACKEND"] = kToken;
+  options.env["MODELPOOL_BACKEND"] = token_;
   const std::string go = scratch_.path("go");
   Program first({"setsid", "sh", "-c",
                  "exec 9>" + lock + "; flock 9; while [ ! -e " + go +
                      " ]; do sleep 0.01; done; exec sh " + script},
                 options);
   Target target = target_at(first.pid());
-  target.token = kToken;
+  target.token = token_;
   target.is_spawned = true;
   write_file(go, "");
   first.wait();

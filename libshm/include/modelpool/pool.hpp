@@ -184,7 +184,7 @@ struct TenantOptions {
   std::string label{};           // at most 31 bytes; modelpool does not interpret it
   // This process is there for the tenant alone: every child of it is the tenant's. It becomes a
   // child subreaper (prctl(2)), so what the tenant's processes leave behind is its child, too, and
-  // is its to reap.
+  // is its to reap. Not honoured where the process has children already.
   bool owns_children = false;
   // How its first process ended: exit code, or 128 + N by signal N. Called once, by a thread of the
   // library, before the process is reaped; must not throw.
@@ -413,7 +413,8 @@ class PendingAcquire {
   bool was_woken() const;
   // The deadline from now on, for one wait on behalf of several; its place in the line stays.
   void set_deadline(Deadline deadline);
-  // What its lease is shown with, where another of these is the next. Errors: kInvalid.
+  // What its lease is shown with, where another of these is the next. As a waiter it is shown with
+  // its first one. Errors: kInvalid.
   Result<> set_tag(std::string_view tag);
   void cancel();  // from any thread
 
