@@ -91,7 +91,7 @@ std::string text_of(const Endpoint& endpoint) {
   if (endpoint.get()->sa_family == AF_INET6) {
     const auto& v6 = reinterpret_cast<const sockaddr_in6&>(endpoint.address);
     inet_ntop(AF_INET6, &v6.sin6_addr, host, sizeof host);
-    return "[" + std::string(host) + "]:" + std::to_string(ntohs(v6.sin6_port));
+    return std::string("[").append(host) + "]:" + std::to_string(ntohs(v6.sin6_port));
   }
   const auto& v4 = reinterpret_cast<const sockaddr_in&>(endpoint.address);
   inet_ntop(AF_INET, &v4.sin_addr, host, sizeof host);

@@ -392,7 +392,8 @@ void Master::announce() {
 
 std::string Master::status_text() const {
   std::string text = std::to_string(source_.door->models.size()) + " models on";
-  for (const OpenListener& listener : current_->listeners) text += " " + bound_to(listener);
+  for (const OpenListener& listener : current_->listeners)
+    text.append(" ").append(bound_to(listener));
   return text + ", " + std::to_string(current_->workers.alive()) + " workers";
 }
 
