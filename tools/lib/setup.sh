@@ -18,6 +18,7 @@ readonly build_packages=(  # libmodelpool, coordinatord, poolctl and the demo
 # shellcheck disable=SC2034
 readonly test_packages=(  # the Python package and the tests, beside those
   libgmock-dev libgtest-dev pybind11-dev python3 python3-dev
+  bash-completion fish zsh
   apache2-utils nghttp2-client openssl python3-aiohttp python3-httpx python3-prometheus-client
   python3-requests python3-websockets
   chromium clang clang-format clang-tidy curl golang-go gunicorn help2man libclang-rt-dev man-db

@@ -253,13 +253,18 @@ Result<Seen> look(const Context& context, const std::string& file) {
   return seen;
 }
 
-std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model) {
+std::vector<std::string> known_models(const std::shared_ptr<const Segment>& segment) {
   std::vector<std::string> names;
   SnapshotReader reader(segment);
   const Snapshot& snapshot = reader.read();
   for (const BackendView& backend : snapshot.backends) names.push_back(backend.model);
   for (const WaiterView& waiter : snapshot.waiters) names.push_back(waiter.model);
   for (const HistoryView& view : read_histories(*segment)) names.push_back(view.model);
+  return names;
+}
+
+std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model) {
+  std::vector<std::string> names = known_models(segment);
   if (std::find(names.begin(), names.end(), model) != names.end()) return {};
   for (std::string& name : names) name = escape(name);
   return did_you_mean(model, {names.begin(), names.end()});

@@ -9,6 +9,7 @@
 // code it stands for (P13).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -22,7 +23,7 @@
 #include "explain/words.hpp"
 #include "protocol/snapshot.hpp"
 
-// CLI11 is known to common.cpp and main.cpp alone: its header costs seconds in each file.
+// CLI11 is known to common.cpp, complete.cpp and main.cpp alone: its header costs seconds in a file.
 namespace CLI {
 class App;
 class Option;
@@ -47,6 +48,10 @@ inline constexpr std::uint64_t kDefaultTimeout_ns = 30 * kSecond_ns;
 inline constexpr std::uint64_t kStartPatience_ns = kSecond_ns;
 // The coordinator may be restarting: this long it is waited for, as acquire does.
 inline constexpr std::uint64_t kCoordinatorGrace_ns = 10 * kSecond_ns;
+
+// What `wait` waits for.
+inline constexpr std::array<std::string_view, 8> kStatesToWaitFor = {
+    "reserved", "starting", "ready", "evicting", "stopping", "gone", "idle", "busy"};
 
 // What the command line said, and what is to be done.
 struct Context {
@@ -127,6 +132,8 @@ std::optional<std::string> find_judge_fault(const Segment& segment, const std::s
 // that happened in it.
 void settle_clock(const Segment& segment, Snapshot* snapshot);
 
+// Loaded, waited for, or loaded once.
+std::vector<std::string> known_models(const std::shared_ptr<const Segment>& segment);
 // "; did you mean NAME?" for a model that the pool does not know, if it knows one of a like name.
 std::string hint_at_model(const std::shared_ptr<const Segment>& segment, const std::string& model);
 

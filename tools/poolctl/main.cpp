@@ -8,6 +8,7 @@
 #include "base/nearest.hpp"
 #include "base/program.hpp"
 #include "common.hpp"
+#include "complete.hpp"
 
 #ifndef MODELPOOL_VERSION
 #define MODELPOOL_VERSION "unknown"
@@ -214,6 +215,12 @@ int run(const Line& line) {
   add_lease(app, context, line.to_run);
   add_run(app, context, line.to_run);
   add_remove(app, context);
+
+  if (line.command == "complete") {
+    const auto typed = std::find(line.words.begin(), line.words.end(), "complete") + 1;
+    print(complete(app, context, {typed, line.words.end()}));
+    return kDone;
+  }
 
   try {
     app.parse(std::vector<std::string>(line.words.rbegin(), line.words.rend()));

@@ -1,6 +1,5 @@
 // poolctl wait: until a model is in a state.
 #include <algorithm>
-#include <array>
 
 #include "base/duration.hpp"
 #include "base/time.hpp"
@@ -11,8 +10,6 @@ namespace {
 
 // Not every change of state is an event that rings: between two looks at most this long.
 constexpr std::uint64_t kLookEvery_ns = 10 * kMillisecond_ns;
-constexpr std::array<std::string_view, 8> kStates = {"reserved", "starting", "ready", "evicting",
-                                                     "stopping", "gone",     "idle",  "busy"};
 
 struct Options {
   std::string model;
@@ -82,9 +79,10 @@ void add_wait(CLI::App& root, Context& context) {
   require(add_text(
       command, "--state", "STATE",
       [options](const std::string& text) {
-        if (std::find(kStates.begin(), kStates.end(), text) == kStates.end()) {
+        if (std::find(kStatesToWaitFor.begin(), kStatesToWaitFor.end(), text) ==
+            kStatesToWaitFor.end()) {
           std::string known;
-          for (const std::string_view state : kStates) known += " " + std::string(state);
+          for (const std::string_view state : kStatesToWaitFor) known += " " + std::string(state);
           throw BadArgument("unable to wait for \"" + escape(text) +
                             "\": there is no such state; the states are" + known);
         }
