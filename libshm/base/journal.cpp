@@ -1,12 +1,22 @@
 #include "base/journal.hpp"
 
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 
+#include "base/fd.hpp"
+
 namespace modelpool {
+namespace {
+
+constexpr sockaddr_un kJournal = {AF_UNIX, "/run/systemd/journal/socket"};
+
+}  // namespace
 
 bool stderr_is_journal() {
   const char* const stream = std::getenv("JOURNAL_STREAM");
@@ -25,6 +35,23 @@ std::string prefix_lines(std::string_view prefix, std::string_view text) {
     at = end + 1;
   }
   return lines;
+}
+
+std::string journal_entry(const JournalFields& fields) {
+  std::string entry;
+  for (const auto& [name, value] : fields) {
+    entry.append(name).append("\n");
+    for (std::size_t byte = 0; byte < sizeof(std::uint64_t); ++byte)  // little endian
+      entry.push_back(static_cast<char>(std::uint64_t{value.size()} >> (8 * byte) & 0xff));
+    entry.append(value).append("\n");
+  }
+  return entry;
+}
+
+bool send_to_journal(std::string_view entry) {
+  const Fd out(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  return out && sendto(out.get(), entry.data(), entry.size(), MSG_DONTWAIT | MSG_NOSIGNAL,
+                       reinterpret_cast<const sockaddr*>(&kJournal), sizeof kJournal) >= 0;
 }
 
 }  // namespace modelpool

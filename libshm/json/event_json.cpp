@@ -1,35 +1,22 @@
 #include "json/event_json.hpp"
 
+#include "base/duration.hpp"
 #include "json/table_json.hpp"
 
 namespace modelpool {
 namespace {
 
-// key=value pairs behind the event's kind; what is unknown is left out.
-class PairWriter {
+class FieldWriter {
  public:
-  explicit PairWriter(EventKind kind) : line_(event_kind_name(kind)) {}
-
   void null(const Field&) {}
-  void number(const Field& field, std::uint64_t value) { add(field, std::to_string(value)); }
+  void number(const Field& field, std::uint64_t value) { text(field, std::to_string(value)); }
   void signal(const Field& field, int value) { text(field, signal_text(value)); }
-  void time(const Field&, std::uint64_t) {}  // stands at the start of a line
-  void text(const Field& field, std::string_view value) {
-    if (field.name == "level" || field.name == "kind") return;  // so do these
-    const bool plain = value.find_first_of(" \"\\=") == std::string_view::npos;
-    add(field, plain ? std::string(value) : json_line(std::string(value)));
-  }
-  std::string finish() && { return std::move(line_); }
+  void time(const Field& field, std::uint64_t value) { text(field, format_wall_clock(value)); }
+  void text(const Field& field, std::string_view value) { fields_.emplace_back(field.name, value); }
+  std::vector<std::pair<std::string, std::string>> finish() && { return std::move(fields_); }
 
  private:
-  void add(const Field& field, const std::string& value) {
-    line_ += ' ';
-    line_ += field.name;
-    line_ += '=';
-    line_ += value;
-  }
-
-  std::string line_;
+  std::vector<std::pair<std::string, std::string>> fields_;
 };
 
 }  // namespace
@@ -38,10 +25,22 @@ std::string event_json(std::uint64_t sequence, const EventData& event) {
   return json_line(row_json(event_row(sequence, event)));
 }
 
-std::string event_text(std::uint64_t sequence, const EventData& event) {
-  PairWriter writer(event.kind);
+std::vector<std::pair<std::string, std::string>> event_fields(std::uint64_t sequence,
+                                                              const EventData& event) {
+  FieldWriter writer;
   write_row(event_row(sequence, event), writer);
   return std::move(writer).finish();
+}
+
+// What is unknown is left out.
+std::string event_text(std::uint64_t sequence, const EventData& event) {
+  std::string line(event_kind_name(event.kind));
+  for (const auto& [name, value] : event_fields(sequence, event)) {
+    if (name == "kind" || name == "time" || name == "level") continue;  // stand at its start
+    const bool is_plain = value.find_first_of(" \"\\=") == std::string::npos;
+    line.append(" ").append(name).append("=").append(is_plain ? value : json_line(value));
+  }
+  return line;
 }
 
 std::string message_json(std::string_view time, std::string_view level, std::string_view message) {

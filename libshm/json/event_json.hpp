@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "segment/layout.hpp"
 
@@ -25,6 +27,10 @@ std::string event_json(std::uint64_t sequence, const EventData& event);
 // and level, which stand at the start of a line of the log. Values with blanks or quotes are
 // quoted.
 std::string event_text(std::uint64_t sequence, const EventData& event);
+
+// All of its fields that are known, by the names that JSON has: {"model", "llama"}.
+std::vector<std::pair<std::string, std::string>> event_fields(std::uint64_t sequence,
+                                                              const EventData& event);
 
 // {"time":"...","level":"...","message":"..."}: a line of the log that is no event. What is not
 // printable UTF-8 goes through escape(), so that it is harmless on a terminal also after it was

@@ -241,5 +241,56 @@ TEST(JournalTest, ARefusalAtStartIsAnErrorOfTheJournal) {
   EXPECT_TRUE(journal.err.starts_with("<3>coordinatord: unable to ")) << journal.err;
 }
 
+// Against a journal of the test's own, with room for 5 entries: an event can be selected by its
+// fields, and neither a journal that hangs nor one that is gone holds the coordinator up.
+TEST(JournalTest, AnEventHasFieldsAndAJournalThatHangsHoldsNothingUp) {
+  const std::string journald = "/usr/lib/systemd/systemd-journald";
+  if (geteuid() != 0 || !std::filesystem::exists(journald))
+    GTEST_SKIP() << "needs root and " << journald;
+  const Scratch scratch;
+  const test::Finished finished = test::run({"unshare", "--mount", "--pid", "--net", "--fork",
+                                             "--mount-proc", "--kill-child", "sh", "-ec",
+                                             R"(
+    exec 3>&1 >/dev/null
+    eventually() { i=0; until "$@"; do i=$((i + 1)); [ $i -lt 600 ]; sleep 0.05; done; }
+    told() { journalctl -q -D /run/log/journal -o json MODELPOOL_KIND="$1" | grep .; }
+    poolctl() { "$POOLCTL" --dir "$DIR" "$@"; }
+    mount -t tmpfs tmpfs /run
+    mkdir -p /run/systemd/journal /run/log/journal
+    [ -s /etc/machine-id ] || {
+      echo 0123456789abcdef0123456789abcdef >/run/id; mount --bind /run/id /etc/machine-id; }
+    echo 4 >/proc/sys/net/unix/max_dgram_qlen
+    "$JOURNALD" 2>/dev/null & journald=$!
+    eventually test -S /run/systemd/journal/stdout
+    systemd-cat sh -c 'JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) \
+      exec "$COORDINATORD" --dir "$DIR"' &
+    poolctl --wait 30s status
+    poolctl run 'a "b"' -- true
+    eventually told exited
+    told exited >&3
+    kill -STOP $journald
+    for i in 1 2 3 4 5 6 7 8 9 10; do poolctl run x -- true; done
+    kill -KILL $journald
+    for i in 1 2 3 4 5 6 7 8 9 10; do poolctl run x -- true; done
+    poolctl events --kind exited -o json | grep -c . >&3)"},
+                                            {{{"COORDINATORD", MODELPOOL_COORDINATORD},
+                                              {"POOLCTL", MODELPOOL_POOLCTL},
+                                              {"JOURNALD", journald},
+                                              {"DIR", scratch.path("pool")}},
+                                             {}});
+  ASSERT_EQ(finished.code, 0) << finished.err;
+  std::istringstream lines(finished.out);
+  std::string line;
+  std::getline(lines, line);
+  const auto entry = nlohmann::json::parse(line);
+  EXPECT_EQ(entry["MODELPOOL_MODEL"], "a \"b\"");
+  EXPECT_EQ(entry["MODELPOOL_EXIT"], "exit status 0");
+  EXPECT_EQ(entry["PRIORITY"], "6");
+  EXPECT_EQ(entry["SYSLOG_IDENTIFIER"], "coordinatord");
+  EXPECT_THAT(entry["MESSAGE"].get<std::string>(), HasSubstr("exited seq="));
+  std::getline(lines, line);
+  EXPECT_EQ(line, "21") << "the pool has them all";
+}
+
 }  // namespace
 }  // namespace modelpool::test
