@@ -19,8 +19,8 @@ readonly build_packages=(  # libmodelpool, coordinatord, poolctl and the demo
 readonly test_packages=(  # the Python package and the tests, beside those
   libgmock-dev libgtest-dev pybind11-dev python3 python3-dev
   bash-completion fish zsh
-  apache2-utils nghttp2-client openssl python3-aiohttp python3-httpx python3-prometheus-client
-  python3-requests python3-websockets
+  apache2-utils nghttp2-client openssl python3-aiohttp python3-httpx python3-jsonschema
+  python3-prometheus-client python3-requests python3-websockets
   chromium clang clang-format clang-tidy curl golang-go gunicorn help2man libclang-rt-dev man-db
   patch procps s6 spin strace systemd uvicorn uwsgi-core uwsgi-plugin-python3 valgrind wrk
 )
