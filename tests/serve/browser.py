@@ -209,5 +209,5 @@ class Browser:
         ]
 
     def picture(self, path):
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        shot = self.call("Page.captureScreenshot", format="webp", quality=80)
         pathlib.Path(path).write_bytes(base64.b64decode(shot["data"]))

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import subprocess
 
-PACKAGES = {"openai": "openai@7.59.0", "ws": "ws@8.23.0"}
+PACKAGES = {"axe-core": "axe-core@4.14.1", "openai": "openai@7.59.0", "ws": "ws@8.23.0"}
 
 
 def has_package(folder, package):
@@ -23,12 +23,16 @@ def has_package(folder, package):
         ).returncode == 0  # fmt: skip
 
 
-def write_script(test, package, name, text):
-    """The path of a module that may import the package."""
+def folder_with(test, package):
     folder = pathlib.Path(os.environ.get("MODELPOOL_NODE_DIR") or test.dir, package)
     if not has_package(folder, package):
         test.skipTest(f"npm has no {package} package for us")
-    path = folder / f"{name}.mjs"
+    return folder
+
+
+def write_script(test, package, name, text):
+    """The path of a module that may import the package."""
+    path = folder_with(test, package) / f"{name}.mjs"
     path.write_text(text)
     return path
 

@@ -11,6 +11,7 @@ import unittest
 
 from browser import SHIFT, Browser
 from door import DoorTest, eventually
+from node import folder_with
 
 JSON = {"Content-Type": "application/json"}
 STREAM = b"POST /m/a/stream?600,0.1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
@@ -383,6 +384,63 @@ class PageInBrowser(BrowserTest):
         self.assertEqual([role for role, name in tree if role in ("button", "textbox") and not name], [])
         self.assertEqual(self.value("document.getElementById('log').ariaLive"), "polite")
         self.assertEqual(self.value("document.documentElement.lang"), "en")
+
+    def axe_finds(self):
+        found = self.value("axe.run(document).then(r => r.violations.map(v => [v.id, v.nodes[0].html]))")
+        checked = self.value("axe.run(document).then(r => r.passes.length)")
+        self.assertGreater(checked, 10)
+        return found
+
+    def test_axe_finds_nothing(self):
+        axe = (folder_with(self, "axe-core") / "node_modules/axe-core/axe.min.js").read_text()
+        models = self.model("a", more="parallel = 2") + self.model("b") + self.model("c")
+        self.begin(models=models, pool="max_backends = 1", serve=self.keys())
+        boss = {"Authorization": "Bearer the-boss"}
+        self.order("load", "a", boss)
+        self.browser.open(self.url)
+        self.see("key-form", "This door asks for a key")
+        self.value(f"{axe}; 0")
+        self.assertEqual(self.axe_finds(), [], "the form for a key")
+        self.browser.type("the-boss")
+        self.browser.press("Enter")
+        self.see("live", "live")
+        for features in ((), (("prefers-color-scheme", "dark"),)):
+            for width in (1280, 360):
+                self.opened(width=width, features=features)
+                self.see("backends", "ready")
+                self.value(f"{axe}; 0")
+                self.assertEqual(self.axe_finds(), [], (features, width))
+                self.click("Evict a")
+                self.assertEqual(self.axe_finds(), [], "the question")
+                self.browser.press("Escape")
+        self.value("document.getElementById('summary').style.color = '#333'")
+        self.assertEqual([rule for rule, _ in self.axe_finds()], ["color-contrast"])
+
+    def test_pictures(self):
+        """Those of README.md; kept in MODELPOOL_PICTURES, if that is a folder."""
+        names = ("qwen3-8b", "llama-3.3-70b", "whisper-large", "nomic-embed")
+        models = "".join(
+            self.model(name, more=f'parallel = 4\nmemory = "{size}MiB"')
+            for name, size in zip(names, (20, 60, 14, 10), strict=True)
+        )
+        self.begin(models=models, pool='max_backends = 3\nmax_memory = "100MiB"')
+        for name in (*names[:2], names[3]):
+            self.order("load", name)
+        self.order("pin", names[3])
+        used = [self.socket() for _ in range(4)]
+        for talk, name in zip(used, (*names[:2], names[0], names[2]), strict=True):
+            talk.sendall(STREAM.replace(b"/m/a/", f"/m/{name}/".encode()))
+        folder = pathlib.Path(os.environ.get("MODELPOOL_PICTURES") or self.dir)
+        dark = (("prefers-color-scheme", "dark"),)
+        for name, width, height, features in (
+            ("wide", 1280, 900, ()), ("small", 360, 740, ()), ("dark", 1280, 900, dark)
+        ):  # fmt: skip
+            self.opened(width=width, height=height, features=features)
+            self.see("waiters", names[2])
+            self.see("backends", "MiB")
+            picture = folder / f"{name}.webp"
+            self.browser.picture(picture)
+            self.assertGreater(picture.stat().st_size, 10_000)
 
     def test_events_arrive_as_they_happen(self):
         self.begin(models=self.model("a"))
