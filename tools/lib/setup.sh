@@ -25,7 +25,7 @@ readonly test_packages=(  # the Python package and the tests, beside those
   patch procps s6 spin strace systemd uvicorn uwsgi-core uwsgi-plugin-python3 valgrind wrk
 )
 # shellcheck disable=SC2034
-readonly system_packages=(debootstrap)  # the tests with label system, beside those
+readonly system_packages=(abigail-tools debootstrap)  # the tests with label system, beside those
 # shellcheck disable=SC2034
 readonly bench_packages=(  # what is measured beside the pool, and the drawing
   libbenchmark-dev libgmock-dev libgtest-dev libhiredis-dev python3 python3-matplotlib
