@@ -145,7 +145,7 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
               ElementsAre("pool", "max_backends", "path", "settings_generation"));
   EXPECT_THAT(nulls_of(row_json(CoordinatorRow())),
               ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms", "hung_ms",
-                          "last_progress_ms", "pressure_pause_ms"));
+                          "last_progress_ms", "pressure_pause_ms", "reload_refused_ms"));
 }
 
 TEST(Rows, OfAPoolSayWhatHappensInIt) {

@@ -191,6 +191,8 @@ struct CoordinatorRow {
   std::optional<std::uint64_t> hung_ms;
   std::optional<std::uint64_t> last_progress_ms;
   std::optional<std::uint64_t> pressure_pause_ms;  // left of it; empty: no pause
+  // Since it refused the config that it was last told to read; empty: it took it.
+  std::optional<std::uint64_t> reload_refused_ms;
 };
 
 // How many events of a kind and reason there have been.
