@@ -57,6 +57,34 @@ class Metrics(DoorTest):
         loads = ("modelpool_loads_total", ("model", "a"), ("outcome", "loaded"))
         self.assertEqual(seen[loads], 1)
 
+    def test_open_connections_and_processes_are_those_of_all_workers(self):
+        self.start()
+        talks = [self.socket() for _ in range(20)]
+        count = ("modelpool_http_connections",)
+        self.assertTrue(eventually(lambda: self.scrape()[count] >= len(talks) + 1))
+        for talk in talks:
+            talk.close()
+        self.assertTrue(eventually(lambda: self.scrape()[count] == 1))
+        pids = {str(pid) for pid in (*self.workers(), self.masters[-1].pid)}
+        coordinator = str(self.ctl("status")["coordinator"]["pid"])
+        for _ in range(SCRAPES):
+            seen = {dict(key[1:])["pid"]: value for key, value in self.scrape().items()
+                    if key[0] == "process_resident_memory_bytes"}  # fmt: skip
+            self.assertEqual(set(seen), pids | {coordinator})
+        self.assertGreater(min(seen.values()), 1 << 20)
+
+    def test_memory_is_told_by_model_and_where_it_is(self):
+        rule = '[[model]]\nmatch = "a"\nmemory = "64MiB"'
+        pool = 'max_backends = 2\nmax_memory = "1GiB"'
+        self.start(models=self.model("a", "--memory 30") + rule, pool=pool)
+        self.assertEqual(self.post("/v1/completions", {"model": "a"}).status, 200)
+        host = ("device", "host"), ("model", "a")
+        measured = ("modelpool_memory_bytes", *host, ("source", "measured"))
+        self.assertTrue(eventually(lambda: self.scrape().get(measured, 0) > 30 << 20))
+        seen = self.scrape()
+        self.assertEqual(seen["modelpool_memory_bytes", *host, ("source", "expected")], 64 << 20)
+        self.assertEqual(seen["modelpool_memory_limit_bytes", ("device", "host")], 1 << 30)
+
     def test_a_histogram_adds_up(self):
         self.start()
         self.assertTrue(eventually(lambda: self.scrape()[("modelpool_http_request_seconds_count",)] >= 5))
@@ -76,7 +104,7 @@ class Metrics(DoorTest):
             seen = self.scrape()
             for key, value in before.items():
                 self.assertGreaterEqual(seen.get(key, -1), value, key)
-            before = {key: value for key, value in seen.items() if key[0].endswith(GROWS)}
+            before = {key: value for key, value in seen.items() if key[0].startswith("modelpool_") and key[0].endswith(GROWS)}
             if i == SCRAPES // 3:
                 os.kill(self.workers()[0], signal.SIGKILL)
             if i == SCRAPES // 2:
@@ -94,7 +122,7 @@ class Metrics(DoorTest):
         of_poolctl = self.read(
             subprocess.run([POOLCTL, "--dir", self.dir, "metrics"], capture_output=True, text=True).stdout
         )
-        self.assertEqual(set(of_door) - set(of_poolctl), set())
+        self.assertEqual(set(of_door) - set(of_poolctl), {("modelpool_http_connections",)})
         key = ("modelpool_acquires_total", ("model", "a"), ("outcome", "loaded"))
         self.assertEqual(of_door[key], of_poolctl[key])
 

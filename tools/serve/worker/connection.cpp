@@ -176,8 +176,10 @@ Task<bool> Connection::serve_api(const Key* key) {
     co_return false;
   }
   if (!asked->is_order()) {
-    const auto seen =
-        co_await apart(service_.loop, service_.looks, [&] { return look(*asked, service_.pool); });
+    std::optional<std::uint64_t> connections;
+    if (service_.balance != nullptr) connections = service_.balance->sum();
+    const auto seen = co_await apart(service_.loop, service_.looks,
+                                     [&] { return look(*asked, service_.pool, connections); });
     co_return co_await answer(seen);
   }
   Body body(now_->door->serve, service_.held);

@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "between/balance.hpp"
 #include "config/door.hpp"
 #include "wire/access.hpp"
 #include "worker/access_log.hpp"
@@ -63,6 +64,7 @@ struct Service {
   EventFeed& events;
   asio::thread_pool& threads;  // for calls that may wait
   asio::thread_pool& looks;    // for those that only take their time
+  const Balance* balance;      // null: none
   std::shared_ptr<const InForce> now;
   BodyBudget held;
   bool is_finishing = false;                                // each connection gets one more answer

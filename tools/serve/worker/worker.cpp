@@ -69,8 +69,16 @@ class Worker {
         places_(loop, pool, loader_, [this](const std::string& name) { return model_of(name); }),
         upstreams_(loop.get_executor()),
         events_(loop, pool),
-        service_{loop,   pool,    places_, upstreams_, events_, loader_.threads(),
-                 looks_, nullptr, {},      false} {}
+        service_{loop,
+                 pool,
+                 places_,
+                 upstreams_,
+                 events_,
+                 loader_.threads(),
+                 looks_,
+                 start.balance.get(),
+                 nullptr,
+                 {}} {}
 
   Result<> begin();
   void end() {
