@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "config/around.hpp"
+#include "metrics/metrics.hpp"
 #include "worker/apart.hpp"
 #include "worker/event_stream.hpp"
 #include "worker/held_lease.hpp"
@@ -174,6 +175,11 @@ Task<bool> Connection::serve_api(const Key* key) {
     const bool is_head = reader_->head().method() == http::verb::head;
     co_await stream_events(service_, asked->events, is_head, *client_, changes(false), line_);
     co_return false;
+  }
+  if (asked->call == ApiCall::kBackendMetrics) {
+    const auto told = co_await service_.backend_metrics.text();
+    const OwnAnswer page{200, metrics::kContentType, *told, {}};
+    co_return co_await answer(page);
   }
   if (!asked->is_order()) {
     std::optional<std::uint64_t> connections;

@@ -174,6 +174,7 @@ OwnAnswer look(const ApiAsked& asked, Pool& pool, std::optional<std::uint64_t> c
     case ApiCall::kMetrics:
       return measured(*seen, pool, connections);
     case ApiCall::kStatus:
+    case ApiCall::kBackendMetrics:
     case ApiCall::kEvents:
     case ApiCall::kExplain:
     case ApiCall::kEvict:

@@ -16,7 +16,8 @@
 
 namespace modelpool::serve {
 
-// REQUIRES: no order, and no events that are to be followed. `connections`: of all workers.
+// REQUIRES: no order, no events that are to be followed, no metrics of backends. `connections`: of
+// all workers.
 OwnAnswer look(const ApiAsked& asked, Pool& pool, std::optional<std::uint64_t> connections);
 
 }  // namespace modelpool::serve

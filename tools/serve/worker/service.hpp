@@ -16,6 +16,7 @@
 #include "config/door.hpp"
 #include "wire/access.hpp"
 #include "worker/access_log.hpp"
+#include "worker/backend_metrics.hpp"
 #include "worker/body.hpp"
 #include "worker/event_feed.hpp"
 #include "worker/io.hpp"
@@ -62,6 +63,7 @@ struct Service {
   Places& places;
   Upstreams& upstreams;
   EventFeed& events;
+  BackendMetrics& backend_metrics;
   asio::thread_pool& threads;  // for calls that may wait
   asio::thread_pool& looks;    // for those that only take their time
   const Balance* balance;      // null: none
