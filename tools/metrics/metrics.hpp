@@ -2,7 +2,7 @@
 // snapshot shows. Each series has the label pool.
 //
 // Totals are over all workers and coordinators that ever were: they never fall while the pool
-// exists. A name beyond the first 256 models counts as "other".
+// exists. A name beyond the first 256 models counts as "other". README.md lists them all.
 //
 // Safety: any thread. Of the pool it is a pure function; of processes it asks the kernel.
 //
