@@ -398,6 +398,7 @@ void Loop::publish_pending() {
     return lock_.was_held("change the settings", published.error());
   lock_.was_free();
   if (!published) spdlog::error("{}; the settings in force stay", published.error().text);
+  note_config(published.has_value());
   pending_.reset();
   unlooked_ = true;
 }
@@ -784,6 +785,7 @@ void Loop::reload() {
       config::load_pool_file(options_.config_path, options_.flags, config::Variables::kLeft);
   if (!file) {
     spdlog::error("{}; the settings in force stay", file.error().text);
+    note_config(false);
   } else {
     pending_ = std::make_unique<Settings>(std::move(file->settings));
     pending_since_ = read_pool_settings(*segment_);
@@ -791,6 +793,12 @@ void Loop::reload() {
     spdlog::info("config read again");
   }
   notifier_.ready(status_);
+}
+
+// release: for people, it orders nothing
+void Loop::note_config(bool is_taken) {
+  segment_->coordinator().reload_refused_ns.store(is_taken ? 0 : now_ns(),
+                                                  std::memory_order_release);
 }
 
 void Loop::log_table() {

@@ -69,6 +69,7 @@ class Loop {
   void lose_name();
   void regain_name();
   void reload();
+  void note_config(bool is_taken);
   void log_table();
   void leave();
   void reopen_closed();

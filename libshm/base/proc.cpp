@@ -76,14 +76,19 @@ std::optional<ProcessStat> parse_stat(std::string_view text) {
   constexpr std::uint32_t kOfKernel = 0x00200000;     // PF_KTHREAD
   constexpr std::uint32_t kForkedNotExecuted = 0x40;  // PF_FORKNOEXEC
   std::int64_t rss_pages = 0;
+  std::uint64_t user_ticks = 0;
+  std::uint64_t kernel_ticks = 0;
   std::uint32_t flags = 0;
   if (field(3).size() != 1 || !parse_number(field(4), stat.parent) ||
       !parse_number(field(5), stat.group) || !parse_number(field(6), stat.session) ||
-      !parse_number(field(9), flags) || !parse_number(field(20), stat.threads) ||
-      !parse_number(field(22), stat.start_ticks) || !parse_number(field(24), rss_pages)) {
+      !parse_number(field(9), flags) || !parse_number(field(14), user_ticks) ||
+      !parse_number(field(15), kernel_ticks) || !parse_number(field(20), stat.threads) ||
+      !parse_number(field(22), stat.start_ticks) || !parse_number(field(23), stat.virtual_bytes) ||
+      !parse_number(field(24), rss_pages)) {
     return std::nullopt;
   }
   stat.state = field(3)[0];
+  stat.cpu_ticks = user_ticks + kernel_ticks;
   stat.has_executed = (flags & kForkedNotExecuted) == 0;
   stat.is_of_kernel = (flags & kOfKernel) != 0;
   stat.has_environment = !field(51).empty() && field(51) != "0";
@@ -312,6 +317,11 @@ std::uint64_t boot_ticks() {
   const auto a_second = static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
   return static_cast<std::uint64_t>(now.tv_sec) * a_second +
          static_cast<std::uint64_t>(now.tv_nsec) * a_second / 1'000'000'000;
+}
+
+std::optional<std::uint64_t> read_boot_time_s() {
+  const auto text = read_file("/proc/stat");
+  return text ? find_counter(*text, "btime") : std::nullopt;
 }
 
 std::optional<uid_t> read_uid(pid_t pid) {

@@ -56,6 +56,8 @@ struct ProcessStat {
   pid_t session = 0;
   std::uint64_t start_ticks = 0;
   std::uint64_t threads = 0;
+  std::uint64_t cpu_ticks = 0;  // of all its threads, in user mode and in the kernel
+  std::uint64_t virtual_bytes = 0;
   std::uint64_t rss_bytes = 0;
   bool has_executed = true;      // false: forked, and still runs the program of its parent
   bool is_of_kernel = false;     // a thread of the kernel's own: no signal ends it
@@ -69,6 +71,8 @@ struct ProcessStat {
 };
 std::optional<ProcessStat> read_stat(pid_t pid);
 std::uint64_t boot_ticks();  // now, in the clock of start_ticks
+// When the host was started, in seconds since 1970, as it says itself.
+std::optional<std::uint64_t> read_boot_time_s();
 
 std::optional<uid_t> read_uid(pid_t pid);     // the real one: whose process it is, setuid or not
 std::optional<pid_t> read_leader(pid_t pid);  // the process that this is a thread of

@@ -285,6 +285,9 @@ const Snapshot& SnapshotReader::read() {
   s.coordinator.scans = coordinator.scans.load(std::memory_order_acquire);
   s.coordinator.left = coordinator.leaving.load(std::memory_order_acquire) != 0;
   s.coordinator.last_progress_ns = coordinator.last_progress_ns.load(std::memory_order_acquire);
+  // The config that an earlier coordinator refused, this one has read as it is now.
+  const std::uint64_t refused_ns = coordinator.reload_refused_ns.load(std::memory_order_acquire);
+  s.coordinator.reload_refused_ns = refused_ns < s.coordinator.started_ns ? 0 : refused_ns;
   s.coordinator.pressure_until_ns = coordinator.pressure_until_ns.load(std::memory_order_acquire);
   s.coordinator.pressure_pause_ns = coordinator.pressure_pause_ns.load(std::memory_order_acquire);
   for (std::size_t i = 0; i < s.coordinator.features.size(); ++i) {

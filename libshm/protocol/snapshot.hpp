@@ -149,6 +149,7 @@ struct StrayWaiter {
 struct CoordinatorView {
   CoordinatorIdentity identity;
   std::uint64_t started_ns = 0;
+  std::uint64_t reload_refused_ns = 0;  // the config it was last told to read; 0: it took it
   std::uint64_t last_scan_ns = 0;
   std::uint64_t scans = 0;
   std::uint64_t last_progress_ns = 0;  // when its loop last came round

@@ -120,6 +120,17 @@ std::vector<LeftRow> left_rows(const BackendView& b) {
   return rows;
 }
 
+std::vector<DeviceUseRow> device_use_rows(const BackendView& b) {
+  std::vector<DeviceUseRow> rows;
+  for (std::size_t i = 0; i < kDevicesMax; ++i) {
+    DeviceUseRow row;
+#define DEVICE_USE TAKE
+#include "rows/rows.def"
+    if (row.expected_bytes || row.measured_bytes || row.peak_bytes) rows.push_back(row);
+  }
+  return rows;
+}
+
 CoordinatorRow coordinator_row(const Segment& segment, const Snapshot& s) {
   const JudgeView judge = look_at_judge(segment, s.now_ns);
   const CoordinatorIdentity& found = judge.identity;

@@ -92,8 +92,8 @@ struct Field {
 
 // Rows that stand in others.
 template <class Member>
-concept Rows =
-    std::same_as<Member, std::vector<LeftRow>> || std::same_as<Member, std::vector<DeviceRow>>;
+concept Rows = std::same_as<Member, std::vector<LeftRow>> ||
+    std::same_as<Member, std::vector<DeviceRow>> || std::same_as<Member, std::vector<DeviceUseRow>>;
 
 template <Kind kKind, class Member>
 constexpr bool is_of_kind() {
@@ -144,6 +144,11 @@ void for_each_field(const StopRow& row, Visit&& visit) {
 template <class Visit>
 void for_each_field(const LeftRow& row, Visit&& visit) {
 #define LEFT VISIT
+#include "rows/rows.def"
+}
+template <class Visit>
+void for_each_field(const DeviceUseRow& row, Visit&& visit) {
+#define DEVICE_USE VISIT
 #include "rows/rows.def"
 }
 template <class Visit>

@@ -279,6 +279,10 @@ struct alignas(kCacheLine_bytes) CoordinatorRecord {
   HalfWord
       leaving;  // 1: left in order; kLeavingForGood: and stops the backends, grant nothing more
   Word started_ns;
+  // When it refused the config that it was last told to read again, 0: it took it. Of an earlier
+  // coordinator if that was before this one started. Where nothing was in the first programs of
+  // this layout: they write nothing here. Written by the coordinator.
+  Word reload_refused_ns;
   // Read at the end of every lease. `wanted` has bit (backend & 63) set while the coordinator waits
   // for a lease on that backend to end. Written by the coordinator before the scan it waits on.
   alignas(kCacheLine_bytes) Word wanted;

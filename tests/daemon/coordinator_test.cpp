@@ -308,6 +308,30 @@ TEST_F(CoordinatorTest, P13ABadConfigAtSighupIsRefusedAndTheOldOneStays) {
   EXPECT_TRUE(is_running(pid));
 }
 
+TEST_F(CoordinatorTest, ThatAConfigWasRefusedIsShownUntilOneIsTaken) {
+  const std::string config = scratch_.path("pool.toml");
+  const auto refused_ms = [this] { return status()["coordinator"]["reload_refused_ms"]; };
+  const auto reload = [&](const std::string& text) {
+    write_file(config, text);
+    daemon().program().signal(SIGHUP);
+  };
+  write_file(config, "[pool]\nmax_backends = 2\n");
+  start({"--config", config});
+  EXPECT_TRUE(refused_ms().is_null());
+  reload("[pool]\nmax_backends = 3\nidle_timeout = \"soon\"\n");
+  EXPECT_TRUE(eventually([&] { return refused_ms().is_number(); }));
+  reload("[pool]\nmax_backends = 4\n");
+  EXPECT_TRUE(eventually([&] { return refused_ms().is_null(); }));
+  EXPECT_EQ(status()["max_backends"], 4);
+  // A coordinator that comes after it has read the file as it is then.
+  reload("nonsense");
+  EXPECT_TRUE(eventually([&] { return refused_ms().is_number(); }));
+  daemon().kill_now();
+  write_file(config, "[pool]\nmax_backends = 5\n");
+  daemon().start();
+  EXPECT_TRUE(refused_ms().is_null());
+}
+
 TEST_F(CoordinatorTest, FourThousandModelsHaveRulesOfTheirOwn) {
   std::string config = "[pool]\nidle_timeout = \"1h\"\n";
   for (int i = 0; i < 4096; ++i) {

@@ -422,6 +422,12 @@ TEST_F(DeviceTest, WhatABackendsProcessesTakeIsItsAndTheRestIsForeign) {
   EXPECT_TRUE(wait_row("GPU-1", "free_bytes", 24 * 1024 - 8500));
   EXPECT_TRUE(wait_row("GPU-2", "pool_bytes", 100));
   EXPECT_EQ(number("m", "measured_device_bytes"), 6100 * kMiB_bytes);
+  const nlohmann::json use = entry("m")["device_use"];
+  ASSERT_EQ(use.size(), 2u);
+  for (const auto& one : use) {
+    const auto mib = one["device"] == row("GPU-1")["device"] ? 6000 : 100;
+    EXPECT_EQ(one["measured_bytes"], mib * kMiB_bytes) << one;
+  }
   drive(device("GPU-1", 24, 500) + process("process", pid, 1000) + device("GPU-2", 8, 0));
   EXPECT_TRUE(
       eventually([&] { return number("m", "measured_device_bytes") == 1000 * kMiB_bytes; }));
@@ -547,6 +553,8 @@ TEST_F(DeviceTest, P3ADeviceIsHandedOnWhenItsDriverHasGivenTheMemoryBack) {
   const int handovers = asked == nullptr ? 3 : std::atoi(asked);
   RemoteWorker worker(scratch_);
   ASSERT_GT(worker.load_idle("m0"), 0) << worker.last_error();
+  EXPECT_EQ(row("GPU-1")["limit_bytes"], 24 * kGiB_bytes * 9 / 10);
+  EXPECT_EQ(status()["max_memory_bytes"], 8 * kGiB_bytes);
   for (int n = 1; n <= handovers; ++n) {
     const pid_t pid = entry("m" + std::to_string(n - 1))["pid"];
     drive(device("GPU-1", 24, 2000) + "hidden " + std::to_string(pid) + " " +

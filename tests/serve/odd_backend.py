@@ -134,6 +134,21 @@ class Odd:
         text = json.dumps(said).encode()
         return self.answer(client, text if method != "HEAD" else b"")
 
+    def do_metrics(self, client, method, target, fields, body, query):
+        """The text of LOG.NAME.metrics; behind !raw the whole answer; !hang: nothing."""
+        self.note("KEY", fields.get("authorization", "none"), b"")
+        try:
+            text = pathlib.Path(f"{self.log}.{self.name}.metrics").read_bytes()
+        except FileNotFoundError:
+            return self.do_echo(client, method, target, fields, body, query)
+        if text.startswith(b"!hang"):
+            time.sleep(LIFETIME_S)
+        elif text.startswith(b"!raw"):
+            client.sendall(text[4:])
+        else:
+            return self.answer(client, text)
+        return False
+
     def do_stream(self, client, method, target, fields, body, query):
         """?CHUNKS,PAUSE_S: events."""
         count, pause = query.split(",")

@@ -108,7 +108,15 @@ TEST(ProcessStat, TellsAboutThisProcess) {
   EXPECT_GE(stat->threads, 1u);
   EXPECT_GT(stat->start_ticks, 0u);
   EXPECT_GT(stat->rss_bytes, 100'000u);
+  EXPECT_GE(stat->virtual_bytes, stat->rss_bytes);
   EXPECT_FALSE(stat->is_zombie());
+}
+
+TEST(ProcessStat, CountsTheTimeOfItsThreads) {
+  const auto ticks = [] { return read_stat(getpid())->cpu_ticks; };
+  std::thread([&, before = ticks()] {
+    while (ticks() == before) continue;
+  }).join();
 }
 
 TEST(ProcessStat, ACommandMayLookLikeFields) {

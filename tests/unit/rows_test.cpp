@@ -61,6 +61,9 @@ TEST(Rows, EveryFieldIsAKeyOfTheJsonAndNothingElseIs) {
   EXPECT_THAT(keys_of(row_json(stopped)["left"][0]), ElementsAreArray(fields_of<LeftRow>()));
   EXPECT_THAT(nulls_of(row_json(stopped)["left"][0]),
               ElementsAre("pid", "command", "user", "signal"));
+  stopped.device_use.emplace_back();
+  EXPECT_THAT(keys_of(row_json(stopped)["device_use"][0]),
+              ElementsAreArray(fields_of<DeviceUseRow>()));
 }
 
 // Names and order are a contract that grows at the end.
@@ -108,6 +111,7 @@ TEST(Rows, EveryFieldSaysWhatItIs) {
   };
   look(StopRow());
   look(LeftRow());
+  look(DeviceUseRow());
   look(BackendRow());
   look(BackendDetail());
   look(LeaseRow());
@@ -129,7 +133,11 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
                           "measured_device_bytes", "peak_device_bytes"));
   EXPECT_THAT(nulls_of(row_json(DeviceRow())),
               ElementsAre("uuid", "total_bytes", "free_bytes", "pool_bytes", "foreign_bytes",
-                          "measured_ms"));
+                          "measured_ms", "limit_bytes"));
+  BackendRow of_devices;
+  of_devices.device_use.emplace_back();
+  EXPECT_THAT(nulls_of(row_json(of_devices)["device_use"][0]),
+              ElementsAre("expected_bytes", "measured_bytes", "peak_bytes"));
   EXPECT_THAT(nulls_of(row_json(LeaseRow())),
               ElementsAre("model", "worker_pid", "age_ms", "progress_ms", "tag", "limit_ms",
                           "backend_pid", "first_byte_limit_ms", "cancelled_ms"));
@@ -141,11 +149,12 @@ TEST(Rows, P11OfARowOfWhichNothingIsKnownAllThatMayBeUnknownIsNull) {
   EXPECT_THAT(nulls_of(row_json(ModelRow())),
               ElementsAre("model", "failed_ms", "cooling_down_ms", "last_error", "exit", "load_ms",
                           "size_bytes", "peak_bytes", "interval_ms", "last_use_ms", "last_end_ms"));
-  EXPECT_THAT(nulls_of(row_json(StatusRow())),
-              ElementsAre("pool", "max_backends", "path", "settings_generation"));
+  EXPECT_THAT(
+      nulls_of(row_json(StatusRow())),
+      ElementsAre("pool", "max_backends", "path", "settings_generation", "max_memory_bytes"));
   EXPECT_THAT(nulls_of(row_json(CoordinatorRow())),
               ElementsAre("alive", "pid", "epoch", "up_ms", "last_scan_ms", "hung_ms",
-                          "last_progress_ms", "pressure_pause_ms"));
+                          "last_progress_ms", "pressure_pause_ms", "reload_refused_ms"));
 }
 
 TEST(Rows, OfAPoolSayWhatHappensInIt) {

@@ -22,7 +22,7 @@ readonly test_packages=(  # the Python package and the tests, beside those
   apache2-utils nghttp2-client openssl python3-aiohttp python3-httpx python3-jsonschema
   python3-prometheus-client python3-requests python3-websockets
   chromium clang clang-format clang-tidy curl golang-go gunicorn help2man libclang-rt-dev man-db
-  patch procps s6 spin strace systemd uvicorn uwsgi-core uwsgi-plugin-python3 valgrind wrk
+  patch procps prometheus s6 spin strace systemd uvicorn uwsgi-core uwsgi-plugin-python3 valgrind wrk
 )
 # shellcheck disable=SC2034
 readonly system_packages=(abigail-tools debootstrap)  # the tests with label system, beside those

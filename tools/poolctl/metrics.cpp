@@ -12,8 +12,8 @@ void add_metrics(CLI::App& root, Context& context) {
       root, context, "metrics", "What Prometheus reads of the pool, in its text format",
       "Totals are over all workers and coordinators that ever were. poolserve has the same at\n"
       "/metrics. For the textfile collector of node_exporter:\n"
-      "  poolctl metrics > /var/lib/node_exporter/modelpool.prom.new &&\n"
-      "      mv /var/lib/node_exporter/modelpool.prom.new /var/lib/node_exporter/modelpool.prom\n\n"
+      "  cd /var/lib/prometheus/node-exporter &&\n"
+      "      poolctl metrics > modelpool.prom.new && mv modelpool.prom.new modelpool.prom\n\n"
       "Example:\n  poolctl metrics | grep _total\n",
       [&context, file] {
         const auto seen = look(context, *file);

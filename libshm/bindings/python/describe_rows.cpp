@@ -9,6 +9,7 @@ namespace {
 
 std::string_view name_of(const StopRow&) { return "StopRow"; }
 std::string_view name_of(const LeftRow&) { return "LeftRow"; }
+std::string_view name_of(const DeviceUseRow&) { return "DeviceUseRow"; }
 std::string_view name_of(const DeviceRow&) { return "DeviceRow"; }
 std::string_view name_of(const CoordinatorRow&) { return "CoordinatorRow"; }
 
@@ -84,6 +85,7 @@ int main() {
       << "# Written by describe_rows from libshm/rows/rows.def.\nfrom typing import TypedDict\n";
   print<StopRow>("StopRow");
   print<LeftRow>("LeftRow");
+  print<DeviceUseRow>("DeviceUseRow");
   print<BackendRow>("BackendRow");
   print<LeaseRow>("LeaseRow");
   print<WorkerRow>("WorkerRow");

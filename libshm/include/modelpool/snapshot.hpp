@@ -47,6 +47,14 @@ struct LeftRow {
   std::string why;  // it is still there
 };
 
+// What a backend takes of one device.
+struct DeviceUseRow {
+  std::uint64_t device = 0;  // its position, as in DeviceRow
+  std::optional<std::uint64_t> expected_bytes;
+  std::optional<std::uint64_t> measured_bytes;
+  std::optional<std::uint64_t> peak_bytes;
+};
+
 // One process that serves one model, or will, or did.
 struct BackendRow {
   std::string model;
@@ -84,6 +92,7 @@ struct BackendRow {
   std::optional<std::uint64_t> measured_device_bytes;  // of all its devices together
   std::optional<std::uint64_t> peak_device_bytes;
   bool tenant = false;  // a foreign program, which serves nobody and ends with owner_pid
+  std::vector<DeviceUseRow> device_use;  // of each device of which it takes, or is to
 };
 
 // A request in flight, of any worker.
@@ -178,6 +187,7 @@ struct DeviceRow {
   std::optional<std::uint64_t> pool_bytes;     // of this pool's backends
   std::optional<std::uint64_t> foreign_bytes;  // of everybody else
   std::optional<std::uint64_t> measured_ms;
+  std::optional<std::uint64_t> limit_bytes;  // of this pool's backends; empty: none
 };
 
 struct CoordinatorRow {
@@ -191,6 +201,8 @@ struct CoordinatorRow {
   std::optional<std::uint64_t> hung_ms;
   std::optional<std::uint64_t> last_progress_ms;
   std::optional<std::uint64_t> pressure_pause_ms;  // left of it; empty: no pause
+  // Since it refused the config that it was last told to read; empty: it took it.
+  std::optional<std::uint64_t> reload_refused_ms;
 };
 
 // How many events of a kind and reason there have been.
@@ -231,6 +243,7 @@ struct StatusRow {
   std::vector<std::string> damage;  // records that could not be believed
   std::vector<MeterSample> meters;
   std::vector<DeviceRow> devices;
+  std::optional<std::uint64_t> max_memory_bytes;  // as max_backends
 };
 
 // What is known of one model.
@@ -274,5 +287,18 @@ struct PoolSnapshot {
   std::vector<WaiterRow> waiters;  // by arrival
   std::vector<ModelRow> models;
 };
+
+// What a process takes of its host.
+struct ProcessUse {
+  double cpu_s = 0;
+  double started_s = 0;  // since 1970
+  std::uint64_t virtual_bytes = 0;
+  std::uint64_t resident_bytes = 0;
+  std::uint64_t threads = 0;
+  std::optional<std::uint64_t> open_files;  // empty: of another user
+  std::optional<std::uint64_t> open_files_limit;
+};
+// Empty: there is none, or it cannot be seen.
+std::optional<ProcessUse> process_use(pid_t pid);
 
 }  // namespace modelpool

@@ -13,6 +13,7 @@
 #include "between/balance.hpp"
 #include "between/fd.hpp"
 #include "between/lineage.hpp"
+#include "between/shared_text.hpp"
 #include "config/door.hpp"
 
 namespace modelpool::serve {
@@ -36,10 +37,11 @@ struct WorkerStart {
   // once a new config is in force. To it: that config. Its end: the master has gone;
   // finish_takeover, and the worker goes on.
   Fd control;
-  std::shared_ptr<Balance> balance;  // made before the fork; null: none
-  unsigned index = 0;                // of this worker in it
-  bool preloads = false;             // it loads the models whose config says preload
-  std::uint64_t backend_files = 0;   // SpawnOptions::open_files: what poolserve was started with
+  std::shared_ptr<Balance> balance;             // made before the fork; null: none
+  std::shared_ptr<SharedText> backend_metrics;  // made before the fork
+  unsigned index = 0;                           // of this worker in it
+  bool preloads = false;                        // it loads the models whose config says preload
+  std::uint64_t backend_files = 0;  // SpawnOptions::open_files: what poolserve was started with
 };
 
 }  // namespace modelpool::serve

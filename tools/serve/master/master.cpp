@@ -222,6 +222,7 @@ int Master::serve(Generation& generation, std::uint32_t index, Fd control) {
   start.generation = generation.number;
   start.control = std::move(control);
   start.balance = generation.workers.balance();
+  start.backend_metrics = backend_metrics_;
   start.index = index;
   // Once: what was loaded then and is no longer was evicted for a reason.
   start.preloads = index == 0 && !is_serving_ && !takes_over_ && &generation == current_.get();

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "between/shared_text.hpp"
 #include "master/coordinator_watch.hpp"
 #include "master/listeners.hpp"
 #include "master/options.hpp"
@@ -102,6 +103,7 @@ class Master {
   std::vector<std::string> of_older_;    // and those of workers who serve until ours do
   bool takes_over_ = false;              // there are such workers
   std::shared_ptr<Lineage> lineage_;
+  const std::shared_ptr<SharedText> backend_metrics_ = std::make_shared<SharedText>();
 
   std::unique_ptr<Generation> current_;
   std::unique_ptr<Generation> next_;  // until all of them are ready

@@ -34,6 +34,7 @@ constexpr std::array kOfOthers{
     Entry{"/running", ApiCall::kRunning},
     Entry{"/api/ps", ApiCall::kPs},
     Entry{"/metrics", ApiCall::kMetrics},
+    Entry{"/metrics/backends", ApiCall::kBackendMetrics},
 };
 
 tl::unexpected<Refusal> bad(const std::string& what, const std::string& reason) {

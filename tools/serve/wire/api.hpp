@@ -1,7 +1,8 @@
 // The door's own API: what a request to /api/pool/, /running, /api/ps or /metrics asks.
 //
 // GET looks: /api/pool/{status,list,leases,waiters,workers,events,explain/NAME}, and what
-// front-ends of llama-swap (/running) and Ollama (/api/ps), and Prometheus (/metrics), read.
+// front-ends of llama-swap (/running) and Ollama (/api/ps), and Prometheus (/metrics,
+// /metrics/backends), read.
 // POST is an order: /api/pool/{evict,pin,unpin,load,set}, with a body of JSON.
 //
 // Safety: pure functions of bytes that a stranger sent.
@@ -35,6 +36,7 @@ enum class ApiCall {
   kRunning,
   kPs,
   kMetrics,
+  kBackendMetrics,
   kEvict,
   kPin,
   kUnpin,

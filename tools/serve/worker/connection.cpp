@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "config/around.hpp"
+#include "metrics/metrics.hpp"
 #include "worker/apart.hpp"
 #include "worker/event_stream.hpp"
 #include "worker/held_lease.hpp"
@@ -175,9 +176,16 @@ Task<bool> Connection::serve_api(const Key* key) {
     co_await stream_events(service_, asked->events, is_head, *client_, changes(false), line_);
     co_return false;
   }
+  if (asked->call == ApiCall::kBackendMetrics) {
+    const auto told = co_await service_.backend_metrics.text();
+    const OwnAnswer page{200, metrics::kContentType, *told, {}};
+    co_return co_await answer(page);
+  }
   if (!asked->is_order()) {
-    const auto seen =
-        co_await apart(service_.loop, service_.looks, [&] { return look(*asked, service_.pool); });
+    std::optional<std::uint64_t> connections;
+    if (service_.balance != nullptr) connections = service_.balance->sum();
+    const auto seen = co_await apart(service_.loop, service_.looks,
+                                     [&] { return look(*asked, service_.pool, connections); });
     co_return co_await answer(seen);
   }
   Body body(now_->door->serve, service_.held);

@@ -139,18 +139,18 @@ Json processes(const std::vector<BackendRow>& backends, Pool& pool) {
   return {{"models", std::move(list)}};
 }
 
-OwnAnswer measured(const PoolSnapshot& seen, Pool& pool) {
+OwnAnswer measured(const PoolSnapshot& seen, Pool& pool, std::optional<std::uint64_t> connections) {
   const auto capacities = pool.capacities();
   if (!capacities) return refused(capacities.error());
   OwnAnswer answer;
   answer.content_type = metrics::kContentType;
-  answer.body = metrics::text_of(seen, *capacities, MODELPOOL_VERSION);
+  answer.body = metrics::text_of(seen, *capacities, MODELPOOL_VERSION, connections);
   return answer;
 }
 
 }  // namespace
 
-OwnAnswer look(const ApiAsked& asked, Pool& pool) {
+OwnAnswer look(const ApiAsked& asked, Pool& pool, std::optional<std::uint64_t> connections) {
   if (asked.call == ApiCall::kExplain) return explanation(asked.model, pool);
   if (asked.call == ApiCall::kEvents) return events(asked.events, pool);
   const auto seen = pool.snapshot();
@@ -172,8 +172,9 @@ OwnAnswer look(const ApiAsked& asked, Pool& pool) {
     case ApiCall::kPs:
       return page(text(processes(seen->backends, pool)));
     case ApiCall::kMetrics:
-      return measured(*seen, pool);
+      return measured(*seen, pool, connections);
     case ApiCall::kStatus:
+    case ApiCall::kBackendMetrics:
     case ApiCall::kEvents:
     case ApiCall::kExplain:
     case ApiCall::kEvict:

@@ -7,13 +7,17 @@
 // Errors: 400, 503, as answers.
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
 #include "modelpool/pool.hpp"
 #include "wire/api.hpp"
 #include "wire/heads.hpp"
 
 namespace modelpool::serve {
 
-// REQUIRES: no order, and no events that are to be followed.
-OwnAnswer look(const ApiAsked& asked, Pool& pool);
+// REQUIRES: no order, no events that are to be followed, no metrics of backends. `connections`: of
+// all workers.
+OwnAnswer look(const ApiAsked& asked, Pool& pool, std::optional<std::uint64_t> connections);
 
 }  // namespace modelpool::serve

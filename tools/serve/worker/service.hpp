@@ -12,9 +12,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "between/balance.hpp"
 #include "config/door.hpp"
 #include "wire/access.hpp"
 #include "worker/access_log.hpp"
+#include "worker/backend_metrics.hpp"
 #include "worker/body.hpp"
 #include "worker/event_feed.hpp"
 #include "worker/io.hpp"
@@ -61,8 +63,10 @@ struct Service {
   Places& places;
   Upstreams& upstreams;
   EventFeed& events;
+  BackendMetrics& backend_metrics;
   asio::thread_pool& threads;  // for calls that may wait
   asio::thread_pool& looks;    // for those that only take their time
+  const Balance* balance;      // null: none
   std::shared_ptr<const InForce> now;
   BodyBudget held;
   bool is_finishing = false;                                // each connection gets one more answer

@@ -33,13 +33,13 @@ std::optional<HostPort> split(std::string_view address) {
   return found;
 }
 
-Task<Answer> connect_at(Executor executor, Endpoint endpoint) {
+Task<Answer> connect_at(Executor executor, Endpoint endpoint, Clock::duration within) {
   Socket socket(executor);
   error_code error;
   socket.open(endpoint.protocol(), error);
   if (error) co_return Answer{error, std::nullopt};
   {
-    const Limit limit(socket, kConnect);
+    const Limit limit(socket, within);
     std::tie(error) = co_await socket.async_connect(endpoint, kTask);
     if (limit.is_over()) error = asio::error::timed_out;
   }
@@ -54,24 +54,25 @@ Task<Answer> connect_at(Executor executor, Endpoint endpoint) {
 
 }  // namespace
 
-Task<Answer> connect_to(Executor executor, const std::string& address) {
+Task<Answer> connect_to(Executor executor, const std::string& address, Clock::duration within) {
   if (address.starts_with(kUnix)) {
     const std::string path = address.substr(kUnix.size());
     if (path.size() >= 108) co_return Answer{asio::error::invalid_argument, std::nullopt};
-    co_return co_await connect_at(executor, asio::local::stream_protocol::endpoint(path));
+    co_return co_await connect_at(executor, asio::local::stream_protocol::endpoint(path), within);
   }
   const auto where = split(address);
   if (!where) co_return Answer{asio::error::invalid_argument, std::nullopt};
   error_code error;
   const auto number = asio::ip::make_address(where->host, error);
-  if (!error) co_return co_await connect_at(executor, asio::ip::tcp::endpoint(number, where->port));
+  if (!error)
+    co_return co_await connect_at(executor, asio::ip::tcp::endpoint(number, where->port), within);
   asio::ip::basic_resolver<asio::ip::tcp, Executor> resolver(executor);
   const auto [unresolved, found] =
       co_await resolver.async_resolve(where->host, std::to_string(where->port), kTask);
   if (unresolved) co_return Answer{unresolved, std::nullopt};
   Answer answer{asio::error::host_not_found, std::nullopt};
   for (const auto& entry : found) {
-    answer = co_await connect_at(executor, entry.endpoint());
+    answer = co_await connect_at(executor, entry.endpoint(), within);
     if (!answer.first) break;
   }
   co_return answer;

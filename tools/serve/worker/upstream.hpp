@@ -26,7 +26,8 @@ inline constexpr std::size_t kIdlePerBackendMax = 64;
 
 // "127.0.0.1:4321", "[::1]:4321", "localhost:4321", "unix:/path".
 Task<std::pair<error_code, std::optional<Socket>>> connect_to(Executor executor,
-                                                              const std::string& address);
+                                                              const std::string& address,
+                                                              Clock::duration within = kConnect);
 
 // This process, or the host, is out of something: nothing is known of the backend.
 bool is_own_trouble(const error_code& error);

@@ -69,8 +69,19 @@ class Worker {
         places_(loop, pool, loader_, [this](const std::string& name) { return model_of(name); }),
         upstreams_(loop.get_executor()),
         events_(loop, pool),
-        service_{loop,   pool,    places_, upstreams_, events_, loader_.threads(),
-                 looks_, nullptr, {},      false} {}
+        backend_metrics_(loop, pool, start.pool, looks_, start.backend_metrics.get(),
+                         [this](const std::string& name) { return key_of(name); }),
+        service_{loop,
+                 pool,
+                 places_,
+                 upstreams_,
+                 events_,
+                 backend_metrics_,
+                 loader_.threads(),
+                 looks_,
+                 start.balance.get(),
+                 nullptr,
+                 {}} {}
 
   Result<> begin();
   void end() {
@@ -89,6 +100,10 @@ class Worker {
   std::shared_ptr<const config::Model> model_of(const std::string& name) const {
     const auto found = service_.now->models.find(name);
     return found == service_.now->models.end() ? nullptr : found->second;
+  }
+  std::string key_of(const std::string& name) const {
+    const auto model = model_of(name);
+    return model == nullptr ? "" : model->backend_key;
   }
   Task<> preload();
   Task<> tick();
@@ -115,6 +130,7 @@ class Worker {
   Upstreams upstreams_;
   EventFeed events_;
   asio::thread_pool looks_{1};
+  BackendMetrics backend_metrics_;
   Service service_;
   std::vector<std::unique_ptr<Descriptor>> listening_;  // by listener; then the door
   std::unordered_set<Connection*> connections_;
