@@ -173,12 +173,8 @@ class ScanTimer {
   const std::uint64_t begun_ns_;
 };
 
-// Which settings this program knows, by class: with those in use (SettingsHead) they say whether it
-// may serve the pool.
 void store_features(CoordinatorRecord& record) {
-  std::array<std::uint64_t, 3> features{};
-  for (const SettingInfo& info : kSettings)
-    features[static_cast<std::size_t>(info.needed)] |= bit_of(info.id);
+  const std::array<std::uint64_t, 3> features = known_features();
   // release: before the epoch
   for (std::size_t i = 0; i < features.size(); ++i)
     record.features[i].store(features[i], std::memory_order_release);

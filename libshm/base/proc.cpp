@@ -420,6 +420,26 @@ std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode) {
   }
 }
 
+std::optional<std::vector<std::string>> list_removed_programs(pid_t pid) {
+  const auto maps = read_proc(pid, "maps");
+  if (!maps || maps->empty()) return std::nullopt;
+  constexpr std::string_view kRemoved = " (deleted)";
+  std::vector<std::string> paths;
+  for (std::size_t start = 0, end = 0; end != std::string::npos; start = end + 1) {
+    end = maps->find('\n', start);
+    std::string_view line = std::string_view(*maps).substr(start, end - start);
+    if (!line.ends_with(kRemoved)) continue;
+    line.remove_suffix(kRemoved.size());
+    // address, permissions ("r-xp" of code), offset, device, inode, path
+    const std::size_t permissions = line.find(' ');
+    const std::size_t path = line.find('/');
+    if (permissions == line.npos || path == line.npos || line.substr(permissions, 4) != " r-x")
+      continue;
+    if (paths.empty() || paths.back() != line.substr(path)) paths.emplace_back(line.substr(path));
+  }
+  return paths;
+}
+
 std::optional<std::vector<int>> list_descriptors(pid_t pid) {
   return list_numbers(proc_path(pid, "fd"));
 }

@@ -107,6 +107,9 @@ std::optional<std::string_view> find_in_environment(std::string_view all, std::s
 // Is this file mapped? nullopt also for a list that is empty, as it is for a zombie: its pidfd says
 // whether that is dead.
 std::optional<bool> maps_file(pid_t pid, dev_t device, ino_t inode);
+// Programs and libraries that it runs and whose files were removed or replaced since: their paths.
+// nullopt: it cannot be seen.
+std::optional<std::vector<std::string>> list_removed_programs(pid_t pid);
 std::optional<std::vector<int>> list_descriptors(pid_t pid);
 // Visits the inode of each socket until `visit` returns false. False: no descriptors can be seen.
 bool visit_sockets(pid_t pid, const std::function<bool(std::uint64_t)>& visit);

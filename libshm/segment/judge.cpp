@@ -55,6 +55,13 @@ std::uint64_t hung_since_ns(const CoordinatorRecord& record, std::uint64_t now_n
   return since == kNever_ns ? 0 : since;
 }
 
+std::array<std::uint64_t, 3> known_features() {
+  std::array<std::uint64_t, 3> features{};
+  for (const SettingInfo& info : kSettings)
+    features[static_cast<std::size_t>(info.needed)] |= bit_of(info.id);
+  return features;
+}
+
 JudgeView look_at_judge(const CoordinatorRecord& record, std::uint64_t now_ns) {
   JudgeView judge;
   judge.liveness = coordinator_liveness(record, &judge.identity);

@@ -8,6 +8,9 @@
 // Errors: none. What cannot be proved is not dead (P7).
 #pragma once
 
+#include <array>
+#include <cstdint>
+
 #include "base/process.hpp"
 #include "segment/layout.hpp"
 
@@ -32,6 +35,10 @@ inline constexpr std::uint64_t kHungAfter_ns = 2 * kSecond_ns;
 // scan that does not end, older than kHungAfter_ns. 0: it does not, as far as can be seen; with
 // nothing due that cannot be told.
 std::uint64_t hung_since_ns(const CoordinatorRecord& record, std::uint64_t now_ns);
+
+// Which settings this program knows, by class: with those in use (SettingsHead) they say
+// whether it may serve the pool; what a coordinator knows is in its record.
+std::array<std::uint64_t, 3> known_features();
 
 // May it be waited for? Not if it is dead or hangs.
 enum class JudgeState { kAnswers, kHangs, kDead };

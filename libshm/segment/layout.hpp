@@ -126,11 +126,14 @@ inline constexpr std::size_t kHomeOffset = 2048;
 inline constexpr std::size_t kHomeCapacity_bytes = 2048;
 using HomeRecord = SharedText<kHomeCapacity_bytes>;
 
-// The mutex. `holder` is a note for messages: written by the holder after locking and before
-// unlocking, read by who waits in vain.
+// The mutex. `holder_pid` and `held_since_ns` are notes for messages: written by the holder after
+// locking and before unlocking, read by who waits in vain and by who looks. One that is killed
+// leaves them until the next one locks. The first programs of this layout wrote no time: nothing
+// was there.
 struct alignas(kCacheLine_bytes) LockRecord {
   pthread_mutex_t mutex;
-  alignas(kCacheLine_bytes) HalfWord holder_pid;
+  alignas(kCacheLine_bytes) HalfWord holder_pid;  // 0: nobody
+  Word held_since_ns;                             // 0: not known
 };
 
 struct alignas(kCacheLine_bytes) LineRecord {

@@ -33,7 +33,8 @@ Result<LockGuard> lock_for(LockRecord& record, std::uint64_t wait_ns) {
   }
   if (error == 0 || error == EOWNERDEAD) {
     if (error == EOWNERDEAD) pthread_mutex_consistent(&record.mutex);
-    // relaxed: a note for messages, it orders nothing
+    // relaxed: notes for messages, they order nothing
+    record.held_since_ns.store(now_ns(), std::memory_order_relaxed);
     record.holder_pid.store(self, std::memory_order_relaxed);
     return LockGuard(&record, error == EOWNERDEAD);
   }
@@ -47,9 +48,16 @@ Result<LockGuard> lock_for(LockRecord& record, std::uint64_t wait_ns) {
   return fail_errno(error, "lock the pool", "its mutex is damaged: remove the pool and start anew");
 }
 
+LockHolder read_holder(const LockRecord& record) {
+  // relaxed: notes for messages, they order nothing
+  return {static_cast<pid_t>(record.holder_pid.load(std::memory_order_relaxed)),
+          record.held_since_ns.load(std::memory_order_relaxed)};
+}
+
 LockGuard::~LockGuard() {
   if (record_ == nullptr) return;
   record_->holder_pid.store(0, std::memory_order_relaxed);
+  record_->held_since_ns.store(0, std::memory_order_relaxed);
   pthread_mutex_unlock(&record_->mutex);
 }
 

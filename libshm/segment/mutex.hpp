@@ -10,6 +10,8 @@
 // Errors: kBusy naming the holder, when it did not let go in time (SIGSTOP does that).
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 
 #include "modelpool/result.hpp"
@@ -42,5 +44,12 @@ Result<> init_mutex(LockRecord& record);
 
 // Waits at most wait_ns; 0 only tries.
 Result<LockGuard> lock_for(LockRecord& record, std::uint64_t wait_ns);
+
+// Who says that it holds it, for people: it may have let go, or been killed, since.
+struct LockHolder {
+  pid_t pid = 0;               // 0: nobody
+  std::uint64_t since_ns = 0;  // 0: not known
+};
+LockHolder read_holder(const LockRecord& record);
 
 }  // namespace modelpool

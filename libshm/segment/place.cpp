@@ -16,6 +16,7 @@
 #include "base/name.hpp"
 #include "base/nearest.hpp"
 #include "base/proc.hpp"
+#include "base/shell.hpp"
 #include "base/shortage.hpp"
 #include "base/text.hpp"
 #include "base/time.hpp"
@@ -65,32 +66,6 @@ tl::unexpected<Error> refuse_errno(int error, const std::string& what,
 }
 
 // --- Commands in messages ------------------------------------------------------------------------
-
-std::string shell_word(const std::string& text) {
-  const bool plain = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 ||
-           std::string_view("/._-+,:@%").find(static_cast<char>(c)) != std::string_view::npos;
-  });
-  if (plain) return text;
-  if (!is_printable_utf8(
-          text)) {  // a message must not move the cursor: $'...' with every byte as \xNN
-    std::string bytes = "$'";
-    for (const unsigned char c : text) {
-      constexpr std::string_view kDigits = "0123456789abcdef";
-      if (c > ' ' && c < 0x7f && c != '\'' && c != '\\') {
-        bytes += static_cast<char>(c);
-      } else {
-        bytes += "\\x";
-        bytes += kDigits[c >> 4];
-        bytes += kDigits[c & 15];
-      }
-    }
-    return bytes + "'";
-  }
-  std::string quoted = "'";
-  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted + "'";
-}
 
 std::string environment_or(const char* name, const std::string& otherwise) {
   const char* const value = std::getenv(name);

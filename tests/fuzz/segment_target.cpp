@@ -180,8 +180,8 @@ class Output {
   int file_;
 };
 
-constexpr std::array kCommands{"status", "list",    "workers", "leases", "waiters",
-                               "events", "explain", "dump",    "check",  "set"};
+constexpr std::array kCommands{"status",  "list", "workers", "leases", "waiters", "events",
+                               "explain", "dump", "check",   "set",    "doctor"};
 
 void run_poolctl(std::size_t which, bool json, const std::string& path) {
   namespace ctl = poolctl;
@@ -198,6 +198,7 @@ void run_poolctl(std::size_t which, bool json, const std::string& path) {
   ctl::add_explain(app, context);
   ctl::add_dump(app, context);
   ctl::add_check(app, context);
+  ctl::add_doctor(app, context);
   ctl::add_set(app, context);
   const std::string command = kCommands[which % kCommands.size()];
   std::vector<std::string> words{path, "--file"};  // in reverse, as CLI11 takes them

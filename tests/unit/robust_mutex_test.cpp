@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "base/time.hpp"
 #include "segment/mutex.hpp"
 #include "support/process.hpp"
 
@@ -40,13 +41,17 @@ class RobustMutex : public ::testing::Test {
 };
 
 TEST_F(RobustMutex, IsTakenAndGivenBackWithItsGuard) {
+  const std::uint64_t before = now_ns();
   for (int i = 0; i < 3; ++i) {
     const auto guard = lock_for(*record_, 0);
     ASSERT_TRUE(guard);
     EXPECT_FALSE(guard->owner_died());
     EXPECT_EQ(record_->holder_pid.load(), static_cast<std::uint32_t>(getpid()));
+    EXPECT_LE(read_holder(*record_).since_ns, now_ns());
+    EXPECT_GE(read_holder(*record_).since_ns, before);
   }
   EXPECT_EQ(record_->holder_pid.load(), 0u);
+  EXPECT_EQ(read_holder(*record_).since_ns, 0u);
 }
 
 TEST_F(RobustMutex, MovesWithItsGuard) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 #include "base/duration.hpp"
@@ -328,9 +329,6 @@ std::string cut_start(std::string_view text, std::size_t width) {
   return "…" + std::string(text.substr(at));
 }
 
-namespace {
-
-// As many words of the text as have room, taken from it; a longer word goes on in the next line.
 std::string take_line(std::string* text, std::size_t width) {
   std::size_t end = text->size();
   if (display_width(*text) > width) {
@@ -343,7 +341,27 @@ std::string take_line(std::string* text, std::size_t width) {
   return line;
 }
 
-}  // namespace
+std::string coloured(std::string_view text, Colour colour) {
+  static const bool has_colours = [] {
+    const char* const none = std::getenv("NO_COLOR");
+    const char* const term = std::getenv("TERM");
+    const bool is_dumb = term == nullptr || *term == 0 || std::string_view(term) == "dumb";
+    return isatty(STDOUT_FILENO) != 0 && (none == nullptr || *none == 0) && !is_dumb;
+  }();
+  if (!has_colours) return std::string(text);
+  const char* code = "1";
+  switch (colour) {
+    case Colour::kRed:
+      code = "1;31";
+      break;
+    case Colour::kGreen:
+      code = "32";
+      break;
+    case Colour::kBold:
+      break;
+  }
+  return std::string("\x1b[") + code + "m" + std::string(text) + "\x1b[0m";
+}
 
 void TextTable::add(std::vector<std::string> cells) {
   cells.resize(columns_.size());

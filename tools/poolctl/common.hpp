@@ -174,6 +174,12 @@ class TextTable {
 std::size_t display_width(std::string_view text);           // code points, not bytes
 std::string cut(std::string_view text, std::size_t width);  // at most width code points
 std::string cut_start(std::string_view text, std::size_t width);
+// As many words of the text as have room, taken from it; a longer word goes on in the next line.
+std::string take_line(std::string* text, std::size_t width);
+
+// Colours, where stdout is a terminal that has them and NO_COLOR is not set (no-color.org).
+enum class Colour { kRed, kGreen, kBold };
+std::string coloured(std::string_view text, Colour colour);
 
 // --- The commands, a file each -------------------------------------------------------------------
 
@@ -188,6 +194,7 @@ void add_explain(CLI::App& root, Context& context);
 void add_why(CLI::App& root, Context& context);
 void add_dump(CLI::App& root, Context& context);
 void add_check(CLI::App& root, Context& context);
+void add_doctor(CLI::App& root, Context& context);
 void add_set(CLI::App& root, Context& context);
 void add_touch_pin(CLI::App& root, Context& context);
 void add_evict(CLI::App& root, Context& context);

@@ -30,7 +30,8 @@ with --file all but top and logs look at a copied segment.
 
 Exit codes:
   0  done
-  1  the answer is no, or there is a finding; of status and check: no coordinator serves the pool
+  1  the answer is no, or there is a finding; of status, check and doctor: no coordinator serves
+     the pool
   2  wrong usage
   3  no such pool, or it cannot be used
 lease and run end with the exit code of their COMMAND, load with 0, else all three with
@@ -206,6 +207,7 @@ int run(const Line& line) {
   add_logs(app, context);
   add_dump(app, context);
   add_check(app, context);
+  add_doctor(app, context);
   add_set(app, context);
   add_touch_pin(app, context);
   add_evict(app, context);
@@ -238,7 +240,8 @@ int run(const Line& line) {
     return wrong_usage;
   }
   if (!looks_at_a_copy(app)) {
-    const bool for_judge = line.command == "status" || line.command == "check";
+    const bool for_judge =
+        line.command == "status" || line.command == "check" || line.command == "doctor";
     if (auto there = wait_for_pool(context, for_judge); !there) {
       const int code = report(there.error());
       return takes_command(line.command) && code == kNo ? kLeaseRefused : code;
