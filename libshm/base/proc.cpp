@@ -359,6 +359,10 @@ std::optional<std::uint64_t> own_namespace(std::string_view kind) {
   return inode_at(own_proc_path("ns/" + std::string(kind)));
 }
 
+std::optional<std::uint64_t> namespace_of(pid_t pid, std::string_view kind) {
+  return inode_at(proc_path(pid, "ns/" + std::string(kind)));
+}
+
 bool has_children_elsewhere() {
   constexpr const char* kOwn = "/proc/thread-self/ns/pid";
   constexpr const char* kChildrens = "/proc/thread-self/ns/pid_for_children";

@@ -91,6 +91,7 @@ std::optional<bool> is_in_inner_namespace(pid_t pid);
 // The inode that names its namespace of this kind: "pid", "net", "time".
 std::optional<std::uint64_t> read_namespace(pid_t pid, std::string_view kind);
 std::optional<std::uint64_t> own_namespace(std::string_view kind);
+std::optional<std::uint64_t> namespace_of(pid_t pid, std::string_view kind);
 // Are this thread's children put into another PID namespace (unshare)? The first is its init, and
 // sees no parent.
 bool has_children_elsewhere();

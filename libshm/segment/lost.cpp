@@ -43,6 +43,17 @@ bool leads_to(const std::string& path, const FileId& file) {
   return stat(path.c_str(), &info) == 0 && id_of(info) == file;
 }
 
+// Is the directory of this home, as the process sees it, another one than here? Where it sees none
+// (the pool took it along, a sandbox hides it), who has our PID namespace is of here.
+bool is_elsewhere(pid_t pid, const std::string& home) {
+  const std::string dir = std::filesystem::path(home).parent_path();
+  struct stat theirs;
+  struct stat ours;
+  if (stat(proc_path(pid, "root" + dir).c_str(), &theirs) != 0)
+    return namespace_of(pid, "pid") != own_namespace("pid");
+  return stat(dir.c_str(), &ours) != 0 || id_of(theirs) != id_of(ours);
+}
+
 bool is_locked(const Fd& file) {
   if (flock(file.get(), LOCK_SH | LOCK_NB) == 0) {
     flock(file.get(), LOCK_UN);
@@ -72,7 +83,7 @@ class Search {
   std::vector<LostPool> lost() && {
     std::vector<LostPool> result;
     for (auto& [id, candidate] : candidates_) {
-      if (!candidate.home.empty() && !candidate.has_name)
+      if (candidate.pool.holder != 0 && !candidate.has_name)
         result.push_back(std::move(candidate.pool));
     }
     return result;
@@ -92,7 +103,7 @@ class Search {
     const auto [at, is_new] = candidates_.try_emplace(id);
     Candidate& candidate = at->second;
     if (is_new) candidate = read(link, id);
-    if (candidate.home.empty() || candidate.has_name) return;
+    if (candidate.home.empty() || candidate.has_name || is_elsewhere(pid, candidate.home)) return;
     if (candidate.pool.holder == 0) candidate.pool.holder = pid;
     // In the mount namespace and under the root of its holder, and here.
     candidate.has_name =
@@ -143,7 +154,8 @@ std::vector<ProcessHandle> find_orphans(const std::vector<std::string>& homes) {
   std::vector<ProcessHandle> orphans;
   const auto is_orphan = [&](pid_t pid) {
     const auto home = read_environment(pid, kHomeVariable);
-    return home && std::find(homes.begin(), homes.end(), *home) != homes.end();
+    return home && std::find(homes.begin(), homes.end(), *home) != homes.end() &&
+           !is_elsewhere(pid, *home);
   };
   for (const pid_t pid : list_pids().value_or(std::vector<pid_t>())) {
     if (pid <= 1 || pid == getpid() || !is_orphan(pid)) continue;

@@ -4,7 +4,8 @@
 // under that name, or there would be two limits.
 //
 // They are found in /proc: every process that uses a pool keeps its segment open, the segment says
-// where its name was (HomeRecord), and a backend carries that path in its environment.
+// where its name was (HomeRecord), and a backend carries that path in its environment. The same
+// path may be another place in a container or a chroot: what is there is not ours (P7).
 //
 // Safety: any thread. Reads /proc of this user's processes, tens of milliseconds where there are
 // thousands: for who creates a pool or has lost one, not for a request.
@@ -34,10 +35,11 @@ struct LostPool {
   pid_t judge = 0;         // that one's PID, 0 if unknown
   std::size_t live = 0;    // backends
 };
-// Those whose name was one of `homes` and does not lead to them any more, as their holders see it.
+// Those whose name was one of `homes`, in the directory that is here, and does not lead to them any
+// more, as their holders see it.
 std::vector<LostPool> find_lost_pools(const std::vector<std::string>& homes);
 
-// Processes that a pool of one of these homes has started. Once no process has such a pool open,
+// Processes that a pool of one of these homes has started here. Once no process has such a pool open,
 // nobody can use them.
 std::vector<ProcessHandle> find_orphans(const std::vector<std::string>& homes);
 

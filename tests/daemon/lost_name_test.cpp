@@ -284,6 +284,27 @@ TEST_F(LostName, BackendsThatNobodyCanReachAreEndedBeforeAnotherPoolBegins) {
   second.wait();
 }
 
+// A container, or a chroot, has the same paths, and a pool of its own there.
+TEST_F(LostName, P7AnotherPlaceOfTheSamePathIsLeftAlone) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  const std::string script = "mount -t tmpfs tmpfs " + scratch_.dir() + " && mkdir -m 700 " + dir_ +
+                             " && MODELPOOL_BACKEND_HOME=" + path_ + " exec sleep 600";
+  Program sandbox({"unshare", "--mount", "--propagation", "private", "sh", "-c", script});
+  Program container({"unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh",
+                     "-c",
+                     "mount -t tmpfs tmpfs " + scratch_.dir() +
+                         "; MODELPOOL_BACKEND_HOME=" + path_ + " exec sleep 600"});
+  const auto strangers = [&] {
+    return processes_with_environment("MODELPOOL_BACKEND_HOME=" + path_);
+  };
+  ASSERT_TRUE(eventually([&] { return strangers().size() == 2; }));
+  Program judge({MODELPOOL_COORDINATORD, "--dir", dir_, "--stop-grace", "200ms"});
+  EXPECT_TRUE(eventually([&] { return serves(); })) << judge.err();
+  EXPECT_EQ(strangers().size(), 2u) << judge.err();
+  judge.signal(SIGTERM);
+  EXPECT_EQ(judge.wait(), 0);
+}
+
 TEST_F(LostName, ANameThatComesBackIsServedOnByTheSameCoordinator) {
   Program judge({MODELPOOL_COORDINATORD, "--dir", dir_, "--stop-grace", "200ms"});
   ASSERT_TRUE(eventually([&] { return serves(); }));
