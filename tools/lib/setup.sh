@@ -26,7 +26,7 @@ readonly test_packages=(  # the Python package and the tests, beside those
 # shellcheck disable=SC2034
 readonly system_packages=(debootstrap)  # the tests with label system, beside those
 # shellcheck disable=SC2034
-readonly package_packages=(build-essential ccache lintian zstd)  # in a bare root, beside Build-Depends
+readonly package_packages=(build-essential ccache lintian zstd)  # to make packages, in a bare root
 # shellcheck disable=SC2034
 readonly bench_packages=(  # what is measured beside the pool, and the drawing
   libbenchmark-dev libgmock-dev libgtest-dev libhiredis-dev python3 python3-matplotlib
