@@ -17,7 +17,7 @@ namespace {
 // Where the coordinatord of that layout is, or should be; empty where this program's own place is
 // not known.
 std::filesystem::path program_of(std::uint32_t layout) {
-  return libexec_path("coordinatord-layout-" + std::to_string(layout));
+  return libexec_path(std::to_string(layout) + "/coordinatord");
 }
 
 // It would execute itself for ever.
@@ -32,7 +32,7 @@ Result<> execute_older_coordinator(const Options& options, char** argv) {
   const auto pool = open_named(options.pool, options.dir, Purpose::kUse);
   if (!pool) return {};  // whoever opens it to use it says why
   const std::uint32_t layout = layout_of(pool->file.get());
-  if (layout == 0 || layout >= kLayoutVersion) return {};
+  if (layout == 0 || layout == kLayoutVersion) return {};
   const std::filesystem::path program = program_of(layout);
   const std::string found = "pool " + escape(pool->path) + " has layout version " +
                             std::to_string(layout) + ", this program knows " +

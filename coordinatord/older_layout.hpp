@@ -1,6 +1,6 @@
-// A pool of an older layout goes on under the coordinatord of that layout, which an upgrade keeps
-// beside the new one: libexec/modelpool/coordinatord-layout-N. Its models stay loaded and its
-// workers judged until they have ended; only then a pool of today's layout can take the name.
+// A pool of another layout goes on under the coordinatord of that layout, which an upgrade, and the
+// way back, keeps beside the new one: libexec/modelpool/N/coordinatord. Its models stay loaded and
+// its workers judged until they have ended; only then a pool of today's layout can take the name.
 #pragma once
 
 #include "options.hpp"

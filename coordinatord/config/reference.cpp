@@ -405,8 +405,8 @@ prints what holds, without secrets. In names of settings dashes and underscores 
   }
   page += R"(.SH FILES
 .TP
-.I /etc/modelpool/POOL.toml
-what the installed units read
+.IR /etc/modelpool/pool.toml ", " /etc/modelpool/POOL.toml
+what the installed units read, for the default pool and for others
 .TP
 .I example.toml
 in share/modelpool: every key, with its default or what it may look like

@@ -46,6 +46,7 @@ PACKAGES = {
     ("program", "patch"): "patch",
     ("program", "python3"): "python3",
     ("shebang", "bash"): ESSENTIAL,
+    ("shebang", "make"): ESSENTIAL,  # debian/rules: where packages are made
     ("shebang", "python3"): "python3",
     ("shebang", "sh"): ESSENTIAL,
     ("import", "aiohttp"): "python3-aiohttp",

@@ -219,8 +219,8 @@ TEST_P(OtherLayout, IsRefusedByNameForEverythingElse) {
 class Upgrade : public OtherLayout {
  protected:
   Upgrade() {
-    for (const char* dir : {"bin", "libexec", "libexec/modelpool"})
-      std::filesystem::create_directory(scratch_.path(dir));
+    std::filesystem::create_directory(scratch_.path("bin"));
+    std::filesystem::create_directories(std::filesystem::path(older_).parent_path());
     std::filesystem::copy_file(MODELPOOL_COORDINATORD, daemon_);
     write_file(older_, "#!/bin/sh\necho \"$0\" \"$@\"\nexit 7\n");
     std::filesystem::permissions(older_, std::filesystem::perms(0700));
@@ -228,12 +228,17 @@ class Upgrade : public OtherLayout {
 
   const std::string daemon_ = scratch_.path("bin/coordinatord");
   const std::string older_ =
-      scratch_.path("libexec/modelpool/coordinatord-layout-" + std::to_string(GetParam()));
+      scratch_.path("libexec/modelpool/" + std::to_string(GetParam()) + "/coordinatord");
 };
 
 INSTANTIATE_TEST_SUITE_P(Older, Upgrade, ::testing::Values(1, kLayoutVersion - 1));
 
-TEST_P(Upgrade, AnOlderPoolGoesOnUnderItsOwnCoordinator) {
+// An upgrade, or the way back.
+class OtherUpgrade : public Upgrade {};
+INSTANTIATE_TEST_SUITE_P(Other, OtherUpgrade,
+                         ::testing::Values(1, kLayoutVersion - 1, kLayoutVersion + 1));
+
+TEST_P(OtherUpgrade, AnotherPoolGoesOnUnderItsOwnCoordinator) {
   const Finished daemon = run({daemon_, "--dir", scratch_.dir(), "--max-backends", "3"});
   EXPECT_EQ(daemon.code, 7) << daemon.err;
   EXPECT_EQ(daemon.out, older_ + " --dir " + scratch_.dir() + " --max-backends 3\n");
@@ -260,8 +265,10 @@ TEST_P(Upgrade, WhatCannotBeExecutedNeedsAPerson) {
 TEST_P(Upgrade, WithoutProcNothingElseIsExecuted) {
   const std::string inside = scratch_.path("libexec/inside");
   std::filesystem::create_directory(inside);
-  std::filesystem::create_directories(scratch_.path("libexec/libexec/modelpool"));
-  std::filesystem::copy(older_, scratch_.path("libexec/libexec/modelpool"));
+  std::filesystem::create_directories(scratch_.path("libexec/libexec"));
+  std::filesystem::copy(scratch_.path("libexec/modelpool"),
+                        scratch_.path("libexec/libexec/modelpool"),
+                        std::filesystem::copy_options::recursive);
   const Finished daemon = run({"unshare", "-m", "sh", "-c",
                                "mount -t tmpfs none /proc || exit 77; cd " + inside + "; exec " +
                                    daemon_ + " --dir " + scratch_.dir()});

@@ -427,6 +427,20 @@ class Deaths(DoorTest):
 
 
 class Coordinator(DoorTest):
+    def start_coordinator(self):
+        other = subprocess.Popen(
+            [*DIES_WITH_US, COORDINATORD, "--dir", self.dir], stderr=subprocess.DEVNULL
+        )
+        self.addCleanup(other.wait)
+        self.addCleanup(other.kill)
+        self.assertTrue(
+            eventually(
+                lambda: os.path.exists(f"{self.dir}/default")
+                and self.coordinator()["pid"] == other.pid
+            )
+        )
+        return other
+
     def test_it_is_started_again_when_it_dies(self):
         self.start()
         first = self.coordinator()["pid"]
@@ -436,18 +450,28 @@ class Coordinator(DoorTest):
         )
 
     def test_one_that_others_start_is_left_to_them(self):
-        other = subprocess.Popen(
-            [*DIES_WITH_US, COORDINATORD, "--dir", self.dir], stderr=subprocess.DEVNULL
-        )
-        self.addCleanup(other.wait)
-        self.addCleanup(other.kill)
-        self.assertTrue(eventually(lambda: self.coordinator()["alive"]))
+        other = self.start_coordinator()
         door = self.start("--on-exit", "stop")
         self.assertEqual(self.coordinator()["pid"], other.pid)
         self.assertNotIn("started", door.log())
         door.signal(signal.SIGTERM)
         self.assertEqual(door.wait(), 0)
         self.assertTrue(self.coordinator()["alive"])
+
+    def test_none_is_started_where_others_are_to(self):
+        said = "and others start it (--no-coordinator)"
+        alone = self.launch("--no-coordinator")
+        self.assertEqual(alone.wait(), 1)
+        self.assertIn(said, alone.log())
+        other = self.start_coordinator()
+        door = self.start("--no-coordinator")
+        other.kill()
+        other.wait()
+        self.assertTrue(eventually(lambda: said in door.log()))
+        self.assertFalse(self.coordinator()["alive"])
+        other = self.start_coordinator()
+        self.assertTrue(eventually(lambda: f"coordinatord (pid {other.pid}) serves" in door.log()))
+        self.assertNotIn("started", door.log())
 
     def test_one_that_cannot_start_ends_the_door(self):
         pathlib.Path(self.dir, "default").write_text("no pool")

@@ -269,7 +269,7 @@ TEST(ConfigReferenceTest, TheManualPageNamesEveryKeyAndHasNoStrayRequest) {
   }
   EXPECT_THAT(page, HasSubstr("1.2.3"));
   std::istringstream lines(page);
-  const std::set<std::string> requests = {".TH", ".SH", ".TP", ".PP", ".B", ".BR", ".I"};
+  const std::set<std::string> requests = {".TH", ".SH", ".TP", ".PP", ".B", ".BR", ".I", ".IR"};
   for (std::string line; std::getline(lines, line);) {
     if (line.empty() || (line[0] != '.' && line[0] != '\'')) continue;
     EXPECT_TRUE(requests.contains(line.substr(0, line.find(' ')))) << line;

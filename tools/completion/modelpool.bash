@@ -1,4 +1,4 @@
-# bash completion of poolctl, coordinatord, poolserve and the two helpers, for bash-completion(7).
+# bash completion of poolctl, coordinatord and poolserve, for bash-completion(7).
 # What may come next is the programs' to say: poolctl answers `poolctl complete`, the others --help.
 
 _modelpool_poolctl() {
@@ -26,4 +26,4 @@ _modelpool_poolctl() {
 }
 
 complete -F _modelpool_poolctl poolctl
-complete -F _longopt coordinatord poolserve modelpool-probe modelpool-sample
+complete -F _longopt coordinatord poolserve

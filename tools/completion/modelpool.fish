@@ -1,4 +1,4 @@
-# fish completion of poolctl, coordinatord, poolserve and the two helpers. What may come next is the
+# fish completion of poolctl, coordinatord and poolserve. What may come next is the
 # programs' to say: poolctl answers `poolctl complete`, the others --help.
 
 function __modelpool_poolctl
@@ -25,6 +25,6 @@ function __modelpool_options
 end
 
 complete -c poolctl -f -a '(__modelpool_poolctl)'
-for program in coordinatord poolserve modelpool-probe modelpool-sample
+for program in coordinatord poolserve
     complete -c $program -a "(__modelpool_options $program)"
 end

@@ -27,6 +27,8 @@ readonly test_packages=(  # the Python package and the tests, beside those
 # shellcheck disable=SC2034
 readonly system_packages=(abigail-tools debootstrap)  # the tests with label system, beside those
 # shellcheck disable=SC2034
+readonly package_packages=(build-essential ccache lintian zstd)  # to make packages, in a bare root
+# shellcheck disable=SC2034
 readonly bench_packages=(  # what is measured beside the pool, and the drawing
   libbenchmark-dev libgmock-dev libgtest-dev libhiredis-dev python3 python3-matplotlib
   # What matplotlib needs of these is either of two; the others would bring Debian's older Boost.

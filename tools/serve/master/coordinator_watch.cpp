@@ -57,7 +57,7 @@ bool is_readable(const Fd& fd) {
 }  // namespace
 
 CoordinatorWatch::CoordinatorWatch(std::string pool, std::string dir,
-                                   std::vector<std::string> command, rlimit files)
+                                   std::optional<std::vector<std::string>> command, rlimit files)
     : name_(std::move(pool)), dir_(std::move(dir)), command_(std::move(command)), files_(files) {}
 
 Result<> CoordinatorWatch::look() {
@@ -134,6 +134,9 @@ void CoordinatorWatch::step() {
 
 void CoordinatorWatch::look_for_one() {
   if (watch_if_alive()) return;
+  if (!command_)
+    return pause("no coordinator serves pool " + name_ +
+                 ", and others start it (--no-coordinator)");
   if (own_ != 0) {  // ours still tries
     if (kill(own_, 0) == 0) return pause("coordinatord does not serve yet");
     own_ = 0;
@@ -180,7 +183,7 @@ Result<> CoordinatorWatch::execute() {
   std::vector<std::string> words = {kProgram, "--pool", name_, "--notify-fd",
                                     std::to_string(kNotifyFd)};
   if (!dir_.empty()) words.insert(words.end(), {"--dir", dir_});
-  words.insert(words.end(), command_.begin(), command_.end());
+  words.insert(words.end(), command_->begin(), command_->end());
   const pid_t child = fork();
   if (child < 0) return fail_errno(errno, "start coordinatord");
   if (child == 0) become_coordinator(program, std::move(words), notify, files_);

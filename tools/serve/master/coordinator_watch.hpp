@@ -1,6 +1,6 @@
 // The pool's coordinator, as the master keeps it: there is one. Whoever started it, it is watched;
-// when there is none, one is started, and again when it dies (1 s, doubling to 30 s). It has a
-// session of its own and outlives us.
+// when there is none, one is started, and again when it dies (1 s, doubling to 30 s), unless others
+// are to do that. It has a session of its own and outlives us.
 //
 // Safety: one thread. It owns the master's Pool.
 //
@@ -24,9 +24,10 @@ namespace modelpool::serve {
 
 class CoordinatorWatch {
  public:
-  // `command` without the program; `files` is the limit that it starts with.
-  CoordinatorWatch(std::string pool, std::string dir, std::vector<std::string> command,
-                   rlimit files);
+  // `command` without the program, nullopt: others start one; `files` is the limit that it starts
+  // with.
+  CoordinatorWatch(std::string pool, std::string dir,
+                   std::optional<std::vector<std::string>> command, rlimit files);
 
   // Attaches to the pool, if there is one. Errors: those of Pool::attach but kNoSuchPool.
   Result<> look();
@@ -65,7 +66,7 @@ class CoordinatorWatch {
   void pause(const std::string& why);
 
   std::string name_, dir_;
-  std::vector<std::string> command_;
+  std::optional<std::vector<std::string>> command_;
   rlimit files_;
   std::optional<Pool> pool_;
   State state_ = State::kUnknown;

@@ -74,7 +74,9 @@ Master::Master(Options options, Source source, rlimit files)
     : options_(std::move(options)),
       source_(std::move(source)),
       files_(files),
-      coordinator_(options_.pool, options_.dir, source_.coordinator, files),
+      coordinator_(options_.pool, options_.dir,
+                   options_.starts_coordinator ? std::optional(source_.coordinator) : std::nullopt,
+                   files),
       upgrade_(options_.words) {}
 
 Result<std::unique_ptr<Master>> Master::make(Options options, Source source,

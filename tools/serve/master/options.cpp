@@ -150,6 +150,9 @@ void add_flags(CLI::App& app, Options& options) {
         options.stop_on_exit = one_of("--on-exit", text, parse_on_exit(text), "leave or stop");
       },
       "What becomes of models and coordinator at the end (leave)");
+  app.add_flag_callback(
+      "--no-coordinator", [&] { options.starts_coordinator = false; },
+      "Start no coordinator: others do, as systemd");
   app.add_flag("--check-config", options.check_config, "Check config and models, and exit");
   add(
       app, "--log-level", "LEVEL", "a level",

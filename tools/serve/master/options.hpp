@@ -30,6 +30,7 @@ struct Options {
   std::vector<std::string> listen;      // empty: as the config says
   std::uint32_t workers = 0;            // 0: as the config says
   bool stop_on_exit = false;
+  bool starts_coordinator = true;
   bool check_config = false;
   std::string import_path;  // of `poolserve import`; empty: serve
   config::LogLevel log_level = config::LogLevel::kInfo;
