@@ -173,7 +173,7 @@ class Members {
     std::map<pid_t, pid_t> sessions = {};  // that members began, with one who lives in it
     bool has_met_any = false;              // member
     bool is_believed = false;              // what its record says of it
-    bool with_parents = false;  // a member lived when it began: its children have it for a parent
+    bool with_parents = false;   // a member lived when it began: its children have it for a parent
     ProcessHandle adopter = {};  // none: it has ended
     Look look = {};
   };

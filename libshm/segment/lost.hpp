@@ -39,8 +39,8 @@ struct LostPool {
 // more, as their holders see it.
 std::vector<LostPool> find_lost_pools(const std::vector<std::string>& homes);
 
-// Processes that a pool of one of these homes has started here. Once no process has such a pool open,
-// nobody can use them.
+// Processes that a pool of one of these homes has started here. Once no process has such a pool
+// open, nobody can use them.
 std::vector<ProcessHandle> find_orphans(const std::vector<std::string>& homes);
 
 }  // namespace modelpool

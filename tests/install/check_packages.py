@@ -53,6 +53,7 @@ PACKAGES = {
     ("import", "gunicorn"): "gunicorn",
     ("import", "h11"): "uvicorn",  # by its dependencies
     ("import", "httpx"): "python3-httpx",
+    ("import", "jsonschema"): "python3-jsonschema",
     ("import", "matplotlib"): "python3-matplotlib",
     ("import", "prometheus_client"): "python3-prometheus-client",
     ("import", "requests"): "python3-requests",

@@ -23,7 +23,8 @@
 #include "explain/words.hpp"
 #include "protocol/snapshot.hpp"
 
-// CLI11 is known to common.cpp, complete.cpp and main.cpp alone: its header costs seconds in a file.
+// CLI11 is known to common.cpp, complete.cpp and main.cpp alone: its header costs seconds in each
+// file.
 namespace CLI {
 class App;
 class Option;
