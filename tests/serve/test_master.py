@@ -2,6 +2,7 @@
 """poolserve's first process: sockets, workers, the coordinator, a new config, the end."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -472,6 +473,19 @@ class Coordinator(DoorTest):
         other = self.start_coordinator()
         self.assertTrue(eventually(lambda: f"coordinatord (pid {other.pid}) serves" in door.log()))
         self.assertNotIn("started", door.log())
+
+    def test_one_that_another_program_starts_at_the_same_time_is_waited_for(self):
+        # It has the pool, and has not written yet who it is.
+        first = self.start_coordinator()
+        first.kill()
+        first.wait()
+        with open(f"{self.dir}/default", "rb") as segment:
+            fcntl.flock(segment, fcntl.LOCK_EX)
+            door = self.launch()
+            door.wait_for_log("is its coordinator already")
+        self.start_coordinator()
+        door.wait_until_serving()
+        self.assertTrue(ask(door.addresses[0]))
 
     def test_one_that_cannot_start_ends_the_door(self):
         pathlib.Path(self.dir, "default").write_text("no pool")

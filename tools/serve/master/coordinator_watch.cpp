@@ -22,6 +22,8 @@ namespace {
 
 constexpr std::uint64_t kServed_ns = 1'000 * kMillisecond_ns;
 constexpr std::uint64_t kStartMax_ns = 60'000 * kMillisecond_ns;
+constexpr std::uint64_t kTakeOfficeMax_ns = 10'000 * kMillisecond_ns;
+constexpr int kMayTryAgain = 1;  // coordinatord's exit status
 constexpr int kNotifyFd = 3;
 constexpr const char* kProgram = "coordinatord";
 
@@ -75,9 +77,12 @@ Result<> CoordinatorWatch::look() {
 }
 
 Result<> CoordinatorWatch::start() {
+  // Another one may have been faster, and not say yet that it serves.
+  const std::uint64_t give_up_ns = clock_ns() + kTakeOfficeMax_ns;
   while (state_ != State::kWatching) {
     step();
-    if (state_ == State::kPausing) {
+    const bool may_try_again = exit_code_ == kMayTryAgain && clock_ns() < give_up_ns;
+    if (state_ == State::kPausing && !may_try_again) {
       const std::string why = exit_code_ == 0
                                   ? "see what is logged above"
                                   : "coordinatord ended with exit status " +
@@ -85,7 +90,7 @@ Result<> CoordinatorWatch::start() {
       return fail(Errc::kNoCoordinator,
                   "unable to start a coordinator for pool " + name_ + ": " + why);
     }
-    if (state_ != State::kStarting) continue;
+    if (state_ == State::kWatching) continue;
     pollfd one{fd(), POLLIN, 0};
     poll(&one, 1, poll_timeout_ms(due_ns()));
   }
