@@ -420,9 +420,14 @@ TEST_F(DoctorTest, WhoWaitsForMoreThanThereIs) {
   worker.load("m");
   waiter.begin_acquire("big", 60'000);
   ASSERT_TRUE(eventually([&] { return status()["waiting"] == 1; }));
-  waiter.signal(SIGSTOP);
-  ASSERT_TRUE(has_stopped(waiter.pid()));
-  ASSERT_EQ(poolctl(scratch_, {"set", "max-memory=4GiB"}).code, 0);
+  // Not while it has the mutex.
+  ASSERT_TRUE(eventually([&] {
+    waiter.signal(SIGSTOP);
+    if (!has_stopped(waiter.pid())) return false;
+    if (poolctl(scratch_, {"set", "max-memory=4GiB"}).code == 0) return true;
+    waiter.signal(SIGCONT);
+    return false;
+  }));
   const json found = wait_for("waiter_without_hope");
   EXPECT_THAT(std::string(found["command"]), HasSubstr("set max_memory=6144MiB"));
   EXPECT_EQ(obey(found).code, 0);
