@@ -286,15 +286,23 @@ TEST_F(LostName, BackendsThatNobodyCanReachAreEndedBeforeAnotherPoolBegins) {
 
 // A container, or a chroot, has the same paths, and a pool of its own there.
 TEST_F(LostName, P7AnotherPlaceOfTheSamePathIsLeftAlone) {
-  if (test::run({"unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"}).code != 0)
-    GTEST_SKIP() << "needs namespaces";
-  const std::string script = "mount -t tmpfs tmpfs " + scratch_.dir() + " && mkdir -m 700 " + dir_ +
-                             " && MODELPOOL_BACKEND_HOME=" + path_ + " exec sleep 600";
-  Program sandbox({"unshare", "--mount", "--propagation", "private", "sh", "-c", script});
-  Program container({"unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh",
-                     "-c",
-                     "mount -t tmpfs tmpfs " + scratch_.dir() +
-                         "; MODELPOOL_BACKEND_HOME=" + path_ + " exec sleep 600"});
+  // In a chroot its root is no mount.
+  const std::string there =
+      "mount --make-rprivate / || mount --make-rprivate /dev/shm; "
+      "mount -t tmpfs tmpfs " +
+      scratch_.dir() + " || exit; ";
+  const std::string backend = "MODELPOOL_BACKEND_HOME=" + path_ + " exec sleep 600";
+  const std::vector<std::string> apart = {"unshare", "--mount", "--propagation", "unchanged"};
+  const auto inside = [&](std::vector<std::string> more, const std::string& script) {
+    std::vector<std::string> argv = apart;
+    argv.insert(argv.end(), more.begin(), more.end());
+    argv.insert(argv.end(), {"sh", "-c", script});
+    return argv;
+  };
+  const std::vector<std::string> own_pids = {"--pid", "--fork", "--mount-proc", "--kill-child"};
+  if (test::run(inside(own_pids, there)).code != 0) GTEST_SKIP() << "needs namespaces";
+  Program sandbox(inside({}, there + "mkdir -m 700 " + dir_ + "; " + backend));
+  Program container(inside(own_pids, there + backend));
   const auto strangers = [&] {
     return processes_with_environment("MODELPOOL_BACKEND_HOME=" + path_);
   };

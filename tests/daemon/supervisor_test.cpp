@@ -246,8 +246,8 @@ TEST(JournalTest, ARefusalAtStartIsAnErrorOfTheJournal) {
 TEST(JournalTest, AnEventHasFieldsAndAJournalThatHangsHoldsNothingUp) {
   const std::string journald = "/usr/lib/systemd/systemd-journald";
   const auto apart = [](const std::vector<std::string>& command, const Program::Options& options) {
-    std::vector<std::string> argv = {"unshare", "--mount",      "--pid",       "--net",
-                                     "--fork",  "--mount-proc", "--kill-child"};
+    std::vector<std::string> argv = {"unshare", "--mount", "--propagation", "unchanged",   "--pid",
+                                     "--net",   "--fork",  "--mount-proc",  "--kill-child"};
     argv.insert(argv.end(), command.begin(), command.end());
     return test::run(argv, options);
   };
@@ -264,6 +264,8 @@ TEST(JournalTest, AnEventHasFieldsAndAJournalThatHangsHoldsNothingUp) {
     eventually() { i=0; until "$@"; do i=$((i + 1)); [ $i -lt 600 ]; sleep 0.05; done; }
     told() { journalctl -q -D /run/log/journal -o json MODELPOOL_KIND="$1" | grep .; }
     poolctl() { "$POOLCTL" --dir "$DIR" "$@"; }
+    # In a chroot its root is no mount.
+    mount --make-rprivate / || mount --make-rprivate /run || :
     mount -t tmpfs tmpfs /run
     mkdir -p /run/systemd/journal /run/log/journal
     [ -s /etc/machine-id ] || {
